@@ -1,0 +1,132 @@
+"""The values of a config, checked before anything runs: each refusal names the key, the bound and the value."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MINIMUM_RANGE_TEST_STEPS = 100
+
+
+class ConfigError(ValueError):
+    """What was asked cannot be done; the message is one line for the user."""
+
+
+def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False) -> "Check":
+    """A finite number from `low` to `high`; `above` and `below` leave the bound itself out."""
+
+    def check(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return (value > low if above else value >= low) and (value < high if below else value <= high)
+
+    return check
+
+
+def whole(low: int) -> "Check":
+    """A whole number of at least `low`."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def one_of(*choices: Any) -> "Check":
+    """One of the values listed."""
+    return lambda value: any(value is choice or value == choice for choice in choices) and value not in (0, 1)
+
+
+def switch(value: Any) -> bool:
+    """True or false."""
+    return isinstance(value, bool)
+
+
+def either(*checks: "Check") -> "Check":
+    """Whatever one of the checks accepts."""
+    return lambda value: any(check(value) for check in checks)
+
+
+def device(value: Any) -> bool:
+    """A device that torch would take."""
+    kind, _, index = value.partition(":") if isinstance(value, str) else ("", "", "")
+    return kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
+
+
+def seeds(value: Any) -> bool:
+    """A list of at least one seed, each once."""
+    return isinstance(value, list) and len(value) > 0 and all(map(whole(0), value)) and len(set(value)) == len(value)
+
+
+def none(value: Any) -> bool:
+    """No value."""
+    return value is None
+
+
+Check = Callable[[Any], bool]
+POSITIVE = number(0, above=True)
+MOMENTUM = number(0, 1, below=True)
+CHECKS: dict[str, tuple[Check, str]] = {
+    "task": (one_of("train", "range_test"), "train or range_test"),
+    "epochs": (whole(1), "a whole number of at least 1"),
+    "batch_size": (whole(1), "a whole number of at least 1"),
+    "seed": (whole(0), "a whole number of at least 0"),
+    "evaluations_per_epoch": (whole(1), "a whole number of at least 1"),
+    "max_lr": (either(POSITIVE, one_of("auto")), "a number above 0 or auto"),
+    "max_lr_scale": (POSITIVE, "a number above 0"),
+    "policy.max_lr": (either(POSITIVE, one_of("auto")), "a number above 0 or auto"),
+    "policy.base_momentum": (MOMENTUM, "a number in [0, 1)"),
+    "policy.max_momentum": (MOMENTUM, "a number in [0, 1)"),
+    "optimizer.momentum": (MOMENTUM, "a number in [0, 1)"),
+    "optimizer.beta2": (MOMENTUM, "a number in [0, 1)"),
+    "optimizer.weight_decay": (number(0), "a number of at least 0"),
+    "range_test.mode": (one_of("exp", "linear"), "exp or linear"),
+    "range_test.start_lr": (number(0), "a number of at least 0"),
+    "range_test.end_lr": (POSITIVE, "a number above 0"),
+    "range_test.steps": (whole(MINIMUM_RANGE_TEST_STEPS), f"a whole number of at least {MINIMUM_RANGE_TEST_STEPS}"),
+    "range_test.seeds": (seeds, "a list of whole numbers, each once, such as [0,1,2]"),
+    "data.val_fraction": (number(0, 1, below=True), "a number in [0, 1)"),
+    "data.split_seed": (whole(0), "a whole number of at least 0"),
+    "label_smoothing": (number(0, 1, below=True), "a number in [0, 1)"),
+    "clip_norm": (either(none, POSITIVE), "a number above 0 or null"),
+    "precision": (one_of("auto", "fp32", "bf16"), "auto, fp32 or bf16"),
+    "device": (device, "auto, cpu, cuda or cuda:N"),
+    "threads": (either(whole(1), one_of("auto")), "a whole number of at least 1 or auto"),
+    "deterministic": (switch, "true or false"),
+    "save_model": (switch, "true or false"),
+    "rerun": (switch, "true or false"),
+    "checkpoint_minutes": (POSITIVE, "a number above 0"),
+    "target_accuracy": (either(none, number(0, 1, above=True)), "a number in (0, 1] or null"),
+}
+
+
+LAUNCHER = {
+    "workers": (either(whole(1), one_of("auto")), "a whole number of at least 1 or auto"),
+    "jobs_per_gpu": (whole(1), "a whole number of at least 1"),
+}
+
+
+def check_launcher(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key of hydra.launcher whose value cannot be used."""
+    for key, (accepts, what) in LAUNCHER.items():
+        if not accepts(settings[key]):
+            raise ConfigError(f"hydra.launcher.{key} must be {what}, got {settings[key]!r}")
+
+
+def check(config: dict[str, Any]) -> None:
+    """Raise ConfigError for the first key whose value cannot be used."""
+    for key, (accepts, what) in CHECKS.items():
+        node: Any = config
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            node = node.get(parent) or {}
+        if leaf in node and not accepts(node[leaf]):
+            raise ConfigError(f"{key} must be {what}, got {node[leaf]!r}")
+    test = config["range_test"]
+    if test["start_lr"] >= test["end_lr"]:
+        raise ConfigError(
+            f"range_test.start_lr must be below range_test.end_lr ({test['end_lr']}), got {test['start_lr']}"
+        )
+    if test["mode"] == "exp" and test["start_lr"] == 0:
+        raise ConfigError("range_test.start_lr must be above 0 where range_test.mode is exp, got 0")
+
+
+def check_batch(batch_size: int, samples: int) -> None:
+    """Raise ConfigError if a batch is larger than the training set."""
+    if batch_size > samples:
+        raise ConfigError(f"batch_size must be at most the {samples} training samples, got {batch_size}")

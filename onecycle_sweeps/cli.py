@@ -1,0 +1,98 @@
+"""The verbs: what a user does with sweeps that were started before."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from rich.console import Console
+
+from onecycle_sweeps import report, sweep, tracking
+from onecycle_sweeps.launch import conclusion
+from onecycle_sweeps.sweep import Sweep
+
+HERE = Path(__file__).resolve().parent
+# A wheel carries conf/ inside the package; a checkout keeps it beside the package.
+CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
+MISTAKE = 2
+
+
+def is_verb(first: str) -> bool:
+    """Whether a first argument is for the verbs: it is no override and no option of Hydra's."""
+    return bool(first) and "=" not in first and not first.startswith(("-", "+", "~"))
+
+
+def main(argv: list[str]) -> int:
+    """Carry out `VERB [SWEEP] [overrides]`; returns the exit status, 2 for a mistake in what was asked."""
+    verb, *rest = argv
+    if verb not in VERBS:
+        return _mistake(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}. Overrides look like policy=onecycle")
+    if "--help" in rest or "-h" in rest:
+        print(f"python -m onecycle_sweeps {verb} [SWEEP] [overrides]: {VERBS[verb].__doc__}")
+        return 0
+    names = [argument for argument in rest if is_verb(argument)]
+    if len(names) > 1:
+        return _mistake(f"{verb} takes one sweep, got {len(names)}: {' '.join(names)}")
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", [argument for argument in rest if argument not in names])
+        if verb == "ui" and not names:
+            return open_ui(tracking.absolute_uri(config.tracking.uri, Path.cwd()))
+        return VERBS[verb](sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None))
+    except (LookupError, ValueError, FileNotFoundError, HydraException, tracking.StoreUnreachable) as error:
+        return _mistake(str(error).splitlines()[0])
+
+
+def status(which: Sweep) -> int:
+    """How each trial of the sweep stands."""
+    report.show_status(which, Console(highlight=False))
+    return 0
+
+
+def write_report(which: Sweep) -> int:
+    """The comparison again, with its figures, from what has finished so far."""
+    files = report.write(which)
+    report.show(report.compare(which), Console(highlight=False))
+    conclusion.say(f"{len(files)} files in {which.report}")
+    return 0
+
+
+def sync(which: Sweep) -> int:
+    """Bring MLflow up to date with the sweep's journals."""
+    if undelivered := conclusion.deliver(which):
+        return _mistake(undelivered)
+    conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
+    return 0
+
+
+def resume(which: Sweep) -> int:
+    """The recorded command again: what has finished is kept, the rest goes on from where it stands."""
+    os.chdir(which.cwd)
+    os.execv(sys.executable, [sys.executable, "-m", "onecycle_sweeps", *which.command])
+
+
+def ui(which: Sweep) -> int:
+    """MLflow's own UI on the sweep's store, or on that of tracking.uri, on this machine alone; ends with Ctrl-C."""
+    return open_ui(which.tracking_uri)
+
+
+def open_ui(uri: str) -> int:
+    """Become the UI's server."""
+    command = tracking.ui_command(uri)
+    os.execvpe(command[0], command, tracking.ui_environment(uri))
+
+
+VERBS: dict[str, Callable[[Sweep], int]] = {
+    "status": status,
+    "report": write_report,
+    "sync": sync,
+    "resume": resume,
+    "ui": ui,
+}
+
+
+def _mistake(line: str) -> int:
+    conclusion.complain(f"onecycle_sweeps: {line}")
+    return MISTAKE

@@ -1,0 +1,10 @@
+"""Images and labels from any source: decoded once into a cache, split, described, mapped, and drawn in batches.
+
+Nothing here imports torch before `load`, so that a set which is already cached can be described at once.
+"""
+
+from onecycle_sweeps.dataset.batches import Dataset, Split, batches, evaluation_batches, load
+from onecycle_sweeps.dataset.cache import Source
+from onecycle_sweeps.dataset.facts import Facts, prepare
+
+__all__ = ["Dataset", "Facts", "Source", "Split", "batches", "evaluation_batches", "load", "prepare"]

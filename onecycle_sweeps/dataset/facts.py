@@ -1,0 +1,144 @@
+"""One split of a cached source: which samples belong to which part, and the numbers a model and a trial need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onecycle_sweeps.dataset import cache
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The sizes, shape and statistics of one split, and the rule it was made by.
+
+    `train`, `val` and `test` count samples (`test` is 0 where there is none). `mean` and `std` (of the population) are
+    per channel, in the units of the uint8 images, over the training part alone.
+    """
+
+    train: int
+    val: int
+    test: int
+    num_classes: int
+    in_channels: int
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    val_fraction: float
+    split_seed: int
+    classes: tuple[int, ...] | None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Facts:
+        """The facts again from what `dataclasses.asdict` made of them, after a passage through JSON."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return cls(**values)
+
+
+def prepare(
+    load: Callable[[], cache.Source],
+    folder: Path,
+    *,
+    val_fraction: float,
+    split_seed: int,
+    classes: Sequence[int] | None,
+) -> Facts:
+    """Decode a source into its cache folder unless it is there, and describe one split of it.
+
+    `val_fraction` 0: the official test part is `val`, and there is no `test`. Above 0: that share of the training part
+    is held out by `split_seed` alone, and the official test part is `test`. `classes` keeps some classes, renumbered
+    in the order given. Each source is decoded once and each split described once, however many processes ask.
+    Raises ValueError for a value outside its range or a part left empty, and what `load` raises.
+    """
+    kept = _check(val_fraction, split_seed, classes)
+    rule = [float(val_fraction), split_seed, kept]
+    key = hashlib.sha256(json.dumps([[field.name for field in fields(Facts)], rule]).encode()).hexdigest()[:12]
+    path = folder / f"split-{key}.json"
+    if not path.exists():
+        with cache.locked(folder):
+            cache.ensure(load, folder)
+            if not path.exists():
+                cache.write_json(path, asdict(_describe(folder, float(val_fraction), split_seed, kept)))
+    return Facts.from_json(cache.read_json(path))
+
+
+def positions(
+    labels: np.ndarray, val_fraction: float, split_seed: int, classes: tuple[int, ...] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The positions that stay and those held out, both ascending, among the samples of `classes`."""
+    kept = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
+    held_out = round(val_fraction * len(kept))
+    # RandomState's stream is frozen (NEP 19): a numpy upgrade must not move samples between the parts.
+    order = np.random.RandomState(split_seed).permutation(len(kept))
+    return kept[np.sort(order[held_out:])], kept[np.sort(order[:held_out])]
+
+
+def _check(val_fraction: float, split_seed: int, classes: Sequence[int] | None) -> tuple[int, ...] | None:
+    number = isinstance(val_fraction, int | float) and not isinstance(val_fraction, bool)
+    if not number or not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction must be a number in [0, 1), got {val_fraction!r}")
+    if type(split_seed) is not int or not 0 <= split_seed < 2**32:
+        raise ValueError(f"split_seed must be a whole number in [0, 2**32), got {split_seed!r}")
+    if classes is None:
+        return None
+    if not isinstance(classes, Sequence) or isinstance(classes, str) or any(type(c) is not int for c in classes):
+        raise ValueError(f"classes must be null or a list of class numbers such as [3,7], got {classes!r}")
+    kept = tuple(classes)
+    if len(kept) < 2 or len(set(kept)) < len(kept):
+        raise ValueError(f"classes must name at least two different classes, each once, got {list(kept)}")
+    return kept
+
+
+def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple[int, ...] | None) -> Facts:
+    class_names = cache.read_json(folder / "source.json")["class_names"]
+    missing = [number for number in classes or () if not 0 <= number < len(class_names)]
+    if missing:
+        raise ValueError(f"classes must lie in 0..{len(class_names) - 1}, got {missing[0]}")
+    train, held_out = positions(cache.mapped(folder, "train_labels"), val_fraction, split_seed, classes)
+    official, _ = positions(cache.mapped(folder, "test_labels"), 0.0, split_seed, classes)
+    parts = {"train": train, "val": held_out, "test": official} if val_fraction else {"train": train, "val": official}
+    for name, part in parts.items():
+        if not len(part):
+            raise ValueError(
+                f"the {name} part is empty, it needs at least one sample: {len(train) + len(held_out)} training and "
+                f"{len(official)} test samples, split with val_fraction={val_fraction} and classes={classes}"
+            )
+    images = cache.mapped(folder, "train_images")
+    mean, std = _statistics(images, train)
+    return Facts(
+        train=len(train),
+        val=len(parts["val"]),
+        test=len(parts.get("test", ())),
+        num_classes=len(classes or class_names),
+        in_channels=images.shape[1],
+        height=images.shape[2],
+        width=images.shape[3],
+        mean=mean,
+        std=std,
+        val_fraction=val_fraction,
+        split_seed=split_seed,
+        classes=classes,
+    )
+
+
+def _statistics(images: np.ndarray, index: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation of each channel, from exact counts of the 256 values."""
+    counts = np.zeros((images.shape[1], 256))
+    for start in range(0, len(index), 1024):
+        chunk = images[index[start : start + 1024]]
+        for channel in range(images.shape[1]):
+            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
+    values, total = np.arange(256.0), counts.sum(axis=1)
+    mean = counts @ values / total
+    variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
+    for channel in np.flatnonzero(variance == 0):
+        raise ValueError(f"the training images must vary in every channel, channel {channel} is {mean[channel]:g} only")
+    return tuple(mean.tolist()), tuple(math.sqrt(value) for value in variance)

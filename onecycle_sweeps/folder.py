@@ -1,0 +1,157 @@
+"""A trial's folder: the names of its files, its lock, and JSON that is either whole or absent."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ATTEMPTS_LEAVE = (
+    *("journal", "result.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt", "log.txt"),
+    *("lr_momentum.png", "range_test.png", "range_test.csv"),
+)
+
+
+class Busy(Exception):
+    """Another process works on the trial at this moment."""
+
+
+class Superseded(Exception):
+    """A later attempt has taken the trial over."""
+
+
+class TrialFolder:
+    """`RUNS_DIR/<signature>`; each property is one of the files that DESIGN and README name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def signature(self) -> str:
+        return self.path.name
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.path.parent
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    def sibling(self, signature: str) -> "TrialFolder":
+        """Another trial's folder in the same RUNS_DIR."""
+        return TrialFolder(self.runs_dir / signature)
+
+    def create(self, config: dict[str, Any]) -> None:
+        """Make the folder with the trial's config.yaml, which is as it was asked for last."""
+        self.journal.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+
+    def put_aside(self) -> None:
+        """Move what earlier attempts left into a folder of its own; raises Busy while the trial is at work."""
+        if not self.path.exists():
+            return
+        with self.lock():
+            place = self.path / f"before-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            place.mkdir()
+            for name in ATTEMPTS_LEAVE:
+                if (self.path / name).exists():
+                    os.replace(self.path / name, place / name)
+
+    def done(self, config: dict[str, Any]) -> bool:
+        """Whether there is nothing left to do for this config: a result, and the model where it is to be kept."""
+        model = config["save_model"] and config["task"] == "train"
+        return self.result() is not None and (not model or (self.path / "model.pt").exists())
+
+    def config(self) -> dict[str, Any]:
+        """The trial's config as asked."""
+        return yaml.load((self.path / "config.yaml").read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+    def resolved(self) -> dict[str, Any] | None:
+        """What the first attempt fixed: rate, precision, device, versions; None before it."""
+        return read_json(self.path / "resolved.json")
+
+    def result(self) -> dict[str, Any] | None:
+        """What the trial came to; None while it has not."""
+        return read_json(self.path / "result.json")
+
+    def failure(self) -> dict[str, Any] | None:
+        """Why the last attempt failed; None if it did not."""
+        return read_json(self.path / "failure.json")
+
+    def write(self, name: str, data: dict[str, Any]) -> None:
+        """Write NAME.json whole or not at all."""
+        write_json(self.path / f"{name}.json", data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the trial; raises Busy when another process holds it. The lock ends with its process."""
+        with (self.path / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(f"another process works on {self.path}") from None
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a process works on the trial at this moment."""
+        try:
+            with self.lock():
+                return False
+        except Busy:
+            return True
+        except FileNotFoundError:
+            return False
+
+    def attempts(self) -> int:
+        """The number of the newest attempt, 0 before the first."""
+        return max((int(path.stem) for path in self.journal.glob("[0-9]*.jsonl")), default=0)
+
+    def check_current(self, attempt: int) -> None:
+        """Raise Superseded if there is a later attempt than this one."""
+        if (newest := self.attempts()) > attempt:
+            raise Superseded(f"attempt {newest} has taken over from attempt {attempt} in {self.path}")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by a durable new version of it: a reader sees the old one or the new one, whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Replace a JSON file, whole or not at all."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's content; None where there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None

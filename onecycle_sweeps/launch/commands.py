@@ -1,0 +1,82 @@
+"""What Hydra's two ways lead to: one trial in this process, or a sweep through a launcher."""
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from onecycle_sweeps import checks, settings
+from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.launch import conclusion, here, local
+from onecycle_sweeps.launch.session import Session
+from onecycle_sweeps.plan import Request
+
+MISTAKE, INTERRUPTED = 2, 130
+# The sweep that this process's launches belong to: Hydra calls a launcher several times and ends without a word.
+_sessions: list[Session] = []
+
+
+def one_trial(config: Any, hydra: Any) -> None:
+    """Run one trial here, with the range test it needs; leaves with the exit status unless all went well."""
+    with _ending_in_a_line():
+        if typed := [o for o in hydra.overrides.hydra if o.startswith(("hydra/launcher", "hydra.launcher"))]:
+            raise ConfigError(f"{typed[0]} needs a sweep: add -m")
+        request = Request(settings.plain(config), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
+        session = Session(request.config, single=True)
+        with _interruptible(session):
+            session.launch([request], here.run)
+    if status := conclusion.conclude(session):
+        sys.exit(status)
+
+
+def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
+    """Run a sweeper's jobs on this machine's workers; returns each one's objective."""
+    with _ending_in_a_line():
+        config = requests[0].config
+        checks.check_launcher(launcher)
+        checks.check(config)
+        if not _sessions:
+            _sessions.append(Session(config, single=False, sequential=sequential))
+        threads = 1 if config["threads"] == "auto" else config["threads"]
+        workers = None if launcher["workers"] == "auto" else launcher["workers"]
+        places = partial(local.places, config["device"], threads, workers, launcher["jobs_per_gpu"])
+        with _interruptible(_sessions[0]):
+            return _sessions[0].launch(requests, lambda sweep, todo: local.run(sweep, todo, places(len(todo))))
+
+
+def conclude_sweep() -> int:
+    """End the sweep that this process launched, if it launched one; returns the exit status."""
+    return conclusion.conclude(_sessions.pop()) if _sessions else 0
+
+
+@contextmanager
+def _ending_in_a_line() -> Iterator[None]:
+    """Turn a mistake of the user's, or a worker that cannot start, into one line and an exit status."""
+    try:
+        yield
+    except ConfigError as error:
+        conclusion.complain(f"onecycle_sweeps: {error}")
+        sys.exit(MISTAKE)
+    except local.WorkerLost as error:
+        conclusion.complain(f"onecycle_sweeps: {error}")
+        sys.exit(conclusion.FAILURE)
+
+
+@contextmanager
+def _interruptible(session: Session) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM the trials at work have saved by now: ship what there is, say how to go on, and leave."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        session.close()
+        conclusion.say_how_to_continue(session.sweep)
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,80 @@
+"""The end of a command: the report is written, published and printed, every failure listed, and where to look."""
+
+import shlex
+import sys
+
+from rich.console import Console
+
+from onecycle_sweeps import provenance, report, tracking
+from onecycle_sweeps.launch.session import Session
+from onecycle_sweeps.sweep import Sweep
+
+FAILURE = 1
+PROGRAM = "python -m onecycle_sweeps"
+
+
+def conclude(session: Session) -> int:
+    """Write, publish and print the comparison; returns the exit status, non-zero if a trial failed."""
+    session.close()
+    sweep = session.sweep
+    comparison = report.compare(sweep)
+    say()
+    report.show(comparison, Console(highlight=False))
+    if line := _other_code(sweep):
+        say(line)
+    undelivered = deliver(sweep)
+    say(f"report: {sweep.report}; later: {PROGRAM} report {sweep.id}{_place(sweep)}")
+    if undelivered:
+        say(f"not all of it is in MLflow: {undelivered}; later: {PROGRAM} sync {sweep.id}{_place(sweep)}")
+    elif tracking.is_server(sweep.tracking_uri):
+        say(f"MLflow: {tracking.overlay_link(sweep)}")
+    else:
+        say(f"MLflow: {PROGRAM} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
+    return FAILURE if comparison.failures else 0
+
+
+def deliver(sweep: Sweep) -> str | None:
+    """Write the report and bring MLflow up to date with everything; returns why that failed, if it did."""
+    files = report.write(sweep)
+    try:
+        backlog = tracking.ship(sweep)
+        tracking.publish_report(sweep, files, report.markdown(report.compare(sweep)))
+    except tracking.StoreUnreachable as error:
+        return str(error)
+    return f"{backlog.runs} runs with {backlog.points} points wait" if backlog else None
+
+
+def say(line: str = "") -> None:
+    """A line for the user, on standard output, at any width."""
+    print(line, flush=True)
+
+
+def complain(line: str) -> None:
+    """A line for the user about what went wrong, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def say_how_to_continue(sweep: Sweep) -> None:
+    """After an interruption: nothing is lost, and the same command goes on."""
+    say(f"stopped; what had been done is saved. To go on: {PROGRAM} {shlex.join(sweep.command)}")
+
+
+def _place(sweep: Sweep) -> str:
+    """The overrides without which a verb would not find the sweep."""
+    typed = [o for o in sweep.command if o.startswith(("runs_dir=", "tracking."))]
+    return "".join(f" {shlex.quote(override)}" for override in typed)
+
+
+def _other_code(sweep: Sweep) -> str | None:
+    """A line that says how many results were reused that other code or another torch made."""
+    versions, others = provenance.versions(), set()
+    for entry in sweep.trials:
+        trial = sweep.trial(entry.signature)
+        resolved = trial.resolved()
+        if not entry.reused or not resolved:
+            continue
+        if resolved["versions"] != versions or resolved["code"] != provenance.code_hashes(trial.config()):
+            others.add(entry.signature)
+    if not others:
+        return None
+    return f"{len(others)} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"

@@ -1,0 +1,100 @@
+"""A sweep's progress while it runs: a live table on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections import Counter
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.state import RUNNING, progress
+from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+
+REFRESH_SECONDS = 0.5
+PLAIN_SECONDS = 30.0
+
+
+class Display:
+    """Shows which trials run and how far they are; each trial that ends leaves one line."""
+
+    def __init__(self, sweep: Sweep, todo: int) -> None:
+        self.sweep, self.todo = sweep, todo
+        self.running: dict[str, Entry] = {}
+        self.ended: Counter[str] = Counter()
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        terminal = self.console.is_terminal
+        self._live = Live(console=self.console, transient=True, auto_refresh=False) if terminal else None
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, entry: Entry | None = None, status: str | None = None, cause: str | None = None) -> None:
+        """Take in that a trial runs or has ended, or that time has passed."""
+        if entry and status == RUNNING:
+            self.running[entry.signature] = entry
+        elif entry and status:
+            self.running.pop(entry.signature, None)
+            self.ended[status] += 1
+            done = f"[{self.ended.total()}/{self.todo}]"
+            self.console.print(Text(f"{done} {describe(self.sweep.trial(entry.signature), entry, status, cause)}"))
+        interval = REFRESH_SECONDS if self._live else PLAIN_SECONDS
+        if time.monotonic() - self._shown >= interval:
+            self._shown = time.monotonic()
+            self._refresh()
+
+    def _refresh(self) -> None:
+        if self._live:
+            self._live.update(Group(self._table(), Text(self._counts())), refresh=True)
+            return
+        for entry in self.running.values():
+            if line := _progress_line(self.sweep.trial(entry.signature)):
+                self.console.print(Text(f"{_name(self.sweep, entry)}: {line}"))
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("running", "progress"):
+            table.add_column(heading, no_wrap=True)
+        for entry in self.running.values():
+            table.add_row(_name(self.sweep, entry), _progress_line(self.sweep.trial(entry.signature)) or "starting")
+        return table
+
+    def _counts(self) -> str:
+        counts = "".join(f", {count} {status}" for status, count in self.ended.items())
+        running, ended = len(self.running), self.ended.total()
+        return f"{ended} of {self.todo} trials done{counts}; {running} running, {self.todo - ended - running} waiting"
+
+
+def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -> str:
+    """One line for a trial that has ended."""
+    name = entry.name((trial.resolved() or {}).get("max_lr"))
+    metrics = (trial.result() or {}).get("metrics", {})
+    facts = [cause] if cause else []
+    if "final/val_accuracy" in metrics:
+        facts.append(f"val accuracy {metrics['final/val_accuracy']:.2%}")
+    if entry.kind == RANGE_TEST and "suggestion/max_lr" in metrics:
+        facts.append(f"max_lr {metrics['suggestion/max_lr']:.3g}")
+    if "seconds" in metrics:
+        facts.append(f"{metrics['seconds']:.1f} s")
+    return f"{name}: {status}" + (f", {', '.join(facts)}" if facts else "")
+
+
+def _name(sweep: Sweep, entry: Entry) -> str:
+    return entry.name((sweep.trial(entry.signature).resolved() or {}).get("max_lr"))
+
+
+def _progress_line(trial: TrialFolder) -> str | None:
+    if not (seen := progress(trial)):
+        return None
+    left = f", {seen.seconds_left:.0f} s left" if seen.seconds_left is not None else ""
+    return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}, lr {seen.lr:.3g}{left}"

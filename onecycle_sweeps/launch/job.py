@@ -1,0 +1,101 @@
+"""What a worker executes: a trial's folder, brought to its result and drawn; and the worker's loop around it."""
+
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from onecycle_sweeps import report, trial
+from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
+from onecycle_sweeps.trial.running import cause_of
+
+log = logging.getLogger("onecycle_sweeps")
+BUSY, STOPPED, FAILED = "busy", "stopped", "failed"
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one execution of a trial ended: its result's status, or failed, stopped, or busy elsewhere."""
+
+    status: str
+    cause: str | None = None
+
+
+def execute(folder: TrialFolder, stopped: Callable[[], bool]) -> Outcome:
+    """Run a trial and draw its pictures; whatever happens to it is in the outcome."""
+    try:
+        result = trial.run(folder, stopped)
+        _draw(folder, result["kind"])
+        return Outcome(result["status"], result["cause"])
+    except Busy as reason:
+        return Outcome(BUSY, str(reason))
+    except (trial.Stopped, Superseded) as reason:
+        return Outcome(STOPPED, str(reason))
+    except trial.TrialFailed as error:
+        return Outcome(FAILED, str(error))
+    except OSError as error:
+        return Outcome(FAILED, cause_of(error))
+
+
+def _draw(folder: TrialFolder, kind: str) -> None:
+    """Draw the trial's pictures unless they are there; a picture that fails costs no result."""
+    try:
+        if kind == "range_test" and not (folder.path / "range_test.png").exists():
+            report.write_range_test_csv(folder)
+            report.draw_range_test(folder)
+        elif kind == "train" and not (folder.path / "lr_momentum.png").exists():
+            report.draw_trajectory(folder)
+    except Exception:
+        log.exception("the pictures of %s could not be drawn", folder.path)
+
+
+def serve() -> None:
+    """Execute the trials whose folders come on standard input, a line each; answer each by a line of JSON.
+
+    The end of standard input, as when the launching process dies, asks the trial at work to save and leave.
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    stopping = threading.Event()
+    orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def leave(*_: object) -> None:
+        stopping.set()
+        orders.put(None)
+
+    def listen() -> None:
+        for line in sys.stdin:
+            orders.put(line.rstrip("\n"))
+        leave()
+
+    signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=listen, daemon=True).start()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        print(READY, file=answers)
+        while (order := orders.get()) is not None and not stopping.is_set():
+            folder = TrialFolder(Path(order))
+            _send_output_to(folder.log)
+            print(json.dumps(asdict(execute(folder, stopping.is_set))), file=answers)
+    except BrokenPipeError:
+        pass
+
+
+def _send_output_to(path: Path) -> None:
+    """Let what libraries print, and the last words of a crash, stand in the trial's log."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,112 @@
+"""From configs to trials: what was asked is checked, given its signature, and told what it needs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onecycle_sweeps import checks, dataset, settings
+from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.settings import Config
+
+# Keys that say where and how a trial runs, or what is read from it, not what it computes.
+BYSTANDERS = ("runs_dir", "tracking", "threads", "target_accuracy", "checkpoint_minutes", "save_model", "rerun")
+PLACE_OF_DATA = ("root", "files", "download")
+# Where a range test is still to find the rate, the other keys of a policy are checked below a rate out of reach.
+UNREACHED_RATE = 1e9
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job as Hydra composed it: its plain config, the overrides typed for it, the choice made in each group."""
+
+    config: Config
+    overrides: tuple[str, ...] = ()
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A checked config and its name; a trial whose rate is to be found carries the range test that finds it."""
+
+    signature: str
+    config: Config
+    request: Request
+    range_test: "Trial | None" = None
+
+
+class Planner:
+    """Turns requests into trials; what it learns of a data set serves all requests that use it."""
+
+    def __init__(self, runs_dir: Path) -> None:
+        self.runs_dir = runs_dir
+        self._data: dict[str, tuple[dataset.Facts, str]] = {}
+
+    def plan(self, request: Request) -> Trial:
+        """The trial that a request asks for; raises ConfigError with one line that names key, bound and value."""
+        try:
+            return self._plan(request)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            raise ConfigError(" ".join(str(error).split())) from error
+
+    def _plan(self, request: Request) -> Trial:
+        config = request.config
+        checks.check(config)
+        if config["device"].startswith("cuda"):
+            _check_cuda(config["device"])
+        facts, source = self._describe_data(config)
+        checks.check_batch(config["batch_size"], facts.train)
+        test = _trial(settings.range_test(config), request, source)
+        if config["task"] == "range_test":
+            return test
+        rate = settings.max_lr(config)
+        settings.policy(config, rate or UNREACHED_RATE, facts.train // config["batch_size"])
+        return _trial(config, request, source, None if rate else test)
+
+    def _describe_data(self, config: Config) -> tuple[dataset.Facts, str]:
+        """The facts of the data set, split as asked, and the name of its cache in RUNS_DIR/data."""
+        node = config["data"]
+        key = json.dumps(node, sort_keys=True)
+        if key not in self._data:
+            load, place = settings.loader(config), Path(node.get("root", "."))
+            if not all((place / name).exists() for name in node.get("files", ())):
+                load()
+            asked = {k: v for k, v in node.items() if k not in (*settings.SPLIT_KEYS, *PLACE_OF_DATA)}
+            source = _hash({**asked, "files": [_fingerprint(place / name) for name in node.get("files", ())]})
+            facts = dataset.prepare(load, self.runs_dir / "data" / source, **settings.split(config))
+            self._data[key] = facts, source
+        return self._data[key]
+
+
+def _trial(config: Config, request: Request, source: str, range_test: Trial | None = None) -> Trial:
+    identity = {key: value for key, value in config.items() if key not in BYSTANDERS}
+    identity["data"] = {k: v for k, v in config["data"].items() if k not in PLACE_OF_DATA} | {"source": source}
+    if config["task"] == "train":
+        del identity["range_test"], identity["max_lr"]
+        rate = range_test.signature if range_test else config["policy"]["max_lr"]
+        identity["policy"] = config["policy"] | {"max_lr": rate}
+    needs = {"data": source, "range_test": range_test.signature if range_test else None}
+    return Trial(_hash(identity), config | {"needs": needs}, request, range_test)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _fingerprint(path: Path) -> str:
+    """A file's checksum, or the names and sizes of a folder's files."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return _hash([(str(p.relative_to(path)), p.stat().st_size) for p in files])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_cuda(device: str) -> None:
+    import torch
+
+    index = int(device.partition(":")[2] or 0)
+    if (count := torch.cuda.device_count()) <= index:
+        raise ValueError(f"device={device} needs a CUDA device, and torch {torch.__version__} finds {count} here")

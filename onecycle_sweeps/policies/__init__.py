@@ -1,0 +1,9 @@
+"""Learning-rate policies: pure functions from a step to the learning rate and momentum of that step."""
+
+from onecycle_sweeps.policies.clr import CLR
+from onecycle_sweeps.policies.decay import Constant, Inv, Step
+from onecycle_sweeps.policies.hyper import Hyper, Policy
+from onecycle_sweeps.policies.onecycle import OneCycle
+from onecycle_sweeps.policies.warmed import Cosine, Wsd
+
+__all__ = ["CLR", "Constant", "Cosine", "Hyper", "Inv", "OneCycle", "Policy", "Step", "Wsd"]

@@ -1,0 +1,44 @@
+"""The policy of a range test."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onecycle_sweeps.policies import Hyper, bounds
+from onecycle_sweeps.policies.hyper import held
+
+MIN_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """The rate rises from start_lr at step 0 to end_lr at the last step; the momentum is the optimizer's own.
+
+    exp rises by a constant factor a step (fastai's shape), linear by a constant amount (Smith's). Both divide by
+    total_steps - 1, as torch-lr-finder does, so that the end_lr asked for is tried; fastai divides by total_steps and
+    stops one step short of it. Past the end the last rate holds. Raises ValueError for what cannot work.
+    """
+
+    start_lr: float
+    end_lr: float
+    total_steps: int
+    mode: Literal["exp", "linear"] = "exp"
+
+    def __post_init__(self) -> None:
+        bounds.choice("mode", self.mode, "exp", "linear")
+        if self.mode == "exp":
+            bounds.number("start_lr", self.start_lr, above=0)
+        else:
+            bounds.number("start_lr", self.start_lr, at_least=0)
+        bounds.number("end_lr", self.end_lr)
+        if self.start_lr >= self.end_lr:
+            raise ValueError(f"start_lr must be below end_lr={self.end_lr}, got {self.start_lr}")
+        bounds.count("total_steps", self.total_steps)
+        if self.total_steps < MIN_STEPS:
+            raise ValueError(f"total_steps of a range test must be at least {MIN_STEPS}, got {self.total_steps}")
+
+    def __call__(self, step: int) -> Hyper:
+        """The rate at a step (0-based). Raises ValueError for a step below 0."""
+        part = held(step, self.total_steps) / (self.total_steps - 1)
+        if self.mode == "exp":
+            return Hyper(self.start_lr ** (1 - part) * self.end_lr**part)
+        return Hyper(self.start_lr * (1 - part) + self.end_lr * part)

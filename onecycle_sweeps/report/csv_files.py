@@ -1,0 +1,74 @@
+"""A sweep's trials and a range test's curves as CSV files."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onecycle_sweeps.folder import TrialFolder, write_atomically
+from onecycle_sweeps.report.curves import range_tests
+from onecycle_sweeps.report.outcomes import Outcome, read
+from onecycle_sweeps.sweep import Sweep
+
+
+def write_csv(sweep: Sweep, path: Path, outcomes: Sequence[Outcome] | None = None) -> Path:
+    """One row per trial: what it is, how it ended, and every metric; a column per key that varies.
+
+    A varying key that is also a column of its own is named KEY_asked. `outcomes` spares a second reading.
+    """
+    rows = [_trial(outcome) for outcome in (read(sweep) if outcomes is None else outcomes)]
+    varying = _union(asked for asked, _, _ in rows)
+    fixed = _union(facts for _, facts, _ in rows)
+    metrics = sorted(_union(metrics for _, _, metrics in rows))
+    names = {key: f"{key}_asked" if key in {*fixed, *metrics} else key for key in varying}
+    table = [facts | metrics | {names[key]: value for key, value in asked.items()} for asked, facts, metrics in rows]
+    first = ["signature", "name", "kind"]
+    rest = [column for column in fixed if column not in first]
+    return _write(path, [*first, *names.values(), *rest, *metrics], table)
+
+
+def write_range_test_csv(trial: TrialFolder) -> Path:
+    """range_test.csv in the trial's folder: seed_run (0-based), step within that run, lr, loss, loss_smoothed."""
+    curves = range_tests(trial)
+    rows = [
+        {"seed_run": run, "step": step, "lr": lr, "loss": loss, "loss_smoothed": smoothed}
+        for run, curve in enumerate(curves)
+        for step, (lr, loss, smoothed) in enumerate(zip(curve.lr, curve.loss, curve.smoothed, strict=True))
+    ]
+    return _write(trial.path / "range_test.csv", ["seed_run", "step", "lr", "loss", "loss_smoothed"], rows)
+
+
+def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+    """What was asked of a trial, what is known of it, and its metrics."""
+    facts = {
+        "signature": outcome.entry.signature,
+        "name": outcome.name,
+        "kind": outcome.entry.kind,
+        "status": outcome.status,
+        "cause": outcome.cause,
+        "max_lr": outcome.max_lr,
+        "max_lr_from": outcome.resolved.get("max_lr_from"),
+        "attempts": outcome.attempts,
+        "steps": outcome.result.get("steps"),
+        "target_accuracy": outcome.entry.target_accuracy,
+        "steps_to_target": outcome.steps_to_target,
+        "warnings": "; ".join(outcome.result.get("warnings", ())),
+    }
+    loss = {"final/val_loss": outcome.val_loss.values[-1]} if outcome.finished and outcome.val_loss else {}
+    return outcome.entry.varies, facts, outcome.metrics | loss
+
+
+def _union(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All keys, in order of first appearance."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue())
+    return path

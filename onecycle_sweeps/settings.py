@@ -1,0 +1,61 @@
+"""What a trial's config means: which parts it names, which rate it asks for, which range test would find it."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.policies import Policy
+
+Config = dict[str, Any]
+SPLIT_KEYS = ("val_fraction", "split_seed", "classes")
+# A range test serves every policy, every seed and every length of training.
+NOT_OF_A_RANGE_TEST = ("policy", "max_lr", "max_lr_scale", "epochs", "seed", "evaluations_per_epoch")
+
+
+def plain(config: DictConfig) -> Config:
+    """A composed config as plain data, without Hydra's own node, every interpolation resolved."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    content = OmegaConf.to_container(own, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def build(node: Config, **offered: Any) -> Any:
+    """Call a config node's `_target_` with the node's keys, and with those of `offered` that it has a parameter for."""
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    taken = {name: value for name, value in offered.items() if name in parameters}
+    return instantiate(node, **taken, _convert_="all")
+
+
+def loader(config: Config) -> Callable[[], Source]:
+    """The call that reads the raw data set."""
+    node = {key: value for key, value in config["data"].items() if key not in (*SPLIT_KEYS, "files")}
+    return partial(instantiate, node, _convert_="all")
+
+
+def split(config: Config) -> dict[str, Any]:
+    """How the data set is divided: the keywords of `dataset.prepare`."""
+    return {key: config["data"][key] for key in SPLIT_KEYS}
+
+
+def policy(config: Config, max_lr: float, steps_per_epoch: int) -> Policy:
+    """The trial's policy with its peak at `max_lr`."""
+    total_steps = config["epochs"] * steps_per_epoch
+    node = {key: value for key, value in config["policy"].items() if key != "max_lr"}
+    return build(node, max_lr=max_lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+
+
+def max_lr(config: Config) -> float | None:
+    """The rate that the config asks for, with its scale; None where a range test is to find it."""
+    asked = config["policy"]["max_lr"]
+    return None if asked == "auto" else float(asked) * config["max_lr_scale"]
+
+
+def range_test(config: Config) -> Config:
+    """The config of the range test that finds a trial's rate: the same for all trials that differ in policy or seed."""
+    return {key: value for key, value in config.items() if key not in NOT_OF_A_RANGE_TEST} | {"task": "range_test"}

@@ -1,0 +1,143 @@
+"""A sweep's folder: what was asked and which trials it has."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from onecycle_sweeps.folder import TrialFolder, read_json, write_json
+from onecycle_sweeps.plan import Trial
+
+TRAIN, RANGE_TEST = "train", "range_test"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial of a sweep; `varies` is what tells it from its neighbours, in the order of its name."""
+
+    signature: str
+    kind: str
+    varies: dict[str, str]
+    needs: str | None = None
+    target_accuracy: float | None = None
+    reused: bool = False
+
+    @property
+    def group(self) -> tuple[tuple[str, str], ...]:
+        """What a comparison is made by: all that varies but the seed."""
+        return tuple((key, value) for key, value in self.varies.items() if key != "seed")
+
+    def name(self, max_lr: float | None) -> str:
+        """A name that reads as a legend: `onecycle max_lr=0.8 seed=0`."""
+        if self.kind == RANGE_TEST:
+            return " ".join(["range test", *(f"{k}={v}" for k, v in self.varies.items())])
+        rest = [f"{k}={v}" for k, v in self.varies.items() if k not in ("policy", "max_lr", "policy.max_lr")]
+        rate = [f"max_lr={max_lr:.3g}"] if max_lr is not None else []
+        return " ".join([self.varies["policy"], *rate, *rest])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The trials of one command; `single` is a command without -m, which has no parent run."""
+
+    id: str
+    runs_dir: Path
+    command: tuple[str, ...]
+    cwd: str
+    created: float
+    git_commit: str | None
+    tracking_uri: str
+    experiment: str
+    single: bool
+    trials: tuple[Entry, ...]
+
+    @property
+    def folder(self) -> Path:
+        return self.runs_dir / "sweeps" / self.id
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report"
+
+    def trial(self, signature: str) -> TrialFolder:
+        """The folder of one of its trials."""
+        return TrialFolder(self.runs_dir / signature)
+
+    def save(self) -> None:
+        """Write sweep.json."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data = asdict(self)
+        del data["runs_dir"]
+        write_json(self.folder / "sweep.json", data)
+
+
+def load(folder: Path) -> Sweep:
+    """Read a sweep's folder; raises FileNotFoundError where it is none."""
+    data = read_json(folder / "sweep.json")
+    if data is None:
+        raise FileNotFoundError(f"{folder} is no sweep: it has no sweep.json")
+    data["trials"] = tuple(Entry(**entry) for entry in data["trials"])
+    return Sweep(**data | {"runs_dir": folder.parent.parent, "command": tuple(data["command"])})
+
+
+def find(runs_dir: Path, name: str | None = None) -> Sweep:
+    """The sweep of an id, of a prefix of one, or at a path; without a name the latest.
+
+    Raises LookupError with one line where none or several fit.
+    """
+    if name and (Path(name) / "sweep.json").is_file():
+        return load(Path(name).resolve())
+    known = [path.parent for path in (runs_dir / "sweeps").glob("*/sweep.json")]
+    fitting = [path for path in known if path.name.startswith(name or "")]
+    if not fitting:
+        wanted = f"no sweep begins with {name}" if name else "there is no sweep"
+        raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; runs_dir=... says where to look")
+    if name and len(fitting) > 1 and name not in {path.name for path in fitting}:
+        raise LookupError(f"several sweeps begin with {name}: {', '.join(sorted(path.name for path in fitting))}")
+    exact = [path for path in fitting if path.name == name]
+    return load(exact[0] if exact else max(fitting, key=lambda path: (path / "sweep.json").stat().st_mtime))
+
+
+def identity(signatures: Iterable[str]) -> str:
+    """A sweep's id: the hash of its trials' signatures, in any order."""
+    return hashlib.sha256(json.dumps(sorted(set(signatures))).encode()).hexdigest()[:8]
+
+
+def fresh_identity() -> str:
+    """An id for a sweep whose trials are not known when it begins."""
+    return uuid.uuid4().hex[:8]
+
+
+def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
+    """The distinct trials of a sweep, range tests first, each named by the overrides that vary among them."""
+    varying = _varying(trials)
+    found: dict[str, Entry] = {}
+    for test in [t.range_test or t for t in trials if t.range_test or t.config["task"] == RANGE_TEST]:
+        sharing = [t for t in trials if test.signature in (t.signature, t.range_test and t.range_test.signature)]
+        common = {k: v for k, v in varying[test.request.overrides].items() if k not in ("policy", "seed")}
+        same = {k: v for k, v in common.items() if all(varying[t.request.overrides].get(k) == v for t in sharing)}
+        found.setdefault(test.signature, Entry(test.signature, RANGE_TEST, same))
+    for trial in trials:
+        if trial.config["task"] == TRAIN:
+            rest = {k: v for k, v in varying[trial.request.overrides].items() if k not in ("policy", "seed")}
+            policy = trial.request.choices.get("policy", "policy")
+            varies = {"policy": policy, **rest, "seed": str(trial.config["seed"])}
+            needs = trial.range_test.signature if trial.range_test else None
+            entry = Entry(trial.signature, TRAIN, varies, needs, trial.config["target_accuracy"])
+            found.setdefault(trial.signature, entry)
+    return tuple(found.values())
+
+
+def _varying(trials: Sequence[Trial]) -> dict[tuple[str, ...], dict[str, str]]:
+    """For the overrides of each trial, those that not all trials share."""
+    parsed = {t.request.overrides: dict(_split(o) for o in t.request.overrides) for t in trials}
+    keys = {key for overrides in parsed.values() for key in overrides}
+    shared = {key for key in keys if len({overrides.get(key) for overrides in parsed.values()}) == 1}
+    return {typed: {k: v for k, v in o.items() if k not in shared} for typed, o in parsed.items()}
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value

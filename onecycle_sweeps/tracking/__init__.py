@@ -1,0 +1,13 @@
+"""Fills MLflow from the journals, and knows where its UI shows a sweep. MLflow itself is imported by the first call."""
+
+from onecycle_sweeps.tracking.background import Shipper as Shipper
+from onecycle_sweeps.tracking.interface import overlay_link as overlay_link
+from onecycle_sweeps.tracking.interface import ui_command as ui_command
+from onecycle_sweeps.tracking.interface import ui_environment as ui_environment
+from onecycle_sweeps.tracking.shipping import Backlog as Backlog
+from onecycle_sweeps.tracking.shipping import backlog as backlog
+from onecycle_sweeps.tracking.shipping import publish_report as publish_report
+from onecycle_sweeps.tracking.shipping import ship as ship
+from onecycle_sweeps.tracking.store import StoreUnreachable as StoreUnreachable
+from onecycle_sweeps.tracking.store import absolute_uri as absolute_uri
+from onecycle_sweeps.tracking.store import is_server as is_server

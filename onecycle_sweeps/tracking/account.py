@@ -1,0 +1,139 @@
+"""A trial as its MLflow run shows it, read from the trial's folder alone."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onecycle_sweeps import journal, state
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.journal import Record
+from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.tracking.store import address, redacted
+from onecycle_sweeps.tracking.values import Point, as_params, as_tags, batches, flat, milliseconds, storable
+
+# A trial that waits to be continued has not failed and is not at work: MLflow's word for that is SCHEDULED.
+MLFLOW_STATUS = {
+    state.WAITING: "SCHEDULED",
+    state.QUEUED: "SCHEDULED",
+    state.RUNNING: "RUNNING",
+    state.FINISHED: "FINISHED",
+    state.DIVERGED: "FINISHED",
+    state.FAILED: "FAILED",
+    state.LOST: "FAILED",
+    state.CANCELLED: "KILLED",
+}
+ARTIFACTS = ("resolved.json", "lr_momentum.png", "range_test.png", "range_test.csv", "model.pt")
+NOT_PARAMS = ("needs", "tracking")
+USED = ("max_lr", "precision", "device", "threads", "total_steps", "steps_per_epoch")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What differs whenever a store may lack something of a trial; `written` is the time of its latest milestone."""
+
+    status: str
+    cause: str | None
+    attempts: int
+    written: float | None
+
+
+@dataclass(frozen=True)
+class Account:
+    """All that a trial's folder says at one moment."""
+
+    entry: Entry
+    folder: TrialFolder
+    standing: Standing
+    record: Record
+    resolved: dict[str, Any]
+    result: dict[str, Any] | None
+
+    @property
+    def is_worth_a_run(self) -> bool:
+        """Whether there is something to show: before its rate is fixed a trial has neither params nor a name."""
+        return bool(self.resolved) or self.standing.status in state.ENDED
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is its legend in a chart."""
+        return self.entry.name(self.resolved.get("max_lr"))
+
+    @property
+    def began(self) -> int:
+        """When the trial last began from step 0, in ms."""
+        return milliseconds(next((a.time for a in reversed(self.record.attempts) if a.start == 0), 0.0))
+
+    @property
+    def ended(self) -> int:
+        """When the trial wrote its result, its failure, or the last that there is of it, in ms."""
+        seen = [a.time for a in self.record.attempts] + [b.time for b in self.record.blocks]
+        return milliseconds(max([self.standing.written or 0.0, *seen]))
+
+    def params(self) -> dict[str, str]:
+        """The config, and what was used where it leaves that open; a range test has no max_lr."""
+        asked = {key: value for key, value in self.folder.config().items() if key not in (*NOT_PARAMS, "max_lr")}
+        used = {key: self.resolved[key] for key in USED if self.resolved.get(key) is not None}
+        return as_params(flat(asked) | used)
+
+    def tags(self) -> dict[str, str]:
+        """What a search in MLflow may ask for."""
+        return as_tags(
+            {
+                "kind": self.entry.kind,
+                "signature": self.entry.signature,
+                "status": self.standing.status,
+                "cause": self.standing.cause,
+                "attempts": str(self.standing.attempts),
+                "reused": "true" if self.entry.reused else None,
+                "max_lr_from": self.resolved.get("max_lr_from"),
+                "warnings": "\n".join(self.result["warnings"]) if self.result else None,
+            }
+        )
+
+    def batches(self, start: int) -> Iterator[list[Point]]:
+        """The points from step `start` on that no later attempt can make again."""
+        return batches(self.record, start, sys.maxsize if self.result else self.record.durable)
+
+    def figures(self) -> list[Point]:
+        """What the trial came to: metrics at step 0, which MLflow's charts show as bars, one for each run."""
+        if not self.result:
+            return []
+        figures = self.result["metrics"] | {"steps_to_target": self._steps_to_target()}
+        return [Point(0, key, storable(value), self.ended) for key, value in figures.items() if value is not None]
+
+    def config(self) -> str:
+        """The trial's config.yaml without credentials."""
+        config = self.folder.config()
+        tracking = config.get("tracking", {})
+        shown = {"tracking": tracking | {"uri": address(tracking["uri"])}} if "uri" in tracking else {}
+        return redacted(yaml.safe_dump(config | shown, sort_keys=False))
+
+    def artifacts(self) -> list[Path]:
+        """The other files that an ended trial leaves."""
+        return [path for name in ARTIFACTS if (path := self.folder.path / name).exists()]
+
+    def _steps_to_target(self) -> int | None:
+        """The number of steps taken when an evaluation first reached the target accuracy; None if none did."""
+        if (target := self.entry.target_accuracy) is None:
+            return None
+        series = zip(*self.record.series(journal.VAL_ACCURACY), strict=True)
+        return next((step + 1 for step, value in series if value >= target), None)
+
+
+def standing(folder: TrialFolder) -> Standing:
+    """How a trial stands at this moment."""
+    now = state.state(folder)
+    saved = folder.checkpoint.stat().st_mtime if folder.checkpoint.exists() else None
+    milestone = folder.result() or folder.failure() or {}
+    return Standing(now.status, now.cause, folder.attempts(), milestone.get("finished", milestone.get("time", saved)))
+
+
+def account(sweep: Sweep, entry: Entry, now: Standing) -> Account:
+    """Read a trial's folder, which stood as `now` tells a moment ago: what it had written by then is read whole."""
+    folder = sweep.trial(entry.signature)
+    result = folder.result() if now.status in (state.FINISHED, state.DIVERGED) else None
+    return Account(entry, folder, now, journal.read(folder.journal), folder.resolved() or {}, result)

@@ -1,0 +1,53 @@
+"""What a store already has of a sweep, as tracking.json in the sweep's folder tells it, for each store apart."""
+
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onecycle_sweeps.folder import read_json, write_json
+
+
+@dataclass
+class Shipped:
+    """A trial's run: the first step that the store may lack, and how the trial stood when all of it had arrived.
+
+    `finished` is the time of the result that arrived, None before one has.
+    """
+
+    run_id: str
+    next: int = 0
+    finished: float | None = None
+    standing: list[Any] | None = None
+
+
+@dataclass
+class Ledger:
+    """A sweep's runs in one store. The token is a tag of each of them, by which they are found again after a crash."""
+
+    path: Path
+    address: str
+    token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    experiment: str | None = None
+    parent: str | None = None
+    parent_status: str | None = None
+    runs: dict[str, Shipped] = field(default_factory=dict)
+
+    def has(self, signature: str, standing: list[Any]) -> bool:
+        """Whether all had arrived of a trial that stands like this."""
+        return (shipped := self.runs.get(signature)) is not None and shipped.standing == standing
+
+    def save(self) -> None:
+        """Make the ledger durable."""
+        data = asdict(self)
+        del data["path"], data["address"]
+        write_json(self.path, (read_json(self.path) or {}) | {self.address: data})
+
+
+def load(folder: Path, address: str) -> Ledger:
+    """A sweep folder's ledger of one store, empty where there is none."""
+    path = folder / "tracking.json"
+    data = (read_json(path) or {}).get(address)
+    if data is None:
+        return Ledger(path, address)
+    return Ledger(path, address, **data | {"runs": {k: Shipped(**run) for k, run in data["runs"].items()}})

@@ -1,0 +1,132 @@
+"""Brings a store up to date with a sweep's journals: what has arrived is never sent again."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.tracking import ledger, parent
+from onecycle_sweeps.tracking.account import Standing, account, standing
+from onecycle_sweeps.tracking.ledger import Ledger
+from onecycle_sweeps.tracking.runs import OutOfTime, Runs
+from onecycle_sweeps.tracking.store import address, locked, never, reached
+from onecycle_sweeps.tracking.values import TAG_LENGTH, shortened
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# What MLflow answers where it is one run that it does not take; anything else concerns the store.
+REFUSALS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a store lacks: how many runs are not up to date, the points that they lack, and what it refused to take."""
+
+    runs: int
+    points: int
+    refused: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.runs > 0
+
+
+def ship(sweep: Sweep, *, only: Collection[str] | None = None, expired: Callable[[], bool] = never) -> Backlog:
+    """Bring the sweep's store up to date and return what it still lacks; `only` names the trials to look at.
+
+    It leaves between two batches once `expired()` is true. Raises StoreUnreachable with one line.
+    """
+    refused: list[str] = []
+    standings: list[Standing] = []
+    with _opened(sweep, expired) as runs:
+        try:
+            for entry, now in _standings(sweep):
+                standings.append(now)
+                if only is None or entry.signature in only:
+                    refused += _bring(runs, entry, now)
+            runs.end_parent(parent.status(standings), parent.ended(standings))
+        except OutOfTime:
+            pass
+    return backlog(sweep, refused)
+
+
+def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
+    """What the sweep's store lacks by the account of tracking.json: the store itself is not asked."""
+    book = ledger.load(sweep.folder, address(sweep.tracking_uri))
+    missing = [(entry, now) for entry, now in _standings(sweep) if _is_due(book, entry, now)]
+    runs = points = 0
+    for entry, now in missing:
+        told = account(sweep, entry, now)
+        shipped = book.runs.get(entry.signature)
+        runs += told.is_worth_a_run
+        points += sum(map(len, told.batches(shipped.next if shipped else 0)))
+    return Backlog(runs, points, tuple(refused))
+
+
+def publish_report(sweep: Sweep, files: Sequence[Path], description: str) -> None:
+    """Put a report's files and its Markdown description on the sweep's page; without a parent, on its trial's.
+
+    Raises StoreUnreachable with one line.
+    """
+    with _opened(sweep, never) as runs:
+        pages = [runs.ledger.parent] if runs.ledger.parent else [run.run_id for run in runs.ledger.runs.values()]
+        for page in pages:
+            runs.client.set_tag(page, "mlflow.note.content", shortened(description, TAG_LENGTH))
+            for file in files:
+                runs.client.log_artifact(page, str(file), "report")
+
+
+@contextmanager
+def _opened(sweep: Sweep, expired: Callable[[], bool]) -> Iterator[Runs]:
+    """The sweep's runs in its store, for one process at a time."""
+    with locked(sweep.folder / "tracking.lock", expired), reached(sweep.tracking_uri, expired) as client:
+        book = ledger.load(sweep.folder, address(sweep.tracking_uri))
+        if _is_gone(client, book):
+            book = Ledger(book.path, book.address)
+        # The token must outlive a crash: by it, runs are found that were made and not yet written down.
+        book.save()
+        runs = Runs(client, sweep, book, expired)
+        runs.open()
+        yield runs
+
+
+def _is_gone(client: "MlflowClient", book: Ledger) -> bool:
+    """Whether the store has lost, or its users have deleted, what the ledger says it has."""
+    from mlflow.exceptions import MlflowException
+
+    known = [book.parent] if book.parent else [run.run_id for run in book.runs.values()]
+    try:
+        return any(client.get_run(run_id).info.lifecycle_stage != "active" for run_id in known[:1])
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+
+
+def _standings(sweep: Sweep) -> Iterator[tuple[Entry, Standing]]:
+    for entry in sweep.trials:
+        yield entry, standing(sweep.trial(entry.signature))
+
+
+def _is_due(book: Ledger, entry: Entry, now: Standing) -> bool:
+    return now.attempts > 0 and not book.has(entry.signature, list(astuple(now)))
+
+
+def _bring(runs: Runs, entry: Entry, now: Standing) -> list[str]:
+    """Bring one trial's run up to date if there is need; returns why the store refused to take it."""
+    from mlflow.exceptions import MlflowException
+
+    if not _is_due(runs.ledger, entry, now):
+        return []
+    told = account(runs.sweep, entry, now)
+    if not told.is_worth_a_run:
+        return []
+    try:
+        runs.bring(told)
+    except MlflowException as error:
+        if error.error_code not in REFUSALS:
+            raise
+        return [f"{told.name}: {' '.join(str(error).split())}"]
+    return []

@@ -1,0 +1,132 @@
+"""A store that MLflow keeps: its address, the lock beside it, and a client that fails soon and with one line."""
+
+import fcntl
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TIMEOUT_SECONDS = 10
+LOCK_SECONDS = 600
+LINE_LENGTH = 400
+# MLflow's defaults wait minutes for a server that is down, twenty for one that hangs, and as long as a server asks.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_SECONDS),
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class StoreUnreachable(Exception):
+    """The store cannot be used at this moment; the message is one line, without credentials."""
+
+
+def never() -> bool:
+    """No time limit."""
+    return False
+
+
+def absolute_uri(uri: str, cwd: Path) -> str:
+    """The same store from every working folder: a relative sqlite path is taken from `cwd`."""
+    dialect, mark, path = uri.partition(":///")
+    if not dialect.startswith("sqlite") or not mark or path.startswith(("/", ":")) or not path:
+        return uri
+    return f"{dialect}:///{os.path.normpath(cwd.absolute() / path)}"
+
+
+def address(uri: str) -> str:
+    """Where the store is, without credentials or query."""
+    scheme, mark, rest = uri.partition("://")
+    rest = rest.partition("?")[0]
+    return scheme + mark + (rest if scheme.startswith("sqlite") else rest.rpartition("@")[2])
+
+
+def redacted(text: str) -> str:
+    """A text whose URIs have lost their credentials."""
+    return re.sub(r"://[^\s'\"]*@", "://***@", text)
+
+
+def is_server(uri: str) -> bool:
+    """Whether the store is an MLflow server."""
+    return uri.startswith(("http://", "https://"))
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of an sqlite store; None for any other store."""
+    path = uri.partition(":///")[2].partition("?")[0]
+    return Path(path) if uri.startswith("sqlite") and path else None
+
+
+@contextmanager
+def locked(path: Path, expired: Callable[[], bool]) -> Iterator[None]:
+    """Hold a lock file; raises StoreUnreachable if others hold it for too long. The lock ends with its process."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if expired() or time.monotonic() > deadline:
+                    raise StoreUnreachable(f"other processes hold {path}") from None
+                time.sleep(0.05)
+        yield
+
+
+@contextmanager
+def reached(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowClient"]:
+    """A client of the store, alone with it where it is an sqlite file: MLflow's first use of one allows no race.
+
+    What goes wrong with the store in the meantime is raised as StoreUnreachable.
+    """
+    try:
+        if (file := database_file(uri)) is None:
+            yield _client(uri)
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with locked(file.with_name(f"{file.name}.lock"), expired):
+            yield _client(uri)
+    except _store_errors() as error:
+        line = " ".join(redacted(str(error)).split()) or type(error).__name__
+        raise StoreUnreachable(f"the MLflow store {address(uri)} cannot be used: {line[:LINE_LENGTH]}") from error
+
+
+def _client(uri: str) -> "MlflowClient":
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not is_server(uri):
+        _try_database(uri)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient(uri, uri)
+
+
+def _try_database(uri: str) -> None:
+    """Fail at once where MLflow would try for minutes."""
+    import sqlalchemy
+
+    timeout = {} if uri.startswith("sqlite") else {"connect_timeout": TIMEOUT_SECONDS}
+    engine = sqlalchemy.create_engine(uri, connect_args=timeout)
+    try:
+        sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError, ImportError

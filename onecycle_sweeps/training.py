@@ -1,0 +1,85 @@
+"""The one loop: a generator of steps; and the evaluation beside it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from onecycle_sweeps.dataset import Dataset, Split, batches, evaluation_batches
+from onecycle_sweeps.policies import Hyper, Policy
+from onecycle_sweeps.scheduler import apply, used
+
+EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A net, its optimizer and its data, with the settings of a step; `bf16` computes under autocast."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    data: Dataset
+    batch_size: int
+    seed: int
+    bf16: bool = False
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+
+    def scores(self, images: Tensor) -> Tensor:
+        """The net's class scores (N, classes) for uint8 images (N, C, H, W)."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.model(self.data.normalise(images))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer update: its 0-based index, what the optimizer used, and the batch's mean loss, on the device."""
+
+    index: int
+    hyper: Hyper
+    loss: Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and accuracy over each sample of a split, each counted once."""
+
+    loss: float
+    accuracy: float
+
+
+def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[Step]:
+    """Train from step `start` to the policy's end, one update for each step drawn; leaving the loop stops it."""
+    model, optimizer = learner.model, learner.optimizer
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    stream = batches(learner.data.train, learner.batch_size, learner.seed, start)
+    model.train()
+    for index, (images, labels) in zip(range(start, policy.total_steps), stream, strict=False):
+        apply(optimizer, policy(index))
+        loss = cross_entropy(learner.scores(images).float(), labels, label_smoothing=learner.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        if learner.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, learner.clip_norm)
+        optimizer.step()
+        yield Step(index, used(optimizer), loss.detach())
+
+
+@torch.no_grad()
+def evaluate(learner: Learner, split: Split) -> Evaluation:
+    """A clean pass over a split in evaluation mode; raises RuntimeError if it did not see each sample once."""
+    model, device = learner.model, learner.data.train.images.device
+    loss, correct, seen = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device), 0
+    training = model.training
+    model.eval()
+    for images, labels in evaluation_batches(split, EVALUATION_BATCH):
+        scores = learner.scores(images).float()
+        loss += cross_entropy(scores, labels, reduction="sum")
+        correct += (scores.argmax(1) == labels).sum()
+        seen += len(labels)
+    model.train(training)
+    if seen != len(split):
+        raise RuntimeError(f"an evaluation must see each of {len(split)} samples once, and saw {seen}")
+    return Evaluation(loss.item() / seen, correct.item() / seen)

@@ -1,0 +1,5 @@
+"""A trial: one config, trained once; `run` brings its folder to a result from wherever it stands."""
+
+from onecycle_sweeps.trial.running import TrialFailed as TrialFailed
+from onecycle_sweeps.trial.running import run as run
+from onecycle_sweeps.trial.train import Stopped as Stopped

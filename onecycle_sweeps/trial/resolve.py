@@ -1,0 +1,101 @@
+"""What a trial's first attempt fixes for all later ones, and the learner that is built from it."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+
+from onecycle_sweeps import dataset, provenance, settings
+from onecycle_sweeps.dataset import Dataset, Facts
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.settings import Config
+from onecycle_sweeps.training import Learner
+
+Resolved = dict[str, Any]
+
+
+def resolve(config: Config, facts: Facts, find_rate: Callable[[], float]) -> Resolved:
+    """Fix the rate, the device, the precision and the threads; `find_rate` is asked where `max_lr` is auto."""
+    device = _device(config["device"])
+    steps_per_epoch = facts.train // config["batch_size"]
+    resolved = {
+        "max_lr": None,
+        "max_lr_from": None,
+        "steps_per_epoch": steps_per_epoch,
+        "device": device,
+        "precision": _precision(config["precision"], device),
+        "threads": 1 if config["threads"] == "auto" else config["threads"],
+        "versions": provenance.versions(),
+        "code": provenance.code_hashes(config),
+    }
+    if config["task"] == "range_test":
+        test = config["range_test"]
+        return resolved | {"total_steps": test["steps"] * len(test["seeds"])}
+    rate, source = settings.max_lr(config), "config"
+    if rate is None:
+        rate, source = find_rate() * config["max_lr_scale"], f"range_test:{config['needs']['range_test']}"
+    return resolved | {"max_lr": rate, "max_lr_from": source, "total_steps": config["epochs"] * steps_per_epoch}
+
+
+def facts(trial: TrialFolder, config: Config) -> Facts:
+    """The facts of the trial's data set, which is decoded first if no process has done so."""
+    return dataset.prepare(settings.loader(config), _cache(trial, config), **settings.split(config))
+
+
+def data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Dataset:
+    """The trial's data set on its device."""
+    return dataset.load(_cache(trial, config), facts, resolved["device"])
+
+
+def prepare_torch(config: Config, resolved: Resolved) -> None:
+    """Set torch's threads and determinism for the trial; raises ValueError where the fixed device is missing."""
+    if resolved["device"].startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"the trial began on {resolved['device']}, which is not here; rerun=true begins it again")
+    torch.set_num_threads(resolved["threads"])
+    if config["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config["deterministic"])
+
+
+def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Learner:
+    """A fresh net with the weights that follow from `seed`, and its optimizer."""
+    torch.manual_seed(seed)
+    facts = data.facts
+    model = settings.build(config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
+    model = model.to(resolved["device"], memory_format=torch.channels_last)
+    return Learner(
+        model,
+        _optimizer(config["optimizer"], model),
+        data,
+        config["batch_size"],
+        seed,
+        bf16=resolved["precision"] == "bf16",
+        label_smoothing=config["label_smoothing"],
+        clip_norm=config["clip_norm"],
+    )
+
+
+def _optimizer(node: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a config node; where it has a `beta2`, its `momentum` is beta1."""
+    node = dict(node)
+    create = get_object(node.pop("_target_"))
+    if "beta2" in node:
+        node["betas"] = (node.pop("momentum"), node.pop("beta2"))
+    return create([p for p in model.parameters() if p.requires_grad], **node)
+
+
+def _cache(trial: TrialFolder, config: Config):
+    return trial.runs_dir / "data" / config["needs"]["data"]
+
+
+def _device(asked: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _precision(asked: str, device: str) -> str:
+    """bf16 on a CUDA device that computes in it (capability 8.0 and up); fp32 elsewhere unless asked."""
+    if asked != "auto":
+        return asked
+    return "bf16" if device.startswith("cuda") and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"

@@ -1,0 +1,145 @@
+"""Runs a trial's folder to its result: build, resume, drive, record, and say why where it fails."""
+
+import errno
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from onecycle_sweeps import checkpoint, journal
+from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
+from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.settings import Config
+from onecycle_sweeps.trial import range_test, resolve
+from onecycle_sweeps.trial.train import Attempt, State, Stopped, train
+
+log = logging.getLogger("onecycle_sweeps")
+WAIT_SECONDS = 0.2
+
+
+class TrialFailed(Exception):
+    """The trial failed; the message is its cause in one line."""
+
+
+def run(trial: TrialFolder, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """The trial's result: as it stands if there is one, else from its checkpoint or from its start.
+
+    Raises Busy while another process works on it, Stopped after saving once `stopped()` is true, Superseded when a
+    later attempt took over, and TrialFailed with the cause, which then also stands in the folder.
+    """
+    with trial.lock(), _logging_to(trial):
+        config = trial.config()
+        if (result := trial.result()) and trial.done(config):
+            return result
+        state = _usable_checkpoint(trial)
+        number = trial.attempts() + 1
+        book = Journal(trial.journal, number, state["step"] if state else 0)
+        log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, state["step"] if state else 0)
+        trial.remove("failure.json")
+        return _conclude(Attempt(trial, number, book, stopped), config, state)
+
+
+def _conclude(attempt: Attempt, config: Config, state: State | None) -> dict[str, Any]:
+    trial, number, book = attempt.trial, attempt.number, attempt.book
+    try:
+        result = _drive(attempt, config, state) | {"kind": config["task"], "attempt": number, "finished": time.time()}
+        book.sync()
+        trial.check_current(number)
+        trial.write("result", result)
+        book.saved(result["steps"])
+    except (Stopped, Superseded) as reason:
+        log.info("attempt %d leaves: %s", number, reason)
+        book.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
+        raise
+    except Exception as error:
+        log.exception("attempt %d failed", number)
+        _record_failure(attempt, cause := cause_of(error))
+        raise TrialFailed(cause) from error
+    trial.remove("checkpoint.pt")
+    log.info("trial %s %s: %s", trial.signature, result["status"], result["cause"] or result["metrics"])
+    for warning in result["warnings"]:
+        log.warning("%s", warning)
+    book.end(result["status"], result["cause"])
+    return result
+
+
+def _drive(attempt: Attempt, config: Config, state: State | None) -> dict[str, Any]:
+    trial = attempt.trial
+    facts = resolve.facts(trial, config)
+    resolved = trial.resolved()
+    if resolved is None:
+        resolved = resolve.resolve(config, facts, lambda: _rate_found(attempt, config))
+        trial.write("resolved", resolved)
+    resolve.prepare_torch(config, resolved)
+    data = resolve.data(trial, config, facts, resolved)
+    if config["task"] == "range_test":
+        return range_test.find_rate(attempt, config, resolved, data)
+    return train(attempt, config, resolved, resolve.learner(config, resolved, data, config["seed"]), state)
+
+
+def _rate_found(attempt: Attempt, config: Config) -> float:
+    """The verdict of the range test that the trial needs; it is run here if it has none."""
+    test = attempt.trial.sibling(config["needs"]["range_test"])
+    while True:
+        try:
+            return run(test, attempt.stopped)["metrics"]["suggestion/max_lr"]
+        except Busy:
+            if attempt.stopped():
+                raise Stopped("another process runs the range test") from None
+            time.sleep(WAIT_SECONDS)
+        except TrialFailed as error:
+            raise ValueError(f"range test {test.signature}: {error}") from error
+
+
+def _usable_checkpoint(trial: TrialFolder) -> State | None:
+    """The state to continue from, None for a start from step 0: what cannot be used is said in the log."""
+    try:
+        state = checkpoint.load(trial.checkpoint)
+    except checkpoint.Corrupt as error:
+        log.warning("%s: the trial begins again from step 0", error)
+        return None
+    record = journal.read(trial.journal)
+    if record.torn:
+        log.warning("%d lines of the journal in %s are torn", record.torn, trial.journal)
+    if state and not record.covers(journal.TRAIN_LOSS, state["step"]):
+        log.warning("the journal lacks steps before %d: the trial begins again from step 0", state["step"])
+        return None
+    return state
+
+
+def _record_failure(attempt: Attempt, cause: str) -> None:
+    """Leave the cause in the folder and in the journal, as far as the disk takes it."""
+    for note in (
+        lambda: attempt.trial.write("failure", {"cause": cause, "attempt": attempt.number, "time": time.time()}),
+        lambda: attempt.book.end("failed", cause),
+    ):
+        try:
+            note()
+        except OSError as error:
+            log.error("the failure could not be recorded: %s", error)
+
+
+def cause_of(error: BaseException) -> str:
+    """A failure in one line, with the line of code that it came from unless it is the user's to mend."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error}"
+    message = " ".join(str(error).split()) or "no message"
+    if isinstance(error, ValueError | FileNotFoundError):
+        return message
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {message} ({os.path.basename(frame.filename)}:{frame.lineno})"
+
+
+@contextmanager
+def _logging_to(trial: TrialFolder) -> Iterator[None]:
+    handler = logging.FileHandler(trial.log, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

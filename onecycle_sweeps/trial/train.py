@@ -1,0 +1,150 @@
+"""Drives a training: evaluates, records, saves, and says what came of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from onecycle_sweeps import checkpoint, journal, settings
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.policies import Policy
+from onecycle_sweeps.scheduler import used
+from onecycle_sweeps.settings import Config
+from onecycle_sweeps.training import Learner, evaluate, steps
+from onecycle_sweeps.trial.recording import Recorder, Watch
+from onecycle_sweeps.trial.resolve import Resolved
+
+State = dict[str, Any]
+
+
+class Stopped(Exception):
+    """The attempt was asked to leave; what it had done is saved."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One execution of a trial: where it writes, and when it is to leave."""
+
+    trial: TrialFolder
+    number: int
+    book: Journal
+    stopped: Callable[[], bool]
+
+
+def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner, state: State | None) -> State:
+    """Train to the end from a checkpoint's state or from the start; returns the trial's result.
+
+    Raises Stopped after saving when the attempt is asked to leave, Superseded when a later attempt has begun.
+    """
+    policy = settings.policy(config, resolved["max_lr"], resolved["steps_per_epoch"])
+    momentum = used(learner.optimizer).momentum
+    watch = Watch(resolved["steps_per_epoch"])
+    spent = 0.0
+    if state:
+        _restore(learner, state)
+        watch, spent = Watch(**state["watch"]), state["seconds"]
+    began = time.monotonic() - spent
+    cause = _drive(attempt, config, learner, policy, watch, began)
+    seconds = time.monotonic() - began
+    record = journal.read(attempt.trial.journal)
+    metrics = _metrics(record, learner, watch.seen, seconds) if not cause else {"seconds": seconds}
+    if not cause and learner.data.test is not None:
+        metrics["final/test_accuracy"] = evaluate(learner, learner.data.test).accuracy
+    if config["save_model"]:
+        checkpoint.save(attempt.trial.path / "model.pt", learner.model.state_dict())
+    warnings = off_plan(record, policy, momentum, len(record.series(journal.LR)[0]) if cause else policy.total_steps)
+    return {
+        "status": "diverged" if cause else "finished",
+        "cause": cause,
+        "metrics": metrics,
+        "steps": watch.seen,
+        "steps_per_epoch": resolved["steps_per_epoch"],
+        "warnings": warnings,
+    }
+
+
+def _drive(
+    attempt: Attempt, config: Config, learner: Learner, policy: Policy, watch: Watch, began: float
+) -> str | None:
+    """Take every step that is left; returns why the training diverged, if it did."""
+    recorder = Recorder(attempt.book)
+    points = evaluation_points(policy.total_steps, watch.steps_per_epoch, config["evaluations_per_epoch"])
+    interval, saved = 60 * config["checkpoint_minutes"], time.monotonic()
+    for step in steps(learner, policy, watch.seen):
+        done = step.index + 1
+        leaving = attempt.stopped()
+        due = recorder.add(step)
+        saving = (leaving or time.monotonic() - saved >= interval) and done < policy.total_steps
+        if not (due or saving or done in points or done % watch.steps_per_epoch == 0):
+            continue
+        if cause := recorder.flush(watch):
+            return cause
+        if done in points:
+            seen = evaluate(learner, learner.data.val)
+            attempt.book.append(step.index, {journal.VAL_LOSS: [seen.loss], journal.VAL_ACCURACY: [seen.accuracy]})
+        if saving:
+            save(attempt, learner, watch, time.monotonic() - began)
+            saved = time.monotonic()
+        if saving and leaving:
+            raise Stopped(f"saved at step {done} of {policy.total_steps}")
+    return None
+
+
+def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> None:
+    """Make the journal and then a checkpoint at this step durable, unless a later attempt has begun."""
+    attempt.book.sync()
+    attempt.trial.check_current(attempt.number)
+    state = {
+        "step": watch.seen,
+        "watch": asdict(watch),
+        "seconds": seconds,
+        "model": learner.model.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if learner.data.train.images.device.type == "cuda" else [],
+    }
+    checkpoint.save(attempt.trial.checkpoint, state)
+    attempt.book.saved(watch.seen)
+
+
+def _restore(learner: Learner, state: State) -> None:
+    learner.model.load_state_dict(state["model"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"].cpu())
+    if state["random_cuda"]:
+        torch.cuda.set_rng_state_all([random.cpu() for random in state["random_cuda"]])
+
+
+def evaluation_points(total_steps: int, steps_per_epoch: int, per_epoch: int) -> set[int]:
+    """The numbers of steps after which the net is evaluated: evenly spread, the end of each epoch among them."""
+    count = total_steps // steps_per_epoch * per_epoch
+    return {max(1, round(i * steps_per_epoch / per_epoch)) for i in range(1, count + 1)}
+
+
+def off_plan(record: journal.Record, policy: Policy, momentum: float | None, count: int) -> list[str]:
+    """A warning for the first of `count` steps whose recorded rate or momentum is not the policy's."""
+    plan = [policy(step) for step in range(count)]
+    planned = {journal.LR: [hyper.lr for hyper in plan]}
+    if momentum is not None:
+        planned[journal.MOMENTUM] = [momentum if hyper.momentum is None else hyper.momentum for hyper in plan]
+    for name, values in planned.items():
+        taken, recorded = record.series(name)
+        if taken != list(range(count)):
+            return [f"{name} was not recorded at each of {count} steps"]
+        for step, (asked, was) in enumerate(zip(values, recorded, strict=True)):
+            if asked != was:
+                return [f"{name} at step {step} was {was}, where the policy plans {asked}"]
+    return []
+
+
+def _metrics(record: journal.Record, learner: Learner, count: int, seconds: float) -> dict[str, float]:
+    accuracies = record.series(journal.VAL_ACCURACY)[1]
+    return {
+        "final/val_accuracy": accuracies[-1],
+        "best/val_accuracy": max(accuracies),
+        "seconds": seconds,
+        "images_per_second": count * learner.batch_size / seconds,
+    }

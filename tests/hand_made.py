@@ -1,0 +1,97 @@
+"""Sweeps and trials made by hand: folders as a sweep leaves them, without a training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
+
+Points = Mapping[int, float]
+
+
+def sweep(tmp_path: Path, *entries: Entry) -> Sweep:
+    """A recorded sweep of these trials."""
+    made = Sweep(
+        id="5weeb1d0",
+        runs_dir=tmp_path / "runs",
+        command=("policy=constant,onecycle", "-m"),
+        cwd=str(tmp_path),
+        created=0.0,
+        git_commit=None,
+        tracking_uri="sqlite:///mlflow.db",
+        experiment="onecycle_sweeps",
+        single=False,
+        trials=entries,
+    )
+    made.save()
+    return made
+
+
+def entry(signature: str, policy: str, seed: int, target: float | None = None, **varies: str) -> Entry:
+    """A training of a sweep whose rate comes from the range test `range`."""
+    return Entry(signature, TRAIN, {"policy": policy, **varies, "seed": str(seed)}, "range", target)
+
+
+def range_test_entry(**varies: str) -> Entry:
+    return Entry("range", RANGE_TEST, varies)
+
+
+def training(
+    folder: TrialFolder,
+    *,
+    status: str = "finished",
+    cause: str | None = None,
+    accuracy: Points | None = None,
+    loss: Points | None = None,
+    lr: Sequence[float] = (0.1, 0.2, 0.3, 0.2, 0.1),
+    momentum: Sequence[float] | None = (0.95, 0.9, 0.85, 0.9, 0.95),
+    max_lr: float = 0.3,
+    **result: Any,
+) -> None:
+    """A trial's folder: evaluations by step, and a result that agrees with them unless `status` is not an end."""
+    accuracy, loss = accuracy or {}, loss or {}
+    folder.create({"task": "train", "seed": 0, "policy": {"_target_": "onecycle_sweeps.policies.OneCycle"}})
+    folder.write("resolved", {"max_lr": max_lr, "max_lr_from": "range_test:range", "total_steps": len(lr)})
+    book = Journal(folder.journal, folder.attempts() + 1, 0)
+    columns = {"schedule/lr": lr, "train/loss": [1.0] * len(lr)}
+    book.append(0, columns | ({"schedule/momentum": momentum} if momentum else {}))
+    for name, points in (("val/accuracy", accuracy), ("val/loss", loss)):
+        for step, value in points.items():
+            book.append(step, {name: [value]})
+    if status in ("finished", "diverged"):
+        metrics: dict[str, float] = {"seconds": 1.0}
+        if status == "finished":
+            final = list(accuracy.values())[-1]
+            metrics |= {"final/val_accuracy": final, "best/val_accuracy": max(accuracy.values())}
+        metrics |= result.pop("metrics", {})
+        folder.write("result", {"status": status, "cause": cause, "metrics": metrics, "steps": len(lr)} | result)
+        book.end(status, cause)
+    if status == "failed":
+        folder.write("failure", {"cause": cause, "attempt": 1, "time": 0.0})
+        book.end(status, cause)
+    if status == "stopped":
+        book.end(status, cause)
+
+
+def range_test(
+    folder: TrialFolder,
+    *runs: Sequence[tuple[float, float, float]],
+    mode: str = "exp",
+    suggestions: Mapping[str, float] | None = None,
+) -> None:
+    """A range test's folder from the (lr, loss, smoothed loss) of each step, one list per seed."""
+    start, end = runs[0][0][0] if runs else 1e-5, max((point[0] for run in runs for point in run), default=10.0)
+    config = {"mode": mode, "start_lr": start, "end_lr": end, "steps": 100, "seeds": list(range(len(runs)))}
+    folder.create({"task": "range_test", "range_test": config})
+    book = Journal(folder.journal, 1, 0)
+    step = 0
+    for run in runs:
+        lrs, losses, smoothed = ([point[i] for point in run] for i in range(3))
+        book.append(step, {"schedule/lr": lrs, "train/loss": losses, "range/loss_smoothed": smoothed})
+        step += len(run)
+    if suggestions is not None:
+        metrics = {f"suggestion/{rule}": rate for rule, rate in suggestions.items()} | {"seconds": 1.0}
+        folder.write("result", {"status": "finished", "cause": None, "metrics": metrics, "steps": step})
+    book.end("finished" if suggestions is not None else "failed")

@@ -1,0 +1,114 @@
+"""The rules of the house: who stands on which floor, and who may import what."""
+
+import graphlib
+import sys
+from collections.abc import Callable, Iterator
+
+from imports import House
+
+# Imports run downwards only, or stay within one package.
+FLOORS = (
+    ("onecycle_sweeps", "policies", "dataset", "models", "journal", "checkpoint", "provenance", "folder", "checks"),
+    ("scheduler", "data", "settings", "state"),
+    ("training",),
+    ("range_test",),
+    ("trial", "plan"),
+    ("sweep",),
+    ("tracking", "report"),
+    ("launch",),
+    ("cli", "hydra_plugins"),
+    ("__main__",),
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+
+# Only conf/ names these, by _target_.
+IMPORTED_BY_NOBODY = ("models", "data")
+
+WITH_HYDRA = ("__main__", "cli", "hydra_plugins", "plan", "sweep", "trial", "settings")
+HOMES = {"mlflow": ("tracking",), "submitit": ("launch.slurm",), "hydra": WITH_HYDRA, "omegaconf": WITH_HYDRA}
+
+# The submitting side starts without torch. Plan asks torch for its devices only where a config names one.
+TORCH = ("torch", "torchvision")
+TORCH_FREE = ("__main__", "cli", "policies", "journal", "plan", "sweep", "tracking", "report", "hydra_plugins")
+TORCH_ON_DEMAND = ("plan",)
+
+SAYS_NOTHING = {"util", "utils", "common", "helper", "helpers", "manager", "handler", "base", "core"}
+
+
+def place(module: str) -> str:
+    """The name under which a module stands on its floor."""
+    first, *rest = module.split(".")
+    return rest[0] if first == "onecycle_sweeps" and rest else first
+
+
+def every_module_stands_on_a_floor(house: House) -> Iterator[str]:
+    for module in sorted(house.files):
+        if place(module) not in FLOOR:
+            yield f"{module} stands on no floor: give {place(module)} one in FLOORS"
+
+
+def imports_run_downwards(house: House) -> Iterator[str]:
+    for found in house.within:
+        below, above = place(found.target), place(found.importer)
+        if below not in ("onecycle_sweeps", above) and FLOOR.get(below, -1) >= FLOOR.get(above, len(FLOORS)):
+            yield f"{found.importer} imports {found.target}, which does not stand below it"
+
+
+def nobody_imports_what_conf_names(house: House) -> Iterator[str]:
+    for found in house.within:
+        if place(found.target) in IMPORTED_BY_NOBODY and place(found.importer) != place(found.target):
+            yield f"{found.importer} imports {found.target}, which only conf/ may name"
+
+
+def a_library_stays_in_its_home(house: House) -> Iterator[str]:
+    for found in house.imports:
+        homes = HOMES.get(found.target.split(".")[0])
+        name = found.importer.removeprefix("onecycle_sweeps.")
+        if homes is not None and name not in homes and place(found.importer) not in homes:
+            yield f"{found.importer} imports {found.target}, which only {', '.join(homes)} may"
+
+
+def the_submitting_side_starts_without_torch(house: House) -> Iterator[str]:
+    for module in sorted(name for name in house.files if place(name) in TORCH_FREE):
+        for loaded in sorted(house.loaded_with(module)):
+            if loaded.split(".")[0] in TORCH:
+                yield f"{module} loads {loaded}"
+        for found in house.imports:
+            called = found.importer == module and found.when == "call" and found.target.split(".")[0] in TORCH
+            if called and place(module) not in TORCH_ON_DEMAND:
+                yield f"{module} imports {found.target} in a call"
+
+
+def the_plugin_loads_hydra_alone(house: House) -> Iterator[str]:
+    allowed = {"hydra", "omegaconf", *sys.stdlib_module_names}
+    for found in house.imports:
+        if place(found.importer) != "hydra_plugins" or found.when != "load":
+            continue
+        if found.target.split(".")[0] not in allowed and place(found.target) != "hydra_plugins":
+            yield f"{found.importer} loads {found.target}: every Hydra program would"
+
+
+def no_import_is_circular(house: House) -> Iterator[str]:
+    graph = {name: {found.target for found in house.within if found.importer == name} for name in house.files}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield " <- ".join(error.args[1])
+
+
+def every_name_says_something(house: House) -> Iterator[str]:
+    for module, path in sorted(house.files.items()):
+        if SAYS_NOTHING & {word for part in path.with_suffix("").parts for word in part.split("_")}:
+            yield f"{module} has a name that does not say what it is for"
+
+
+RULES: tuple[Callable[[House], Iterator[str]], ...] = (
+    every_module_stands_on_a_floor,
+    imports_run_downwards,
+    nobody_imports_what_conf_names,
+    a_library_stays_in_its_home,
+    the_submitting_side_starts_without_torch,
+    the_plugin_loads_hydra_alone,
+    no_import_is_circular,
+    every_name_says_something,
+)

@@ -1,0 +1,72 @@
+"""The imports of every module of ours, read without running any."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+OURS = ("onecycle_sweeps", "hydra_plugins")
+When = Literal["load", "call", "typing"]
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: `when` tells whether it runs as the module loads, in a call, or only for the type checker."""
+
+    importer: str
+    target: str
+    when: When
+
+
+class House:
+    """The modules of a checkout and their imports; raises SyntaxError for one that does not parse."""
+
+    def __init__(self, root: Path) -> None:
+        files = [path.relative_to(root) for name in OURS for path in (root / name).rglob("*.py")]
+        self.files = {_dotted(path): path for path in files}
+        self.imports = [
+            Import(name, target, when)
+            for name, path in self.files.items()
+            for target, when in self._read(path, ast.parse((root / path).read_text()), "load")
+        ]
+
+    def _read(self, path: Path, node: ast.AST, when: When) -> Iterator[tuple[str, When]]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, when
+        elif isinstance(node, ast.ImportFrom):
+            package = path.parent.parts[: len(path.parent.parts) + 1 - node.level] if node.level else ()
+            module = ".".join((*package, *filter(None, [node.module])))
+            for alias in node.names:
+                whole = f"{module}.{alias.name}"
+                yield (whole if whole in self.files else module), when
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            yield from (found for child in node.body for found in self._read(path, child, "typing"))
+            yield from (found for child in node.orelse for found in self._read(path, child, when))
+        else:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and when == "load":
+                when = "call"
+            yield from (found for child in ast.iter_child_nodes(node) for found in self._read(path, child, when))
+
+    @cached_property
+    def within(self) -> list[Import]:
+        """The imports from one module of ours to another."""
+        return [found for found in self.imports if found.target.split(".")[0] in OURS]
+
+    def loaded_with(self, module: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+        """All modules that loading `module` loads: those it imports, theirs, and the packages that hold them."""
+        if module in seen:
+            return seen
+        seen |= {module}
+        above = [module.rpartition(".")[0]] if "." in module and module.split(".")[0] in OURS else []
+        imported = [found.target for found in self.imports if found.importer == module and found.when == "load"]
+        for target in above + imported:
+            seen = self.loaded_with(target, seen)
+        return seen
+
+
+def _dotted(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

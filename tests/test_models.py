@@ -1,0 +1,189 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from hydra.utils import instantiate
+from torch import nn
+
+from onecycle_sweeps.dataset import batches, evaluation_batches, load, prepare
+from onecycle_sweeps.models.lenet import LeNet
+from onecycle_sweeps.models.resnet import Block, ResNet
+from onecycle_sweeps.models.simple_cnn import SimpleCNN
+
+YAMLS = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Nets this small only lose by a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def build(name: str, in_channels: int, num_classes: int = 10) -> nn.Module:
+    node = yaml.safe_load((YAMLS[0].parent / f"{name}.yaml").read_text())
+    return instantiate(node, in_channels=in_channels, num_classes=num_classes, _convert_="all")
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "in_channels", "num_classes", "expected"),
+    [
+        # 3x3 convolutions, batch norm's two numbers a channel, the linear layer.
+        ("simple_cnn", 1, 10, 9 * (16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64) + 64 * 10 + 10),
+        ("simple_cnn", 1, 10, 24_058),
+        ("simple_cnn_fastai", 3, 2, (27 * 16 + 16) + (144 * 16 + 16) + (144 * 2 + 2)),
+        ("lenet", 1, 10, 431_080),  # as Caffe's
+        ("resnet20", 3, 10, 269_722),  # 0.27M in He et al., table 6
+        ("resnet56", 3, 10, 853_018),  # 0.85M
+    ],
+)
+def test_parameters_are_as_many_as_published(name, in_channels, num_classes, expected):
+    assert parameters(build(name, in_channels, num_classes)) == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [path.stem for path in YAMLS])
+def test_every_model_yaml_trains_on_a_cpu(name, precision):
+    torch.manual_seed(0)
+    model = build(name, in_channels=3).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 28, 28).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        scores = model(images)
+        loss = F.cross_entropy(scores, torch.arange(4))
+    loss.backward()
+    assert scores.shape == (4, 10)
+    assert scores.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    for parameter in model.parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all()
+    assert next(model.parameters()).grad.abs().sum() > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 32), (33, 47), (64, 64)], ids=str)
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_fastai", "lenet", "resnet20"])
+def test_any_image_size_gives_one_score_per_class(name, in_channels, size):
+    assert build(name, in_channels, 7)(torch.randn(2, in_channels, *size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["simple_cnn", "lenet", "resnet20"])
+def test_scores_do_not_depend_on_the_memory_format(name):
+    torch.manual_seed(0)
+    model, images = build(name, 3), torch.randn(4, 3, 32, 32)
+    plain = model(images)
+    cl = model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(cl, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_fastais_net_is_fastais():
+    """The layers of simple_cnn((3,16,16,2)) in fastai 1.0.61, written out in torch."""
+    ours = SimpleCNN(3, 2, channels=(16, 16), bn=False, head="conv")
+    convolutions = [nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in ((3, 16), (16, 16), (16, 2))]
+    layers = [layer for convolution in convolutions for layer in (convolution, nn.ReLU())]
+    theirs = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    images = torch.randn(5, 3, 28, 28)
+    torch.testing.assert_close(ours(images), theirs(images))
+    for convolution in theirs[:6:2]:
+        assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+        assert not convolution.bias.any()
+        assert convolution.weight.std().item() == pytest.approx((2 / convolution.weight[0].numel()) ** 0.5, rel=0.2)
+
+
+def test_a_convolution_that_gives_the_scores_has_no_batch_norm():
+    model = SimpleCNN(1, 10, channels=(16, 32), head="conv")
+    assert [m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)] == [16, 32]
+
+
+def test_lenet_is_caffes_at_28x28():
+    """lenet_train_test.prototxt, written out in torch: ReLU after the hidden layer alone."""
+    ours = LeNet(1, 10)
+    pool, relu = nn.MaxPool2d(2), nn.ReLU()
+    convolutions = [nn.Conv2d(1, 20, 5), pool, nn.Conv2d(20, 50, 5), pool]
+    theirs = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(800, 500), relu, nn.Linear(500, 10))
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    images = torch.randn(5, 1, 28, 28)
+    torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_lenet_averages_larger_images_as_adaptive_pooling_does_where_4_divides():
+    from onecycle_sweeps.models import lenet
+
+    maps = torch.randn(2, 3, 8, 16)
+    torch.testing.assert_close(lenet._to_4x4(maps), F.adaptive_avg_pool2d(maps, 4))
+    for size in range(4, 30):
+        assert lenet._to_4x4(torch.randn(1, 1, size, 4)).shape == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize("depth", [8, 14, 20, 110])
+def test_a_resnet_has_as_many_weighted_layers_as_its_depth(depth):
+    layers = [m for m in ResNet(3, 10, depth).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+
+
+def test_a_resnet_block_that_shrinks_passes_every_second_pixel_and_pads_channels():
+    block = Block(2, 4)
+    nn.init.zeros_(block.norm2.weight)
+    x = torch.rand(1, 2, 5, 5)
+    out = block(x)
+    assert out.shape == (1, 4, 3, 3)
+    torch.testing.assert_close(out[:, 1:3], x[:, :, ::2, ::2])
+    assert not out[:, [0, 3]].any()
+
+
+def test_a_resnet_block_is_that_of_the_paper():
+    """Figure 2 and section 3.4 of He et al. 2015: ReLU between the two layers and after the sum, norm before ReLU."""
+    block = Block(4, 4)
+    x = torch.randn(8, 4, 6, 6)
+    first = F.conv2d(x, block.conv1.weight, padding=1)
+    middle = F.batch_norm(first, None, None, training=True).clamp(min=0)
+    last = F.batch_norm(F.conv2d(middle, block.conv2.weight, padding=1), None, None, training=True)
+    torch.testing.assert_close(block(x), (last + x).clamp(min=0))
+
+
+@pytest.mark.parametrize("depth", [2, 18, 21, 52, "20", True])
+def test_a_resnet_of_another_depth_is_refused(depth):
+    with pytest.raises(ValueError, match=r"depth must be 6n\+2 .*got " + repr(depth)):
+        ResNet(3, 10, depth)
+
+
+def test_a_simple_cnn_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"channels must name .*got \[\]"):
+        SimpleCNN(1, 10, channels=())
+    with pytest.raises(ValueError, match=r"channels must name .*got \[16, 0\]"):
+        SimpleCNN(1, 10, channels=(16, 0))
+    with pytest.raises(ValueError, match="head must be linear or conv, got 'mlp'"):
+        SimpleCNN(1, 10, head="mlp")
+
+
+def test_fastais_net_learns_threes_from_sevens(real_data, tmp_path):
+    if not (real_data / "MNIST" / "raw").is_dir():
+        pytest.skip(f"no MNIST/raw in {real_data}")
+    from onecycle_sweeps.data import idx
+
+    facts = prepare(
+        lambda: idx.load(str(real_data), "MNIST"), tmp_path / "cache", val_fraction=0, split_seed=0, classes=[3, 7]
+    )
+    data = load(tmp_path / "cache", facts, "cpu")
+    torch.manual_seed(0)
+    model = build("simple_cnn_fastai", 1, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    stream = batches(data.train, 32, seed=0)
+    for _ in range(8 * (facts.train // 32)):
+        images, labels = next(stream)
+        optimizer.zero_grad()
+        F.cross_entropy(model(data.normalise(images)), labels).backward()
+        optimizer.step()
+    right = sum(
+        int((model(data.normalise(images)).argmax(1) == labels).sum())
+        for images, labels in evaluation_batches(data.val, 512)
+    )
+    assert right / facts.val > 0.97
