@@ -48,7 +48,7 @@ class Planner:
         """The trial that a request asks for; raises ConfigError with one line that names key, bound and value."""
         try:
             return self._plan(request)
-        except (ValueError, TypeError, FileNotFoundError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise ConfigError(" ".join(str(error).split())) from error
 
     def _plan(self, request: Request) -> Trial:

@@ -29,9 +29,11 @@ def sweep(tmp_path: Path, *entries: Entry) -> Sweep:
     return made
 
 
-def entry(signature: str, policy: str, seed: int, target: float | None = None, **varies: str) -> Entry:
+def entry(
+    signature: str, policy: str, seed: int, varies: Mapping[str, str] | None = None, *, target: float | None = None
+) -> Entry:
     """A training of a sweep whose rate comes from the range test `range`."""
-    return Entry(signature, TRAIN, {"policy": policy, **varies, "seed": str(seed)}, "range", target)
+    return Entry(signature, TRAIN, {"policy": policy, **(varies or {}), "seed": str(seed)}, "range", target)
 
 
 def range_test_entry(**varies: str) -> Entry:
@@ -95,3 +97,27 @@ def range_test(
         metrics = {f"suggestion/{rule}": rate for rule, rate in suggestions.items()} | {"seconds": 1.0}
         folder.write("result", {"status": "finished", "cause": None, "metrics": metrics, "steps": step})
     book.end("finished" if suggestions is not None else "failed")
+
+
+def mixed(tmp_path: Path) -> Sweep:
+    """onecycle: three seeds finished; clr: finished, diverged, failed; step: one finished; wsd: waiting, lost."""
+    entries = [
+        range_test_entry(),
+        *(entry(f"clr{seed}", "clr", seed, target=0.9) for seed in range(3)),
+        *(entry(f"one{seed}", "onecycle", seed, target=0.9) for seed in range(3)),
+        entry("step0", "step", 0, target=0.9),
+        *(entry(f"wsd{seed}", "wsd", seed, target=0.9) for seed in range(2)),
+    ]
+    made = sweep(tmp_path, *entries)
+    range_test(made.trial("range"), [(0.1, 2.0, 2.0), (1.0, 1.0, 1.5)], suggestions={"max_lr": 0.3})
+    finals, losses = (0.90, 0.92, 0.94), (0.3, 0.2, 0.1)
+    for seed, (final, loss) in enumerate(zip(finals, losses, strict=True)):
+        points = {1: 0.5, 3: 0.95 if seed == 1 else 0.6, 4: final}
+        metrics = {"seconds": 10.0 + seed, "final/test_accuracy": final - 0.1}
+        training(made.trial(f"one{seed}"), accuracy=points, loss={1: 2.0, 4: loss}, metrics=metrics)
+    training(made.trial("clr0"), accuracy={1: 0.5, 4: 0.93}, loss={4: 0.2})
+    training(made.trial("clr1"), status="diverged", cause="the loss is nan at step 2", accuracy={1: 0.95})
+    training(made.trial("clr2"), status="failed", cause="the disk is full", accuracy={1: 0.95})
+    training(made.trial("step0"), accuracy={1: 0.4, 4: 0.8}, loss={4: 0.6}, warnings=["schedule/lr is off"])
+    training(made.trial("wsd1"), status="killed")
+    return made

@@ -57,9 +57,9 @@ def test_one_lucky_loss_amid_divergence_does_not_put_it_off() -> None:
 
 
 def test_the_noise_after_divergence_does_not_hide_the_descent_before_it() -> None:
-    wild = losses()[:40] + [0.7] * 15 + np.random.default_rng(0).uniform(5, 50, 45).tolist()
-    assert onset(LRS, wild) == LRS[55]
-    assert verdict(LRS, wild) == LRS[54] / 10
+    wild = [2.3] * 25 + [0.7] * 15 + np.random.default_rng(0).uniform(5, 50, 60).tolist()
+    assert onset(LRS, wild) == LRS[40]
+    assert verdict(LRS, wild) == LRS[39] / 10
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

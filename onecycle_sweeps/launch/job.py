@@ -30,9 +30,15 @@ class Outcome:
 
 def execute(folder: TrialFolder, stopped: Callable[[], bool]) -> Outcome:
     """Run a trial and draw its pictures; whatever happens to it is in the outcome."""
+    outcome = _run(folder, stopped)
+    if outcome.status not in (BUSY, STOPPED):
+        _draw(folder)
+    return outcome
+
+
+def _run(folder: TrialFolder, stopped: Callable[[], bool]) -> Outcome:
     try:
         result = trial.run(folder, stopped)
-        _draw(folder, result["kind"])
         return Outcome(result["status"], result["cause"])
     except Busy as reason:
         return Outcome(BUSY, str(reason))
@@ -44,13 +50,13 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool]) -> Outcome:
         return Outcome(FAILED, cause_of(error))
 
 
-def _draw(folder: TrialFolder, kind: str) -> None:
-    """Draw the trial's pictures unless they are there; a picture that fails costs no result."""
+def _draw(folder: TrialFolder) -> None:
+    """Draw what the trial recorded, also of one that failed; a picture that fails costs no result."""
     try:
-        if kind == "range_test" and not (folder.path / "range_test.png").exists():
+        if folder.config()["task"] == "range_test":
             report.write_range_test_csv(folder)
             report.draw_range_test(folder)
-        elif kind == "train" and not (folder.path / "lr_momentum.png").exists():
+        else:
             report.draw_trajectory(folder)
     except Exception:
         log.exception("the pictures of %s could not be drawn", folder.path)

@@ -1,25 +1,16 @@
 """The comparison of a sweep's policies over their seeds, as plain data."""
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onecycle_sweeps.report.outcomes import Outcome, read
+from onecycle_sweeps.report.spread import Spread, spread
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, LOST
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 
 Group = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The mean of `count` values and their sample standard deviation (n - 1), None for a single value."""
-
-    mean: float
-    std: float | None
-    count: int
 
 
 @dataclass(frozen=True)
@@ -105,15 +96,6 @@ def by_group(outcomes: Iterable[Outcome]) -> dict[Group, list[Outcome]]:
 def group_name(group: Group) -> str:
     """A group's name: its policy, then every other key with its value."""
     return " ".join(value if key == "policy" else f"{key}={value}" for key, value in group)
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and sample standard deviation; None without values, not a number where a value is not finite."""
-    if not values:
-        return None
-    if not all(map(math.isfinite, values)):
-        return Spread(math.nan, None, len(values))
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def _row(group: Group, members: Sequence[Outcome]) -> Row:

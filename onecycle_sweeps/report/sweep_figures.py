@@ -27,7 +27,7 @@ def draw_sweep(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[
     """
     outcomes = read(sweep) if outcomes is None else outcomes
     members = by_group(outcomes)
-    styles = _styles(compare(sweep, outcomes), list(members))
+    styles = styles_of(compare(sweep, outcomes), list(members))
     ranked = {group: members[group] for group in styles}
     return [
         *_draw_trajectories(ranked, styles, sweep.report / "trajectories.png"),
@@ -36,7 +36,7 @@ def draw_sweep(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[
     ]
 
 
-def _styles(comparison: Comparison, appeared: Sequence[Group]) -> dict[Group, canvas.Style]:
+def styles_of(comparison: Comparison, appeared: Sequence[Group]) -> dict[Group, canvas.Style]:
     """A style per group, best group first; colours go by first appearance, so that they stay as results come in."""
     ranked = [row.group for row in comparison.rows]
     styles = canvas.styles(len(ranked))

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onecycle_sweeps.report.comparison import Comparison, RangeTest, Row, Spread
+from onecycle_sweeps.report.comparison import Comparison, RangeTest, Row
+from onecycle_sweeps.report.spread import Spread
 from onecycle_sweeps.state import FINISHED
 
 Cells = tuple[list[str], list[list[str]]]

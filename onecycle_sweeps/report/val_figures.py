@@ -135,6 +135,7 @@ def _draw_ends(
     end.set_ylim(len(shown) - 0.4, -0.6)
     end.set_yticks(range(len(shown)), [_row_name(group, members) for group, members in shown.items()], fontsize=9)
     end.tick_params(axis="y", length=0)
+    end.locator_params(axis="x", nbins=5)
     for row, (group, members) in enumerate(shown.items()):
         style = styles[group]
         end.get_yticklabels()[row].set_color(style.colour if style.highlighted else "#606060")

@@ -1,0 +1,167 @@
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hand_made
+from hand_made import entry, range_test_entry, training
+from onecycle_sweeps import report
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.report import canvas, sweep_figures
+from onecycle_sweeps.report.comparison import compare
+from onecycle_sweeps.sweep import Sweep
+
+SUGGESTIONS = {"minimum": 0.2, "steepest": 0.1, "valley": 0.01, "slide": 0.1, "max_lr": 0.2}
+FALLING = [(10 ** (i / 20 - 4), 2.3 - i / 60 + (i % 3) / 20, 2.3 - i / 60) for i in range(100)]
+
+
+def size(path: Path | None) -> tuple[int, int]:
+    """Width and height of a PNG, which must be whole and hold more than an empty frame."""
+    assert path is not None
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n" and data[-8:-4] == b"IEND" and len(data) > 5000
+    return struct.unpack(">II", data[16:24])
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """Two policies x two seeds, one of which diverged."""
+    entries = [entry(f"{policy}{seed}", policy, seed) for policy in ("onecycle", "clr") for seed in (0, 1)]
+    made = hand_made.sweep(tmp_path, range_test_entry(), *entries)
+    for one in entries[:3]:
+        training(made.trial(one.signature), accuracy={1: 0.5, 4: 0.9}, loss={1: 2.0, 4: 0.1})
+    training(made.trial("clr1"), status="diverged", cause="the loss is nan", accuracy={1: 0.3}, loss={1: math.inf})
+    return made
+
+
+def test_a_trajectory_is_drawn_in_the_trials_folder(sweep: Sweep) -> None:
+    trial = sweep.trial("onecycle0")
+    path = report.draw_trajectory(trial)
+    assert path == trial.path / "lr_momentum.png"
+    width, height = size(path)
+    assert width > 2 * height
+
+
+@pytest.mark.parametrize("momentum", [None, (0.9,) * 5], ids=["none", "constant"])
+def test_a_trajectory_needs_no_cycled_momentum(tmp_path: Path, momentum: tuple[float, ...] | None) -> None:
+    trial = TrialFolder(tmp_path / "trial")
+    training(trial, accuracy={4: 0.9}, momentum=momentum)
+    path = report.draw_trajectory(trial)
+    assert size(path) == (900, 320)
+
+
+def test_a_trial_without_a_step_has_no_trajectory(tmp_path: Path) -> None:
+    trial = TrialFolder(tmp_path / "trial")
+    trial.create({"task": "train"})
+    assert report.draw_trajectory(trial) is None
+    assert not list(trial.path.glob("*.png"))
+
+
+@pytest.mark.parametrize("mode", ["exp", "linear"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_range_test_is_drawn_with_its_suggestions(tmp_path: Path, mode: str, seeds: int) -> None:
+    trial = TrialFolder(tmp_path / "range")
+    hand_made.range_test(trial, *[FALLING] * seeds, mode=mode, suggestions=SUGGESTIONS)
+    path = report.draw_range_test(trial)
+    assert path == trial.path / "range_test.png"
+    assert size(path) == (750, 480)
+
+
+@pytest.mark.parametrize(
+    "end", [(5.0, math.nan, math.nan), (5.0, math.inf, math.inf), (5.0, 1e300, 1e299)], ids=["nan", "inf", "huge"]
+)
+def test_a_range_test_that_blew_up_is_drawn_without_a_verdict(tmp_path: Path, end: tuple[float, ...]) -> None:
+    trial = TrialFolder(tmp_path / "range")
+    hand_made.range_test(trial, [*FALLING, (end[0], end[1], end[2])])
+    assert size(report.draw_range_test(trial)) == (750, 480)
+
+
+def test_a_range_test_of_one_lost_step_is_drawn(tmp_path: Path) -> None:
+    trial = TrialFolder(tmp_path / "range")
+    hand_made.range_test(trial, [(0.1, math.nan, math.nan)], mode="linear")
+    assert report.draw_range_test(trial).exists()
+
+
+def test_a_range_test_without_a_step_is_refused(tmp_path: Path) -> None:
+    trial = TrialFolder(tmp_path / "range")
+    hand_made.range_test(trial)
+    with pytest.raises(ValueError, match="has no range test to draw"):
+        report.draw_range_test(trial)
+
+
+def test_no_line_of_a_mark_crosses_a_label_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = TrialFolder(tmp_path / "range")
+    hand_made.range_test(trial, FALLING, suggestions=SUGGESTIONS | {"slide": 3.0})
+    kept: list[canvas.Axes] = []
+    monkeypatch.setattr(canvas, "save", lambda axes, path, dpi: kept.append(axes))
+    report.draw_range_test(trial)
+    figure = canvas.figure_of(kept[0])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in kept[0].texts]
+    assert len(boxes) == len(SUGGESTIONS)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    marks = [line for line in kept[0].lines if np.size(line.get_xdata()) == 2]
+    assert len(marks) == len(SUGGESTIONS)
+    assert not any(line.get_window_extent().overlaps(box) for line in marks for box in boxes)
+
+
+def test_a_report_has_the_csv_and_the_figures_in_the_sweeps_folder(sweep: Sweep) -> None:
+    files = report.write(sweep)
+    names = ["trials.csv", "trajectories.png", "val_accuracy.png", "val_loss.png"]
+    assert files == [sweep.report / name for name in names]
+    assert [size(path)[0] for path in files[1:]] == [1500, 1650, 1650]
+    assert sorted(path.name for path in sweep.report.iterdir()) == sorted(names)
+
+
+def test_a_report_can_be_written_again_over_the_earlier_one(sweep: Sweep) -> None:
+    earlier = {path: path.read_bytes() for path in report.write(sweep)}
+    assert {path: path.read_bytes() for path in report.write(sweep)} == earlier
+
+
+def test_a_sweep_that_has_not_begun_has_no_figures(tmp_path: Path) -> None:
+    sweep = hand_made.sweep(tmp_path, range_test_entry(), entry("a", "step", 0))
+    assert report.draw_sweep(sweep) == []
+    assert [path.name for path in report.write(sweep)] == ["trials.csv"]
+
+
+def test_a_sweep_in_which_all_diverged_is_drawn(tmp_path: Path) -> None:
+    sweep = hand_made.sweep(tmp_path, *(entry(f"a{seed}", "step", seed) for seed in range(2)))
+    training(sweep.trial("a0"), status="diverged", cause="nan", accuracy={1: math.nan}, loss={1: math.nan})
+    training(sweep.trial("a1"), status="diverged", cause="nan")
+    assert len(report.draw_sweep(sweep)) == 3
+
+
+def test_a_trial_under_way_is_drawn_as_far_as_it_has_come(tmp_path: Path) -> None:
+    sweep = hand_made.sweep(tmp_path, *(entry(f"a{seed}", "step", seed) for seed in range(2)))
+    training(sweep.trial("a0"), status="stopped", accuracy={1: 0.5, 3: 0.6}, loss={1: 1.0, 3: 0.9})
+    training(sweep.trial("a1"), status="stopped", accuracy={1: 0.6}, loss={1: 1.0})
+    assert len(report.draw_sweep(sweep)) == 3
+
+
+def test_names_that_look_like_mathematics_are_drawn_as_text(tmp_path: Path) -> None:
+    sweep = hand_made.sweep(tmp_path, entry("a", "step", 0, {"data.root": r"$\frac{$"}))
+    training(sweep.trial("a"), accuracy={4: 0.9}, loss={4: 0.1})
+    assert len(report.draw_sweep(sweep)) == 3
+
+
+def test_a_group_keeps_its_colour_when_the_ranking_changes(tmp_path: Path) -> None:
+    sweep = hand_made.sweep(tmp_path, entry("a", "step", 0), entry("b", "clr", 0))
+    training(sweep.trial("b"), accuracy={4: 0.8})
+    before = sweep_figures.styles_of(compare(sweep), [e.group for e in sweep.trials])
+    training(sweep.trial("a"), accuracy={4: 0.9})
+    after = sweep_figures.styles_of(compare(sweep), [e.group for e in sweep.trials])
+    assert list(before) == list(reversed(after)) and before == after
+
+
+def test_of_many_groups_the_best_are_in_colours_of_their_own(tmp_path: Path) -> None:
+    entries = [entry(f"a{i}", "step", 0, {"epochs": str(i)}) for i in range(1, 31)]
+    sweep = hand_made.sweep(tmp_path, *entries)
+    for i, one in enumerate(entries):
+        training(sweep.trial(one.signature), accuracy={4: i / 100})
+    styles = sweep_figures.styles_of(compare(sweep), [e.group for e in entries])
+    coloured = [group for group, style in styles.items() if style.highlighted]
+    assert coloured == [one.group for one in entries[: -len(coloured) - 1 : -1]]
+    assert len({styles[group].colour for group in coloured}) == len(coloured) == len(canvas.COLOURS)
+    assert {style.colour for style in styles.values() if not style.highlighted} == {canvas.GREY}
