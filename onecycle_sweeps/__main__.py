@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 
 from onecycle_sweeps import cli
 
+INTERRUPTED = 130
+
 
 @hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="config")
 def one_trial(config: DictConfig) -> None:
@@ -19,18 +21,27 @@ def one_trial(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run the program; the exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was asked."""
+    """Run the program.
+
+    The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was asked, 130 after Ctrl-C.
+    """
     # Code of the user's that a config names lies in the folder that the command is typed in.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     first = sys.argv[1] if len(sys.argv) > 1 else ""
-    if cli.is_verb(first):
-        sys.exit(cli.main(sys.argv[1:]))
-    one_trial()
-    if "onecycle_sweeps.launch.commands" in sys.modules:
-        from onecycle_sweeps.launch import commands
+    try:
+        sys.exit(cli.main(sys.argv[1:]) if cli.is_verb(first) else _command())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
-        sys.exit(commands.conclude_sweep())
+
+def _command() -> int:
+    one_trial()
+    if "onecycle_sweeps.launch.commands" not in sys.modules:
+        return 0
+    from onecycle_sweeps.launch import commands
+
+    return commands.conclude_sweep()
 
 
 if __name__ == "__main__":

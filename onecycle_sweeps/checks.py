@@ -53,15 +53,30 @@ def seeds(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(map(whole(0), value)) and len(set(value)) == len(value)
 
 
+def class_numbers(value: Any) -> bool:
+    """A list of whole numbers."""
+    return isinstance(value, list) and all(map(whole(0), value))
+
+
 def none(value: Any) -> bool:
     """No value."""
     return value is None
 
 
+def text(value: Any) -> bool:
+    """A text that says something."""
+    return isinstance(value, str) and value.strip() != ""
+
+
 Check = Callable[[Any], bool]
 POSITIVE = number(0, above=True)
 MOMENTUM = number(0, 1, below=True)
+TARGET = (text, "the dotted name of a class or function")
 CHECKS: dict[str, tuple[Check, str]] = {
+    "model._target_": TARGET,
+    "data._target_": TARGET,
+    "policy._target_": TARGET,
+    "optimizer._target_": TARGET,
     "task": (one_of("train", "range_test"), "train or range_test"),
     "epochs": (whole(1), "a whole number of at least 1"),
     "batch_size": (whole(1), "a whole number of at least 1"),
@@ -82,6 +97,7 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "range_test.seeds": (seeds, "a list of whole numbers, each once, such as [0,1,2]"),
     "data.val_fraction": (number(0, 1, below=True), "a number in [0, 1)"),
     "data.split_seed": (whole(0), "a whole number of at least 0"),
+    "data.classes": (either(none, class_numbers), "null or a list of class numbers such as [3,7]"),
     "label_smoothing": (number(0, 1, below=True), "a number in [0, 1)"),
     "clip_norm": (either(none, POSITIVE), "a number above 0 or null"),
     "precision": (one_of("auto", "fp32", "bf16"), "auto, fp32 or bf16"),
@@ -92,8 +108,15 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "rerun": (switch, "true or false"),
     "checkpoint_minutes": (POSITIVE, "a number above 0"),
     "target_accuracy": (either(none, number(0, 1, above=True)), "a number in (0, 1] or null"),
+    "runs_dir": (text, "the path of a folder"),
+    "tracking.uri": (text, "a URI such as sqlite:///mlflow.db"),
+    "tracking.experiment": (text, "a name"),
 }
-
+# Not every policy and optimizer has these.
+OPTIONAL = (
+    *("policy.base_momentum", "policy.max_momentum"),
+    *("optimizer.momentum", "optimizer.beta2", "optimizer.weight_decay"),
+)
 
 LAUNCHER = {
     "workers": (either(whole(1), one_of("auto")), "a whole number of at least 1 or auto"),
@@ -114,8 +137,11 @@ def check(config: dict[str, Any]) -> None:
         node: Any = config
         *parents, leaf = key.split(".")
         for parent in parents:
-            node = node.get(parent) or {}
-        if leaf in node and not accepts(node[leaf]):
+            node = found if isinstance(found := node.get(parent), dict) else {}
+        if leaf not in node:
+            if key not in OPTIONAL:
+                raise ConfigError(f"{key} is missing, it must be {what}")
+        elif not accepts(node[leaf]):
             raise ConfigError(f"{key} must be {what}, got {node[leaf]!r}")
     test = config["range_test"]
     if test["start_lr"] >= test["end_lr"]:

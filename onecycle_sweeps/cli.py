@@ -1,8 +1,10 @@
 """The verbs: what a user does with sweeps that were started before."""
 
 import os
+import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -12,11 +14,13 @@ from rich.console import Console
 from onecycle_sweeps import report, sweep, tracking
 from onecycle_sweeps.launch import conclusion
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.tracking.interface import PORT
 
 HERE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package.
 CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
 MISTAKE = 2
+LAST_PORT = 65536
 
 
 def is_verb(first: str) -> bool:
@@ -35,12 +39,20 @@ def main(argv: list[str]) -> int:
     names = [argument for argument in rest if is_verb(argument)]
     if len(names) > 1:
         return _mistake(f"{verb} takes one sweep, got {len(names)}: {' '.join(names)}")
+    overrides = [argument for argument in rest if argument not in names]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", [argument for argument in rest if argument not in names])
+            config = compose("config", overrides)
+        uri = tracking.absolute_uri(config.tracking.uri, Path.cwd())
         if verb == "ui" and not names:
-            return open_ui(tracking.absolute_uri(config.tracking.uri, Path.cwd()))
-        return VERBS[verb](sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None))
+            return open_ui(uri)
+        which = sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None)
+        typed = {override.partition("=")[0] for override in overrides}
+        if "tracking.uri" in typed:
+            which = replace(which, tracking_uri=uri)
+        if "tracking.experiment" in typed:
+            which = replace(which, experiment=config.tracking.experiment)
+        return VERBS[verb](which)
     except (LookupError, ValueError, FileNotFoundError, HydraException, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
 
@@ -61,7 +73,7 @@ def write_report(which: Sweep) -> int:
 
 def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
-    if undelivered := conclusion.deliver(which):
+    if undelivered := tracking.deliver(which, report.write(which), report.markdown(report.compare(which))):
         return _mistake(undelivered)
     conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
     return 0
@@ -75,13 +87,25 @@ def resume(which: Sweep) -> int:
 
 def ui(which: Sweep) -> int:
     """MLflow's own UI on the sweep's store, or on that of tracking.uri, on this machine alone; ends with Ctrl-C."""
-    return open_ui(which.tracking_uri)
+    return open_ui(which.tracking_uri, which)
 
 
-def open_ui(uri: str) -> int:
-    """Become the UI's server."""
-    command = tracking.ui_command(uri)
+def open_ui(uri: str, which: Sweep | None = None) -> int:
+    """Become the UI's server, on the first free port."""
+    port = next(port for port in range(PORT, LAST_PORT) if _is_free(port))
+    command = tracking.ui_command(uri, port)
+    conclusion.say(f"MLflow: {tracking.overlay_link(which, port) if which else f'http://127.0.0.1:{port}'}")
     os.execvpe(command[0], command, tracking.ui_environment(uri))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 VERBS: dict[str, Callable[[Sweep], int]] = {

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -15,6 +15,9 @@ ATTEMPTS_LEAVE = (
     *("journal", "result.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt", "log.txt"),
     *("lr_momentum.png", "range_test.png", "range_test.csv"),
 )
+
+
+LOOK_SECONDS = 0.2
 
 
 class Busy(Exception):
@@ -97,26 +100,27 @@ class TrialFolder:
         write_json(self.path / f"{name}.json", data)
 
     def remove(self, name: str) -> None:
-        """Remove a file of the folder if it is there."""
-        (self.path / name).unlink(missing_ok=True)
+        """Remove a file of the folder if it is there, and what killed writers left of it."""
+        for path in (self.path / name, *self.path.glob(f".{name}.*")):
+            path.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the trial; raises Busy when another process holds it. The lock ends with its process."""
         with (self.path / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(f"another process works on {self.path}") from None
+            # Whoever looks whether the trial is at work holds the lock for an instant.
+            deadline = time.monotonic() + LOOK_SECONDS
+            while not _try_lock(file, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise Busy(f"another process works on {self.path}")
+                time.sleep(LOOK_SECONDS / 10)
             yield
 
     def is_locked(self) -> bool:
         """Whether a process works on the trial at this moment."""
         try:
-            with self.lock():
-                return False
-        except Busy:
-            return True
+            with (self.path / "lock").open("r") as file:
+                return not _try_lock(file, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
 
@@ -128,6 +132,14 @@ class TrialFolder:
         """Raise Superseded if there is a later attempt than this one."""
         if (newest := self.attempts()) > attempt:
             raise Superseded(f"attempt {newest} has taken over from attempt {attempt} in {self.path}")
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -68,7 +68,7 @@ class Record:
 
     def covers(self, name: str, stop: int) -> bool:
         """Whether the metric has a value at each step below `stop`."""
-        return self.series(name)[0] == list(range(stop))
+        return [step for step in self.series(name)[0] if step < stop] == list(range(stop))
 
 
 class Journal:

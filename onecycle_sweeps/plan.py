@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
+
 from onecycle_sweeps import checks, dataset, settings
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.settings import Config
@@ -48,7 +50,7 @@ class Planner:
         """The trial that a request asks for; raises ConfigError with one line that names key, bound and value."""
         try:
             return self._plan(request)
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, ImportError, HydraException) as error:
             raise ConfigError(" ".join(str(error).split())) from error
 
     def _plan(self, request: Request) -> Trial:

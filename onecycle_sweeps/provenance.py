@@ -1,5 +1,6 @@
 """What made a result: versions, the git commit, and a hash of the code that a config names."""
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -60,7 +61,9 @@ def _hash(target: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
+@functools.cache
 def _version(top: str) -> str:
+    """The distribution that a top-level package comes with; asked once, since all installed files are looked through."""
     for distribution in importlib.metadata.packages_distributions().get(top, []):
         return f"{distribution} {importlib.metadata.version(distribution)}"
     return "unknown version"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,13 +30,13 @@ def build(node: Config, **offered: Any) -> Any:
     """Call a config node's `_target_` with the node's keys, and with those of `offered` that it has a parameter for."""
     parameters = inspect.signature(get_object(node["_target_"])).parameters
     taken = {name: value for name, value in offered.items() if name in parameters}
-    return instantiate(node, **taken, _convert_="all")
+    return _call(node, **taken)
 
 
 def loader(config: Config) -> Callable[[], Source]:
     """The call that reads the raw data set."""
     node = {key: value for key, value in config["data"].items() if key not in (*SPLIT_KEYS, "files")}
-    return partial(instantiate, node, _convert_="all")
+    return partial(_call, node)
 
 
 def split(config: Config) -> dict[str, Any]:
@@ -59,3 +60,12 @@ def max_lr(config: Config) -> float | None:
 def range_test(config: Config) -> Config:
     """The config of the range test that finds a trial's rate: the same for all trials that differ in policy or seed."""
     return {key: value for key, value in config.items() if key not in NOT_OF_A_RANGE_TEST} | {"task": "range_test"}
+
+
+def _call(node: Config, **taken: Any) -> Any:
+    """Call a node's `_target_`; what that raises comes as it is, where Hydra would wrap it in words of its own."""
+    try:
+        return instantiate(node, **taken, _convert_="all")
+    except InstantiationException as error:
+        reason = error.__cause__ or error
+    raise reason

@@ -49,6 +49,8 @@ def state(trial: TrialFolder) -> State:
     attempts = journal.read(trial.journal).attempts
     if not attempts or attempts[-1].end == STOPPED:
         return State(WAITING)
+    if attempts[-1].end == FAILED:
+        return State(FAILED, attempts[-1].cause)
     return State(LOST, f"attempt {attempts[-1].number} on {attempts[-1].host} left no result and no reason")
 
 

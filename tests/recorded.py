@@ -3,9 +3,10 @@
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from onecycle_sweeps.folder import TrialFolder
@@ -32,10 +33,9 @@ def shared_store(tmp_path: Path) -> str:
 
 def sweep(folder: Path, *entries: Entry, uri: str | None = None, **rest: Any) -> Sweep:
     """A recorded sweep; its experiment bears the name of the folder."""
-    fields = {"id": "5weeb1d0", "experiment": folder.name, "single": False} | rest
+    fields = {"id": "5weeb1d0", "experiment": folder.name, "single": False, "command": ("policy=onecycle",)} | rest
     made = Sweep(
         runs_dir=folder / "runs",
-        command=("policy=onecycle", "-m"),
         cwd=str(folder),
         created=1_700_000_000.0,
         git_commit="c0ffee-dirty",
@@ -56,9 +56,10 @@ def attempt(
     end: str | None = None,
     shift: float = 0.0,
     losses: Sequence[float] = (),
+    config: Mapping[str, Any] = MappingProxyType({"max_lr": "auto"}),
 ) -> None:
     """One more attempt over steps [start, stop), evaluated at its last step; `shift` makes other values of them."""
-    trial.create({"task": "train", "max_lr": "auto", "policy": {"max_lr": "auto"}})
+    trial.create(dict(config))
     if trial.resolved() is None:
         trial.write("resolved", {"max_lr": 0.8, "max_lr_from": "range_test:r", "total_steps": 100})
     book = Journal(trial.journal, trial.attempts() + 1, start)

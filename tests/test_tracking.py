@@ -16,8 +16,6 @@ from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.values import BATCH, batches
 from recorded import attempt, finish, stored, sweep, training, whole_store, written
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
 
 @pytest.fixture
 def made(tmp_path: Path) -> Sweep:
@@ -130,6 +128,16 @@ def test_a_trial_that_was_trained_anew_has_a_run_with_the_points_of_its_last_res
     finish(trial)
     tracking.ship(made)
     assert stored(made, "a") == written(trial, 2)
+
+
+def test_a_trial_that_was_put_aside_has_a_run_with_the_points_of_its_next_attempt(made: Sweep):
+    trial = made.trial("a")
+    attempt(trial, 0, 50, saved=50, end="stopped")
+    tracking.ship(made)
+    trial.put_aside()
+    attempt(trial, 0, 70, saved=70, end="stopped", shift=0.25)
+    tracking.ship(made)
+    assert stored(made, "a") == written(trial, 1)
 
 
 def test_a_store_that_was_removed_is_filled_again(made: Sweep, tmp_path: Path):

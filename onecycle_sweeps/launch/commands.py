@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -24,11 +24,13 @@ def one_trial(config: Any, hydra: Any) -> None:
         if typed := [o for o in hydra.overrides.hydra if o.startswith(("hydra/launcher", "hydra.launcher"))]:
             raise ConfigError(f"{typed[0]} needs a sweep: add -m")
         request = Request(settings.plain(config), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
+        checks.check(request.config)
         session = Session(request.config, single=True)
         with _interruptible(session):
             session.launch([request], here.run)
-    if status := conclusion.conclude(session):
-        sys.exit(status)
+            status = conclusion.conclude(session)
+        if status:
+            sys.exit(status)
 
 
 def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
@@ -48,25 +50,32 @@ def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequentia
 
 def conclude_sweep() -> int:
     """End the sweep that this process launched, if it launched one; returns the exit status."""
-    return conclusion.conclude(_sessions.pop()) if _sessions else 0
+    if not _sessions:
+        return 0
+    session = _sessions.pop()
+    with _ending_in_a_line(), _interruptible(session):
+        return conclusion.conclude(session)
 
 
 @contextmanager
 def _ending_in_a_line() -> Iterator[None]:
-    """Turn a mistake of the user's, or a worker that cannot start, into one line and an exit status."""
+    """Turn a mistake of the user's, a worker that cannot start, or a disk that is full, into one line and a status."""
     try:
         yield
     except ConfigError as error:
         conclusion.complain(f"onecycle_sweeps: {error}")
         sys.exit(MISTAKE)
-    except local.WorkerLost as error:
+    except (local.WorkerLost, OSError) as error:
         conclusion.complain(f"onecycle_sweeps: {error}")
         sys.exit(conclusion.FAILURE)
 
 
 @contextmanager
 def _interruptible(session: Session) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM the trials at work have saved by now: ship what there is, say how to go on, and leave."""
+    """On Ctrl-C or SIGTERM the trials at work have saved by now: ship what there is, say how to go on, and leave.
+
+    A second Ctrl-C leaves the shipping to `sync`.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -75,7 +84,8 @@ def _interruptible(session: Session) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        session.close()
+        with suppress(KeyboardInterrupt):
+            session.close()
         conclusion.say_how_to_continue(session.sweep)
         sys.exit(INTERRUPTED)
     finally:

@@ -14,15 +14,15 @@ PROGRAM = "python -m onecycle_sweeps"
 
 
 def conclude(session: Session) -> int:
-    """Write, publish and print the comparison; returns the exit status, non-zero if a trial failed."""
-    session.close()
+    """Write, publish and print the comparison; returns the exit status, non-zero if a trial has no result."""
     sweep = session.sweep
     comparison = report.compare(sweep)
     say()
     report.show(comparison, Console(highlight=False))
     if line := _other_code(sweep):
         say(line)
-    undelivered = deliver(sweep)
+    undelivered = session.deliver(report.write(sweep), report.markdown(comparison))
+    session.close()
     say(f"report: {sweep.report}; later: {PROGRAM} report {sweep.id}{_place(sweep)}")
     if undelivered:
         say(f"not all of it is in MLflow: {undelivered}; later: {PROGRAM} sync {sweep.id}{_place(sweep)}")
@@ -30,18 +30,7 @@ def conclude(session: Session) -> int:
         say(f"MLflow: {tracking.overlay_link(sweep)}")
     else:
         say(f"MLflow: {PROGRAM} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
-    return FAILURE if comparison.failures else 0
-
-
-def deliver(sweep: Sweep) -> str | None:
-    """Write the report and bring MLflow up to date with everything; returns why that failed, if it did."""
-    files = report.write(sweep)
-    try:
-        backlog = tracking.ship(sweep)
-        tracking.publish_report(sweep, files, report.markdown(report.compare(sweep)))
-    except tracking.StoreUnreachable as error:
-        return str(error)
-    return f"{backlog.runs} runs with {backlog.points} points wait" if backlog else None
+    return 0 if all(sweep.trial(entry.signature).result() for entry in sweep.trials) else FAILURE
 
 
 def say(line: str = "") -> None:

@@ -21,8 +21,8 @@ PLAIN_SECONDS = 30.0
 class Display:
     """Shows which trials run and how far they are; each trial that ends leaves one line."""
 
-    def __init__(self, sweep: Sweep, todo: int) -> None:
-        self.sweep, self.todo = sweep, todo
+    def __init__(self, sweep: Sweep, todo: int, reused: int = 0) -> None:
+        self.sweep, self.todo, self.reused = sweep, todo, reused
         self.running: dict[str, Entry] = {}
         self.ended: Counter[str] = Counter()
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
@@ -31,6 +31,9 @@ class Display:
         self._shown = time.monotonic()
 
     def __enter__(self) -> Self:
+        if self.reused:
+            found = f"{self.reused} of {len(self.sweep.trials)} results"
+            self.console.print(Text(f"{found} were there already and are reused: rerun=true makes them again"))
         if self._live:
             self._live.start()
         return self

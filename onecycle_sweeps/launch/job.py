@@ -13,11 +13,11 @@ from pathlib import Path
 
 from onecycle_sweeps import report, trial
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
+from onecycle_sweeps.launch.worker import LEFT, READY
 from onecycle_sweeps.trial.running import cause_of
 
 log = logging.getLogger("onecycle_sweeps")
 BUSY, STOPPED, FAILED = "busy", "stopped", "failed"
-READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ def _run(folder: TrialFolder, stopped: Callable[[], bool]) -> Outcome:
         return Outcome(FAILED, str(error))
     except OSError as error:
         return Outcome(FAILED, cause_of(error))
+    except SystemExit as error:
+        return Outcome(FAILED, f"its code left the process by sys.exit({error.code!r})")
 
 
 def _draw(folder: TrialFolder) -> None:
@@ -65,14 +67,17 @@ def _draw(folder: TrialFolder) -> None:
 def serve() -> None:
     """Execute the trials whose folders come on standard input, a line each; answer each by a line of JSON.
 
-    The end of standard input, as when the launching process dies, asks the trial at work to save and leave.
+    The end of standard input, as when the launching process dies, asks the trial at work to save and leave; so does
+    SIGTERM, after which the exit status is LEFT.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     stopping = threading.Event()
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def leave(*_: object) -> None:
+    status = 0
+
+    def leave() -> None:
         stopping.set()
         orders.put(None)
 
@@ -81,7 +86,12 @@ def serve() -> None:
             orders.put(line.rstrip("\n"))
         leave()
 
-    signal.signal(signal.SIGTERM, leave)
+    def terminate(*_: object) -> None:
+        nonlocal status
+        status = LEFT
+        leave()
+
+    signal.signal(signal.SIGTERM, terminate)
     threading.Thread(target=listen, daemon=True).start()
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -93,6 +103,7 @@ def serve() -> None:
             print(json.dumps(asdict(execute(folder, stopping.is_set))), file=answers)
     except BrokenPipeError:
         pass
+    sys.exit(status)
 
 
 def _send_output_to(path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -37,7 +38,8 @@ def cpu_quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) ->
 def gpus() -> list[str]:
     """The GPUs that CUDA would show this process, as values for CUDA_VISIBLE_DEVICES."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu for gpu in visible.split(",") if gpu and gpu != "-1"]
+        listed = takewhile(lambda gpu: gpu != "-1", map(str.strip, visible.split(",")))
+        return [gpu for gpu in listed if gpu]
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)

@@ -45,15 +45,16 @@ class Queue:
             self._not_before[entry.signature] = time.monotonic() + RETRY_SECONDS
             return None
         if status == FAILED:
-            self._failed[entry.signature] = cause or "no cause given"
+            return self.fail(entry, cause or "no cause given")
         return Event(entry, status, cause)
 
     def fail(self, entry: Entry, cause: str) -> Event:
-        """Record in its folder that a trial failed without a word of its own."""
+        """Remember that a trial failed, and record it in its folder if it did so without a word of its own."""
         trial = self.sweep.trial(entry.signature)
         self._failed[entry.signature] = cause
         with suppress(OSError):
-            trial.write("failure", {"cause": cause, "attempt": trial.attempts(), "time": time.time()})
+            if (trial.failure() or {}).get("cause") != cause:
+                trial.write("failure", {"cause": cause, "attempt": trial.attempts(), "time": time.time()})
         return Event(entry, FAILED, cause)
 
     def orphans(self) -> Iterator[Event]:

@@ -51,21 +51,28 @@ class Session:
         """
         asked = [self.planner.plan(request) for request in requests]
         self.trials += asked
-        todo = self._record(asked)
-        with Display(self.sweep, len(todo)) as display:
-            self._shipper = self._shipper or self._open.enter_context(tracking.Shipper(lambda: self.sweep))
+        todo, reused = self._record(asked)
+        with Display(self.sweep, len(todo), reused) as display:
+            self._shipper = self._shipper or self._open.enter_context(tracking.Shipper(self.sweep.folder))
             with closing(run(self.sweep, todo)) as events:
                 for event in events:
                     display.show(event.entry, event.status, event.cause)
         return [objective(self.sweep.trial(trial.signature)) for trial in asked]
 
-    def close(self) -> tracking.Shipper | None:
-        """Let the tracker take in what is left; returns the shipper, which knows what it could not deliver."""
-        self._open.close()
-        return self._shipper
+    def deliver(self, files: Sequence[Path], description: str) -> str | None:
+        """Bring MLflow up to date, the report's files with it; returns why that failed, if it did."""
+        assert self._shipper
+        return self._shipper.deliver(files, description)
 
-    def _record(self, asked: Sequence[Trial]) -> list[Entry]:
-        """Make the trials' folders and write sweep.json; returns the entries that are still to be run."""
+    def close(self) -> None:
+        """Let the tracker take in what is left, for a bounded time."""
+        self._open.close()
+
+    def _record(self, asked: Sequence[Trial]) -> tuple[list[Entry], int]:
+        """Make the trials' folders and write sweep.json.
+
+        Returns the entries that are still to be run, and how many results were there before the command.
+        """
         wanted = {t.signature: t for trial in asked for t in (trial.range_test, trial) if t}
         known = {entry.signature: entry for entry in self.sweep.trials}
         for signature, trial in wanted.items():
@@ -81,7 +88,8 @@ class Session:
         identity = self.sweep.id if self._sequential else sweep.identity(e.signature for e in entries)
         self.sweep = replace(self.sweep, id=identity, trials=entries)
         self.sweep.save()
-        return [e for e in entries if e.signature in wanted and e.signature not in done]
+        todo = [e for e in entries if e.signature in wanted and e.signature not in done]
+        return todo, sum(e.reused for e in entries if e.signature not in known)
 
 
 def objective(trial: TrialFolder) -> float:

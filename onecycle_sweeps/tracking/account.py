@@ -54,13 +54,23 @@ class Account:
 
     @property
     def is_worth_a_run(self) -> bool:
-        """Whether there is something to show: before its rate is fixed a trial has neither params nor a name."""
+        """Whether there is something to show: before its rate is fixed a trial has no name."""
         return bool(self.resolved) or self.standing.status in state.ENDED
 
     @property
     def name(self) -> str:
         """The run's name, which is its legend in a chart."""
         return self.entry.name(self.resolved.get("max_lr"))
+
+    @property
+    def first(self) -> float:
+        """When the trial's first attempt began, in seconds; 0 where no journal tells."""
+        return self.record.attempts[0].time if self.record.attempts else 0.0
+
+    @property
+    def finished(self) -> float | None:
+        """The time of the trial's result, in seconds; None before it."""
+        return self.result["finished"] if self.result else None
 
     @property
     def began(self) -> int:
@@ -127,9 +137,8 @@ class Account:
 def standing(folder: TrialFolder) -> Standing:
     """How a trial stands at this moment."""
     now = state.state(folder)
-    saved = folder.checkpoint.stat().st_mtime if folder.checkpoint.exists() else None
-    milestone = folder.result() or folder.failure() or {}
-    return Standing(now.status, now.cause, folder.attempts(), milestone.get("finished", milestone.get("time", saved)))
+    milestone = folder.result() or folder.failure() or {"time": _modified(folder.checkpoint)}
+    return Standing(now.status, now.cause, folder.attempts(), milestone.get("finished", milestone.get("time")))
 
 
 def account(sweep: Sweep, entry: Entry, now: Standing) -> Account:
@@ -137,3 +146,10 @@ def account(sweep: Sweep, entry: Entry, now: Standing) -> Account:
     folder = sweep.trial(entry.signature)
     result = folder.result() if now.status in (state.FINISHED, state.DIVERGED) else None
     return Account(entry, folder, now, journal.read(folder.journal), folder.resolved() or {}, result)
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None

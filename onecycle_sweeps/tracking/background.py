@@ -1,62 +1,98 @@
-"""Ships beside the training: a thread that never stops or fails its caller."""
+"""Ships beside the training: a process of its own, since a tracker in the trainer's would take time from its steps."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Self
 
-from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.tracking.shipping import Backlog, backlog, ship
-from onecycle_sweeps.tracking.store import StoreUnreachable
+from onecycle_sweeps import sweep
+from onecycle_sweeps.tracking.shipping import deliver, ship
+from onecycle_sweeps.tracking.store import never
 
 
 class Shipper:
-    """Ships a sweep that may grow, every `interval` seconds; leaving it makes a last pass of at most `grace` seconds.
+    """Ships the sweep of a folder, which may grow, every `interval` seconds, from when it is entered until it is left.
 
-    `error` is why the last pass failed, None if it did not.
+    Leaving it makes a last pass of at most `grace` seconds; it neither fails nor stops its caller.
     """
 
-    def __init__(self, sweep: Callable[[], Sweep | None], *, interval: float = 3.0, grace: float = 60.0) -> None:
-        self.error: Exception | None = None
-        self._sweep, self._interval, self._grace = sweep, interval, grace
-        self._leaving = threading.Event()
-        self._deadline = float("inf")
-        self._refused: tuple[str, ...] = ()
-        self._thread = threading.Thread(target=self._work, name="shipper", daemon=True)
+    def __init__(self, folder: Path, *, interval: float = 3.0, grace: float = 60.0) -> None:
+        self._folder, self._interval, self._grace = folder, interval, grace
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        command = [sys.executable, "-m", __name__, str(self._folder), str(self._interval), str(self._grace)]
+        with (self._folder / "shipper.log").open("a") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-        self._deadline = time.monotonic() + self._grace
-        self._leaving.set()
-        self._thread.join(self._grace)
-        if self._thread.is_alive():
-            self.error = StoreUnreachable(f"the MLflow store did not take all that was left within {self._grace:g} s")
+    def deliver(self, files: Sequence[Path], description: str) -> str | None:
+        """Bring the store up to date, the report's files and description with it; returns why that failed, if so."""
+        assert self._process.stdin and self._process.stdout
+        order = {"files": [str(file) for file in files], "description": description}
+        with suppress(BrokenPipeError):
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+        if answer := self._process.stdout.readline():
+            return json.loads(answer)["undelivered"]
+        return f"the shipping process ended with status {self._process.wait()}: {self._folder / 'shipper.log'}"
 
-    @property
-    def backlog(self) -> Backlog:
-        """What the store lacks at this moment."""
-        sweep = self._sweep()
-        return backlog(sweep, self._refused) if sweep else Backlog(0, 0)
-
-    def _work(self) -> None:
-        last = False
-        while not last:
-            last = self._leaving.is_set()
-            self._pass()
-            last = last or (self.error is not None and self._leaving.is_set())
-            self._leaving.wait(0 if last else self._interval)
-
-    def _pass(self) -> None:
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin and self._process.stdout
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
-            if sweep := self._sweep():
-                self._refused = ship(sweep, expired=lambda: time.monotonic() > self._deadline).refused
-            self.error = None
-        except Exception as error:  # whatever it is, training goes on, and `sync` does the rest
-            self.error = error
+            self._process.wait(self._grace)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._process.stdout.close()
+
+
+def work(folder: Path, interval: float, grace: float) -> None:
+    """Ship until standard input ends, as it also does when the launching process dies; each line is a delivery."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    orders: SimpleQueue[str] = SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            orders.put(line)
+        orders.put("")
+
+    threading.Thread(target=listen, daemon=True).start()
+    delivered = False
+    while True:
+        try:
+            order = json.loads(orders.get(timeout=interval) or "null")
+        except Empty:
+            _pass(folder)
+            continue
+        if order is None:
+            break
+        undelivered = deliver(sweep.load(folder), [Path(file) for file in order["files"]], order["description"])
+        delivered = undelivered is None
+        with suppress(BrokenPipeError):
+            print(json.dumps({"undelivered": undelivered}), file=answers)
+    if not delivered:
+        _pass(folder, time.monotonic() + grace)
+
+
+def _pass(folder: Path, deadline: float | None = None) -> None:
+    """Ship what there is; whatever goes wrong stands in the log, and the next pass or `sync` does it again."""
+    try:
+        ship(sweep.load(folder), expired=(lambda: time.monotonic() > deadline) if deadline else never)
+    except Exception as error:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {error}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))

@@ -12,10 +12,11 @@ from onecycle_sweeps.folder import read_json, write_json
 class Shipped:
     """A trial's run: the first step that the store may lack, and how the trial stood when all of it had arrived.
 
-    `finished` is the time of the result that arrived, None before one has.
+    `first` is the time of the trial's first attempt, `finished` that of the result that arrived, None before one has.
     """
 
     run_id: str
+    first: float
     next: int = 0
     finished: float | None = None
     standing: list[Any] | None = None

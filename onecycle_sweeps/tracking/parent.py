@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Standing
-from onecycle_sweeps.tracking.values import as_tags, milliseconds
+from onecycle_sweeps.tracking.values import TAG_LENGTH, as_tags, milliseconds, shortened
 
 
 def ended(standings: Sequence[Standing]) -> int:
@@ -37,7 +37,7 @@ def description(sweep: Sweep) -> str:
     """What stands on a sweep's page until its report does."""
     kinds = [entry.kind for entry in sweep.trials]
     counted = ", ".join(f"{kinds.count(kind)} x {kind.replace('_', ' ')}" for kind in dict.fromkeys(kinds))
-    return f"{counted}\n\n```\n{' '.join(sweep.command)}\n```"
+    return shortened(f"{counted}\n\n```\n{' '.join(sweep.command)}\n```", TAG_LENGTH)
 
 
 def _user() -> str | None:

@@ -55,7 +55,7 @@ class Runs:
             shipped.next = batch[-1].step + 1
             self.ledger.save()
         self._conclude(run, account)
-        shipped.finished = account.result["finished"] if account.result else None
+        shipped.finished = account.finished
         shipped.standing = list(astuple(account.standing))
         self.ledger.save()
 
@@ -87,16 +87,16 @@ class Runs:
         return experiment.experiment_id
 
     def _shipped(self, account: Account) -> Shipped:
-        """The trial's run in the ledger; one trained anew since its result arrived gets another in place of the old."""
+        """The trial's run in the ledger; a trial that has been begun anew gets another in place of the old."""
         signature = account.entry.signature
         shipped = self.ledger.runs.get(signature)
-        if shipped and shipped.finished and (not account.result or account.result["finished"] != shipped.finished):
+        if shipped and (shipped.first != account.first or shipped.finished not in (None, account.finished)):
             self.client.delete_run(shipped.run_id)
             shipped = None
         if shipped is None:
             nesting = {"mlflow.parentRunId": self.ledger.parent} if self.ledger.parent else {}
             tags = {"kind": account.entry.kind, "signature": signature} | nesting
-            shipped = Shipped(self._run(account.name, account.began, tags))
+            shipped = Shipped(self._run(account.name, account.began, tags), account.first)
             self.ledger.runs[signature] = shipped
             self.ledger.save()
         return shipped

@@ -11,7 +11,7 @@ from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import Standing, account, standing
 from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.runs import OutOfTime, Runs
-from onecycle_sweeps.tracking.store import address, locked, never, reached
+from onecycle_sweeps.tracking.store import StoreUnreachable, address, locked, never, reached
 from onecycle_sweeps.tracking.values import TAG_LENGTH, shortened
 
 if TYPE_CHECKING:
@@ -50,6 +50,18 @@ def ship(sweep: Sweep, *, only: Collection[str] | None = None, expired: Callable
         except OutOfTime:
             pass
     return backlog(sweep, refused)
+
+
+def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None:
+    """Bring the sweep's store up to date, its report with it; returns in one line why that failed, if it did."""
+    try:
+        left = ship(sweep)
+        publish_report(sweep, files, description)
+    except StoreUnreachable as error:
+        return str(error)
+    if left.refused:
+        return f"the store refused {len(left.refused)} runs, such as {left.refused[0]}"
+    return f"{left.runs} runs with {left.points} points are left" if left else None
 
 
 def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:

@@ -95,10 +95,21 @@ def reached(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowCl
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.with_name(f"{file.name}.lock"), expired):
+            _make_database(uri, file)
             yield _client(uri)
     except _store_errors() as error:
         line = " ".join(redacted(str(error)).split()) or type(error).__name__
         raise StoreUnreachable(f"the MLflow store {address(uri)} cannot be used: {line[:LINE_LENGTH]}") from error
+
+
+def _make_database(uri: str, file: Path) -> None:
+    """Make a fresh database aside and put it in place whole: MLflow cannot use one whose making was cut short."""
+    if file.exists() and file.stat().st_size:
+        return
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)
+    _client(f"{uri.partition(':///')[0]}:///{part}").search_experiments(max_results=1)
+    os.replace(part, file)
 
 
 def _client(uri: str) -> "MlflowClient":

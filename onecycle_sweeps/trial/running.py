@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from onecycle_sweeps import checkpoint, journal
@@ -14,7 +14,7 @@ from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.trial import range_test, resolve
-from onecycle_sweeps.trial.train import Attempt, State, Stopped, train
+from onecycle_sweeps.trial.train import Attempt, State, Stopped, complete, train
 
 log = logging.getLogger("onecycle_sweeps")
 WAIT_SECONDS = 0.2
@@ -34,7 +34,7 @@ def run(trial: TrialFolder, stopped: Callable[[], bool] = lambda: False) -> dict
         config = trial.config()
         if (result := trial.result()) and trial.done(config):
             return result
-        state = _usable_checkpoint(trial)
+        state = _usable_checkpoint(trial, config)
         number = trial.attempts() + 1
         book = Journal(trial.journal, number, state["step"] if state else 0)
         log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, state["step"] if state else 0)
@@ -73,6 +73,8 @@ def _drive(attempt: Attempt, config: Config, state: State | None) -> dict[str, A
     if resolved is None:
         resolved = resolve.resolve(config, facts, lambda: _rate_found(attempt, config))
         trial.write("resolved", resolved)
+        if resolved["max_lr"] is not None:
+            log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])
     resolve.prepare_torch(config, resolved)
     data = resolve.data(trial, config, facts, resolved)
     if config["task"] == "range_test":
@@ -94,7 +96,7 @@ def _rate_found(attempt: Attempt, config: Config) -> float:
             raise ValueError(f"range test {test.signature}: {error}") from error
 
 
-def _usable_checkpoint(trial: TrialFolder) -> State | None:
+def _usable_checkpoint(trial: TrialFolder, config: Config) -> State | None:
     """The state to continue from, None for a start from step 0: what cannot be used is said in the log."""
     try:
         state = checkpoint.load(trial.checkpoint)
@@ -104,8 +106,8 @@ def _usable_checkpoint(trial: TrialFolder) -> State | None:
     record = journal.read(trial.journal)
     if record.torn:
         log.warning("%d lines of the journal in %s are torn", record.torn, trial.journal)
-    if state and not record.covers(journal.TRAIN_LOSS, state["step"]):
-        log.warning("the journal lacks steps before %d: the trial begins again from step 0", state["step"])
+    if state and not complete(record, state, config["evaluations_per_epoch"]):
+        log.warning("the journal lacks values before step %d: the trial begins again from step 0", state["step"])
         return None
     return state
 
@@ -137,9 +139,12 @@ def cause_of(error: BaseException) -> str:
 def _logging_to(trial: TrialFolder) -> Iterator[None]:
     handler = logging.FileHandler(trial.log, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        # A disk that is full must not hide how the trial ended.
+        with suppress(OSError):
+            handler.close()

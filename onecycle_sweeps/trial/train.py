@@ -49,6 +49,7 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
     began = time.monotonic() - spent
     cause = _drive(attempt, config, learner, policy, watch, began)
     seconds = time.monotonic() - began
+    attempt.trial.check_current(attempt.number)
     record = journal.read(attempt.trial.journal)
     metrics = _metrics(record, learner, watch.seen, seconds) if not cause else {"seconds": seconds}
     if not cause and learner.data.test is not None:
@@ -122,6 +123,15 @@ def evaluation_points(total_steps: int, steps_per_epoch: int, per_epoch: int) ->
     """The numbers of steps after which the net is evaluated: evenly spread, the end of each epoch among them."""
     count = total_steps // steps_per_epoch * per_epoch
     return {max(1, round(i * steps_per_epoch / per_epoch)) for i in range(1, count + 1)}
+
+
+def complete(record: journal.Record, state: State, evaluations_per_epoch: int) -> bool:
+    """Whether a record has all that a checkpoint's state counts on: each step before it, and each evaluation."""
+    step, steps_per_epoch = state["step"], state["watch"]["steps_per_epoch"]
+    begun = (1 + step // steps_per_epoch) * steps_per_epoch
+    points = evaluation_points(begun, steps_per_epoch, evaluations_per_epoch)
+    evaluated = set(record.series(journal.VAL_ACCURACY)[0])
+    return record.covers(journal.TRAIN_LOSS, step) and evaluated >= {point - 1 for point in points if point <= step}
 
 
 def off_plan(record: journal.Record, policy: Policy, momentum: float | None, count: int) -> list[str]:

@@ -1,0 +1,147 @@
+"""The program as its users run it: whole processes, each test's in a folder of its own."""
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import real_trials
+from onecycle_sweeps import journal, sweep
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.plan import Planner
+from onecycle_sweeps.sweep import Entry, Sweep
+
+MODULE = (sys.executable, "-m", "onecycle_sweeps")
+SCRIPT = (str(Path(sys.executable).with_name("onecycle-sweeps")),)
+QUICK = ("policy=constant", "max_lr=0.1", "epochs=1")
+WORKER = "onecycle_sweeps.launch.job"
+TIMEOUT_SECONDS = 300
+NEW_STORE = "import sys; from onecycle_sweeps.tracking.store import reached\nwith reached(sys.argv[1]): pass"
+SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, journal.VAL_LOSS, journal.VAL_ACCURACY)
+
+
+def run(folder: Path, *arguments: str, program: Sequence[str] = MODULE, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command from its start to its end."""
+    command = [*program, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command as a terminal starts it: the head of a process group, to which Ctrl-C is sent."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*MODULE, *arguments], cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+
+
+def with_store(folder: Path) -> Path:
+    """The folder with an empty MLflow store in it: MLflow takes seconds to make one, so a test session makes one."""
+    base = folder.parents[1 if "PYTEST_XDIST_WORKER" in os.environ else 0]
+    made, part = base / "empty-store.db", base / "empty-store.part"
+    with (base / "empty-store.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not made.exists():
+            subprocess.run([sys.executable, "-c", NEW_STORE, f"sqlite:///{part}"], check=True, capture_output=True)
+            part.rename(made)
+    shutil.copy(made, folder / "mlflow.db")
+    return folder
+
+
+def sweep_of(folder: Path, name: str | None = None) -> Sweep:
+    """The latest sweep in a folder, or the one of that name."""
+    return sweep.find(folder / "runs", name)
+
+
+def trials(folder: Path) -> dict[str, TrialFolder]:
+    """The folders of all trials by signature."""
+    return {path.parent.name: TrialFolder(path.parent) for path in folder.glob("runs/*/config.yaml")}
+
+
+def workers(folder: Path) -> list[int]:
+    """The ids of the worker processes that commands in a folder have started."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_worker(path, folder)]
+
+
+def _is_worker(process: Path, folder: Path) -> bool:
+    try:
+        return WORKER in (process / "cmdline").read_text().split("\0") and (process / "cwd").resolve() == folder
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Return once the condition holds; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(0.02)
+
+
+def ask(folder: Path, query: str, *values: Any) -> list[Any]:
+    """The rows that a folder's MLflow store answers with."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        return store.execute(query, values).fetchall()
+
+
+def runs_of(folder: Path, signature: str) -> list[tuple[str, str, str]]:
+    """The id, the MLflow status and the sweep of each active run of a trial."""
+    query = """SELECT run_uuid, status, sweep.value FROM runs JOIN tags AS signed USING (run_uuid)
+        JOIN tags AS sweep USING (run_uuid) WHERE lifecycle_stage = 'active' AND sweep.key = 'sweep'
+        AND signed.key = 'signature' AND signed.value = ?"""
+    return ask(folder, query, signature)
+
+
+def points(folder: Path, run_id: str) -> list[tuple[str, int, float]]:
+    """Each step's values in a run, as often as they are there."""
+    query = "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY key, step"
+    return [row for row in ask(folder, query, run_id) if row[0] in SERIES]
+
+
+def recorded_points(trial: TrialFolder) -> list[tuple[str, int, float]]:
+    """The values that a training's journal has, in the order of `points`."""
+    record = journal.read(trial.journal)
+    return [(name, *row) for name in sorted(SERIES) for row in zip(*record.series(name), strict=True)]
+
+
+def planned(folder: Path, *commands: Sequence[str]) -> tuple[Sweep, list[Entry]]:
+    """A sweep of these trials, with the range tests that they need, and nothing run of it."""
+    planner = Planner(folder / "runs")
+    found = [planner.plan(real_trials.request(folder / "runs", *overrides)) for overrides in commands]
+    made = Sweep(
+        id="5weeb1d0",
+        runs_dir=folder / "runs",
+        command=("-m",),
+        cwd=str(folder),
+        created=time.time(),
+        git_commit=None,
+        tracking_uri=f"sqlite:///{folder}/mlflow.db",
+        experiment="onecycle_sweeps",
+        single=False,
+        trials=sweep.entries(found),
+    )
+    made.save()
+    for trial in (one for each in found for one in (each.range_test, each) if one):
+        made.trial(trial.signature).create(trial.config)
+    return made, list(made.trials)
+
+
+def write(folder: Path, files: Mapping[str, str]) -> Path:
+    """Text files in a folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def lines(text: str) -> Iterator[str]:
+    """The lines that say something."""
+    return (line for line in text.splitlines() if line.strip())

@@ -1,0 +1,70 @@
+"""Real trials for the tests: composed from conf/ as the program does it, planned, and trained in a moment."""
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from onecycle_sweeps import journal
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.plan import Planner, Request, Trial
+from onecycle_sweeps.settings import Config, plain
+
+CONF = Path(__file__).parents[1] / "conf"
+# 5 steps an epoch of the 1,437 digits, at a rate that needs no range test.
+SHORT = ("epochs=2", "batch_size=256", "max_lr=0.1")
+TIMES = ("seconds", "images_per_second")
+
+
+def request(runs_dir: Path, *overrides: str) -> Request:
+    """What the program asks for when these overrides are typed."""
+    config, choices = _composed(overrides)
+    return Request(copy.deepcopy(config) | {"runs_dir": str(runs_dir)}, overrides, choices)
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> tuple[Config, dict[str, str]]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", list(overrides), return_hydra_config=True)
+    with open_dict(composed):
+        choices = dict(composed.pop("hydra").runtime.choices)
+    return plain(composed), choices
+
+
+def planned(runs_dir: Path, *overrides: str) -> Trial:
+    """The trial that these overrides ask for; raises ConfigError where it cannot be done."""
+    return Planner(runs_dir).plan(request(runs_dir, *overrides))
+
+
+def made(runs_dir: Path, *overrides: str) -> TrialFolder:
+    """A trial's folder as a command makes it before anything runs, and that of the range test it needs."""
+    trial = planned(runs_dir, *overrides)
+    for one in (trial.range_test, trial):
+        if one:
+            TrialFolder(runs_dir / one.signature).create(one.config)
+    return TrialFolder(runs_dir / trial.signature)
+
+
+def stop_after(count: int) -> Callable[[], bool]:
+    """Asks an attempt to leave once it has taken `count` steps."""
+    asked = iter(range(1, count + 1))
+    return lambda: next(asked, count) >= count
+
+
+def outcome(trial: TrialFolder) -> dict[str, Any]:
+    """What must not depend on how often a trial was interrupted: weights, every series, and all metrics but times."""
+    record, result = journal.read(trial.journal), trial.result()
+    assert result is not None
+    names = sorted({name for block in record.blocks for name in block.metrics})
+    weights = torch.load(trial.path / "model.pt", weights_only=True)
+    return {
+        "weights": {name: tensor.tolist() for name, tensor in weights.items()},
+        "series": {name: record.series(name) for name in names},
+        "metrics": {name: value for name, value in result["metrics"].items() if name not in TIMES},
+        "ended": {key: result[key] for key in ("status", "cause", "steps", "warnings")},
+    }

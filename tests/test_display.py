@@ -1,0 +1,152 @@
+"""What a sweep shows while it runs."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import recorded
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.launch import display
+from onecycle_sweeps.launch.display import Display, describe
+from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, RUNNING
+from onecycle_sweeps.sweep import Entry, Sweep
+
+ROWS = 50
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Sweep:
+    """A sweep of two trials: `a` has taken 60 of its 100 steps, `b` has finished."""
+    made = recorded.sweep(tmp_path, recorded.training("a", "clr"), recorded.training("b"))
+    recorded.attempt(made.trial("a"), 0, 60)
+    recorded.attempt(made.trial("b"), 0, 100)
+    recorded.finish(made.trial("b"), metrics={"final/val_accuracy": 0.9876, "seconds": 61.5})
+    return made
+
+
+def entries(made: Sweep) -> dict[str, Entry]:
+    return {entry.signature: entry for entry in made.trials}
+
+
+def test_without_a_terminal_each_trial_that_ends_leaves_a_plain_line(made: Sweep, capfd: pytest.CaptureFixture[str]):
+    with Display(made, 2) as shown:
+        shown.show(entries(made)["a"], RUNNING)
+        shown.show(entries(made)["b"], RUNNING)
+        shown.show(entries(made)["b"], FINISHED)
+        shown.show()
+        shown.show(entries(made)["a"], FAILED, "the disk is full")
+    assert capfd.readouterr().err.splitlines() == [
+        "[1/2] onecycle max_lr=0.8 seed=0: finished, val accuracy 98.76%, 61.5 s",
+        "[2/2] clr max_lr=0.8 seed=0: failed, the disk is full",
+    ]
+
+
+def test_without_a_terminal_a_long_trial_says_now_and_then_where_it_is(
+    made: Sweep, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)
+    with Display(made, 2) as shown:
+        shown.show(entries(made)["a"], RUNNING)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"clr max_lr=0\.8 seed=0: step 60/100, loss 2\.59, lr 0\.59(, \d+ s left)?", line)
+
+
+def test_results_that_were_there_already_are_counted(made: Sweep, capfd: pytest.CaptureFixture[str]):
+    with Display(made, 1, 1):
+        pass
+    assert capfd.readouterr().err == ("1 of 2 results were there already and are reused: rerun=true makes them again\n")
+
+
+def test_a_range_test_that_ends_tells_its_rate(made: Sweep):
+    trial = TrialFolder(made.runs_dir / "r")
+    trial.create({"task": "range_test"})
+    recorded.finish(trial, metrics={"suggestion/max_lr": 0.1234, "seconds": 2.0})
+    line = describe(trial, recorded.range_test("r"), FINISHED, None)
+    assert line == "range test: finished, max_lr 0.123, 2.0 s"
+
+
+def test_a_trial_that_diverged_tells_why(made: Sweep):
+    line = describe(made.trial("a"), entries(made)["a"], DIVERGED, "the loss is nan at step 7")
+    assert line == "clr max_lr=0.8 seed=0: diverged, the loss is nan at step 7"
+
+
+SHOW = """
+import sys
+from pathlib import Path
+from onecycle_sweeps import sweep
+from onecycle_sweeps.launch import display
+
+display.REFRESH_SECONDS = 0.0
+made = sweep.load(Path(sys.argv[1]))
+a, b = made.trials
+with display.Display(made, 2) as shown:
+    shown.show(a, "running")
+    shown.show(b, "running")
+    shown.show(b, "finished")
+    shown.show()
+print("the table")
+"""
+
+
+@pytest.mark.parametrize("columns", [120, 40])
+def test_on_a_terminal_a_live_table_shows_who_runs_and_leaves_nothing_behind(made: Sweep, columns: int):
+    seen = in_a_terminal([sys.executable, "-c", SHOW, str(made.folder)], columns)
+    both = "0 of 2 trials done; 2 running, 0 waiting"
+    headings, first, second, counts = screen(seen[: seen.index(both) + len(both)], columns)
+    assert headings.split() == ["running", "progress"]
+    assert re.match(r"clr max_l\S+ .* ?step 60/100, loss 2\.59", first)
+    assert re.match(r"onecycle \S+ .* ?step 100/100, loss 2\.99", second)
+    assert counts == both
+    after = [line for line in screen(seen, columns) if line]
+    assert "".join(after) == ("[1/2] onecycle max_lr=0.8 seed=0: finished, val accuracy 98.76%, 61.5 sthe table")
+    assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h")
+
+
+def in_a_terminal(command: list[str], columns: int) -> str:
+    """All that a command writes to a terminal of so many columns."""
+    leader, follower = pty.openpty()
+    env = os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(ROWS)}
+    with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=env) as process:
+        os.close(follower)
+        seen = b""
+        while chunk := _read(leader):
+            seen += chunk
+        os.close(leader)
+        assert process.wait() == 0, seen.decode()
+    return seen.decode()
+
+
+def _read(leader: int) -> bytes:
+    try:
+        return os.read(leader, 65536)
+    except OSError:  # the last process at the other end has gone
+        return b""
+
+
+def screen(written: str, columns: int) -> list[str]:
+    """What stands on a terminal once this is written; only what rich uses is understood, the rest is an error."""
+    rows, row, column = [""], 0, 0
+    for mark, text in re.findall(r"(\x1b\[[?\d;]*[A-Za-z]|\r|\n)|([^\x1b\r\n]+)", written):
+        if mark == "\r":
+            column = 0
+        elif mark == "\n":
+            row += 1
+        elif up := re.fullmatch(r"\x1b\[(\d+)A", mark):
+            row -= int(up[1])
+        elif mark == "\x1b[2K":
+            rows[row] = ""
+        elif mark and not re.fullmatch(r"\x1b\[(\?25[lh]|[\d;]*m)", mark):
+            raise AssertionError(f"{mark!r} is not understood")
+        for character in text:
+            if column == columns:
+                row, column = row + 1, 0
+            rows += [""] * (row + 1 - len(rows))
+            rows[row] = rows[row].ljust(column)[:column] + character + rows[row][column + 1 :]
+            column += 1
+        rows += [""] * (row + 1 - len(rows))
+    return [line.rstrip() for line in rows]

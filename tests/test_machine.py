@@ -1,0 +1,114 @@
+"""What a process may use of its machine."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from onecycle_sweeps.launch import machine
+
+Cgroup = Callable[[str, dict[str, str]], float | None]
+
+
+@pytest.fixture
+def quota(tmp_path: Path) -> Cgroup:
+    """The quota of a process whose /proc/self/cgroup and whose /sys/fs/cgroup are given."""
+
+    def read(own: str, files: dict[str, str]) -> float | None:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        (tmp_path / "own").write_text(own)
+        return machine.cpu_quota(tmp_path, tmp_path / "own")
+
+    return read
+
+
+def test_a_process_bound_to_one_core_has_one_core():
+    bind = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})"
+    ask = "from onecycle_sweeps.launch import machine; print(machine.cores())"
+    done = subprocess.run([sys.executable, "-c", f"{bind}; {ask}"], capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("allowed", "quota", "cores"), [(8, None, 8), (8, 2.9, 2), (8, 0.5, 1), (2, 16.0, 2), (8, 8.0, 8)]
+)
+def test_a_quota_bounds_the_cores(allowed: int, quota: float | None, cores: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)))
+    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
+    assert machine.cores() == cores
+
+
+def test_the_quota_of_a_version_2_cgroup_is_read(quota: Cgroup):
+    assert quota("0::/job\n", {"job/cpu.max": "250000 100000\n"}) == 2.5
+
+
+def test_a_container_sees_its_own_cgroup_as_the_root(quota: Cgroup):
+    assert quota("0::/\n", {"cpu.max": "150000 100000\n"}) == 1.5
+
+
+def test_a_container_that_is_told_a_path_outside_it_falls_back_to_the_root(quota: Cgroup):
+    assert quota("0::/../../docker/1234\n", {"cpu.max": "300000 100000\n"}) == 3
+
+
+def test_the_narrowest_of_the_cgroups_around_counts(quota: Cgroup):
+    files = {"slurm/cpu.max": "400000 100000\n", "slurm/job_7/cpu.max": "max 100000\n", "cpu.max": "900000 100000\n"}
+    assert quota("0::/slurm/job_7/step_0\n", files) == 4
+
+
+def test_the_quota_of_a_version_1_cgroup_is_read(quota: Cgroup):
+    files = {"cpu/job/cpu.cfs_quota_us": "300000\n", "cpu/job/cpu.cfs_period_us": "100000\n"}
+    assert quota("7:cpuset:/other\n4:cpu,cpuacct:/job\n", files) == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "files"),
+    [
+        ("0::/job\n", {"job/cpu.max": "max 100000\n"}),
+        ("4:cpu:/job\n", {"cpu/job/cpu.cfs_quota_us": "-1\n", "cpu/job/cpu.cfs_period_us": "100000\n"}),
+        ("4:memory:/job\n", {"memory/job/cpu.cfs_quota_us": "1\n"}),
+        ("0::/job\n", {}),
+        ("0::/job\n", {"job/cpu.max": "nonsense\n"}),
+    ],
+)
+def test_without_a_quota_there_is_no_bound(quota: Cgroup, own: str, files: dict[str, str]):
+    assert quota(own, files) is None
+
+
+def test_a_system_without_cgroups_has_no_bound(tmp_path: Path):
+    assert machine.cpu_quota(tmp_path, tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("0,1", ["0", "1"]),
+        (" 2, 5 ", ["2", "5"]),
+        ("GPU-8a3c,MIG-1f", ["GPU-8a3c", "MIG-1f"]),
+        ("", []),
+        ("-1", []),
+        ("0,-1,1", ["0"]),
+    ],
+)
+def test_the_gpus_are_those_that_cuda_is_shown(visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.gpus() == gpus
+
+
+def test_where_all_gpus_are_visible_the_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: GPU-1)'\necho '  MIG 1g'\necho 'GPU 1: H100 (UUID: GPU-2)'\n")
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert machine.gpus() == ["0", "1"]
+
+
+def test_a_machine_without_a_driver_has_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.gpus() == []

@@ -1,0 +1,68 @@
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from onecycle_sweeps import tracking
+from onecycle_sweeps.tracking import ledger
+from onecycle_sweeps.tracking.store import address, redacted
+from onecycle_sweeps.tracking.values import as_params, as_tags
+from recorded import ask, sweep, training
+
+
+def test_the_overlay_link_asks_for_the_trainings_of_this_sweep_alone(tmp_path: Path):
+    made = sweep(tmp_path, training("a"))
+    assert tracking.overlay_link(made) == "http://127.0.0.1:5000/#/experiments"
+    tracking.ship(made)
+    page, _, query = urlsplit(tracking.overlay_link(made)).fragment.partition("?")
+    token = ledger.load(made.folder, made.tracking_uri).token
+    ((experiment,),) = ask(made, "SELECT experiment_id FROM experiments WHERE name = ?", made.experiment)
+    assert page == f"/experiments/{experiment}/runs"
+    assert parse_qs(query)["searchFilter"] == [f"tags.ledger = '{token}' and tags.kind = 'train'"]
+    assert "compareRunsMode=CHART&orderByKey=params.`max_lr`" in unquote(query)
+
+
+def test_long_values_are_cut_with_a_mark_and_credentials_with_stars():
+    params, tags = as_params({"list": ["x" * 7000]}), as_tags({"cause": "y" * 9000, "none": None, "empty": ""})
+    assert len(params["list"]) == 6000
+    assert params["list"].endswith("[... shortened from 7004 characters]")
+    assert {key: len(value) for key, value in tags.items()} == {"cause": 8000}
+    assert as_params({"url": "x http://me:s/ec@ret@host/p y"}) == {"url": "x http://***@host/p y"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:secret@host:5000/p", "http://host:5000/p"),
+        ("postgresql://me:se@cret@host/db?password=secret", "postgresql://host/db"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+    ],
+)
+def test_an_address_has_no_credentials(uri: str, shown: str):
+    assert address(uri) == shown
+    assert "secret" not in redacted(shown)
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:////there/mlflow.db"),
+        ("sqlite:///../a/b.db?timeout=5", "sqlite:////a/b.db?timeout=5"),
+        ("sqlite:////x/mlflow.db", "sqlite:////x/mlflow.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("postgresql:///db", "postgresql:///db"),
+    ],
+)
+def test_a_relative_sqlite_path_is_made_absolute(uri: str, absolute: str):
+    assert tracking.absolute_uri(uri, Path("/there")) == absolute
+
+
+def test_the_ui_is_served_on_loopback_and_its_uri_is_no_argument():
+    uri = "postgresql://me:secret@host/db"
+    command, environment = tracking.ui_command(uri, 5001), tracking.ui_environment(uri)
+    assert "--host 127.0.0.1 --port 5001" in " ".join(command)
+    assert "secret" not in " ".join(command)
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == uri
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    with pytest.raises(ValueError, match="http://host is an MLflow server"):
+        tracking.ui_command("http://me:secret@host")

@@ -1,0 +1,128 @@
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from onecycle_sweeps import tracking
+from onecycle_sweeps.sweep import Sweep
+from recorded import attempt, database, finish, runs, stored, sweep, training, whole_store, written
+
+pytestmark = pytest.mark.slow
+
+SHIP = """
+import sys, pathlib
+from onecycle_sweeps import sweep, tracking
+tracking.ship(sweep.load(pathlib.Path(sys.argv[1])))
+"""
+
+
+def ship_elsewhere(made: Sweep) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", SHIP, str(made.folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finished_sweep(folder: Path, uri: str, name: str = "5weeb1d0", steps: int = 50) -> Sweep:
+    entries = training(f"{name}a"), training(f"{name}b", "clr")
+    made = sweep(folder, *entries, uri=uri, id=name, experiment=name, command=(f"tracking.uri={uri}", "-m"))
+    for entry in made.trials:
+        attempt(made.trial(entry.signature), 0, steps, config={"tracking": {"uri": uri}})
+        finish(made.trial(entry.signature))
+    return made
+
+
+def test_eight_processes_at_once_fill_a_fresh_store_with_nothing_lost_or_doubled_and_no_word(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sweeps = [finished_sweep(tmp_path, uri, name) for name in ("one", "two", "three", "four")]
+    processes = [ship_elsewhere(made) for made in sweeps * 2]
+    assert [(p.communicate()[0], p.returncode) for p in processes] == [(b"", 0)] * 8
+    for made in sweeps:
+        assert len(runs(made)) == 3
+        for entry in made.trials:
+            assert stored(made, entry.signature) == written(made.trial(entry.signature), 1)
+
+
+def test_a_process_that_is_killed_while_it_ships_loses_and_doubles_nothing(tmp_path: Path):
+    made = finished_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", steps=4000)
+    for points in (1, 5000, 9000):
+        process = ship_elsewhere(made)
+        while process.poll() is None and points_stored(made) < points:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+    assert not tracking.ship(made)
+    assert len(runs(made)) == 3
+    for entry in made.trials:
+        assert stored(made, entry.signature) == written(made.trial(entry.signature), 1)
+
+
+def points_stored(made: Sweep) -> int:
+    try:
+        return len(whole_store(made).get("metrics", []))
+    except Exception:
+        return 0
+
+
+@contextmanager
+def mlflow_server(uri: str, port: int) -> Iterator[None]:
+    """The server that `ui` starts, once it answers."""
+    with subprocess.Popen(
+        tracking.ui_command(uri, port),
+        env=tracking.ui_environment(uri),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            while not is_up(port):
+                assert server.poll() is None, "mlflow server ended"
+                time.sleep(0.2)
+            yield
+        finally:
+            server.terminate()
+
+
+def is_up(port: int) -> bool:
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def test_a_server_gets_everything_once_it_is_up_and_no_password(tmp_path: Path):
+    port = 5391
+    made = finished_sweep(tmp_path, f"http://me:hunter2@127.0.0.1:{port}", steps=500)
+    behind = replace(made, tracking_uri=f"sqlite:///{tmp_path}/server/mlflow.db")
+    with pytest.raises(tracking.StoreUnreachable):
+        tracking.ship(made)
+    database(behind).parent.mkdir()
+    with mlflow_server(behind.tracking_uri, port):
+        assert not tracking.ship(made)
+        before = whole_store(behind)
+        tracking.ship(made)
+        assert whole_store(behind) == before
+        assert tracking.overlay_link(made).startswith(f"http://127.0.0.1:{port}/#/experiments/")
+    for entry in made.trials:
+        assert stored(behind, entry.signature) == written(made.trial(entry.signature), 1)
+    kept = [*(tmp_path / "server").rglob("*"), made.folder / "tracking.json"]
+    assert "config.yaml" in {path.name for path in kept}
+    assert not [path for path in kept if path.is_file() and b"hunter2" in path.read_bytes()]
+
+
+def test_a_process_that_is_killed_while_it_makes_the_store_leaves_one_that_can_be_made(tmp_path: Path):
+    made = finished_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    for seconds in (0.2, 1.0):
+        process = ship_elsewhere(made)
+        while process.poll() is None and not (tmp_path / "mlflow.db.part").exists():
+            time.sleep(0.02)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    tracking.ship(made)
+    for entry in made.trials:
+        assert stored(made, entry.signature) == written(made.trial(entry.signature), 1)

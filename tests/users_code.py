@@ -1,0 +1,48 @@
+"""Code such as a user brings along: named by `_target_` in a config, imported by nobody here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What is to happen in a forward pass in training: each is called with the number of passes so far.
+in_training: list[Callable[[int], None]] = []
+
+
+class WithDropout(nn.Module):
+    """A net whose training draws random numbers."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.LazyLinear(num_classes),
+        )
+        self.passes = 0
+        self.layers(torch.zeros(2, in_channels, 8, 8))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.passes += 1
+            for happen in in_training:
+                happen(self.passes)
+        return self.layers(images)
+
+
+class Impossible(nn.Module):
+    """A net that cannot be made."""
+
+    def __init__(self, num_classes: int, **_: Any) -> None:
+        raise RuntimeError(f"no room for\n{num_classes} classes")
+
+
+class Sulking(torch.optim.SGD):
+    """An optimizer that takes no step."""
+
+    def step(self, closure: Any = None) -> None:
+        raise ArithmeticError("not today")
