@@ -1,5 +1,6 @@
 """A trial's state at one step: one dict in one file, replaced whole, loaded without running code."""
 
+import io
 import os
 import pickle
 import zipfile
@@ -16,9 +17,11 @@ class Corrupt(Exception):
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint by a durable new one; on an error the old one stays."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    # torch would hide why a write fails, such as a disk that is full.
+    torch.save(state, content := io.BytesIO())
     try:
         with part.open("wb") as file:
-            torch.save(state, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -1,7 +1,7 @@
 """The values of a config, checked before anything runs: each refusal names the key, the bound and the value."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 MINIMUM_RANGE_TEST_STEPS = 100
@@ -58,6 +58,11 @@ def class_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(map(whole(0), value))
 
 
+def nodes(value: Any) -> bool:
+    """A list of config nodes, each with a `_target_`."""
+    return isinstance(value, list) and all(isinstance(node, dict) and text(node.get("_target_")) for node in value)
+
+
 def none(value: Any) -> bool:
     """No value."""
     return value is None
@@ -72,6 +77,7 @@ Check = Callable[[Any], bool]
 POSITIVE = number(0, above=True)
 MOMENTUM = number(0, 1, below=True)
 TARGET = (text, "the dotted name of a class or function")
+TRANSFORMS = (nodes, "a list of transforms, such as [{_target_: onecycle_sweeps.dataset.augmentation.Flip}]")
 CHECKS: dict[str, tuple[Check, str]] = {
     "model._target_": TARGET,
     "data._target_": TARGET,
@@ -90,6 +96,7 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "optimizer.momentum": (MOMENTUM, "a number in [0, 1)"),
     "optimizer.beta2": (MOMENTUM, "a number in [0, 1)"),
     "optimizer.weight_decay": (number(0), "a number of at least 0"),
+    "optimizer.body_lr_scale": (POSITIVE, "a number above 0"),
     "range_test.mode": (one_of("exp", "linear"), "exp or linear"),
     "range_test.start_lr": (number(0), "a number of at least 0"),
     "range_test.end_lr": (POSITIVE, "a number above 0"),
@@ -98,6 +105,12 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "data.val_fraction": (number(0, 1, below=True), "a number in [0, 1)"),
     "data.split_seed": (whole(0), "a whole number of at least 0"),
     "data.classes": (either(none, class_numbers), "null or a list of class numbers such as [3,7]"),
+    "data.path": (text, "the path of a folder or .tar of images"),
+    "data.size": (whole(1), "a whole number of at least 1"),
+    "data.test_part": (either(none, one_of("val", "test")), "null, val or test"),
+    "data.max_cached_gb": (number(0), "a number of at least 0"),
+    "data.augment": TRANSFORMS,
+    "data.evaluation": TRANSFORMS,
     "label_smoothing": (number(0, 1, below=True), "a number in [0, 1)"),
     "clip_norm": (either(none, POSITIVE), "a number above 0 or null"),
     "precision": (one_of("auto", "fp32", "bf16"), "auto, fp32 or bf16"),
@@ -112,10 +125,11 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "tracking.uri": (text, "a URI such as sqlite:///mlflow.db"),
     "tracking.experiment": (text, "a name"),
 }
-# Not every policy and optimizer has these.
+# Not every policy, optimizer and data set has these.
 OPTIONAL = (
     *("policy.base_momentum", "policy.max_momentum"),
-    *("optimizer.momentum", "optimizer.beta2", "optimizer.weight_decay"),
+    *("data.path", "data.size", "data.test_part", "data.max_cached_gb", "data.augment", "data.evaluation"),
+    *("optimizer.momentum", "optimizer.beta2", "optimizer.weight_decay", "optimizer.body_lr_scale"),
 )
 
 LAUNCHER = {
@@ -133,6 +147,8 @@ def check_launcher(settings: Mapping[str, Any]) -> None:
 
 def check(config: dict[str, Any]) -> None:
     """Raise ConfigError for the first key whose value cannot be used."""
+    for key in _missing(config):
+        raise ConfigError(f"{key} has no default, it must be given: {key}=...")
     for key, (accepts, what) in CHECKS.items():
         node: Any = config
         *parents, leaf = key.split(".")
@@ -150,6 +166,15 @@ def check(config: dict[str, Any]) -> None:
         )
     if test["mode"] == "exp" and test["start_lr"] == 0:
         raise ConfigError("range_test.start_lr must be above 0 where range_test.mode is exp, got 0")
+
+
+def _missing(node: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The keys that hold Hydra's mark of a value still to be given."""
+    for key, value in node.items():
+        if value == "???":
+            yield f"{above}{key}"
+        elif isinstance(value, dict):
+            yield from _missing(value, f"{above}{key}.")
 
 
 def check_batch(batch_size: int, samples: int) -> None:

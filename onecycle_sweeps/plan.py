@@ -15,7 +15,7 @@ from onecycle_sweeps.settings import Config
 
 # Keys that say where and how a trial runs, or what is read from it, not what it computes.
 BYSTANDERS = ("runs_dir", "tracking", "threads", "target_accuracy", "checkpoint_minutes", "save_model", "rerun")
-PLACE_OF_DATA = ("root", "files", "download")
+PLACE_OF_DATA = ("root", "path", "files", "download", "max_cached_gb")
 # Where a range test is still to find the rate, the other keys of a policy are checked below a rate out of reach.
 UNREACHED_RATE = 1e9
 
@@ -60,6 +60,7 @@ class Planner:
             _check_cuda(config["device"])
         facts, source = self._describe_data(config)
         checks.check_batch(config["batch_size"], facts.train)
+        settings.transforms(config, facts)
         test = _trial(settings.range_test(config), request, source)
         if config["task"] == "range_test":
             return test
@@ -69,7 +70,7 @@ class Planner:
 
     def _describe_data(self, config: Config) -> tuple[dataset.Facts, str]:
         """The facts of the data set, split as asked, and the name of its cache in RUNS_DIR/data."""
-        node = config["data"]
+        node = {k: v for k, v in config["data"].items() if k not in settings.TRANSFORM_KEYS}
         key = json.dumps(node, sort_keys=True)
         if key not in self._data:
             load, place = settings.loader(config), Path(node.get("root", "."))
@@ -100,8 +101,8 @@ def _hash(value: Any) -> str:
 def _fingerprint(path: Path) -> str:
     """A file's checksum, or the names and sizes of a folder's files."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        return _hash([(str(p.relative_to(path)), p.stat().st_size) for p in files])
+        files = [name for name in dataset.walk(path)[1] if (path / name).is_file()]
+        return _hash([(name, (path / name).stat().st_size) for name in files])
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,6 +13,7 @@ from onecycle_sweeps.policies import Hyper, Policy
 def apply(optimizer: Optimizer, hyper: Hyper) -> None:
     """Set every param group's lr, and momentum (or beta1 of betas) unless hyper.momentum is None.
 
+    A group with the key `lr_scale` gets that many times the lr, and the same momentum.
     Raises ValueError, before anything is set, if a momentum is asked of a param group that has none (Adagrad).
     """
     if hyper.momentum is not None and not all(_has_momentum(group) for group in optimizer.param_groups):
@@ -21,10 +22,11 @@ def apply(optimizer: Optimizer, hyper: Hyper) -> None:
             f"{hyper.momentum}: set cycle_momentum=false or take another optimizer"
         )
     for group in optimizer.param_groups:
+        lr = hyper.lr * group.get("lr_scale", 1)
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(hyper.lr)
+            group["lr"].fill_(lr)
         else:
-            group["lr"] = hyper.lr
+            group["lr"] = lr
         if hyper.momentum is None:
             continue
         if "momentum" in group:
@@ -34,8 +36,9 @@ def apply(optimizer: Optimizer, hyper: Hyper) -> None:
 
 
 def used(optimizer: Optimizer) -> Hyper:
-    """The lr and momentum (or beta1; None where there is neither) that the first param group has."""
-    group = optimizer.param_groups[0]
+    """The lr and momentum (or beta1; None where there is neither) of the first param group whose lr is not scaled."""
+    groups = optimizer.param_groups
+    group = next((group for group in groups if group.get("lr_scale", 1) == 1), groups[0])
     if not _has_momentum(group):
         return Hyper(float(group["lr"]))
     momentum = group["momentum"] if "momentum" in group else group["betas"][0]
@@ -72,7 +75,8 @@ class PolicyScheduler(LRScheduler):
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """The policy's rate at this step, for each param group."""
-        return [self.policy(self.last_epoch).lr for _ in self.optimizer.param_groups]
+        lr = self.policy(self.last_epoch).lr
+        return [lr * group.get("lr_scale", 1) for group in self.optimizer.param_groups]
 
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next step's rate and momentum."""

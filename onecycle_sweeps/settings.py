@@ -1,7 +1,7 @@
 """What a trial's config means: which parts it names, which rate it asks for, which range test would find it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,11 +9,14 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.dataset import Facts, Source
+from onecycle_sweeps.dataset.augmentation import Transform
 from onecycle_sweeps.policies import Policy
 
 Config = dict[str, Any]
 SPLIT_KEYS = ("val_fraction", "split_seed", "classes")
+# Lists of transforms: for training batches, and for evaluations.
+TRANSFORM_KEYS = ("augment", "evaluation")
 # A range test serves every policy, every seed and every length of training.
 NOT_OF_A_RANGE_TEST = ("policy", "max_lr", "max_lr_scale", "epochs", "seed", "evaluations_per_epoch")
 
@@ -35,13 +38,21 @@ def build(node: Config, **offered: Any) -> Any:
 
 def loader(config: Config) -> Callable[[], Source]:
     """The call that reads the raw data set."""
-    node = {key: value for key, value in config["data"].items() if key not in (*SPLIT_KEYS, "files")}
-    return partial(_call, node)
+    of_others = (*SPLIT_KEYS, *TRANSFORM_KEYS, "files")
+    return partial(_call, {key: value for key, value in config["data"].items() if key not in of_others})
 
 
 def split(config: Config) -> dict[str, Any]:
     """How the data set is divided: the keywords of `dataset.prepare`."""
     return {key: config["data"][key] for key in SPLIT_KEYS}
+
+
+def transforms(config: Config, facts: Facts) -> dict[str, tuple[Transform, ...]]:
+    """What is done to images before they are normalised: the fields `augment` and `evaluation` of a Dataset.
+
+    Raises ValueError, with the place in its list, for one that cannot be built or that its images do not suit.
+    """
+    return {key: tuple(_transforms(config, key, facts)) for key in TRANSFORM_KEYS}
 
 
 def policy(config: Config, max_lr: float, steps_per_epoch: int) -> Policy:
@@ -60,6 +71,30 @@ def max_lr(config: Config) -> float | None:
 def range_test(config: Config) -> Config:
     """The config of the range test that finds a trial's rate: the same for all trials that differ in policy or seed."""
     return {key: value for key, value in config.items() if key not in NOT_OF_A_RANGE_TEST} | {"task": "range_test"}
+
+
+def _transforms(config: Config, key: str, facts: Facts) -> Iterator[Transform]:
+    height, width = facts.height, facts.width
+    for place, node in enumerate(config["data"].get(key, [])):
+        try:
+            transform = build(node, mean=facts.mean)
+            if not isinstance(transform, Transform):
+                raise ValueError(f"{node['_target_']} makes no transform, which is called with images and has `output`")
+            height, width = transform.output(height, width)
+            if key == "evaluation":
+                _check_repeats(transform)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"data.{key}[{place}]: {error}") from error
+        yield transform
+
+
+def _check_repeats(transform: Transform) -> None:
+    """Raise ValueError for a transform that needs draws: an evaluation gives none, and is to come out the same."""
+    try:
+        inspect.signature(transform).bind(None)
+    except TypeError:
+        name = type(transform).__name__
+        raise ValueError(f"{name} draws at random, an evaluation needs one that does not, like CenterCrop") from None
 
 
 def _call(node: Config, **taken: Any) -> Any:

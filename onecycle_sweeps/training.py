@@ -54,7 +54,7 @@ def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[Step]:
     """Train from step `start` to the policy's end, one update for each step drawn; leaving the loop stops it."""
     model, optimizer = learner.model, learner.optimizer
     parameters = [p for p in model.parameters() if p.requires_grad]
-    stream = batches(learner.data.train, learner.batch_size, learner.seed, start)
+    stream = batches(learner.data.train, learner.batch_size, learner.seed, start, learner.data.augment)
     model.train()
     for index, (images, labels) in zip(range(start, policy.total_steps), stream, strict=False):
         apply(optimizer, policy(index))
@@ -74,7 +74,7 @@ def evaluate(learner: Learner, split: Split) -> Evaluation:
     loss, correct, seen = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device), 0
     training = model.training
     model.eval()
-    for images, labels in evaluation_batches(split, EVALUATION_BATCH):
+    for images, labels in evaluation_batches(split, EVALUATION_BATCH, learner.data.evaluation):
         scores = learner.scores(images).float()
         loss += cross_entropy(scores, labels, reduction="sum")
         correct += (scores.argmax(1) == labels).sum()

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -26,7 +27,30 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def runs_dir(tmp_path: Path, decoded: Path) -> Path:
     """A fresh runs_dir whose data sets are decoded already."""
-    folder = tmp_path / "runs"
+    return _made(tmp_path / "runs", decoded)
+
+
+@pytest.fixture
+def beside(tmp_path: Path, decoded: Path) -> Path:
+    """A second such runs_dir, where the same trials can run undisturbed."""
+    return _made(tmp_path / "beside", decoded)
+
+
+def _made(folder: Path, decoded: Path) -> Path:
     folder.mkdir()
     (folder / "data").symlink_to(decoded)
     return folder
+
+
+@pytest.fixture
+def mnist(tmp_path: Path) -> Path:
+    """A root of idx files: 60 training and 20 test images of noise, 8x8."""
+    from test_data import idx_bytes
+
+    raw = tmp_path / "root" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    drawn = np.random.default_rng(0)
+    for part, count in (("train", 60), ("t10k", 20)):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(drawn.integers(0, 256, (count, 8, 8))))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(count) % 10))
+    return tmp_path / "root"

@@ -66,14 +66,15 @@ def trials(folder: Path) -> dict[str, TrialFolder]:
     return {path.parent.name: TrialFolder(path.parent) for path in folder.glob("runs/*/config.yaml")}
 
 
-def workers(folder: Path) -> list[int]:
-    """The ids of the worker processes that commands in a folder have started."""
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_worker(path, folder)]
+def helpers(folder: Path) -> list[int]:
+    """The ids of the processes that commands in a folder have started: workers, and those that ship to MLflow."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_helper(path, folder)]
 
 
-def _is_worker(process: Path, folder: Path) -> bool:
+def _is_helper(process: Path, folder: Path) -> bool:
     try:
-        return WORKER in (process / "cmdline").read_text().split("\0") and (process / "cwd").resolve() == folder
+        words = (process / "cmdline").read_text().split("\0")
+        return any(word.startswith("onecycle_sweeps.") for word in words) and (process / "cwd").resolve() == folder
     except OSError:
         return False
 

@@ -1,6 +1,5 @@
 """Real trials for the tests: composed from conf/ as the program does it, planned, and trained in a moment."""
 
-import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import open_dict
+from omegaconf import DictConfig
 
-from onecycle_sweeps import journal
+from onecycle_sweeps import journal, trial
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Planner, Request, Trial
-from onecycle_sweeps.settings import Config, plain
+from onecycle_sweeps.settings import plain
 
 CONF = Path(__file__).parents[1] / "conf"
 # 5 steps an epoch of the 1,437 digits, at a rate that needs no range test.
@@ -23,17 +22,15 @@ TIMES = ("seconds", "images_per_second")
 
 def request(runs_dir: Path, *overrides: str) -> Request:
     """What the program asks for when these overrides are typed."""
-    config, choices = _composed(overrides)
-    return Request(copy.deepcopy(config) | {"runs_dir": str(runs_dir)}, overrides, choices)
+    config = composed(*overrides)
+    return Request(plain(config) | {"runs_dir": str(runs_dir)}, overrides, dict(config.hydra.runtime.choices))
 
 
 @functools.cache
-def _composed(overrides: tuple[str, ...]) -> tuple[Config, dict[str, str]]:
+def composed(*overrides: str) -> DictConfig:
+    """The whole config that these overrides compose, with Hydra's own node."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", list(overrides), return_hydra_config=True)
-    with open_dict(composed):
-        choices = dict(composed.pop("hydra").runtime.choices)
-    return plain(composed), choices
+        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def planned(runs_dir: Path, *overrides: str) -> Trial:
@@ -43,11 +40,11 @@ def planned(runs_dir: Path, *overrides: str) -> Trial:
 
 def made(runs_dir: Path, *overrides: str) -> TrialFolder:
     """A trial's folder as a command makes it before anything runs, and that of the range test it needs."""
-    trial = planned(runs_dir, *overrides)
-    for one in (trial.range_test, trial):
+    asked = planned(runs_dir, *overrides)
+    for one in (asked.range_test, asked):
         if one:
             TrialFolder(runs_dir / one.signature).create(one.config)
-    return TrialFolder(runs_dir / trial.signature)
+    return TrialFolder(runs_dir / asked.signature)
 
 
 def stop_after(count: int) -> Callable[[], bool]:
@@ -56,12 +53,19 @@ def stop_after(count: int) -> Callable[[], bool]:
     return lambda: next(asked, count) >= count
 
 
-def outcome(trial: TrialFolder) -> dict[str, Any]:
+def undisturbed(runs_dir: Path, *overrides: str) -> dict[str, Any]:
+    """What a trial comes to in one go."""
+    folder = made(runs_dir, *overrides)
+    trial.run(folder)
+    return outcome(folder)
+
+
+def outcome(folder: TrialFolder) -> dict[str, Any]:
     """What must not depend on how often a trial was interrupted: weights, every series, and all metrics but times."""
-    record, result = journal.read(trial.journal), trial.result()
+    record, result = journal.read(folder.journal), folder.result()
     assert result is not None
     names = sorted({name for block in record.blocks for name in block.metrics})
-    weights = torch.load(trial.path / "model.pt", weights_only=True)
+    weights = torch.load(folder.path / "model.pt", weights_only=True)
     return {
         "weights": {name: tensor.tolist() for name, tensor in weights.items()},
         "series": {name: record.series(name) for name in names},

@@ -17,7 +17,7 @@ from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.launch.worker import LEFT, Worker
 from onecycle_sweeps.state import state
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
-from program import QUICK, WORKER, planned, wait_until, workers, write
+from program import QUICK, WORKER, helpers, planned, wait_until, write
 
 # The slow tests share two sweeps.
 pytestmark = pytest.mark.xdist_group("local_queue")
@@ -68,7 +68,9 @@ def drive(made: Sweep, todo: list[Entry], places: int) -> Seen:
         started: list[Worker] = []
         begin = Worker.start
         patch.setattr(Worker, "start", lambda worker: (started.append(worker), begin(worker))[1])
-        events = list(local.run(made, todo, local.places("cpu", 1, places, 1, len(todo))))
+        crew = local.Crew()
+        events = list(local.run(crew, made, todo, local.places("cpu", 1, places, 1, len(todo))))
+        crew.leave()
     return Seen(made, [event for event in events if event.entry], len(started))
 
 
@@ -162,7 +164,7 @@ def test_a_range_test_that_fails_is_run_once_and_fails_what_waits_for_it(trouble
 
 @pytest.mark.slow
 def test_no_worker_outlives_its_sweep(troubled: Seen, healthy: Seen, folder: Path):
-    assert workers(folder) == []
+    assert helpers(folder) == []
 
 
 @pytest.mark.slow
@@ -253,10 +255,29 @@ def test_a_failure_that_left_no_word_in_the_folder_is_recorded_there(made: tuple
 
 def test_leaving_the_iteration_ends_the_workers(made: tuple[Sweep, list[Entry]], acted: Actor, tmp_path: Path):
     acted(f"echo ready; read order; {STILL}; echo gone > {tmp_path}/gone")
-    events = local.run(*made, local.places("cpu", 1, 1, 1, 1))
+    events = local.run(local.Crew(), *made, local.places("cpu", 1, 1, 1, 1))
     assert next(events).status == "running"
     events.close()
     assert (tmp_path / "gone").read_text() == "gone\n"
+
+
+def test_the_workers_of_one_launch_take_the_trials_of_the_next(made: tuple[Sweep, list[Entry]], acted: Actor):
+    acted(f"echo ready; while read order; do echo '{FINISHED}'; done")
+    crew, places = local.Crew(), local.places("cpu", 1, 1, 1, 1)
+    for _ in range(2):
+        assert [e.status for e in local.run(crew, *made, places) if e.entry] == ["running", "finished"]
+    (worker,) = crew.workers
+    crew.leave()
+    assert worker.process.returncode == 0
+
+
+def test_a_worker_that_dies_between_two_launches_fails_no_trial(made: tuple[Sweep, list[Entry]], acted: Actor):
+    acted(f"echo ready; while read order; do echo '{FINISHED}'; [ $TAKE = 1 ] && exit 1; done")
+    crew, places = local.Crew(), local.places("cpu", 1, 1, 1, 1)
+    list(local.run(crew, *made, places))
+    crew.workers[0].process.wait(5)
+    assert [e.status for e in local.run(crew, *made, places) if e.entry] == ["running", "finished"]
+    crew.leave()
 
 
 def test_a_sweep_without_anything_to_do_starts_no_worker(made: tuple[Sweep, list[Entry]]):

@@ -14,6 +14,9 @@ from onecycle_sweeps.models.resnet import Block, ResNet
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
 
 YAMLS = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"))
+# Nets whose YAML names none, and those that come with the extra `pretrained`.
+NAMES = {"torchvision": "shufflenet_v2_x0_5", "timm": "test_resnet"}
+OF_TIMM = ("timm", "efficientnet_lite0")
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,10 @@ def one_thread() -> Iterator[None]:
 
 def build(name: str, in_channels: int, num_classes: int = 10) -> nn.Module:
     node = yaml.safe_load((YAMLS[0].parent / f"{name}.yaml").read_text())
+    if name in NAMES:
+        node["name"] = NAMES[name]
+    if name in OF_TIMM:
+        pytest.importorskip("timm", reason="the extra `pretrained` is not installed")
     return instantiate(node, in_channels=in_channels, num_classes=num_classes, _convert_="all")
 
 
@@ -44,6 +51,12 @@ def parameters(model: nn.Module) -> int:
         ("lenet", 1, 10, 431_080),  # as Caffe's
         ("resnet20", 3, 10, 269_722),  # 0.27M in He et al., table 6
         ("resnet56", 3, 10, 853_018),  # 0.85M
+        ("resnet9", 3, 10, 6_573_120),  # 6.57M in Page's posts
+        ("wrn_28_10", 3, 10, 36_479_194),  # 36.5M in Zagoruyko and Komodakis, table 5
+        ("wrn_22", 3, 10, 9_707_450),
+        ("resnet18", 3, 1000, 11_689_512),  # as in torchvision's table
+        ("resnet50", 3, 1000, 25_557_032),
+        ("efficientnet_lite0", 3, 1000, 4_652_008),  # 4.7M in tensorflow/tpu's README
     ],
 )
 def test_parameters_are_as_many_as_published(name, in_channels, num_classes, expected):
@@ -69,12 +82,12 @@ def test_every_model_yaml_trains_on_a_cpu(name, precision):
 
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 32), (33, 47), (64, 64)], ids=str)
 @pytest.mark.parametrize("in_channels", [1, 3])
-@pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_fastai", "lenet", "resnet20"])
+@pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_fastai", "lenet", "resnet20", "resnet9", "wrn_22"])
 def test_any_image_size_gives_one_score_per_class(name, in_channels, size):
     assert build(name, in_channels, 7)(torch.randn(2, in_channels, *size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["simple_cnn", "lenet", "resnet20"])
+@pytest.mark.parametrize("name", ["simple_cnn", "lenet", "resnet20", "resnet9", "wrn_22", "torchvision", "timm"])
 def test_scores_do_not_depend_on_the_memory_format(name):
     torch.manual_seed(0)
     model, images = build(name, 3), torch.randn(4, 3, 32, 32)

@@ -2,29 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-from real_trials import SHORT, made, outcome, stop_after
 
 from onecycle_sweeps import checkpoint, journal, trial
 from onecycle_sweeps.folder import Superseded, TrialFolder
 from onecycle_sweeps.trial import Stopped
+from real_trials import SHORT, made, outcome, stop_after, undisturbed
 
 KEPT = (*SHORT, "save_model=true")
 STEPS = 10
 EVERY_STEP = "checkpoint_minutes=1e-9"
-
-
-def undisturbed(runs_dir: Path, *overrides: str) -> dict[str, Any]:
-    """What a trial comes to in one go, in a folder beside."""
-    beside = runs_dir.parent / "undisturbed"
-    beside.mkdir(exist_ok=True)
-    if not (beside / "data").exists():
-        (beside / "data").symlink_to(runs_dir / "data")
-    folder = made(beside, *KEPT, *overrides)
-    trial.run(folder)
-    return outcome(folder)
 
 
 def interrupted(runs_dir: Path, *overrides: str, after: int) -> TrialFolder:
@@ -40,13 +28,13 @@ def starts(folder: TrialFolder) -> list[int]:
 
 
 @pytest.mark.parametrize("step", range(1, STEPS))
-def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(runs_dir: Path, step: int):
+def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(runs_dir: Path, beside: Path, step: int):
     folder = interrupted(runs_dir, after=step)
     assert folder.checkpoint.exists()
     assert journal.read(folder.journal).durable == step
     trial.run(folder)
     assert starts(folder) == [0, step]
-    assert outcome(folder) == undisturbed(runs_dir)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
     assert not folder.checkpoint.exists()
 
 
@@ -63,7 +51,9 @@ def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(runs_dir: Path, st
     ],
     ids=lambda overrides: overrides[-1],
 )
-def test_a_trial_stopped_at_every_step_ends_as_one_that_was_not(runs_dir: Path, overrides: tuple[str, ...]):
+def test_a_trial_stopped_at_every_step_ends_as_one_that_was_not(
+    runs_dir: Path, beside: Path, overrides: tuple[str, ...]
+):
     folder = made(runs_dir, *KEPT, *overrides)
     attempts = 0
     while folder.result() is None:
@@ -74,16 +64,18 @@ def test_a_trial_stopped_at_every_step_ends_as_one_that_was_not(runs_dir: Path, 
             assert journal.read(folder.journal).durable == attempts
     assert attempts == journal.read(folder.journal).series("train/loss")[0][-1] + 1 >= 4
     assert starts(folder) == list(range(attempts))
-    assert outcome(folder) == undisturbed(runs_dir, *overrides)
+    assert outcome(folder) == undisturbed(beside, *KEPT, *overrides)
 
 
-def test_dropout_draws_the_numbers_that_it_would_have_drawn(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_dropout_draws_the_numbers_that_it_would_have_drawn(
+    runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Without the state of the random numbers a resume would differ: the test above can fail."""
     model = ("~model", "+model={_target_: users_code.WithDropout}")
     folder = interrupted(runs_dir, *model, after=3)
     monkeypatch.setattr(trial.train.torch, "set_rng_state", lambda _: None)
     trial.run(folder)
-    assert outcome(folder)["weights"] != undisturbed(runs_dir, *model)["weights"]
+    assert outcome(folder)["weights"] != undisturbed(beside, *KEPT, *model)["weights"]
 
 
 def test_seconds_go_on_counting_from_the_checkpoint(runs_dir: Path):
@@ -99,7 +91,9 @@ def test_an_attempt_that_is_asked_to_leave_at_its_last_step_finishes(runs_dir: P
     assert trial.run(folder, stop_after(STEPS))["status"] == "finished"
 
 
-def test_what_was_written_after_the_checkpoint_is_made_again(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_written_after_the_checkpoint_is_made_again(
+    runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = interrupted(runs_dir, after=3)
     kept = folder.checkpoint.read_bytes()
     with pytest.raises(Stopped):
@@ -108,32 +102,34 @@ def test_what_was_written_after_the_checkpoint_is_made_again(runs_dir: Path, mon
     assert journal.read(folder.journal).series("train/loss")[0] == list(range(7))
     trial.run(folder)
     assert starts(folder) == [0, 3, 3]
-    assert outcome(folder) == undisturbed(runs_dir)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
-def test_a_torn_checkpoint_is_said_and_survived(runs_dir: Path, share: float):
+def test_a_torn_checkpoint_is_said_and_survived(runs_dir: Path, beside: Path, share: float):
     folder = interrupted(runs_dir, after=6)
     os.truncate(folder.checkpoint, int(folder.checkpoint.stat().st_size * share))
     trial.run(folder)
     assert "checkpoint.pt cannot be read as a checkpoint" in folder.log.read_text()
     assert "the trial begins again from step 0" in folder.log.read_text()
     assert starts(folder) == [0, 0]
-    assert outcome(folder) == undisturbed(runs_dir)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
-def test_a_line_torn_after_the_checkpoint_is_said_and_costs_nothing(runs_dir: Path):
+def test_a_line_torn_after_the_checkpoint_is_said_and_costs_nothing(runs_dir: Path, beside: Path):
     folder = interrupted(runs_dir, after=6)
     with (folder.journal / "0001.jsonl").open("a") as file:
         file.write('{"time":1.0,"step":6,"metr')
     trial.run(folder)
     assert "WARNING 1 lines of the journal" in folder.log.read_text()
     assert starts(folder) == [0, 6]
-    assert outcome(folder) == undisturbed(runs_dir)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
 @pytest.mark.parametrize("name", ["train/loss", "val/accuracy"])
-def test_a_line_torn_before_the_checkpoint_is_said_and_its_steps_are_made_again(runs_dir: Path, name: str):
+def test_a_line_torn_before_the_checkpoint_is_said_and_its_steps_are_made_again(
+    runs_dir: Path, beside: Path, name: str
+):
     folder = interrupted(runs_dir, after=6)
     path = folder.journal / "0001.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -143,25 +139,25 @@ def test_a_line_torn_before_the_checkpoint_is_said_and_its_steps_are_made_again(
     assert "WARNING 1 lines of the journal" in folder.log.read_text()
     assert "the journal lacks values before step 6: the trial begins again from step 0" in folder.log.read_text()
     assert starts(folder) == [0, 0]
-    assert outcome(folder) == undisturbed(runs_dir)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
-def test_a_journal_file_that_is_gone_is_said_and_its_steps_are_made_again(runs_dir: Path):
+def test_a_journal_file_that_is_gone_is_said_and_its_steps_are_made_again(runs_dir: Path, beside: Path):
     folder = interrupted(runs_dir, after=3)
     with pytest.raises(Stopped):
         trial.run(folder, stop_after(3))
     (folder.journal / "0001.jsonl").unlink()
     trial.run(folder)
     assert "the journal lacks values before step 6" in folder.log.read_text()
-    assert outcome(folder) == undisturbed(runs_dir)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
-def test_a_checkpoint_without_its_journal_starts_again(runs_dir: Path):
+def test_a_checkpoint_without_its_journal_starts_again(runs_dir: Path, beside: Path):
     folder = interrupted(runs_dir, after=3)
     (folder.journal / "0001.jsonl").unlink()
     trial.run(folder)
     assert starts(folder) == [0]
-    assert outcome(folder) == undisturbed(runs_dir)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
 def test_a_checkpoint_that_outlived_its_result_is_no_new_attempt(runs_dir: Path):
@@ -173,7 +169,7 @@ def test_a_checkpoint_that_outlived_its_result_is_no_new_attempt(runs_dir: Path)
 
 
 @pytest.mark.parametrize("at", [4, STEPS])
-def test_an_attempt_that_was_superseded_replaces_nothing(runs_dir: Path, at: int):
+def test_an_attempt_that_was_superseded_replaces_nothing(runs_dir: Path, beside: Path, at: int):
     folder = interrupted(runs_dir, after=2)
     kept = folder.checkpoint.read_bytes()
     steps = iter(range(3, STEPS + 1))
@@ -192,13 +188,13 @@ def test_an_attempt_that_was_superseded_replaces_nothing(runs_dir: Path, at: int
     assert not (folder.path / "model.pt").exists()
     assert journal.read(folder.journal).attempts[1].end == "superseded"
     trial.run(folder)
-    assert outcome(folder) == undisturbed(runs_dir)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
-def test_checkpoints_are_written_as_often_as_asked(runs_dir: Path):
+def test_checkpoints_are_written_as_often_as_asked(runs_dir: Path, beside: Path):
     often, seldom = made(runs_dir, *KEPT, EVERY_STEP), made(runs_dir, *KEPT, "seed=1")
     trial.run(often)
     trial.run(seldom)
     saves = [folder.journal.joinpath("0001.jsonl").read_text().count('"saved"') for folder in (often, seldom)]
     assert saves == [STEPS, 1]
-    assert outcome(often) == undisturbed(runs_dir)
+    assert outcome(often) == undisturbed(beside, *KEPT)

@@ -7,31 +7,49 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from real_trials import made, outcome
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.folder import Busy, TrialFolder
+from real_trials import made, outcome, undisturbed
 
 # 66 steps, and a checkpoint about every 30 ms.
 LONGER = ("epochs=3", "batch_size=64", "max_lr=0.1", "evaluations_per_epoch=3", "save_model=true")
 OFTEN = "checkpoint_minutes=0.0005"
 PATIENCE = 60.0
+BUSY = 7
 # Each process is forked from a clean one that has imported torch and done nothing else.
 fresh = multiprocessing.get_context("forkserver")
 fresh.set_forkserver_preload(["onecycle_sweeps.trial", "onecycle_sweeps.models.simple_cnn", "torch._dynamo"])
 
 
 def work(path: str) -> None:
-    """Bring a trial to its result; exits with 7 if another process works on it."""
+    """Bring a trial to its result; exits with BUSY if another process works on it."""
     try:
         trial.run(TrialFolder(Path(path)))
     except Busy:
-        os._exit(7)
+        sys.exit(BUSY)
+
+
+def work_and_die(path: str, replaced: bool) -> None:
+    """Train until the second checkpoint is to replace the first, and be killed before that or after it."""
+    replace, saves = os.replace, iter((False, True))
+
+    def die(source: Path, target: Path) -> None:
+        last = target.name == "checkpoint.pt" and next(saves)
+        if last and not replaced:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = die
+    work(path)
 
 
 def started(folder: TrialFolder) -> BaseProcess:
@@ -47,51 +65,44 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-@pytest.fixture
-def undisturbed(runs_dir: Path) -> Iterator[TrialFolder]:
-    """The same trial beside, brought to its result in one go."""
-    beside = runs_dir.parent / "undisturbed"
-    beside.mkdir()
-    (beside / "data").symlink_to(runs_dir / "data")
-    folder = made(beside, *LONGER)
-    process = started(folder)
-    yield folder
-    process.join(PATIENCE)
+def reached(folder: TrialFolder, attempt: int, step: int) -> bool:
+    """Whether an attempt has begun, and checkpoints cover so many steps; or there is a result."""
+    begun = folder.attempts() >= attempt and journal.read(folder.journal).durable >= step
+    return begun or folder.result() is not None
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(
-    runs_dir: Path, undisturbed: TrialFolder, seed: int
-):
+def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(runs_dir: Path, beside: Path, seed: int):
     folder, draw = made(runs_dir, *LONGER, OFTEN), random.Random(seed)
     points = sorted(draw.sample(range(1, 50), 5))
     for point in points:
-        process = started(folder)
-        wait_until(lambda: journal.read(folder.journal).durable >= point or not process.is_alive())  # noqa: B023
+        attempt, process = folder.attempts() + 1, started(folder)
+        wait_until(partial(reached, folder, attempt, point))
         time.sleep(draw.uniform(0, 0.03))
         process.kill()
         process.join(PATIENCE)
     trial.run(folder)
-    wait_until(lambda: undisturbed.result() is not None)
     attempts = journal.read(folder.journal).attempts
     assert len([attempt for attempt in attempts if attempt.end is None]) >= 3
     assert all(later.start > 0 for later in attempts[1:])
-    assert outcome(folder) == outcome(undisturbed)
+    assert outcome(folder) == undisturbed(beside, *LONGER)
     assert sorted(path.name for path in folder.path.glob("*checkpoint*")) == []
 
 
-def test_a_process_killed_in_the_midst_of_a_save_keeps_the_checkpoint_before(runs_dir: Path, undisturbed: TrialFolder):
-    folder = made(runs_dir, *LONGER, OFTEN)
-    process = started(folder)
-    half_written = folder.path / f".checkpoint.pt.{process.pid}"
-    wait_until(lambda: journal.read(folder.journal).durable > 0 and half_written.exists() or not process.is_alive())
-    process.kill()
+@pytest.mark.parametrize(("replaced", "starts"), [(False, [0, 1]), (True, [0, 2])])
+def test_a_process_killed_in_the_midst_of_a_save_has_a_whole_checkpoint(
+    runs_dir: Path, beside: Path, replaced: bool, starts: list[int]
+):
+    folder = made(runs_dir, *LONGER, "checkpoint_minutes=1e-9")
+    process = fresh.Process(target=work_and_die, args=(str(folder.path), replaced))
+    process.start()
     process.join(PATIENCE)
     assert process.exitcode == -signal.SIGKILL
+    half_written = folder.path / f".checkpoint.pt.{process.pid}"
+    assert half_written.exists() is not replaced
     trial.run(folder)
-    wait_until(lambda: undisturbed.result() is not None)
-    assert journal.read(folder.journal).attempts[1].start > 0
-    assert outcome(folder) == outcome(undisturbed)
+    assert [attempt.start for attempt in journal.read(folder.journal).attempts] == starts
+    assert outcome(folder) == undisturbed(beside, *LONGER)
     assert not half_written.exists()
 
 
@@ -99,16 +110,20 @@ def test_of_two_processes_on_one_trial_one_works_and_the_other_is_busy(runs_dir:
     folder = made(runs_dir, *LONGER)
     first = started(folder)
     wait_until(lambda: folder.attempts() == 1)
+    os.kill(first.pid or 0, signal.SIGSTOP)
     second = started(folder)
-    for process in (first, second):
-        process.join(PATIENCE)
-    assert (first.exitcode, second.exitcode) == (0, 7)
+    second.join(PATIENCE)
+    os.kill(first.pid or 0, signal.SIGCONT)
+    first.join(PATIENCE)
+    assert (first.exitcode, second.exitcode) == (0, BUSY)
     assert folder.attempts() == 1
     assert folder.result() is not None
 
 
-def test_a_worker_that_gets_a_sigterm_saves_and_leaves(runs_dir: Path, undisturbed: TrialFolder):
-    folder = made(runs_dir, *LONGER)
+@pytest.mark.slow
+def test_a_worker_that_gets_a_sigterm_saves_and_leaves(runs_dir: Path, beside: Path):
+    longer = (*LONGER, "epochs=10")
+    folder = made(runs_dir, *longer)
     worker = [sys.executable, "-m", "onecycle_sweeps.launch.job"]
     with subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
@@ -125,5 +140,4 @@ def test_a_worker_that_gets_a_sigterm_saves_and_leaves(runs_dir: Path, undisturb
     assert attempt.saved > 0
     assert folder.checkpoint.exists()
     trial.run(folder)
-    wait_until(lambda: undisturbed.result() is not None)
-    assert outcome(folder) == outcome(undisturbed)
+    assert outcome(folder) == undisturbed(beside, *longer)

@@ -122,7 +122,7 @@ def test_a_process_that_is_killed_while_it_makes_the_store_leaves_one_that_can_b
             time.sleep(0.02)
         time.sleep(seconds)
         process.kill()
-        process.wait()
+        process.communicate()
     tracking.ship(made)
     for entry in made.trials:
         assert stored(made, entry.signature) == written(made.trial(entry.signature), 1)

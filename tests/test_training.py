@@ -212,6 +212,6 @@ def test_an_evaluation_that_misses_a_sample_or_sees_one_twice_is_an_error(
     index = data.val.index
     wrong = replace(data.val, index=index[:-1] if change < 0 else torch.cat((index, index[:1])))
     whole = training.evaluation_batches
-    monkeypatch.setattr(training, "evaluation_batches", lambda split, size: whole(wrong, size))
+    monkeypatch.setattr(training, "evaluation_batches", lambda _, size, transforms: whole(wrong, size, transforms))
     with pytest.raises(RuntimeError, match=f"each of 103 samples once, and saw {saw}"):
         evaluate(made(data), data.val)

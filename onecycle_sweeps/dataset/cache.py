@@ -8,31 +8,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from onecycle_sweeps.dataset.source import Source, check, images, labels
+from onecycle_sweeps.dataset.writing import flush, write_part
 
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set as its loader read it, before any filter or split.
-
-    Images are uint8 of shape (N, C, H, W) or (N, H, W), labels whole numbers of shape (N,) that count from 0 and
-    index `class_names`.
-    """
-
-    train_images: np.ndarray | Tensor
-    train_labels: np.ndarray | Tensor
-    test_images: np.ndarray | Tensor
-    test_labels: np.ndarray | Tensor
-    class_names: tuple[str, ...]
+PARTS = ("train", "test")
 
 
 @contextmanager
@@ -47,31 +31,39 @@ def locked(folder: Path) -> Iterator[None]:
 def ensure(load: Callable[[], Source], folder: Path) -> None:
     """Decode the source into `folder` unless it is there; to be called under its lock.
 
+    Images that are not to be kept leave the sums of their pixels and of the squares, int64 (N, C, 2), in their place.
     Raises ValueError for arrays that do not fit together, OSError where the disk refuses them, and what `load` raises.
     """
     if folder.is_dir():
         return
     source = load()
-    arrays = {name: _checked(source, name) for name in ARRAYS}
-    _check_agreement(arrays, len(source.class_names))
+    check(source)
     # Under the lock this name is ours: what lies there was left by a process that was killed.
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir()
-        for name, array in arrays.items():
-            with (unfinished / f"{name}.npy").open("wb") as file:
-                # np.save would lose the reason, such as a full disk.
-                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-                file.write(array.data)
-                _flush(file)
-        shapes = {name: array.shape for name, array in arrays.items()}
+        shapes = {}
+        for part in PARTS:
+            shapes |= write_part(unfinished, part, images(source, part), labels(source, part))
         write_json(unfinished / "source.json", {"class_names": source.class_names, "shapes": shapes})
         os.rename(unfinished, folder)
         _sync_folder(folder.parent)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise OSError(error.errno, f"cannot write the data cache: {error.strerror or error}", str(folder)) from error
+
+
+def shape(folder: Path, name: str) -> tuple[int, ...]:
+    """The shape of one of the source's arrays, of images that are not in the cache too."""
+    return tuple(read_json(folder / "source.json")["shapes"][name])
+
+
+def keeps_pixels(folder: Path) -> bool:
+    """Whether the cache holds the decoded images, or only the sums over each."""
+    return "train_sums" not in read_json(folder / "source.json")["shapes"]
 
 
 def mapped(folder: Path, name: str) -> np.ndarray:
@@ -80,12 +72,12 @@ def mapped(folder: Path, name: str) -> np.ndarray:
     Raises ValueError, with the file and what to do, for one that is missing, truncated or not what was written.
     """
     path = folder / f"{name}.npy"
-    shape = tuple(read_json(folder / "source.json")["shapes"][name])
+    expected = shape(folder, name)
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(path) from error
-    if array.shape != shape or array.dtype != (np.uint8 if name.endswith("images") else np.int64):
+    if array.shape != expected or array.dtype != (np.uint8 if name.endswith("images") else np.int64):
         raise _damaged(path)
     return array
 
@@ -103,44 +95,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     unfinished = path.with_name(f"{path.name}.tmp")
     with unfinished.open("w") as file:
         json.dump(content, file)
-        _flush(file)
+        flush(file)
     os.replace(unfinished, path)
     _sync_folder(path.parent)
 
 
-def _checked(source: Source, name: str) -> np.ndarray:
-    array = np.ascontiguousarray(getattr(source, name))
-    if name.endswith("labels"):
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise ValueError(f"{name} must be whole numbers of shape (N,), got {array.dtype} of shape {array.shape}")
-        return array.astype(np.int64, copy=False)
-    if array.ndim not in (3, 4) or array.dtype != np.uint8:
-        raise ValueError(
-            f"{name} must be uint8 of shape (N, C, H, W) or (N, H, W), got {array.dtype} of shape {array.shape}"
-        )
-    return array if array.ndim == 4 else array[:, None]
-
-
-def _check_agreement(arrays: dict[str, np.ndarray], num_classes: int) -> None:
-    for part in ("train", "test"):
-        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-        if len(images) != len(labels):
-            raise ValueError(f"{part}_images and {part}_labels must be as many, got {len(images)} and {len(labels)}")
-        wrong = labels[(labels < 0) | (labels >= num_classes)]
-        if len(wrong):
-            raise ValueError(f"{part}_labels must lie in 0..{num_classes - 1}, got {wrong[0]}")
-    train, test = arrays["train_images"].shape[1:], arrays["test_images"].shape[1:]
-    if train != test:
-        raise ValueError(f"train_images and test_images must have one (C, H, W), got {train} and {test}")
-
-
 def _damaged(path: Path) -> ValueError:
     return ValueError(f"{path} is damaged or missing: delete the folder {path.parent}, the next run decodes it again")
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

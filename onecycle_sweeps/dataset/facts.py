@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from onecycle_sweeps.dataset import cache
+from onecycle_sweeps.dataset.source import Source
+from onecycle_sweeps.dataset.statistics import mean_and_std
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Facts:
 
 
 def prepare(
-    load: Callable[[], cache.Source],
+    load: Callable[[], Source],
     folder: Path,
     *,
     val_fraction: float,
@@ -56,15 +57,22 @@ def prepare(
     `val_fraction` 0: the official test part is `val`, and there is no `test`. Above 0: that share of the training part
     is held out by `split_seed` alone, and the official test part is `test`. `classes` keeps some classes, renumbered
     in the order given. Each source is decoded once and each split described once, however many processes ask.
-    Raises ValueError for a value outside its range or a part left empty, and what `load` raises.
+    Raises ValueError for a value outside its range, a part left empty, or a `val_fraction` of 0 where there is no
+    official test part, and what `load` raises.
     """
+
+    def read() -> Source:
+        source = load()
+        _check_official(len(source.test_labels), float(val_fraction))
+        return source
+
     kept = _check(val_fraction, split_seed, classes)
     rule = [float(val_fraction), split_seed, kept]
     key = hashlib.sha256(json.dumps([[field.name for field in fields(Facts)], rule]).encode()).hexdigest()[:12]
     path = folder / f"split-{key}.json"
     if not path.exists():
         with cache.locked(folder):
-            cache.ensure(load, folder)
+            cache.ensure(read, folder)
             if not path.exists():
                 cache.write_json(path, asdict(_describe(folder, float(val_fraction), split_seed, kept)))
     return Facts.from_json(cache.read_json(path))
@@ -97,48 +105,40 @@ def _check(val_fraction: float, split_seed: int, classes: Sequence[int] | None) 
     return kept
 
 
+def _check_official(test: int, val_fraction: float) -> None:
+    if not test and not val_fraction:
+        raise ValueError("val_fraction must be above 0 for a data set without an official test part, got 0")
+
+
 def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple[int, ...] | None) -> Facts:
     class_names = cache.read_json(folder / "source.json")["class_names"]
     missing = [number for number in classes or () if not 0 <= number < len(class_names)]
     if missing:
         raise ValueError(f"classes must lie in 0..{len(class_names) - 1}, got {missing[0]}")
     train, held_out = positions(cache.mapped(folder, "train_labels"), val_fraction, split_seed, classes)
-    official, _ = positions(cache.mapped(folder, "test_labels"), 0.0, split_seed, classes)
+    test_labels = cache.mapped(folder, "test_labels")
+    _check_official(len(test_labels), val_fraction)
+    official, _ = positions(test_labels, 0.0, split_seed, classes)
     parts = {"train": train, "val": held_out, "test": official} if val_fraction else {"train": train, "val": official}
     for name, part in parts.items():
-        if not len(part):
+        if not len(part) and (name != "test" or len(test_labels)):
             raise ValueError(
                 f"the {name} part is empty, it needs at least one sample: {len(train) + len(held_out)} training and "
                 f"{len(official)} test samples, split with val_fraction={val_fraction} and classes={classes}"
             )
-    images = cache.mapped(folder, "train_images")
-    mean, std = _statistics(images, train)
+    _, channels, height, width = cache.shape(folder, "train_images")
+    mean, std = mean_and_std(folder, train)
     return Facts(
         train=len(train),
         val=len(parts["val"]),
         test=len(parts.get("test", ())),
         num_classes=len(classes or class_names),
-        in_channels=images.shape[1],
-        height=images.shape[2],
-        width=images.shape[3],
+        in_channels=channels,
+        height=height,
+        width=width,
         mean=mean,
         std=std,
         val_fraction=val_fraction,
         split_seed=split_seed,
         classes=classes,
     )
-
-
-def _statistics(images: np.ndarray, index: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation of each channel, from exact counts of the 256 values."""
-    counts = np.zeros((images.shape[1], 256))
-    for start in range(0, len(index), 1024):
-        chunk = images[index[start : start + 1024]]
-        for channel in range(images.shape[1]):
-            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
-    values, total = np.arange(256.0), counts.sum(axis=1)
-    mean = counts @ values / total
-    variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
-    for channel in np.flatnonzero(variance == 0):
-        raise ValueError(f"the training images must vary in every channel, channel {channel} is {mean[channel]:g} only")
-    return tuple(mean.tolist()), tuple(math.sqrt(value) for value in variance)

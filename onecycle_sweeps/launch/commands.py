@@ -16,6 +16,7 @@ from onecycle_sweeps.plan import Request
 MISTAKE, INTERRUPTED = 2, 130
 # The sweep that this process's launches belong to: Hydra calls a launcher several times and ends without a word.
 _sessions: list[Session] = []
+_crew = local.Crew()
 
 
 def one_trial(config: Any, hydra: Any) -> None:
@@ -45,7 +46,7 @@ def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequentia
         workers = None if launcher["workers"] == "auto" else launcher["workers"]
         places = partial(local.places, config["device"], threads, workers, launcher["jobs_per_gpu"])
         with _interruptible(_sessions[0]):
-            return _sessions[0].launch(requests, lambda sweep, todo: local.run(sweep, todo, places(len(todo))))
+            return _sessions[0].launch(requests, lambda sweep, todo: local.run(_crew, sweep, todo, places(len(todo))))
 
 
 def conclude_sweep() -> int:
@@ -54,6 +55,7 @@ def conclude_sweep() -> int:
         return 0
     session = _sessions.pop()
     with _ending_in_a_line(), _interruptible(session):
+        _crew.leave()
         return conclusion.conclude(session)
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from onecycle_sweeps import provenance, report, tracking
 from onecycle_sweeps.launch.session import Session
-from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 
 FAILURE = 1
 PROGRAM = "python -m onecycle_sweeps"
@@ -19,6 +19,9 @@ def conclude(session: Session) -> int:
     comparison = report.compare(sweep)
     say()
     report.show(comparison, Console(highlight=False))
+    if all(entry.kind == RANGE_TEST for entry in sweep.trials):
+        for entry in sweep.trials:
+            say(f"curve: {sweep.trial(entry.signature).path / 'range_test.png'}")
     if line := _other_code(sweep):
         say(line)
     undelivered = session.deliver(report.write(sweep), report.markdown(comparison))

@@ -3,8 +3,8 @@
 import json
 import subprocess
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from queue import Empty
 
 from onecycle_sweeps.launch import machine
@@ -19,23 +19,55 @@ LEAVE_SECONDS = 60.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def run(sweep: Sweep, trials: Sequence[Entry], places: Sequence[dict[str, str]]) -> Generator[Event]:
+class Crew:
+    """The worker processes of a command, which stay until they are asked to leave."""
+
+    def __init__(self) -> None:
+        self.workers: list[Worker] = []
+        self.heard = Heard()
+
+    def grow(self, sweep: Sweep, places: Sequence[dict[str, str]]) -> None:
+        """Start a worker for each place that has none."""
+        for i, place in list(enumerate(places))[len(self.workers) :]:
+            self.workers.append(Worker(place, sweep.folder / f"worker-{i}.log", self.heard))
+
+    def leave(self) -> None:
+        """Ask the workers to save and leave, and see them off; a second Ctrl-C kills them."""
+        workers, self.workers = self.workers, []
+        for worker in workers:
+            worker.leave()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        try:
+            for worker in workers:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            for worker in workers:
+                worker.process.kill()
+                worker.process.wait()
+
+
+def run(crew: Crew, sweep: Sweep, trials: Sequence[Entry], places: Sequence[dict[str, str]]) -> Generator[Event]:
     """Execute the trials, one worker for each place; yields what happens, and at least twice a second.
 
-    Leaving the iteration asks the workers to save and leave. Raises WorkerLost when a worker cannot even start.
+    The crew stays for the next trials, but where the iteration is left before its end it is asked to save and leave.
+    Raises WorkerLost when a worker cannot even start.
     """
-    queue, heard = Queue(sweep, trials), Heard()
-    with _workers(sweep, places, heard) as workers:
-        while queue.waiting or any(worker.entry for worker in workers):
+    queue = Queue(sweep, trials)
+    try:
+        crew.grow(sweep, places)
+        while queue.waiting or any(worker.entry for worker in crew.workers):
             yield from queue.orphans()
-            for worker in workers:
-                if worker.entry is None and (entry := queue.next()):
+            for worker in crew.workers:
+                if worker.is_free() and (entry := queue.next()):
                     worker.give(entry, sweep.trial(entry.signature))
                     yield Event(entry, RUNNING)
             with suppress(Empty):
-                if event := _hear(queue, *heard.get(timeout=TICK_SECONDS)):
+                if event := _hear(queue, *crew.heard.get(timeout=TICK_SECONDS)):
                     yield event
             yield Event()
+    except BaseException:
+        crew.leave()
+        raise
 
 
 def _hear(queue: Queue, worker: Worker, line: str) -> Event | None:
@@ -70,21 +102,3 @@ def places(device: str, threads: int, workers: int | None, jobs_per_gpu: int, tr
         slots = [{}] * (jobs_per_gpu if device.startswith("cuda") else max(1, machine.cores() // threads))
     count = workers or len(slots)
     return [shared | slots[i % len(slots)] for i in range(min(count, trials))]
-
-
-@contextmanager
-def _workers(sweep: Sweep, places: Sequence[dict[str, str]], heard: Heard) -> Iterator[list[Worker]]:
-    workers = [Worker(place, sweep.folder / f"worker-{i}.log", heard) for i, place in enumerate(places)]
-    try:
-        yield workers
-    finally:
-        for worker in workers:
-            worker.leave()
-        deadline = time.monotonic() + LEAVE_SECONDS
-        try:
-            for worker in workers:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            for worker in workers:
-                worker.process.kill()
-                worker.process.wait()

@@ -65,6 +65,10 @@ class Worker:
                 self.heard.put((self, line))
         self.heard.put((self, ""))
 
+    def is_free(self) -> bool:
+        """Whether it can take a trial."""
+        return self.entry is None and self.process.poll() is None
+
     def give(self, entry: Entry, trial: TrialFolder) -> None:
         """Let the worker execute a trial."""
         assert self.process.stdin

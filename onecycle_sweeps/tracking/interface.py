@@ -4,7 +4,7 @@ import os
 import sys
 from urllib.parse import quote
 
-from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 from onecycle_sweeps.tracking import ledger
 from onecycle_sweeps.tracking.store import address, database_file, is_server
 
@@ -12,13 +12,17 @@ PORT = 5000
 
 
 def overlay_link(sweep: Sweep, port: int = PORT) -> str:
-    """The page that overlays the curves of this sweep's trainings; of all experiments while nothing has arrived."""
+    """The page that overlays the curves of this sweep's trainings, or of its range tests where it has no other.
+
+    While nothing has arrived it is the page of all experiments.
+    """
     store = address(sweep.tracking_uri)
     host = store.rstrip("/") if is_server(sweep.tracking_uri) else f"http://127.0.0.1:{port}"
     book = ledger.load(sweep.folder, store)
     if book.experiment is None:
         return f"{host}/#/experiments"
-    query = f"tags.ledger = '{book.token}' and tags.kind = 'train'"
+    kind = TRAIN if any(entry.kind == TRAIN for entry in sweep.trials) else RANGE_TEST
+    query = f"tags.ledger = '{book.token}' and tags.kind = '{kind}'"
     return (
         f"{host}/#/experiments/{book.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
         f"&orderByKey={quote('params.`max_lr`')}&searchFilter={quote(query)}"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,11 @@ Resolved = dict[str, Any]
 
 
 def resolve(config: Config, facts: Facts, find_rate: Callable[[], float]) -> Resolved:
-    """Fix the rate, the device, the precision and the threads; `find_rate` is asked where `max_lr` is auto."""
+    """Fix the rate, the device, the precision and the threads; `find_rate` is asked where `max_lr` is auto.
+
+    A model that has a `normalisation`, the (mean, std) of each channel in the units of uint8, is given images so
+    normalised, in place of by the training set's own statistics.
+    """
     device = _device(config["device"])
     steps_per_epoch = facts.train // config["batch_size"]
     resolved = {
@@ -27,6 +32,7 @@ def resolve(config: Config, facts: Facts, find_rate: Callable[[], float]) -> Res
         "device": device,
         "precision": _precision(config["precision"], device),
         "threads": 1 if config["threads"] == "auto" else config["threads"],
+        "normalisation": getattr(_model(config, facts), "normalisation", None),
         "versions": provenance.versions(),
         "code": provenance.code_hashes(config),
     }
@@ -45,8 +51,12 @@ def facts(trial: TrialFolder, config: Config) -> Facts:
 
 
 def data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Dataset:
-    """The trial's data set on its device."""
-    return dataset.load(_cache(trial, config), facts, resolved["device"])
+    """The trial's data set on its device, with what is done to its images."""
+    if chosen := resolved.get("normalisation"):
+        mean, std = map(tuple, chosen)
+        facts = replace(facts, mean=mean, std=std)
+    loaded = dataset.load(_cache(trial, config), facts, resolved["device"], settings.loader(config))
+    return replace(loaded, **settings.transforms(config, facts))
 
 
 def prepare_torch(config: Config, resolved: Resolved) -> None:
@@ -62,9 +72,7 @@ def prepare_torch(config: Config, resolved: Resolved) -> None:
 def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Learner:
     """A fresh net with the weights that follow from `seed`, and its optimizer."""
     torch.manual_seed(seed)
-    facts = data.facts
-    model = settings.build(config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
-    model = model.to(resolved["device"], memory_format=torch.channels_last)
+    model = _model(config, data.facts).to(resolved["device"], memory_format=torch.channels_last)
     return Learner(
         model,
         _optimizer(config["optimizer"], model),
@@ -77,13 +85,28 @@ def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Lea
     )
 
 
+def _model(config: Config, facts: Facts) -> Any:
+    return settings.build(config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
+
+
 def _optimizer(node: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a config node; where it has a `beta2`, its `momentum` is beta1."""
     node = dict(node)
-    create = get_object(node.pop("_target_"))
+    create, scale = get_object(node.pop("_target_")), node.pop("body_lr_scale", 1)
     if "beta2" in node:
         node["betas"] = (node.pop("momentum"), node.pop("beta2"))
-    return create([p for p in model.parameters() if p.requires_grad], **node)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return create(parameters if scale == 1 else _head_and_body(model, parameters, scale), **node)
+
+
+def _head_and_body(model: torch.nn.Module, parameters: list[torch.nn.Parameter], scale: float) -> list[dict[str, Any]]:
+    """Two param groups, the body's with its `lr_scale`; raises ValueError for a model that has not both."""
+    in_head = {id(parameter) for parameter in getattr(model, "head_parameters", list)()}
+    head, body = ([p for p in parameters if (id(p) in in_head) is within] for within in (True, False))
+    if not head or not body:
+        lacks = "a head apart from its body" if not head else "a body that is trained"
+        raise ValueError(f"optimizer.body_lr_scale must be 1 for a model without {lacks}, got {scale}")
+    return [{"params": head}, {"params": body, "lr_scale": scale}]
 
 
 def _cache(trial: TrialFolder, config: Config):

@@ -35,9 +35,12 @@ def run(trial: TrialFolder, stopped: Callable[[], bool] = lambda: False) -> dict
         if (result := trial.result()) and trial.done(config):
             return result
         state = _usable_checkpoint(trial, config)
-        number = trial.attempts() + 1
-        book = Journal(trial.journal, number, state["step"] if state else 0)
-        log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, state["step"] if state else 0)
+        number, start = trial.attempts() + 1, state["step"] if state else 0
+        try:
+            book = Journal(trial.journal, number, start)
+        except OSError as error:
+            raise _failed(trial, number, error) from error
+        log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, start)
         trial.remove("failure.json")
         return _conclude(Attempt(trial, number, book, stopped), config, state)
 
@@ -55,9 +58,7 @@ def _conclude(attempt: Attempt, config: Config, state: State | None) -> dict[str
         book.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
         raise
     except Exception as error:
-        log.exception("attempt %d failed", number)
-        _record_failure(attempt, cause := cause_of(error))
-        raise TrialFailed(cause) from error
+        raise _failed(trial, number, error, book) from error
     trial.remove("checkpoint.pt")
     log.info("trial %s %s: %s", trial.signature, result["status"], result["cause"] or result["metrics"])
     for warning in result["warnings"]:
@@ -112,16 +113,19 @@ def _usable_checkpoint(trial: TrialFolder, config: Config) -> State | None:
     return state
 
 
-def _record_failure(attempt: Attempt, cause: str) -> None:
-    """Leave the cause in the folder and in the journal, as far as the disk takes it."""
+def _failed(trial: TrialFolder, number: int, error: Exception, book: Journal | None = None) -> TrialFailed:
+    """The failure of an attempt, left in the folder and in the journal as far as the disk takes it."""
+    log.error("attempt %d failed", number, exc_info=error)
+    cause = cause_of(error)
     for note in (
-        lambda: attempt.trial.write("failure", {"cause": cause, "attempt": attempt.number, "time": time.time()}),
-        lambda: attempt.book.end("failed", cause),
+        lambda: trial.write("failure", {"cause": cause, "attempt": number, "time": time.time()}),
+        lambda: book and book.end("failed", cause),
     ):
         try:
             note()
-        except OSError as error:
-            log.error("the failure could not be recorded: %s", error)
+        except OSError as reason:
+            log.error("the failure could not be recorded: %s", reason)
+    return TrialFailed(cause)
 
 
 def cause_of(error: BaseException) -> str:

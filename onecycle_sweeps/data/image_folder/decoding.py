@@ -1,0 +1,109 @@
+"""A decoding process: where photographs lie comes in, a line for each batch, and RGB squares of bytes go out.
+
+It is run as a file of its own, and needs nothing but Pillow, so that it starts at once and stays small.
+"""
+
+import io
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import IO, cast
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Others would let a file run programs (EPS) or mean something else than pixels.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# No picture within Pillow's limit of 89 million pixels needs more.
+MAX_BYTES = 10**9
+
+Place = str | tuple[int, int]
+
+
+def square(file: IO[bytes], size: int) -> Image.Image:
+    """The middle square of an image, as RGB of `size` x `size` pixels, its shorter side resized to `size`.
+
+    The resizing is Pillow's bilinear filter, which antialiases; what EXIF says of the camera's rotation is done, what
+    is transparent lies on white, 16 bits become 8 by their upper byte, and of several frames the first is taken.
+    Raises ValueError or Pillow's errors for what is no image, is cut short, or has too many pixels.
+    """
+    with Image.open(file, formats=FORMATS) as opened:
+        image = _rgb(ImageOps.exif_transpose(opened))
+    shorter, longer = sorted(image.size)
+    if shorter != size:
+        # As torchvision rounds.
+        stretched = size * longer // shorter
+        if size * stretched > (Image.MAX_IMAGE_PIXELS or 0):
+            raise ValueError(f"{image.width} x {image.height} pixels are too long a strip for a size of {size}")
+        upright = image.width < image.height
+        image = image.resize((size, stretched) if upright else (stretched, size), Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = image.convert("I")
+        low, high = cast(tuple[int, int], image.getextrema())
+        if low < 0 or high >= 2**16:
+            raise ValueError(f"its values must lie in 16 bits, got {low}..{high}")
+        return image.point([value >> 8 for value in range(2**16)], "L").convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its values are floating-point numbers, of which nothing says what is white")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _opened(place: Place, archive: int | None) -> IO[bytes]:
+    """The bytes at a place: the path of a file, or offset and length in the archive of an open descriptor."""
+    length = os.stat(place).st_size if isinstance(place, str) else place[1]
+    if not length:
+        raise ValueError("the file is empty")
+    if length > MAX_BYTES:
+        raise ValueError(f"the file has {length} bytes, an image may have at most {MAX_BYTES}")
+    if isinstance(place, str):
+        return Path(place).open("rb")
+    assert archive is not None
+    return io.BytesIO(os.pread(archive, length, place[0]))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is no image in a format of {', '.join(FORMATS)}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def answer(places: list[Place], size: int, archive: int | None) -> tuple[list[tuple[int, str]], list[bytes]]:
+    """The planes of each image, black where it cannot be read, and which those are, with the reason."""
+    problems, squares = [], []
+    for number, place in enumerate(places):
+        try:
+            with _opened(place, archive) as file:
+                squares.append(b"".join(plane.tobytes() for plane in square(file, size).split()))
+        except Exception as error:
+            problems.append((number, _reason(error)))
+            squares.append(bytes(3 * size * size))
+    return problems, squares
+
+
+def main(size: int, archive: int | None) -> None:
+    """Answer each line of places on the standard input, until there is none."""
+    # A reader that has gone ends the process, without a word.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    for line in sys.stdin.buffer:
+        problems, squares = answer(json.loads(line), size, archive)
+        sys.stdout.buffer.write(json.dumps(problems).encode() + b"\n")
+        sys.stdout.buffer.writelines(squares)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -1,0 +1,51 @@
+"""Holes in images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onecycle_sweeps.dataset.augmentation.draws import below
+from onecycle_sweeps.dataset.augmentation.transform import check_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from onecycle_sweeps.dataset.augmentation.draws import Draws
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Covers one square of `size` pixels in each image, its centre at any pixel, cut off at the image's edges.
+
+    The square has the colour `mean`, in the units of the uint8 images: a trial gives it the mean that images are
+    normalised with, so that the net sees zeros, as in arXiv:1708.04552.
+    """
+
+    size: int
+    mean: Sequence[float] = (0.0,)
+
+    def __post_init__(self) -> None:
+        check_pixels("size", self.size)
+        if not self.mean or not all(0 <= value <= 255 for value in self.mean):
+            raise ValueError(f"mean must be a value in [0, 255] for each channel, got {self.mean!r}")
+
+    def output(self, height: int, width: int) -> tuple[int, int]:
+        if self.size > min(height, width):
+            raise ValueError(f"size must be at most the smaller side of {height}x{width} images, got {self.size}")
+        return height, width
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        top, left = draws.words(2)
+        rows, columns = self._covered(top, images.shape[2]), self._covered(left, images.shape[3])
+        colour = images.new_tensor([round(value) for value in self.mean]).view(1, -1, 1, 1)
+        return colour.where(rows[:, None, :, None] & columns[:, None, None, :], images)
+
+    def _covered(self, words: Tensor, length: int) -> Tensor:
+        """Which of `length` pixels the square covers: bool (N, length)."""
+        import torch
+
+        start = below(words, length)[:, None] - self.size // 2
+        pixels = torch.arange(length, device=words.device)
+        return (pixels >= start) & (pixels < start + self.size)

@@ -1,0 +1,104 @@
+"""A net of another library made fit for fine-tuning: a body, a head, and the normalisation it was trained with."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class Transfer(nn.Module):
+    """(N, in_channels, H, W) -> the scores of `net`, whose last part is the module or modules `head`.
+
+    `trained_with` is the (mean, std) of each channel, in the units of uint8, that the weights were trained with; None
+    for weights that were not trained, and then the training set's own statistics serve. A net for 3 channels takes
+    grey images too, which are repeated in all three. `normalisation` is what the images are to be normalised with.
+    `freeze="body"` trains the head alone: no other parameter takes a gradient, and the batch norms outside the head
+    keep their statistics. The state_dict is that of `net`, and loads into a bare one.
+    Raises ValueError for another number of channels, another `freeze`, or a body frozen that was not trained.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        head: Iterable[nn.Module],
+        in_channels: int,
+        net_channels: int = 3,
+        trained_with: Normalisation | None = None,
+        freeze: str | None = None,
+    ) -> None:
+        super().__init__()
+        if in_channels not in (1, net_channels):
+            raise ValueError(f"the model takes images of 1 or {net_channels} channels, got {in_channels}")
+        if freeze not in (None, "body"):
+            raise ValueError(f"model.freeze must be null or body, got {freeze!r}")
+        if freeze and trained_with is None:
+            raise ValueError("model.freeze=body needs trained weights: set model.pretrained=true or model.weights_file")
+        repeats = in_channels != net_channels
+        self.entrance = RepeatGrey(net_channels, trained_with) if repeats else nn.Identity()
+        self.net = net
+        self.normalisation = _of_grey(trained_with) if repeats else trained_with
+        # In a tuple, because modules that are set as attributes would be registered a second time.
+        self._head = tuple(head)
+        self._frozen = tuple(self._body_norms()) if freeze else ()
+        if freeze:
+            net.requires_grad_(False)
+            for parameter in self.head_parameters():
+                parameter.requires_grad_(True)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the head; all others are the body's."""
+        return [parameter for module in self._head for parameter in module.parameters()]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(self.entrance(images))
+
+    def train(self, mode: bool = True) -> "Transfer":
+        """Set the mode; frozen batch norms stay in evaluation mode."""
+        super().train(mode)
+        for norm in self._frozen:
+            norm.eval()
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The net's own."""
+        return self.net.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load what `state_dict` gave, or a bare net's."""
+        return self.net.load_state_dict(state_dict, strict, assign)
+
+    def _body_norms(self) -> Iterable[nn.Module]:
+        in_head = {id(module) for top in self._head for module in top.modules()}
+        norms = (module for module in self.net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+        return (norm for norm in norms if id(norm) not in in_head)
+
+
+class RepeatGrey(nn.Module):
+    """(N, 1, H, W), normalised as grey -> (N, channels, H, W), each channel normalised as the net was trained with."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, channels: int, trained_with: Normalisation | None) -> None:
+        super().__init__()
+        scale, shift = torch.ones(channels), torch.zeros(channels)
+        if grey := _of_grey(trained_with):
+            (mean,), (std,) = grey
+            means, stds = torch.tensor(trained_with)
+            scale, shift = std / stds, (mean - means) / stds
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, images, self.scale).contiguous(memory_format=torch.channels_last)
+
+
+def _of_grey(normalisation: Normalisation | None) -> Normalisation | None:
+    """One mean and one deviation for a grey image: the means over the channels."""
+    if normalisation is None:
+        return None
+    mean, std = ((sum(values) / len(values),) for values in normalisation)
+    return mean, std

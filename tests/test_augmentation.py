@@ -1,0 +1,164 @@
+"""Each transform equals a plain reference pixel by pixel, and does all samples of a batch at once."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision import transforms as torchvisions
+from torchvision.transforms import functional
+
+from onecycle_sweeps.dataset import Split, batches
+from onecycle_sweeps.dataset.augmentation import (
+    CenterCrop,
+    Cutout,
+    Draws,
+    Flip,
+    PadCrop,
+    RandomResizedCrop,
+    Transform,
+)
+from plain_augmentation import Words, box, cutout, flip, pad_crop, resized
+
+SEED, EPOCH, PLACE = 3, 5, 2
+SAMPLES = torch.tensor([0, 7, 6, 59_999, 7, 2**40, *range(100, 160)])
+Plain = Callable[[np.ndarray, Words], np.ndarray]
+
+
+def drawn(channels: int, height: int, width: int, count: int = len(SAMPLES)) -> Tensor:
+    images = np.random.default_rng(0).integers(0, 256, (count, channels, height, width), dtype=np.uint8)
+    return torch.from_numpy(images)
+
+
+def draws(samples: Tensor = SAMPLES) -> Draws:
+    return Draws(SEED, EPOCH, PLACE, samples)
+
+
+def plainly(plain: Plain, images: Tensor) -> Tensor:
+    """The reference on each image with the words of its sample."""
+    pairs = zip(images.numpy(), SAMPLES.tolist(), strict=True)
+    one_by_one = [plain(image, Words(SEED, EPOCH, PLACE, sample)) for image, sample in pairs]
+    return torch.from_numpy(np.stack(one_by_one))
+
+
+EXACT: list[tuple[Transform, Plain]] = [
+    (Flip(), flip),
+    (PadCrop(), lambda image, words: pad_crop(image, words, 4, "reflect")),
+    (PadCrop(1), lambda image, words: pad_crop(image, words, 1, "reflect")),
+    (PadCrop(3, "zero"), lambda image, words: pad_crop(image, words, 3, "zero")),
+    (PadCrop(20, "zero"), lambda image, words: pad_crop(image, words, 20, "zero")),
+    (Cutout(4, (17.4,)), lambda image, words: cutout(image, words, 4, (17,))),
+    (Cutout(5), lambda image, words: cutout(image, words, 5, (0,))),
+]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 6), (3, 6, 11)], ids=str)
+@pytest.mark.parametrize(("transform", "plain"), EXACT, ids=lambda one: repr(one) if isinstance(one, Transform) else "")
+def test_a_transform_equals_the_plain_reference(transform: Transform, plain: Plain, shape: tuple[int, int, int]):
+    images = drawn(*shape)
+    before = images.clone()
+    expected = plainly(plain, images)
+    assert torch.equal(transform(images, draws()), expected)
+    assert torch.equal(transform(images.to(memory_format=torch.channels_last), draws()), expected)
+    assert torch.equal(images, before)
+
+
+def test_cutout_paints_each_channel_in_its_own_mean():
+    images = drawn(3, 9, 6)
+    expected = plainly(lambda image, words: cutout(image, words, 3, (10, 20, 255)), images)
+    assert torch.equal(Cutout(3, (10.4, 19.6, 255.0))(images, draws()), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "scale", "ratio"),
+    [
+        ((1, 8, 8), 8, (0.08, 1.0), (3 / 4, 4 / 3)),
+        ((3, 9, 6), 7, (0.08, 1.0), (3 / 4, 4 / 3)),
+        ((1, 32, 32), 12, (0.2, 0.6), (0.5, 2.0)),
+        ((1, 7, 33), 9, (0.9, 1.0), (3 / 4, 4 / 3)),
+        ((1, 33, 7), 9, (0.9, 1.0), (3 / 4, 4 / 3)),
+        ((1, 5, 5), 3, (0.001, 0.001), (1, 1)),
+    ],
+    ids=str,
+)
+def test_random_resized_crop_equals_the_plain_reference(
+    shape: tuple[int, int, int], size: int, scale: tuple[float, float], ratio: tuple[float, float]
+):
+    images, transform = drawn(*shape), RandomResizedCrop(size, scale, ratio)
+    _, height, width = shape
+    boxes = [box(Words(SEED, EPOCH, PLACE, sample), height, width, scale, ratio) for sample in SAMPLES.tolist()]
+    assert torch.stack(transform.boxes(draws(), height, width), 1).tolist() == [list(one) for one in boxes]
+    expected = np.stack([resized(image, *one, size) for image, one in zip(images.numpy(), boxes, strict=True)])
+    assert torch.equal(transform(images, draws()), torch.from_numpy(expected))
+
+
+def test_random_resized_crop_is_within_two_grey_levels_of_torchs_resize():
+    images, transform = drawn(3, 250, 200, 6), RandomResizedCrop(224)
+    made = transform(images, draws(SAMPLES[:6])).float()
+    boxes = torch.stack(transform.boxes(draws(SAMPLES[:6]), 250, 200), 1).tolist()
+    for image, one, (top, left, height, width) in zip(images, made, boxes, strict=True):
+        part = image[None, :, top : top + height, left : left + width].float()
+        assert (interpolate(part, (224, 224), mode="bilinear")[0] - one).abs().max() < 2
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 6), (3, 33, 35)], ids=str)
+@pytest.mark.parametrize("size", [1, 4, 5, 6])
+def test_center_crop_equals_torchvisions(shape: tuple[int, int, int], size: int):
+    images = drawn(*shape)
+    assert torch.equal(CenterCrop(size)(images), functional.center_crop(images, [size, size]))
+
+
+ALL: list[Transform] = [
+    Flip(),
+    PadCrop(2),
+    PadCrop(2, "zero"),
+    Cutout(3),
+    RandomResizedCrop(6),
+    RandomResizedCrop(40),
+    CenterCrop(5),
+]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transform", ALL, ids=repr)
+def test_what_comes_out_is_uint8_of_the_size_that_was_said(transform: Transform, channels: int):
+    made = transform(drawn(channels, 12, 9), draws())
+    assert made.dtype == torch.uint8
+    assert made.shape == (len(SAMPLES), channels, *transform.output(12, 9))
+
+
+def test_transforms_go_into_each_other_in_the_order_of_the_list():
+    split = Split(drawn(3, 12, 12, 20), torch.arange(20), torch.arange(20))
+    chain = (RandomResizedCrop(9), PadCrop(2, "zero"), Flip(), Cutout(4))
+    images, labels = next(batches(split, 20, SEED, 3, chain))
+    by_hand = split.images[labels]
+    for place, transform in enumerate(chain):
+        by_hand = transform(by_hand, Draws(SEED, 3, place, labels))
+    assert torch.equal(images, by_hand)
+
+
+def test_flip_and_crop_are_15_times_as_fast_as_torchvisions_transforms_on_photographs():
+    pixels, batch = drawn(3, 32, 32, 1024), 128
+    photographs = [functional.to_pil_image(image) for image in pixels[:batch]]
+    crop, mirror = torchvisions.RandomCrop(32, 4, padding_mode="reflect"), torchvisions.RandomHorizontalFlip()
+    theirs = torchvisions.Compose([crop, mirror, torchvisions.PILToTensor()])
+    split = Split(pixels, torch.zeros(1024, dtype=torch.long), torch.arange(1024))
+    stream = batches(split, batch, 0, 0, (PadCrop(), Flip()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rounds = [
+        (_seconds(lambda: torch.stack([theirs(image) for image in photographs])), _seconds(lambda: next(stream)))
+        for _ in range(30)
+    ]
+    torch.set_num_threads(threads)
+    slow, fast = (min(times) for times in zip(*rounds, strict=True))
+    assert slow / fast > 15
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

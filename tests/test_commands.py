@@ -1,0 +1,192 @@
+"""A command from what is typed to what is printed and recorded, with whole processes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from onecycle_sweeps.sweep import RANGE_TEST
+from program import QUICK, ask, lines, points, recorded_points, run, runs_of, sweep_of, trials, with_store, write
+
+# The slow tests go on in one folder, each from where the one before it ended.
+pytestmark = pytest.mark.xdist_group("commands")
+SWEEP = ("policy=constant,onecycle", "seed=0", "epochs=1", "-m")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_store(tmp_path_factory.mktemp("commands"))
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_with_its_table_its_report_and_the_line_that_opens_mlflow(folder: Path):
+    done = run(folder, *SWEEP)
+    assert done.returncode == 0, done.stderr
+    made = sweep_of(folder)
+    assert [entry.kind for entry in made.trials] == [RANGE_TEST, "train", "train"]
+    assert len([line for line in lines(done.stdout) if re.match(r"(constant|onecycle) +1/1 ", line)]) == 2
+    assert "All 2 policies shared max_lr=" in done.stdout
+    assert f"report: {made.report}; later: python -m onecycle_sweeps report {made.id}\n" in done.stdout
+    assert f"MLflow: python -m onecycle_sweeps ui {made.id}  opens  http://127.0.0.1:5000/#/" in done.stdout
+    ended = [line.split(": finished")[0] for line in lines(done.stderr)]
+    assert ended[0] == "[1/3] range test"
+    assert {line.split()[1] for line in ended[1:]} == {"constant", "onecycle"}
+    assert sorted(path.name for path in made.report.iterdir()) == [
+        *("trajectories.png", "trials.csv", "val_accuracy.png", "val_loss.png")
+    ]
+
+
+@pytest.mark.slow
+def test_the_same_command_again_trains_nothing_and_says_so(folder: Path):
+    before = {name: trial.result() for name, trial in trials(folder).items()}
+    signature, trial = next(iter(trials(folder).items()))
+    trial.write("resolved", (trial.resolved() or {}) | {"versions": {"torch": "0.4.1"}})
+    done = run(folder, *SWEEP)
+    assert done.returncode == 0, done.stderr
+    assert {name: trial.result() for name, trial in trials(folder).items()} == before
+    assert done.stderr == "3 of 3 results were there already and are reused: rerun=true makes them again\n"
+    assert "1 of 3 results were made by other code or versions: rerun=true repeats them\n" in done.stdout
+    assert len(runs_of(folder, signature)) == 1
+
+
+@pytest.mark.slow
+def test_rerun_trains_again_and_mlflow_has_one_run_of_each_trial_with_its_new_points(folder: Path):
+    done = run(folder, "rerun=true", *SWEEP)
+    assert done.returncode == 0, done.stderr
+    assert "reused" not in done.stderr
+    for signature, trial in trials(folder).items():
+        assert len(list(trial.path.glob("before-*"))) == 1
+        ((run_id, status, _),) = runs_of(folder, signature)
+        assert status == "FINISHED"
+        if (trial.result() or {})["kind"] == "train":
+            assert points(folder, run_id) == recorded_points(trial)
+        ((value,),) = ask(folder, "SELECT value FROM latest_metrics WHERE run_uuid = ? AND key = 'seconds'", run_id)
+        assert value == (trial.result() or {})["metrics"]["seconds"]
+
+
+@pytest.mark.slow
+def test_one_trial_runs_in_this_process_and_gives_what_a_worker_gives(folder: Path):
+    made = sweep_of(folder)
+    (onecycle,) = [e.signature for e in made.trials if e.varies.get("policy") == "onecycle"]
+    before = recorded_points(made.trial(onecycle))
+    done = run(folder, "epochs=1", "runs_dir=alone")
+    assert done.returncode == 0, done.stderr
+    found = {path.parent.name for path in folder.glob("alone/*/result.json")}
+    assert found == {entry.signature for entry in made.trials if entry.varies.get("policy") != "constant"}
+    alone = type(made.trial(onecycle))(folder / "alone" / onecycle)
+    assert recorded_points(alone) == before
+    assert re.search(r"ui \w+ runs_dir=alone  opens  http", done.stdout)
+    assert not list(folder.glob("alone/sweeps/*/worker-*"))
+
+
+SWEEPER = """
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+BROKEN = "model._target_=models.Raising"
+
+
+class Climber(Sweeper):
+    def __init__(self, **settings):
+        pass
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        told = []
+        for batch in ([["max_lr=0.1"], ["max_lr=1e9"]], [["max_lr=0.1", BROKEN], ["task=range_test"]]):
+            jobs = [[*arguments, *overrides] for overrides in batch]
+            told += [done.return_value for done in self.launcher.launch(jobs, initial_job_idx=len(told))]
+        print("told", told)
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="climber", node={"_target_": "hydra_plugins.climber.Climber"}, provider="climber"
+)
+"""
+RAISING = """
+from onecycle_sweeps.models.simple_cnn import SimpleCNN
+
+class Raising(SimpleCNN):
+    def forward(self, images):
+        raise ArithmeticError("no way forward")
+"""
+
+
+@pytest.mark.slow
+def test_a_sweeper_that_goes_step_by_step_is_told_each_objective_in_one_sweep(folder: Path):
+    write(folder, {"hydra_plugins/climber.py": SWEEPER, "models.py": RAISING})
+    typed = ("hydra/sweeper=climber", "policy=constant", "epochs=1", "runs_dir=climbed", "-m")
+    done = run(folder, *typed, PYTHONPATH=".")
+    assert done.returncode == 1, done.stderr
+    (recorded,) = folder.glob("climbed/sweeps/*/sweep.json")
+    signatures = [entry["signature"] for entry in json.loads(recorded.read_text())["trials"]]
+    assert len(signatures) == 4
+    (told,) = re.findall(r"told (\[.*\])", done.stdout)
+    results = {s: folder / "climbed" / s / "result.json" for s in signatures}
+    metrics = [json.loads(path.read_text())["metrics"] for path in results.values() if path.exists()]
+    accuracy, rate = (
+        next(m[name] for m in metrics if name in m) for name in ("final/val_accuracy", "suggestion/max_lr")
+    )
+    assert told == f"[{accuracy}, 0.0, nan, {rate}]"
+    assert "failed: constant max_lr=0.1 model._target_=models.Raising" in done.stdout
+    assert "ArithmeticError: no way forward (models.py:6)" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_in_batches_is_one_sweep(folder: Path):
+    done = run(folder, *QUICK, "seed=0,1,2", "hydra.sweeper.max_batch_size=2", "runs_dir=batches", "-m")
+    assert done.returncode == 0, done.stderr
+    (recorded,) = folder.glob("batches/sweeps/*/sweep.json")
+    assert len(json.loads(recorded.read_text())["trials"]) == 3
+    assert "constant    3/3" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (("hydra/launcher=local",), "onecycle_sweeps: hydra/launcher=local needs a sweep: add -m"),
+        (("hydra.launcher.workers=2",), "onecycle_sweeps: hydra.launcher.workers=2 needs a sweep: add -m"),
+        (
+            ("hydra.launcher.workers=0", "-m"),
+            "onecycle_sweeps: hydra.launcher.workers must be a whole number of at least 1 or auto, got 0",
+        ),
+        (("stauts",), "onecycle_sweeps: unknown verb 'stauts'; the verbs are status, report, sync, resume, ui."),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_2(typed: tuple[str, ...], line: str, tmp_path: Path):
+    done = run(tmp_path, *typed)
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*/config.yaml"))
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("policy.max_lrr=1", "Could not override 'policy.max_lrr'."),
+        ("polcy=onecycle", "Could not override 'polcy'."),
+        ("policy=onecylce", "Could not find 'policy/onecylce'"),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("-m",)])
+def test_what_is_misspelt_is_told_in_hydras_words(typed: str, message: str, flags: tuple[str, ...], tmp_path: Path):
+    done = run(tmp_path, typed, *flags)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*/config.yaml"))
+
+
+def test_help_and_the_config_are_hydras_and_leave_nothing_behind(tmp_path: Path):
+    assert "== Configuration groups ==" in run(tmp_path, "--help").stdout
+    shown = run(tmp_path, "--cfg", "job", "policy=clr").stdout
+    assert "_target_: onecycle_sweeps.policies.CLR" in shown
+    assert list(tmp_path.iterdir()) == []

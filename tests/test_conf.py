@@ -1,0 +1,85 @@
+"""Every file of conf/ composes with the defaults, passes the checks and fits the code it names: none is left out."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.plugins.launcher import Launcher
+from hydra.utils import get_object, instantiate
+from real_trials import CONF, composed, made
+
+from onecycle_sweeps import settings, trial
+from onecycle_sweeps.checks import check, check_launcher
+
+FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]
+OWN = [file for file in FILES if file.parent != Path() and file.parts[0] != "hydra"]
+# What a trial offers to the code of a group, beside the keys of its node.
+OFFERED = {"model": {"in_channels", "num_classes"}, "policy": {"total_steps", "steps_per_epoch"}, "data": set()}
+
+
+def of_group(*groups: str) -> list[Path]:
+    found = [file for file in FILES if str(file.parent) in groups]
+    assert {str(file.parent) for file in found} == set(groups)
+    return found
+
+
+def config_with(file: Path) -> dict[str, Any]:
+    return settings.plain(composed(f"{file.parent}={file.name}"))
+
+
+def test_the_defaults_pass_the_checks():
+    check(settings.plain(composed()))
+
+
+@pytest.mark.parametrize("file", OWN, ids=str)
+def test_every_file_composes_and_passes_the_checks(file: Path):
+    check(config_with(file))
+
+
+@pytest.mark.parametrize("file", of_group("model", "data", "policy"), ids=str)
+def test_every_key_of_a_file_is_a_parameter_of_the_code_it_names(file: Path):
+    group = str(file.parent)
+    node = config_with(file)[group]
+    if group == "data":
+        node = settings.loader({"data": node}).args[0]  # type: ignore[attr-defined]
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    given = {*node, *(OFFERED[group] & parameters.keys())} - {"_target_"}
+    assert given <= parameters.keys()
+    assert {name for name, parameter in parameters.items() if parameter.default is parameter.empty} <= given
+
+
+@pytest.mark.parametrize("file", of_group("policy"), ids=str)
+def test_every_policy_trains_as_planned(file: Path, runs_dir: Path):
+    result = trial.run(made(runs_dir, f"policy={file.name}", "max_lr=0.1", "epochs=2", "batch_size=64"))
+    assert (result["status"], result["warnings"], result["steps"]) == ("finished", [], 44)
+
+
+@pytest.mark.parametrize("file", of_group("optimizer"), ids=str)
+def test_every_optimizer_trains_at_the_rate_of_its_own_range_test(file: Path, runs_dir: Path):
+    result = trial.run(made(runs_dir, f"optimizer={file.name}", "epochs=3", "batch_size=64"))
+    assert result["status"] == "finished"
+    assert result["metrics"]["final/val_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("file", of_group("task"), ids=str)
+def test_every_task_ends_in_a_result_of_its_kind(file: Path, runs_dir: Path):
+    result = trial.run(made(runs_dir, f"task={file.name}", "max_lr=0.1", "epochs=1"))
+    assert (result["kind"], result["status"]) == (file.name, "finished")
+
+
+@pytest.mark.parametrize("file", of_group("hydra/launcher"), ids=str)
+def test_every_launcher_is_one_of_hydras(file: Path):
+    node = composed(f"hydra/launcher={file.name}").hydra.launcher
+    assert isinstance(instantiate(node), Launcher)
+    if file.name == "local":
+        check_launcher(node)
+
+
+def test_three_seeds_are_swept_unless_others_are_typed():
+    assert composed().hydra.sweeper.params == {"seed": "0,1,2"}
+
+
+def test_hydra_writes_nothing_but_to_runs_dir():
+    hydra = composed("runs_dir=elsewhere").hydra
+    assert (hydra.output_subdir, hydra.run.dir, hydra.sweep.dir) == (None, ".", "elsewhere/sweeps")

@@ -1,0 +1,126 @@
+"""A disk that is full fails the trial with that reason; what was written stays readable, and room lets it go on."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onecycle_sweeps import checkpoint, journal, trial
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.state import FAILED, State, state
+from onecycle_sweeps.trial import TrialFailed
+from real_trials import SHORT, made, outcome, undisturbed
+
+KEPT = (*SHORT, "save_model=true", "checkpoint_minutes=1e-9")
+NO_SPACE = f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"
+FILLS_UP = """
+import sys
+from pathlib import Path
+from onecycle_sweeps import trial
+from onecycle_sweeps.folder import TrialFolder
+folder = TrialFolder(Path(sys.argv[1]))
+for _ in range(2):
+    try:
+        print(trial.run(folder)["status"])
+    except trial.TrialFailed as error:
+        print(error)
+    Path(sys.argv[2]).unlink(missing_ok=True)
+"""
+
+
+def full(path: Path) -> Path:
+    """Let a file be one that the kernel refuses to fill."""
+    path.symlink_to("/dev/full")
+    return path
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "result.json", "resolved.json"])
+def test_a_file_without_room_fails_the_trial_with_that_reason(runs_dir: Path, beside: Path, name: str):
+    folder = made(runs_dir, *KEPT)
+    full(folder.path / f".{name}.{os.getpid()}")
+    with pytest.raises(TrialFailed, match=r"^the disk is full: ") as raised:
+        trial.run(folder)
+    assert NO_SPACE in str(raised.value)
+    assert state(folder) == State(FAILED, str(raised.value))
+    assert folder.result() is None
+    assert journal.read(folder.journal).torn == 0
+    assert trial.run(folder)["status"] == "finished"
+    assert outcome(folder) == undisturbed(beside, *KEPT)
+
+
+@pytest.mark.parametrize("lines", [1, 2, 7, 20])
+def test_a_journal_without_room_fails_the_trial_and_stays_readable(
+    runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch, lines: int
+):
+    folder, room = made(runs_dir, *KEPT), iter([*[sys.maxsize] * (lines - 1), 20])
+    whole = os.write
+
+    def write(file: int, data: memoryview) -> int:
+        """Some lines find room, the next one finds it for 20 bytes, and then there is none."""
+        if (left := next(room, 0)) == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(file, data[:left])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(TrialFailed, match=r"^the disk is full: ") as raised:
+            trial.run(folder)
+    record = journal.read(folder.journal)
+    assert record.torn == (lines > 1)
+    assert record.series("train/loss")[0] == list(range(len(record.series("train/loss")[0])))
+    saved = checkpoint.load(folder.checkpoint)
+    assert saved is None or record.covers("train/loss", saved["step"])
+    assert state(folder) == State(FAILED, str(raised.value))
+    assert trial.run(folder)["status"] == "finished"
+    assert journal.read(folder.journal).attempts[-1].start == (saved["step"] if saved else 0)
+    assert outcome(folder) == undisturbed(beside, *KEPT)
+
+
+def test_a_failure_that_only_the_journal_could_take_is_known(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = made(runs_dir, *KEPT)
+    full(folder.path / f".result.json.{os.getpid()}")
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(TrialFolder, "write", no_room)
+    with pytest.raises(TrialFailed) as raised:
+        trial.run(folder)
+    assert folder.failure() is None
+    assert state(folder) == State(FAILED, str(raised.value))
+
+
+def test_a_log_without_room_costs_no_result(runs_dir: Path, beside: Path, capsys: pytest.CaptureFixture[str]):
+    folder = made(runs_dir, *KEPT)
+    full(folder.log)
+    assert trial.run(folder)["status"] == "finished"
+    assert outcome(folder) == undisturbed(beside, *KEPT)
+    assert "No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_trial_on_a_disk_that_really_is_full_goes_on_when_there_is_room(runs_dir: Path, beside: Path, tmp_path: Path):
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no file system of its own can be mounted here: unshare -rm is not allowed")
+    here, disk, kept = made(runs_dir, *KEPT), tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    there = disk / "runs" / here.signature
+    script = f"""set -e
+        mount -t tmpfs -o size=1m tmpfs {disk}
+        mkdir {disk}/runs
+        ln -s {runs_dir}/data {disk}/runs/data
+        cp -r {here.path} {there}
+        head -c 1m /dev/zero > {disk}/ballast || truncate -s -400k {disk}/ballast
+        "$@"
+        cp -r {there} {kept}"""
+    program = [sys.executable, "-c", FILLS_UP, str(there), str(disk / "ballast")]
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", *program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    first, second = done.stdout.splitlines() or [done.stderr, ""]
+    assert first.startswith("the disk is full: ")
+    assert second == "finished"
+    assert outcome(TrialFolder(kept)) == undisturbed(beside, *KEPT)

@@ -1,0 +1,198 @@
+"""Commands that are stopped in every way: nothing is left running, nothing is lost, and the end is the same."""
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import real_trials
+from onecycle_sweeps import trial
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.state import progress
+from program import MODULE, helpers, points, recorded_points, run, runs_of, start, trials, wait_until, with_store
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interruption")]
+
+LONG = ("policy=onecycle", "max_lr=0.1", "epochs=120", "save_model=true", "checkpoint_minutes=0.003")
+SWEEP = (*LONG, "seed=0,1", "-m")
+TO_GO_ON = "stopped; what had been done is saved. To go on: python -m onecycle_sweeps "
+INTERRUPTED = 130
+
+
+@dataclass
+class Story:
+    """What was seen of a command that was stopped again and again."""
+
+    folder: Path
+    seconds_to_leave: float = 0.0
+    ends: dict[str, tuple[int, str]] = field(default_factory=dict)
+    left_running: dict[str, list[int]] = field(default_factory=dict)
+    status: str = ""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> dict[str, Any]:
+    """What each trial comes to when nothing happens to it, by its signature."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    (runs / "data").symlink_to(decoded)
+    made = [real_trials.made(runs, *LONG, f"seed={seed}") for seed in (0, 1)]
+    for one in made:
+        trial.run(one)
+    return {one.signature: real_trials.outcome(one) for one in made}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A sweep whose launching process is killed, then gets Ctrl-C, then SIGTERM, and that is then resumed."""
+    story = Story(with_store(tmp_path_factory.mktemp("swept")))
+    with start(story.folder, *SWEEP) as launcher:
+        wait_for_step(story.folder, 1, 100)
+        launcher.kill()
+        since = time.monotonic()
+        wait_until(lambda: not helpers(story.folder), "the workers leave")
+        story.seconds_to_leave = time.monotonic() - since
+    for number, name in enumerate(("SIGINT", "SIGTERM"), 2):
+        with start(story.folder, *SWEEP) as launcher:
+            wait_for_step(story.folder, number, 100)
+            os.killpg(launcher.pid, signal.Signals[name])
+            out, err = launcher.communicate(timeout=60)
+        story.ends[name] = launcher.returncode, out + err
+        story.left_running[name] = helpers(story.folder)
+    story.status = run(story.folder, "status").stdout
+    done = run(tmp_path_factory.mktemp("elsewhere"), "resume", f"runs_dir={story.folder}/runs")
+    story.ends["resume"] = done.returncode, done.stdout + done.stderr
+    return story
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A trial without -m that gets Ctrl-C from its terminal, then SIGTERM, and is then run to its end."""
+    story = Story(with_store(tmp_path_factory.mktemp("alone")))
+    story.ends["Ctrl-C"] = typed_ctrl_c(story.folder, lambda: wait_for_step(story.folder, 1, 100))
+    story.left_running["Ctrl-C"] = helpers(story.folder)
+    with start(story.folder, *LONG) as process:
+        wait_for_step(story.folder, 2, 100)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    story.ends["SIGTERM"] = process.returncode, out + err
+    story.left_running["SIGTERM"] = helpers(story.folder)
+    story.status = run(story.folder, "status").stdout
+    done = run(story.folder, *LONG)
+    story.ends["again"] = done.returncode, done.stdout + done.stderr
+    return story
+
+
+def wait_for_step(folder: Path, attempt: int, more: int) -> None:
+    """Return once that attempt of each trial, of which there is at least one, has taken so many steps."""
+
+    def reached(one: TrialFolder) -> bool:
+        seen = progress(one) if one.attempts() == attempt else None
+        return seen is not None and seen.step >= seen.first_step + more
+
+    def ready() -> bool:
+        found = trials(folder).values()
+        return bool(found) and all(map(reached, found))
+
+    wait_until(ready, f"attempt {attempt} of each trial takes {more} steps", 120)
+
+
+def typed_ctrl_c(folder: Path, ready: Any) -> tuple[int, str]:
+    """The exit status and the output of LONG in a terminal into which Ctrl-C is typed once it is `ready`."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [*MODULE, *LONG],
+        cwd=folder,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:
+        os.close(follower)
+        ready()
+        os.write(leader, b"\x03")
+        said = b"".join(everything_from(leader)).decode()
+        os.close(leader)
+        return process.wait(60), said
+
+
+def everything_from(leader: int) -> Iterator[bytes]:
+    try:
+        while chunk := os.read(leader, 65536):
+            yield chunk
+    except OSError:  # the last process at the other end has gone
+        return
+
+
+def test_workers_leave_within_seconds_of_the_death_of_the_process_that_launched_them(swept: Story):
+    assert swept.seconds_to_leave < 20
+
+
+@pytest.mark.parametrize("stop", ["SIGINT", "SIGTERM"])
+def test_a_sweep_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(swept: Story, stop: str):
+    status, said = swept.ends[stop]
+    assert status == INTERRUPTED, said
+    assert said.count(TO_GO_ON) == 1
+    assert f"{TO_GO_ON}{' '.join(SWEEP)}\n" in said
+    assert "Traceback" not in said
+    assert swept.left_running[stop] == []
+
+
+@pytest.mark.parametrize("stop", ["Ctrl-C", "SIGTERM"])
+def test_a_trial_without_m_that_is_stopped_says_how_to_go_on(alone: Story, stop: str):
+    status, said = alone.ends[stop]
+    assert status == INTERRUPTED, said
+    assert f"{TO_GO_ON}{' '.join(LONG)}" in said
+    assert "Traceback" not in said
+    assert alone.left_running[stop] == []
+
+
+def test_a_trial_that_was_stopped_waits(swept: Story, alone: Story):
+    assert "2 waiting" in swept.status
+    assert "1 waiting" in alone.status
+
+
+def test_resume_from_another_folder_and_the_same_command_again_go_on_to_the_end(swept: Story, alone: Story):
+    for status, said in (swept.ends["resume"], alone.ends["again"]):
+        assert status == 0, said
+    assert "onecycle    2/2" in swept.ends["resume"][1]
+    assert {one.attempts() for one in trials(swept.folder).values()} == {4}
+    assert {one.attempts() for one in trials(alone.folder).values()} == {3}
+
+
+@pytest.mark.parametrize("name", ["swept", "alone"])
+def test_the_end_is_bit_for_bit_that_of_a_trial_that_was_never_stopped(
+    name: str, undisturbed: dict[str, Any], request: pytest.FixtureRequest
+):
+    story: Story = request.getfixturevalue(name)
+    found = {signature: real_trials.outcome(one) for signature, one in trials(story.folder).items()}
+    assert found
+    assert found == {signature: undisturbed[signature] for signature in found}
+
+
+@pytest.mark.parametrize("name", ["swept", "alone"])
+def test_mlflow_has_one_finished_run_of_each_trial_and_each_point_once(name: str, request: pytest.FixtureRequest):
+    story: Story = request.getfixturevalue(name)
+    for signature, one in trials(story.folder).items():
+        ((run_id, status, _),) = runs_of(story.folder, signature)
+        assert status == "FINISHED"
+        assert points(story.folder, run_id) == recorded_points(one)
+
+
+def test_ctrl_c_before_anything_has_begun_leaves_without_a_word_of_python(tmp_path: Path):
+    with start(tmp_path, "--info", "all") as process:
+        assert process.stdout
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, INTERRUPTED)
+    assert "Traceback" not in err

@@ -1,0 +1,197 @@
+"""A trial's signature: the same for what cannot change its result, another for what can."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onecycle_sweeps.plan import Planner
+from real_trials import made, planned, request
+
+AT_A_RATE = ("max_lr=0.1",)
+ELSEWHERE = """
+import sys, json
+from pathlib import Path
+from onecycle_sweeps.plan import Planner, Request
+config = json.loads(sys.stdin.read())
+trial = Planner(Path(config["runs_dir"])).plan(Request(config))
+print(trial.signature, trial.range_test.signature, "torch" in sys.modules)
+"""
+
+
+def signature(runs_dir: Path, *overrides: str) -> str:
+    return planned(runs_dir, *overrides).signature
+
+
+def range_test(runs_dir: Path, *overrides: str) -> str:
+    test = planned(runs_dir, *overrides).range_test
+    assert test is not None
+    return test.signature
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.uri=http://127.0.0.1:5000",
+        "tracking.experiment=other",
+        "threads=2",
+        "target_accuracy=0.9",
+        "checkpoint_minutes=5",
+        "save_model=true",
+        "rerun=true",
+        "policy.max_lr=0.1",
+        "policy=onecycle",
+        "range_test.steps=200",
+        "range_test.seeds=[1,2]",
+        "hydra.launcher.workers=2",
+    ],
+)
+def test_what_cannot_change_the_result_has_no_part_in_the_signature(runs_dir: Path, override: str):
+    assert signature(runs_dir, *AT_A_RATE, override) == signature(runs_dir, *AT_A_RATE)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "max_lr=0.2",
+        "max_lr=auto",
+        "policy.max_lr=0.2",
+        "max_lr_scale=2",
+        "policy=constant",
+        "policy.pct_start=0.4",
+        "model=lenet",
+        "model.channels=[8,16]",
+        "optimizer=adamw",
+        "optimizer.weight_decay=0",
+        "epochs=11",
+        "batch_size=64",
+        "seed=1",
+        "evaluations_per_epoch=2",
+        "label_smoothing=0.1",
+        "clip_norm=1",
+        "precision=bf16",
+        "deterministic=true",
+        "data.val_fraction=0.1",
+        "data.split_seed=1",
+        "data.classes=[3,7]",
+        "task=range_test",
+    ],
+)
+def test_what_can_change_the_result_changes_the_signature(runs_dir: Path, override: str):
+    assert signature(runs_dir, *AT_A_RATE, override) != signature(runs_dir, *AT_A_RATE)
+
+
+def test_the_runs_dir_has_no_part_in_the_signature(runs_dir: Path, tmp_path: Path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "data").symlink_to(runs_dir / "data")
+    assert signature(moved, *AT_A_RATE) == signature(runs_dir, *AT_A_RATE)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["policy=constant", "seed=1", "epochs=3", "max_lr_scale=3", "evaluations_per_epoch=2", "task=range_test"],
+)
+def test_one_range_test_serves_all_policies_seeds_lengths_and_scales(runs_dir: Path, override: str):
+    trial = planned(runs_dir, override)
+    found = trial.range_test.signature if trial.range_test else trial.signature
+    assert found == range_test(runs_dir)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "range_test.steps=200",
+        "range_test.mode=linear",
+        "range_test.end_lr=1",
+        "range_test.seeds=[0,1]",
+        "model=lenet",
+        "optimizer.weight_decay=0",
+        "batch_size=64",
+        "label_smoothing=0.1",
+        "data.val_fraction=0.1",
+    ],
+)
+def test_what_can_move_the_rate_has_a_range_test_and_a_training_of_its_own(runs_dir: Path, override: str):
+    assert range_test(runs_dir, override) != range_test(runs_dir)
+    assert signature(runs_dir, override) != signature(runs_dir)
+
+
+def test_a_training_at_a_rate_needs_no_range_test(runs_dir: Path):
+    assert planned(runs_dir, *AT_A_RATE).range_test is None
+    assert planned(runs_dir, "policy.max_lr=0.1").range_test is None
+
+
+def test_a_policys_own_max_lr_overrides_the_common_one(runs_dir: Path):
+    trial = planned(runs_dir, "max_lr=0.5", "policy.max_lr=0.1")
+    assert trial.signature == signature(runs_dir, *AT_A_RATE)
+    assert planned(runs_dir, "max_lr=0.5", "policy.max_lr=auto").signature == signature(runs_dir)
+
+
+def test_a_signature_is_the_same_in_every_process_and_plans_without_torch(runs_dir: Path):
+    asked = request(runs_dir, "policy=clr", "seed=5")
+    trial = Planner(runs_dir).plan(asked)
+    assert trial.range_test is not None
+    found = set()
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE],
+            input=json.dumps(asked.config),
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.add(done.stdout.strip())
+    assert found == {f"{trial.signature} {trial.range_test.signature} False"}
+
+
+def test_data_that_moved_is_the_same_data(runs_dir: Path, mnist: Path):
+    def asked() -> str:
+        return signature(runs_dir, "data=mnist", f"data.root={mnist}", "batch_size=6")
+
+    before = asked()
+    moved = mnist.rename(mnist.with_name("moved"))
+    assert signature(runs_dir, "data=mnist", f"data.root={moved}", "batch_size=6", "data.download=true") == before
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_changed_data_file_is_other_data(runs_dir: Path, mnist: Path, name: str):
+    overrides = ("data=mnist", f"data.root={mnist}", "batch_size=6")
+    trial, test = signature(runs_dir, *overrides), range_test(runs_dir, *overrides)
+    path = mnist / "MNIST" / "raw" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert signature(runs_dir, *overrides) != trial
+    assert range_test(runs_dir, *overrides) != test
+
+
+def test_a_folder_of_files_is_known_by_their_names_and_sizes(runs_dir: Path, mnist: Path):
+    overrides = ("data=mnist", f"data.root={mnist}", "batch_size=6", "data.files=[MNIST/raw]")
+    before = signature(runs_dir, *overrides)
+    assert signature(runs_dir, *overrides) == before
+    (mnist / "MNIST" / "raw" / "more").touch()
+    assert signature(runs_dir, *overrides) != before
+
+
+def test_a_data_set_is_read_once_for_all_requests(runs_dir: Path, mnist: Path):
+    overrides = ("data=mnist", f"data.root={mnist}", "batch_size=6")
+    planner = Planner(runs_dir)
+    first = planner.plan(request(runs_dir, *overrides))
+    for path in (mnist / "MNIST" / "raw").iterdir():
+        path.unlink()
+    assert planner.plan(request(runs_dir, *overrides)).signature == first.signature
+
+
+def test_a_folder_holds_the_config_as_asked_with_what_the_trial_needs(runs_dir: Path):
+    trial, folder = planned(runs_dir, "seed=3"), made(runs_dir, "seed=3")
+    assert trial.range_test is not None
+    config = folder.config()
+    needs = config.pop("needs")
+    assert config == request(runs_dir, "seed=3").config
+    assert needs["range_test"] == trial.range_test.signature
+    assert (runs_dir / "data" / needs["data"]).is_dir()
