@@ -74,10 +74,11 @@ class Planner:
         key = json.dumps(node, sort_keys=True)
         if key not in self._data:
             load, place = settings.loader(config), Path(node.get("root", "."))
-            if not all((place / name).exists() for name in node.get("files", ())):
+            files = [place / name for name in (*node.get("files", ()), *filter(None, [node.get("path")]))]
+            if not all(file.exists() for file in files):
                 load()
             asked = {k: v for k, v in node.items() if k not in (*settings.SPLIT_KEYS, *PLACE_OF_DATA)}
-            source = _hash({**asked, "files": [_fingerprint(place / name) for name in node.get("files", ())]})
+            source = _hash({**asked, "files": [_fingerprint(file) for file in files]})
             facts = dataset.prepare(load, self.runs_dir / "data" / source, **settings.split(config))
             self._data[key] = facts, source
         return self._data[key]

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,14 @@ def mnist(tmp_path: Path) -> Path:
         (raw / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(drawn.integers(0, 256, (count, 8, 8))))
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(count) % 10))
     return tmp_path / "root"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small nets only lose by a second thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -72,3 +72,13 @@ def outcome(folder: TrialFolder) -> dict[str, Any]:
         "metrics": {name: value for name, value in result["metrics"].items() if name not in TIMES},
         "ended": {key: result[key] for key in ("status", "cause", "steps", "warnings")},
     }
+
+
+def series(folder: TrialFolder, name: str) -> tuple[list[int], list[float]]:
+    """The steps and values of one metric that a trial recorded."""
+    return journal.read(folder.journal).series(name)
+
+
+def names(folder: TrialFolder) -> set[str]:
+    """The metrics that a trial recorded."""
+    return {name for block in journal.read(folder.journal).blocks for name in block.metrics}

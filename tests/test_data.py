@@ -9,13 +9,12 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-import yaml
 from torchvision import datasets
 
 from onecycle_sweeps.data import digits, idx
 from onecycle_sweeps.dataset import load, prepare
+from real_trials import CONF, composed
 
-CONF = Path(__file__).parents[1] / "conf" / "data"
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
@@ -161,9 +160,14 @@ def test_fashion_mnist_has_the_published_statistics(real_data, tmp_path):
     assert (round(facts.mean[0] / 255, 4), round(facts.std[0] / 255, 4)) == (0.2860, 0.3530)
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_data_yaml_has_the_keys_of_a_split_and_names_what_is_fingerprinted(path):
-    node = yaml.safe_load(path.read_text())
-    assert {"val_fraction": 0, "split_seed": 0, "classes": None}.items() <= node.items()
+@pytest.mark.parametrize("file", sorted((CONF / "data").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_data_yaml_uses_the_whole_official_parts(file):
+    node = composed(f"data={file.stem}").data
+    assert (node.val_fraction, node.split_seed, node.classes) == (0, 0, None)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_all_idx_files_are_fingerprinted(name):
+    node = composed(f"data={name}").data
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    assert node["files"] == [f"{node['name']}/raw/{name}" for name in names if "name" in node]
+    assert node.files == [f"{node.name}/raw/{name}" for name in names]

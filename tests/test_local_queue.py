@@ -280,6 +280,25 @@ def test_a_worker_that_dies_between_two_launches_fails_no_trial(made: tuple[Swee
     crew.leave()
 
 
+@pytest.mark.parametrize("patience", [0.5, 60.0])
+def test_a_worker_that_does_not_leave_is_killed_after_a_time_or_at_the_next_ctrl_c(
+    patience: float, made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
+):
+    acted("echo ready; exec sleep 60")
+    monkeypatch.setattr(local, "LEAVE_SECONDS", patience)
+    crew = local.Crew()
+    crew.grow(made[0], local.places("cpu", 1, 1, 1, 1))
+    (worker,) = crew.workers
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        crew.leave()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert worker.process.returncode == -signal.SIGKILL
+
+
 def test_a_sweep_without_anything_to_do_starts_no_worker(made: tuple[Sweep, list[Entry]]):
     assert drive(made[0], [], places=2).started == 0
 

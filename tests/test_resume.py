@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from onecycle_sweeps import checkpoint, journal, trial
 from onecycle_sweeps.folder import Superseded, TrialFolder
@@ -73,7 +74,7 @@ def test_dropout_draws_the_numbers_that_it_would_have_drawn(
     """Without the state of the random numbers a resume would differ: the test above can fail."""
     model = ("~model", "+model={_target_: users_code.WithDropout}")
     folder = interrupted(runs_dir, *model, after=3)
-    monkeypatch.setattr(trial.train.torch, "set_rng_state", lambda _: None)
+    monkeypatch.setattr(torch, "set_rng_state", lambda _: None)
     trial.run(folder)
     assert outcome(folder)["weights"] != undisturbed(beside, *KEPT, *model)["weights"]
 

@@ -21,7 +21,7 @@ from real_trials import made, outcome, undisturbed
 # 66 steps, and a checkpoint about every 30 ms.
 LONGER = ("epochs=3", "batch_size=64", "max_lr=0.1", "evaluations_per_epoch=3", "save_model=true")
 OFTEN = "checkpoint_minutes=0.0005"
-PATIENCE = 60.0
+PATIENCE = 120.0
 BUSY = 7
 # Each process is forked from a clean one that has imported torch and done nothing else.
 fresh = multiprocessing.get_context("forkserver")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.optim import SGD, Adagrad, AdamW, Optimizer, RMSprop
 
-from onecycle_sweeps.policies import Hyper
-from onecycle_sweeps.scheduler import apply, used
+from onecycle_sweeps.policies import Hyper, OneCycle
+from onecycle_sweeps.scheduler import PolicyScheduler, apply, used
 
 
 def two_groups() -> list[dict[str, object]]:
@@ -17,6 +17,36 @@ def test_what_is_applied_is_what_is_used(optimizer: Optimizer) -> None:
     apply(optimizer, Hyper(0.1, 0.85))
     assert used(optimizer) == Hyper(0.1, 0.85)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+
+
+def test_a_group_with_lr_scale_gets_so_many_times_the_rate_and_the_same_momentum() -> None:
+    head, body, tail = ({"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(3))
+    optimizer = SGD([body | {"lr_scale": 0.1}, head, tail | {"lr_scale": 0.01, "lr": torch.tensor(1.0)}], momentum=0.5)
+    apply(optimizer, Hyper(0.3, 0.85))
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.3 * 0.1, 0.3, pytest.approx(0.003)]
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.85}
+    assert used(optimizer) == Hyper(0.3, 0.85)
+
+
+def test_the_scheduler_scales_every_group_alike_also_after_a_resume() -> None:
+    def made() -> tuple[SGD, PolicyScheduler]:
+        head, body = ({"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(2))
+        optimizer = SGD([head, body | {"lr_scale": 0.1}], momentum=0.5)
+        return optimizer, PolicyScheduler(optimizer, OneCycle(0.3, 20))
+
+    optimizer, scheduler = made()
+    policy = OneCycle(0.3, 20)
+    for step in range(20):
+        if step == 7:
+            saved = optimizer.state_dict(), scheduler.state_dict()
+            optimizer, scheduler = made()
+            optimizer.load_state_dict(saved[0])
+            scheduler.load_state_dict(saved[1])
+        rates = [policy(step).lr, policy(step).lr * 0.1]
+        assert [group["lr"] for group in optimizer.param_groups] == rates == scheduler.get_last_lr()
+        assert {group["momentum"] for group in optimizer.param_groups} == {policy(step).momentum}
+        optimizer.step()
+        scheduler.step()
 
 
 def test_momentum_none_leaves_the_optimizers_own() -> None:

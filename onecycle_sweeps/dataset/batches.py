@@ -54,7 +54,7 @@ class Dataset:
         import torch
 
         mean, std = self._moments.to(images.device)
-        # On a CPU planes are reckoned 3 times as fast as pixels. A single plane has channels_last's strides from the start.
+        # On a CPU planes are 3 times as fast as pixels. A single plane has the strides of channels_last from the start.
         first = torch.channels_last if images.shape[1] == 1 else torch.preserve_format
         scaled = images.to(torch.float32, memory_format=first).sub_(mean).div_(std)
         return scaled.contiguous(memory_format=torch.channels_last)

@@ -19,36 +19,30 @@ def mean_and_std(folder: Path, train: np.ndarray) -> Statistics:
 
     Raises ValueError for a channel that does not vary.
     """
-    if cache.keeps_pixels(folder):
-        return _from_pixels(cache.mapped(folder, "train_images"), train)
     _, _, height, width = cache.shape(folder, "train_images")
-    return _from_sums(cache.mapped(folder, "train_sums")[train], height * width)
+    if cache.keeps_pixels(folder):
+        sums = _sums(cache.mapped(folder, "train_images"), train)
+    else:
+        sums = cache.mapped(folder, "train_sums")[train].sum(axis=0)
+    moments = [_moments(int(values), int(squares), len(train) * height * width) for values, squares in sums]
+    for channel, (mean, std) in enumerate(moments):
+        if std == 0:
+            raise ValueError(f"the training images must vary in every channel, channel {channel} is {mean:g} only")
+    return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
 
 
-def _from_pixels(images: np.ndarray, index: np.ndarray) -> Statistics:
-    """By exact counts of the 256 values."""
-    counts = np.zeros((images.shape[1], 256))
+def _sums(images: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The sums of the values of each channel and of their squares, int64 (C, 2), by counts of the 256 values."""
+    counts = np.zeros((images.shape[1], 256), np.int64)
     size = 1 + CHUNK_BYTES // images[0].nbytes
     for start in range(0, len(index), size):
         chunk = images[index[start : start + size]]
         for channel in range(images.shape[1]):
             counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
-    values, total = np.arange(256.0), counts.sum(axis=1)
-    mean = counts @ values / total
-    variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
-    return _checked(mean.tolist(), variance.tolist())
+    values = np.arange(256)
+    return counts @ np.stack([values, values**2], axis=1)
 
 
-def _from_sums(sums: np.ndarray, pixels: int) -> Statistics:
-    """By the sums (N, C, 2) of values and of their squares over each image."""
-    total = len(sums) * pixels
-    pairs = [tuple(map(int, pair)) for pair in sums.sum(axis=0)]
-    mean = [values / total for values, _ in pairs]
-    return _checked(mean, [(total * squares - values**2) / total**2 for values, squares in pairs])
-
-
-def _checked(mean: list[float], variance: list[float]) -> Statistics:
-    for channel, (value, spread) in enumerate(zip(mean, variance, strict=True)):
-        if spread == 0:
-            raise ValueError(f"the training images must vary in every channel, channel {channel} is {value:g} only")
-    return tuple(mean), tuple(math.sqrt(spread) for spread in variance)
+def _moments(values: int, squares: int, count: int) -> tuple[float, float]:
+    """Mean and deviation from the sums over `count` pixels, in whole numbers as far as they go."""
+    return values / count, math.sqrt((count * squares - values**2) / count**2)

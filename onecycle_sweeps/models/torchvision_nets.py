@@ -59,7 +59,7 @@ def renew_last_layer(net: nn.Module, num_classes: int) -> nn.Module:
     name = last_layer(net)
     last = net.get_submodule(name)
     if isinstance(last, nn.Linear):
-        fresh: nn.Module = nn.Linear(last.in_features, num_classes)
+        fresh: nn.Module = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
     else:
         assert isinstance(last, nn.Conv2d)
         fresh = nn.Conv2d(last.in_channels, num_classes, 1)

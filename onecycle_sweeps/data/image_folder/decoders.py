@@ -39,7 +39,7 @@ def read(
     count = processes or min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
     problems: list[str] = []
     with _decoders(tree, size, count) as decoders:
-        shares = ([names[i] for i in share.tolist()] for batch in batches for share in np.array_split(batch, count))
+        shares = ([names[int(i)] for i in share] for batch in batches for share in np.array_split(batch, count))
         asked: deque[tuple[Decoder, list[str]]] = deque()
         for decoder, share in zip(decoders, shares, strict=False):
             asked.append(decoder.ask(share))

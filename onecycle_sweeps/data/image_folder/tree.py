@@ -45,11 +45,12 @@ class Tree:
             with self.root.open("rb") as file:
                 yield file.fileno()
         else:
-            with tempfile.TemporaryFile() as file, _damage_named(self.root), tarfile.open(self.root) as tar:
-                assert tar.fileobj
-                tar.fileobj.seek(0)
-                while block := tar.fileobj.read(2**20):
-                    file.write(block)
+            with tempfile.TemporaryFile() as file:
+                with _damage_named(self.root), tarfile.open(self.root) as tar:
+                    assert tar.fileobj
+                    tar.fileobj.seek(0)
+                    while block := tar.fileobj.read(2**20):
+                        file.write(block)
                 file.flush()
                 yield file.fileno()
 

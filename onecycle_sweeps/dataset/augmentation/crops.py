@@ -40,9 +40,11 @@ class PadCrop:
     def _padded(self, images: Tensor) -> Tensor:
         from torch.nn.functional import pad
 
-        if self.mode == "zero":
-            return pad(images, (self.padding,) * 4)
-        return _mirrored(_mirrored(images, 2, self.padding), 3, self.padding)
+        padded = pad(images, (self.padding,) * 4)
+        if self.mode == "reflect":
+            for axis in (2, 3):
+                _mirror_into_margins(padded, axis, self.padding)
+        return padded
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,8 @@ def windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) 
     return every.index_select(0, torch.arange(count, device=images.device) * image + top * columns + left)
 
 
-def _mirrored(images: Tensor, axis: int, padding: int) -> Tensor:
-    """Padded at both ends of an axis by its own pixels in reverse, the outermost not repeated."""
-    import torch
-
-    before = images.narrow(axis, 1, padding).flip(axis)
-    after = images.narrow(axis, images.shape[axis] - 1 - padding, padding).flip(axis)
-    return torch.cat((before, images, after), axis)
+def _mirror_into_margins(padded: Tensor, axis: int, padding: int) -> None:
+    """Fill the margins at both ends of an axis with the image in reverse, its outermost pixels not repeated."""
+    last = padded.shape[axis] - padding
+    padded.narrow(axis, 0, padding).copy_(padded.narrow(axis, padding + 1, padding).flip(axis))
+    padded.narrow(axis, last, padding).copy_(padded.narrow(axis, last - 1 - padding, padding).flip(axis))

@@ -19,10 +19,7 @@ class Flip:
         return height, width
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        import torch
-
-        count = len(images)
         mirrored = draws.words(1)[0] < 0
-        # Copying whole images out of both versions is 4 times as fast as choosing between them pixel by pixel.
-        both = torch.cat((images, images.flip(-1)))
-        return both.index_select(0, torch.arange(count, device=images.device) + count * mirrored)
+        chosen = mirrored.to(images.dtype).mul_(255).view(-1, 1, 1, 1)
+        # The bits of one or the other: 4 times as fast as torch.where, and nothing but the result is allocated.
+        return images.flip(-1).bitwise_xor_(images).bitwise_and_(chosen).bitwise_xor_(images)

@@ -1,0 +1,173 @@
+"""Folders and archives of class folders become one data set, or are refused in one line that names the path."""
+
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onecycle_sweeps.data import image_folder
+from photographs import classes, encoded, laid, picture, pixels, source, square
+
+PNG = encoded(picture(0))
+PARTS = classes("train/", "val/")
+
+
+def names_of(images) -> list[str]:
+    """The names of a part's files in the order of its samples."""
+    return images.read.args[1]
+
+
+@pytest.mark.parametrize("official", ["val", "test"])
+def test_train_and_the_part_held_against_it_are_read_in_the_order_of_class_and_name(tmp_path: Path, official: str):
+    files = classes("train/", f"{official}/", names=("bees", "Wasps", "ants"))
+    found = source(laid(tmp_path / "set", files))
+    assert found.class_names == ("Wasps", "ants", "bees")
+    for images, labels, part in (
+        (found.train_images, found.train_labels, "train"),
+        (found.test_images, found.test_labels, official),
+    ):
+        names = [f"{part}/{name}/{number}.png" for name in found.class_names for number in range(3)]
+        assert np.asarray(labels).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        np.testing.assert_array_equal(pixels(images, 2), [square(files[name]) for name in names])
+
+
+def test_classes_without_parts_have_no_official_test_part(tmp_path: Path):
+    found = source(laid(tmp_path / "set", classes("")))
+    assert (len(found.train_labels), len(found.test_labels), found.class_names) == (6, 0, ("ants", "bees"))
+    assert pixels(found.test_images).shape == (0, 3, 8, 8)
+
+
+def test_train_alone_is_not_divided_either(tmp_path: Path):
+    found = source(laid(tmp_path / "set", classes("train/")))
+    assert (len(found.train_labels), len(found.test_labels)) == (6, 0)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_where_there_are_val_and_test_one_of_them_is_chosen(tmp_path: Path, part: str):
+    root = laid(tmp_path / "set", classes("train/", "val/", "test/"))
+    with pytest.raises(ValueError, match=f"{root} holds test/, train/, val/: data.test_part must be val or test"):
+        source(root)
+    assert names_of(source(root, test_part=part).test_images)[0] == f"{part}/ants/0.png"
+
+
+def test_a_folder_around_it_all_is_passed_through(tmp_path: Path):
+    root = laid(tmp_path / "set", {f"photos/2024/{name}": content for name, content in PARTS.items()})
+    assert len(source(root).train_labels) == len(source(root).test_labels) == 6
+
+
+def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path):
+    root = laid(tmp_path / "set", PARTS | {"train/ants/more/of/them.png": PNG})
+    assert names_of(source(root).train_images)[3] == "train/ants/more/of/them.png"
+
+
+def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path: Path):
+    litter = ["train/.DS_Store", "train/ants/.DS_Store", "train/ants/._0.png", "train/ants/Thumbs.db", "train/a.txt"]
+    litter += ["README.png", ".git/x.png", "train/.ipynb_checkpoints/x.png", "__MACOSX/train/ants/0.png"]
+    root = laid(tmp_path / "set", PARTS | dict.fromkeys(litter, b"litter"))
+    assert names_of(source(root).train_images) == sorted(name for name in PARTS if name.startswith("train"))
+
+
+def test_endings_are_taken_in_any_case(tmp_path: Path):
+    root = laid(tmp_path / "set", PARTS | {"train/ants/3.JPG": encoded(picture(1), "JPEG"), "train/ants/4.Tiff": PNG})
+    assert len(source(root).train_labels) == 8
+
+
+def test_links_to_classes_and_to_images_are_followed(tmp_path: Path):
+    elsewhere = laid(tmp_path / "elsewhere", {"x.png": PNG, "y.png": PNG})
+    root = laid(tmp_path / "set", PARTS | {"train/": b"", "val/wasps/0.png": PNG})
+    (root / "train" / "wasps").symlink_to(elsewhere)
+    (root / "val" / "wasps" / "1.png").symlink_to(elsewhere / "x.png")
+    found = source(root)
+    assert names_of(found.train_images)[6:] == ["train/wasps/x.png", "train/wasps/y.png"]
+    np.testing.assert_array_equal(pixels(found.test_images)[7], square(PNG))
+
+
+def circle(root: Path) -> None:
+    (root / "train" / "ants" / "again").symlink_to(root / "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "change", "message"),
+    [
+        ({"val/wasps/1.png": PNG}, None, "the class wasps is in {root}/val and not in {root}/train"),
+        ({"train/wasps/1.png": PNG}, None, "the class wasps is in {root}/train and not in {root}/val"),
+        ({"train/wasps/": b""}, None, "the class folder {root}/train/wasps holds no image: none of .bmp, .gif"),
+        ({"val/wasps/notes.txt": b"x"}, None, "the class folder {root}/val/wasps holds no image"),
+        ({"train/1.png": PNG}, None, "{root}/train/1.png lies in no class folder"),
+        ({}, circle, "{root}/train/ants/again links to a folder that it lies in"),
+        (
+            {},
+            lambda root: (root / "train").rename(root / "tra"),
+            "{root} holds tra/, val/: the part to train on must",
+        ),
+        ({}, lambda root: (root / "val").rename(root / "valid"), "{root} holds train/, valid/: the part held against"),
+    ],
+)
+def test_folders_that_make_no_data_set_are_refused_by_name(
+    tmp_path: Path, files: dict[str, bytes], change: Callable[[Path], None] | None, message: str
+):
+    root = laid(tmp_path / "set", PARTS | files)
+    if change:
+        change(root)
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(root=root))}[^\n]*$"):
+        source(root)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"ants/1.png": PNG}, "{root} must hold a folder for each of at least two classes, got 1: ants/"),
+        ({"train/ants/1.png": PNG, "val/ants/1.png": PNG}, "{root}/train must hold .* got 1: ants/"),
+        ({"1.png": PNG, "2.png": PNG}, "{root} must hold a folder for each of at least two classes, got 0"),
+        ({"/": b""}, "{root} must hold a folder for each of at least two classes, got 0"),
+        (classes("") | {"1.png": PNG}, "{root}/1.png lies in no class folder"),
+    ],
+)
+def test_fewer_than_two_classes_and_images_of_none_are_refused(tmp_path: Path, files: dict[str, bytes], message: str):
+    root = tmp_path / "set"
+    root.mkdir()
+    with pytest.raises(ValueError, match=f"^{message.format(root=root)}"):
+        source(laid(root, {name: content for name, content in files.items() if name != "/"}))
+
+
+def test_a_path_with_nothing_there_is_told_with_the_place_and_the_remedy(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"at {tmp_path}/data/photos: set data.path .* below data.root"):
+        image_folder.load("data", "photos", 8)
+
+
+@pytest.mark.parametrize(("option", "value"), [("size", 0), ("size", 2.5), ("size", True), ("test_part", "train")])
+def test_values_out_of_range_are_refused(tmp_path: Path, option: str, value):
+    root = laid(tmp_path / "set", PARTS)
+    with pytest.raises(ValueError, match=f"{option} must be .* got {value!r}"):
+        image_folder.load(str(tmp_path), root.name, **{"size": 8, option: value})
+
+
+def test_names_that_are_no_text_can_still_be_printed(tmp_path: Path):
+    root = laid(tmp_path / "set", classes("", names=("a\udcff", "b")) | {"b/\udcfe.png": b"no image"})
+    found = source(root)
+    assert found.class_names == ("a\\udcff", "b")
+    with pytest.raises(ValueError, match=r"b/\\udcfe.png: it is no image"):
+        pixels(found.train_images)
+
+
+def test_every_image_that_cannot_be_read_is_named(tmp_path: Path):
+    bad = {f"train/ants/bad{number}.png": b"no image" for number in range(7)}
+    found = source(laid(tmp_path / "set", PARTS | bad))
+    with pytest.raises(ValueError) as raised:
+        pixels(found.train_images, 2)
+    message = str(raised.value)
+    assert message.startswith(f"cannot read 7 images: {tmp_path}/set/train/ants/bad0.png: it is no image")
+    assert message.endswith("; and 2 more")
+    assert message.count("bad") == 5 and "\n" not in message
+
+
+def test_an_archive_is_not_made_of_what_only_looks_like_one(tmp_path: Path):
+    for name, content in (("a.zip", b"PK\x03\x04" + bytes(2000)), ("a.tar", b""), ("a.tar.gz", b"\x1f\x8b\x08")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"^{tmp_path / name} is neither a folder nor a .tar, .tar.gz or .tar.xz"):
+            source(tmp_path / name)
+    assert not tarfile.is_tarfile(tmp_path / "a.zip")

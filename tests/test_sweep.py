@@ -1,0 +1,231 @@
+"""A sweep knows its trials by signature and names them by what varies; a trial's state follows from its own records."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import hand_made
+from onecycle_sweeps import sweep
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.plan import Planner, Trial
+from onecycle_sweeps.state import Progress, State, progress, state
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
+from real_trials import request
+
+
+def trials(runs_dir: Path, *jobs: str) -> list[Trial]:
+    """The trials of a sweep, each job's overrides in one line."""
+    planner = Planner(runs_dir)
+    return [planner.plan(request(runs_dir, *job.split())) for job in jobs]
+
+
+def names(entries: tuple[Entry, ...], max_lr: float | None = 0.8) -> list[str]:
+    return [entry.name(None if entry.kind == RANGE_TEST else max_lr) for entry in entries]
+
+
+def test_a_sweep_has_each_range_test_once_and_before_its_trainings(runs_dir: Path):
+    jobs = trials(runs_dir, *(f"policy={policy} seed={seed}" for policy in ("clr", "onecycle") for seed in (0, 1)))
+    entries = sweep.entries(jobs)
+    assert [entry.kind for entry in entries] == [RANGE_TEST] + [TRAIN] * 4
+    assert jobs[0].range_test is not None
+    assert entries[0].signature == jobs[0].range_test.signature
+    assert {entry.needs for entry in entries[1:]} == {entries[0].signature}
+    assert [entry.signature for entry in entries[1:]] == [job.signature for job in jobs]
+
+
+def test_names_read_as_legends(runs_dir: Path):
+    jobs = trials(runs_dir, "policy=onecycle seed=0", "policy=onecycle seed=1", "policy=clr seed=0")
+    assert names(sweep.entries(jobs)) == [
+        "range test",
+        "onecycle max_lr=0.8 seed=0",
+        "onecycle max_lr=0.8 seed=1",
+        "clr max_lr=0.8 seed=0",
+    ]
+
+
+def test_a_name_has_what_varies_and_not_what_all_trials_share(runs_dir: Path):
+    jobs = trials(runs_dir, *(f"epochs=2 batch_size=64 max_lr=0.1 model={model}" for model in ("lenet", "resnet20")))
+    assert names(sweep.entries(jobs), 0.1) == [
+        "onecycle max_lr=0.1 model=lenet seed=0",
+        "onecycle max_lr=0.1 model=resnet20 seed=0",
+    ]
+
+
+def test_a_range_test_is_named_by_what_tells_it_from_the_others(runs_dir: Path):
+    grid = (f"policy={policy} model={model}" for model in ("lenet", "resnet20") for policy in ("clr", "onecycle"))
+    entries = sweep.entries(trials(runs_dir, *grid))
+    assert names(entries)[:2] == ["range test model=lenet", "range test model=resnet20"]
+
+
+def test_a_range_test_that_serves_several_values_is_not_named_by_one_of_them(runs_dir: Path):
+    entries = sweep.entries(trials(runs_dir, "max_lr_scale=1", "max_lr_scale=3"))
+    assert names(entries) == [
+        "range test",
+        "onecycle max_lr=0.8 max_lr_scale=1 seed=0",
+        "onecycle max_lr=0.8 max_lr_scale=3 seed=0",
+    ]
+
+
+def test_rates_that_vary_are_named_once(runs_dir: Path):
+    entries = sweep.entries(trials(runs_dir, "max_lr=0.1", "max_lr=0.2"))
+    assert [entry.name(rate) for entry, rate in zip(entries, (0.1, 0.2), strict=True)] == [
+        "onecycle max_lr=0.1 seed=0",
+        "onecycle max_lr=0.2 seed=0",
+    ]
+    assert [entry.varies["max_lr"] for entry in entries] == ["0.1", "0.2"]
+
+
+def test_a_trial_without_a_rate_yet_is_named_without_one(runs_dir: Path):
+    assert names(sweep.entries(trials(runs_dir, "seed=3")), None) == ["range test", "onecycle seed=3"]
+
+
+def test_range_tests_alone_are_entries_of_their_own(runs_dir: Path):
+    entries = sweep.entries(trials(runs_dir, "task=range_test model=lenet", "task=range_test model=resnet20"))
+    assert [entry.kind for entry in entries] == [RANGE_TEST] * 2
+    assert names(entries) == ["range test model=lenet", "range test model=resnet20"]
+
+
+def test_a_trial_that_was_asked_for_twice_is_one_entry(runs_dir: Path):
+    assert len(sweep.entries(trials(runs_dir, "max_lr=0.1 seed=0", "policy.max_lr=0.1 seed=0"))) == 1
+
+
+def test_a_group_is_all_but_the_seed():
+    entries = [Entry("a", TRAIN, {"policy": "clr", "epochs": "5", "seed": str(seed)}) for seed in (0, 1)]
+    assert entries[0].group == entries[1].group == (("policy", "clr"), ("epochs", "5"))
+
+
+def test_the_target_accuracy_is_that_of_the_command(runs_dir: Path):
+    (entry,) = sweep.entries(trials(runs_dir, "max_lr=0.1 target_accuracy=0.9"))
+    assert entry.target_accuracy == 0.9
+
+
+def test_a_sweeps_id_follows_from_its_trials_in_any_order():
+    assert sweep.identity(["a", "b"]) == sweep.identity(["b", "a", "b"])
+    assert sweep.identity(["a", "b"]) != sweep.identity(["a", "c"])
+    assert sweep.fresh_identity() != sweep.fresh_identity()
+
+
+def test_a_sweep_comes_back_as_it_was_saved(tmp_path: Path):
+    entries = (hand_made.range_test_entry(model="lenet"), hand_made.entry("a", "clr", 0, {"epochs": "5"}, target=0.9))
+    made = hand_made.sweep(tmp_path, *entries)
+    assert sweep.load(made.folder) == made
+    assert json.loads((made.folder / "sweep.json").read_text())["command"] == list(made.command)
+    assert made.trial("a").path == tmp_path / "runs" / "a"
+
+
+def test_a_folder_without_a_sweep_is_none(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"is no sweep: it has no sweep\.json"):
+        sweep.load(tmp_path)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """A runs_dir of three sweeps, of which cafe0000 is the latest."""
+    made = hand_made.sweep(tmp_path)
+    for age, name in ((20, "cafe0001"), (30, "beef0002"), (10, "cafe0000")):
+        other = replace(made, id=name)
+        other.save()
+        made_at = time.time() - age
+        os.utime(other.folder / "sweep.json", (made_at, made_at))
+    (made.folder / "sweep.json").unlink()
+    return made.runs_dir
+
+
+def test_a_sweep_is_found_by_its_id_a_prefix_or_its_path_and_without_a_name_it_is_the_latest(three: Path):
+    assert sweep.find(three, "cafe0001").id == "cafe0001"
+    assert sweep.find(three, "bee").id == "beef0002"
+    assert sweep.find(three, str(three / "sweeps" / "beef0002")).id == "beef0002"
+    assert sweep.find(three).id == "cafe0000"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cafe", "several sweeps begin with cafe: cafe0000, cafe0001"),
+        ("dead", "no sweep begins with dead in .*sweeps, which has 3; runs_dir=... says where to look"),
+    ],
+)
+def test_a_name_that_fits_none_or_several_is_refused(three: Path, name: str, message: str):
+    with pytest.raises(LookupError, match=message):
+        sweep.find(three, name)
+
+
+def test_where_there_is_no_sweep_that_is_said(tmp_path: Path):
+    with pytest.raises(LookupError, match=r"there is no sweep in .*, which has 0"):
+        sweep.find(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    made = TrialFolder(tmp_path / "runs" / "trial")
+    made.create({"task": "train"})
+    return made
+
+
+def attempt(folder: TrialFolder, end: str | None = None, cause: str | None = None) -> None:
+    book = Journal(folder.journal, folder.attempts() + 1, 0)
+    if end:
+        book.end(end, cause)
+
+
+def test_a_trial_nobody_began_waits(folder: TrialFolder):
+    assert state(folder) == State("waiting")
+
+
+def test_a_trial_that_saved_and_left_waits(folder: TrialFolder):
+    attempt(folder, "stopped", "saved at step 3 of 10")
+    assert state(folder) == State("waiting")
+
+
+def test_a_trial_that_is_held_runs(folder: TrialFolder):
+    attempt(folder, "failed", "a bug")
+    with folder.lock():
+        assert state(folder) == State("running")
+    assert state(folder) == State("failed", "a bug")
+
+
+def test_a_trial_with_a_result_is_what_its_result_says(folder: TrialFolder):
+    folder.write("failure", {"cause": "an older attempt's", "attempt": 1, "time": 0.0})
+    folder.write("result", {"status": "diverged", "cause": "the loss is nan at step 3"})
+    with folder.lock():
+        assert state(folder) == State("diverged", "the loss is nan at step 3")
+
+
+def test_a_trial_that_failed_says_why(folder: TrialFolder):
+    attempt(folder)
+    folder.write("failure", {"cause": "out of luck", "attempt": 1, "time": 0.0})
+    assert state(folder) == State("failed", "out of luck")
+
+
+def test_a_trial_that_left_no_word_is_lost(folder: TrialFolder):
+    attempt(folder, "stopped")
+    attempt(folder)
+    lost = state(folder)
+    assert lost.status == "lost"
+    assert lost.cause is not None
+    assert lost.cause.startswith("attempt 2 on ")
+    assert lost.cause.endswith(" left no result and no reason")
+
+
+def test_progress_is_the_last_step_that_was_written(folder: TrialFolder):
+    assert progress(folder) is None
+    folder.write("resolved", {"total_steps": 100})
+    book = Journal(folder.journal, 1, 20)
+    assert progress(folder) is None
+    book.append(20, {"schedule/lr": [0.1, 0.2], "train/loss": [2.0, 1.5]})
+    book.append(21, {"val/loss": [1.0], "val/accuracy": [0.5]})
+    seen = progress(folder)
+    assert seen is not None
+    assert (seen.step, seen.total_steps, seen.lr, seen.loss, seen.first_step) == (21, 100, 0.2, 1.5, 20)
+
+
+def test_the_time_left_goes_by_the_pace_of_this_attempt():
+    done = Progress(step=29, total_steps=100, lr=0.1, loss=1.0, started=1000.0, first_step=20, time=1005.0)
+    assert done.seconds_left == pytest.approx(0.5 * 70)
+    assert replace(done, time=1000.0).seconds_left is None
+    assert replace(done, step=99).seconds_left == 0

@@ -1,0 +1,110 @@
+"""A range test is a trial: one finds the rate of all trainings that ask for it."""
+
+from pathlib import Path
+
+import pytest
+
+from onecycle_sweeps import trial
+from onecycle_sweeps.folder import Superseded, TrialFolder
+from onecycle_sweeps.trial import Stopped, TrialFailed
+from real_trials import made, names, series, stop_after
+
+AUTO = ("epochs=1", "batch_size=256")
+
+
+def test_a_range_test_has_its_curve_and_a_suggestion_by_every_rule(runs_dir: Path):
+    folder = made(runs_dir, *AUTO, "task=range_test")
+    result = trial.run(folder)
+    rules = {f"suggestion/{rule}" for rule in ("minimum", "steepest", "valley", "slide", "max_lr")}
+    assert (result["kind"], result["status"]) == ("range_test", "finished")
+    assert set(result["metrics"]) == rules | {"seconds"}
+    assert 0.01 < result["metrics"]["suggestion/max_lr"] < 1
+    assert names(folder) == {"schedule/lr", "schedule/momentum", "train/loss", "range/loss_smoothed"}
+    rates = series(folder, "schedule/lr")[1]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates == sorted(rates)
+    assert result["steps"] == len(rates) <= 100
+
+
+def test_a_range_test_of_several_seeds_takes_the_median_of_their_suggestions(runs_dir: Path):
+    verdicts = [
+        trial.run(made(runs_dir, *AUTO, "task=range_test", f"range_test.seeds=[{seed}]"))["metrics"]
+        for seed in (0, 1, 2)
+    ]
+    folder = made(runs_dir, *AUTO, "task=range_test", "range_test.seeds=[0,1,2]")
+    together = trial.run(folder)
+    for name in verdicts[0].keys() - {"seconds"}:
+        assert together["metrics"][name] == sorted(one[name] for one in verdicts)[1]
+    rates = series(folder, "schedule/lr")[1]
+    assert together["steps"] == len(rates)
+    assert sum(rate == rates[0] for rate in rates) == 3
+
+
+def test_a_range_test_that_was_stopped_begins_again_and_finds_the_same(runs_dir: Path, beside: Path):
+    folder = made(runs_dir, *AUTO, "task=range_test")
+    with pytest.raises(Stopped):
+        trial.run(folder, stop_after(40))
+    again = trial.run(folder)
+    undisturbed = trial.run(made(beside, *AUTO, "task=range_test"))
+    for result in (again, undisturbed):
+        del result["metrics"]["seconds"], result["finished"]
+    assert again == undisturbed | {"attempt": 2}
+
+
+def test_a_range_test_that_was_superseded_leaves_no_verdict(runs_dir: Path):
+    folder = made(runs_dir, *AUTO, "task=range_test")
+    steps = iter(range(200))
+
+    def taken_over() -> bool:
+        """Another host without this one's locks begins the second attempt."""
+        if next(steps) == 40:
+            (folder.journal / "0002.jsonl").write_text('{"attempt":2,"from":0,"time":0.0,"host":"elsewhere"}\n')
+        return False
+
+    with pytest.raises(Superseded):
+        trial.run(folder, taken_over)
+    assert folder.result() is None
+
+
+def test_one_range_test_finds_the_rate_of_all_trainings_and_each_says_so(runs_dir: Path):
+    asked = [("policy=onecycle", "seed=0"), ("policy=constant", "seed=1"), ("policy=onecycle", "max_lr_scale=0.5")]
+    folders = [made(runs_dir, *AUTO, *overrides) for overrides in asked]
+    for folder in folders:
+        trial.run(folder)
+    (test,) = {folder.config()["needs"]["range_test"] for folder in folders}
+    found = TrialFolder(runs_dir / test)
+    result = found.result()
+    assert found.attempts() == 1
+    assert result is not None
+    rate = result["metrics"]["suggestion/max_lr"]
+    for folder, expected in zip(folders, (rate, rate, rate * 0.5), strict=True):
+        resolved = folder.resolved()
+        assert resolved is not None
+        assert (resolved["max_lr"], resolved["max_lr_from"]) == (expected, f"range_test:{test}")
+        assert f"max_lr is {expected:.4g}, from range_test:{test}" in folder.log.read_text()
+        assert max(series(folder, "schedule/lr")[1]) == pytest.approx(expected, rel=0.3)
+
+
+def test_a_rate_that_was_found_is_kept_when_its_range_test_is_gone(runs_dir: Path):
+    folder = made(runs_dir, *AUTO, "policy=constant")
+    # The range test and the training ask in turn whether to leave.
+    with pytest.raises(Stopped):
+        trial.run(folder, stop_after(102))
+    resolved = folder.resolved()
+    assert resolved is not None
+    test = TrialFolder(runs_dir / folder.config()["needs"]["range_test"])
+    test.path.rename(runs_dir / "gone")
+    trial.run(folder)
+    assert folder.resolved() == resolved
+    assert set(series(folder, "schedule/lr")[1]) == {resolved["max_lr"]}
+
+
+def test_a_training_whose_range_test_fails_says_which_and_why(runs_dir: Path):
+    flat = ("range_test.start_lr=1e-12", "range_test.end_lr=1e-11")
+    folder = made(runs_dir, *AUTO, *flat)
+    test = folder.config()["needs"]["range_test"]
+    with pytest.raises(TrialFailed, match=f"^range test {test}: the loss of a range test must fall"):
+        trial.run(folder)
+    cause = TrialFolder(runs_dir / test).failure()
+    assert cause is not None
+    assert "raise range_test.end_lr (last 1e-11)" in cause["cause"]

@@ -1,0 +1,171 @@
+"""Images beyond the bound of the cache are decoded in every epoch, and nothing else differs: batches, facts, trials."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onecycle_sweeps import trial
+from onecycle_sweeps.dataset import Dataset, Facts, batches, evaluation_batches, load, prepare
+from onecycle_sweeps.trial import Stopped, TrialFailed
+from photographs import classes, laid, packed, source
+from real_trials import made, outcome, planned, stop_after
+
+BOUNDS = {"kept": 8.0, "undecoded": 0.0}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return laid(tmp_path / "photos", classes("train/", each=20) | classes("val/", each=5))
+
+
+def prepared(photos: Path, bound: str, **split) -> tuple[Dataset, Path]:
+    folder = photos.parent / f"cache {bound}"
+    read = partial(source, photos, max_cached_gb=BOUNDS[bound])
+    facts = prepare(read, folder, **({"val_fraction": 0, "split_seed": 0, "classes": None} | split))
+    return load(folder, facts, "cpu", read), folder
+
+
+def assert_same(one: Iterator, other: Iterator) -> None:
+    for (images, labels), (other_images, other_labels) in zip(one, other, strict=True):
+        assert torch.equal(images, other_images)
+        assert torch.equal(labels, other_labels)
+
+
+def decoding_processes() -> list[int]:
+    """The ids of the decoding processes that this process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and "decoding.py" in (path / "cmdline").read_text():
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("split", [{}, {"val_fraction": 0.3, "split_seed": 4, "classes": [1, 0]}])
+def test_facts_and_batches_are_those_of_a_set_that_is_kept(photos: Path, split):
+    (kept, _), (undecoded, _) = prepared(photos, "kept", **split), prepared(photos, "undecoded", **split)
+    assert undecoded.facts == kept.facts
+    for start, batch_size in ((0, 7), (9, 4)):
+        streams = (islice(batches(data.train, batch_size, 3, start), 12) for data in (kept, undecoded))
+        assert_same(*streams)
+    assert_same(*(evaluation_batches(data.val, 4) for data in (kept, undecoded)))
+
+
+def test_more_processes_give_the_same_batches(photos: Path, monkeypatch: pytest.MonkeyPatch):
+    data, _ = prepared(photos, "undecoded")
+    alone = [images for images, _ in islice(batches(data.train, 5, 0), 6)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    together = [images for images, _ in islice(batches(data.train, 5, 0), 6)]
+    assert all(map(torch.equal, alone, together))
+
+
+def test_the_cache_of_a_set_that_is_not_kept_has_sums_and_no_pixels(photos: Path):
+    (kept, pixels), (_, sums) = prepared(photos, "kept"), prepared(photos, "undecoded")
+    assert sorted(path.name for path in sums.glob("train*")) == ["train_labels.npy", "train_sums.npy"]
+    images = kept.train.images.numpy().astype(np.int64)
+    expected = np.stack([images.sum((2, 3)), (images**2).sum((2, 3))], axis=2)
+    np.testing.assert_array_equal(np.load(sums / "train_sums.npy"), expected)
+    assert sorted(path.name for path in pixels.glob("train*")) == ["train_images.npy", "train_labels.npy"]
+
+
+def test_a_decoding_process_lives_no_longer_than_its_stream(photos: Path):
+    data, _ = prepared(photos, "undecoded")
+    assert decoding_processes() == []
+    stream = batches(data.train, 4, 0)
+    next(stream)
+    assert len(decoding_processes()) == torch.get_num_threads()
+    del stream
+    assert decoding_processes() == []
+
+
+def test_a_decoding_process_that_was_killed_is_told_with_its_signal(photos: Path):
+    data, _ = prepared(photos, "undecoded")
+    stream = batches(data.train, 4, 0)
+    next(stream)
+    os.kill(decoding_processes()[0], signal.SIGKILL)
+    with pytest.raises(ValueError, match=r"a decoding process ended with signal 9 \(SIGKILL\), out of memory perhaps$"):
+        list(islice(stream, 3))
+
+
+def test_an_image_that_has_gone_is_named_at_once(photos: Path):
+    data, _ = prepared(photos, "undecoded")
+    gone = photos / "train" / "ants" / "3.png"
+    gone.unlink()
+    with pytest.raises(ValueError, match=f"^cannot read {gone}: No such file or directory$"):
+        list(islice(batches(data.train, 20, 0), 3))
+
+
+@pytest.mark.parametrize("pack", [False, True], ids=["folder", "archive"])
+def test_photographs_that_changed_since_are_noticed(photos: Path, pack: bool):
+    _, folder = prepared(photos, "undecoded")
+    facts = Facts.from_json(json.loads(next(folder.glob("split-*.json")).read_text()))
+    laid(photos, classes("train/", names=("ants",), each=21))
+    path = packed(photos.with_suffix(".tar"), files_of(photos)) if pack else photos
+    with pytest.raises(ValueError, match=f"the train images are not those that {folder} was made from"):
+        load(folder, facts, "cpu", partial(source, path, max_cached_gb=0))
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.png"))}
+
+
+def test_a_bound_that_was_raised_asks_for_a_new_cache(photos: Path):
+    data, folder = prepared(photos, "undecoded")
+    with pytest.raises(ValueError, match=f"{folder} keeps no pixels of images that may be kept: delete it"):
+        load(folder, data.facts, "cpu", partial(source, photos))
+    with pytest.raises(ValueError, match=f"{folder} keeps no pixels: the source's loader is needed"):
+        load(folder, data.facts, "cpu")
+
+
+def asked(photos: Path, bound: float) -> tuple[str, ...]:
+    data = ("data=image_folder", f"data.path={photos}", "data.size=16", f"data.max_cached_gb={bound}")
+    return (*data, "epochs=3", "batch_size=8", "max_lr=0.1", "save_model=true", "checkpoint_minutes=1e-9")
+
+
+def test_a_trial_ends_alike_kept_or_not_and_stopped_anywhere(photos: Path, tmp_path: Path):
+    whole = made(tmp_path / "kept", *asked(photos, 8))
+    trial.run(whole)
+    for step in (1, 7):
+        stopped = made(tmp_path / f"stopped {step}", *asked(photos, 0))
+        assert stopped.signature == whole.signature
+        with pytest.raises(Stopped):
+            trial.run(stopped, stop_after(step))
+        trial.run(stopped)
+        assert outcome(stopped) == outcome(whole)
+    assert decoding_processes() == []
+
+
+def test_a_trial_whose_photographs_changed_fails_with_that_cause(photos: Path, tmp_path: Path):
+    folder = made(tmp_path / "runs", *asked(photos, 0))
+    (photos / "train" / "ants" / "3.png").unlink()
+    with pytest.raises(TrialFailed, match=r"the train images are not those that .* was made from: start the command"):
+        trial.run(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda photos: photos.rename(photos.with_name("moved")), True),
+        (lambda photos: laid(photos, {".DS_Store": b"x", "train/.DS_Store": b"x"}), True),
+        (lambda photos: laid(photos, {"train/ants/0.png": (photos / "train/ants/1.png").read_bytes() + b"\0"}), False),
+        (lambda photos: laid(photos, {"train/ants/x.png": (photos / "train/ants/1.png").read_bytes()}), False),
+        (lambda photos: packed(photos.with_suffix(".tar"), files_of(photos)), False),
+    ],
+    ids=["moved", "hidden files", "another size", "one more", "packed"],
+)
+def test_photographs_are_known_by_their_names_and_sizes_wherever_they_lie(
+    photos: Path, tmp_path: Path, change: Callable[[Path], Path], same: bool
+):
+    before = planned(tmp_path / "runs", *asked(photos, 8)).signature
+    assert (planned(tmp_path / "runs", *asked(change(photos), 8)).signature == before) is same
