@@ -63,7 +63,7 @@ def _hash(target: str) -> str:
 
 @functools.cache
 def _version(top: str) -> str:
-    """The distribution that a top-level package comes with; asked once, since all installed files are looked through."""
+    """The distribution that a top-level package comes with; asked once, since every installed file is looked through."""
     for distribution in importlib.metadata.packages_distributions().get(top, []):
         return f"{distribution} {importlib.metadata.version(distribution)}"
     return "unknown version"

@@ -71,7 +71,8 @@ def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[Step]:
 def evaluate(learner: Learner, split: Split) -> Evaluation:
     """A clean pass over a split in evaluation mode; raises RuntimeError if it did not see each sample once."""
     model, device = learner.model, learner.data.train.images.device
-    loss, correct, seen = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), device=device), 0
+    loss, correct = (torch.zeros((), dtype=kind, device=device) for kind in (torch.float64, torch.int64))
+    seen = 0
     training = model.training
     model.eval()
     for images, labels in evaluation_batches(split, EVALUATION_BATCH, learner.data.evaluation):

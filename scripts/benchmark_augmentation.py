@@ -1,4 +1,4 @@
-"""Interleaves, on one thread: crop, flip and normalisation of 32x32 photographs by torchvision's v1 transforms, and ours.
+"""Interleaves on one thread: crop, flip and normalise 32x32 photographs by torchvision v1 transforms and by ours.
 
 Theirs starts from PIL images in memory, one at a time; ours from the stored set, a batch at a time, and includes the
 gather. Both end with a batch of normalised tensors, or, in the second row, of uint8 ones.

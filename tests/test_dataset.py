@@ -107,7 +107,8 @@ def test_tensors_are_taken_like_arrays(tmp_path):
 
 def test_images_without_a_channel_axis_get_one(tmp_path):
     source = made()
-    flat = dataclasses.replace(source, train_images=source.train_images[:, 0], test_images=source.test_images[:, 0])
+    train, test = (np.asarray(images)[:, 0] for images in (source.train_images, source.test_images))
+    flat = dataclasses.replace(source, train_images=train, test_images=test)
     np.testing.assert_array_equal(rows(prepared(tmp_path, flat).train), source.train_images)
 
 

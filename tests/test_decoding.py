@@ -51,6 +51,11 @@ def test_a_camera_that_was_turned_is_turned_back(orientation, kind):
     np.testing.assert_array_equal(square(turned), square(encoded(upright)))
 
 
+def not_of_bytes(value: object) -> str:
+    """What a test is called by: not the bytes of its image."""
+    return "" if isinstance(value, bytes) else str(value)
+
+
 def of_one_colour(mode: str, colour, **options) -> bytes:
     return encoded(Image.new(mode, (9, 8), colour), **options)
 
@@ -89,6 +94,7 @@ def with_palette(*colours: tuple[int, int, int], **options) -> bytes:
         (of_one_colour("CMYK", (0, 0, 0, 255), kind="TIFF"), (0, 0, 0)),
         (of_one_colour("YCbCr", (76, 85, 255), kind="TIFF"), (254, 0, 0)),
     ],
+    ids=not_of_bytes,
 )
 def test_grey_palette_transparent_16_bit_and_cmyk_images_have_the_colours_that_people_see(content, expected):
     np.testing.assert_array_equal(square(content)[:, 4, 4], expected)
@@ -134,6 +140,7 @@ def png_of(width: int, height: int) -> bytes:
         (encoded(Image.new("I", (9, 8), 70_000), "TIFF"), "must lie in 16 bits, got 70000..70000"),
         (encoded(Image.new("I", (9, 8), -1), "TIFF"), "must lie in 16 bits, got -1..-1"),
     ],
+    ids=not_of_bytes,
 )
 def test_what_cannot_be_read_is_told_with_the_reason_and_the_others_are_decoded(tmp_path: Path, content, reason):
     bad, good = tmp_path / "bad.jpg", tmp_path / "good.png"

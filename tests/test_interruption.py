@@ -22,11 +22,11 @@ from program import MODULE, helpers, points, recorded_points, run, runs_of, star
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interruption")]
 
-LONG = ("policy=onecycle", "max_lr=0.1", "epochs=60", "save_model=true", "checkpoint_minutes=0.003")
+LONG = ("policy=onecycle", "max_lr=0.1", "epochs=90", "save_model=true", "checkpoint_minutes=0.003")
 SWEEP = (*LONG, "seed=0,1", "-m")
 TO_GO_ON = "stopped; what had been done is saved. To go on: python -m onecycle_sweeps "
 INTERRUPTED = 130
-# How far an attempt gets before it is stopped, of the 660 steps of a trial.
+# How far an attempt gets before it is stopped, of the 990 steps of a trial.
 STEPS = 60
 
 
@@ -103,7 +103,7 @@ def stopped_by_sigterm(folder: Path, attempt: int, command: tuple[str, ...]) -> 
     with start(folder, *command) as process:
         wait_for_step(folder, attempt)
         process.terminate()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     return process.returncode, out + err
 
 
@@ -124,7 +124,7 @@ def stopped_by_ctrl_c(folder: Path, attempt: int) -> tuple[int, str]:
         os.write(leader, b"\x03")
         said = b"".join(everything_from(leader)).decode()
         os.close(leader)
-        return process.wait(60), said.replace("\r\n", "\n")
+        return process.wait(120), said.replace("\r\n", "\n")
 
 
 def everything_from(leader: int) -> Iterator[bytes]:

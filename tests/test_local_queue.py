@@ -264,11 +264,14 @@ def test_leaving_the_iteration_ends_the_workers(made: tuple[Sweep, list[Entry]],
 def test_the_workers_of_one_launch_take_the_trials_of_the_next(made: tuple[Sweep, list[Entry]], acted: Actor):
     acted(f"echo ready; while read order; do echo '{FINISHED}'; done")
     crew, places = local.Crew(), local.places("cpu", 1, 1, 1, 1)
+    processes = set()
     for _ in range(2):
         assert [e.status for e in local.run(crew, *made, places) if e.entry] == ["running", "finished"]
+        processes |= {worker.process.pid for worker in crew.workers}
     (worker,) = crew.workers
     crew.leave()
-    assert worker.process.returncode == 0
+    assert processes == {worker.process.pid}
+    assert worker.process.returncode is not None
 
 
 def test_a_worker_that_dies_between_two_launches_fails_no_trial(made: tuple[Sweep, list[Entry]], acted: Actor):
@@ -281,7 +284,7 @@ def test_a_worker_that_dies_between_two_launches_fails_no_trial(made: tuple[Swee
 
 
 @pytest.mark.parametrize("patience", [0.5, 60.0])
-def test_a_worker_that_does_not_leave_is_killed_after_a_time_or_at_the_next_ctrl_c(
+def test_a_worker_whose_trial_does_not_leave_is_killed_after_a_time_or_at_the_next_ctrl_c(
     patience: float, made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
 ):
     acted("echo ready; exec sleep 60")
@@ -289,6 +292,7 @@ def test_a_worker_that_does_not_leave_is_killed_after_a_time_or_at_the_next_ctrl
     crew = local.Crew()
     crew.grow(made[0], local.places("cpu", 1, 1, 1, 1))
     (worker,) = crew.workers
+    worker.entry = made[1][0]
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 1.0)
     try:

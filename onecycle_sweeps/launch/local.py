@@ -32,10 +32,15 @@ class Crew:
             self.workers.append(Worker(place, sweep.folder / f"worker-{i}.log", self.heard))
 
     def leave(self) -> None:
-        """Ask the workers to save and leave, and see them off; a second Ctrl-C kills them."""
+        """Ask the workers to save and leave, and see them off; a second Ctrl-C kills them.
+
+        A worker without a trial has nothing to save, and taking torch down in good order takes seconds.
+        """
         workers, self.workers = self.workers, []
         for worker in workers:
             worker.leave()
+            if not worker.entry:
+                worker.process.kill()
         deadline = time.monotonic() + LEAVE_SECONDS
         try:
             for worker in workers:
