@@ -91,12 +91,23 @@ def _trial(config: Config, request: Request, source: str, range_test: Trial | No
         del identity["range_test"], identity["max_lr"]
         rate = range_test.signature if range_test else config["policy"]["max_lr"]
         identity["policy"] = config["policy"] | {"max_lr": rate}
+    if weights := config["model"].get("weights_file"):
+        identity["model"] = config["model"] | {"weights_file": _fingerprint(Path(weights))}
     needs = {"data": source, "range_test": range_test.signature if range_test else None}
     return Trial(_hash(identity), config | {"needs": needs}, request, range_test)
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(_canonical(value), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _canonical(value: Any) -> Any:
+    """The same value with equal numbers written alike: 1.0 as 1."""
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _fingerprint(path: Path) -> str:

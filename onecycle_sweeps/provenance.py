@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("onecycle-sweeps", "torch", "torchvision")
+PACKAGES = ("onecycle-sweeps", "torch", "torchvision", "timm")
 
 
 def versions() -> dict[str, str]:
@@ -63,7 +63,7 @@ def _hash(target: str) -> str:
 
 @functools.cache
 def _version(top: str) -> str:
-    """The distribution that a top-level package comes with; asked once, since every installed file is looked through."""
+    """The distribution that a top-level package comes with; asked once, since the answer takes most of a second."""
     for distribution in importlib.metadata.packages_distributions().get(top, []):
         return f"{distribution} {importlib.metadata.version(distribution)}"
     return "unknown version"

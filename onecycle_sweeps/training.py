@@ -11,7 +11,8 @@ from onecycle_sweeps.dataset import Dataset, Split, batches, evaluation_batches
 from onecycle_sweeps.policies import Hyper, Policy
 from onecycle_sweeps.scheduler import apply, used
 
-EVALUATION_BATCH = 1024
+# An evaluation has no need of memory for gradients, but photographs are large.
+EVALUATION_BATCH, EVALUATION_VALUES = 1024, 2**24
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def evaluate(learner: Learner, split: Split) -> Evaluation:
     seen = 0
     training = model.training
     model.eval()
-    for images, labels in evaluation_batches(split, EVALUATION_BATCH, learner.data.evaluation):
+    facts = learner.data.facts
+    fitting = max(1, EVALUATION_VALUES // (facts.in_channels * facts.height * facts.width))
+    for images, labels in evaluation_batches(split, min(EVALUATION_BATCH, fitting), learner.data.evaluation):
         scores = learner.scores(images).float()
         loss += cross_entropy(scores, labels, reduction="sum")
         correct += (scores.argmax(1) == labels).sum()

@@ -113,6 +113,7 @@ def bare_loop(folder: Path) -> dict[str, float]:
         model.train()
         return correct / len(test)
 
+    accuracies: list[float] = []
     began = time.monotonic()
     for _ in range(epochs):
         order = torch.randperm(len(train))
@@ -123,8 +124,8 @@ def bare_loop(folder: Path) -> dict[str, float]:
             optimizer.step()
             if schedule.last_epoch < schedule.total_steps - 1:
                 schedule.step()
-        final = accuracy()
-    return {"seconds": time.monotonic() - began, "accuracy": final}
+        accuracies.append(accuracy())
+    return {"seconds": time.monotonic() - began, "accuracy": accuracies[-1]}
 
 
 if __name__ == "__main__":

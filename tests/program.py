@@ -9,12 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import real_trials
 from onecycle_sweeps import journal, sweep
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.launch import local
+from onecycle_sweeps.launch.queue import Event
+from onecycle_sweeps.launch.worker import Worker
 from onecycle_sweeps.plan import Planner
 from onecycle_sweeps.sweep import Entry, Sweep
 
@@ -133,6 +139,36 @@ def planned(folder: Path, *commands: Sequence[str]) -> tuple[Sweep, list[Entry]]
     for trial in (one for each in found for one in (each.range_test, each) if one):
         made.trial(trial.signature).create(trial.config)
     return made, list(made.trials)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A sweep that has run: its events that name a trial, and the worker processes that it took."""
+
+    sweep: Sweep
+    events: list[Event]
+    started: int
+
+    def ended(self) -> dict[str, tuple[str, str | None]]:
+        """The status and cause of each trial by its kind, its model and its seed."""
+        ends = [(event.entry, event) for event in self.events if event.entry and event.status != "running"]
+        return {self.label(entry): (event.status or "", event.cause) for entry, event in ends}
+
+    def label(self, entry: Entry) -> str:
+        model = self.sweep.trial(entry.signature).config()["model"]["_target_"].rpartition(".")[2]
+        return f"{entry.kind} {model} {entry.varies.get('seed', '')}".strip()
+
+
+def drive(made: Sweep, todo: list[Entry], places: int) -> Seen:
+    """Run trials on so many workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        started: list[Worker] = []
+        begin = Worker.start
+        patch.setattr(Worker, "start", lambda worker: (started.append(worker), begin(worker))[1])
+        crew = local.Crew()
+        events = list(local.run(crew, made, todo, local.places("cpu", 1, places, 1, len(todo))))
+        crew.leave()
+    return Seen(made, [event for event in events if event.entry], len(started))
 
 
 def write(folder: Path, files: Mapping[str, str]) -> Path:

@@ -1,7 +1,5 @@
 """Each transform equals a plain reference pixel by pixel, and does all samples of a batch at once."""
 
-import math
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision import transforms as torchvisions
 from torchvision.transforms import functional
 
 from onecycle_sweeps.dataset import Split, batches
@@ -139,28 +136,3 @@ def test_transforms_go_into_each_other_in_the_order_of_the_list():
     for place, transform in enumerate(chain):
         by_hand = transform(by_hand, Draws(SEED, 3, place, labels))
     assert torch.equal(images, by_hand)
-
-
-def test_crop_and_flip_are_many_times_as_fast_as_torchvisions_transforms_on_photographs():
-    pixels, batch = drawn(3, 32, 32, 1024), 128
-    photographs = [functional.to_pil_image(image) for image in pixels[:batch]]
-    crop, mirror = torchvisions.RandomCrop(32, 4, padding_mode="reflect"), torchvisions.RandomHorizontalFlip()
-    theirs = torchvisions.Compose([crop, mirror, torchvisions.PILToTensor()])
-    split = Split(pixels, torch.zeros(1024, dtype=torch.long), torch.arange(1024))
-    stream = batches(split, batch, 0, 0, (PadCrop(), Flip()))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    slow, fast, rounds = math.inf, math.inf, 0
-    # On a quiet machine 20 times, as scripts/benchmark_augmentation.py measures; half of that is left to a busy one.
-    while rounds < 20 or (rounds < 500 and slow < 10 * fast):
-        slow = min(slow, _seconds(lambda: torch.stack([theirs(image) for image in photographs])))
-        fast = min(fast, _seconds(lambda: next(stream)))
-        rounds += 1
-    torch.set_num_threads(threads)
-    assert slow > 10 * fast
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.thread_time()
-    work()
-    return time.thread_time() - began

@@ -35,7 +35,7 @@ def code(*targets: str) -> dict[str, str]:
 
 def test_versions_are_those_that_run():
     found = provenance.versions()
-    assert set(found) == {"onecycle-sweeps", "torch", "torchvision"}
+    assert set(found) == {"onecycle-sweeps", "torch", "torchvision", "timm"}
     assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from onecycle_sweeps import report, trial
+from onecycle_sweeps import journal, report, trial
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.launch.worker import LEFT, READY
 from onecycle_sweeps.trial.running import cause_of
@@ -54,6 +54,8 @@ def _run(folder: TrialFolder, stopped: Callable[[], bool]) -> Outcome:
 
 def _draw(folder: TrialFolder) -> None:
     """Draw what the trial recorded, also of one that failed; a picture that fails costs no result."""
+    if journal.latest(folder.journal) is None:
+        return
     try:
         if folder.config()["task"] == "range_test":
             report.write_range_test_csv(folder)
