@@ -92,7 +92,9 @@ def _trial(config: Config, request: Request, source: str, range_test: Trial | No
         rate = range_test.signature if range_test else config["policy"]["max_lr"]
         identity["policy"] = config["policy"] | {"max_lr": rate}
     if weights := config["model"].get("weights_file"):
-        identity["model"] = config["model"] | {"weights_file": _fingerprint(Path(weights))}
+        if not (path := Path(weights).expanduser()).is_file():
+            raise ValueError(f"model.weights_file must be the path of a file of weights, got {path.absolute()}")
+        identity["model"] = config["model"] | {"weights_file": _fingerprint(path)}
     needs = {"data": source, "range_test": range_test.signature if range_test else None}
     return Trial(_hash(identity), config | {"needs": needs}, request, range_test)
 

@@ -144,11 +144,17 @@ def test_an_untrained_net_gets_images_normalised_by_the_training_set(runs_dir: P
     assert resolve.data(folder, config, facts, resolved).facts == facts
 
 
-def test_a_weights_file_that_is_missing_fails_the_trial_with_that_line_and_can_be_put_there(
+def test_a_weights_file_that_is_missing_is_refused_before_anything_runs(runs_dir: Path, tmp_path: Path):
+    missing = tmp_path / "missing.pth"
+    with pytest.raises(ConfigError, match=f"^model.weights_file must be the path of a file of weights, got {missing}$"):
+        planned(runs_dir, *SHORT, *SMALL, f"model.weights_file={missing}")
+
+
+def test_a_weights_file_that_goes_missing_fails_the_trial_with_that_line_and_can_be_put_back(
     runs_dir: Path, tmp_path: Path, weights_file: Path
 ):
-    elsewhere = weights_file.rename(tmp_path / "elsewhere.pth")
     folder = made(runs_dir, *SHORT, *SMALL, f"model.weights_file={weights_file}")
+    elsewhere = weights_file.rename(tmp_path / "elsewhere.pth")
     said = f"model.weights_file is the path of a file of weights, and there is none at {weights_file}"
     with pytest.raises(TrialFailed) as failed:
         trial.run(folder)
