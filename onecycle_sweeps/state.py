@@ -44,6 +44,9 @@ def state(trial: TrialFolder) -> State:
         return State(result["status"], result.get("cause"))
     if trial.is_locked():
         return State(RUNNING)
+    # It may have ended between the two looks.
+    if result := trial.result():
+        return State(result["status"], result.get("cause"))
     if failure := trial.failure():
         return State(FAILED, failure["cause"])
     attempts = journal.read(trial.journal).attempts

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.launch.conclusion import program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 from program import ask, points, recorded_points, run, runs_of, sweep_of, trials, with_store, write
 
@@ -46,8 +47,8 @@ def test_a_sweep_ends_with_its_table_its_report_and_the_line_that_opens_mlflow(s
     assert [entry.kind for entry in made.trials] == [RANGE_TEST, "train", "train"]
     assert len(ROW.findall(done.stdout)) == 2
     assert "All 2 policies shared max_lr=" in done.stdout
-    assert f"report: {made.report}; later: python -m onecycle_sweeps report {made.id}\n" in done.stdout
-    assert f"MLflow: python -m onecycle_sweeps ui {made.id}  opens  http://127.0.0.1:5000/#/" in done.stdout
+    assert f"report: {made.report}; later: {program()} report {made.id}\n" in done.stdout
+    assert f"MLflow: {program()} ui {made.id}  opens  http://127.0.0.1:5000/#/" in done.stdout
     ended = [line.split(": finished")[0] for line in done.stderr.splitlines()]
     assert ended[0] == "[1/3] range test"
     assert {line.split()[1] for line in ended[1:]} == {"constant", "onecycle"}
@@ -169,6 +170,10 @@ def test_a_sweep_in_batches_is_one_sweep(swept: Swept):
     [
         (("hydra/launcher=local",), "onecycle_sweeps: hydra/launcher=local needs a sweep: add -m"),
         (("hydra.launcher.workers=2",), "onecycle_sweeps: hydra.launcher.workers=2 needs a sweep: add -m"),
+        (
+            ("hydra/launcher=basic", "-m"),
+            "onecycle_sweeps: hydra/launcher=basic cannot run this program's sweeps: leave it out, or take local",
+        ),
         (
             ("hydra.launcher.workers=0", "-m"),
             "onecycle_sweeps: hydra.launcher.workers must be a whole number of at least 1 or auto, got 0",

@@ -23,6 +23,8 @@ def one_trial(config: Any, hydra: Any) -> None:
     """Run one trial here, with the range test it needs; leaves with the exit status unless all went well."""
     with _ending_in_a_line():
         if typed := [o for o in hydra.overrides.hydra if o.startswith(("hydra/launcher", "hydra.launcher"))]:
+            if hydra.mode.name == "MULTIRUN":
+                raise ConfigError(f"{typed[0]} cannot run this program's sweeps: leave it out, or take local")
             raise ConfigError(f"{typed[0]} needs a sweep: add -m")
         request = Request(settings.plain(config), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         checks.check(request.config)

@@ -1,7 +1,9 @@
 """The end of a command: the report is written, published and printed, every failure listed, and where to look."""
 
 import shlex
+import shutil
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -10,7 +12,6 @@ from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 
 FAILURE = 1
-PROGRAM = "python -m onecycle_sweeps"
 
 
 def conclude(session: Session) -> int:
@@ -26,14 +27,21 @@ def conclude(session: Session) -> int:
         say(line)
     undelivered = session.deliver(report.write(sweep), report.markdown(comparison))
     session.close()
-    say(f"report: {sweep.report}; later: {PROGRAM} report {sweep.id}{_place(sweep)}")
+    say(f"report: {sweep.report}; later: {program()} report {sweep.id}{_place(sweep)}")
     if undelivered:
-        say(f"not all of it is in MLflow: {undelivered}; later: {PROGRAM} sync {sweep.id}{_place(sweep)}")
+        say(f"not all of it is in MLflow: {undelivered}; later: {program()} sync {sweep.id}{_place(sweep)}")
     elif tracking.is_server(sweep.tracking_uri):
         say(f"MLflow: {tracking.overlay_link(sweep)}")
     else:
-        say(f"MLflow: {PROGRAM} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
+        say(f"MLflow: {program()} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
     return 0 if all(sweep.trial(entry.signature).result() for entry in sweep.trials) else FAILURE
+
+
+def program() -> str:
+    """How to call this program from the user's shell: by `python` where the one on the PATH has it."""
+    found = shutil.which("python")
+    same = found is not None and Path(found).parent == Path(sys.executable).parent
+    return f"{'python' if same else shlex.quote(sys.executable)} -m onecycle_sweeps"
 
 
 def say(line: str = "") -> None:
@@ -48,7 +56,7 @@ def complain(line: str) -> None:
 
 def say_how_to_continue(sweep: Sweep) -> None:
     """After an interruption: nothing is lost, and the same command goes on."""
-    say(f"stopped; what had been done is saved. To go on: {PROGRAM} {shlex.join(sweep.command)}")
+    say(f"stopped; what had been done is saved. To go on: {program()} {shlex.join(sweep.command)}")
 
 
 def _place(sweep: Sweep) -> str:
