@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from onecycle_sweeps import checks, dataset, settings
+from onecycle_sweeps import checks, dataset, provenance, settings
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.settings import Config
 
@@ -39,12 +39,20 @@ class Trial:
     range_test: "Trial | None" = None
 
 
+@dataclass(frozen=True)
+class Data:
+    """A data set: its source, which counts for signatures, and its cache in RUNS_DIR/data, which its code makes."""
+
+    source: str
+    cache: str
+
+
 class Planner:
     """Turns requests into trials; what it learns of a data set serves all requests that use it."""
 
     def __init__(self, runs_dir: Path) -> None:
         self.runs_dir = runs_dir
-        self._data: dict[str, tuple[dataset.Facts, str]] = {}
+        self._data: dict[str, tuple[dataset.Facts, Data]] = {}
 
     def plan(self, request: Request) -> Trial:
         """The trial that a request asks for; raises ConfigError with one line that names key, bound and value."""
@@ -58,18 +66,18 @@ class Planner:
         checks.check(config)
         if config["device"].startswith("cuda"):
             _check_cuda(config["device"])
-        facts, source = self._describe_data(config)
+        facts, data = self._describe_data(config)
         checks.check_batch(config["batch_size"], facts.train)
         settings.transforms(config, facts)
-        test = _trial(settings.range_test(config), request, source)
+        test = _trial(settings.range_test(config), request, data)
         if config["task"] == "range_test":
             return test
         rate = settings.max_lr(config)
         settings.policy(config, rate or UNREACHED_RATE, facts.train // config["batch_size"])
-        return _trial(config, request, source, None if rate else test)
+        return _trial(config, request, data, None if rate else test)
 
-    def _describe_data(self, config: Config) -> tuple[dataset.Facts, str]:
-        """The facts of the data set, split as asked, and the name of its cache in RUNS_DIR/data."""
+    def _describe_data(self, config: Config) -> tuple[dataset.Facts, Data]:
+        """The facts of the data set, split as asked, and where it comes from and is kept."""
         node = {k: v for k, v in config["data"].items() if k not in settings.TRANSFORM_KEYS}
         key = json.dumps(node, sort_keys=True)
         if key not in self._data:
@@ -79,14 +87,15 @@ class Planner:
                 load()
             asked = {k: v for k, v in node.items() if k not in (*settings.SPLIT_KEYS, *PLACE_OF_DATA)}
             source = _hash({**asked, "files": [_fingerprint(file) for file in files]})
-            facts = dataset.prepare(load, self.runs_dir / "data" / source, **settings.split(config))
-            self._data[key] = facts, source
+            data = Data(source, _hash([source, provenance.code_hashes(node)]))
+            facts = dataset.prepare(load, self.runs_dir / "data" / data.cache, **settings.split(config))
+            self._data[key] = facts, data
         return self._data[key]
 
 
-def _trial(config: Config, request: Request, source: str, range_test: Trial | None = None) -> Trial:
+def _trial(config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
     identity = {key: value for key, value in config.items() if key not in BYSTANDERS}
-    identity["data"] = {k: v for k, v in config["data"].items() if k not in PLACE_OF_DATA} | {"source": source}
+    identity["data"] = {k: v for k, v in config["data"].items() if k not in PLACE_OF_DATA} | {"source": data.source}
     if config["task"] == "train":
         del identity["range_test"], identity["max_lr"]
         rate = range_test.signature if range_test else config["policy"]["max_lr"]
@@ -95,7 +104,7 @@ def _trial(config: Config, request: Request, source: str, range_test: Trial | No
         if not (path := Path(weights).expanduser()).is_file():
             raise ValueError(f"model.weights_file must be the path of a file of weights, got {path.absolute()}")
         identity["model"] = config["model"] | {"weights_file": _fingerprint(path)}
-    needs = {"data": source, "range_test": range_test.signature if range_test else None}
+    needs = {"data": data.cache, "range_test": range_test.signature if range_test else None}
     return Trial(_hash(identity), config | {"needs": needs}, request, range_test)
 
 

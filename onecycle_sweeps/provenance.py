@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def _hash(target: str) -> str:
 @functools.cache
 def _version(top: str) -> str:
     """The distribution that a top-level package comes with; asked once, since the answer takes most of a second."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return f"{top} {importlib.metadata.version(top)}"
     for distribution in importlib.metadata.packages_distributions().get(top, []):
         return f"{distribution} {importlib.metadata.version(distribution)}"
     return "unknown version"

@@ -195,3 +195,17 @@ def test_a_folder_holds_the_config_as_asked_with_what_the_trial_needs(runs_dir: 
     assert config == request(runs_dir, "seed=3").config
     assert needs["range_test"] == trial.range_test.signature
     assert (runs_dir / "data" / needs["data"]).is_dir()
+
+
+def test_data_whose_loader_was_edited_is_decoded_anew_for_the_same_trial(
+    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loader = tmp_path / "own_digits.py"
+    loader.write_text("from onecycle_sweeps.data.digits import load as load\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = ("data._target_=own_digits.load", *AT_A_RATE)
+    before = planned(runs_dir, *overrides)
+    loader.write_text(loader.read_text() + "# edited\n")
+    after = planned(runs_dir, *overrides)
+    assert before.config["needs"]["data"] != after.config["needs"]["data"]
+    assert before.signature == after.signature
