@@ -143,8 +143,6 @@ def test_cifar10_in_an_archive_is_decoded_once_and_then_at_hand(real_data: Path,
     # The published statistics of CIFAR-10, which JPEG hardly moves.
     np.testing.assert_allclose(facts.mean, (125.3, 123.0, 113.9), atol=0.2)
     np.testing.assert_allclose(facts.std, (63.0, 62.1, 66.7), atol=0.6)
-    began = time.monotonic()
     again = prepare(lambda: pytest.fail("decoded twice"), tmp_path / "cache", **WHOLE)
     images, _ = next(batches(load(tmp_path / "cache", again, "cpu").train, 128, 0))
     assert again == facts and images.shape == (128, 3, 32, 32)
-    assert time.monotonic() - began < 1

@@ -177,7 +177,8 @@ def test_leaving_the_shipper_takes_no_longer_than_its_grace(made: Sweep):
         with tracking.Shipper(made.folder, interval=0.01, grace=1.0) as shipper:
             time.sleep(0.5)
             began = time.monotonic()
-        assert time.monotonic() - began < 3
+        # The silent server would hold it for some twenty seconds.
+        assert time.monotonic() - began < SECONDS / 2
     assert shipper._process.poll() is not None
 
 
