@@ -117,6 +117,7 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "device": (device, "auto, cpu, cuda or cuda:N"),
     "threads": (either(whole(1), one_of("auto")), "a whole number of at least 1 or auto"),
     "deterministic": (switch, "true or false"),
+    "bn_recalibrate": (switch, "true or false"),
     "save_model": (switch, "true or false"),
     "rerun": (switch, "true or false"),
     "checkpoint_minutes": (POSITIVE, "a number above 0"),

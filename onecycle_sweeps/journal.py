@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", "train/loss"
-VAL_LOSS, VAL_ACCURACY, SMOOTHED_LOSS = "val/loss", "val/accuracy", "range/loss_smoothed"
+TRAIN_ACCURACY, VAL_LOSS, VAL_ACCURACY = "train/accuracy", "val/loss", "val/accuracy"
+SMOOTHED_LOSS = "range/loss_smoothed"
 TAIL_BYTES = 1 << 18
 
 

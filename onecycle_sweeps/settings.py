@@ -18,7 +18,10 @@ SPLIT_KEYS = ("val_fraction", "split_seed", "classes")
 # Lists of transforms: for training batches, and for evaluations.
 TRANSFORM_KEYS = ("augment", "evaluation")
 # A range test serves every policy, every seed and every length of training.
-NOT_OF_A_RANGE_TEST = ("policy", "max_lr", "max_lr_scale", "epochs", "seed", "evaluations_per_epoch")
+NOT_OF_A_RANGE_TEST = (
+    *("policy", "max_lr", "max_lr_scale", "epochs", "seed"),
+    *("evaluations_per_epoch", "bn_recalibrate"),
+)
 
 
 def plain(config: DictConfig) -> Config:

@@ -36,11 +36,15 @@ class Learner:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer update: its 0-based index, what the optimizer used, and the batch's mean loss, on the device."""
+    """One optimizer update: its 0-based index, what the optimizer used, and on the device what the batch came to.
+
+    `loss` is the mean over the batch, `correct` how many of it the net named right before the update.
+    """
 
     index: int
     hyper: Hyper
     loss: Tensor
+    correct: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,14 @@ def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[Step]:
     model.train()
     for index, (images, labels) in zip(range(start, policy.total_steps), stream, strict=False):
         apply(optimizer, policy(index))
-        loss = cross_entropy(learner.scores(images).float(), labels, label_smoothing=learner.label_smoothing)
+        scores = learner.scores(images).float()
+        loss = cross_entropy(scores, labels, label_smoothing=learner.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         if learner.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, learner.clip_norm)
         optimizer.step()
-        yield Step(index, used(optimizer), loss.detach())
+        yield Step(index, used(optimizer), loss.detach(), (scores.detach().argmax(1) == labels).sum())
 
 
 @torch.no_grad()

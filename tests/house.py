@@ -11,7 +11,7 @@ FLOORS = (
     ("onecycle_sweeps", "policies", "dataset", "models", "journal", "checkpoint", "provenance", "folder", "checks"),
     ("scheduler", "data", "settings", "state"),
     ("training",),
-    ("range_test",),
+    ("range_test", "batch_norm"),
     ("trial", "plan"),
     ("sweep",),
     ("tracking", "report"),

@@ -15,7 +15,7 @@ from onecycle_sweeps.trial import Stopped, resolve, train
 from onecycle_sweeps.trial.train import evaluation_points
 from real_trials import SHORT, made, names, series, stop_after
 
-SERIES = {"schedule/lr", "schedule/momentum", "train/loss", "val/loss", "val/accuracy"}
+SERIES = {"schedule/lr", "schedule/momentum", "train/loss", "train/accuracy", "val/loss", "val/accuracy"}
 
 
 def files(folder: TrialFolder) -> set[str]:

@@ -56,14 +56,14 @@ def test_when_losses_are_read_does_not_change_when_a_training_has_diverged(
 
 
 def test_a_watch_measures_each_epoch_against_the_first_loss_alone():
-    watch = Watch(steps_per_epoch=2)
-    assert [watch.see(loss) for loss in (1.0, 4.0, 5.9, 0.1, 0.0, 6.0)] == [None] * 6
-    assert watch.see(0.0) is None
-    assert watch.see(6.1) == "the mean loss of epoch 4 is 3.05, above 3x the untrained net's"
+    watch = Watch(steps_per_epoch=2, batch_size=8)
+    assert [watch.see(loss, 0) for loss in (1.0, 4.0, 5.9, 0.1, 0.0, 6.0)] == [None] * 6
+    assert watch.see(0.0, 0) is None
+    assert watch.see(6.1, 0) == "the mean loss of epoch 4 is 3.05, above 3x the untrained net's"
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_watch_ends_at_the_first_loss_that_is_no_number(loss: float):
-    watch = Watch(steps_per_epoch=100)
-    assert watch.see(2.0) is None
-    assert watch.see(loss) == f"the loss is {loss} at step 1"
+    watch = Watch(steps_per_epoch=100, batch_size=8)
+    assert watch.see(2.0, 0) is None
+    assert watch.see(loss, 0) == f"the loss is {loss} at step 1"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onecycle_sweeps.dataset import cache
+from onecycle_sweeps.dataset.doubts import Part, doubts
 from onecycle_sweeps.dataset.source import Source
 from onecycle_sweeps.dataset.statistics import mean_and_std
 
@@ -21,7 +22,8 @@ class Facts:
     """The sizes, shape and statistics of one split, and the rule it was made by.
 
     `train`, `val` and `test` count samples (`test` is 0 where there is none). `mean` and `std` (of the population) are
-    per channel, in the units of the uint8 images, over the training part alone.
+    per channel, in the units of the uint8 images, over the training part alone. `doubts` says what makes accuracies on
+    this split doubtful.
     """
 
     train: int
@@ -36,6 +38,7 @@ class Facts:
     val_fraction: float
     split_seed: int
     classes: tuple[int, ...] | None
+    doubts: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Facts:
@@ -119,19 +122,23 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
     test_labels = cache.mapped(folder, "test_labels")
     _check_official(len(test_labels), val_fraction)
     official, _ = positions(test_labels, 0.0, split_seed, classes)
-    parts = {"train": train, "val": held_out, "test": official} if val_fraction else {"train": train, "val": official}
+    test = Part("test", official)
+    parts = {"train": Part("train", train), "val": Part("train", held_out) if val_fraction else test}
+    if val_fraction and len(test_labels):
+        parts["test"] = test
     for name, part in parts.items():
-        if not len(part) and (name != "test" or len(test_labels)):
+        if not len(part.index):
             raise ValueError(
                 f"the {name} part is empty, it needs at least one sample: {len(train) + len(held_out)} training and "
                 f"{len(official)} test samples, split with val_fraction={val_fraction} and classes={classes}"
             )
     _, channels, height, width = cache.shape(folder, "train_images")
     mean, std = mean_and_std(folder, train)
+    names = {number: class_names[number] for number in classes or range(len(class_names))}
     return Facts(
         train=len(train),
-        val=len(parts["val"]),
-        test=len(parts.get("test", ())),
+        val=len(parts["val"].index),
+        test=len(official) if "test" in parts else 0,
         num_classes=len(classes or class_names),
         in_channels=channels,
         height=height,
@@ -141,4 +148,5 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
         val_fraction=val_fraction,
         split_seed=split_seed,
         classes=classes,
+        doubts=tuple(doubts(folder, parts, names)),
     )

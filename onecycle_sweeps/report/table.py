@@ -75,10 +75,19 @@ def remarks(comparison: Comparison) -> list[str]:
     return [
         *map(_range_test_line, comparison.range_tests),
         *comparison.notes,
-        *(f"warning: {name}: {text}" for name, text in comparison.warnings),
+        *_warnings(comparison.warnings),
         *(f"diverged: {name}: {cause}" for name, cause in comparison.diverged),
         *(f"failed: {name}: {cause}" for name, cause in comparison.failures),
     ]
+
+
+def _warnings(warnings: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """A line for each warning; one that several trials have names them by their number."""
+    names: dict[str, list[str]] = {}
+    for name, text in warnings:
+        names.setdefault(text, []).append(name)
+    for text, having in names.items():
+        yield f"warning: {having[0] if len(having) == 1 else f'{len(having)} trials'}: {text}"
 
 
 def _cells(comparison: Comparison) -> Cells:

@@ -30,7 +30,7 @@ def find_rate(attempt: Attempt, config: Config, resolved: Resolved, data: Datase
         "metrics": metrics | {"seconds": time.monotonic() - began},
         "steps": count,
         "steps_per_epoch": resolved["steps_per_epoch"],
-        "warnings": [],
+        "warnings": list(data.facts.doubts),
     }
 
 

@@ -18,14 +18,25 @@ DIVERGED_FACTOR = 3.0
 
 @dataclass
 class Watch:
-    """Decides whether a training has diverged, from each loss in turn; its fields go into the checkpoint."""
+    """Decides whether a training has diverged, from each step in turn; its fields go into the checkpoint.
+
+    `correct` and `counted` are the steps' samples that were named right, and all, since the last evaluation.
+    """
 
     steps_per_epoch: int
+    batch_size: int
     seen: int = 0
     untrained: float = math.nan
     epoch_total: float = 0.0
+    correct: int = 0
+    counted: int = 0
 
-    def see(self, loss: float) -> str | None:
+    def accuracy(self) -> float:
+        """The train accuracy over the steps since this was asked last."""
+        accuracy, self.correct, self.counted = self.correct / self.counted, 0, 0
+        return accuracy
+
+    def see(self, loss: float, correct: int) -> str | None:
         """Why the training has diverged at this loss, None if it has not."""
         if not math.isfinite(loss):
             return f"the loss is {loss} at step {self.seen}"
@@ -33,6 +44,8 @@ class Watch:
             self.untrained = loss
         self.seen += 1
         self.epoch_total += loss
+        self.correct += correct
+        self.counted += self.batch_size
         if self.seen % self.steps_per_epoch:
             return None
         mean, self.epoch_total = self.epoch_total / self.steps_per_epoch, 0.0
@@ -60,9 +73,10 @@ class Recorder:
         if not self._steps:
             return None
         losses: list[float] = torch.stack([step.loss for step in self._steps]).tolist()
+        correct: list[int] = torch.stack([step.correct for step in self._steps]).tolist()
         count, cause = 0, None
         while cause is None and count < len(losses):
-            cause = watch.see(losses[count])
+            cause = watch.see(losses[count], correct[count])
             count += 1
         self._book.append(self._steps[0].index, columns(self._steps[:count], losses[:count]))
         self._steps, self._began = [], time.monotonic()

@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from onecycle_sweeps import checkpoint, journal, settings
+from onecycle_sweeps.batch_norm import norms, recalibrated
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import used
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner, evaluate, steps
+from onecycle_sweeps.trial import guards
 from onecycle_sweeps.trial.recording import Recorder, Watch
 from onecycle_sweeps.trial.resolve import Resolved
 
@@ -41,7 +44,7 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
     """
     policy = settings.policy(config, resolved["max_lr"], resolved["steps_per_epoch"])
     momentum = used(learner.optimizer).momentum
-    watch = Watch(resolved["steps_per_epoch"])
+    watch = Watch(resolved["steps_per_epoch"], config["batch_size"])
     spent = 0.0
     if state:
         _restore(learner, state)
@@ -52,11 +55,15 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
     attempt.trial.check_current(attempt.number)
     record = journal.read(attempt.trial.journal)
     metrics = _metrics(record, learner, watch.seen, seconds) if not cause else {"seconds": seconds}
-    if not cause and learner.data.test is not None:
-        metrics["final/test_accuracy"] = evaluate(learner, learner.data.test).accuracy
-    if config["save_model"]:
-        checkpoint.save(attempt.trial.path / "model.pt", learner.model.state_dict())
-    warnings = off_plan(record, policy, momentum, len(record.series(journal.LR)[0]) if cause else policy.total_steps)
+    with _as_evaluated(config, learner):
+        if not cause and learner.data.test is not None:
+            metrics["final/test_accuracy"] = evaluate(learner, learner.data.test).accuracy
+        if config["save_model"]:
+            checkpoint.save(attempt.trial.path / "model.pt", learner.model.state_dict())
+    count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
+    warnings = [*learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
+    if not cause:
+        warnings += guards.doubts(record, guards.chance(learner.data.val), bool(norms(learner)))
     return {
         "status": "diverged" if cause else "finished",
         "cause": cause,
@@ -84,14 +91,21 @@ def _drive(
         if cause := recorder.flush(watch):
             return cause
         if done in points:
-            seen = evaluate(learner, learner.data.val)
-            attempt.book.append(step.index, {journal.VAL_LOSS: [seen.loss], journal.VAL_ACCURACY: [seen.accuracy]})
+            with _as_evaluated(config, learner):
+                seen = evaluate(learner, learner.data.val)
+            values = {journal.TRAIN_ACCURACY: watch.accuracy(), journal.VAL_LOSS: seen.loss}
+            values[journal.VAL_ACCURACY] = seen.accuracy
+            attempt.book.append(step.index, {name: [value] for name, value in values.items()})
         if saving:
             save(attempt, learner, watch, time.monotonic() - began)
             saved = time.monotonic()
         if saving and leaving:
             raise Stopped(f"saved at step {done} of {policy.total_steps}")
     return None
+
+
+def _as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[None]:
+    return recalibrated(learner) if config["bn_recalibrate"] else nullcontext()
 
 
 def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> None:
@@ -132,22 +146,6 @@ def complete(record: journal.Record, state: State, evaluations_per_epoch: int) -
     points = evaluation_points(begun, steps_per_epoch, evaluations_per_epoch)
     evaluated = set(record.series(journal.VAL_ACCURACY)[0])
     return record.covers(journal.TRAIN_LOSS, step) and evaluated >= {point - 1 for point in points if point <= step}
-
-
-def off_plan(record: journal.Record, policy: Policy, momentum: float | None, count: int) -> list[str]:
-    """A warning for the first of `count` steps whose recorded rate or momentum is not the policy's."""
-    plan = [policy(step) for step in range(count)]
-    planned = {journal.LR: [hyper.lr for hyper in plan]}
-    if momentum is not None:
-        planned[journal.MOMENTUM] = [momentum if hyper.momentum is None else hyper.momentum for hyper in plan]
-    for name, values in planned.items():
-        taken, recorded = record.series(name)
-        if taken != list(range(count)):
-            return [f"{name} was not recorded at each of {count} steps"]
-        for step, (asked, was) in enumerate(zip(values, recorded, strict=True)):
-            if asked != was:
-                return [f"{name} at step {step} was {was}, where the policy plans {asked}"]
-    return []
 
 
 def _metrics(record: journal.Record, learner: Learner, count: int, seconds: float) -> dict[str, float]:

@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+import users_code
+from onecycle_sweeps import batch_norm, trial
+from onecycle_sweeps.dataset import Source, prepare
+from onecycle_sweeps.journal import Attempt, Block, Record
+from onecycle_sweeps.trial import Stopped, guards, resolve
+from real_trials import made, outcome, series, stop_after, undisturbed
+
+LAGGING = (
+    *("~model", "+model={_target_: users_code.Lagging}", "policy=constant"),
+    *("epochs=3", "batch_size=64", "max_lr=0.02", "save_model=true"),
+)
+
+
+def record(*evaluations: tuple[float, float]) -> Record:
+    blocks = tuple(
+        Block(0.0, 10 * number + 9, {"train/accuracy": [train], "val/accuracy": [val]})
+        for number, (train, val) in enumerate(evaluations)
+    )
+    return Record((Attempt(1, 0, 0.0, "here", blocks, 0, None, None, 0),), blocks, 0)
+
+
+@pytest.mark.parametrize("evaluations", [[(0.2, 0.15), (0.9, 0.88)], [(0.1, 0.1)], [(0.99, 0.4)], [(1.0, 1.0)] * 5])
+def test_ordinary_accuracies_raise_no_doubt(evaluations: list[tuple[float, float]]):
+    assert guards.doubts(record(*evaluations), chance=0.1, normed=True) == []
+
+
+def test_val_accuracy_near_chance_beside_a_high_train_accuracy_is_doubted():
+    (doubt,) = guards.doubts(record((0.5, 0.5), (0.8, 0.12), (0.9, 0.11), (0.95, 0.94)), chance=0.1, normed=True)
+    assert doubt == (
+        "at 2 of 4 evaluations, last after step 29, val accuracy 0.110 is near chance (0.100) beside a train accuracy "
+        "of 0.900: the batch norms' running statistics may lag behind the weights: bn_recalibrate=true tells"
+    )
+    (doubt,) = guards.doubts(record((0.9, 0.11)), chance=0.1, normed=False)
+    assert doubt.endswith("are the labels and the images of both parts made alike?")
+
+
+def test_where_one_class_is_most_of_the_data_its_share_is_chance():
+    assert guards.doubts(record((0.99, 0.91)), chance=0.9, normed=True)
+    assert not guards.doubts(record((0.92, 0.9)), chance=0.9, normed=True)
+
+
+def test_accuracies_equal_to_three_decimals_three_times_in_a_row_are_doubted():
+    same, other = (0.8124, 0.8118), (0.9, 0.8)
+    assert guards.doubts(record(same, same, other, same), chance=0.1, normed=False) == []
+    (doubt,) = guards.doubts(record(same, same, same, other), chance=0.1, normed=False)
+    assert doubt.startswith("train and val accuracy are equal to three decimals at 3 evaluations in a row (0.812 after")
+
+
+def test_statistics_that_lag_are_doubted_and_recalibrated_ones_are_not(runs_dir: Path):
+    lagging = undisturbed(runs_dir, *LAGGING)
+    mended = undisturbed(runs_dir, *LAGGING, "bn_recalibrate=true")
+    assert lagging["metrics"]["final/val_accuracy"] < 0.3 < 0.8 < mended["metrics"]["final/val_accuracy"]
+    assert "bn_recalibrate=true" in lagging["ended"]["warnings"][0]
+    assert mended["ended"]["warnings"] == []
+
+
+def test_recalibration_changes_what_is_evaluated_and_nothing_of_the_training(runs_dir: Path):
+    plain = undisturbed(runs_dir, *LAGGING)
+    mended = undisturbed(runs_dir, *LAGGING, "bn_recalibrate=true")
+    assert mended["series"]["train/loss"] == plain["series"]["train/loss"]
+    assert mended["series"]["train/accuracy"] == plain["series"]["train/accuracy"]
+    differing = {name for name, weights in mended["weights"].items() if weights != plain["weights"][name]}
+    assert differing == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+
+
+def test_a_recalibrated_training_that_is_resumed_anywhere_ends_the_same(runs_dir: Path, beside: Path):
+    undisturbed_one = undisturbed(beside, *LAGGING, "bn_recalibrate=true")
+    folder = made(runs_dir, *LAGGING, "bn_recalibrate=true")
+    for steps in (10, 22, 13):
+        with pytest.raises(Stopped):
+            trial.run(folder, stop_after(steps))
+    trial.run(folder)
+    assert outcome(folder) == undisturbed_one
+
+
+def test_recalibrated_statistics_are_the_mean_over_training_batches(runs_dir: Path):
+    folder = made(runs_dir, *LAGGING)
+    config = folder.config()
+    facts = resolve.facts(folder, config)
+    resolved = resolve.resolve(config, facts, lambda: 0.0)
+    learner = resolve.learner(config, resolved, resolve.data(folder, config, facts, resolved), seed=0)
+    net = learner.model
+    assert isinstance(net, users_code.Lagging)
+    norm, before = net.norm, net.norm.running_mean
+    assert before is not None
+    before = before.clone()
+    with batch_norm.recalibrated(learner), torch.no_grad():
+        images = learner.data.normalise(learner.data.train.images[learner.data.train.index])
+        seen = (net.conv(images) + 100).mean((0, 2, 3))
+        # The last short batch of an epoch is left out.
+        torch.testing.assert_close(norm.running_mean, seen, rtol=1e-4, atol=0)
+    torch.testing.assert_close(norm.running_mean, before, rtol=0, atol=0)
+    assert norm.momentum == 1e-4
+    assert net.training
+
+
+def test_train_accuracy_is_that_of_the_steps_since_the_last_evaluation(runs_dir: Path):
+    folder = made(runs_dir, "epochs=2", "batch_size=256", "max_lr=0.1", "evaluations_per_epoch=2")
+    trial.run(folder)
+    steps, values = series(folder, "train/accuracy")
+    assert steps == series(folder, "val/accuracy")[0]
+    # Whole numbers of samples, in batches of 256.
+    counts = [later - earlier for earlier, later in zip([-1, *steps], steps, strict=False)]
+    assert all((value * count * 256).is_integer() for value, count in zip(values, counts, strict=True))
+    assert values[0] < values[-1]
+
+
+def test_an_image_in_two_parts_and_a_class_that_a_part_lacks_are_doubted(tmp_path: Path):
+    images = torch.arange(12 * 4, dtype=torch.uint8).view(12, 1, 2, 2)
+    labels = torch.tensor([0, 1, 2, 3] * 3)
+    test_images = torch.cat([images[[5, 6, 7]], images[:1] + 200])
+    source = Source(images, labels, test_images, torch.tensor([0, 1, 2, 2]), ("ant", "bee", "cat", "dog"))
+    facts = prepare(lambda: source, tmp_path / "cache", val_fraction=0, split_seed=0, classes=None)
+    assert facts.doubts == (
+        "the val part has no sample of class dog",
+        "3 of 4 val images are among the training images too",
+    )
+    chosen = prepare(lambda: source, tmp_path / "cache", val_fraction=0, split_seed=0, classes=[0, 1])
+    assert chosen.doubts == ("1 of 2 val images are among the training images too",)
