@@ -1,0 +1,132 @@
+"""The throw-away SLURM cluster does what a cluster does, and leaves nothing behind."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import slurm_cluster
+from slurm_cluster import Cluster
+
+# Says which signal came, as a training would; the shell itself must not end before it has.
+LISTENER = 'trap "echo got USR2" USR2; trap "echo got TERM" TERM; echo ready; for i in $(seq 600); do sleep 0.1; done'
+HOG = "python3 -c 'import time; x = b\"x\" * (300 << 20); time.sleep(60)'"
+
+
+def test_it_answers_a_client_and_listens_on_loopback_only(cluster: Cluster) -> None:
+    assert cluster.run("srun", "--nodes=4", "printenv", "SLURMD_NODENAME").split().sort() == ["n1", "n2", "n3", "n4"].sort()
+    listening = [line for line in _listening() if any(f"pid={pid}," in line for pid in cluster.processes())]
+    assert len(listening) >= 5
+    assert [line for line in listening if not line.split()[3].startswith("127.0.0.1:")] == []
+
+
+def test_each_job_on_a_node_is_given_a_gpu_of_its_own(cluster: Cluster) -> None:
+    ask = ("--nodelist=n1", "--gpus=1")
+    jobs = [cluster.sbatch("echo GPU $CUDA_VISIBLE_DEVICES; sleep 60", *ask) for _ in range(3)]
+    cluster.wait_for(lambda: all(cluster.output(job) for job in jobs[:2]), "two jobs' words")
+    assert sorted(cluster.output(job) for job in jobs[:2]) == ["GPU 0\n", "GPU 1\n"]
+    assert cluster.state(jobs[2]) == "PENDING"
+
+
+def test_a_job_that_exceeds_its_memory_is_killed(cluster: Cluster) -> None:
+    job = cluster.sbatch(HOG, "--mem=50")
+    cluster.wait_for(lambda: cluster.state(job) == "FAILED", "the end of a job without memory")
+    assert "exceeded memory limit" in cluster.output(job)
+
+
+def test_a_requeued_job_starts_again_soon(cluster: Cluster) -> None:
+    job = cluster.sbatch("echo run ${SLURM_RESTART_COUNT:-0}; sleep 60", "--open-mode=append")
+    cluster.wait_for(lambda: "run 0" in cluster.output(job), "the first start")
+    cluster.run("scontrol", "requeue", job)
+    # By SLURM's defaults it would take two minutes.
+    cluster.wait_for(lambda: "run 1" in cluster.output(job), "the second start", seconds=60)
+
+
+@pytest.mark.parametrize("cluster", ["no requeue"], indirect=True)
+def test_a_cluster_can_refuse_to_requeue(cluster: Cluster) -> None:
+    job = cluster.sbatch("sleep 60")
+    cluster.wait_for(lambda: cluster.state(job) == "RUNNING", "the start")
+    refused = cluster.attempt("scontrol", "requeue", job)
+    assert refused.returncode != 0
+    assert "disabled" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"), [("no accounting", "got USR2"), ("silent preemption", "got TERM")], indirect=["cluster"]
+)
+def test_a_job_of_high_preempts_a_job_of_low_by_the_signal_that_was_asked_for(cluster: Cluster, expected: str) -> None:
+    whole = ("--exclusive", "--nodes=4")
+    low = cluster.sbatch(f"srun --ntasks=1 bash -c '{LISTENER}'", "--partition=low", "--signal=USR2@90", *whole)
+    cluster.wait_for(lambda: "ready" in cluster.output(low), "a job of low")
+    high = cluster.sbatch("sleep 60", "--partition=high", *whole)
+    cluster.wait_for(lambda: cluster.state(high) == "RUNNING", "a job of high")
+    assert expected in cluster.output(low)
+    assert ("got USR2" in cluster.output(low)) == (expected == "got USR2")
+    assert cluster.state(low) == "PENDING"
+
+
+@pytest.mark.parametrize("cluster", ["accounting"], indirect=True)
+def test_with_accounting_sacct_knows_how_a_job_ended(cluster: Cluster) -> None:
+    job = cluster.sbatch("exit 3")
+    ask = ("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State,ExitCode")
+    cluster.wait_for(lambda: cluster.run(*ask) == "FAILED|3:0", "the end in the accounts")
+
+
+def test_without_accounting_sacct_refuses(cluster: Cluster) -> None:
+    refused = cluster.attempt("sacct")
+    assert refused.returncode != 0
+    assert "accounting storage is disabled" in refused.stderr
+
+
+def test_a_job_survives_the_death_of_the_controller_and_of_its_nodes_daemon(cluster: Cluster) -> None:
+    job = cluster.sbatch("while [ ! -e go ]; do sleep 0.1; done; echo done", "--nodelist=n1", f"--chdir={cluster.folder}")
+    cluster.wait_for(lambda: cluster.state(job) == "RUNNING", "the start")
+    for daemon in ("slurmctld", "n1"):
+        cluster.kill(daemon)
+        cluster.start(daemon)
+    (cluster.folder / "go").touch()
+    cluster.wait_for(lambda: cluster.attempt("squeue").returncode == 0, "a controller that answers")
+    cluster.wait_for(lambda: cluster.state(job) == "COMPLETED", "the end")
+    assert cluster.output(job) == "done\n"
+
+
+def test_a_crashed_node_is_seen_to_be_down_and_its_job_starts_elsewhere(cluster: Cluster) -> None:
+    job = cluster.sbatch("echo $SLURMD_NODENAME; sleep 60", "--nodelist=n[1-2]", "--open-mode=append")
+    del job
+
+
+def test_two_clusters_do_not_disturb_each_other_and_down_leaves_nothing_of_one(tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("slurm")
+    with slurm_cluster.up(tmp_path_factory.mktemp("slurm"), "--nodes=1") as other:
+        kept = other.sbatch("sleep 60")
+        other.wait_for(lambda: other.state(kept) == "RUNNING", "the other's job")
+        with slurm_cluster.up(folder, "--nodes=1") as cluster:
+            job = cluster.sbatch("env --ignore-environment setsid sleep 61.5 & sleep 61.5")
+            cluster.wait_for(lambda: cluster.state(job) == "RUNNING", "the job")
+            cluster.wait_for(lambda: len(_called("sleep\x0061.5")) == 2, "both processes of the job")
+            cluster.kill("slurmctld")
+        assert cluster.processes() == []
+        assert _called("sleep\x0061.5") == []
+        assert other.state(kept) == "RUNNING"
+    assert other.processes() == []
+
+
+def test_down_is_repeatable_also_where_nothing_ever_was(tmp_path: Path) -> None:
+    for _ in range(2):
+        subprocess.run([slurm_cluster.SCRIPT, "down", tmp_path], check=True, timeout=60)
+
+
+def _listening() -> list[str]:
+    shown = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True, timeout=60)
+    return shown.stdout.splitlines()
+
+
+def _called(words: str) -> list[Path]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if (path / "cmdline").read_text().startswith(words):
+                found.append(path)
+        except OSError:
+            continue
+    return found
