@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,15 +63,20 @@ class Cluster:
         """The controller's word on a job, for instance RUNNING, for a while after its end too."""
         return self.run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
 
+    def settle(self, job: str) -> None:
+        """Return once the controller has written a job to disk: killed before, it would start a running job anew."""
+        written, now = self.folder / "state" / "job_state", time.time()
+        self.run("scontrol", "update", f"jobid={job}", "admincomment=settled")
+        self.wait_for(lambda: written.exists() and written.stat().st_mtime > now, "the controller's state on disk")
+
     def pid(self, daemon: str) -> int:
         """The process of a daemon: munged, slurmctld, n1, n2, ..., mariadbd, slurmdbd."""
         return int((self.folder / "pid" / daemon).read_text())
 
     def processes(self, node: str | None = None) -> list[int]:
-        """The living processes of the cluster, or the jobs, steps and daemon of one node."""
-        word = f"SLURMD_NODENAME={node}" if node else f"SLURM_CONF={self.folder}/slurm.conf"
-        found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if self._has(path, word) and _is_alive(path)]
-        return sorted({*found, self.pid(node)}) if node else sorted(found)
+        """The living processes of the cluster, or the daemon, steps and jobs of one node."""
+        paths = [path for path in Path("/proc").glob("[0-9]*") if _is_alive(path) and self._has(path, node)]
+        return sorted(int(path.name) for path in paths)
 
     def kill(self, daemon: str) -> None:
         """A daemon's sudden death; jobs go on."""
@@ -81,8 +86,11 @@ class Cluster:
 
     def crash(self, node: str) -> None:
         """A node's sudden death, with the jobs on it."""
-        for pid in self.processes(node):
-            os.kill(pid, signal.SIGKILL)
+        while found := self.processes(node):
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
     def start(self, daemon: str) -> None:
         """Start a dead daemon anew."""
@@ -95,12 +103,14 @@ class Cluster:
             assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
             time.sleep(0.1)
 
-    def _has(self, process: Path, word: str) -> bool:
+    def _has(self, process: Path, node: str | None) -> bool:
         try:
             environment = (process / "environ").read_text(errors="replace").split("\0")
+            words = (process / "cmdline").read_text(errors="replace").split("\0")
         except OSError:
             return False
-        return word in environment and f"SLURM_CONF={self.folder}/slurm.conf" in environment
+        on_node = node is None or f"SLURMD_NODENAME={node}" in environment or words[1:3] == ["-N", node]
+        return on_node and f"SLURM_CONF={self.folder}/slurm.conf" in environment
 
 
 @contextmanager

@@ -46,7 +46,9 @@ def main() -> None:
     up.add_argument("--accounting", action="store_true", help="with slurmdbd and MariaDB, so that sacct answers")
     up.add_argument("--no-requeue", action="store_true", help="JobRequeue=0")
     up.add_argument("--silent-preemption", action="store_true", help="a preempted job gets SIGTERM, and no --signal")
-    up.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a line of slurm.conf")
+    up.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="a line of slurm.conf; KEY= drops it"
+    )
     options = parser.parse_args()
     cluster = Cluster(options.folder.resolve())
     if options.command == "up":
@@ -239,9 +241,10 @@ def settings(options: argparse.Namespace, folder: Path, port: int) -> list[str]:
 
 
 def with_settings(lines: list[str], chosen: list[str]) -> list[str]:
-    """A key that is set replaces its line, except where a file may have several of it."""
+    """A key that is set replaces its line, except where a file may have several of it; one set to nothing goes."""
     keys = {line.partition("=")[0].lower() for line in chosen} - set(REPEATED)
-    return [line for line in lines if line.partition("=")[0].lower() not in keys] + chosen
+    kept = [line for line in lines if line.partition("=")[0].lower() not in keys]
+    return kept + [line for line in chosen if line.partition("=")[2]]
 
 
 if __name__ == "__main__":
