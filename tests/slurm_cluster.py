@@ -106,11 +106,14 @@ class Cluster:
     def _has(self, process: Path, node: str | None) -> bool:
         try:
             environment = (process / "environ").read_text(errors="replace").split("\0")
-            words = (process / "cmdline").read_text(errors="replace").split("\0")
+            if f"SLURM_CONF={self.folder}/slurm.conf" not in environment:
+                return False
+            if node is None or f"SLURMD_NODENAME={node}" in environment:
+                return True
+            # A step's own process is told apart by nothing else.
+            return self.folder / "log" / f"{node}.log" in [link.readlink() for link in (process / "fd").iterdir()]
         except OSError:
             return False
-        on_node = node is None or f"SLURMD_NODENAME={node}" in environment or words[1:3] == ["-N", node]
-        return on_node and f"SLURM_CONF={self.folder}/slurm.conf" in environment
 
 
 @contextmanager
