@@ -15,7 +15,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "slurm-cluster"
 CLIENT_SECONDS = 60
 UP_SECONDS = 400
-# What a test may ask of its cluster, by the name that stands in its id.
+# What a test may ask of its cluster, by the name that stands in its id; other words go to the script as they are.
 OPTIONS = {
     "no accounting": (),
     "accounting": ("--accounting",),
@@ -135,10 +135,15 @@ def up(folder: Path, *options: str) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A fresh cluster without accounting, or as a test asks: parametrize("cluster", ["accounting"], indirect=True)."""
+    """A fresh cluster without accounting, or as a test asks: parametrize("cluster", ["accounting"], indirect=True).
+
+    Several wishes stand in one word: "accounting, no requeue, --set KillWait=30".
+    """
     words = str(getattr(request, "param", "no accounting")).split(", ")
     # A socket's path has at most 108 characters, so the test's own folder is too deep.
-    with up(tmp_path_factory.mktemp("slurm"), *(option for word in words for option in OPTIONS[word])) as made:
+    with up(
+        tmp_path_factory.mktemp("slurm"), *(option for word in words for option in OPTIONS.get(word, word.split()))
+    ) as made:
         yield made
 
 

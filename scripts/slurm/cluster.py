@@ -38,7 +38,7 @@ def main() -> None:
     if options.command == "up":
         bring_up(cluster, options)
     elif options.command == "start":
-        cluster.start(options.name)
+        restart(cluster, options.name)
     else:
         take_down(cluster)
 
@@ -67,6 +67,16 @@ def bring_up(cluster: Cluster, options: argparse.Namespace) -> None:
     raise SystemExit("slurm-cluster: other programs took its ports five times")
 
 
+def restart(cluster: Cluster, name: str) -> None:
+    """Start a daemon that is dead in a cluster that is up."""
+    if not (cluster.folder / "pid" / "munged").exists():
+        raise SystemExit(f"slurm-cluster: no cluster is up in {cluster.folder}")
+    try:
+        cluster.start(name)
+    except PortTaken:
+        raise SystemExit(f"slurm-cluster: another program has taken the port of {name}") from None
+
+
 def take_down(cluster: Cluster) -> None:
     """End all processes of the cluster and give its ports back."""
     left = processes.end(cluster.folder)
@@ -83,7 +93,9 @@ def refuse_missing(accounting: bool) -> None:
     missing = [name for name in needed if not shutil.which(name, path=PATH)]
     if missing:
         packages = f"{PACKAGES} {ACCOUNTING_PACKAGES}" if accounting else PACKAGES
-        raise SystemExit(f"missing: {', '.join(missing)}. apt-get install --no-install-recommends {packages}")
+        raise SystemExit(
+            f"slurm-cluster: no {', no '.join(missing)}: apt-get install --no-install-recommends {packages}"
+        )
 
 
 if __name__ == "__main__":

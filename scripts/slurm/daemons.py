@@ -48,6 +48,7 @@ class Cluster:
             self._wait(name, lambda: self.answers("sacctmgr", "--noheader", "show", "cluster"))
         elif name == "slurmctld":
             self.run("slurmctld")
+            self._wait(name, lambda: "is UP" in self.answers("scontrol", "ping"))
         else:
             self.run("slurmd", "-N", name)
 
@@ -74,7 +75,8 @@ class Cluster:
         """What a program says; the end of everything where it fails."""
         done = self._done(command, text)
         if done.returncode:
-            raise SystemExit(f"{command[0]} failed: {done.stdout}{done.stderr}".strip())
+            said = f"{done.stdout}{done.stderr}".strip()
+            raise SystemExit(f"slurm-cluster: {command[0]} failed: {said or f'see {self.folder}/log'}")
         return done.stdout
 
     def answers(self, *command: str) -> str:
@@ -97,7 +99,9 @@ class Cluster:
             if "already in use" in logs:
                 raise PortTaken
             if time.monotonic() > deadline:
-                raise SystemExit(f"waited {UP_SECONDS:g} s in vain for {name}; the ends of the logs:\n{logs}")
+                raise SystemExit(
+                    f"slurm-cluster: waited {UP_SECONDS:g} s in vain for {name}; the ends of the logs:\n{logs}"
+                )
             time.sleep(0.03)
 
     def log(self, name: str) -> Path:
