@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slurm_cluster import cluster as cluster
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -1,0 +1,56 @@
+"""The processes of one cluster: its daemons, its steps and its jobs, and nobody else's."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+DAEMONS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmscriptd", "slurmd", "slurmstepd")
+
+
+def of(folder: Path) -> set[int]:
+    """The ids of the living processes of the cluster in a folder."""
+    parents = _parents()
+    found = {pid for pid in parents if _belongs(Path(f"/proc/{pid}"), folder)}
+    # What a job has started may have emptied its environment.
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
+def end(folder: Path, seconds: float = 20.0) -> set[int]:
+    """Kill them all, also those that are started meanwhile; returns those that would not die."""
+    deadline = time.monotonic() + seconds
+    while (left := of(folder)) and time.monotonic() < deadline:
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.02)
+    return left
+
+
+def _parents() -> dict[int, int]:
+    """The parent of each process that lives; a zombie does not, and where no init reaps, it keeps its id for long."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent, *_ = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if state not in "ZX":
+            found[int(path.name)] = int(parent)
+    return found
+
+
+def _belongs(process: Path, folder: Path) -> bool:
+    """A daemon or a job; a shell that only has SLURM_CONF exported is neither."""
+    try:
+        environment = (process / "environ").read_bytes().split(b"\0")
+        name = (process / "comm").read_text().strip()
+    except OSError:
+        return False
+    if f"SLURM_CONF={folder}/slurm.conf".encode() not in environment:
+        return False
+    return name in DAEMONS or any(line.startswith(b"SLURM_JOB_ID=") for line in environment)
