@@ -133,15 +133,17 @@ OPTIONAL = (
     *("optimizer.momentum", "optimizer.beta2", "optimizer.weight_decay", "optimizer.body_lr_scale"),
 )
 
-LAUNCHER = {
+LOCAL_LAUNCHER = {
     "workers": (either(whole(1), one_of("auto")), "a whole number of at least 1 or auto"),
     "jobs_per_gpu": (whole(1), "a whole number of at least 1"),
 }
 
 
-def check_launcher(settings: Mapping[str, Any]) -> None:
+def check_launcher(settings: Mapping[str, Any], keys: Mapping[str, tuple[Check, str]]) -> None:
     """Raise ConfigError for a key of hydra.launcher whose value cannot be used."""
-    for key, (accepts, what) in LAUNCHER.items():
+    for key, (accepts, what) in keys.items():
+        if key not in settings:
+            raise ConfigError(f"hydra.launcher.{key} is missing, it must be {what}")
         if not accepts(settings[key]):
             raise ConfigError(f"hydra.launcher.{key} must be {what}, got {settings[key]!r}")
 

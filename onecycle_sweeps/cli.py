@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,15 @@ from rich.console import Console
 
 from onecycle_sweeps import report, sweep, tracking
 from onecycle_sweeps.launch import conclusion
+from onecycle_sweeps.launch.display import Display
+from onecycle_sweeps.launch.slurm import standings
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking.interface import PORT
 
 HERE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package.
 CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
+WATCH = "--watch"
 MISTAKE = 2
 LAST_PORT = 65536
 
@@ -36,6 +40,8 @@ def main(argv: list[str]) -> int:
     if "--help" in rest or "-h" in rest:
         print(f"python -m onecycle_sweeps {verb} [SWEEP] [overrides]: {VERBS[verb].__doc__}")
         return 0
+    watching = verb == "status" and WATCH in rest
+    rest = [argument for argument in rest if not (watching and argument == WATCH)]
     names = [argument for argument in rest if is_verb(argument)]
     if len(names) > 1:
         return _mistake(f"{verb} takes one sweep, got {len(names)}: {' '.join(names)}")
@@ -52,19 +58,47 @@ def main(argv: list[str]) -> int:
             which = replace(which, tracking_uri=uri)
         if "tracking.experiment" in typed:
             which = replace(which, experiment=config.tracking.experiment)
-        return VERBS[verb](which)
+        return watch(which) if watching else VERBS[verb](which)
     except (LookupError, ValueError, FileNotFoundError, HydraException, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
 
 
 def status(which: Sweep) -> int:
-    """How each trial of the sweep stands."""
+    """How each trial of the sweep stands; with --watch until all have ended."""
+    _ask_the_cluster(which)
     report.show_status(which, Console(highlight=False))
     return 0
 
 
+def watch(which: Sweep) -> int:
+    """How the trials of the sweep come along, until all have ended; jobs that a limit ended are submitted again."""
+    from onecycle_sweeps.launch.slurm import watching
+
+    _ask_the_cluster(which)
+    trials = [entry for entry in which.trials if not which.trial(entry.signature).result()]
+    with Display(which, len(trials)) as display:
+        for event in watching.watch(which, trials):
+            display.show(event)
+    return status(which)
+
+
+def cancel(which: Sweep) -> int:
+    """End the sweep's trials that have not ended: those at work save first. The recorded command goes on with them."""
+    from onecycle_sweeps.launch.slurm import chain
+
+    _ask_the_cluster(which)
+    trials = [which.trial(entry.signature) for entry in which.trials]
+    for trial in (open_trials := [trial for trial in trials if not trial.result()]):
+        trial.write("cancel", {"time": time.time()})
+    for line in (remarks := chain.cancel(which)):
+        conclusion.complain(f"onecycle_sweeps: {line}: each job ends by itself once it sees that it is cancelled")
+    conclusion.say(f"{len(open_trials)} of {len(trials)} trials are cancelled; resume {which.id} goes on with them")
+    return conclusion.FAILURE if remarks else 0
+
+
 def write_report(which: Sweep) -> int:
     """The comparison again, with its figures, from what has finished so far."""
+    _ask_the_cluster(which)
     files = report.write(which)
     report.show(report.compare(which), Console(highlight=False))
     conclusion.say(f"{len(files)} files in {which.report}")
@@ -73,6 +107,7 @@ def write_report(which: Sweep) -> int:
 
 def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
+    _ask_the_cluster(which)
     if undelivered := tracking.deliver(which, report.write(which), report.markdown(report.compare(which))):
         return _mistake(undelivered)
     conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
@@ -98,6 +133,12 @@ def open_ui(uri: str, which: Sweep | None = None) -> int:
     os.execvpe(command[0], command, tracking.ui_environment(uri))
 
 
+def _ask_the_cluster(which: Sweep) -> None:
+    """Learn how the sweep's jobs stand, if it has any; what cannot be asked is said, and the folders speak alone."""
+    for line in standings.refresh(which):
+        conclusion.complain(f"onecycle_sweeps: {line}; jobs stand as they were seen last")
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,6 +151,7 @@ def _is_free(port: int) -> bool:
 
 VERBS: dict[str, Callable[[Sweep], int]] = {
     "status": status,
+    "cancel": cancel,
     "report": write_report,
     "sync": sync,
     "resume": resume,

@@ -13,7 +13,7 @@ import yaml
 
 ATTEMPTS_LEAVE = (
     *("journal", "result.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt", "log.txt"),
-    *("lr_momentum.png", "range_test.png", "range_test.csv"),
+    *("lr_momentum.png", "range_test.png", "range_test.csv", "job.json"),
 )
 
 
@@ -95,6 +95,14 @@ class TrialFolder:
         """Why the last attempt failed; None if it did not."""
         return read_json(self.path / "failure.json")
 
+    def job(self) -> dict[str, Any] | None:
+        """The job that a cluster was given last for the trial, and how it was seen last; None if there was none."""
+        return read_json(self.path / "job.json")
+
+    def is_cancelled(self) -> bool:
+        """Whether its user wants no attempt at it, until the trial is asked for again."""
+        return (self.path / "cancel.json").exists()
+
     def write(self, name: str, data: dict[str, Any]) -> None:
         """Write NAME.json whole or not at all."""
         write_json(self.path / f"{name}.json", data)
@@ -115,6 +123,10 @@ class TrialFolder:
                     raise Busy(f"another process works on {self.path}")
                 time.sleep(LOOK_SECONDS / 10)
             yield
+
+    def seize(self) -> None:
+        """Take the lock's place from its holder, who is to find out at its next save that it is superseded."""
+        (self.path / "lock").unlink(missing_ok=True)
 
     def is_locked(self) -> bool:
         """Whether a process works on the trial at this moment."""

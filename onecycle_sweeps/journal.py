@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One execution of a trial as its file tells it; `saved` is the number of steps its last checkpoint covers."""
+    """One execution of a trial as its file tells it; `saved` is the number of steps its last checkpoint covers.
+
+    `place` says where it ran, in the words of whoever sent it there.
+    """
 
     number: int
     start: int
@@ -47,6 +50,7 @@ class Attempt:
     end: str | None
     cause: str | None
     torn: int
+    place: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,12 @@ class Record:
 class Journal:
     """The writer of one attempt's file, which it alone opens; each call appends whole lines."""
 
-    def __init__(self, folder: Path, attempt: int, start: int) -> None:
+    def __init__(self, folder: Path, attempt: int, start: int, place: Mapping[str, str] | None = None) -> None:
         self.path = folder / f"{attempt:04d}.jsonl"
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         self._torn = False
-        self._write({"attempt": attempt, "from": start, "time": time.time(), "host": socket.gethostname()})
+        head = {"attempt": attempt, "from": start, "time": time.time(), "host": socket.gethostname()}
+        self._write(head | ({"place": place} if place else {}))
 
     def append(self, step: int, metrics: Mapping[str, Sequence[float]]) -> None:
         """Write the values of consecutive steps, the first of which is `step`."""
@@ -169,6 +174,7 @@ def _parse(data: bytes) -> Attempt | None:
         end=ends[-1]["end"] if ends else None,
         cause=ends[-1]["cause"] if ends else None,
         torn=lines.count(None),
+        place=head.get("place", {}),
     )
 
 

@@ -48,10 +48,13 @@ class Data:
 
 
 class Planner:
-    """Turns requests into trials; what it learns of a data set serves all requests that use it."""
+    """Turns requests into trials; what it learns of a data set serves all requests that use it.
 
-    def __init__(self, runs_dir: Path) -> None:
-        self.runs_dir = runs_dir
+    `elsewhere` is whether they will run on another machine, whose devices are not known here.
+    """
+
+    def __init__(self, runs_dir: Path, *, elsewhere: bool = False) -> None:
+        self.runs_dir, self.elsewhere = runs_dir, elsewhere
         self._data: dict[str, tuple[dataset.Facts, Data]] = {}
 
     def plan(self, request: Request) -> Trial:
@@ -64,7 +67,7 @@ class Planner:
     def _plan(self, request: Request) -> Trial:
         config = request.config
         checks.check(config)
-        if config["device"].startswith("cuda"):
+        if config["device"].startswith("cuda") and not self.elsewhere:
             _check_cuda(config["device"])
         facts, data = self._describe_data(config)
         checks.check_batch(config["batch_size"], facts.train)

@@ -39,7 +39,7 @@ class Progress:
 
 
 def state(trial: TrialFolder) -> State:
-    """The trial's state: its result first, then whether it is at work, then how its last attempt ended."""
+    """The trial's state: its result first, then whether it is at work or cancelled, then its job, then its last end."""
     if result := trial.result():
         return State(result["status"], result.get("cause"))
     if trial.is_locked():
@@ -47,11 +47,18 @@ def state(trial: TrialFolder) -> State:
     # It may have ended between the two looks.
     if result := trial.result():
         return State(result["status"], result.get("cause"))
+    if trial.is_cancelled():
+        return State(CANCELLED)
+    job = trial.job() or {}
+    if job.get("status") in (QUEUED, RUNNING):
+        return State(job["status"])
     if failure := trial.failure():
         return State(FAILED, failure["cause"])
     attempts = journal.read(trial.journal).attempts
-    if not attempts or attempts[-1].end == STOPPED:
-        return State(WAITING)
+    if job.get("status") == LOST:
+        return State(LOST, job["cause"])
+    if not attempts or attempts[-1].end == STOPPED or job.get("again"):
+        return State(WAITING, job.get("cause"))
     if attempts[-1].end == FAILED:
         return State(FAILED, attempts[-1].cause)
     return State(LOST, f"attempt {attempts[-1].number} on {attempts[-1].host} left no result and no reason")

@@ -64,7 +64,8 @@ def a_library_stays_in_its_home(house: House) -> Iterator[str]:
     for found in house.imports:
         homes = HOMES.get(found.target.split(".")[0])
         name = found.importer.removeprefix("onecycle_sweeps.")
-        if homes is not None and name not in homes and place(found.importer) not in homes:
+        within = any(f"{name}.".startswith(f"{home}.") for home in homes or ())
+        if homes is not None and not within and place(found.importer) not in homes:
             yield f"{found.importer} imports {found.target}, which only {', '.join(homes)} may"
 
 

@@ -178,7 +178,10 @@ def test_a_sweep_in_batches_is_one_sweep(swept: Swept):
             ("hydra.launcher.workers=0", "-m"),
             "onecycle_sweeps: hydra.launcher.workers must be a whole number of at least 1 or auto, got 0",
         ),
-        (("stauts",), "onecycle_sweeps: unknown verb 'stauts'; the verbs are status, report, sync, resume, ui."),
+        (
+            ("stauts",),
+            "onecycle_sweeps: unknown verb 'stauts'; the verbs are status, cancel, report, sync, resume, ui.",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(typed: tuple[str, ...], line: str, tmp_path: Path):

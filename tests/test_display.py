@@ -12,7 +12,9 @@ import pytest
 import recorded
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launch import display
+from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.launch.display import Display, describe
+from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
 
@@ -35,11 +37,11 @@ def entries(made: Sweep) -> dict[str, Entry]:
 
 def test_without_a_terminal_each_trial_that_ends_leaves_a_plain_line(made: Sweep, capfd: pytest.CaptureFixture[str]):
     with Display(made, 2) as shown:
-        shown.show(entries(made)["a"], RUNNING)
-        shown.show(entries(made)["b"], RUNNING)
-        shown.show(entries(made)["b"], FINISHED)
-        shown.show()
-        shown.show(entries(made)["a"], FAILED, "the disk is full")
+        shown.show(Event(entries(made)["a"], RUNNING))
+        shown.show(Event(entries(made)["b"], RUNNING))
+        shown.show(Event(entries(made)["b"], FINISHED))
+        shown.show(Event())
+        shown.show(Event(entries(made)["a"], FAILED, "the disk is full"))
     assert capfd.readouterr().err.splitlines() == [
         "[1/2] onecycle max_lr=0.8 seed=0: finished, val accuracy 98.76%, 61.5 s",
         "[2/2] clr max_lr=0.8 seed=0: failed, the disk is full",
@@ -51,7 +53,7 @@ def test_without_a_terminal_a_long_trial_says_now_and_then_where_it_is(
 ):
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)
     with Display(made, 2) as shown:
-        shown.show(entries(made)["a"], RUNNING)
+        shown.show(Event(entries(made)["a"], RUNNING))
     (line,) = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r"clr max_lr=0\.8 seed=0: step 60/100, loss 2\.59, lr 0\.59(, \d+ s left)?", line)
 
@@ -80,15 +82,16 @@ import sys
 from pathlib import Path
 from onecycle_sweeps import sweep
 from onecycle_sweeps.launch import display
+from onecycle_sweeps.launch.queue import Event
 
 display.REFRESH_SECONDS = 0.0
 made = sweep.load(Path(sys.argv[1]))
 a, b = made.trials
 with display.Display(made, 2) as shown:
-    shown.show(a, "running")
-    shown.show(b, "running")
-    shown.show(b, "finished")
-    shown.show()
+    shown.show(Event(a, "running"))
+    shown.show(Event(b, "running"))
+    shown.show(Event(b, "finished"))
+    shown.show(Event())
 print("the table")
 """
 

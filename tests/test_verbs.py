@@ -86,7 +86,7 @@ def test_runs_dir_says_where_sweeps_are(
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        (["stat"], "unknown verb 'stat'; the verbs are status, report, sync, resume, ui. "),
+        (["stat"], "unknown verb 'stat'; the verbs are status, cancel, report, sync, resume, ui. "),
         (["status", "nope"], "no sweep begins with nope in "),
         (["status", "5"], "several sweeps begin with 5: 5ecret, 5weeb1d0"),
         (["status", "5weeb1d0", "5ecret"], "status takes one sweep, got 2: 5weeb1d0 5ecret"),

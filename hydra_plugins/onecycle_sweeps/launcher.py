@@ -1,16 +1,21 @@
-"""The class that Hydra's launcher protocol wants; every Hydra program here imports it, so it imports Hydra alone."""
+"""The classes that Hydra's launcher protocol wants; every Hydra program imports them, so they import Hydra alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class Launcher(HydraLauncher):
-    """Composes the jobs of a sweep and hands them over; its parameters are the keys of hydra.launcher."""
+    """Composes the jobs of a sweep and hands them over; its parameters are the keys of hydra.launcher.
+
+    `run` names who takes them.
+    """
+
+    run = "sweep"
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -30,10 +35,21 @@ class Launcher(HydraLauncher):
         sweeper = self.config.hydra.sweeper
         # Only a sweeper that asks for all its jobs at once has a sweep that is known from its start.
         whole = sweeper._target_.endswith(".BasicSweeper") and sweeper.max_batch_size is None
-        objectives = commands.sweep(requests, self.settings, sequential=not whole)
+        objectives = getattr(commands, self.run)(requests, plain_settings(self.settings), sequential=not whole)
         returns = []
         for (overrides, config), objective in zip(jobs, objectives, strict=True):
             done = JobReturn(overrides, config, config.hydra, ".", config.hydra.job.name, JobStatus.COMPLETED)
             done.return_value = objective
             returns.append(done)
         return returns
+
+
+class SlurmLauncher(Launcher):
+    """Hands the jobs of a sweep to a SLURM cluster."""
+
+    run = "submit"
+
+
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of hydra.launcher as plain values."""
+    return {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()}

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -11,7 +11,9 @@ from onecycle_sweeps import checks, settings
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.launch import conclusion, here, local
 from onecycle_sweeps.launch.session import Session
+from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
+from onecycle_sweeps.sweep import Sweep
 
 MISTAKE, INTERRUPTED = 2, 130
 # The sweep that this process's launches belong to: Hydra calls a launcher several times and ends without a word.
@@ -29,7 +31,7 @@ def one_trial(config: Any, hydra: Any) -> None:
         request = Request(settings.plain(config), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         checks.check(request.config)
         session = Session(request.config, single=True)
-        with _interruptible(session):
+        with _interruptible(session, conclusion.say_how_to_continue):
             session.launch([request], here.run)
             status = conclusion.conclude(session)
         if status:
@@ -40,15 +42,32 @@ def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequentia
     """Run a sweeper's jobs on this machine's workers; returns each one's objective."""
     with _ending_in_a_line():
         config = requests[0].config
-        checks.check_launcher(launcher)
+        checks.check_launcher(launcher, checks.LOCAL_LAUNCHER)
         checks.check(config)
         if not _sessions:
             _sessions.append(Session(config, single=False, sequential=sequential))
         threads = 1 if config["threads"] == "auto" else config["threads"]
         workers = None if launcher["workers"] == "auto" else launcher["workers"]
         places = partial(local.places, config["device"], threads, workers, launcher["jobs_per_gpu"])
-        with _interruptible(_sessions[0]):
+        with _interruptible(_sessions[0], conclusion.say_how_to_continue):
             return _sessions[0].launch(requests, lambda sweep, todo: local.run(_crew, sweep, todo, places(len(todo))))
+
+
+def submit(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
+    """Submit a sweeper's jobs to a SLURM cluster; returns each one's objective, which is no number without a wait."""
+    from onecycle_sweeps.launch.slurm import request, watching
+
+    with _ending_in_a_line():
+        config, waits = requests[0].config, launcher["wait"]
+        request.check(launcher)
+        checks.check(config)
+        if sequential and not waits:
+            raise ConfigError("hydra.launcher.wait=false leaves a sweeper that learns from results without any")
+        if not _sessions:
+            _sessions.append(Session(config, single=False, sequential=sequential, elsewhere=True, ships=waits))
+        session = _sessions[0]
+        with _interruptible(session, conclusion.say_how_jobs_go_on):
+            return session.launch(requests, lambda sweep, todo: watching.run(launcher, sweep, todo))
 
 
 def conclude_sweep() -> int:
@@ -56,7 +75,10 @@ def conclude_sweep() -> int:
     if not _sessions:
         return 0
     session = _sessions.pop()
-    with _ending_in_a_line(), _interruptible(session):
+    if not session.ships:
+        conclusion.say_how_jobs_go_on(session.sweep)
+        return 0
+    with _ending_in_a_line(), _interruptible(session, conclusion.say_how_to_continue):
         _crew.leave()
         return conclusion.conclude(session)
 
@@ -69,13 +91,13 @@ def _ending_in_a_line() -> Iterator[None]:
     except ConfigError as error:
         conclusion.complain(f"onecycle_sweeps: {error}")
         sys.exit(MISTAKE)
-    except (local.WorkerLost, OSError) as error:
+    except (local.WorkerLost, Refused, OSError) as error:
         conclusion.complain(f"onecycle_sweeps: {error}")
         sys.exit(conclusion.FAILURE)
 
 
 @contextmanager
-def _interruptible(session: Session) -> Iterator[None]:
+def _interruptible(session: Session, say_how: Callable[[Sweep], None]) -> Iterator[None]:
     """On Ctrl-C or SIGTERM the trials at work have saved by now: ship what there is, say how to go on, and leave.
 
     A second Ctrl-C leaves the shipping to `sync`.
@@ -90,7 +112,7 @@ def _interruptible(session: Session) -> Iterator[None]:
     except KeyboardInterrupt:
         with suppress(KeyboardInterrupt):
             session.close()
-        conclusion.say_how_to_continue(session.sweep)
+        say_how(session.sweep)
         sys.exit(INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, before)

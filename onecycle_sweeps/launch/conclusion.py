@@ -59,6 +59,13 @@ def say_how_to_continue(sweep: Sweep) -> None:
     say(f"stopped; what had been done is saved. To go on: {program()} {shlex.join(sweep.command)}")
 
 
+def say_how_jobs_go_on(sweep: Sweep) -> None:
+    """After a submission that nobody waits for any more: what was submitted goes on by itself."""
+    where = f"{sweep.id}{_place(sweep)}"
+    say(f"sweep {sweep.id} goes on without this command; how it stands: {program()} status --watch {where}")
+    say(f"to end it: {program()} cancel {where}; its table later: {program()} report {where}")
+
+
 def _place(sweep: Sweep) -> str:
     """The overrides without which a verb would not find the sweep."""
     typed = [o for o in sweep.command if o.startswith(("runs_dir=", "tracking."))]

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.state import RUNNING, progress
+from onecycle_sweeps.launch.queue import Event
+from onecycle_sweeps.state import ENDED, RUNNING, progress
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 REFRESH_SECONDS = 0.5
@@ -42,15 +43,19 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def show(self, entry: Entry | None = None, status: str | None = None, cause: str | None = None) -> None:
-        """Take in that a trial runs or has ended, or that time has passed."""
+    def show(self, event: Event) -> None:
+        """Take in that a trial waits, runs or has ended, or that time has passed."""
+        entry, status = event.entry, event.status
+        if event.news:
+            self.console.print(Text(event.news))
         if entry and status == RUNNING:
             self.running[entry.signature] = entry
         elif entry and status:
             self.running.pop(entry.signature, None)
+        if entry and status in ENDED:
             self.ended[status] += 1
-            done = f"[{self.ended.total()}/{self.todo}]"
-            self.console.print(Text(f"{done} {describe(self.sweep.trial(entry.signature), entry, status, cause)}"))
+            trial, done = self.sweep.trial(entry.signature), f"[{self.ended.total()}/{self.todo}]"
+            self.console.print(Text(f"{done} {describe(trial, entry, status, event.cause)}"))
         interval = REFRESH_SECONDS if self._live else PLAIN_SECONDS
         if time.monotonic() - self._shown >= interval:
             self._shown = time.monotonic()

@@ -7,43 +7,71 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from onecycle_sweeps import journal, report, trial
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.launch.worker import LEFT, READY
+from onecycle_sweeps.state import CANCELLED
 from onecycle_sweeps.trial.running import cause_of
 
 log = logging.getLogger("onecycle_sweeps")
-BUSY, STOPPED, FAILED = "busy", "stopped", "failed"
+BUSY, STOPPED, SUPERSEDED, FAILED = "busy", "stopped", "superseded", "failed"
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one execution of a trial ended: its result's status, or failed, stopped, or busy elsewhere."""
+    """How one execution of a trial ended: its result's status, or failed, cancelled, stopped, superseded, or busy."""
 
     status: str
     cause: str | None = None
 
 
-def execute(folder: TrialFolder, stopped: Callable[[], bool]) -> Outcome:
-    """Run a trial and draw its pictures; whatever happens to it is in the outcome."""
-    outcome = _run(folder, stopped)
-    if outcome.status not in (BUSY, STOPPED):
+def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None = None) -> Outcome:
+    """Run a trial and draw its pictures; whatever happens to it is in the outcome.
+
+    A trial that is cancelled does not begin, and leaves a moment after it was cancelled.
+    """
+    if folder.is_cancelled():
+        return Outcome(CANCELLED)
+    outcome = _run(folder, _or_cancelled(folder, stopped), place)
+    if outcome.status in (STOPPED, BUSY) and folder.is_cancelled():
+        return Outcome(CANCELLED)
+    if outcome.status not in (BUSY, STOPPED, SUPERSEDED):
         _draw(folder)
     return outcome
 
 
-def _run(folder: TrialFolder, stopped: Callable[[], bool]) -> Outcome:
+def _or_cancelled(folder: TrialFolder, stopped: Callable[[], bool]) -> Callable[[], bool]:
+    """The same question, and from time to time whether the trial was cancelled."""
+    looked = time.monotonic()
+
+    def asked() -> bool:
+        nonlocal looked
+        if stopped():
+            return True
+        if time.monotonic() - looked < LOOK_SECONDS:
+            return False
+        looked = time.monotonic()
+        return folder.is_cancelled()
+
+    return asked
+
+
+def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Outcome:
     try:
-        result = trial.run(folder, stopped)
+        result = trial.run(folder, stopped, place)
         return Outcome(result["status"], result["cause"])
     except Busy as reason:
         return Outcome(BUSY, str(reason))
-    except (trial.Stopped, Superseded) as reason:
+    except trial.Stopped as reason:
         return Outcome(STOPPED, str(reason))
+    except Superseded as reason:
+        return Outcome(SUPERSEDED, str(reason))
     except trial.TrialFailed as error:
         return Outcome(FAILED, str(error))
     except OSError as error:

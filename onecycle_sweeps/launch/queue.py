@@ -5,20 +5,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from onecycle_sweeps.state import FAILED
+from onecycle_sweeps.state import CANCELLED, FAILED
 from onecycle_sweeps.sweep import Entry, Sweep
 
 RETRY_SECONDS = 0.5
-NOT_AN_END = ("busy", "stopped")
+NOT_AN_END = ("busy", "stopped", "superseded")
 
 
 @dataclass(frozen=True)
 class Event:
-    """A trial began or ended, with its status and cause; without a trial, time has passed."""
+    """A trial's status has changed, with its cause; without a trial there is a line of news, or time has passed."""
 
     entry: Entry | None = None
     status: str | None = None
     cause: str | None = None
+    news: str | None = None
 
 
 class Queue:
@@ -58,7 +59,10 @@ class Queue:
         return Event(entry, FAILED, cause)
 
     def orphans(self) -> Iterator[Event]:
-        """Fail the trials whose range test has failed."""
+        """End the trials that were cancelled, and fail those whose range test has failed."""
+        for entry in [entry for entry in self.waiting if self.sweep.trial(entry.signature).is_cancelled()]:
+            self.waiting.remove(entry)
+            yield Event(entry, CANCELLED)
         for entry in [entry for entry in self.waiting if entry.needs in self._failed]:
             self.waiting.remove(entry)
             yield self.fail(entry, f"range test {entry.needs}: {self._failed[entry.needs or '']}")

@@ -22,11 +22,22 @@ Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
 
 
 class Session:
-    """A sweep from its first launch to its report; a sequential sweeper launches several times in one session."""
+    """A sweep from its first launch to its report; a sequential sweeper launches several times in one session.
 
-    def __init__(self, config: Mapping[str, Any], *, single: bool, sequential: bool = False) -> None:
+    `elsewhere` is whether its trials run on other machines, `ships` whether this one fills MLflow meanwhile.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        single: bool,
+        sequential: bool = False,
+        elsewhere: bool = False,
+        ships: bool = True,
+    ) -> None:
         self.runs_dir = Path(config["runs_dir"]).absolute()
-        self.planner = Planner(self.runs_dir)
+        self.planner = Planner(self.runs_dir, elsewhere=elsewhere)
         self.trials: list[Trial] = []
         self.sweep = Sweep(
             id=sweep.fresh_identity() if sequential else "",
@@ -40,7 +51,7 @@ class Session:
             single=single,
             trials=(),
         )
-        self._sequential = sequential
+        self._sequential, self.ships = sequential, ships
         self._open = ExitStack()
         self._shipper: tracking.Shipper | None = None
 
@@ -53,10 +64,11 @@ class Session:
         self.trials += asked
         todo, reused = self._record(asked)
         with Display(self.sweep, len(todo), reused) as display:
-            self._shipper = self._shipper or self._open.enter_context(tracking.Shipper(self.sweep.folder))
+            if self.ships and not self._shipper:
+                self._shipper = self._open.enter_context(tracking.Shipper(self.sweep.folder))
             with closing(run(self.sweep, todo)) as events:
                 for event in events:
-                    display.show(event.entry, event.status, event.cause)
+                    display.show(event)
         return [objective(self.sweep.trial(trial.signature)) for trial in asked]
 
     def deliver(self, files: Sequence[Path], description: str) -> str | None:
@@ -89,6 +101,8 @@ class Session:
         self.sweep = replace(self.sweep, id=identity, trials=entries)
         self.sweep.save()
         todo = [e for e in entries if e.signature in wanted and e.signature not in done]
+        for entry in todo:
+            self.sweep.trial(entry.signature).remove("cancel.json")
         return todo, sum(e.reused for e in entries if e.signature not in known)
 
 

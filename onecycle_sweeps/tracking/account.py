@@ -98,6 +98,7 @@ class Account:
                 "status": self.standing.status,
                 "cause": self.standing.cause,
                 "attempts": str(self.standing.attempts),
+                **(self.record.attempts[-1].place if self.record.attempts else {}),
                 "reused": "true" if self.entry.reused else None,
                 "max_lr_from": self.resolved.get("max_lr_from"),
                 "warnings": "\n".join(self.result["warnings"]) if self.result else None,

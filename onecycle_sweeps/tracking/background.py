@@ -20,14 +20,15 @@ from onecycle_sweeps.tracking.store import never
 class Shipper:
     """Ships the sweep of a folder, which may grow, every `interval` seconds, from when it is entered until it is left.
 
+    `only` is the signature of the one trial to ship, if not all are.
     Leaving it makes a last pass of at most `grace` seconds; it neither fails nor stops its caller.
     """
 
-    def __init__(self, folder: Path, *, interval: float = 3.0, grace: float = 60.0) -> None:
-        self._folder, self._interval, self._grace = folder, interval, grace
+    def __init__(self, folder: Path, *, only: str = "", interval: float = 3.0, grace: float = 60.0) -> None:
+        self._folder, self._only, self._interval, self._grace = folder, only, interval, grace
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", __name__, str(self._folder), str(self._interval), str(self._grace)]
+        command = [sys.executable, "-m", __name__, str(self._folder), str(self._interval), str(self._grace), self._only]
         with (self._folder / "shipper.log").open("a") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
@@ -57,7 +58,7 @@ class Shipper:
             self._process.stdout.close()
 
 
-def work(folder: Path, interval: float, grace: float) -> None:
+def work(folder: Path, interval: float, grace: float, only: str) -> None:
     """Ship until standard input ends, as it also does when the launching process dies; each line is a delivery."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -74,7 +75,7 @@ def work(folder: Path, interval: float, grace: float) -> None:
         try:
             order = json.loads(orders.get(timeout=interval) or "null")
         except Empty:
-            _pass(folder)
+            _pass(folder, only)
             continue
         if order is None:
             break
@@ -83,16 +84,17 @@ def work(folder: Path, interval: float, grace: float) -> None:
         with suppress(BrokenPipeError):
             print(json.dumps({"undelivered": undelivered}), file=answers)
     if not delivered:
-        _pass(folder, time.monotonic() + grace)
+        _pass(folder, only, time.monotonic() + grace)
 
 
-def _pass(folder: Path, deadline: float | None = None) -> None:
+def _pass(folder: Path, only: str, deadline: float | None = None) -> None:
     """Ship what there is; whatever goes wrong stands in the log, and the next pass or `sync` does it again."""
     try:
-        ship(sweep.load(folder), expired=(lambda: time.monotonic() > deadline) if deadline else never)
+        trials = [only] if only else None
+        ship(sweep.load(folder), only=trials, expired=(lambda: time.monotonic() > deadline) if deadline else never)
     except Exception as error:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))
+    work(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.argv[4])

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,9 +24,12 @@ class TrialFailed(Exception):
     """The trial failed; the message is its cause in one line."""
 
 
-def run(trial: TrialFolder, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def run(
+    trial: TrialFolder, stopped: Callable[[], bool] = lambda: False, place: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The trial's result: as it stands if there is one, else from its checkpoint or from its start.
 
+    `place` is recorded with the attempt, and says where it runs.
     Raises Busy while another process works on it, Stopped after saving once `stopped()` is true, Superseded when a
     later attempt took over, and TrialFailed with the cause, which then also stands in the folder.
     """
@@ -37,12 +40,12 @@ def run(trial: TrialFolder, stopped: Callable[[], bool] = lambda: False) -> dict
         state = _usable_checkpoint(trial, config)
         number, start = trial.attempts() + 1, state["step"] if state else 0
         try:
-            book = Journal(trial.journal, number, start)
+            book = Journal(trial.journal, number, start, place)
         except OSError as error:
             raise _failed(trial, number, error) from error
         log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, start)
         trial.remove("failure.json")
-        return _conclude(Attempt(trial, number, book, stopped), config, state)
+        return _conclude(Attempt(trial, number, book, stopped, place), config, state)
 
 
 def _conclude(attempt: Attempt, config: Config, state: State | None) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def _rate_found(attempt: Attempt, config: Config) -> float:
     test = attempt.trial.sibling(config["needs"]["range_test"])
     while True:
         try:
-            return run(test, attempt.stopped)["metrics"]["suggestion/max_lr"]
+            return run(test, attempt.stopped, attempt.place)["metrics"]["suggestion/max_lr"]
         except Busy:
             if attempt.stopped():
                 raise Stopped("another process runs the range test") from None

@@ -1,7 +1,7 @@
 """Drives a training: evaluates, records, saves, and says what came of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,6 +35,7 @@ class Attempt:
     number: int
     book: Journal
     stopped: Callable[[], bool]
+    place: Mapping[str, str] | None = None
 
 
 def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner, state: State | None) -> State:

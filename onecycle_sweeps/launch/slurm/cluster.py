@@ -1,0 +1,135 @@
+"""SLURM's own programs: what they know of jobs by name, and what is asked of them."""
+
+import os
+import subprocess
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+SECONDS = 60
+# Columns of squeue and sacct that may hold anything but a line's end and this.
+MARK = "|"
+QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
+RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
+
+
+class Refused(Exception):
+    """One of SLURM's programs failed or is not here; the message is its last line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One element of a job array as SLURM sees it; `code` and `signal` are how its batch script ended."""
+
+    array: str
+    index: int
+    state: str
+    node: str = ""
+    reason: str = ""
+    code: int = 0
+    signal: int = 0
+
+    @property
+    def id(self) -> str:
+        return f"{self.array}_{self.index}"
+
+
+@dataclass
+class Seen:
+    """What the cluster knows at one moment of the jobs of some names, by name and index.
+
+    `trusted` is whether a job that is not among them is gone: false where squeue did not answer. `remarks` has a line
+    for each program that did not.
+    """
+
+    jobs: dict[tuple[str, int], Job] = field(default_factory=dict)
+    trusted: bool = True
+    remarks: list[str] = field(default_factory=list)
+
+
+def look(names: Collection[str], since: float) -> Seen:
+    """What squeue, and for jobs that it has forgotten sacct, know of the jobs of these names since a time in s."""
+    seen = Seen()
+    if not names:
+        return seen
+    try:
+        seen.jobs |= dict(_accounted(names, since))
+    except Refused as error:
+        if "accounting storage is disabled" not in str(error):
+            seen.remarks.append(f"sacct: {error}")
+    try:
+        seen.jobs |= dict(_listed(names))
+    except Refused as error:
+        seen.trusted = False
+        seen.remarks.append(f"squeue: {error}")
+    return seen
+
+
+def cancel(ids: Collection[str]) -> None:
+    """Cancel jobs; raises Refused. Jobs that have ended are no reason to."""
+    if ids:
+        ask("scancel", "--quiet", *ids)
+
+
+def requeue(job: str) -> None:
+    """Let SLURM run a job again, which ends the process that asks; raises Refused where the cluster forbids it."""
+    ask("scontrol", "requeue", job)
+
+
+def largest_array() -> int:
+    """The most elements that an array may have here; raises Refused."""
+    lines = (line.split("=") for line in ask("scontrol", "show", "config").splitlines())
+    return next((int(line[1]) for line in lines if line[0].strip() == "MaxArraySize"), 1001)
+
+
+def ask(*command: str, stdin: str | None = None) -> str:
+    """What one of SLURM's programs says; raises Refused."""
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            env=outside_a_job(),
+        )
+    except FileNotFoundError as error:
+        raise Refused(f"{command[0]} is not on the PATH") from error
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"{command[0]} did not answer within {SECONDS} s") from error
+    if done.returncode:
+        raise Refused((done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1])
+    return done.stdout
+
+
+def outside_a_job() -> dict[str, str]:
+    """This process's environment without what a job that it may be part of would add to its own jobs."""
+    inherited = ("SLURM_", "SBATCH_", "SRUN_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(inherited) or k == "SLURM_CONF"}
+
+
+def _listed(names: Collection[str]) -> Iterator[tuple[tuple[str, int], Job]]:
+    fields = ("Name", "ArrayJobID", "ArrayTaskID", "State", "NodeList", "Reason", "exit_code")
+    columns = ",".join(f"{field}:{MARK}" for field in fields)
+    listing = ask("squeue", "-h", "-r", "-t", "all", "-n", ",".join(names), "-O", columns)
+    for line in listing.splitlines():
+        name, array, index, state, node, reason, status, *_ = map(str.strip, line.split(MARK))
+        if index.isdigit():
+            code = os.waitstatus_to_exitcode(int(status))
+            job = Job(array, int(index), state, node, reason, max(code, 0), max(-code, 0))
+            yield (name, job.index), job
+
+
+def _accounted(names: Collection[str], since: float) -> Iterator[tuple[tuple[str, int], Job]]:
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 1))
+    columns = "JobName%200,JobID,State,NodeList%200,Reason,ExitCode"
+    listing = ask("sacct", "-X", "-n", "-P", "-S", start, f"--name={','.join(names)}", f"--format={columns}")
+    for line in listing.splitlines():
+        name, job, state, node, reason, ended = line.split(MARK)
+        array, _, index = job.partition("_")
+        if index.isdigit():
+            code, _, signal = ended.partition(":")
+            # CANCELLED by 1000
+            found = Job(array, int(index), state.split()[0], node, reason, int(code), int(signal or 0))
+            yield (name, found.index), found

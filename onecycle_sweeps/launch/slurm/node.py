@@ -1,0 +1,117 @@
+"""What a job runs on its node: one trial of a submission, or a sweep's report."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+# The first thing that a job does is to listen: whatever is imported before takes time in which a signal may come.
+_asked = threading.Event()
+_by: list[int] = []
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    _by.append(number)
+    _asked.set()
+
+
+for _number in (signal.SIGUSR2, signal.SIGTERM):
+    signal.signal(_number, _leave)
+
+from contextlib import ExitStack  # noqa: E402
+
+from onecycle_sweeps import journal, sweep, tracking  # noqa: E402
+from onecycle_sweeps.folder import TrialFolder  # noqa: E402
+from onecycle_sweeps.launch.slurm import cluster, endings, records  # noqa: E402
+from onecycle_sweeps.launch.slurm.records import Submission  # noqa: E402
+from onecycle_sweeps.sweep import Sweep  # noqa: E402
+
+# The exit status of a job that saved and left (sysexits.h, EX_TEMPFAIL).
+LEFT = 75
+SHIPPING_SECONDS = 10.0
+GRACE_SECONDS = 20.0
+
+
+def main(path: Path) -> int:
+    """Carry out the job's part of the submission at `path`; returns the exit status."""
+    # Code of the user's lies in the folder that the command was typed in, where the job began.
+    sys.path.append(str(Path.cwd()))
+    whole = sweep.load(path.parent.parent)
+    submission = records.load(path)
+    if submission is None:
+        raise FileNotFoundError(f"{path}, which tells what to do, is gone")
+    if not submission.trials:
+        return _report(whole)
+    trial = whole.trial(submission.trials[int(os.environ["SLURM_ARRAY_TASK_ID"])])
+    attempts = journal.read(trial.journal).attempts
+    if endings.is_futile(attempts, submission.since):
+        cause = f"{endings.FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
+        trial.write("failure", {"cause": cause, "attempt": len(attempts), "time": attempts[-1].time})
+        return 1
+    with ExitStack() as stack:
+        if tracking.is_server(whole.tracking_uri):
+            shipper = tracking.Shipper(
+                whole.folder, only=trial.signature, interval=SHIPPING_SECONDS, grace=GRACE_SECONDS
+            )
+            stack.enter_context(shipper)
+        return _execute(trial, submission)
+
+
+def place() -> dict[str, str]:
+    """Where this job runs, in SLURM's words."""
+    here = os.environ
+    return {
+        "slurm_job_id": f"{here['SLURM_ARRAY_JOB_ID']}_{here['SLURM_ARRAY_TASK_ID']}",
+        "slurm_restarts": here.get("SLURM_RESTART_COUNT", "0"),
+        "node": here.get("SLURMD_NODENAME", ""),
+        "partition": here.get("SLURM_JOB_PARTITION", ""),
+    }
+
+
+def _execute(trial: TrialFolder, submission: Submission) -> int:
+    from onecycle_sweeps.launch import job
+
+    here = place()
+    outcome = job.execute(trial, _asked.is_set, here)
+    if outcome.status == job.BUSY and _is_an_earlier_copy(trial, here):
+        trial.seize()
+        outcome = job.execute(trial, _asked.is_set, here)
+    print(f"trial {trial.signature}: {outcome.status}{f', {outcome.cause}' if outcome.cause else ''}", file=sys.stderr)
+    if outcome.status == job.STOPPED:
+        if signal.SIGUSR2 in _by:
+            _requeue()
+        return LEFT
+    return 1 if outcome.status == job.FAILED else 0
+
+
+def _is_an_earlier_copy(trial: TrialFolder, here: dict[str, str]) -> bool:
+    """Whether who holds the trial is this very job, on a node that SLURM has given up."""
+    head = journal.newest_head(trial.journal)
+    if head is None or head.place.get("slurm_job_id") != here["slurm_job_id"]:
+        return False
+    return int(head.place["slurm_restarts"]) < int(here["slurm_restarts"])
+
+
+def _requeue() -> None:
+    """Be run again; where the cluster forbids it, the trial is left to whoever watches or resumes its sweep."""
+    try:
+        cluster.requeue(os.environ["SLURM_JOB_ID"])
+    except cluster.Refused as error:
+        print(f"not requeued: {error}", file=sys.stderr)
+
+
+def _report(whole: Sweep) -> int:
+    from onecycle_sweeps import report
+
+    files = report.write(whole)
+    if not tracking.is_server(whole.tracking_uri):
+        return 0
+    undelivered = tracking.deliver(whole, files, report.markdown(report.compare(whole)))
+    print(undelivered or "all of it is in MLflow", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,82 @@
+"""What a sweep asks of a SLURM cluster: the keys of hydra/launcher=slurm, checked, and in submitit's words."""
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from onecycle_sweeps import checks
+from onecycle_sweeps.checks import ConfigError, either, none, number, switch, text, whole
+
+Settings = Mapping[str, Any]
+
+LAUNCHER = "hydra/launcher=slurm"
+# The longest notice before a time limit that a job is given to save, in seconds.
+NOTICE_SECONDS = 120
+# SLURM sends it up to a minute early, so a short limit leaves room for a tenth alone.
+NOTICE_SHARE = 0.1
+NEVER_PARAMETERS = ("array", "dependency", "job-name", "name", "output", "error", "signal", "chdir", "time", "export")
+
+
+def texts(value: Any) -> bool:
+    """A list of lines or arguments."""
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def options(value: Any) -> bool:
+    """A mapping of sbatch's long options."""
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+NAME = either(none, text), "a name or null"
+KEYS = {
+    "timeout_min": (whole(1), "a whole number of minutes from 1 on"),
+    "partition": NAME,
+    "account": NAME,
+    "qos": NAME,
+    "constraint": NAME,
+    "gpus_per_node": (either(none, whole(0), text), "a whole number, a text such as a100:1, or null"),
+    "cpus_per_task": (whole(1), "a whole number of at least 1"),
+    "mem_gb": (either(none, number(0, above=True)), "a number above 0 or null"),
+    "array_parallelism": (whole(1), "a whole number of at least 1"),
+    "setup": (texts, "a list of shell lines"),
+    "srun_args": (texts, "a list of arguments of srun"),
+    "additional_parameters": (options, "sbatch's other long options, such as {reservation: mine}"),
+    "wait": (switch, "true or false"),
+    "dry_run": (switch, "true or false"),
+}
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigError, in one line, for what cannot be asked of a cluster, or not from this machine."""
+    checks.check_launcher(settings, KEYS)
+    for option in settings["additional_parameters"]:
+        if option.replace("_", "-") in NEVER_PARAMETERS:
+            raise ConfigError(f"hydra.launcher.additional_parameters.{option} is set by {LAUNCHER}: leave it out")
+    for program in ("sbatch", "srun", "squeue"):
+        if not (settings["dry_run"] and program == "sbatch") and shutil.which(program) is None:
+            raise ConfigError(f"{LAUNCHER} needs {program}, which is not on the PATH here: start it on a login node")
+
+
+def parameters(settings: Settings) -> dict[str, Any]:
+    """The words of submitit for what each job of an array needs."""
+    asked = {key: settings[key] for key in KEYS if key not in ("wait", "dry_run", "timeout_min", "mem_gb")}
+    own: dict[str, Any] = {"time": settings["timeout_min"], "signal_delay_s": notice(settings["timeout_min"])}
+    if settings["mem_gb"]:
+        own["mem"] = f"{round(1024 * settings['mem_gb'])}MB"
+    others = {option.replace("_", "-"): value for option, value in settings["additional_parameters"].items()}
+    requeued = {} if {"no-requeue", "requeue"} & set(others) else {"requeue": True}
+    # srun does not take over the batch's number of cores (SLURM 22.05 to 23.02).
+    arguments = [f"--cpus-per-task={settings['cpus_per_task']}", *settings["srun_args"]]
+    own |= {"additional_parameters": others | requeued, "srun_args": arguments}
+    own["setup"] = ["set -euo pipefail", *settings["setup"]]
+    return asked | own
+
+
+def notice(timeout_min: int) -> int:
+    """How long before the time limit a job is told of it, in seconds."""
+    return max(10, min(NOTICE_SECONDS, round(NOTICE_SHARE * 60 * timeout_min)))
+
+
+def light(settings: Settings) -> dict[str, Any]:
+    """The request of a job that only reads and writes small files."""
+    return {**settings, "gpus_per_node": None, "cpus_per_task": 1, "timeout_min": min(10, settings["timeout_min"])}

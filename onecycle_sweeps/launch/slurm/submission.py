@@ -1,0 +1,129 @@
+"""Job arrays: written down, handed to sbatch by submitit, and found again by name after a crash in between."""
+
+import os
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from onecycle_sweeps.launch.slurm import cluster, records, request
+from onecycle_sweeps.launch.slurm.cluster import Refused
+from onecycle_sweeps.launch.slurm.records import Submission
+from onecycle_sweeps.launch.slurm.request import Settings
+from onecycle_sweeps.state import QUEUED
+from onecycle_sweeps.sweep import Sweep
+
+# A Python that is starting dies of the signal that asks it to save: it is to be deaf to it until it can listen.
+DEAF = "trap '' USR2; exec \"$@\""
+# A controller that is away is asked again after so many seconds; sbatch itself has waited nine by then.
+PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0)
+AWAY = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "did not answer")
+
+
+class Sbatch(SlurmExecutor):
+    """Submitit's writing and submitting of sbatch files, for a command that is no pickle of submitit's."""
+
+    def text(self, command: str) -> str:
+        """The sbatch file of a command."""
+        return self._make_submission_file_text(command, "")
+
+    def submit_command(self, command: str) -> str:
+        """Submit a command; returns its job's number. Raises Refused with sbatch's words."""
+        try:
+            with _outside_a_job():
+                return self._submit_command(command).job_id
+        except (FailedJobError, FailedSubmissionError) as error:
+            lines = [line for line in str(error).splitlines() if "sbatch:" in line] or str(error).splitlines()
+            raise Refused(lines[-1].strip()) from error
+
+
+def submit(
+    sweep: Sweep, trials: Sequence[str], settings: Settings, since: float, after: Sequence[str] = ()
+) -> Submission:
+    """Submit one array, which begins when the arrays `after` have ended; raises Refused, and nothing is left then.
+
+    It is written down before sbatch is called, so that a crash at any moment leaves a name to look for.
+    """
+    name = f"onecycle-{sweep.id}-{uuid.uuid4().hex[:8]}"
+    made = Submission(name, tuple(trials), dict(settings), since, time.time())
+    executor, command = prepared(sweep, made, after)
+    made.write(path := records.place(sweep, name))
+    for index, signature in enumerate(trials):
+        sweep.trial(signature).write("job", pointer(sweep, made, index))
+    try:
+        made = replace(made, array=_array(executor, command, name))
+    except Refused:
+        for signature in trials:
+            sweep.trial(signature).remove("job.json")
+        path.unlink()
+        raise
+    made.write(path)
+    return made
+
+
+def _array(executor: Sbatch, command: str, name: str) -> str:
+    """Submit; where the controller is away it is asked again, once it is sure that it has not taken the first."""
+    for pause in (*PAUSES, None):
+        try:
+            return executor.submit_command(command)
+        except Refused as error:
+            if pause is None or not any(words in str(error) for words in AWAY):
+                raise
+        time.sleep(pause)
+        if taken := found(name, time.time() - sum(PAUSES)):
+            return taken
+    raise AssertionError
+
+
+def found(name: str, since: float) -> str | None:
+    """The number of an array of this name, None where SLURM knows of none; raises Refused where it cannot tell."""
+    seen = cluster.look([name], since)
+    if not seen.jobs and not seen.trusted:
+        raise Refused(seen.remarks[-1])
+    return next((job.array for job in seen.jobs.values()), None)
+
+
+def prepared(sweep: Sweep, submission: Submission, after: Sequence[str] = ()) -> tuple[Sbatch, str]:
+    """The executor that would submit an array, and the command of its jobs."""
+    records.folder(sweep).mkdir(mode=0o700, parents=True, exist_ok=True)
+    executor = Sbatch(records.folder(sweep))
+    asked: dict[str, Any] = request.parameters(submission.settings) | {"job_name": submission.name}
+    if after:
+        asked["dependency"] = f"afterany:{':'.join(after)}"
+    asked["additional_parameters"] = asked["additional_parameters"] | {"chdir": sweep.cwd}
+    # The executor's own names are longer: time is timeout_min there, mem is mem_gb.
+    executor.parameters |= asked | {"map_count": max(1, len(submission.trials))}
+    return executor, command(records.place(sweep, submission.name))
+
+
+def command(path: Path) -> str:
+    """What each job of a submission runs: this Python, in the environment that it was submitted from."""
+    python = [sys.executable, "-u", "-m", "onecycle_sweeps.launch.slurm.node", str(path)]
+    return shlex.join(["bash", "-c", DEAF, "node", *python])
+
+
+def pointer(sweep: Sweep, submission: Submission, index: int) -> dict[str, Any]:
+    """What a trial's job.json says of a job that was just submitted."""
+    path = records.place(sweep, submission.name).relative_to(sweep.runs_dir)
+    return {"submission": str(path), "index": index, "status": QUEUED, "cause": None, "again": False}
+
+
+@contextmanager
+def _outside_a_job() -> Iterator[None]:
+    """Submitit's sbatch takes this process's environment."""
+    before = dict(os.environ)
+    kept = cluster.outside_a_job()
+    for key in before.keys() - kept.keys():
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(before)

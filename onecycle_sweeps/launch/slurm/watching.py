@@ -1,0 +1,68 @@
+"""A sweep's jobs from their submission to their end, for as long as somebody watches."""
+
+import time
+from collections.abc import Generator, Sequence
+
+from onecycle_sweeps.launch.queue import Event
+from onecycle_sweeps.launch.slurm import chain, standings
+from onecycle_sweeps.launch.slurm.cluster import Refused
+from onecycle_sweeps.launch.slurm.request import Settings
+from onecycle_sweeps.state import ENDED, RUNNING, WAITING, state
+from onecycle_sweeps.sweep import Entry, Sweep
+
+TICK_SECONDS = 0.5
+# SLURM is asked more seldom the longer a sweep lasts.
+LOOK_SECONDS, LOOK_SECONDS_MOST, LOOK_SHARE = 3.0, 30.0, 0.01
+
+
+def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
+    """Submit the trials and, if the settings say so, watch them to their end; leaving the iteration leaves the jobs.
+
+    Raises Refused with sbatch's words.
+    """
+    for made in chain.submit_all(sweep, trials, settings):
+        what = trials_of(made.trials) if made.trials else "the report, at their end"
+        yield Event(news=f"submitted job {made.array}: {what}")
+    if settings["wait"]:
+        yield from watch(sweep, trials)
+
+
+def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
+    """Yield what becomes of trials that were submitted, until all have ended; at least twice a second.
+
+    A trial whose job was ended by a limit, a preemption or its node is submitted again.
+    """
+    told: dict[str, str] = {}
+    began, looked, remarks = time.monotonic(), -LOOK_SECONDS_MOST, []
+    while open_trials := [entry for entry in trials if told.get(entry.signature) not in ENDED]:
+        now = time.monotonic()
+        at_work = [entry for entry in open_trials if told.get(entry.signature) == RUNNING]
+        if now - looked >= min(LOOK_SECONDS_MOST, max(LOOK_SECONDS, LOOK_SHARE * (now - began))):
+            found = [*standings.refresh(sweep), *_submit_again(sweep, open_trials)]
+            yield from (Event(news=line) for line in found if line not in remarks)
+            looked, remarks, at_work = now, found, open_trials
+        for entry in at_work:
+            stands = state(sweep.trial(entry.signature))
+            if told.get(entry.signature) != stands.status:
+                told[entry.signature] = stands.status
+                yield Event(entry, stands.status, stands.cause)
+        yield Event()
+        time.sleep(TICK_SECONDS)
+
+
+def trials_of(signatures: Sequence[str]) -> str:
+    """How many trials these are."""
+    return f"{len(signatures)} {'trial' if len(signatures) == 1 else 'trials'}"
+
+
+def _submit_again(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
+    """Submit what may go on; returns a line for each submission, or for what hinders it."""
+    folders = {entry.signature: sweep.trial(entry.signature) for entry in trials}
+    left = [e for e in trials if (folders[e.signature].job() or {}).get("again")]
+    left = [e for e in left if state(folders[e.signature]).status == WAITING]
+    try:
+        return [
+            f"submitted job {made.array}: {trials_of(made.trials)} again" for made in chain.submit_again(sweep, left)
+        ]
+    except Refused as error:
+        return [f"sbatch: {error}"]
