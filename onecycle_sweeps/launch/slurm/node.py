@@ -67,6 +67,7 @@ def place() -> dict[str, str]:
         "slurm_restarts": here.get("SLURM_RESTART_COUNT", "0"),
         "node": here.get("SLURMD_NODENAME", ""),
         "partition": here.get("SLURM_JOB_PARTITION", ""),
+        **({"gpu": here["CUDA_VISIBLE_DEVICES"]} if here.get("CUDA_VISIBLE_DEVICES") else {}),
     }
 
 
