@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def test_a_launcher_that_is_killed_is_replaced_by_the_same_command(cluster: Clus
     process = start(cluster, program.with_store(tmp_path), *words)
     at_step(tmp_path, 20)
     os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert ends(start(cluster, tmp_path, *words), tmp_path) == 0, said(tmp_path)
     assert said(tmp_path).count("submitted job") == 2
     assert {one.attempts() for one in trainings(tmp_path).values()} == {1}
@@ -105,7 +107,9 @@ def test_while_the_controller_is_away_jobs_go_on_and_the_sweep_says_so(cluster: 
 def test_a_controller_that_is_away_at_the_submission_is_waited_for(cluster: Cluster, tmp_path: Path):
     cluster.kill("slurmctld")
     process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.0)
-    program.wait_until(lambda: list(tmp_path.glob("runs/sweeps/*/jobs/*.json")), "the record of the submission")
+    program.wait_until(lambda: list(tmp_path.glob("runs/sweeps/*/sweep.json")), "the record of the sweep")
+    # SLURM's programs wait nine seconds for a controller.
+    time.sleep(12)
     cluster.start("slurmctld")
     assert ends(process, tmp_path) == 0, said(tmp_path)
     assert said(tmp_path).count("submitted job") == 2

@@ -71,7 +71,7 @@ def test_a_job_without_a_result_has_failed_whatever_slurm_says_and_is_not_tried_
 
 @pytest.mark.parametrize(
     ("setup", "words"),
-    [("false", "could not be started"), ("export PYTHONHOME=/nowhere", "could not be started")],
+    [("'false'", "could not be started"), ("'export PYTHONHOME=/nowhere'", "could not be started")],
 )
 def test_an_environment_that_is_broken_on_the_node_is_named(cluster: Cluster, tmp_path: Path, setup: str, words: str):
     process = start(cluster, tmp_path, *overrides("Slow", "seed=0", f"hydra.launcher.setup=[{setup}]"))
@@ -134,8 +134,8 @@ def test_jobs_that_their_user_cancels_by_scancel_end_their_trials(cluster: Clust
 
 def test_an_attempt_that_finds_itself_cancelled_leaves_without_slurm(cluster: Cluster, tmp_path: Path):
     words = overrides("Slow", "seed=0", "hydra.launcher.wait=false")
-    assert ends(start(cluster, tmp_path, *words), tmp_path) == 0
-    at_step(tmp_path, 30)
+    assert ends(start(cluster, tmp_path, *words, pause=1.0), tmp_path) == 0
+    at_step(tmp_path, 10)
     cluster.kill("slurmctld")
     done = run(cluster, tmp_path, "cancel")
     assert done.returncode == 1
