@@ -187,6 +187,22 @@ def test_mlflow_has_one_finished_run_of_each_trial_and_each_point_once(name: str
         assert points(story.folder, run_id) == recorded_points(one)
 
 
+def test_cancel_from_another_shell_ends_what_runs_and_what_waits(tmp_path: Path):
+    folder = with_store(tmp_path)
+    words = (*LONG, "epochs=900", "seed=0,1,2", "hydra.launcher.workers=1", "-m")
+    with start(folder, *words) as launcher:
+        wait_until(lambda: any(progress(one) for one in trials(folder).values()), "the first steps")
+        done = run(folder, "cancel")
+        assert launcher.wait(60) == 1
+        assert launcher.stdout
+        launcher.stdout.close()
+        assert launcher.stderr
+        launcher.stderr.close()
+    assert "3 of 3 trials are cancelled" in done.stdout
+    assert run(folder, "status").stdout.rstrip().endswith("3 cancelled")
+    assert sorted(one.attempts() for one in trials(folder).values()) == [0, 0, 1]
+
+
 def test_ctrl_c_before_anything_has_begun_leaves_without_a_word(monkeypatch: pytest.MonkeyPatch):
     def interrupted() -> None:
         raise KeyboardInterrupt

@@ -114,3 +114,16 @@ def test_a_controller_that_is_away_at_the_submission_is_waited_for(cluster: Clus
     assert ends(process, tmp_path) == 0, said(tmp_path)
     assert said(tmp_path).count("submitted job") == 2
     assert trainings(tmp_path)["0"].attempts() == 1
+
+
+def test_where_slurm_cannot_be_asked_the_verbs_tell_what_the_folders_say(cluster: Cluster, tmp_path: Path):
+    words = ("policy=constant", "epochs=1", "max_lr=0.1", "seed=0", "hydra.launcher.wait=false")
+    assert ends(start(cluster, program.with_store(tmp_path), *words, pause=0.0), tmp_path) == 0
+    elsewhere = Cluster(cluster.folder, cluster.environment | {"PATH": "/nowhere"})
+    asked = run(elsewhere, tmp_path, "status")
+    assert "squeue: squeue is not on the PATH; jobs stand as they were seen last" in asked.stderr
+    assert "Traceback" not in asked.stderr
+    program.wait_until(lambda: states(tmp_path)["0"].status == "finished", "the trial's end", 120)
+    assert run(elsewhere, tmp_path, "status").stdout.rstrip().endswith("1 finished")
+    assert run(elsewhere, tmp_path, "sync").returncode == 0
+    check_mlflow(tmp_path)

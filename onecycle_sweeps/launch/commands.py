@@ -67,7 +67,8 @@ def submit(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequenti
             _sessions.append(Session(config, single=False, sequential=sequential, elsewhere=True, ships=waits))
         session = _sessions[0]
         with _interruptible(session, conclusion.say_how_jobs_go_on):
-            return session.launch(requests, lambda sweep, todo: watching.run(launcher, sweep, todo))
+            run = partial(watching.run, launcher, report=not sequential)
+            return session.launch(requests, run)
 
 
 def conclude_sweep() -> int:

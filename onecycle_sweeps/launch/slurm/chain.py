@@ -13,9 +13,10 @@ from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 IN_FLIGHT_PAUSE = 1.0
 
 
-def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings) -> Iterator[Submission]:
-    """Submit the trials that have no job, each once, and a last job for the report; yields what was submitted.
+def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, report: bool) -> Iterator[Submission]:
+    """Submit the trials that have no job, each once, and if asked for a last job that writes the report.
 
+    Yields what was submitted.
     Raises Refused with sbatch's words; what was submitted before stays, and the same command submits the rest.
     """
     standings.refresh(sweep)
@@ -39,7 +40,7 @@ def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings) -> Ite
         for made in _arrays(sweep, some, settings, since, arrays):
             numbers |= dict.fromkeys(made.trials, made.array)
             yield made
-    if todo:
+    if todo and report:
         last = sorted({str(number) for signature, number in numbers.items() if signature in own})
         yield submit(sweep, (), request.light(settings), since, last)
 
@@ -71,7 +72,7 @@ def cancel(sweep: Sweep) -> list[str]:
     """Cancel the jobs of a sweep; returns a line for what could not be done."""
     standings.refresh(sweep)
     numbers = [one.array for one in records.all_of(sweep) if one.array and not one.trials]
-    jobs = [f"{one.submission.array}_{one.told['index']}" for one in standings.opened(sweep) if one.submission.array]
+    jobs = [one.job_id for one in standings.opened(sweep) if one.submission.array]
     try:
         cluster.cancel([*jobs, *numbers])
     except Refused as error:

@@ -16,6 +16,7 @@ MARK = "|"
 QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
 
+WITHOUT_ACCOUNTING = ("accounting storage is disabled", "not on the PATH")
 
 T = TypeVar("T")
 
@@ -45,8 +46,8 @@ class Job:
 class Seen:
     """What the cluster knows at one moment of the jobs of some names, by name and index.
 
-    `trusted` is whether a job that is not among them is gone: false where squeue did not answer. `remarks` has a line
-    for each program that did not.
+    `trusted` is whether a job that is not among them is gone: false where one of the programs did not answer that
+    should have. `remarks` has a line for each of those.
     """
 
     jobs: dict[tuple[str, int], Job] = field(default_factory=dict)
@@ -62,7 +63,8 @@ def look(names: Collection[str], since: float) -> Seen:
     try:
         seen.jobs |= dict(_accounted(names, since))
     except Refused as error:
-        if "accounting storage is disabled" not in str(error):
+        if not any(words in str(error) for words in WITHOUT_ACCOUNTING):
+            seen.trusted = False
             seen.remarks.append(f"sacct: {error}")
     try:
         seen.jobs |= dict(_listed(names))

@@ -1,13 +1,14 @@
 """Brings the trials' folders up to date with what SLURM knows of their jobs."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.journal import Attempt
 from onecycle_sweeps.launch.slurm import cluster, endings
 from onecycle_sweeps.launch.slurm.cluster import QUEUED as PENDING
 from onecycle_sweeps.launch.slurm.cluster import RUNNING as AT_WORK
@@ -34,6 +35,10 @@ class Open:
     @property
     def key(self) -> tuple[str, int]:
         return self.submission.name, self.told["index"]
+
+    @property
+    def job_id(self) -> str:
+        return f"{self.submission.array}_{self.told['index']}"
 
 
 def refresh(sweep: Sweep) -> list[str]:
@@ -85,30 +90,33 @@ def _goes_on(one: Open, seen: Seen) -> bool:
 def _conclude(one: Open, job: Job | None) -> None:
     """Write down how a trial stands whose job is over and left no result."""
     trial, attempts = one.trial, journal.read(one.trial.journal).attempts
-    mine = [a for a in attempts if a.time >= one.submission.created]
-    if job is None:
-        if one.submission.array is None and not mine:
-            trial.remove("job.json")
-        elif mine and mine[-1].end == STOPPED:
-            _tell(one, {"status": ENDED, "cause": mine[-1].cause, "again": True})
-        elif not trial.failure():
-            gone = f"no trace of job {one.submission.array}_{one.told['index']} in squeue or sacct, and no result"
-            _tell(one, {"status": LOST, "cause": gone})
-        else:
-            _tell(one, {"status": ENDED})
-        return
-    if mine and trial.failure():
-        _tell(one, {"status": ENDED, "cause": (trial.failure() or {})["cause"]})
-        return
-    output = endings.tail(one.path.parent / f"{job.id}_0_log.err")
-    end = endings.ending(job, trial, output)
-    if end.again and endings.is_futile(attempts, one.submission.since):
-        end = Ending(f"{end.cause}: {endings.FUTILE_ATTEMPTS} attempts in a row saved no later step")
-    if end.cancelled and not trial.is_cancelled():
-        trial.write("cancel", {"time": time.time(), "cause": end.cause})
-    elif not end.again and not end.cancelled:
-        trial.write("failure", {"cause": end.cause, "attempt": trial.attempts(), "time": time.time()})
-    _tell(one, {"status": ENDED, "cause": end.cause, "again": end.again})
+    mine = [a for a in attempts if a.place.get("slurm_job_id") == (job.id if job else one.job_id)]
+    if not mine and trial.is_locked():
+        _tell(one, {"status": ENDED, "cause": "another process works on it", "again": True})
+    elif mine and (failure := trial.failure()):
+        _tell(one, {"status": ENDED, "cause": failure["cause"]})
+    elif job is None:
+        _vanish(one, mine)
+    else:
+        end = endings.ending(job, trial, endings.tail(one.path.parent / f"{job.id}_0_log.err"))
+        if end.again and endings.is_futile(attempts, one.submission.since):
+            end = Ending(f"{end.cause}: {endings.FUTILE_ATTEMPTS} attempts in a row saved no later step")
+        if end.cancelled and not trial.is_cancelled():
+            trial.write("cancel", {"time": time.time(), "cause": end.cause})
+        elif not end.again and not end.cancelled:
+            trial.write("failure", {"cause": end.cause, "attempt": trial.attempts(), "time": time.time()})
+        _tell(one, {"status": ENDED, "cause": end.cause, "again": end.again})
+
+
+def _vanish(one: Open, mine: Sequence[Attempt]) -> None:
+    """Write down that SLURM knows of no such job: it may never have, or has forgotten it."""
+    if one.submission.array is None and not mine:
+        one.trial.remove("job.json")
+    elif mine and mine[-1].end == STOPPED:
+        _tell(one, {"status": ENDED, "cause": mine[-1].cause, "again": True})
+    else:
+        gone = f"no trace of job {one.job_id} in squeue or sacct, and no result"
+        _tell(one, {"status": LOST, "cause": gone})
 
 
 def _tell(one: Open, news: dict[str, Any]) -> None:

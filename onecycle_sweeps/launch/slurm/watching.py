@@ -15,12 +15,12 @@ TICK_SECONDS = 0.5
 LOOK_SECONDS, LOOK_SECONDS_MOST, LOOK_SHARE = 3.0, 30.0, 0.01
 
 
-def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
+def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry], *, report: bool) -> Generator[Event]:
     """Submit the trials and, if the settings say so, watch them to their end; leaving the iteration leaves the jobs.
 
     Raises Refused with sbatch's words.
     """
-    for made in chain.submit_all(sweep, trials, settings):
+    for made in chain.submit_all(sweep, trials, settings, report=report):
         what = trials_of(made.trials) if made.trials else "the report, at their end"
         yield Event(news=f"submitted job {made.array}: {what}")
     if settings["wait"]:
