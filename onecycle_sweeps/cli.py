@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
         print(f"python -m onecycle_sweeps {verb} {takes} [overrides]: {does.__doc__}")
         return 0
     flagged = FLAGS.get(verb) in rest
-    rest = [argument for argument in rest if argument != FLAGS.get(verb)]
+    # The doctor may be given what a sweep is given.
+    rest = [argument for argument in rest if argument not in (FLAGS.get(verb), "-m" if verb == DOCTOR else None)]
     names = [argument for argument in rest if is_verb(argument)]
     if len(names) > (most := 0 if verb == DOCTOR else 1):
         return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")

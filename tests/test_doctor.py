@@ -75,7 +75,7 @@ def server(status: int) -> Iterator[str]:
 
 
 def test_without_a_cluster_all_is_well_or_skipped(doctor: Doctor, runs_dir: Path):
-    status, told = doctor()
+    status, told = doctor("-m")
     assert status == 0
     assert list(told) == ["config", "runs_dir", "trial", "tracking", "slurm", "sbatch", ""]
     assert told["trial"] == "ok: it has 1437 training and 360 validation samples"
@@ -112,7 +112,7 @@ def test_a_probe_looks_from_a_node(clinic: Cluster, at_the_clinic: Doctor, runs_
     assert told["node"].startswith("ok: n")
     assert told["cuda"] == "skipped: hydra.launcher.gpus_per_node asks for none"
     assert told["tracking there"] == f"ok: {address} answers"
-    assert told["runs_dir there"].endswith(" wrote into it is seen here")
+    assert told["runs_dir there"].startswith("ok: what n")
     assert [path.name for path in runs_dir.iterdir()] == ["data"]
     clinic.wait_for(lambda: not clinic.run("squeue", "--noheader"), "the end of the probe's job")
 
@@ -139,6 +139,16 @@ def test_a_probe_that_cannot_answer_says_why(at_the_clinic: Doctor, runs_dir: Pa
     assert "hydra.launcher.setup" in told["node"]
     assert words in told[""]
     assert [path.name for path in runs_dir.iterdir()] == ["data"]
+
+
+def test_a_controller_that_is_away_is_named(cluster: Cluster, doctor: Doctor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    cluster.kill("slurmctld")
+    status, told = doctor(*SLURM, "--probe")
+    assert status == 1
+    assert told["slurm"].startswith("FAILS: ")
+    assert "Unable to contact slurm controller" in told["slurm"]
+    assert told["sbatch"] == "skipped: SLURM comes first"
 
 
 def test_a_probe_that_is_too_large_for_its_request_says_so(at_the_clinic: Doctor):

@@ -31,8 +31,9 @@ def reach(settings: Settings) -> Finding:
     """Whether SLURM's programs are here and its controller answers."""
     try:
         request.check({**settings, "dry_run": False})
-        answer = cluster.ask("scontrol", "ping").strip()
+        # Where the controller is away, squeue says so in a line, and the ping in a box of stars.
         cluster.ask("squeue", "--noheader", "--me")
+        answer = cluster.ask("scontrol", "ping").strip()
     except (ConfigError, Refused) as error:
         return fails("slurm", str(error))
     return ok("slurm", answer.splitlines()[0])
@@ -104,7 +105,7 @@ def _silent(folder: Path, job: Job | None) -> Finding:
     if job is None:
         return fails(NODE, f"the job is gone without a trace: does a node see {folder.parent}?")
     output = endings.tail(folder / f"{job.id}_0_log.err")
-    for line in output.strip().splitlines()[-TAIL_LINES:]:
+    for line in [line for line in output.splitlines() if line.strip()][-TAIL_LINES:]:
         conclusion.say(f"         {line}")
     cause = endings.ending(job, TrialFolder(folder), output).cause
     return fails(NODE, f"{cause}: {_advice(output, folder)}" if cause.startswith("it could not be started") else cause)

@@ -13,14 +13,16 @@ from onecycle_sweeps.folder import read_json, write_json
 from onecycle_sweeps.launch import places
 from onecycle_sweeps.launch.finding import Finding, fails, ok, skipped
 
+HOST = os.environ.get("SLURMD_NODENAME", gethostname())
+
 
 def main(path: Path) -> None:
     """Answer the question at `path`, in a file beside it."""
     asked = read_json(path)
     if asked is None:
-        raise FileNotFoundError(f"{path}, which tells what to look at, is not to be seen from {gethostname()}")
+        raise FileNotFoundError(f"{path}, which tells what to look at, is not to be seen from {HOST}")
     findings = [asdict(finding) for finding in _findings(asked)]
-    write_json(path.with_name("answer.json"), {"host": gethostname(), "findings": findings})
+    write_json(path.with_name("answer.json"), {"host": HOST, "findings": findings})
 
 
 def _findings(asked: dict[str, Any]) -> Iterator[Finding]:
@@ -35,15 +37,14 @@ def _findings(asked: dict[str, Any]) -> Iterator[Finding]:
 def _versions(there: dict[str, str]) -> Finding:
     """Whether this Python has what the submitting one has."""
     here = provenance.versions()
-    host = os.environ.get("SLURMD_NODENAME", gethostname())
     try:
         import torch
     except ImportError as error:
-        return fails("node", f"{host} cannot import torch: {error}")
+        return fails("node", f"{HOST} cannot import torch: {error}")
     if others := [name for name in there if there[name] != here.get(name)]:
         told = ", ".join(f"{name} {here.get(name)} in place of {there[name]}" for name in others)
-        return fails("node", f"{host} has {told}: let it use the environment that submits")
-    return ok("node", f"{host} runs {sys.executable} with torch {torch.__version__} and the packages of this machine")
+        return fails("node", f"{HOST} has {told}: let it use the environment that submits")
+    return ok("node", f"{HOST} runs {sys.executable} with torch {torch.__version__} and the packages of this machine")
 
 
 def _devices(gpus: int | str | None) -> Finding:
