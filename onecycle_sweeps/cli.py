@@ -95,7 +95,6 @@ def cancel(which: Sweep) -> int:
     """End the sweep's trials that have not ended: those at work save first. The recorded command goes on with them."""
     from onecycle_sweeps.launch.slurm import chain
 
-    _ask_the_cluster(which)
     trials = [which.trial(entry.signature) for entry in which.trials]
     for trial in (open_trials := [trial for trial in trials if not trial.result()]):
         trial.write("cancel", {"time": time.time()})

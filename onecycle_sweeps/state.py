@@ -51,7 +51,7 @@ def state(trial: TrialFolder) -> State:
         return State(CANCELLED)
     job = trial.job() or {}
     if job.get("status") in (QUEUED, RUNNING):
-        return State(job["status"])
+        return State(job["status"], job.get("cause"))
     if failure := trial.failure():
         return State(FAILED, failure["cause"])
     attempts = journal.read(trial.journal).attempts

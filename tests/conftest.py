@@ -8,6 +8,13 @@ import pytest
 from slurm_cluster import cluster as cluster
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on a real cluster wait more than they compute, so scripts/test runs more of them at once."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("slurm")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """A folder of real data sets in torchvision's layouts."""

@@ -107,6 +107,12 @@ def runs_of(folder: Path, signature: str) -> list[tuple[str, str, str]]:
     return ask(folder, query, signature)
 
 
+def tags_of(folder: Path, signature: str) -> dict[str, str]:
+    """The tags of a trial's only run."""
+    ((run_id, _, _),) = runs_of(folder, signature)
+    return dict(ask(folder, "SELECT key, value FROM tags WHERE run_uuid = ?", run_id))
+
+
 def points(folder: Path, run_id: str) -> list[tuple[str, int, float]]:
     """Each step's values in a run, as often as they are there."""
     query = "SELECT key, step, value FROM metrics WHERE run_uuid = ? ORDER BY key, step"

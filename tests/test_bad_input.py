@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from onecycle_sweeps.checks import ConfigError, check_launcher
+from onecycle_sweeps.checks import LOCAL_LAUNCHER, ConfigError, check_launcher
 from onecycle_sweeps.plan import Planner
 from real_trials import planned, request
 
@@ -188,7 +188,7 @@ def test_a_corrupt_idx_file_is_named(
 )
 def test_a_launchers_key_is_refused_by_its_full_name(settings: dict[str, Any], message: str):
     with pytest.raises(ConfigError) as raised:
-        check_launcher({"workers": "auto", "jobs_per_gpu": 1} | settings)
+        check_launcher({"workers": "auto", "jobs_per_gpu": 1} | settings, LOCAL_LAUNCHER)
     assert str(raised.value) == message
 
 

@@ -8,8 +8,10 @@ import pytest
 from hydra.plugins.launcher import Launcher
 from hydra.utils import get_object, instantiate
 
+from hydra_plugins.onecycle_sweeps.launcher import plain_settings
 from onecycle_sweeps import settings, trial
-from onecycle_sweeps.checks import check, check_launcher
+from onecycle_sweeps.checks import LOCAL_LAUNCHER, check, check_launcher
+from onecycle_sweeps.launch.slurm.request import KEYS
 from real_trials import CONF, composed, made
 
 FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]
@@ -78,8 +80,7 @@ def test_every_task_ends_in_a_result_of_its_kind(file: Path, runs_dir: Path):
 def test_every_launcher_is_one_of_hydras(file: Path):
     node = composed(f"hydra/launcher={file.name}").hydra.launcher
     assert isinstance(instantiate(node), Launcher)
-    if file.name == "local":
-        check_launcher(node)
+    check_launcher(plain_settings(node), {"local": LOCAL_LAUNCHER, "slurm": KEYS}[file.name])
 
 
 def test_three_seeds_are_swept_unless_others_are_typed():

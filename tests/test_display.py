@@ -12,7 +12,6 @@ import pytest
 import recorded
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launch import display
-from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.launch.display import Display, describe
 from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, RUNNING

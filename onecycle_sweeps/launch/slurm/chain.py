@@ -61,7 +61,7 @@ def _arrays(
     sweep: Sweep, trials: Sequence[Entry], settings: Settings, since: float, after: Sequence[str]
 ) -> Iterator[Submission]:
     """Submit trials in arrays as large as the cluster takes."""
-    size = cluster.largest_array() if trials else 1
+    size = cluster.patiently(cluster.largest_array) if trials else 1
     for start in range(0, len(trials), size):
         signatures = [entry.signature for entry in trials[start : start + size]]
         yield submit(sweep, signatures, settings, since, after)
@@ -69,6 +69,7 @@ def _arrays(
 
 def cancel(sweep: Sweep) -> list[str]:
     """Cancel the jobs of a sweep; returns a line for what could not be done."""
+    standings.refresh(sweep)
     numbers = [one.array for one in records.all_of(sweep) if one.array and not one.trials]
     jobs = [f"{one.submission.array}_{one.told['index']}" for one in standings.opened(sweep) if one.submission.array]
     try:

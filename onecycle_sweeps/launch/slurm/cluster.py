@@ -3,14 +3,21 @@
 import os
 import subprocess
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 SECONDS = 60
+# A controller that is away is asked again after so many seconds; its clients have waited nine by then.
+PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0)
+AWAY = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "did not answer")
 # Columns of squeue and sacct that may hold anything but a line's end and this.
 MARK = "|"
 QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
+
+
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -63,6 +70,28 @@ def look(names: Collection[str], since: float) -> Seen:
         seen.trusted = False
         seen.remarks.append(f"squeue: {error}")
     return seen
+
+
+def state_of(job: str) -> str:
+    """SLURM's word for a job by its number; raises Refused."""
+    return ask("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What a call gives; while the controller is away it is made again and again. Raises Refused in the end."""
+    for pause in PAUSES:
+        try:
+            return call()
+        except Refused as error:
+            if not is_away(error):
+                raise
+        time.sleep(pause)
+    return call()
+
+
+def is_away(error: Refused) -> bool:
+    """Whether the controller did not answer, which it may do later."""
+    return any(words in str(error) for words in AWAY)
 
 
 def cancel(ids: Collection[str]) -> None:

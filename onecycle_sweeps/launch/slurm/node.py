@@ -67,6 +67,7 @@ def place() -> dict[str, str]:
         "slurm_restarts": here.get("SLURM_RESTART_COUNT", "0"),
         "node": here.get("SLURMD_NODENAME", ""),
         "partition": here.get("SLURM_JOB_PARTITION", ""),
+        **({"gpu": here["CUDA_VISIBLE_DEVICES"]} if here.get("CUDA_VISIBLE_DEVICES") else {}),
     }
 
 
@@ -80,8 +81,7 @@ def _execute(trial: TrialFolder, submission: Submission) -> int:
         outcome = job.execute(trial, _asked.is_set, here)
     print(f"trial {trial.signature}: {outcome.status}{f', {outcome.cause}' if outcome.cause else ''}", file=sys.stderr)
     if outcome.status == job.STOPPED:
-        if signal.SIGUSR2 in _by:
-            _requeue()
+        _requeue()
         return LEFT
     return 1 if outcome.status == job.FAILED else 0
 
@@ -95,9 +95,15 @@ def _is_an_earlier_copy(trial: TrialFolder, here: dict[str, str]) -> bool:
 
 
 def _requeue() -> None:
-    """Be run again; where the cluster forbids it, the trial is left to whoever watches or resumes its sweep."""
+    """Be run again; where the cluster forbids it, the trial is left to whoever watches or resumes its sweep.
+
+    SIGTERM says that SLURM wants the place: a job that leaves in time, as long as it counts as running, is not requeued
+    by itself. One that was cancelled, or is at its limit, does not count as running any more.
+    """
+    number = os.environ["SLURM_JOB_ID"]
     try:
-        cluster.requeue(os.environ["SLURM_JOB_ID"])
+        if signal.SIGUSR2 in _by or cluster.state_of(number) == "RUNNING":
+            cluster.requeue(number)
     except cluster.Refused as error:
         print(f"not requeued: {error}", file=sys.stderr)
 

@@ -40,7 +40,7 @@ KEYS = {
     "array_parallelism": (whole(1), "a whole number of at least 1"),
     "setup": (texts, "a list of shell lines"),
     "srun_args": (texts, "a list of arguments of srun"),
-    "additional_parameters": (options, "sbatch's other long options, such as {reservation: mine}"),
+    "additional_parameters": (either(none, options), "sbatch's other long options, such as {reservation: mine}"),
     "wait": (switch, "true or false"),
     "dry_run": (switch, "true or false"),
 }
@@ -49,7 +49,7 @@ KEYS = {
 def check(settings: Settings) -> None:
     """Raise ConfigError, in one line, for what cannot be asked of a cluster, or not from this machine."""
     checks.check_launcher(settings, KEYS)
-    for option in settings["additional_parameters"]:
+    for option in settings["additional_parameters"] or ():
         if option.replace("_", "-") in NEVER_PARAMETERS:
             raise ConfigError(f"hydra.launcher.additional_parameters.{option} is set by {LAUNCHER}: leave it out")
     for program in ("sbatch", "srun", "squeue"):
@@ -63,7 +63,7 @@ def parameters(settings: Settings) -> dict[str, Any]:
     own: dict[str, Any] = {"time": settings["timeout_min"], "signal_delay_s": notice(settings["timeout_min"])}
     if settings["mem_gb"]:
         own["mem"] = f"{round(1024 * settings['mem_gb'])}MB"
-    others = {option.replace("_", "-"): value for option, value in settings["additional_parameters"].items()}
+    others = {option.replace("_", "-"): value for option, value in (settings["additional_parameters"] or {}).items()}
     requeued = {} if {"no-requeue", "requeue"} & set(others) else {"requeue": True}
     # srun does not take over the batch's number of cores (SLURM 22.05 to 23.02).
     arguments = [f"--cpus-per-task={settings['cpus_per_task']}", *settings["srun_args"]]

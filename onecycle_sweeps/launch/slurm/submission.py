@@ -23,9 +23,6 @@ from onecycle_sweeps.sweep import Sweep
 
 # A Python that is starting dies of the signal that asks it to save: it is to be deaf to it until it can listen.
 DEAF = "trap '' USR2; exec \"$@\""
-# A controller that is away is asked again after so many seconds; sbatch itself has waited nine by then.
-PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0)
-AWAY = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "did not answer")
 
 
 class Sbatch(SlurmExecutor):
@@ -77,19 +74,19 @@ def submit(
 
 def _array(executor: Sbatch, command: str, name: str) -> str:
     """Submit; where the controller is away it is asked again, once it is sure that it has not taken the first."""
-    for pause in (*PAUSES, None):
-        try:
-            return executor.submit_command(command)
-        except Refused as error:
-            if pause is None or not any(words in str(error) for words in AWAY):
-                raise
-        time.sleep(pause)
-        if taken := found(name, time.time() - sum(PAUSES)):
+    began, asked_before = time.time(), False
+
+    def ask() -> str:
+        nonlocal asked_before
+        if asked_before and (taken := _found(name, began)):
             return taken
-    raise AssertionError
+        asked_before = True
+        return executor.submit_command(command)
+
+    return cluster.patiently(ask)
 
 
-def found(name: str, since: float) -> str | None:
+def _found(name: str, since: float) -> str | None:
     """The number of an array of this name, None where SLURM knows of none; raises Refused where it cannot tell."""
     seen = cluster.look([name], since)
     if not seen.jobs and not seen.trusted:

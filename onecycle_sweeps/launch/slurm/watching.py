@@ -7,7 +7,7 @@ from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.launch.slurm import chain, standings
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.launch.slurm.request import Settings
-from onecycle_sweeps.state import ENDED, RUNNING, WAITING, state
+from onecycle_sweeps.state import ENDED, QUEUED, RUNNING, WAITING, state
 from onecycle_sweeps.sweep import Entry, Sweep
 
 TICK_SECONDS = 0.5
@@ -28,7 +28,7 @@ def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry]) -> Generator[
 
 
 def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
-    """Yield what becomes of trials that were submitted, until all have ended; at least twice a second.
+    """Yield what becomes of trials, until all have ended or nobody works on those that are left.
 
     A trial whose job was ended by a limit, a preemption or its node is submitted again.
     """
@@ -46,6 +46,8 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
             if told.get(entry.signature) != stands.status:
                 told[entry.signature] = stands.status
                 yield Event(entry, stands.status, stands.cause)
+        if not any(told.get(e.signature) in (*ENDED, QUEUED, RUNNING) or _may_go_on(sweep, e) for e in open_trials):
+            return
         yield Event()
         time.sleep(TICK_SECONDS)
 
@@ -55,11 +57,13 @@ def trials_of(signatures: Sequence[str]) -> str:
     return f"{len(signatures)} {'trial' if len(signatures) == 1 else 'trials'}"
 
 
+def _may_go_on(sweep: Sweep, entry: Entry) -> bool:
+    return bool((sweep.trial(entry.signature).job() or {}).get("again"))
+
+
 def _submit_again(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
     """Submit what may go on; returns a line for each submission, or for what hinders it."""
-    folders = {entry.signature: sweep.trial(entry.signature) for entry in trials}
-    left = [e for e in trials if (folders[e.signature].job() or {}).get("again")]
-    left = [e for e in left if state(folders[e.signature]).status == WAITING]
+    left = [e for e in trials if _may_go_on(sweep, e) and state(sweep.trial(e.signature)).status == WAITING]
     try:
         return [
             f"submitted job {made.array}: {trials_of(made.trials)} again" for made in chain.submit_again(sweep, left)

@@ -1,0 +1,135 @@
+"""Sweeps on a real cluster as their users run them, and what is left of them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import program
+from onecycle_sweeps import journal, sweep, trial
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.state import State, state
+from onecycle_sweeps.sweep import Entry, Sweep
+from real_trials import made, outcome
+from slurm_cluster import Cluster
+
+TESTS = Path(__file__).resolve().parent
+ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=2")
+# 100 steps of a tenth of a second, which two attempts share if something happens in between.
+NET = ("~model", "+model={_target_: nodes_code.%s}", "policy=onecycle", "max_lr=0.1", "save_model=true")
+LONG = ("epochs=20", "batch_size=256", "checkpoint_minutes=0.005")
+SECONDS = 200
+
+
+def overrides(net: str = "Slow", *more: str) -> list[str]:
+    """A trial of a net of nodes_code, long enough to be interrupted."""
+    return [NET[0], NET[1] % net, *NET[2:], *LONG, *more]
+
+
+def environment(cluster: Cluster, pause: float = 0.1) -> dict[str, str]:
+    """The environment of a shell on the cluster's login node."""
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    return cluster.environment | {"PYTHONPATH": path, "NODES_PAUSE": str(pause)}
+
+
+def start(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> subprocess.Popen[str]:
+    """A sweep's command on the login node, its output in `said`; words begin with its overrides."""
+    with (folder / "said").open("a") as said:
+        return subprocess.Popen(
+            [*program.MODULE, *ON_SLURM, *words, "-m"],
+            cwd=folder,
+            env=environment(cluster, pause),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def run(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> subprocess.CompletedProcess[str]:
+    """A command of the program, such as a verb, from its start to its end."""
+    return subprocess.run(
+        [*program.MODULE, *words],
+        cwd=folder,
+        env=environment(cluster, pause),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def said(folder: Path) -> str:
+    return (folder / "said").read_text()
+
+
+def trainings(folder: Path) -> dict[str, TrialFolder]:
+    """The folders of the latest sweep's trainings by seed."""
+    whole = program.sweep_of(folder)
+    return {e.varies["seed"]: whole.trial(e.signature) for e in whole.trials if e.kind == sweep.TRAIN}
+
+
+def states(folder: Path) -> dict[str, State]:
+    return {seed: state(training) for seed, training in trainings(folder).items()}
+
+
+def at_step(folder: Path, step: int, seed: str = "0", attempt: int = 1) -> None:
+    """Return once an attempt at a training has written down this step."""
+
+    def reached() -> bool:
+        if not list(folder.glob("runs/sweeps/*/sweep.json")) or seed not in trainings(folder):
+            return False
+        one = trainings(folder)[seed]
+        block = journal.latest(one.journal)
+        return one.attempts() >= attempt and block is not None and block.step >= step
+
+    program.wait_until(reached, f"step {step} of seed {seed}, attempt {attempt}: {said(folder)}", SECONDS)
+
+
+def ends(process: subprocess.Popen[str], folder: Path) -> int:
+    """The exit status of a command."""
+    try:
+        return process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"it has not ended: {said(folder)}") from None
+
+
+def job_process(cluster: Cluster, seed_or_signature: str = "") -> int:
+    """The process of a job at work, the one whose command or environment holds the text if there are several."""
+    return next(_job_processes(cluster, seed_or_signature))
+
+
+def _job_processes(cluster: Cluster, text: str) -> Iterator[int]:
+    for pid in cluster.processes():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            shown = Path(f"/proc/{pid}/environ").read_text(errors="replace")
+        except OSError:
+            continue
+        if words[0] == sys.executable and "onecycle_sweeps.launch.slurm.node" in words and text in shown:
+            yield pid
+
+
+def check_undisturbed(one: TrialFolder, beside: Path, *words: str) -> None:
+    """A training has ended as it does where nothing happens to it, to the last bit."""
+    again = made(beside, *words)
+    trial.run(again)
+    assert outcome(one) == outcome(again)
+
+
+def check_mlflow(folder: Path) -> None:
+    """MLflow has each point of each training once, and no run that is still at work."""
+    whole = program.sweep_of(folder)
+    for entry in whole.trials:
+        ((run_id, status, _),) = program.runs_of(folder, entry.signature)
+        assert status != "RUNNING"
+        if entry.kind == sweep.TRAIN and whole.trial(entry.signature).result():
+            assert program.points(folder, run_id) == program.recorded_points(whole.trial(entry.signature))
+
+
+def entry_of(whole: Sweep, seed: str) -> Entry:
+    return next(entry for entry in whole.trials if entry.varies.get("seed") == seed)

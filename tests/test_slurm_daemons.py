@@ -1,0 +1,116 @@
+"""The launcher, nodes and the controller of a real cluster die, and its sweeps go on."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import program
+from cluster_sweeps import (
+    at_step,
+    check_mlflow,
+    check_undisturbed,
+    ends,
+    overrides,
+    run,
+    said,
+    start,
+    states,
+    trainings,
+)
+from onecycle_sweeps import journal
+from slurm_cluster import Cluster
+
+pytestmark = pytest.mark.slow
+
+
+def node_of(folder: Path) -> str:
+    head = journal.newest_head(trainings(folder)["0"].journal)
+    assert head is not None
+    return head.place["node"]
+
+
+def test_a_launcher_that_is_killed_is_replaced_by_the_same_command(cluster: Cluster, tmp_path: Path, beside: Path):
+    words = overrides("Slow", "seed=0,1")
+    process = start(cluster, program.with_store(tmp_path), *words)
+    at_step(tmp_path, 20)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert ends(start(cluster, tmp_path, *words), tmp_path) == 0, said(tmp_path)
+    assert said(tmp_path).count("submitted job") == 2
+    assert {one.attempts() for one in trainings(tmp_path).values()} == {1}
+    check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["before sbatch", "after sbatch"])
+def test_a_launcher_that_is_killed_around_sbatch_leaves_no_trial_twice_and_none_forgotten(
+    cluster: Cluster, tmp_path: Path, moment: str
+):
+    (tmp_path / "bin").mkdir()
+    deadly = tmp_path / "bin" / "sbatch"
+    real = cluster.run("bash", "-c", "command -v sbatch")
+    call = f'{real} "$@"; sleep 1; ' if moment == "after sbatch" else ""
+    deadly.write_text(f"#!/bin/bash\n{call}kill -9 $PPID\n")
+    deadly.chmod(0o755)
+    words = overrides("Slow", "seed=0,1")
+    broken = Cluster(cluster.folder, cluster.environment | {"PATH": f"{deadly.parent}:{os.environ['PATH']}"})
+    assert ends(start(broken, tmp_path, *words, pause=0.0), tmp_path) == -signal.SIGKILL
+    assert ends(start(cluster, tmp_path, *words, pause=0.0), tmp_path) == 0, said(tmp_path)
+    assert {one.status for one in states(tmp_path).values()} == {"finished"}
+    assert {one.attempts() for one in trainings(tmp_path).values()} == {1}
+
+
+def test_a_node_that_dies_gives_its_trial_to_another(cluster: Cluster, tmp_path: Path, beside: Path):
+    process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0"))
+    at_step(tmp_path, 30)
+    cluster.crash(node_of(tmp_path))
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    assert one.attempts() == 2
+    assert len({attempt.place["node"] for attempt in journal.read(one.journal).attempts}) == 2
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+def test_of_two_live_copies_the_superseded_one_stops_and_says_why(cluster: Cluster, tmp_path: Path, beside: Path):
+    process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0"), pause=0.6)
+    at_step(tmp_path, 5)
+    # The node's daemon dies and the job lives: SLURM takes the node for lost and runs the job elsewhere as well.
+    cluster.kill(node_of(tmp_path))
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    first, second = journal.read(one.journal).attempts
+    cluster.wait_for(lambda: journal.read(one.journal).attempts[0].end, "the end of the first copy")
+    assert journal.read(one.journal).attempts[0].end == "superseded"
+    assert "attempt 2 has taken over" in (journal.read(one.journal).attempts[0].cause or "")
+    assert (one.result() or {})["attempt"] == second.number == 2
+    assert first.place["slurm_job_id"] == second.place["slurm_job_id"]
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+def test_while_the_controller_is_away_jobs_go_on_and_the_sweep_says_so(cluster: Cluster, tmp_path: Path):
+    process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0"))
+    at_step(tmp_path, 30)
+    cluster.kill("slurmctld")
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    assert states(tmp_path)["0"].status == "finished"
+    assert "squeue: " in said(tmp_path)
+    status = run(cluster, tmp_path, "status")
+    assert "1 finished" in status.stdout
+    check_mlflow(tmp_path)
+
+
+def test_a_controller_that_is_away_at_the_submission_is_waited_for(cluster: Cluster, tmp_path: Path):
+    cluster.kill("slurmctld")
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.0)
+    program.wait_until(lambda: list(tmp_path.glob("runs/sweeps/*/sweep.json")), "the record of the sweep")
+    # SLURM's programs wait nine seconds for a controller.
+    time.sleep(12)
+    cluster.start("slurmctld")
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    assert said(tmp_path).count("submitted job") == 2
+    assert trainings(tmp_path)["0"].attempts() == 1

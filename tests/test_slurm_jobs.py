@@ -1,0 +1,160 @@
+"""What happens to single jobs on a real cluster, and what their sweep makes of it."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import program
+from cluster_sweeps import (
+    at_step,
+    check_mlflow,
+    check_undisturbed,
+    ends,
+    job_process,
+    overrides,
+    run,
+    said,
+    start,
+    states,
+    trainings,
+)
+from slurm_cluster import Cluster
+
+pytestmark = pytest.mark.slow
+IN_BOTH_MODES = pytest.mark.parametrize("cluster", ["no accounting", "accounting"], indirect=True)
+
+
+@IN_BOTH_MODES
+def test_a_job_that_is_killed_fails_its_trial_and_resume_goes_on_from_its_last_save(
+    cluster: Cluster, tmp_path: Path, beside: Path
+):
+    words = overrides("Slow", "seed=0,1")
+    process = start(cluster, program.with_store(tmp_path), *words)
+    at_step(tmp_path, 40)
+    os.kill(job_process(cluster, "SLURM_ARRAY_TASK_ID=0\0"), signal.SIGKILL)
+    assert ends(process, tmp_path) == 1
+    assert states(tmp_path)["0"].status == "failed"
+    assert "killed by signal 9 on n" in (states(tmp_path)["0"].cause or "")
+    assert states(tmp_path)["1"].status == "finished"
+    assert "failed, killed by signal 9" in said(tmp_path)
+    check_mlflow(tmp_path)
+    done = run(cluster, tmp_path, "resume", pause=0.0)
+    assert done.returncode == 0, done.stderr
+    assert states(tmp_path)["0"].status == "finished"
+    assert trainings(tmp_path)["0"].attempts() == 2
+    check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+@IN_BOTH_MODES
+@pytest.mark.parametrize(
+    ("net", "cause"),
+    [
+        ("Greedy", "out of memory on n"),
+        ("Vanishing", "ended as COMPLETED with status 0 and no result"),
+        ("Failing", "ArithmeticError: not today (nodes_code.py:"),
+    ],
+)
+def test_a_job_without_a_result_has_failed_whatever_slurm_says_and_is_not_tried_again(
+    cluster: Cluster, tmp_path: Path, net: str, cause: str
+):
+    (tmp_path / "happens").touch()
+    process = start(cluster, tmp_path, *overrides(net, "seed=0"), pause=0.02)
+    assert ends(process, tmp_path) == 1
+    assert states(tmp_path)["0"].status == "failed"
+    assert cause in (states(tmp_path)["0"].cause or "")
+    assert cause in said(tmp_path)
+    assert trainings(tmp_path)["0"].attempts() == 1
+
+
+@pytest.mark.parametrize(
+    ("setup", "words"),
+    [("'false'", "could not be started"), ("'export PYTHONHOME=/nowhere'", "could not be started")],
+)
+def test_an_environment_that_is_broken_on_the_node_is_named(cluster: Cluster, tmp_path: Path, setup: str, words: str):
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0", f"hydra.launcher.setup=[{setup}]"))
+    assert ends(process, tmp_path) == 1
+    assert states(tmp_path)["0"].status == "failed"
+    assert words in (states(tmp_path)["0"].cause or "")
+
+
+@pytest.mark.parametrize(
+    ("bad", "said_of_it"),
+    [
+        ("hydra.launcher.partition=nowhere", "invalid partition specified: nowhere"),
+        ("hydra.launcher.gpus_per_node=5", "Requested node configuration is not available"),
+        ("hydra.launcher.timeout_min=0", "hydra.launcher.timeout_min must be a whole number of minutes from 1 on"),
+        ("hydra.launcher.additional_parameters={output: mine}", "additional_parameters.output is set by"),
+    ],
+)
+def test_a_request_that_the_cluster_refuses_is_one_line_and_leaves_no_job(
+    cluster: Cluster, tmp_path: Path, bad: str, said_of_it: str
+):
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0,1", bad))
+    assert ends(process, tmp_path) in (1, 2)
+    assert said_of_it in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
+    assert cluster.run("squeue", "-h") == ""
+    assert {one.job() is None for one in program.trials(tmp_path).values()} <= {True}
+
+
+@IN_BOTH_MODES
+def test_cancel_ends_what_runs_and_what_waits_and_resume_goes_on(cluster: Cluster, tmp_path: Path, beside: Path):
+    words = overrides("Slow", "seed=0,1", "hydra.launcher.array_parallelism=1", "hydra.launcher.wait=false")
+    assert ends(start(cluster, program.with_store(tmp_path), *words), tmp_path) == 0
+    at_step(tmp_path, 30)
+    assert {seed: one.status for seed, one in states(tmp_path).items()} == {"0": "running", "1": "queued"}
+    done = run(cluster, tmp_path, "cancel")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 trials are cancelled" in done.stdout
+    cluster.wait_for(lambda: not cluster.run("squeue", "-h"), "the jobs' end")
+    assert {one.status for one in states(tmp_path).values()} == {"cancelled"}
+    assert trainings(tmp_path)["1"].attempts() == 0
+    assert run(cluster, tmp_path, "sync").returncode == 0
+    ((_, status, _),) = program.runs_of(tmp_path, trainings(tmp_path)["0"].signature)
+    assert status == "KILLED"
+    assert run(cluster, tmp_path, "resume", pause=0.0).returncode == 0
+    assert run(cluster, tmp_path, "status", "--watch").stdout.rstrip().endswith("2 finished")
+    check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
+
+
+@IN_BOTH_MODES
+def test_jobs_that_their_user_cancels_by_scancel_end_their_trials(cluster: Cluster, tmp_path: Path):
+    words = overrides("Slow", "seed=0,1", "hydra.launcher.array_parallelism=1")
+    process = start(cluster, tmp_path, *words)
+    at_step(tmp_path, 30)
+    cluster.run("scancel", "1_0", "1_1")
+    assert ends(process, tmp_path) == 1
+    assert states(tmp_path)["0"].status == "cancelled"
+    # SLURM keeps no record of an array's element that had not begun.
+    assert states(tmp_path)["1"].status in ("lost", "cancelled")
+
+
+def test_an_attempt_that_finds_itself_cancelled_leaves_without_slurm(cluster: Cluster, tmp_path: Path):
+    words = overrides("Slow", "seed=0", "hydra.launcher.wait=false")
+    assert ends(start(cluster, tmp_path, *words, pause=1.0), tmp_path) == 0
+    at_step(tmp_path, 10)
+    cluster.kill("slurmctld")
+    done = run(cluster, tmp_path, "cancel")
+    assert done.returncode == 1
+    assert "scancel: " in done.stderr
+    cluster.wait_for(lambda: states(tmp_path)["0"].status == "cancelled", "the attempt's end")
+    assert trainings(tmp_path)["0"].checkpoint.exists()
+
+
+@pytest.mark.parametrize("cluster", ["no accounting, --set MaxArraySize=3"], indirect=True)
+def test_arrays_are_no_larger_than_the_cluster_allows(cluster: Cluster, tmp_path: Path):
+    words = ("policy=constant", "epochs=1", "max_lr=0.1", "seed=0,1,2,3,4", "hydra.launcher.wait=false")
+    assert ends(start(cluster, tmp_path, *words, pause=0.0), tmp_path) == 0, said(tmp_path)
+    assert said(tmp_path).count("submitted job") == 3
+    assert run(cluster, tmp_path, "status", "--watch").stdout.rstrip().endswith("5 finished")
+
+
+def test_a_sweep_can_be_submitted_from_inside_a_job(cluster: Cluster, tmp_path: Path):
+    words = [*program.MODULE, "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=1", "hydra.launcher.mem_gb=2"]
+    words += ["policy=constant", "epochs=1", "max_lr=0.1", "seed=0", "-m"]
+    inside = ["srun", "--mem=2G", "--ntasks=1", "--gpus-per-node=1", f"--chdir={tmp_path}", *words]
+    cluster.run(*inside)
+    assert states(tmp_path)["0"].status == "finished"

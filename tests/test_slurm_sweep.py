@@ -1,0 +1,86 @@
+"""A sweep on a real cluster from its command to its table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import program
+from cluster_sweeps import check_mlflow, ends, run, said, start
+from onecycle_sweeps import journal
+from onecycle_sweeps.folder import TrialFolder
+from slurm_cluster import Cluster
+from test_tracking_processes import mlflow_server
+
+pytestmark = pytest.mark.slow
+
+
+def test_twelve_trials_find_their_rate_and_finish_each_on_a_gpu_of_its_own(cluster: Cluster, tmp_path: Path):
+    words = ("policy=constant,step,clr,onecycle", "epochs=2", "hydra.launcher.gpus_per_node=1")
+    process = start(cluster, program.with_store(tmp_path), *words, "seed=0,1,2")
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    whole = program.sweep_of(tmp_path)
+    assert [entry.kind for entry in whole.trials] == ["range_test"] + ["train"] * 12
+    rates = {(whole.trial(entry.signature).resolved() or {})["max_lr"] for entry in whole.trials[1:]}
+    assert len(rates) == 1
+    check_mlflow(tmp_path)
+    shares = [span(whole.trial(entry.signature)) for entry in whole.trials]
+    for number, (gpu, begin, end) in enumerate(shares):
+        for other, other_begin, other_end in shares[:number]:
+            assert gpu != other or end <= other_begin or other_end <= begin
+    assert len({place for place, _, _ in shares}) > 1
+    assert "final val acc." in said(tmp_path)
+
+
+def test_a_sweep_can_be_left_and_its_verbs_work_from_any_shell(cluster: Cluster, tmp_path: Path):
+    words = ("policy=constant,onecycle", "epochs=1", "max_lr=0.1", "seed=0,1", "hydra.launcher.wait=false")
+    process = start(cluster, program.with_store(tmp_path), *words)
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    assert "goes on without this command" in said(tmp_path)
+    watched = run(cluster, tmp_path, "status", "--watch")
+    assert watched.returncode == 0, watched.stderr
+    assert watched.stdout.rstrip().endswith("4 finished")
+    assert run(cluster, tmp_path, "sync").returncode == 0
+    check_mlflow(tmp_path)
+    cluster.wait_for(lambda: not cluster.run("squeue", "-h"), "the last job's end")
+    report = program.sweep_of(tmp_path).report
+    assert (report / "trials.csv").exists()
+    # The same command again finds nothing to do, and asks the cluster for nothing.
+    jobs = sorted(path.name for path in report.parent.glob("jobs/*.json"))
+    assert ends(start(cluster, tmp_path, *words), tmp_path) == 0
+    assert sorted(path.name for path in report.parent.glob("jobs/*.json")) == jobs
+
+
+def test_what_is_submitted_is_plain_data_that_no_edit_of_a_config_reaches(cluster: Cluster, tmp_path: Path):
+    words = ("policy=constant", "epochs=1", "max_lr=0.1", "seed=0", "hydra.launcher.wait=false")
+    assert ends(start(cluster, tmp_path, *words), tmp_path) == 0, said(tmp_path)
+    jobs = program.sweep_of(tmp_path).folder / "jobs"
+    assert not list(jobs.rglob("*.pkl"))
+    assert jobs.stat().st_mode & 0o777 == 0o700
+    told = [json.loads(path.read_text()) for path in jobs.glob("*.json")]
+    training, report = sorted(told, key=lambda one: one["created"])
+    assert len(training["trials"]) == 1
+    assert report["trials"] == []
+
+
+def test_jobs_ship_to_a_server_by_themselves_and_say_where_they_ran(cluster: Cluster, tmp_path: Path):
+    port = 5392
+    with mlflow_server(f"sqlite:///{program.with_store(tmp_path)}/mlflow.db", port):
+        words = (f"tracking.uri=http://127.0.0.1:{port}", "policy=constant", "epochs=1", "max_lr=0.1", "seed=0,1")
+        assert ends(start(cluster, tmp_path, *words, "hydra.launcher.wait=false"), tmp_path) == 0, said(tmp_path)
+        cluster.wait_for(lambda: not cluster.run("squeue", "-h"), "the last job's end", 180)
+        check_mlflow(tmp_path)
+        whole = program.sweep_of(tmp_path)
+        for number, entry in enumerate(whole.trials):
+            tags = program.tags_of(tmp_path, entry.signature)
+            assert tags["slurm_job_id"] == f"1_{number}"
+            assert tags["node"].startswith("n")
+            assert tags["partition"] == "main"
+            assert (tags["attempts"], tags["status"]) == ("1", "finished")
+
+
+def span(trial: TrialFolder) -> tuple[tuple[str, str], float, float]:
+    """The node and GPU that a trial had, from when to when."""
+    (attempt,), result = journal.read(trial.journal).attempts, trial.result()
+    assert result is not None
+    return (attempt.place["node"], attempt.place["gpu"]), attempt.time, result["finished"]
