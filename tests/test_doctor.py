@@ -15,7 +15,6 @@ from slurm_cluster import Cluster, up
 from test_verbs import unused_port
 
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=2")
-pytestmark = pytest.mark.xdist_group("doctor")
 
 Doctor = Callable[..., tuple[int, dict[str, str]]]
 
@@ -161,7 +160,7 @@ def test_a_probe_that_is_not_served_is_cancelled(
     clinic: Cluster, at_the_clinic: Doctor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(probe, "PATIENCE_MIN", 0.05)
-    status, told = at_the_clinic("--probe", "+hydra.launcher.additional_parameters.begin=now+1hour")
+    status, told = at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
     assert status == 1
     assert "the job is pending (BeginTime): it is cancelled" in told["node"]
     assert clinic.run("squeue", "--noheader") == ""
@@ -173,7 +172,7 @@ def test_ctrl_c_cancels_the_probe(clinic: Cluster, at_the_clinic: Doctor, monkey
 
     monkeypatch.setattr("onecycle_sweeps.launch.slurm.cluster.look", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        at_the_clinic("--probe", "+hydra.launcher.additional_parameters.begin=now+1hour")
+        at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
     assert clinic.run("squeue", "--noheader") == ""
 
 
