@@ -1,7 +1,6 @@
 """The verbs: what a user does with sweeps that were started before."""
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -10,21 +9,23 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import report, sweep, tracking
-from onecycle_sweeps.launch import conclusion
+from onecycle_sweeps import report, settings, sweep, tracking
+from onecycle_sweeps.launch import conclusion, ui_server
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.slurm import standings
+from onecycle_sweeps.plan import Request
 from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.tracking.interface import PORT
 
 HERE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package.
 CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
-WATCH = "--watch"
+# What a verb may be given beside its sweep and overrides.
+FLAGS = {"status": "--watch", "doctor": "--probe"}
+DOCTOR = "doctor"
 MISTAKE = 2
-LAST_PORT = 65536
 
 
 def is_verb(first: str) -> bool:
@@ -35,32 +36,40 @@ def is_verb(first: str) -> bool:
 def main(argv: list[str]) -> int:
     """Carry out `VERB [SWEEP] [overrides]`; returns the exit status, 2 for a mistake in what was asked."""
     verb, *rest = argv
-    if verb not in VERBS:
-        return _mistake(f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)}. Overrides look like policy=onecycle")
+    if verb not in (*VERBS, DOCTOR):
+        known = ", ".join((*VERBS, DOCTOR))
+        return _mistake(f"unknown verb {verb!r}; the verbs are {known}. Overrides look like policy=onecycle")
     if "--help" in rest or "-h" in rest:
-        print(f"python -m onecycle_sweeps {verb} [SWEEP] [overrides]: {VERBS[verb].__doc__}")
+        takes, does = ("[--probe]", doctor) if verb == DOCTOR else ("[SWEEP]", VERBS[verb])
+        print(f"python -m onecycle_sweeps {verb} {takes} [overrides]: {does.__doc__}")
         return 0
-    watching = verb == "status" and WATCH in rest
-    rest = [argument for argument in rest if not (watching and argument == WATCH)]
+    flagged = FLAGS.get(verb) in rest
+    # The doctor may be given what a sweep is given.
+    rest = [argument for argument in rest if argument not in (FLAGS.get(verb), "-m" if verb == DOCTOR else None)]
     names = [argument for argument in rest if is_verb(argument)]
-    if len(names) > 1:
-        return _mistake(f"{verb} takes one sweep, got {len(names)}: {' '.join(names)}")
+    if len(names) > (most := 0 if verb == DOCTOR else 1):
+        return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
     overrides = [argument for argument in rest if argument not in names]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides)
+            config = compose("config", overrides, return_hydra_config=True)
+        if verb == DOCTOR:
+            return doctor(config, overrides, probing=flagged)
         uri = tracking.absolute_uri(config.tracking.uri, Path.cwd())
         if verb == "ui" and not names:
-            return open_ui(uri)
-        which = sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None)
-        typed = {override.partition("=")[0] for override in overrides}
-        if "tracking.uri" in typed:
-            which = replace(which, tracking_uri=uri)
-        if "tracking.experiment" in typed:
-            which = replace(which, experiment=config.tracking.experiment)
-        return watch(which) if watching else VERBS[verb](which)
+            return ui_server.become(uri)
+        which = _found(config, uri, overrides, names)
+        return watch(which) if flagged else VERBS[verb](which)
     except (LookupError, ValueError, FileNotFoundError, HydraException, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
+
+
+def doctor(config: DictConfig, overrides: list[str], *, probing: bool) -> int:
+    """What would fail later, a line for each thing that a sweep needs; with --probe a short job looks from a node."""
+    from onecycle_sweeps.launch import doctor as checks
+
+    request = Request(settings.plain(config), tuple(overrides), dict(config.hydra.runtime.choices))
+    return checks.examine(request, settings.plain(config.hydra.launcher), probing=probing)
 
 
 def status(which: Sweep) -> int:
@@ -121,31 +130,24 @@ def resume(which: Sweep) -> int:
 
 def ui(which: Sweep) -> int:
     """MLflow's own UI on the sweep's store, or on that of tracking.uri, on this machine alone; ends with Ctrl-C."""
-    return open_ui(which.tracking_uri, which)
+    return ui_server.become(which.tracking_uri, which)
 
 
-def open_ui(uri: str, which: Sweep | None = None) -> int:
-    """Become the UI's server, on the first free port."""
-    port = next(port for port in range(PORT, LAST_PORT) if _is_free(port))
-    command = tracking.ui_command(uri, port)
-    conclusion.say(f"MLflow: {tracking.overlay_link(which, port) if which else f'http://127.0.0.1:{port}'}")
-    os.execvpe(command[0], command, tracking.ui_environment(uri))
+def _found(config: DictConfig, uri: str, overrides: list[str], names: list[str]) -> Sweep:
+    """The sweep that is meant, with the tracker that was typed; raises LookupError."""
+    which = sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None)
+    typed = {override.partition("=")[0] for override in overrides}
+    if "tracking.uri" in typed:
+        which = replace(which, tracking_uri=uri)
+    if "tracking.experiment" in typed:
+        which = replace(which, experiment=config.tracking.experiment)
+    return which
 
 
 def _ask_the_cluster(which: Sweep) -> None:
     """Learn how the sweep's jobs stand, if it has any; what cannot be asked is said, and the folders speak alone."""
     for line in standings.refresh(which):
         conclusion.complain(f"onecycle_sweeps: {line}; jobs stand as they were seen last")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 VERBS: dict[str, Callable[[Sweep], int]] = {

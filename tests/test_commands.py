@@ -180,7 +180,7 @@ def test_a_sweep_in_batches_is_one_sweep(swept: Swept):
         ),
         (
             ("stauts",),
-            "onecycle_sweeps: unknown verb 'stauts'; the verbs are status, cancel, report, sync, resume, ui.",
+            "onecycle_sweeps: unknown verb 'stauts'; the verbs are status, cancel, report, sync, resume, ui, doctor.",
         ),
     ],
 )

@@ -86,7 +86,7 @@ def test_runs_dir_says_where_sweeps_are(
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        (["stat"], "unknown verb 'stat'; the verbs are status, cancel, report, sync, resume, ui. "),
+        (["stat"], "unknown verb 'stat'; the verbs are status, cancel, report, sync, resume, ui, doctor. "),
         (["status", "nope"], "no sweep begins with nope in "),
         (["status", "5"], "several sweeps begin with 5: 5ecret, 5weeb1d0"),
         (["status", "5weeb1d0", "5ecret"], "status takes one sweep, got 2: 5weeb1d0 5ecret"),
@@ -115,10 +115,10 @@ def test_resume_says_if_its_folder_is_gone(tmp_path: Path, mixed: Sweep, capsys:
     assert f"'{tmp_path}/gone'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(("verb", "takes"), [*((verb, "[SWEEP]") for verb in cli.VERBS), ("doctor", "[--probe]")])
+def test_each_verb_explains_itself(verb: str, takes: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main([verb, "--help"]) == 0
-    assert capsys.readouterr().out.startswith(f"python -m onecycle_sweeps {verb} [SWEEP] [overrides]: ")
+    assert capsys.readouterr().out.startswith(f"python -m onecycle_sweeps {verb} {takes} [overrides]: ")
 
 
 @pytest.mark.parametrize(

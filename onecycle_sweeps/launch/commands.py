@@ -1,5 +1,6 @@
 """What Hydra's two ways lead to: one trial in this process, or a sweep through a launcher."""
 
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,14 +56,18 @@ def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequentia
 
 def submit(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
     """Submit a sweeper's jobs to a SLURM cluster; returns each one's objective, which is no number without a wait."""
-    from onecycle_sweeps.launch.slurm import request, watching
+    from onecycle_sweeps.launch.slurm import dry_run, request, watching
 
     with _ending_in_a_line():
         config, waits = requests[0].config, launcher["wait"]
         request.check(launcher)
         checks.check(config)
-        if sequential and not waits:
-            raise ConfigError("hydra.launcher.wait=false leaves a sweeper that learns from results without any")
+        if sequential and (launcher["dry_run"] or not waits):
+            key = "dry_run=true" if launcher["dry_run"] else "wait=false"
+            raise ConfigError(f"hydra.launcher.{key} leaves a sweeper that learns from results without any")
+        if launcher["dry_run"]:
+            dry_run.show(requests, launcher)
+            return [math.nan] * len(requests)
         if not _sessions:
             _sessions.append(Session(config, single=False, sequential=sequential, elsewhere=True, ships=waits))
         session = _sessions[0]

@@ -102,6 +102,13 @@ def reached(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowCl
         raise StoreUnreachable(f"the MLflow store {address(uri)} cannot be used: {line[:LINE_LENGTH]}") from error
 
 
+def greet(uri: str) -> None:
+    """Ask a store something; raises StoreUnreachable where it does not answer, or does not let this client in."""
+    with reached(uri) as client:
+        if is_server(uri):
+            client.search_experiments(max_results=1)
+
+
 def _make_database(uri: str, file: Path) -> None:
     """Make a fresh database aside and put it in place whole: MLflow cannot use one whose making was cut short."""
     if file.exists() and file.stat().st_size:

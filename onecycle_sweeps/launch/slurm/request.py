@@ -53,7 +53,7 @@ def check(settings: Settings) -> None:
         if option.replace("_", "-") in NEVER_PARAMETERS:
             raise ConfigError(f"hydra.launcher.additional_parameters.{option} is set by {LAUNCHER}: leave it out")
     for program in ("sbatch", "srun", "squeue"):
-        if not (settings["dry_run"] and program == "sbatch") and shutil.which(program) is None:
+        if not settings["dry_run"] and shutil.which(program) is None:
             raise ConfigError(f"{LAUNCHER} needs {program}, which is not on the PATH here: start it on a login node")
 
 

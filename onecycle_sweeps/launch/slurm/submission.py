@@ -28,6 +28,11 @@ DEAF = "trap '' USR2; exec \"$@\""
 class Sbatch(SlurmExecutor):
     """Submitit's writing and submitting of sbatch files, for a command that is no pickle of submitit's."""
 
+    @classmethod
+    def affinity(cls) -> int:
+        """That SLURM is meant, also where a text is wanted and no srun is there."""
+        return 1
+
     def text(self, command: str) -> str:
         """The sbatch file of a command."""
         return self._make_submission_file_text(command, "")
@@ -52,6 +57,7 @@ def submit(
     name = f"onecycle-{sweep.id}-{uuid.uuid4().hex[:8]}"
     made = Submission(name, tuple(trials), dict(settings), since, time.time())
     executor, command = prepared(sweep, made, after)
+    records.folder(sweep).mkdir(mode=0o700, parents=True, exist_ok=True)
     made.write(path := records.place(sweep, name))
     for index, signature in enumerate(trials):
         sweep.trial(signature).write("job", pointer(sweep, made, index))
@@ -90,20 +96,25 @@ def _found(name: str, since: float) -> str | None:
 
 def prepared(sweep: Sweep, submission: Submission, after: Sequence[str] = ()) -> tuple[Sbatch, str]:
     """The executor that would submit an array, and the command of its jobs."""
-    records.folder(sweep).mkdir(mode=0o700, parents=True, exist_ok=True)
-    executor = Sbatch(records.folder(sweep))
-    asked: dict[str, Any] = request.parameters(submission.settings) | {"job_name": submission.name}
+    executor = asking(submission.settings, records.folder(sweep), submission.name, sweep.cwd, len(submission.trials))
     if after:
-        asked["dependency"] = f"afterany:{':'.join(after)}"
-    asked["additional_parameters"] = asked["additional_parameters"] | {"chdir": sweep.cwd}
-    # The executor's own names are longer: time is timeout_min there, mem is mem_gb.
-    executor.parameters |= asked | {"map_count": max(1, len(submission.trials))}
+        executor.parameters["dependency"] = f"afterany:{':'.join(after)}"
     return executor, command(records.place(sweep, submission.name))
 
 
-def command(path: Path) -> str:
+def asking(settings: Settings, folder: Path, name: str, cwd: str, count: int = 1) -> Sbatch:
+    """The executor that would submit an array of so many elements, whose jobs print into `folder`."""
+    executor = Sbatch(folder)
+    asked: dict[str, Any] = request.parameters(settings) | {"job_name": name}
+    asked["additional_parameters"] = asked["additional_parameters"] | {"chdir": cwd}
+    # The executor's own names are longer: time is timeout_min there, mem is mem_gb.
+    executor.parameters |= asked | {"map_count": max(1, count)}
+    return executor
+
+
+def command(path: Path, module: str = "node") -> str:
     """What each job of a submission runs: this Python, in the environment that it was submitted from."""
-    python = [sys.executable, "-u", "-m", "onecycle_sweeps.launch.slurm.node", str(path)]
+    python = [sys.executable, "-u", "-m", f"onecycle_sweeps.launch.slurm.{module}", str(path)]
     return shlex.join(["bash", "-c", DEAF, "node", *python])
 
 

@@ -1,0 +1,77 @@
+"""What would fail later: each thing that a sweep needs is tried beforehand, as far as that costs nothing."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from onecycle_sweeps import checks, dataset, settings, tracking
+from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.launch import conclusion, places
+from onecycle_sweeps.launch.finding import FAILS, Finding, fails, ok, skipped
+from onecycle_sweeps.plan import Planner, Request
+
+SLURM = ("slurm", "sbatch")
+NO_CLUSTER = "hydra/launcher=slurm was not asked for"
+PROBE = "--probe submits one short job that looks from a node"
+
+
+def examine(request: Request, launcher: Mapping[str, Any], *, probing: bool) -> int:
+    """Print what each check came to; returns 1 if one fails. `probing` lets a job look from a node as well."""
+    failed = False
+    for finding in _findings(request, launcher, probing):
+        conclusion.say(str(finding))
+        failed = failed or finding.word == FAILS
+    return conclusion.FAILURE if failed else 0
+
+
+def _findings(request: Request, launcher: Mapping[str, Any], probing: bool) -> Iterator[Finding]:
+    on_slurm = "timeout_min" in launcher
+    yield (readable := _config(request, launcher, on_slurm))
+    if not readable.good:
+        yield from (skipped(about, "the config comes first") for about in ("runs_dir", "trial", "tracking", *SLURM))
+        return
+    folder = Path(request.config["runs_dir"]).absolute()
+    uri = tracking.absolute_uri(request.config["tracking"]["uri"], Path.cwd())
+    yield (writable := places.runs_dir(folder, on_nodes=on_slurm))
+    yield _trial(request, folder, on_slurm) if writable.good else skipped("trial", "its data is kept in runs_dir")
+    yield places.tracker(uri, on_nodes=on_slurm)
+    if not on_slurm:
+        yield from (skipped(about, NO_CLUSTER) for about in SLURM)
+        return
+    from onecycle_sweeps.launch.slurm import probe
+
+    yield (reachable := probe.reach(launcher))
+    yield (
+        accepted := probe.try_request(launcher, folder) if reachable.good else skipped("sbatch", "SLURM comes first")
+    )
+    if not probing:
+        yield skipped("node", PROBE)
+    elif not writable.good or not accepted.good:
+        yield skipped("node", "runs_dir and sbatch come first")
+    else:
+        yield from probe.probe(launcher, folder, uri)
+
+
+def _config(request: Request, launcher: Mapping[str, Any], on_slurm: bool) -> Finding:
+    from onecycle_sweeps.launch.slurm import request as asked
+
+    try:
+        checks.check(request.config)
+        if on_slurm:
+            asked.check({**launcher, "dry_run": True})
+        else:
+            checks.check_launcher(launcher, checks.LOCAL_LAUNCHER)
+    except ConfigError as error:
+        return fails("config", str(error))
+    return ok("config", "every value can be used")
+
+
+def _trial(request: Request, runs_dir: Path, on_slurm: bool) -> Finding:
+    """Whether a trial can be planned, for which its data has to be there."""
+    try:
+        config = Planner(runs_dir, elsewhere=on_slurm).plan(request).config
+    except ConfigError as error:
+        return fails("trial", str(error))
+    cache = runs_dir / "data" / config["needs"]["data"]
+    facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
+    return ok("trial", f"it has {facts.train} training and {facts.val} validation samples")

@@ -1,0 +1,104 @@
+"""Whether the places that a sweep writes to can be used from this machine: its folders and its tracker."""
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryFile
+from urllib.parse import urlsplit
+
+from onecycle_sweeps import tracking
+from onecycle_sweeps.launch.finding import Finding, fails, ok
+from onecycle_sweeps.tracking.store import address, database_file, greet
+
+MOUNTS = Path("/proc/self/mountinfo")
+# File systems that several machines mount; a FUSE one says its name after a dot.
+SHARED = (
+    "nfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "gluster",
+    "cifs",
+    "smb",
+    "afs",
+    "weka",
+    "panfs",
+    "orangefs",
+    "pvfs",
+)
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def runs_dir(folder: Path, *, on_nodes: bool) -> Finding:
+    """Whether trials can be written to a folder from here, and whether other machines may see it."""
+    about = "runs_dir"
+    try:
+        place = _try_writing(folder)
+    except OSError as error:
+        return fails(about, f"{folder} cannot be written to ({error.strerror}): take another by runs_dir=...")
+    line = f"{folder} can be written to, with {shutil.disk_usage(place).free / 1e9:.0f} GB free"
+    if not on_nodes:
+        return ok(about, line)
+    kind = file_system(place)
+    if kind.removeprefix("fuse.").startswith(SHARED):
+        return ok(about, f"{line}, on {kind}, which machines share")
+    return ok(about, f"{line}; warning: {kind} looks like this machine's own, the nodes must see it too (try --probe)")
+
+
+def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
+    """Whether a store can be used from here; a server is asked something that its host check would refuse."""
+    about = "tracking"
+    if file := database_file(uri):
+        try:
+            _try_writing(file.parent)
+        except OSError as error:
+            return fails(about, f"{file.parent} cannot be written to ({error.strerror}): take another tracking.uri=...")
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            return fails(about, f"{file} is not yours to write: take another by tracking.uri=...")
+        return ok(about, f"{address(uri)} can be written to from here, which is where it is filled")
+    try:
+        greet(uri)
+    except tracking.StoreUnreachable as error:
+        return fails(about, f"{error}: {_advice(str(error), uri)}")
+    if on_nodes and urlsplit(uri).hostname in LOOPBACK:
+        return ok(
+            about, f"{address(uri)} answers here; warning: on a node that address is the node's own (try --probe)"
+        )
+    return ok(about, f"{address(uri)} answers")
+
+
+def file_system(folder: Path) -> str:
+    """The kind of file system that a folder lies on; `unknown` where this machine does not tell."""
+    try:
+        mounts = [line.split() for line in MOUNTS.read_text().splitlines()]
+    except OSError:
+        return "unknown"
+    folder = folder.resolve()
+    around = [words for words in mounts if folder.is_relative_to(words[4].replace("\\040", " "))]
+    # Of several at one place the last one counts.
+    best = max(enumerate(around), key=lambda found: (len(found[1][4]), found[0]), default=None)
+    return best[1][best[1].index("-") + 1] if best else "unknown"
+
+
+def _try_writing(folder: Path) -> Path:
+    """Write to a folder, or to the nearest one above it that is there; returns that one. Raises OSError."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    with TemporaryFile(dir=place) as file:
+        file.write(b"onecycle")
+        file.flush()
+        os.fsync(file.fileno())
+    return place
+
+
+def _advice(error: str, uri: str) -> str:
+    """What to do about a store that does not answer as it should."""
+    if "error code 403" in error:
+        name = urlsplit(uri).netloc.rpartition("@")[2]
+        return (
+            "its host check, or a proxy, refuses the request. Start the server with "
+            f"MLFLOW_SERVER_ALLOWED_HOSTS={name},localhost:* and every other name that it is called by"
+        )
+    if "error code 401" in error:
+        return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return "start it, or name another by tracking.uri=..."

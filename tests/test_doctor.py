@@ -1,0 +1,246 @@
+"""The doctor names what would fail later, before anything is submitted."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from onecycle_sweeps import cli
+from onecycle_sweeps.launch import places
+from onecycle_sweeps.launch.slurm import probe
+from slurm_cluster import Cluster, up
+from test_verbs import unused_port
+
+SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=2")
+
+Doctor = Callable[..., tuple[int, dict[str, str]]]
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One cluster for all questions: none of them changes it."""
+    with up(tmp_path_factory.mktemp("slurm")) as made:
+        yield made
+
+
+@pytest.fixture
+def doctor(runs_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Asks the doctor in a folder of the test's own: the exit status, and `word: line` by what it is about.
+
+    All that it said stands under no name.
+    """
+    monkeypatch.chdir(runs_dir.parent)
+
+    def ask(*typed: str) -> tuple[int, dict[str, str]]:
+        status = cli.main(["doctor", *typed])
+        out = capsys.readouterr().out
+        told = [line[9:].split(": ", 1) for line in out.splitlines() if not line.startswith(" ")]
+        words = [line.split()[0] for line in out.splitlines() if not line.startswith(" ")]
+        return status, {about: f"{word}: {line}" for word, (about, line) in zip(words, told, strict=True)} | {"": out}
+
+    return ask
+
+
+@pytest.fixture
+def at_the_clinic(clinic: Cluster, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> Doctor:
+    """The doctor beside a cluster."""
+    monkeypatch.setenv("SLURM_CONF", clinic.environment["SLURM_CONF"])
+    return lambda *typed: doctor(*SLURM, *typed)
+
+
+@contextmanager
+def server(status: int) -> Iterator[str]:
+    """The address of an MLflow server that answers every request with one status."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"{}" if status == 200 else b"Invalid Host header")
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{made.server_port}"
+        made.shutdown()
+
+
+def test_without_a_cluster_all_is_well_or_skipped(doctor: Doctor, runs_dir: Path):
+    status, told = doctor("-m")
+    assert status == 0
+    assert list(told) == ["config", "runs_dir", "trial", "tracking", "slurm", "sbatch", ""]
+    assert told["trial"] == "ok: it has 1437 training and 360 validation samples"
+    assert told["slurm"].startswith("skipped: hydra/launcher=slurm was not asked for")
+    assert [path.name for path in runs_dir.iterdir()] == ["data"]
+    assert not (runs_dir.parent / "mlflow.db").exists()
+
+
+def test_a_good_cluster_takes_the_request_and_nothing_is_submitted(clinic: Cluster, at_the_clinic: Doctor):
+    before = clinic.run("squeue", "--noheader", "--states=all")
+    status, told = at_the_clinic("hydra.launcher.partition=high", "hydra.launcher.gpus_per_node=1")
+    assert status == 0
+    assert [line.split()[0] for line in told[""].splitlines()] == ["ok"] * 6 + ["skipped"]
+    assert told["node"] == "skipped: --probe submits one short job that looks from a node"
+    assert clinic.run("squeue", "--noheader", "--states=all") == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [("partition=nowhere", "Invalid partition name"), ("gpus_per_node=99", "node configuration is not available")],
+)
+def test_what_the_cluster_does_not_have_is_named(at_the_clinic: Doctor, asked: str, words: str):
+    status, told = at_the_clinic(f"hydra.launcher.{asked}", "--probe")
+    assert status == 1
+    assert told["sbatch"].startswith("FAILS: ")
+    assert words in told["sbatch"]
+    assert told["node"].startswith("skipped: ")
+
+
+def test_a_probe_looks_from_a_node(clinic: Cluster, at_the_clinic: Doctor, runs_dir: Path):
+    with server(200) as address:
+        status, told = at_the_clinic("--probe", f"tracking.uri={address}")
+    assert status == 0, told[""]
+    assert told["node"].startswith("ok: n")
+    assert told["cuda"] == "skipped: hydra.launcher.gpus_per_node asks for none"
+    assert told["tracking there"] == f"ok: {address} answers"
+    assert told["runs_dir there"].startswith("ok: what n")
+    assert [path.name for path in runs_dir.iterdir()] == ["data"]
+    clinic.wait_for(lambda: not clinic.run("squeue", "--noheader"), "the end of the probe's job")
+
+
+def test_a_probe_finds_gpus_that_torch_does_not_see(at_the_clinic: Doctor):
+    hidden = "hydra.launcher.setup=['export CUDA_VISIBLE_DEVICES=-1']"
+    status, told = at_the_clinic("--probe", "hydra.launcher.gpus_per_node=1", hidden)
+    assert status == 1
+    assert told["cuda"].startswith("FAILS: torch ")
+
+
+@pytest.mark.parametrize(
+    ("setup", "words"),
+    [
+        ("false", "(NonZeroExitCode): see the lines of "),
+        ("no-such-module load cuda", "no-such-module: command not found"),
+        ("export PYTHONHOME=/nowhere", "No module named 'encodings'"),
+    ],
+)
+def test_a_probe_that_cannot_answer_says_why(at_the_clinic: Doctor, runs_dir: Path, setup: str, words: str):
+    status, told = at_the_clinic("--probe", f"hydra.launcher.setup=['{setup}']")
+    assert status == 1
+    assert told["node"].startswith("FAILS: it could not be started on n")
+    assert "hydra.launcher.setup" in told["node"]
+    assert words in told[""]
+    assert [path.name for path in runs_dir.iterdir()] == ["data"]
+
+
+def test_a_controller_that_is_away_is_named(cluster: Cluster, doctor: Doctor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    cluster.kill("slurmctld")
+    status, told = doctor(*SLURM, "--probe")
+    assert status == 1
+    assert told["slurm"].startswith("FAILS: ")
+    assert "Unable to contact slurm controller" in told["slurm"]
+    assert told["sbatch"] == "skipped: SLURM comes first"
+
+
+def test_a_probe_that_is_too_large_for_its_request_says_so(at_the_clinic: Doctor):
+    status, told = at_the_clinic("--probe", "hydra.launcher.mem_gb=0.05")
+    assert status == 1
+    assert told["node"].endswith(": raise hydra.launcher.mem_gb")
+
+
+def test_a_probe_that_is_not_served_is_cancelled(
+    clinic: Cluster, at_the_clinic: Doctor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(probe, "PATIENCE_MIN", 0.05)
+    status, told = at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
+    assert status == 1
+    assert "the job is pending (BeginTime): it is cancelled" in told["node"]
+    assert clinic.run("squeue", "--noheader") == ""
+
+
+def test_ctrl_c_cancels_the_probe(clinic: Cluster, at_the_clinic: Doctor, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onecycle_sweeps.launch.slurm.cluster.look", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
+    assert clinic.run("squeue", "--noheader") == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "about", "words"),
+    [
+        ("epochs=0", "config", "epochs must be a whole number of at least 1, got 0"),
+        ("runs_dir=/dev/null/runs", "runs_dir", "/dev/null/runs cannot be written to (Not a directory)"),
+        ("data=mnist data.root=nowhere", "trial", "nowhere"),
+        ("tracking.uri=sqlite:////dev/null/mlflow.db", "tracking", "/dev/null cannot be written to"),
+    ],
+)
+def test_what_is_amiss_is_named_with_what_to_do(doctor: Doctor, typed: str, about: str, words: str):
+    status, told = doctor(*typed.split())
+    assert status == 1
+    assert told[about].startswith("FAILS: ")
+    assert words in told[about]
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (403, "MLFLOW_SERVER_ALLOWED_HOSTS=127.0.0.1:"),
+        (401, "set MLFLOW_TRACKING_USERNAME and "),
+        (404, "start it, or"),
+    ],
+)
+def test_a_server_that_refuses_is_named_with_what_to_do(doctor: Doctor, status: int, advice: str):
+    with server(status) as address:
+        failed, told = doctor(f"tracking.uri={address}")
+    assert failed == 1
+    assert told["tracking"].startswith(f"FAILS: the MLflow store {address} cannot be used: ")
+    assert advice in told["tracking"]
+
+
+def test_a_server_that_is_away_is_named(doctor: Doctor):
+    status, told = doctor(f"tracking.uri=http://me:hunter2@127.0.0.1:{unused_port()}")
+    assert status == 1
+    assert told["tracking"].endswith("start it, or name another by tracking.uri=...")
+    assert "hunter2" not in told["tracking"]
+
+
+def test_a_missing_slurm_is_named(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, told = doctor(*SLURM)
+    assert status == 1
+    assert told["slurm"].startswith("FAILS: hydra/launcher=slurm needs sbatch, which is not on the PATH here")
+    assert told["sbatch"] == "skipped: SLURM comes first"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("nfs4", "on nfs4, which machines share"), ("ext4", "warning: ext4 looks like this machine's own")],
+)
+def test_a_folder_that_nodes_may_not_see_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
+):
+    (tmp_path / "mounts").write_text(
+        "1 1 8:1 / / rw - tmpfs none rw\n"
+        f"2 1 8:2 / {tmp_path} rw,relatime shared:1 - {kind} server:/home rw\n"
+        f"3 1 8:2 / {tmp_path}/runs-of-another rw - tmpfs none rw\n"
+    )
+    monkeypatch.setattr(places, "MOUNTS", tmp_path / "mounts")
+    assert places.file_system(tmp_path / "runs") == kind
+    assert words in places.runs_dir(tmp_path / "runs", on_nodes=True).line
+    assert "machine" not in places.runs_dir(tmp_path / "runs", on_nodes=False).line
+
+
+def test_it_takes_no_sweep(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["doctor", "5weeb1d0"]) == 2
+    assert capsys.readouterr().err == "onecycle_sweeps: doctor takes no sweep, got 1: 5weeb1d0\n"

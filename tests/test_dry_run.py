@@ -1,0 +1,113 @@
+"""A dry run says what a sweep would ask of a cluster, and asks nothing of it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import real_trials
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.launch import estimate
+from onecycle_sweeps.launch.slurm import dry_run
+from program import run
+from slurm_cluster import Cluster
+
+DRY = ("hydra/launcher=slurm", "hydra.launcher.dry_run=true")
+KINDS = ("array of 1 range test", "array of 3 trainings", "the report, at their end")
+
+
+def submissions(out: str) -> dict[str, str]:
+    """The sbatch text of each submission that a dry run printed, by its heading."""
+    blocks = out.partition("\nestimate: ")[0].split("\n--- ")[1:]
+    return {heading: text for heading, _, text in (block.partition("\n") for block in blocks)}
+
+
+def finished(runs_dir: Path, *overrides: str, seconds: float, steps: int, device: str = "cpu") -> TrialFolder:
+    """A trial with a result that took so long."""
+    folder = real_trials.made(runs_dir, *overrides)
+    folder.write("resolved", {"device": device, "max_lr": 0.1})
+    folder.write("result", {"status": "finished", "cause": None, "metrics": {"seconds": seconds}, "steps": steps})
+    return folder
+
+
+def hours(runs_dir: Path, *overrides: str, device: str = "cpu") -> tuple[list[float], str]:
+    return estimate.hours([real_trials.planned(runs_dir, *overrides).config], runs_dir, device)
+
+
+def test_it_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster, runs_dir: Path):
+    asked = ("gpus_per_node=1", "partition=high", "setup=[hostname]")
+    done = run(runs_dir.parent, *DRY, *(f"hydra.launcher.{one}" for one in asked), "-m", **cluster.environment)
+    assert done.returncode == 0, done.stderr
+    found = submissions(done.stdout)
+    assert tuple(found) == KINDS
+    assert "#SBATCH --array=0-2%3" in found["array of 3 trainings"]
+    assert "#SBATCH --dependency=afterany:RANGE_TESTS\n" in found["array of 3 trainings"]
+    assert "#SBATCH --dependency=afterany:RANGE_TESTS:TRAININGS\n" in found["the report, at their end"]
+    assert all("\nset -euo pipefail\nhostname\n" in text for text in found.values())
+    for text in found.values():
+        lines = [line for line in text.splitlines() if "--dependency" not in line]
+        (runs_dir.parent / "job").write_text("\n".join(lines))
+        assert cluster.attempt("sbatch", "--test-only", str(runs_dir.parent / "job")).returncode == 0
+    assert cluster.run("squeue", "--noheader", "--states=all") == ""
+    assert "4 trials, about 0.0" in done.stdout
+    assert "GPU-hours" in done.stdout
+    assert "from 20 steps timed on THIS machine's " in done.stdout
+    assert done.stdout.endswith("nothing was submitted: hydra.launcher.dry_run=true\n")
+
+
+def test_without_slurm_it_tells_what_is_left_to_do_and_leaves_no_sweep(runs_dir: Path):
+    short = ("max_lr=0.1", "epochs=2", "batch_size=256")
+    finished(runs_dir, *short, "seed=0", seconds=20.0, steps=10)
+    real_trials.made(runs_dir, *short, "seed=1").write("job", {"status": "queued"})
+    before = {path for path in runs_dir.rglob("*") if "data" not in path.parts}
+    done = run(runs_dir.parent, *DRY, *short, "-m", PATH=str(Path(sys.executable).parent))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0:2] for line in done.stdout.splitlines() if line.startswith("  ")] == [
+        ["finished", real_trials.planned(runs_dir, *short, "seed=0").signature],
+        ["already", "queued"],
+        ["waiting", real_trials.planned(runs_dir, *short, "seed=2").signature],
+    ]
+    assert list(submissions(done.stdout)) == ["array of 1 training", "the report, at their end"]
+    said = "estimate: 1 trial, about 0.0056 CPU-hours (0.0056 h each at most), from 1 earlier trial\n"
+    assert said in done.stdout
+    assert {path for path in runs_dir.rglob("*") if "data" not in path.parts} - before <= {
+        runs_dir / "sweeps",
+        runs_dir / "sweeps" / "multirun.yaml",
+    }
+    assert not (runs_dir.parent / "mlflow.db").exists()
+    assert run(runs_dir.parent, "status").returncode == 2
+
+
+def test_earlier_trials_of_the_same_kind_and_device_give_the_pace(runs_dir: Path):
+    finished(runs_dir, *real_trials.SHORT, "seed=0", seconds=10.0, steps=10)
+    finished(runs_dir, *real_trials.SHORT, "seed=1", seconds=30.0, steps=10)
+    finished(runs_dir, *real_trials.SHORT, "seed=2", seconds=9e9, steps=10, device="cuda")
+    finished(runs_dir, *real_trials.SHORT, "batch_size=512", "seed=3", seconds=9e9, steps=10)
+    found, source = hours(runs_dir, *real_trials.SHORT, "epochs=4", "seed=9")
+    assert found == [pytest.approx(20 * 2.0 / 3600)]
+    assert source == "2 earlier trials"
+
+
+def test_a_range_test_is_counted_by_its_steps(runs_dir: Path):
+    finished(runs_dir, *real_trials.SHORT, seconds=10.0, steps=10)
+    asked = (*real_trials.SHORT, "task=range_test", "range_test.steps=120", "range_test.seeds=[0,1,2]")
+    assert hours(runs_dir, *asked)[0] == [pytest.approx(360 / 3600)]
+
+
+def test_without_an_earlier_trial_a_few_steps_are_timed_and_nothing_is_kept(runs_dir: Path):
+    before = set(runs_dir.iterdir())
+    found, source = hours(runs_dir, *real_trials.SHORT)
+    longer, _ = hours(runs_dir, *real_trials.SHORT, "epochs=2000")
+    assert 0 < found[0] < longer[0]
+    assert source.startswith("20 steps timed on THIS machine's ")
+    assert set(runs_dir.iterdir()) == before
+
+
+def test_a_trial_that_cannot_begin_gives_no_estimate_but_its_cause(runs_dir: Path):
+    with pytest.raises(estimate.NoEstimate, match="no_such_argument"):
+        hours(runs_dir, *real_trials.SHORT, "+model.no_such_argument=1")
+
+
+@pytest.mark.parametrize(("asked", "count"), [(None, 0), (0, 0), (2, 2), ("4", 4), ("a100:2", 2), ("a100", 1)])
+def test_gpus_are_counted_as_slurm_reads_them(asked: int | str | None, count: int):
+    assert dry_run.gpus_asked({"gpus_per_node": asked}) == count
