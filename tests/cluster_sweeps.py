@@ -10,7 +10,6 @@ import program
 from onecycle_sweeps import journal, sweep, trial
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.state import State, state
-from onecycle_sweeps.sweep import Entry, Sweep
 from real_trials import made, outcome
 from slurm_cluster import Cluster
 
@@ -114,6 +113,16 @@ def _job_processes(cluster: Cluster, text: str) -> Iterator[int]:
             yield pid
 
 
+def in_its_place(cluster: Cluster, folder: Path, program: str, line: str) -> Cluster:
+    """The cluster as seen from a shell where a line of bash stands for one of SLURM's programs, `{real}` for itself."""
+    real = cluster.run("bash", "-c", f"command -v {program}")
+    script = folder / "bin" / program
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f"#!/bin/bash\n{line.replace('{real}', real)}\n")
+    script.chmod(0o755)
+    return Cluster(cluster.folder, cluster.environment | {"PATH": f"{script.parent}:{cluster.environment['PATH']}"})
+
+
 def check_undisturbed(one: TrialFolder, beside: Path, *words: str) -> None:
     """A training has ended as it does where nothing happens to it, to the last bit."""
     again = made(beside, *words)
@@ -129,7 +138,3 @@ def check_mlflow(folder: Path) -> None:
         assert status != "RUNNING"
         if entry.kind == sweep.TRAIN and whole.trial(entry.signature).result():
             assert program.points(folder, run_id) == program.recorded_points(whole.trial(entry.signature))
-
-
-def entry_of(whole: Sweep, seed: str) -> Entry:
-    return next(entry for entry in whole.trials if entry.varies.get("seed") == seed)

@@ -13,6 +13,7 @@ from cluster_sweeps import (
     check_mlflow,
     check_undisturbed,
     ends,
+    in_its_place,
     overrides,
     run,
     said,
@@ -49,14 +50,9 @@ def test_a_launcher_that_is_killed_is_replaced_by_the_same_command(cluster: Clus
 def test_a_launcher_that_is_killed_around_sbatch_leaves_no_trial_twice_and_none_forgotten(
     cluster: Cluster, tmp_path: Path, moment: str
 ):
-    (tmp_path / "bin").mkdir()
-    deadly = tmp_path / "bin" / "sbatch"
-    real = cluster.run("bash", "-c", "command -v sbatch")
-    call = f'{real} "$@"; sleep 1; ' if moment == "after sbatch" else ""
-    deadly.write_text(f"#!/bin/bash\n{call}kill -9 $PPID\n")
-    deadly.chmod(0o755)
+    call = '{real} "$@"; sleep 1; ' if moment == "after sbatch" else ""
+    broken = in_its_place(cluster, tmp_path, "sbatch", f"{call}kill -9 $PPID")
     words = overrides("Slow", "seed=0,1")
-    broken = Cluster(cluster.folder, cluster.environment | {"PATH": f"{deadly.parent}:{os.environ['PATH']}"})
     assert ends(start(broken, tmp_path, *words, pause=0.0), tmp_path) == -signal.SIGKILL
     assert ends(start(cluster, tmp_path, *words, pause=0.0), tmp_path) == 0, said(tmp_path)
     assert {one.status for one in states(tmp_path).values()} == {"finished"}

@@ -11,6 +11,7 @@ from cluster_sweeps import (
     check_mlflow,
     check_undisturbed,
     ends,
+    in_its_place,
     overrides,
     run,
     said,
@@ -48,6 +49,20 @@ def test_a_trial_outlives_a_time_limit_of_a_minute(cluster: Cluster, tmp_path: P
     assert ends(process, tmp_path) == 0, said(tmp_path)
     one = trainings(tmp_path)["0"]
     assert one.attempts() >= 2
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+@pytest.mark.parametrize("cluster", ["no accounting", "accounting"], indirect=True)
+def test_a_time_limit_that_comes_without_notice_costs_no_saved_step(cluster: Cluster, tmp_path: Path, beside: Path):
+    silent = in_its_place(cluster, tmp_path, "sbatch", 'sed -i /--signal/d "$1"; exec {real} "$@"')
+    words = overrides("Slow", "seed=0", "hydra.launcher.timeout_min=1")
+    assert ends(start(silent, program.with_store(tmp_path), *words, pause=1.0), tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    attempts = journal.read(one.journal).attempts
+    assert len(attempts) >= 2
+    assert attempts[1].start == attempts[0].saved > 30
+    assert "1 trial again" in said(tmp_path)
     check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
     check_mlflow(tmp_path)
 
