@@ -74,8 +74,9 @@ def test_a_job_without_a_result_has_failed_whatever_slurm_says_and_is_not_tried_
     [("'false'", "could not be started"), ("'export PYTHONHOME=/nowhere'", "could not be started")],
 )
 def test_an_environment_that_is_broken_on_the_node_is_named(cluster: Cluster, tmp_path: Path, setup: str, words: str):
-    process = start(cluster, tmp_path, *overrides("Slow", "seed=0", f"hydra.launcher.setup=[{setup}]"))
-    assert ends(process, tmp_path) == 1
+    words = overrides("Slow", "seed=0", f"hydra.launcher.setup=[{setup}]")
+    assert ends(start(cluster, program.with_store(tmp_path), *words), tmp_path) == 1
+    check_mlflow(tmp_path)
     assert states(tmp_path)["0"].status == "failed"
     assert words in (states(tmp_path)["0"].cause or "")
 
@@ -113,8 +114,9 @@ def test_cancel_ends_what_runs_and_what_waits_and_resume_goes_on(cluster: Cluste
     assert {one.status for one in states(tmp_path).values()} == {"cancelled"}
     assert trainings(tmp_path)["1"].attempts() == 0
     assert run(cluster, tmp_path, "sync").returncode == 0
-    ((_, status, _),) = program.runs_of(tmp_path, trainings(tmp_path)["0"].signature)
-    assert status == "KILLED"
+    for one in trainings(tmp_path).values():
+        ((_, status, _),) = program.runs_of(tmp_path, one.signature)
+        assert status == "KILLED"
     assert run(cluster, tmp_path, "resume", pause=0.0).returncode == 0
     assert run(cluster, tmp_path, "status", "--watch").stdout.rstrip().endswith("2 finished")
     check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))

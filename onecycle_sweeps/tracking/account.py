@@ -43,7 +43,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Account:
-    """All that a trial's folder says at one moment."""
+    """All that a trial's folder says at one moment; `asked` is when its sweep was, in seconds."""
 
     entry: Entry
     folder: TrialFolder
@@ -51,6 +51,7 @@ class Account:
     record: Record
     resolved: dict[str, Any]
     result: dict[str, Any] | None
+    asked: float
 
     @property
     def is_worth_a_run(self) -> bool:
@@ -74,14 +75,14 @@ class Account:
 
     @property
     def began(self) -> int:
-        """When the trial last began from step 0, in ms."""
-        return milliseconds(next((a.time for a in reversed(self.record.attempts) if a.start == 0), 0.0))
+        """When the trial last began from step 0, in ms; one that never did has the time of its sweep."""
+        return milliseconds(next((a.time for a in reversed(self.record.attempts) if a.start == 0), self.asked))
 
     @property
     def ended(self) -> int:
         """When the trial wrote its result, its failure, or the last that there is of it, in ms."""
         seen = [a.time for a in self.record.attempts] + [b.time for b in self.record.blocks]
-        return milliseconds(max([self.standing.written or 0.0, *seen]))
+        return milliseconds(max([self.standing.written or self.asked, *seen]))
 
     def params(self) -> dict[str, str]:
         """The config, and what was used where it leaves that open; a range test has no max_lr."""
@@ -146,7 +147,7 @@ def account(sweep: Sweep, entry: Entry, now: Standing) -> Account:
     """Read a trial's folder, which stood as `now` tells a moment ago: what it had written by then is read whole."""
     folder = sweep.trial(entry.signature)
     result = folder.result() if now.status in (state.FINISHED, state.DIVERGED) else None
-    return Account(entry, folder, now, journal.read(folder.journal), folder.resolved() or {}, result)
+    return Account(entry, folder, now, journal.read(folder.journal), folder.resolved() or {}, result, sweep.created)
 
 
 def _modified(path: Path) -> float | None:

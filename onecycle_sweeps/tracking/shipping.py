@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onecycle_sweeps.state import ENDED
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import Standing, account, standing
@@ -123,7 +124,7 @@ def _standings(sweep: Sweep) -> Iterator[tuple[Entry, Standing]]:
 
 
 def _is_due(book: Ledger, entry: Entry, now: Standing) -> bool:
-    return now.attempts > 0 and not book.has(entry.signature, list(astuple(now)))
+    return (now.attempts > 0 or now.status in ENDED) and not book.has(entry.signature, list(astuple(now)))
 
 
 def _bring(runs: Runs, entry: Entry, now: Standing) -> list[str]:
