@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
             return ui_server.become(uri)
         which = _found(config, uri, overrides, names)
         return watch(which) if flagged else VERBS[verb](which)
-    except (LookupError, ValueError, FileNotFoundError, HydraException, tracking.StoreUnreachable) as error:
+    except (LookupError, ValueError, OSError, HydraException, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
 
 

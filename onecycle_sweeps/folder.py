@@ -13,7 +13,7 @@ import yaml
 
 ATTEMPTS_LEAVE = (
     *("journal", "result.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt", "log.txt"),
-    *("lr_momentum.png", "range_test.png", "range_test.csv", "job.json"),
+    *("lr_momentum.png", "range_test.png", "range_test.csv"),
 )
 
 

@@ -66,7 +66,7 @@ def test_a_body_at_the_heads_rate_is_one_group(runs_dir: Path):
 
 def test_the_trajectory_of_a_trial_is_the_heads(runs_dir: Path):
     folder = made(runs_dir, *SHORT, *SMALL, "optimizer.body_lr_scale=0.1")
-    assert trial.run(folder)["warnings"] == []
+    assert not [warning for warning in trial.run(folder)["warnings"] if warning.startswith("schedule/")]
     _, rates = journal.read(folder.journal).series(journal.LR)
     assert rates == [OneCycle(0.1, 10)(step).lr for step in range(10)]
 

@@ -12,6 +12,7 @@ from cluster_sweeps import (
     check_mlflow,
     check_undisturbed,
     ends,
+    in_its_place,
     job_process,
     overrides,
     run,
@@ -69,13 +70,36 @@ def test_a_job_without_a_result_has_failed_whatever_slurm_says_and_is_not_tried_
     assert trainings(tmp_path)["0"].attempts() == 1
 
 
+def test_a_range_test_that_raises_an_error_is_not_run_again_by_the_trainings_that_need_it(
+    cluster: Cluster, tmp_path: Path
+):
+    (tmp_path / "happens").touch()
+    words = [word for word in overrides("Failing", "seed=0,1,2") if not word.startswith("max_lr")]
+    assert ends(start(cluster, tmp_path, *words, pause=0.0), tmp_path) == 1
+    whole = program.sweep_of(tmp_path)
+    assert [whole.trial(entry.signature).attempts() for entry in whole.trials] == [1, 0, 0, 0]
+    for one in states(tmp_path).values():
+        assert one.status == "failed"
+        assert "range test" in (one.cause or "")
+        assert "ArithmeticError: not today" in (one.cause or "")
+
+
+def test_a_report_whose_job_is_refused_is_left_to_its_verb(cluster: Cluster, tmp_path: Path):
+    choosy = in_its_place(
+        cluster, tmp_path, "sbatch", 'grep -q time=10 "$1" && echo no >&2 && exit 1; exec {real} "$@"'
+    )
+    words = ("policy=constant", "epochs=1", "max_lr=0.1", "seed=0")
+    assert ends(start(choosy, tmp_path, *words, pause=0.0), tmp_path) == 0
+    assert "the report is left to the verb of that name" in said(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("setup", "words"),
     [("'false'", "could not be started"), ("'export PYTHONHOME=/nowhere'", "could not be started")],
 )
 def test_an_environment_that_is_broken_on_the_node_is_named(cluster: Cluster, tmp_path: Path, setup: str, words: str):
-    words = overrides("Slow", "seed=0", f"hydra.launcher.setup=[{setup}]")
-    assert ends(start(cluster, program.with_store(tmp_path), *words), tmp_path) == 1
+    broken = overrides("Slow", "seed=0", f"hydra.launcher.setup=[{setup}]")
+    assert ends(start(cluster, program.with_store(tmp_path), *broken), tmp_path) == 1
     check_mlflow(tmp_path)
     assert states(tmp_path)["0"].status == "failed"
     assert words in (states(tmp_path)["0"].cause or "")
@@ -113,6 +137,10 @@ def test_cancel_ends_what_runs_and_what_waits_and_resume_goes_on(cluster: Cluste
     cluster.wait_for(lambda: not cluster.run("squeue", "-h"), "the jobs' end")
     assert {one.status for one in states(tmp_path).values()} == {"cancelled"}
     assert trainings(tmp_path)["1"].attempts() == 0
+    assert run(cluster, tmp_path, "resume", pause=0.1).returncode == 0
+    at_step(tmp_path, 40, attempt=2)
+    assert run(cluster, tmp_path, "cancel").returncode == 0
+    cluster.wait_for(lambda: not cluster.run("squeue", "-h"), "the jobs' end")
     assert run(cluster, tmp_path, "sync").returncode == 0
     for one in trainings(tmp_path).values():
         ((_, status, _),) = program.runs_of(tmp_path, one.signature)

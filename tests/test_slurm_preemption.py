@@ -86,6 +86,15 @@ def test_where_the_cluster_forbids_a_requeue_whoever_watches_submits_the_trial_a
     check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
 
 
+def test_a_job_that_is_run_again_leaves_the_others_of_its_array_alone(cluster: Cluster, tmp_path: Path):
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0,1,2"))
+    at_step(tmp_path, 30, seed="2")
+    # The last element of an array bears the array's number.
+    cluster.run("scancel", "--signal=USR2", "1_2")
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    assert {seed: one.attempts() for seed, one in trainings(tmp_path).items()} == {"0": 1, "1": 1, "2": 2}
+
+
 def test_a_signal_while_a_job_starts_costs_nothing(cluster: Cluster, tmp_path: Path):
     process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.02)
     cluster.wait_for(lambda: cluster.run("squeue", "-h", "-t", "RUNNING"), "the job's start")

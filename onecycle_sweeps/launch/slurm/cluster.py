@@ -4,18 +4,28 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 SECONDS = 60
 # A controller that is away is asked again after so many seconds; its clients have waited nine by then.
 PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0)
-AWAY = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "did not answer")
+AWAY = (
+    *("Unable to contact slurm controller", "did not answer", "Socket timed out", "Connection refused"),
+    *("Connection reset", "Connection timed out", "Zero Bytes were transmitted"),
+)
 # Columns of squeue and sacct that may hold anything but a line's end and this.
 MARK = "|"
-QUEUED = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
-RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
-
+PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
+# The words after which no process of a job is left; whatever else a release of SLURM may say, the job lives.
+SETTLED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE"}
+OVER = SETTLED | {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
+# Of a shell's wishes for all its jobs, those that concern where they may run, also where the shell is itself in a job.
+KEPT = (
+    *("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"),
+    *("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS"),
+)
 WITHOUT_ACCOUNTING = ("accounting storage is disabled", "not on the PATH")
 
 T = TypeVar("T")
@@ -60,17 +70,22 @@ def look(names: Collection[str], since: float) -> Seen:
     seen = Seen()
     if not names:
         return seen
+    listed, accounted = {}, {}
+    believed = OVER
     try:
-        seen.jobs |= dict(_accounted(names, since))
+        listed = dict(_listed(names))
+    except Refused as error:
+        seen.trusted = False
+        seen.remarks.append(f"squeue: {error}")
+        # A job that lost its node or its place may wait again, which squeue alone would tell.
+        believed = SETTLED
+    try:
+        accounted = dict(_accounted(names, since))
     except Refused as error:
         if not any(words in str(error) for words in WITHOUT_ACCOUNTING):
             seen.trusted = False
             seen.remarks.append(f"sacct: {error}")
-    try:
-        seen.jobs |= dict(_listed(names))
-    except Refused as error:
-        seen.trusted = False
-        seen.remarks.append(f"squeue: {error}")
+    seen.jobs |= {key: job for key, job in accounted.items() if job.state in believed} | listed
     return seen
 
 
@@ -110,7 +125,10 @@ def requeue(job: str) -> None:
 def largest_array() -> int:
     """The most elements that an array may have here; raises Refused."""
     lines = (line.split("=") for line in ask("scontrol", "show", "config").splitlines())
-    return next((int(line[1]) for line in lines if line[0].strip() == "MaxArraySize"), 1001)
+    size = next((int(line[1]) for line in lines if line[0].strip() == "MaxArraySize"), 1001)
+    if size < 1:
+        raise Refused("MaxArraySize is 0: this cluster takes no job arrays, as which sweeps are submitted")
+    return size
 
 
 def ask(*command: str, stdin: str | None = None) -> str:
@@ -136,31 +154,41 @@ def ask(*command: str, stdin: str | None = None) -> str:
 
 def outside_a_job() -> dict[str, str]:
     """This process's environment without what a job that it may be part of would add to its own jobs."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return dict(os.environ)
     inherited = ("SLURM_", "SBATCH_", "SRUN_")
-    return {k: v for k, v in os.environ.items() if not k.startswith(inherited) or k == "SLURM_CONF"}
+    return {k: v for k, v in os.environ.items() if not k.startswith(inherited) or k in KEPT}
 
 
 def _listed(names: Collection[str]) -> Iterator[tuple[tuple[str, int], Job]]:
     fields = ("Name", "ArrayJobID", "ArrayTaskID", "State", "NodeList", "Reason", "exit_code")
     columns = ",".join(f"{field}:{MARK}" for field in fields)
-    listing = ask("squeue", "-h", "-r", "-t", "all", "-n", ",".join(names), "-O", columns)
-    for line in listing.splitlines():
-        name, array, index, state, node, reason, status, *_ = map(str.strip, line.split(MARK))
-        if index.isdigit():
-            code = os.waitstatus_to_exitcode(int(status))
-            job = Job(array, int(index), state, node, reason, max(code, 0), max(-code, 0))
-            yield (name, job.index), job
+    for line in ask("squeue", "-h", "-r", "-t", "all", "-n", ",".join(names), "-O", columns).splitlines():
+        with _readable(line):
+            name, array, index, state, node, reason, status, *_ = map(str.strip, line.split(MARK))
+            if index.isdigit():
+                code, signal = int(status) >> 8 & 0xFF, int(status) & 0x7F
+                yield (name, int(index)), Job(array, int(index), state, node, reason, code, signal)
 
 
 def _accounted(names: Collection[str], since: float) -> Iterator[tuple[tuple[str, int], Job]]:
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 1))
     columns = "JobName%200,JobID,State,NodeList%200,Reason,ExitCode"
-    listing = ask("sacct", "-X", "-n", "-P", "-S", start, f"--name={','.join(names)}", f"--format={columns}")
-    for line in listing.splitlines():
-        name, job, state, node, reason, ended = line.split(MARK)
-        array, _, index = job.partition("_")
-        if index.isdigit():
-            code, _, signal = ended.partition(":")
-            # CANCELLED by 1000
-            found = Job(array, int(index), state.split()[0], node, reason, int(code), int(signal or 0))
-            yield (name, found.index), found
+    asked = ("sacct", "-X", "-n", "-P", "-S", start, f"--name={','.join(names)}", f"--format={columns}")
+    for line in ask(*asked).splitlines():
+        with _readable(line):
+            name, job, state, node, reason, ended = line.split(MARK)
+            array, _, index = job.partition("_")
+            if index.isdigit():
+                code, _, signal = ended.partition(":")
+                # CANCELLED by 1000
+                word = state.partition(" ")[0]
+                yield (name, int(index)), Job(array, int(index), word, node, reason, int(code), int(signal or 0))
+
+
+@contextmanager
+def _readable(line: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(f"a line that says nothing of a job: {line!r}") from error

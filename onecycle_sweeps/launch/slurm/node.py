@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -26,12 +27,15 @@ from onecycle_sweeps import journal, sweep, tracking  # noqa: E402
 from onecycle_sweeps.folder import TrialFolder  # noqa: E402
 from onecycle_sweeps.launch.slurm import cluster, endings, records  # noqa: E402
 from onecycle_sweeps.launch.slurm.records import Submission  # noqa: E402
+from onecycle_sweeps.state import FAILED  # noqa: E402
 from onecycle_sweeps.sweep import Sweep  # noqa: E402
 
 # The exit status of a job that saved and left (sysexits.h, EX_TEMPFAIL).
 LEFT = 75
 SHIPPING_SECONDS = 10.0
 GRACE_SECONDS = 20.0
+# A job that was cancelled or superseded may still be saving.
+BUSY_SECONDS, BUSY_PAUSE = 120.0, 1.0
 
 
 def main(path: Path) -> int:
@@ -50,6 +54,9 @@ def main(path: Path) -> int:
         cause = f"{endings.FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
         trial.write("failure", {"cause": cause, "attempt": len(attempts), "time": attempts[-1].time})
         return 1
+    if cause := _without_rate(trial, submission):
+        trial.write("failure", {"cause": cause, "attempt": len(attempts), "time": time.time()})
+        return 1
     with ExitStack() as stack:
         if tracking.is_server(whole.tracking_uri):
             shipper = tracking.Shipper(
@@ -57,6 +64,15 @@ def main(path: Path) -> int:
             )
             stack.enter_context(shipper)
         return _execute(trial, submission)
+
+
+def _without_rate(trial: TrialFolder, submission: Submission) -> str | None:
+    """Why the range test that a training needs has failed by itself: to run it again would repeat that."""
+    if (needs := trial.config()["needs"]["range_test"]) is None or (test := trial.sibling(needs)).result():
+        return None
+    last = next(reversed(journal.read(test.journal).attempts), None)
+    failed = last is not None and last.end == FAILED and last.time >= submission.since
+    return f"range test {needs}: {last.cause}" if failed and last else None
 
 
 def place() -> dict[str, str]:
@@ -75,10 +91,12 @@ def _execute(trial: TrialFolder, submission: Submission) -> int:
     from onecycle_sweeps.launch import job
 
     here = place()
-    outcome = job.execute(trial, _asked.is_set, here)
-    if outcome.status == job.BUSY and _is_an_earlier_copy(trial, here):
-        trial.seize()
-        outcome = job.execute(trial, _asked.is_set, here)
+    until = time.monotonic() + BUSY_SECONDS
+    while (outcome := job.execute(trial, _asked.is_set, here)).status == job.BUSY and time.monotonic() < until:
+        if _is_an_earlier_copy(trial, here):
+            trial.seize()
+        elif _asked.wait(BUSY_PAUSE):
+            break
     print(f"trial {trial.signature}: {outcome.status}{f', {outcome.cause}' if outcome.cause else ''}", file=sys.stderr)
     if outcome.status == job.STOPPED:
         _requeue()
@@ -100,7 +118,8 @@ def _requeue() -> None:
     SIGTERM says that SLURM wants the place: a job that leaves in time, as long as it counts as running, is not requeued
     by itself. One that was cancelled, or is at its limit, does not count as running any more.
     """
-    number = os.environ["SLURM_JOB_ID"]
+    # The last element of an array bears the array's own number as well: only with its index is it meant alone.
+    number = place()["slurm_job_id"]
     try:
         if signal.SIGUSR2 in _by or cluster.state_of(number) == "RUNNING":
             cluster.requeue(number)

@@ -14,7 +14,7 @@ from onecycle_sweeps.folder import TrialFolder, read_json, write_json
 from onecycle_sweeps.launch import conclusion
 from onecycle_sweeps.launch.finding import Finding, fails, ok
 from onecycle_sweeps.launch.slurm import cluster, endings, request
-from onecycle_sweeps.launch.slurm.cluster import QUEUED, RUNNING, Job, Refused
+from onecycle_sweeps.launch.slurm.cluster import OVER, Job, Refused
 from onecycle_sweeps.launch.slurm.request import Settings
 from onecycle_sweeps.launch.slurm.submission import asking, command
 
@@ -83,7 +83,7 @@ def _heard(folder: Path, name: str, since: float) -> Iterator[Finding]:
     while time.monotonic() < deadline:
         seen = cluster.look([name], since)
         job = seen.jobs.get((name, 0), job)
-        over = (job and job.state not in QUEUED | RUNNING) or (seen.trusted and (name, 0) not in seen.jobs)
+        over = (job and job.state in OVER) or (seen.trusted and (name, 0) not in seen.jobs)
         if over:
             time.sleep(LAG_SECONDS)
         if answer := read_json(folder / "answer.json"):

@@ -1,6 +1,10 @@
 """Submissions on disk, in a sweep's folder `jobs/`: written before sbatch is called, so that none is forgotten."""
 
+import errno
+import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +37,25 @@ class Submission:
     @property
     def is_in_flight(self) -> bool:
         """Whether it may still reach SLURM, from a process that has not said that it did."""
-        return self.array is None and time.time() - self.created < IN_FLIGHT_SECONDS
+        return self.array is None and 0 <= time.time() - self.created < IN_FLIGHT_SECONDS
+
+
+@contextmanager
+def alone(sweep: Sweep, *, waiting: bool) -> Iterator[bool]:
+    """Whether no other process looks after jobs in this RUNS_DIR, or submits some; none does until this is left.
+
+    Without `waiting` it is false at once while one does. Where the file system knows no locks it is always true.
+    """
+    with (sweep.runs_dir / "sweeps" / "jobs.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waiting else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
+        yield True
 
 
 def folder(sweep: Sweep) -> Path:

@@ -79,4 +79,6 @@ def notice(timeout_min: int) -> int:
 
 def light(settings: Settings) -> dict[str, Any]:
     """The request of a job that only reads and writes small files."""
-    return {**settings, "gpus_per_node": None, "cpus_per_task": 1, "timeout_min": min(10, settings["timeout_min"])}
+    others = {k: v for k, v in (settings["additional_parameters"] or {}).items() if not k.startswith(("gres", "gpu"))}
+    small = {"gpus_per_node": None, "cpus_per_task": 1, "timeout_min": min(10, settings["timeout_min"])}
+    return {**settings, **small, "additional_parameters": others}

@@ -48,11 +48,18 @@ class Sbatch(SlurmExecutor):
 
 
 def submit(
-    sweep: Sweep, trials: Sequence[str], settings: Settings, since: float, after: Sequence[str] = ()
+    sweep: Sweep,
+    trials: Sequence[str],
+    settings: Settings,
+    since: float,
+    after: Sequence[str] = (),
+    *,
+    again: bool = False,
 ) -> Submission:
     """Submit one array, which begins when the arrays `after` have ended; raises Refused, and nothing is left then.
 
-    It is written down before sbatch is called, so that a crash at any moment leaves a name to look for.
+    `again` is whether its trials had jobs that ended for no fault of theirs. It is written down before sbatch is
+    called, so that a crash at any moment leaves a name to look for.
     """
     name = f"onecycle-{sweep.id}-{uuid.uuid4().hex[:8]}"
     made = Submission(name, tuple(trials), dict(settings), since, time.time())
@@ -60,7 +67,9 @@ def submit(
     records.folder(sweep).mkdir(mode=0o700, parents=True, exist_ok=True)
     made.write(path := records.place(sweep, name))
     for index, signature in enumerate(trials):
-        sweep.trial(signature).write("job", pointer(sweep, made, index))
+        trial = sweep.trial(signature)
+        tries = (trial.job() or {}).get("tries", 0) if again else 0
+        trial.write("job", pointer(sweep, made, index) | {"tries": tries})
     try:
         made = replace(made, array=_array(executor, command, name))
     except Refused:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Sequence
 
 from onecycle_sweeps.launch.queue import Event
-from onecycle_sweeps.launch.slurm import chain, standings
+from onecycle_sweeps.launch.slurm import chain, cluster, records, standings
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.launch.slurm.request import Settings
 from onecycle_sweeps.state import ENDED, QUEUED, RUNNING, WAITING, state
@@ -20,9 +20,8 @@ def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry], *, report: bo
 
     Raises Refused with sbatch's words.
     """
-    for made in chain.submit_all(sweep, trials, settings, report=report):
-        what = trials_of(made.trials) if made.trials else "the report, at their end"
-        yield Event(news=f"submitted job {made.array}: {what}")
+    for line in chain.submit_all(sweep, trials, settings, report=report):
+        yield Event(news=line)
     if settings["wait"]:
         yield from watch(sweep, trials)
 
@@ -38,7 +37,7 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
         now = time.monotonic()
         at_work = [entry for entry in open_trials if told.get(entry.signature) == RUNNING]
         if now - looked >= min(LOOK_SECONDS_MOST, max(LOOK_SECONDS, LOOK_SHARE * (now - began))):
-            found = [*standings.refresh(sweep), *_submit_again(sweep, open_trials)]
+            found = _look(sweep, open_trials)
             yield from (Event(news=line) for line in found if line not in remarks)
             looked, remarks, at_work = now, found, open_trials
         for entry in at_work:
@@ -52,21 +51,23 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
         time.sleep(TICK_SECONDS)
 
 
-def trials_of(signatures: Sequence[str]) -> str:
-    """How many trials these are."""
-    return f"{len(signatures)} {'trial' if len(signatures) == 1 else 'trials'}"
-
-
 def _may_go_on(sweep: Sweep, entry: Entry) -> bool:
     return bool((sweep.trial(entry.signature).job() or {}).get("again"))
 
 
-def _submit_again(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
-    """Submit what may go on; returns a line for each submission, or for what hinders it."""
-    left = [e for e in trials if _may_go_on(sweep, e) and state(sweep.trial(e.signature)).status == WAITING]
-    try:
-        return [
-            f"submitted job {made.array}: {trials_of(made.trials)} again" for made in chain.submit_again(sweep, left)
-        ]
-    except Refused as error:
-        return [f"sbatch: {error}"]
+def _look(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
+    """Learn how jobs stand and submit what may go on; returns a line for each submission and for what hinders.
+
+    Raises Refused where the cluster does not take a trial any more.
+    """
+    with records.alone(sweep, waiting=False) as free:
+        if not free:
+            return []
+        remarks = standings.update(sweep)
+        left = [e for e in trials if _may_go_on(sweep, e) and state(sweep.trial(e.signature)).status == WAITING]
+        try:
+            return [*remarks, *chain.submit_again(sweep, left)]
+        except Refused as error:
+            if not cluster.is_away(error):
+                raise
+            return [*remarks, f"sbatch: {error}"]
