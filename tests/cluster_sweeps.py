@@ -18,7 +18,7 @@ ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=2")
 # 100 steps of a tenth of a second, which two attempts share if something happens in between.
 NET = ("~model", "+model={_target_: nodes_code.%s}", "policy=onecycle", "max_lr=0.1", "save_model=true")
 LONG = ("epochs=20", "batch_size=256", "checkpoint_minutes=0.005")
-SECONDS = 200
+SECONDS = 400
 
 
 def overrides(net: str = "Slow", *more: str) -> list[str]:

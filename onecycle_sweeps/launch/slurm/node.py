@@ -49,13 +49,10 @@ def main(path: Path) -> int:
     if not submission.trials:
         return _report(whole)
     trial = whole.trial(submission.trials[int(os.environ["SLURM_ARRAY_TASK_ID"])])
-    attempts = journal.read(trial.journal).attempts
-    if endings.is_futile(attempts, submission.since):
-        cause = f"{endings.FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
-        trial.write("failure", {"cause": cause, "attempt": len(attempts), "time": attempts[-1].time})
-        return 1
-    if cause := _without_rate(trial, submission):
-        trial.write("failure", {"cause": cause, "attempt": len(attempts), "time": time.time()})
+    if cause := _in_vain(trial, submission):
+        number = place()["slurm_job_id"]
+        told = {"cause": cause, "attempt": trial.attempts(), "time": time.time(), "slurm_job_id": number}
+        trial.write("failure", told)
         return 1
     with ExitStack() as stack:
         if tracking.is_server(whole.tracking_uri):
@@ -66,8 +63,10 @@ def main(path: Path) -> int:
         return _execute(trial, submission)
 
 
-def _without_rate(trial: TrialFolder, submission: Submission) -> str | None:
-    """Why the range test that a training needs has failed by itself: to run it again would repeat that."""
+def _in_vain(trial: TrialFolder, submission: Submission) -> str | None:
+    """Why another attempt would come to nothing: those before did, or the range test that it needs failed by itself."""
+    if endings.is_futile(journal.read(trial.journal).attempts, submission.since):
+        return f"{endings.FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
     if (needs := trial.config()["needs"]["range_test"]) is None or (test := trial.sibling(needs)).result():
         return None
     last = next(reversed(journal.read(test.journal).attempts), None)

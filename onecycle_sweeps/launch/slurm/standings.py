@@ -121,10 +121,12 @@ def end(one: Open, cause: str) -> None:
 def _conclude(one: Open, job: Job | None) -> None:
     """Write down how a trial stands whose job is over and left no result."""
     trial, attempts = one.trial, journal.read(one.trial.journal).attempts
-    mine = [a for a in attempts if a.place.get("slurm_job_id") == (job.id if job else one.job_id)]
+    number = job.id if job else one.job_id
+    mine = [a for a in attempts if a.place.get("slurm_job_id") == number]
+    failure = trial.failure() or {}
     if not mine and trial.is_locked():
         _tell(one, {"status": ENDED, "cause": "another process works on it", "again": True})
-    elif mine and (failure := trial.failure()):
+    elif failure and (mine or failure.get("slurm_job_id") == number):
         _tell(one, {"status": ENDED, "cause": failure["cause"]})
     elif job is None:
         _vanish(one, mine)
