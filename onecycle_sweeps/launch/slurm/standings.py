@@ -109,7 +109,8 @@ def _goes_on(one: Open, seen: Seen) -> bool:
     if job.state in cluster.OVER:
         return False
     status = QUEUED if job.state in cluster.PENDING else RUNNING
-    _tell(one, {"status": status, "cause": job.reason if status == QUEUED else None, "missed": None})
+    reason = job.reason if status == QUEUED and job.reason != "None" else None
+    _tell(one, {"status": status, "cause": reason, "missed": None})
     return True
 
 
