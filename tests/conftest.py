@@ -8,7 +8,6 @@ from hypothesis import settings
 
 from slurm_cluster import cluster as cluster
 
-
 # How long an example takes says nothing of the product where several tests share two cores.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
