@@ -12,7 +12,7 @@ from onecycle_sweeps.policies import Policy
 LEARNED = 0.25
 # ... and of training's way that val accuracy must have come not to be near chance.
 NEAR = 0.2
-# As many evaluations in a row agree by accident with a probability of some thousandths at most.
+# Once or twice in a row they may agree by accident.
 IN_A_ROW = 3
 
 

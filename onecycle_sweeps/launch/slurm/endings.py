@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGUSR2
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
@@ -13,7 +14,6 @@ from onecycle_sweeps.state import STOPPED
 # As many attempts in a row that save no later step, and the trial is given up.
 FUTILE_ATTEMPTS = 4
 TAIL_BYTES = 4096
-SIGUSR2 = 12
 
 
 @dataclass(frozen=True)

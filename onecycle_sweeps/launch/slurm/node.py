@@ -60,7 +60,7 @@ def main(path: Path) -> int:
                 whole.folder, only=trial.signature, interval=SHIPPING_SECONDS, grace=GRACE_SECONDS
             )
             stack.enter_context(shipper)
-        return _execute(trial, submission)
+        return _execute(trial)
 
 
 def _in_vain(trial: TrialFolder, submission: Submission) -> str | None:
@@ -86,7 +86,7 @@ def place() -> dict[str, str]:
     }
 
 
-def _execute(trial: TrialFolder, submission: Submission) -> int:
+def _execute(trial: TrialFolder) -> int:
     from onecycle_sweeps.launch import job
 
     here = place()
