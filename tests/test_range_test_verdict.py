@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle_sweeps.range_test import curve, onset, smooth, suggestions, verdict
+from onecycle_sweeps.range_test import OneSeed, Verdict, judge, onset
 
 LRS = np.geomspace(1e-7, 10, 100).tolist()
 
@@ -20,16 +20,23 @@ def losses(noise: float = 0.0, seed: int = 0, diverges_at: float = 0.5) -> list[
     return (falling + np.expm1(4 * over) + np.random.default_rng(seed).normal(0, noise, 100)).tolist()
 
 
+def verdict(losses: list[float], lrs: list[float] | None = None) -> Verdict:
+    return judge([OneSeed((lrs or LRS)[: len(losses)], losses)])
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_verdict_is_a_tenth_of_the_minimum_and_below_divergence(noise: float, seed: int) -> None:
-    rate = verdict(LRS, losses(noise, seed))
-    start = onset(LRS, losses(noise, seed))
-    assert start is not None
-    assert rate < start / 10
-    assert 0.05 < rate < 0.08
-    if noise <= 0.05:
-        assert rate == suggestions(*curve(LRS, losses(noise, seed)))["minimum"]
+def test_the_verdict_is_half_way_between_the_lowest_loss_and_divergence_and_half_of_that(
+    noise: float, seed: int
+) -> None:
+    found = verdict(losses(noise, seed))
+    assert found.divergence is not None
+    assert found.max_lr.rate == pytest.approx(math.sqrt(found.lowest.rate * found.divergence.rate) / 2)
+    assert found.divergence.rate == onset(LRS, losses(noise, seed))
+    # The loss is flat from about 0.1 on and turns at 0.5.
+    assert 0.1 < found.max_lr.rate < 0.4
+    assert found.max_lr.low <= found.max_lr.rate <= found.max_lr.high
+    assert found.last_clear_descent < found.lowest.high
 
 
 def test_divergence_begins_where_half_of_the_descent_is_lost() -> None:
@@ -37,17 +44,20 @@ def test_divergence_begins_where_half_of_the_descent_is_lost() -> None:
     assert onset(LRS, losses()) == pytest.approx(0.5 * 10**0.147, rel=0.2)
 
 
-def test_a_test_that_never_diverges_has_no_onset_and_gives_a_tenth_of_its_last_rates() -> None:
+def test_a_test_that_never_diverges_has_no_onset_and_is_ambiguous() -> None:
     falling = losses(diverges_at=100)
     assert onset(LRS, falling) is None
-    assert verdict(LRS, falling) == LRS[-6] / 10
+    found = verdict(falling)
+    assert found.divergence is None
+    assert found.doubts == ("not every seed diverged up to 10: raise range_test.end_lr",)
+    assert found.max_lr.rate == pytest.approx(math.sqrt(found.lowest.rate * LRS[-1]) / 2)
 
 
 def test_a_spike_from_which_training_recovers_is_no_divergence() -> None:
     spiked = losses(0.02)
     spiked[40:44] = [9.0] * 4
     assert onset(LRS, spiked) == onset(LRS, losses(0.02))
-    assert verdict(LRS, spiked) == verdict(LRS, losses(0.02))
+    assert verdict(spiked).max_lr.rate == pytest.approx(verdict(losses(0.02)).max_lr.rate, rel=0.5)
 
 
 def test_one_lucky_loss_amid_divergence_does_not_put_it_off() -> None:
@@ -59,7 +69,9 @@ def test_one_lucky_loss_amid_divergence_does_not_put_it_off() -> None:
 def test_the_noise_after_divergence_does_not_hide_the_descent_before_it() -> None:
     wild = [2.3] * 25 + [0.7] * 15 + np.random.default_rng(0).uniform(5, 50, 60).tolist()
     assert onset(LRS, wild) == LRS[40]
-    assert verdict(LRS, wild) == LRS[39] / 10
+    found = verdict(wild)
+    assert LRS[25] <= found.lowest.rate <= LRS[39]
+    assert LRS[22] <= found.steepest.rate <= LRS[27]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -68,26 +80,43 @@ def test_divergence_begins_at_a_loss_that_is_not_finite(bad: float, at: int) -> 
     broken = losses(diverges_at=100)
     broken[at] = bad
     assert onset(LRS, broken) == LRS[at]
-    assert verdict(LRS, broken) == pytest.approx(LRS[min(at - 1, 94)] / 10)
-    assert verdict(LRS[: at + 1], broken[: at + 1]) == pytest.approx(LRS[at - 5] / 10)
+    found = verdict(broken)
+    assert found.divergence is not None
+    assert found.divergence.high == pytest.approx(LRS[at])
+    assert found == verdict(broken[: at + 1])
 
 
-def test_the_lag_of_the_smoothing_does_not_carry_the_verdict_past_the_onset() -> None:
-    # It learns at once at 60 and collapses to a plateau at 75, still below the smoothed curve: that falls to the end.
+def test_nothing_lags_behind_a_collapse() -> None:
+    # It learns at once at 60 and collapses to a plateau at 75.
     collapsing = [2.3] * 60 + [0.05] * 15 + [1.5] * 25
-    assert int(np.argmin(smooth(collapsing)[10:-5])) + 10 == 94
     assert onset(LRS, collapsing) == LRS[75]
-    assert verdict(LRS, collapsing) == LRS[74] / 10
+    assert LRS[58] <= verdict(collapsing).steepest.rate <= LRS[61]
 
 
 def test_early_noise_does_not_draw_the_verdict_down() -> None:
     lucky = losses(0.02)
     lucky[0], lucky[3] = 0.01, 0.3
-    assert verdict(LRS, lucky) == verdict(LRS, losses(0.02))
+    assert verdict(lucky).max_lr.rate == pytest.approx(verdict(losses(0.02)).max_lr.rate, rel=0.5)
 
 
-def test_the_verdict_is_not_the_valley() -> None:
-    assert verdict(LRS, losses()) > 20 * suggestions(*curve(LRS, losses()))["valley"]
+def test_seeds_that_disagree_make_a_verdict_ambiguous_and_a_grid_covers_them() -> None:
+    early = [*losses(0.02)[20:], *[50.0] * 20]
+    found = judge([OneSeed(LRS, losses(0.02)), OneSeed(LRS, early)])
+    assert found.word == "ambiguous"
+    assert any(doubt.startswith("max_lr is known only to lie in") for doubt in found.doubts)
+    alone = [verdict(losses(0.02)).max_lr.rate, verdict(early).max_lr.rate]
+    assert found.grid[0] < min(alone) < max(alone) < found.grid[-1]
+    assert verdict(losses(0.02)).word == verdict(early).word == "confident"
+
+
+def test_a_verdict_is_the_same_each_time() -> None:
+    assert verdict(losses(0.1)) == verdict(losses(0.1))
+
+
+def test_the_units_of_the_loss_do_not_count() -> None:
+    one, other = verdict(losses(0.05)), verdict([1000 * loss for loss in losses(0.05)])
+    assert other.max_lr.rate == pytest.approx(one.max_lr.rate, rel=1e-6)
+    assert other.steepest.high == pytest.approx(one.steepest.high, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -101,18 +130,18 @@ def test_the_verdict_is_not_the_valley() -> None:
 )
 def test_a_flat_test_is_refused_with_what_to_do(flat: list[float]) -> None:
     with pytest.raises(ValueError, match=r"must fall by more than 1 % .*range_test\.end_lr .*set max_lr yourself"):
-        verdict(LRS, flat)
+        verdict(flat)
 
 
 def test_a_test_that_rises_at_once_is_refused_with_what_to_do() -> None:
     rising = (2.3 * np.exp(np.arange(100) / 20)).tolist()
-    with pytest.raises(ValueError, match=r"got 3\.02 and 3\.02 at best: .*lower range_test\.start_lr \(first 1e-07\)"):
-        verdict(LRS, rising)
+    with pytest.raises(ValueError, match=r"got 3: lower range_test\.start_lr, .* or set max_lr yourself"):
+        verdict(rising)
 
 
 def test_a_test_that_breaks_within_its_first_steps_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"got 0 of 3 steps: it diverged too early, so lower range_test\.start_lr"):
-        verdict(LRS[:3], [2.3, 90.0, math.nan])
+    with pytest.raises(ValueError, match=r"at least 16 steps before it diverges, got [01]: lower range_test\.start_lr"):
+        verdict([2.3, 90.0, math.nan])
 
 
 def test_an_onset_can_be_at_the_first_step() -> None:
@@ -124,8 +153,8 @@ def test_an_onset_can_be_at_the_first_step() -> None:
 def test_any_losses_give_a_rate_within_the_test_or_a_refusal(raw: list[float]) -> None:
     lrs = np.geomspace(1e-7, 10, len(raw) + 1).tolist()[:-1]
     try:
-        rate = verdict(lrs, raw)
+        found = verdict(raw, lrs)
     except ValueError as refusal:
         assert "set max_lr yourself" in str(refusal)
     else:
-        assert lrs[0] / 10 < rate < (onset(lrs, raw) or math.inf)
+        assert lrs[0] / 2 <= found.max_lr.low <= found.max_lr.rate <= found.max_lr.high < (onset(lrs, raw) or 10)

@@ -1,8 +1,24 @@
 """The learning-rate range test of Smith (arXiv:1506.01186, section 3.3): its ramp, its end, and what its curve says."""
 
 from onecycle_sweeps.range_test.curves import curve, marks, smooth, until_diverged
-from onecycle_sweeps.range_test.judge import onset, verdict
+from onecycle_sweeps.range_test.divergence import onset
+from onecycle_sweeps.range_test.judge import OneSeed, Reading, Verdict, judge
 from onecycle_sweeps.range_test.ramp import Ramp
-from onecycle_sweeps.range_test.rules import suggestions
+from onecycle_sweeps.range_test.rules import lightning, peers, suggestions, torch_lr_finder
 
-__all__ = ["Ramp", "curve", "marks", "onset", "smooth", "suggestions", "until_diverged", "verdict"]
+__all__ = [
+    "OneSeed",
+    "Ramp",
+    "Reading",
+    "Verdict",
+    "curve",
+    "judge",
+    "lightning",
+    "marks",
+    "onset",
+    "peers",
+    "smooth",
+    "suggestions",
+    "torch_lr_finder",
+    "until_diverged",
+]

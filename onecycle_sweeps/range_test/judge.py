@@ -1,64 +1,169 @@
-"""The verdict of a range test: one max_lr."""
+"""The verdict of a range test: one max_lr, its interval, and whether it can be relied on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from onecycle_sweeps.range_test.curves import Floats, checked, curve, first
+from onecycle_sweeps.range_test.accuracy import read_accuracies
+from onecycle_sweeps.range_test.curves import MIN_POINTS, Floats, checked
+from onecycle_sweeps.range_test.divergence import first_step, first_steps
+from onecycle_sweeps.range_test.fit import fit
 
 LEAST_DESCENT = 0.01
 DEVIATIONS_PER_MEDIAN_DIFFERENCE = 1 / (0.6745 * math.sqrt(2))
+# Where an interval's ends, or seeds, differ by more than this factor, the verdict is ambiguous.
+FACTOR = 4.0
+# Where divergence follows the lowest loss by more than this factor, what lies between them is a guess.
+GAP = 100.0
+INTERVAL = (0.05, 0.95)
 
 
-def verdict(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """The max_lr that the raw losses of a whole range test speak for.
+@dataclass(frozen=True)
+class Reading:
+    """A rate, and the interval that 90 % of its draws over all seeds lie in."""
 
-    A tenth of the rate at the lowest point of the smoothed and trimmed curve (`curve`) before the onset of divergence
-    (`onset`), hence below that onset. Of a test whose loss still falls at its end, that is a tenth of its last rates.
-    Raises ValueError where the smoothed loss falls, before that onset, by less than 1 % or by less than the noise of
-    one raw loss (pure noise falls by more in some 4 of 1,000 tests of 100 steps); and, as `curve` does, where too few
-    points are left.
+    rate: float
+    low: float
+    high: float
+
+    @property
+    def factor(self) -> float:
+        """How many times its low end the high end of the interval is."""
+        return self.high / self.low
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a range test says; `doubts` are the reasons why it is ambiguous, none where it is confident.
+
+    `divergence` is None where not every seed diverged. `lowest_loss` is of the smoothed curve, its seeds' median.
+    `base_lr`, where val accuracy begins to rise, is read from tests with val accuracies alone.
     """
-    rates, smoothed = curve(lrs, losses)
-    _, raw = checked(lrs, losses)
-    skipped = len(raw) // 10
-    end = max(_onset(raw), skipped + 1)
-    before = smoothed[: end - skipped]
-    lowest = int(np.argmin(before))
-    noise = _noise(raw[:end])
-    if before[0] - before[lowest] <= max(noise, LEAST_DESCENT * abs(before[0])):
-        raise ValueError(
-            f"the loss of a range test must fall by more than 1 % and its noise ({noise:.2g}), got {before[0]:.4g} and "
-            f"{before[lowest]:.4g} at best: if it stayed flat, raise range_test.end_lr (last {lrs[-1]:.2g}); if it "
-            f"rose at once, lower range_test.start_lr (first {lrs[0]:.2g}) and, in mode linear, range_test.end_lr; "
-            "if it is noisy, raise range_test.steps; or set max_lr yourself"
+
+    max_lr: Reading
+    steepest: Reading
+    lowest: Reading
+    last_clear_descent: float
+    divergence: Reading | None
+    lowest_loss: float
+    base_lr: Reading | None
+    doubts: tuple[str, ...]
+
+    @property
+    def word(self) -> str:
+        """confident or ambiguous."""
+        return "ambiguous" if self.doubts else "confident"
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """Rates to try around the verdict: a factor of about 3 apart, and over its whole interval."""
+        ends = (math.log(self.max_lr.low / 3), math.log(self.max_lr.high * 3))
+        count = max(3, 1 + round((ends[1] - ends[0]) / math.log(3)))
+        return tuple(float(f"{rate:.2g}") for rate in np.exp(np.linspace(*ends, count)))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One seed's rates: of its smoothed curve first, then of each draw."""
+
+    lowest: Floats
+    steepest: Floats
+    divergence: Floats
+    last_clear_descent: float
+    lowest_loss: float
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class OneSeed:
+    """One seed's whole test: its rates and raw losses; and, of a linear ramp, val accuracies and their rates."""
+
+    lrs: Sequence[float]
+    losses: Sequence[float]
+    evaluated_lrs: Sequence[float] = ()
+    accuracies: Sequence[float] = ()
+
+
+def judge(tests: Sequence[OneSeed]) -> Verdict:
+    """The verdict on range tests that differ in their seed.
+
+    max_lr is half the geometric mean of two rates: where the loss is lowest, and where it begins to diverge (`onset`;
+    the last rate where it does not). The lowest loss alone moves with the length of a test, and where batch norm
+    forgives high rates it lies far below the best one; divergence alone knows nothing of learning. With val accuracies
+    it is Smith's: the rate where they slow (`read_accuracies`).
+    Raises ValueError where a loss falls, before divergence, by less than 1 % or by less than the noise of one loss,
+    and where fewer than 16 steps precede divergence.
+    """
+    # Matrices of this size take many times as long where several threads share them on a busy machine.
+    with threadpool_limits(1, "blas"):
+        reads = [_read(*checked(test.lrs, test.losses)) for test in tests]
+        smith = [read_accuracies(test.evaluated_lrs, test.accuracies) for test in tests if test.accuracies]
+    max_lr = _over([one.slows for one in smith] or [np.sqrt(read.lowest * read.divergence) / 2 for read in reads])
+    steepest, lowest = _over([read.steepest for read in reads]), _over([read.lowest for read in reads])
+    divergence = _over([read.divergence for read in reads]) if all(read.diverged for read in reads) else None
+    doubts = [*_wide(max_lr, steepest), *([] if smith else _far(lowest, divergence, max(t.lrs[-1] for t in tests)))]
+    return Verdict(
+        max_lr=max_lr,
+        steepest=steepest,
+        lowest=lowest,
+        last_clear_descent=float(np.median([read.last_clear_descent for read in reads])),
+        divergence=divergence,
+        lowest_loss=float(np.median([read.lowest_loss for read in reads])),
+        base_lr=_over([one.rises for one in smith]) if smith else None,
+        doubts=tuple(doubts),
+    )
+
+
+def _wide(max_lr: Reading, steepest: Reading) -> Iterator[str]:
+    for name, reading in (("max_lr", max_lr), ("the steepest point", steepest)):
+        if reading.factor > FACTOR:
+            ends = f"{reading.low:.2g} to {reading.high:.2g}"
+            yield f"{name} is known only to lie in {ends}, wider than a factor of {FACTOR:g}"
+
+
+def _far(lowest: Reading, divergence: Reading | None, last_rate: float) -> Iterator[str]:
+    if divergence is None:
+        yield f"not every seed diverged up to {last_rate:.2g}: raise range_test.end_lr"
+    elif divergence.rate > GAP * lowest.rate:
+        yield (
+            f"the lowest loss, at {lowest.rate:.2g}, and the divergence, at {divergence.rate:.2g}, "
+            f"are more than a factor of {GAP:g} apart"
         )
-    return rates[lowest] / 10
 
 
-def onset(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
-    """The rate at which raw losses begin to diverge, None if they do not.
-
-    That is the first loss that is not finite, or the step from which the running median of 5 losses stays above the
-    middle between the median of the first tenth and its own lowest value, to the end of the test: half of the descent
-    is lost for good. A spike from which the training recovers is no divergence.
-    """
-    rates, raw = checked(lrs, losses)
-    at = _onset(raw)
-    return float(rates[at]) if at < len(rates) else None
+def _over(found: Sequence[Floats]) -> Reading:
+    """The median over seeds, and the interval of all their draws."""
+    low, high = np.quantile(np.log(np.concatenate([rates[1:] for rates in found])), INTERVAL)
+    rate = float(np.exp(np.median([np.log(rates[0]) for rates in found])))
+    return Reading(rate, min(rate, math.exp(low)), max(rate, math.exp(high)))
 
 
-def _onset(raw: Floats) -> int:
-    raw = raw[: first(~np.isfinite(raw))]
-    if len(raw) == 0:
-        return 0
-    level = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(raw, 2, mode="edge"), 5), axis=1)
-    middle = (np.median(raw[: len(raw) // 10 + 1]) + level.min()) / 2
-    return len(raw) - first(level[::-1] <= middle)
+def _read(rates: Floats, losses: Floats) -> _Read:
+    at = first_step(losses)
+    before = (rates > 0) & (np.arange(len(rates)) < at)
+    if before.sum() < MIN_POINTS:
+        raise ValueError(
+            f"a range test must have at least {MIN_POINTS} steps before it diverges, got {before.sum()}: lower "
+            "range_test.start_lr, raise range_test.steps, or set max_lr yourself"
+        )
+    whole, descent = fit(rates[before], losses[before])
+    noise, fall = _noise(losses[:at]), whole.mean[0] - whole.mean.min()
+    if fall <= max(noise, LEAST_DESCENT * abs(whole.mean[0])):
+        raise ValueError(
+            f"the loss of a range test must fall by more than 1 % and its noise ({noise:.2g}), got "
+            f"{whole.mean[0]:.4g} and {whole.mean.min():.4g} at best: if it stayed flat, raise range_test.end_lr "
+            f"(last {rates[-1]:.2g}); if it rose at once, lower range_test.start_lr (first {rates[0]:.2g}) and, in "
+            "mode linear, range_test.end_lr; if it is noisy, raise range_test.steps; or set max_lr yourself"
+        )
+    lowest, steepest = whole.lowest(), descent.steepest()
+    divergence = rates[np.minimum(first_steps(losses, len(lowest)), len(rates) - 1)]
+    last_clear = descent.last_clear_descent()
+    return _Read(lowest, steepest, divergence, last_clear, float(whole.mean.min()), at < len(rates))
 
 
 def _noise(raw: Floats) -> float:
     """The standard deviation of one loss, from the differences of neighbours, which a slow descent does not touch."""
-    raw = raw[np.isfinite(raw)]
     return float(np.median(np.abs(np.diff(raw)))) * DEVIATIONS_PER_MEDIAN_DIFFERENCE

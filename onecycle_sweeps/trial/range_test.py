@@ -1,58 +1,83 @@
 """Drives a range test: one for each of its seeds, recorded in a row on one axis of steps."""
 
 import time
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
 from onecycle_sweeps import journal, range_test
 from onecycle_sweeps.dataset import Dataset
 from onecycle_sweeps.settings import Config
-from onecycle_sweeps.training import Step, steps
+from onecycle_sweeps.training import Evaluation, Step, evaluate, steps
 from onecycle_sweeps.trial.recording import columns
 from onecycle_sweeps.trial.resolve import Resolved, learner
 from onecycle_sweeps.trial.train import Attempt, Stopped
 
+# So often is a linear ramp evaluated, since Smith reads his rates from val accuracy.
+EVALUATIONS = 20
+
 
 def find_rate(attempt: Attempt, config: Config, resolved: Resolved, data: Dataset) -> dict[str, Any]:
-    """Run the range test for each seed; returns the trial's result, whose suggestions are medians over the seeds.
+    """Run the range test for each seed; returns the trial's result, with the verdict and what each rule suggests.
 
-    Raises ValueError where a curve allows no verdict, Stopped when the attempt is asked to leave.
+    Raises ValueError where the curves allow no verdict, Stopped when the attempt is asked to leave.
     """
-    began, count, found = time.monotonic(), 0, []
+    began, count, tests = time.monotonic(), 0, []
     for seed in config["range_test"]["seeds"]:
-        rates, losses = _one(attempt, config, resolved, data, seed, count)
-        found.append(_suggest(rates, losses))
-        count += len(rates)
-    metrics = {f"suggestion/{rule}": median(one[rule] for one in found) for rule in found[0]}
+        tests.append(_one(attempt, config, resolved, data, seed, count))
+        count += len(tests[-1].lrs)
+    verdict = range_test.judge(tests)
     return {
         "status": "finished",
         "cause": None,
-        "metrics": metrics | {"seconds": time.monotonic() - began},
+        "metrics": _metrics(verdict, tests, config["range_test"]["steps"]) | {"seconds": time.monotonic() - began},
+        "verdict": {"word": verdict.word, **asdict(verdict), "grid": verdict.grid},
         "steps": count,
         "steps_per_epoch": resolved["steps_per_epoch"],
-        "warnings": list(data.facts.doubts),
+        "warnings": [*data.facts.doubts, *_ambiguous(verdict)],
     }
 
 
 def _one(
     attempt: Attempt, config: Config, resolved: Resolved, data: Dataset, seed: int, offset: int
-) -> tuple[list[float], list[float]]:
-    """The rates and raw losses of one seed's test, written to the journal from step `offset` on."""
+) -> range_test.OneSeed:
+    """One seed's test, written to the journal from step `offset` on."""
     test = config["range_test"]
     ramp = range_test.Ramp(test["start_lr"], test["end_lr"], test["steps"], test["mode"])
+    student = learner(config, resolved, data, seed)
+    points = {round(i * test["steps"] / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
     taken: list[Step] = []
     losses: list[float] = []
     smoothed: list[float] = []
-    for step, smooth in range_test.until_diverged(steps(learner(config, resolved, data, seed), ramp)):
+    seen: dict[int, Evaluation] = {}
+    for step, smooth in range_test.until_diverged(steps(student, ramp)):
         taken.append(step)
         losses.append(float(step.loss))
         smoothed.append(smooth)
+        if test["mode"] == "linear" and step.index in points:
+            seen[step.index] = evaluate(student, data.val)
         if attempt.stopped():
             raise Stopped("a range test begins again when it is resumed")
     attempt.book.append(offset, columns(taken, losses) | {journal.SMOOTHED_LOSS: smoothed})
-    return [step.hyper.lr for step in taken], losses
+    for index, found in seen.items():
+        values = {journal.VAL_LOSS: [found.loss], journal.VAL_ACCURACY: [found.accuracy]}
+        attempt.book.append(offset + index, values)
+    rates = [step.hyper.lr for step in taken]
+    return range_test.OneSeed(rates, losses, [rates[index] for index in seen], [one.accuracy for one in seen.values()])
 
 
-def _suggest(rates: list[float], losses: list[float]) -> dict[str, float]:
-    verdict = range_test.verdict(rates, losses)
-    return range_test.suggestions(*range_test.curve(rates, losses)) | {"max_lr": verdict}
+def _metrics(verdict: range_test.Verdict, tests: list[range_test.OneSeed], steps: int) -> dict[str, float]:
+    """The verdict's rates, and the medians over the seeds of what peers' rules suggest."""
+    found = [range_test.peers(test.lrs, test.losses, steps) for test in tests]
+    rules = {name for one in found for name in one}
+    metrics = {name: median(one[name] for one in found if name in one) for name in sorted(rules)}
+    for name in ("max_lr", "steepest", "lowest", "divergence", "base_lr"):
+        if reading := getattr(verdict, name):
+            metrics |= {name: reading.rate, f"{name}_low": reading.low, f"{name}_high": reading.high}
+    metrics["last_clear_descent"] = verdict.last_clear_descent
+    return {f"suggestion/{name}": rate for name, rate in metrics.items()} | {"range/lowest_loss": verdict.lowest_loss}
+
+
+def _ambiguous(verdict: range_test.Verdict) -> list[str]:
+    grid = ",".join(f"{rate:g}" for rate in verdict.grid)
+    return [f"the range test is ambiguous: {doubt}; or try the grid max_lr={grid}" for doubt in verdict.doubts]

@@ -1,0 +1,154 @@
+"""A range test's loss over log lr, smoothed without lag, and how surely anything can be read from it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from onecycle_sweeps.range_test.curves import MIN_POINTS, Floats
+
+MOST_POINTS = 128
+GRID_POINTS = 160
+DRAWS = 400
+# What the fit may choose from: how far, in decades, the loss keeps its course, and signal to noise as variances.
+LENGTHS = np.geomspace(0.2, 3.0, 10)
+RATIOS = np.geomspace(0.1, 1e5, 25)
+# Of the choices' weight this much is drawn from, by at most so many of them.
+COVERED, MOST_CHOICES = 0.99, 12
+SURE = 0.95
+DECADES_OF_A_RAMP = 4.0
+
+
+@dataclass(frozen=True)
+class Points:
+    """Values over x, log10 lr or what counts as that; each is the mean of `counts` values of neighbouring steps."""
+
+    x: Floats
+    y: Floats
+    counts: Floats
+
+    def until(self, end: int) -> "Points":
+        """The first `end` points."""
+        return Points(self.x[:end], self.y[:end], self.counts[:end])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How smooth and how noisy a curve is taken to be, with the log evidence for that.
+
+    `mean` is the level that the curve varies about, `noise` the variance of one loss.
+    """
+
+    evidence: float
+    length: float
+    ratio: float
+    mean: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A smooth loss curve: its mean (grid,) over rates (grid,), and draws (grid, draws) that the losses leave possible.
+
+    What is read from all draws has their spread as its interval.
+    """
+
+    rates: Floats
+    mean: Floats
+    draws: Floats
+
+    def lowest(self) -> Floats:
+        """The rate of the lowest loss: of the mean first, then of each draw."""
+        return self.rates[np.argmin(self._all(), axis=0)]
+
+    def steepest(self) -> Floats:
+        """The rate where d loss / d log lr is lowest: of the mean first, then of each draw."""
+        return self.rates[np.argmin(np.gradient(self._all(), axis=0), axis=0)]
+
+    def last_clear_descent(self) -> float:
+        """The last rate at which 95 % of the draws fall; the first rate of all where there is none."""
+        falling = np.mean(np.gradient(self.draws, axis=0) < 0, axis=1) >= SURE
+        return float(self.rates[np.flatnonzero(falling)[-1]] if falling.any() else self.rates[0])
+
+    def _all(self) -> Floats:
+        return np.column_stack([self.mean, self.draws])
+
+
+def fit(rates: Floats, losses: Floats) -> tuple[Curve, Curve]:
+    """Fit the raw losses of one range test before its divergence: the whole curve, and its descent alone.
+
+    Gaussian-process regression over log10 lr with a squared-exponential kernel (Rasmussen and Williams 2006, chapters
+    2 and 5), its parameters weighed by their evidence. It looks at both sides of a rate alike, so nothing lags behind.
+    The descent is fitted apart, up to the lowest point, since the rise that follows is less smooth.
+    The draws are the same for the same losses.
+    """
+    points = _points(rates, losses)
+    whole = _curve(points)
+    lowest = int(np.searchsorted(points.x, np.log10(whole.lowest()[0]), side="right"))
+    return whole, _curve(points.until(max(lowest, MIN_POINTS)))
+
+
+def fit_evenly(rates: Floats, values: Floats) -> Curve:
+    """Fit values over the rates themselves, as a linear ramp wants it; all rates together count as 4 decades."""
+    scale = DECADES_OF_A_RAMP / (rates[-1] - rates[0])
+    curve = _curve(Points(rates * scale, values, np.ones(len(rates))))
+    return Curve(np.log10(curve.rates) / scale, curve.mean, curve.draws)
+
+
+def _curve(points: Points) -> Curve:
+    grid = np.linspace(points.x[0], points.x[-1], GRID_POINTS)
+    random, mean, draws = np.random.default_rng(0), np.zeros(GRID_POINTS), []
+    for choice, weight in _likely(_choices(points)):
+        expected, deviations = _conditioned(points, choice, grid)
+        mean += weight * expected
+        count = max(1, round(weight * DRAWS))
+        draws.append(expected[:, None] + deviations @ random.standard_normal((deviations.shape[1], count)))
+    return Curve(10**grid, mean, np.hstack(draws))
+
+
+def _points(rates: Floats, losses: Floats) -> Points:
+    """Means of neighbouring steps where there are many, so that a long test takes no longer to fit."""
+    x = np.log10(rates)
+    starts = np.arange(0, len(x), -(-len(x) // MOST_POINTS))
+    counts = np.diff(starts, append=len(x)).astype(float)
+    return Points(np.add.reduceat(x, starts) / counts, np.add.reduceat(losses, starts) / counts, counts)
+
+
+def _kernel(one: Floats, other: Floats, length: float) -> Floats:
+    return np.exp(-0.5 * ((one[:, None] - other) / length) ** 2)
+
+
+def _choices(points: Points) -> list[Choice]:
+    """Every choice with its restricted log evidence, the best first; mean and noise are those that fit it best."""
+    root, degrees = np.sqrt(points.counts), len(points.x) - 1
+    found = []
+    for length in LENGTHS:
+        values, vectors = np.linalg.eigh(_kernel(points.x, points.x, length) * root[:, None] * root)
+        y, one = vectors.T @ (points.y * root), vectors.T @ root
+        variance = RATIOS[:, None] * np.clip(values, 0, None) + 1
+        precision = (one**2 / variance).sum(axis=1)
+        mean = (one * y / variance).sum(axis=1) / precision
+        noise = ((y - one * mean[:, None]) ** 2 / variance).sum(axis=1) / degrees
+        noise = np.maximum(noise, np.finfo(float).tiny)
+        evidence = -0.5 * (degrees * np.log(noise) + np.log(variance).sum(axis=1) + np.log(precision))
+        found += map(Choice, evidence, np.full(len(RATIOS), length), RATIOS, mean, noise)
+    return sorted(found, key=lambda choice: -choice.evidence)
+
+
+def _likely(choices: list[Choice]) -> Iterator[tuple[Choice, float]]:
+    """The best choices with their weights, which sum to 1."""
+    weights = np.exp([choice.evidence - choices[0].evidence for choice in choices])
+    covered = np.cumsum(weights) / weights.sum()
+    count = min(MOST_CHOICES, int(np.searchsorted(covered, COVERED)) + 1)
+    return zip(choices[:count], weights[:count] / weights[:count].sum(), strict=True)
+
+
+def _conditioned(points: Points, choice: Choice, grid: Floats) -> tuple[Floats, Floats]:
+    """The expected losses on a grid, and a root of their covariance: deviations (grid, independent ones)."""
+    covariance = choice.ratio * _kernel(points.x, points.x, choice.length) + np.diag(1 / points.counts)
+    across = choice.ratio * _kernel(grid, points.x, choice.length)
+    weights = np.linalg.solve(covariance, across.T).T
+    left = choice.ratio * _kernel(grid, grid, choice.length) - weights @ across.T
+    values, vectors = np.linalg.eigh(choice.noise * (left + left.T) / 2)
+    kept = values > 1e-10 * values[-1]
+    return choice.mean + weights @ (points.y - choice.mean), vectors[:, kept] * np.sqrt(values[kept])
