@@ -78,9 +78,9 @@ def detectable_effect(pairs: int) -> float:
     df, critical = pairs - 1, _two_sided_quantile(pairs - 1)
 
     def lacking(shift: float) -> float:
-        return POWER - (1 - nctdtr(df, shift, critical) + nctdtr(df, shift, -critical))
+        return POWER - (1 - nctdtr(df, shift, critical)) - (1 - nctdtr(df, -shift, critical))
 
-    root = float(brentq(lacking, 0.0, 3 * critical, xtol=1e-12))  # pyright: ignore[reportArgumentType]
+    root = float(brentq(lacking, 0.0, 1.5 * critical, xtol=1e-12))  # pyright: ignore[reportArgumentType]
     return root / math.sqrt(pairs)
 
 
