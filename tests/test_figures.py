@@ -109,9 +109,9 @@ def test_no_line_of_a_mark_crosses_a_label_above_it(tmp_path: Path, monkeypatch:
 
 def test_a_report_has_the_csv_and_the_figures_in_the_sweeps_folder(sweep: Sweep) -> None:
     files = report.write(sweep)
-    names = ["trials.csv", "trajectories.png", "val_accuracy.png", "val_loss.png"]
+    names = ["trials.csv", "claims.csv", "trajectories.png", "val_accuracy.png", "val_loss.png"]
     assert files == [sweep.report / name for name in names]
-    assert [size(path)[0] for path in files[1:]] == [1500, 1650, 1650]
+    assert [size(path)[0] for path in files[2:]] == [1500, 1650, 1650]
     assert sorted(path.name for path in sweep.report.iterdir()) == sorted(names)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from onecycle_sweeps.report.groups import RATES, Family, Group, group_name
+from onecycle_sweeps.report.verdicts import in_settings
 from onecycle_sweeps.state import DIVERGED
 
 
@@ -14,21 +15,24 @@ def picks(families: Sequence[Family], on_the_measure: bool) -> Iterator[str]:
     tuned = [family for family in families if len(family.rates) > 1]
     if not tuned:
         return
-    yield f"Each policy at its best rate by mean final val accuracy: {', '.join(map(_pick, tuned))}."
+    named = in_settings((_pick(family), group_name(family.setting)) for family in tuned)
+    yield f"Each policy at its best rate by mean final val accuracy: {', '.join(named)}."
     if on_the_measure:
         yield (
             "The rates were picked on the accuracy that is quoted, which is optimistic: data.val_fraction=0.1 picks "
             "them on images held out of the training set, and quotes the test set."
         )
-    if edges := [f"{_name(family)} {edge}" for family in tuned if (edge := _edge(family))]:
-        yield f"A rate beyond those tried may be better still: {', '.join(edges)}."
+    edges = [(family, edge) for family in tuned if (edge := _edge(family))]
+    at_edge = in_settings((f"{family.name} took the {edge}", group_name(family.setting)) for family, edge in edges)
+    if at_edge:
+        yield f"A rate beyond those tried may be better still: {', '.join(at_edge)}."
     for family in tuned:
         if short := [f"{_rate(group)} ({lacks})" for group in family.rates if (lacks := _unfinished(family, group))]:
             yield f"Rates of {_name(family)} that lack seeds, so that its pick may change: {', '.join(short)}."
 
 
 def _pick(family: Family) -> str:
-    return f"{_name(family)} {_rate(family.picked)} of {len(family.rates)}"
+    return f"{family.name} {_rate(family.picked)}"
 
 
 def _name(family: Family) -> str:
@@ -48,7 +52,7 @@ def _edge(family: Family) -> str | None:
     known, picked = {rate for rate in used.values() if rate is not None}, used[family.picked]
     if picked is None or len(known) < 2:
         return None
-    return "took the highest" if picked == max(known) else "took the lowest" if picked == min(known) else None
+    return "highest" if picked == max(known) else "lowest" if picked == min(known) else None
 
 
 def _unfinished(family: Family, group: Group) -> str | None:

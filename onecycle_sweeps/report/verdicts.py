@@ -1,6 +1,6 @@
 """The words for what numbers show, and no word more."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,12 +51,20 @@ def summary(cases: Sequence[Case], measure: str) -> str:
     """What all comparisons show together; empty where there is none."""
     if not cases:
         return ""
-    by_kind: dict[Kind, list[str]] = {}
+    by_kind: dict[Kind, list[tuple[str, str | None]]] = {}
     for case in cases:
-        by_kind.setdefault(case.kind, []).append(case.name + (f" ({case.setting})" if case.setting else ""))
+        by_kind.setdefault(case.kind, []).append((case.name, case.setting))
     baselines = " and ".join(dict.fromkeys(case.baseline for case in cases))
-    found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by_kind.items())
+    found = "; ".join(f"{kind}: {', '.join(in_settings(names))}" for kind, names in by_kind.items())
     return f"Against {baselines} by {measure}, {found}."
+
+
+def in_settings(named: Iterable[tuple[str, str | None]]) -> list[str]:
+    """Each name once, with the settings that it is named for: `onecycle (epochs=5, epochs=10)`."""
+    settings: dict[str, list[str]] = {}
+    for name, setting in named:
+        settings.setdefault(name, []).extend([setting] if setting else [])
+    return [f"{name} ({', '.join(within)})" if within else name for name, within in settings.items()]
 
 
 def flags(case: Case) -> Iterator[str]:
@@ -105,10 +113,10 @@ def _detectable(case: Case, found: Difference) -> str:
 def _speedup(case: Case, found: Speedup) -> str:
     target = f"{100 * (case.target or 0):g} %"
     missed = [(case.baseline, found.missed_baseline), (case.name, found.missed)]
-    never = " and ".join(f"{count} of {name}" for name, count in missed if count)
-    never = f"; seeds that never reached it: {never}" if never else ""
+    never = " and ".join(f"{count} seed{'s' * (count > 1)} of {name}" for name, count in missed if count)
     if found.ratio is None:
-        return f"no speed-up to {target}, which no seed reached in both{never}"
+        return f"no speed-up to {target}: never reached by {never}"
+    never = f"; never reached by {never}" if never else ""
     seeds = f"{found.pairs} seeds" if found.pairs > 1 else "1 seed"
     interval = "" if found.low is None else f"95 % interval {found.low:.2f} to {found.high:.2f}, "
     return f"speed-up to {target}: {found.ratio:.2f} in steps ({interval}{seeds}{never})"
