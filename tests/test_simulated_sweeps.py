@@ -41,13 +41,8 @@ def simulated(effects: tuple[float, ...], draw: int) -> Iterator[Claims]:
     for _ in range(SWEEPS):
         of_seeds = random.normal(0.9, OF_SEEDS, SEEDS)
         accuracies = of_seeds + np.array(effects)[:, None] + random.normal(0, NOISE, (len(POLICIES), SEEDS))
-        yield claims_of(
-            [
-                outcome(policy, seed, float(accuracies[i, seed]))
-                for i, policy in enumerate(POLICIES)
-                for seed in range(SEEDS)
-            ]
-        )
+        rows = zip(POLICIES, accuracies.tolist(), strict=True)
+        yield claims_of([outcome(policy, seed, value) for policy, row in rows for seed, value in enumerate(row)])
 
 
 def test_sweeps_without_an_effect_claim_one_in_at_most_five_of_a_hundred() -> None:

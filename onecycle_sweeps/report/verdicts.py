@@ -83,8 +83,8 @@ def _verdict(case: Case) -> str:
     if found.pairs == 1:
         return f"{FROM_ONE_SEED}: {case.name} against {case.baseline} {_signed(found)}"
     if found.p is None:
-        same = f"{both} do not differ" if abs(found.mean) < ROUNDING else f"{both} differ by {_signed(found)}"
-        return f"{same} in each of {found.pairs} seeds, so that nothing can be estimated or claimed"
+        differ = "do not differ in any" if abs(found.mean) < ROUNDING else f"differ by {_signed(found)} in each"
+        return f"{both} {differ} of {found.pairs} seeds, so that nothing can be estimated or claimed"
     if case.kind == "no difference shown":
         text = f"no difference shown between {both}: {_signed(found)}{_how_sure(case, found)}"
         return f"{text}; {_detectable(case, found)}"
