@@ -104,14 +104,14 @@ def test_only_seeds_that_finished_in_both_are_paired_and_the_others_are_named(tm
     claim = only(claims(tmp_path, {"constant": (*BASE, 0.93), "clr": (0.93, None, 0.951)}))
     assert claim.difference is not None and claim.difference.pairs == 2
     assert claim.difference.mean == pytest.approx((0.03 + 0.031) / 2)
-    assert claim.sentence.endswith("; clr 1 diverged; seeds that one of them alone was given: 3.")
+    assert claim.sentence.endswith("; 1 of clr diverged; seeds that one of them alone was given: 3.")
 
 
 def test_without_a_seed_that_finished_in_both_there_is_no_number(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": BASE, "clr": (None, None, None)})
     assert only(found).difference is None
-    assert only(found).sentence == "clr against constant: no seed has finished in both; clr 3 diverged."
-    assert found.sentence.endswith("nothing finished: clr.")
+    assert only(found).sentence == "clr against constant: no seed has finished in both; 3 of clr diverged."
+    assert found.sentence.endswith("no seed finished in both: clr.")
 
 
 def test_a_sweep_of_one_group_claims_nothing(tmp_path: Path) -> None:

@@ -63,11 +63,11 @@ class Pairing:
         return found
 
     def left_out(self) -> Iterator[str]:
-        """What became of the trials that are in no pair for want of a result: `clr 1 diverged`."""
+        """What became of the trials that are in no pair for want of a result: `1 of clr diverged`."""
         for side in (self.family, self.baseline):
             counts = Counter(outcome.status for outcome in side.members if not outcome.finished)
             for status, count in sorted(counts.items()):
-                yield f"{side.name} {count} {status}"
+                yield f"{count} of {side.name} {status}"
         lone = {o.entry.varies["seed"] for side in (self.family, self.baseline) for o in side.members}
         if lone := sorted(lone - self._shared().keys()):
             yield f"seeds that one of them alone was given: {', '.join(lone)}"

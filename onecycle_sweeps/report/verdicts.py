@@ -6,7 +6,14 @@ from typing import Literal
 
 from onecycle_sweeps.report.statistics import LEVEL, ROUNDING, Difference, Speedup
 
-Kind = Literal["better", "worse", "no difference shown", "not comparable", "nothing can be claimed", "nothing finished"]
+Kind = Literal[
+    "better",
+    "worse",
+    "no difference shown",
+    "not comparable",
+    "nothing can be claimed",
+    "no seed finished in both",
+]
 FROM_ONE_SEED = "From one seed nothing can be claimed"
 
 
@@ -31,7 +38,7 @@ class Case:
     @property
     def kind(self) -> Kind:
         if self.difference is None:
-            return "nothing finished"
+            return "no seed finished in both"
         if self.unlike:
             return "not comparable"
         if self.p_adjusted is None:
