@@ -190,6 +190,13 @@ def test_each_policy_is_compared_at_its_best_rate_and_a_diverged_seed_counts_aga
     assert edge.endswith("constant took the lowest, onecycle took the highest.")
 
 
+def test_of_rates_of_equal_accuracy_the_one_with_the_lower_val_loss_is_picked(tmp_path: Path) -> None:
+    finals = {f"{policy} max_lr={rate}": BASE for policy in ("constant", "onecycle") for rate in (1, 2, 3)}
+    losses = dict(zip(finals, (0.2, 0.1, 0.3, 0.3, 0.3, 0.1), strict=True))
+    found = claims(tmp_path, finals, {name: {"loss": {4: loss}} for name, loss in losses.items()})
+    assert found.flags[0].endswith("constant max_lr=2, onecycle max_lr=3.")
+
+
 def test_a_rate_picked_on_held_out_data_is_quoted_on_the_test_set(tmp_path: Path) -> None:
     found = claims(tmp_path, TUNED, at_scales(constant=(0.80, 0.81, 0.82), onecycle=(0.81, 0.83, 0.82)))
     difference = only(found).difference

@@ -47,7 +47,10 @@ def group_name(group: Group) -> str:
 
 
 def families(outcomes: Iterable[Outcome]) -> list[Family]:
-    """The families in order of first appearance, each at its rate with the best `standing`; of equals the first."""
+    """The families in order of first appearance, each at its rate with the best `standing`.
+
+    Of rates that stand alike, as on few images they may, that with the lowest mean val loss is picked.
+    """
     groups = by_group(outcomes)
     several_policies = len({value for group in groups for key, value in group if key == "policy"}) > 1
     found: dict[tuple[Group, Group], dict[Group, list[Outcome]]] = {}
@@ -56,7 +59,7 @@ def families(outcomes: Iterable[Outcome]) -> list[Family]:
         own = tuple(item for item in group if item not in setting and item[0] not in RATES)
         found.setdefault((own, setting), {})[group] = members
     return [
-        Family(group_name(own), setting, rates, max(rates, key=lambda group: standing(rates[group])))
+        Family(group_name(own), setting, rates, max(rates, key=lambda group: _promise(rates[group])))
         for (own, setting), rates in found.items()
     ]
 
@@ -66,6 +69,11 @@ def standing(members: Iterable[Outcome]) -> float:
     ended = [o.metrics.get("final/val_accuracy", 0.0) for o in members if o.finished or o.status == DIVERGED]
     mean = sum(ended) / len(ended) if ended else -math.inf
     return 0.0 if math.isnan(mean) else mean
+
+
+def _promise(members: Sequence[Outcome]) -> tuple[float, float]:
+    losses = [o.val_loss.values[-1] for o in members if o.finished and o.val_loss]
+    return round(standing(members), 12), -sum(losses) / len(losses) if losses else -math.inf
 
 
 def _is_setting(key: str, several_policies: bool) -> bool:
