@@ -50,12 +50,14 @@ def training(
     lr: Sequence[float] = (0.1, 0.2, 0.3, 0.2, 0.1),
     momentum: Sequence[float] | None = (0.95, 0.9, 0.85, 0.9, 0.95),
     max_lr: float = 0.3,
+    resolved: Mapping[str, Any] | None = None,
     **result: Any,
 ) -> None:
     """A trial's folder: evaluations by step, and a result that agrees with them unless `status` is not an end."""
     accuracy, loss = accuracy or {}, loss or {}
     folder.create({"task": "train", "seed": 0, "policy": {"_target_": "onecycle_sweeps.policies.OneCycle"}})
-    folder.write("resolved", {"max_lr": max_lr, "max_lr_from": "range_test:range", "total_steps": len(lr)})
+    fixed = {"max_lr": max_lr, "max_lr_from": "range_test:range", "total_steps": len(lr)}
+    folder.write("resolved", fixed | dict(resolved or {}))
     book = Journal(folder.journal, folder.attempts() + 1, 0)
     columns = {"schedule/lr": lr, "train/loss": [1.0] * len(lr)}
     book.append(0, columns | ({"schedule/momentum": momentum} if momentum else {}))

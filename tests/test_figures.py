@@ -1,5 +1,6 @@
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.report import canvas, sweep_figures
+from onecycle_sweeps.report.budget_figure import draw_accuracy_by_budget
 from onecycle_sweeps.report.comparison import compare
+from onecycle_sweeps.report.outcomes import read
 from onecycle_sweeps.sweep import Sweep
 
 SUGGESTIONS = {"minimum": 0.2, "steepest": 0.1, "valley": 0.01, "slide": 0.1, "max_lr": 0.2}
@@ -109,10 +112,48 @@ def test_no_line_of_a_mark_crosses_a_label_above_it(tmp_path: Path, monkeypatch:
 
 def test_a_report_has_the_csv_and_the_figures_in_the_sweeps_folder(sweep: Sweep) -> None:
     files = report.write(sweep)
-    names = ["trials.csv", "trajectories.png", "val_accuracy.png", "val_loss.png"]
+    names = ["trials.csv", "claims.csv", "trajectories.png", "val_accuracy.png", "val_loss.png"]
     assert files == [sweep.report / name for name in names]
-    assert [size(path)[0] for path in files[1:]] == [1500, 1650, 1650]
+    assert [size(path)[0] for path in files[2:]] == [1500, 1650, 1650]
     assert sorted(path.name for path in sweep.report.iterdir()) == sorted(names)
+
+
+def budgets(tmp_path: Path, policies: Sequence[str], epochs: Sequence[int]) -> Sweep:
+    """Policies whose accuracy rises with the epochs, and by 5 points from each policy to the next."""
+    entries = [entry(f"{p}{e}s{s}", p, s, {"epochs": str(e)}) for p in policies for e in epochs for s in range(2)]
+    made = hand_made.sweep(tmp_path, *entries)
+    for one in entries:
+        policy, budget, seed = policies.index(one.varies["policy"]), int(one.varies["epochs"]), int(one.varies["seed"])
+        training(made.trial(one.signature), accuracy={4: 0.5 + budget / 100 + policy / 20 + seed / 50})
+    return made
+
+
+def test_accuracy_is_drawn_against_the_budget_where_epochs_vary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = budgets(tmp_path, ("constant", "onecycle"), (8, 2, 4))
+    kept: list[canvas.Axes] = []
+    monkeypatch.setattr(canvas, "save", lambda axes, path: kept.append(axes) or path)
+    assert draw_accuracy_by_budget(read(sweep), tmp_path / "x.png") == [tmp_path / "x.png"]
+    (axes,) = kept
+    means = {line.get_label(): line for line in axes.lines if not str(line.get_label()).startswith("_")}
+    assert list(means) == ["constant", "onecycle"]
+    assert np.asarray(means["onecycle"].get_ydata()) == pytest.approx([58, 60, 64])
+    assert np.asarray(means["constant"].get_xdata()) == pytest.approx([2, 4, 8], rel=0.05)
+    dots = np.concatenate([np.asarray(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"])
+    assert sorted(dots) == pytest.approx(sorted([52, 54, 54, 56, 58, 60, 57, 59, 59, 61, 63, 65]))
+    assert axes.get_xscale() == "log" and [text.get_text() for text in axes.get_xticklabels()] == ["2", "4", "8"]
+
+
+def test_one_budget_alone_makes_no_figure_of_budgets(tmp_path: Path) -> None:
+    sweep = budgets(tmp_path, ("constant", "onecycle"), (4,))
+    assert "accuracy_by_budget.png" not in {path.name for path in report.draw_sweep(sweep)}
+
+
+def test_more_policies_than_colours_are_drawn_against_the_budget(tmp_path: Path) -> None:
+    sweep = budgets(tmp_path, [f"policy{i}" for i in range(9)], (2, 4))
+    path = report.draw_sweep(sweep)[-1]
+    assert path == sweep.report / "accuracy_by_budget.png" and size(path) == (1125, 690)
 
 
 def test_a_report_can_be_written_again_over_the_earlier_one(sweep: Sweep) -> None:

@@ -35,6 +35,22 @@ def test_the_csv_has_a_row_per_trial_and_a_column_per_varying_key(mixed: Sweep, 
     assert found["range"]["suggestion/max_lr"] == "0.3"
 
 
+def test_the_claims_csv_has_a_row_per_claim_with_its_numbers_and_its_sentence(tmp_path: Path) -> None:
+    entries = [entry(f"{p}{s}", p, s, target=0.7) for p in ("constant", "onecycle", "step") for s in range(3)]
+    sweep = hand_made.sweep(tmp_path, *entries)
+    for one, final in zip(entries[:6], (0.70, 0.72, 0.74, 0.80, 0.83, 0.83), strict=True):
+        training(sweep.trial(one.signature), accuracy={1: 0.3 if one.varies["policy"] == "constant" else 0.7, 4: final})
+    claims = report.compare(sweep).claims
+    (better, none) = rows_of(next(path for path in report.write(sweep) if path.name == "claims.csv"))
+    assert (better["name"], better["baseline"], better["budget"]) == ("onecycle", "constant", "")
+    assert better["measure"] == "final/val_accuracy" and better["sentence"] == claims.claims[0].sentence
+    assert float(better["difference_mean"]) == pytest.approx(0.1) and better["difference_pairs"] == "3"
+    assert float(better["difference_low"]) < 0.1 < float(better["difference_high"])
+    assert float(better["p_adjusted"]) == float(better["difference_p"]) and float(better["difference_detectable"]) > 0
+    assert float(better["speedup_ratio"]) == pytest.approx(2.5) and better["speedup_missed"] == "0"
+    assert (none["name"], none["difference_mean"], none["p_adjusted"], none["speedup_ratio"]) == ("step", "", "", "")
+
+
 def test_csv_values_with_commas_quotes_and_newlines_survive(tmp_path: Path) -> None:
     varies = {"data.classes": "[3,7]", "note": 'say "a"\nb'}
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0, varies))

@@ -89,4 +89,4 @@ def test_seeds_at_different_rates_show_the_range_of_rates(tmp_path: Path) -> Non
 
 def test_an_empty_table_has_a_caption_that_needs_no_figures(tmp_path: Path) -> None:
     comparison = report.compare(hand_made.sweep(tmp_path, entry("a", "step", 0, target=0.9)))
-    assert table.caption(comparison).endswith("first.")
+    assert table.caption(comparison).endswith("no claim.")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from onecycle_sweeps.report.comparison import Comparison as Comparison
 from onecycle_sweeps.report.comparison import compare as compare
+from onecycle_sweeps.report.csv_files import write_claims_csv
 from onecycle_sweeps.report.csv_files import write_csv as write_csv
 from onecycle_sweeps.report.csv_files import write_range_test_csv as write_range_test_csv
 from onecycle_sweeps.report.figures import draw_range_test as draw_range_test
@@ -18,6 +19,13 @@ from onecycle_sweeps.sweep import Sweep
 
 
 def write(sweep: Sweep) -> list[Path]:
-    """Write trials.csv and the figures into the sweep's report folder; returns the files."""
+    """Write trials.csv, claims.csv where groups are compared, and the figures into the sweep's report folder.
+
+    Returns the files.
+    """
     outcomes = read(sweep)
-    return [write_csv(sweep, sweep.report / "trials.csv", outcomes), *draw_sweep(sweep, outcomes)]
+    claims = compare(sweep, outcomes).claims
+    files = [write_csv(sweep, sweep.report / "trials.csv", outcomes)]
+    if claims.claims:
+        files.append(write_claims_csv(claims, sweep.report / "claims.csv"))
+    return [*files, *draw_sweep(sweep, outcomes)]

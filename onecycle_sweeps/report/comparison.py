@@ -1,16 +1,15 @@
 """The comparison of a sweep's policies over their seeds, as plain data."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from onecycle_sweeps.report.claims import Claims, claims_of
+from onecycle_sweeps.report.groups import Group, by_group, group_name, standing
 from onecycle_sweeps.report.outcomes import Outcome, read
 from onecycle_sweeps.report.spread import Spread, spread
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, LOST
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
-
-Group = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,13 @@ class RangeTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A sweep's rows, best first, and what has to be said beside them; each pair is a trial's name and a text."""
+    """A sweep's rows, highest mean first, and what has to be said beside them; each pair is a trial's name and a text.
+
+    The order of the rows is no claim: what the sweep shows is in `claims`.
+    """
 
     rows: tuple[Row, ...]
+    claims: Claims
     range_tests: tuple[RangeTest, ...]
     targets: tuple[float, ...]
     failures: tuple[tuple[str, str], ...]
@@ -65,16 +68,25 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparison:
+def compare(
+    sweep: Sweep,
+    outcomes: Sequence[Outcome] | None = None,
+    *,
+    baseline: str | None = None,
+    budgets_may_differ: bool = False,
+) -> Comparison:
     """Compare a sweep's groups over their seeds; `outcomes` spares a second reading of the trials' folders.
 
     The best mean final val accuracy comes first. For this order alone a diverged trial counts as accuracy 0, so that
-    one lucky seed does not lead; groups without a finished or diverged trial come last.
+    one lucky seed does not lead; groups without a finished or diverged trial come last. `baseline` and
+    `budgets_may_differ` are those of `claims_of`.
     """
     outcomes = read(sweep) if outcomes is None else outcomes
-    rows = sorted((_row(group, members) for group, members in by_group(outcomes).items()), key=_rank)
+    groups = sorted(by_group(outcomes).items(), key=lambda item: -standing(item[1]))
+    rows = [_row(group, members) for group, members in groups]
     return Comparison(
         rows=tuple(rows),
+        claims=claims_of(outcomes, baseline, budgets_may_differ),
         range_tests=tuple(_range_test(o) for o in outcomes if o.entry.kind == RANGE_TEST),
         targets=tuple(sorted({t for o in outcomes if (t := o.entry.target_accuracy) is not None})),
         failures=_causes(outcomes, FAILED, LOST),
@@ -82,20 +94,6 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
         warnings=tuple((o.name, warning) for o in outcomes for warning in o.result.get("warnings", ())),
         notes=tuple(_notes(outcomes, rows)),
     )
-
-
-def by_group(outcomes: Iterable[Outcome]) -> dict[Group, list[Outcome]]:
-    """The trainings by all that varies but the seed, groups and members in order of first appearance."""
-    groups: dict[Group, list[Outcome]] = {}
-    for outcome in outcomes:
-        if outcome.entry.kind == TRAIN:
-            groups.setdefault(outcome.entry.group, []).append(outcome)
-    return groups
-
-
-def group_name(group: Group) -> str:
-    """A group's name: its policy, then every other key with its value."""
-    return " ".join(value if key == "policy" else f"{key}={value}" for key, value in group)
 
 
 def _row(group: Group, members: Sequence[Outcome]) -> Row:
@@ -119,14 +117,6 @@ def _row(group: Group, members: Sequence[Outcome]) -> Row:
     )
 
 
-def _rank(row: Row) -> float:
-    counted = row.finished + row.counts.get(DIVERGED, 0)
-    if not counted:
-        return math.inf
-    total = row.final_accuracy.mean * row.final_accuracy.count if row.final_accuracy else 0.0
-    return -total / counted if math.isfinite(total) else 0.0
-
-
 def _range_test(outcome: Outcome) -> RangeTest:
     rates = {k.removeprefix("suggestion/"): v for k, v in outcome.metrics.items() if k.startswith("suggestion/")}
     return RangeTest(outcome.name, outcome.status, rates)
@@ -147,9 +137,3 @@ def _notes(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> Iterable[str]:
             f"All {len(policies)} policies shared {rate} from one range test, which need not be the best rate of each: "
             "max_lr_scale=0.3,1,3 tunes each policy on its own."
         )
-    alone = [row.name for row in rows if row.finished == 1]
-    if alone:
-        which = "One seed finished" if len(rows) == 1 else f"One seed finished of {', '.join(alone)}"
-        if len(rows) > 1 and len(alone) == len(rows):
-            which = "One seed each finished"
-        yield f"{which}: from one seed nothing can be claimed. More seeds: seed=0,1,2 -m."

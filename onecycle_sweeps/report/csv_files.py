@@ -1,15 +1,27 @@
-"""A sweep's trials and a range test's curves as CSV files."""
+"""A sweep's trials and claims, and a range test's curves as CSV files."""
 
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps.folder import TrialFolder, write_atomically
+from onecycle_sweeps.report.claims import Claims
 from onecycle_sweeps.report.curves import range_tests
 from onecycle_sweeps.report.outcomes import Outcome, read
+from onecycle_sweeps.report.statistics import Difference, Speedup
 from onecycle_sweeps.sweep import Sweep
+
+# The fields of a difference and of a speed-up bear its name before theirs.
+CLAIM_COLUMNS = (
+    *("name", "baseline", "budget", "measure"),
+    *(f"difference_{field.name}" for field in fields(Difference)),
+    "p_adjusted",
+    *(f"speedup_{field.name}" for field in fields(Speedup)),
+    "sentence",
+)
 
 
 def write_csv(sweep: Sweep, path: Path, outcomes: Sequence[Outcome] | None = None) -> Path:
@@ -26,6 +38,19 @@ def write_csv(sweep: Sweep, path: Path, outcomes: Sequence[Outcome] | None = Non
     first = ["signature", "name", "kind"]
     rest = [column for column in fixed if column not in first]
     return _write(path, [*first, *names.values(), *rest, *metrics], table)
+
+
+def write_claims_csv(claims: Claims, path: Path) -> Path:
+    """One row per claim: who is compared at what budget, the numbers (differences in fractions of 1), the sentence."""
+    rows = [
+        {"name": claim.name, "baseline": claim.baseline, "budget": claim.budget, "measure": claims.measure}
+        | _prefixed("difference", claim.difference)
+        | {"p_adjusted": claim.p_adjusted}
+        | _prefixed("speedup", claim.speedup)
+        | {"sentence": claim.sentence}
+        for claim in claims.claims
+    ]
+    return _write(path, CLAIM_COLUMNS, rows)
 
 
 def write_range_test_csv(trial: TrialFolder) -> Path:
@@ -57,6 +82,10 @@ def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, 
     }
     loss = {"final/val_loss": outcome.val_loss.values[-1]} if outcome.finished and outcome.val_loss else {}
     return outcome.entry.varies, facts, outcome.metrics | loss
+
+
+def _prefixed(name: str, numbers: Difference | Speedup | None) -> dict[str, Any]:
+    return {f"{name}_{key}": value for key, value in asdict(numbers).items()} if numbers else {}
 
 
 def _union(rows: Iterable[Mapping[str, Any]]) -> list[str]:

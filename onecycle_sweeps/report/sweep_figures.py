@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onecycle_sweeps.report import canvas
+from onecycle_sweeps.report.budget_figure import draw_accuracy_by_budget
 from onecycle_sweeps.report.comparison import Comparison, Group, by_group, compare, group_name
 from onecycle_sweeps.report.curves import Trajectory, trajectory
 from onecycle_sweeps.report.figures import label_trajectory
@@ -20,7 +21,9 @@ LINEAR_UP_TO = 20
 
 
 def draw_sweep(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[Path]:
-    """trajectories.png, val_accuracy.png and val_loss.png in the sweep's report folder, as far as there are data.
+    """trajectories.png, val_accuracy.png, val_loss.png and accuracy_by_budget.png in the sweep's report folder.
+
+    Each as far as there are data for it; the last where epochs vary.
 
     Groups bear the same colours in all of them; of many groups the best few by final val accuracy are in colour.
     `outcomes` spares a second reading of the trials' folders.
@@ -33,6 +36,7 @@ def draw_sweep(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[
         *_draw_trajectories(ranked, styles, sweep.report / "trajectories.png"),
         *draw_val(ranked, styles, ACCURACY, sweep.report / "val_accuracy.png"),
         *draw_val(ranked, styles, LOSS, sweep.report / "val_loss.png"),
+        *draw_accuracy_by_budget(outcomes, sweep.report / "accuracy_by_budget.png"),
     ]
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onecycle_sweeps.report.claims import Claims
 from onecycle_sweeps.report.comparison import Comparison, RangeTest, Row
 from onecycle_sweeps.report.spread import Spread
 from onecycle_sweeps.state import FINISHED
@@ -60,7 +61,7 @@ def markdown(comparison: Comparison) -> str:
 
 def caption(comparison: Comparison) -> str:
     """How to read the table."""
-    text = "Mean ± standard deviation over the finished seeds; best final val accuracy first."
+    text = "Mean ± standard deviation over the finished seeds, in the order of final val accuracy, which is no claim."
     if comparison.diverged:
         text += " Diverged trials are counted but not in the means; in the order alone they count as accuracy 0."
     gaps = sorted({row.resolution for row in comparison.rows if row.resolution})
@@ -71,14 +72,21 @@ def caption(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """A line for each range test, note, warning, diverged trial and failure."""
+    """A line for each claim, flag, range test, note, warning, diverged trial and failure."""
     return [
+        *_claims(comparison.claims),
         *map(_range_test_line, comparison.range_tests),
         *comparison.notes,
         *_warnings(comparison.warnings),
         *(f"diverged: {name}: {cause}" for name, cause in comparison.diverged),
         *(f"failed: {name}: {cause}" for name, cause in comparison.failures),
     ]
+
+
+def _claims(claims: Claims) -> list[str]:
+    """The verdict on the sweep, unless its one claim says it all, then each claim and flag."""
+    said = [claims.sentence] if claims.sentence and len(claims.claims) != 1 else []
+    return [*said, *(claim.sentence for claim in claims.claims), *claims.flags]
 
 
 def _warnings(warnings: Sequence[tuple[str, str]]) -> Iterator[str]:

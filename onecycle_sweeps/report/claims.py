@@ -1,0 +1,110 @@
+"""What a sweep shows: each family of its trials against the baseline, seed by seed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from onecycle_sweeps.report import verdicts
+from onecycle_sweeps.report.groups import Family, families
+from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.report.pairing import BUDGET, Pairing, is_called, pairings
+from onecycle_sweeps.report.picking import picks
+from onecycle_sweeps.report.statistics import Difference, Speedup, holm
+from onecycle_sweeps.sweep import TRAIN
+
+VAL, TEST = "final/val_accuracy", "final/test_accuracy"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One family against the baseline at the same `budget` (`epochs=5`; None where nothing of the kind varies).
+
+    `difference` is in fractions of 1, None without a seed that finished in both; `p_adjusted` is Holm's over all
+    claims of the sweep; `speedup` is None without a target_accuracy.
+    """
+
+    name: str
+    baseline: str
+    budget: str | None
+    difference: Difference | None
+    p_adjusted: float | None
+    speedup: Speedup | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a sweep shows by its `measure` (a metric's name); each of `flags` is a line on what weakens it."""
+
+    baseline: str | None
+    measure: str
+    claims: tuple[Claim, ...]
+    flags: tuple[str, ...]
+    sentence: str
+
+
+def claims_of(outcomes: Sequence[Outcome], baseline: str | None = None, budgets_may_differ: bool = False) -> Claims:
+    """Compare each family with `baseline`, a family's or a group's name, by default the first typed.
+
+    Families are compared in the same setting alone: at equal epochs, on the same data. Trials of another number of
+    steps, precision, kind of device or number of threads are not comparable; with `budgets_may_differ` another number
+    of steps is accepted, and said.
+    """
+    found, measure = families(outcomes), measure_of(outcomes)
+    cases = _cases(list(pairings(found, baseline)), measure, budgets_may_differ)
+    claims = [
+        Claim(c.name, c.baseline, c.setting, c.difference, c.p_adjusted, c.speedup, verdicts.sentence(c)) for c in cases
+    ]
+    return Claims(
+        baseline=cases[0].baseline if cases else None,
+        measure=measure,
+        claims=tuple(claims),
+        flags=(*_flags(outcomes, found, baseline, measure), *(line for case in cases for line in verdicts.flags(case))),
+        sentence=verdicts.summary(cases, measure) or _alone(found),
+    )
+
+
+def measure_of(outcomes: Sequence[Outcome]) -> str:
+    """The accuracy that is compared: on the test set where all finished trainings have it, else on the val set."""
+    finished = [outcome for outcome in outcomes if outcome.entry.kind == TRAIN and outcome.finished]
+    return TEST if finished and all(TEST in outcome.metrics for outcome in finished) else VAL
+
+
+def _cases(pairs: Sequence[Pairing], measure: str, budgets_may_differ: bool) -> list[verdicts.Case]:
+    differences = [pairing.difference(measure) for pairing in pairs]
+    tested = [difference.p for difference in differences if difference and difference.p is not None]
+    adjusted = iter(holm(tested))
+    cases: list[verdicts.Case] = []
+    for pairing, difference in zip(pairs, differences, strict=True):
+        p = next(adjusted) if difference and difference.p is not None else None
+        unlike, aside = pairing.unlike(), list(pairing.left_out())
+        if budgets_may_differ and (budgets := unlike.pop(BUDGET, None)):
+            aside.append(f"steps: {budgets[0]} against {budgets[1]}")
+        cases.append(
+            verdicts.Case(
+                name=pairing.family.name,
+                baseline=pairing.baseline.name,
+                setting=pairing.setting,
+                difference=difference,
+                p_adjusted=p,
+                tested=len(tested),
+                speedup=pairing.speedup(),
+                target=pairing.target,
+                unlike=unlike,
+                aside=aside,
+            )
+        )
+    return cases
+
+
+def _flags(outcomes: Sequence[Outcome], found: Sequence[Family], baseline: str | None, measure: str) -> Iterator[str]:
+    if baseline and found and not any(is_called(family, baseline) for family in found):
+        yield f"The baseline {baseline} is not in this sweep: {found[0].name} was typed first and stands for it."
+    if measure == VAL and any(TEST in outcome.metrics for outcome in outcomes):
+        yield f"Not every finished trial has {TEST}: {VAL} is compared, and need not be of the same images."
+    yield from picks(found, on_the_measure=measure == VAL)
+
+
+def _alone(found: Sequence[Family]) -> str:
+    """What is said where nothing is compared."""
+    finished = [outcome for family in found for outcome in family.members if outcome.finished]
+    return f"{verdicts.FROM_ONE_SEED}. More seeds: seed=0,1,2 -m." if len(finished) == 1 else ""

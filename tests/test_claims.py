@@ -1,0 +1,294 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+import hand_made
+from hand_made import entry, training
+from onecycle_sweeps import report
+from onecycle_sweeps.report.claims import Claim, Claims
+from onecycle_sweeps.sweep import Sweep
+
+BASE = (0.90, 0.91, 0.92)
+BETTER = (0.93, 0.94, 0.951)
+Finals = Mapping[str, Sequence[float | None]]
+
+
+def swept(tmp_path: Path, finals: Finals, rest: Mapping[str, Mapping[str, Any]] | None = None) -> Sweep:
+    """A sweep with a training per seed for each `policy key=value`, by final val accuracy; None is a diverged seed."""
+    entries = {}
+    for name, values in finals.items():
+        policy, *keys = name.split()
+        varies = dict(key.split("=") for key in keys)
+        for seed in range(len(values)):
+            entries[name, seed] = entry(f"{name}:{seed}".replace(" ", "_"), policy, seed, varies)
+    made = hand_made.sweep(tmp_path, *entries.values())
+    for (name, seed), one in entries.items():
+        more = dict((rest or {}).get(name, {}))
+        test = {"final/test_accuracy": more.pop("test")[seed]} if "test" in more else {}
+        if (final := finals[name][seed]) is None:
+            training(made.trial(one.signature), status="diverged", cause="the loss is nan", **more)
+        else:
+            training(made.trial(one.signature), accuracy={4: final}, metrics=test, **more)
+    return made
+
+
+def claims(tmp_path: Path, finals: Finals, rest: Mapping[str, Mapping[str, Any]] | None = None, **asked: Any) -> Claims:
+    return report.compare(swept(tmp_path, finals, rest), **asked).claims
+
+
+def only(found: Claims) -> Claim:
+    (claim,) = found.claims
+    return claim
+
+
+def test_a_policy_is_better_than_the_first_typed_where_its_seeds_show_it(tmp_path: Path) -> None:
+    found = claims(tmp_path, {"constant": BASE, "onecycle": BETTER})
+    claim = only(found)
+    assert (claim.name, claim.baseline, claim.budget, claim.speedup) == ("onecycle", "constant", None, None)
+    assert claim.difference is not None and claim.p_adjusted == claim.difference.p
+    assert claim.difference.mean == pytest.approx(0.091 / 3)
+    assert claim.difference.p == pytest.approx(stats.ttest_rel(BETTER, BASE).pvalue)
+    expected = "onecycle is better than constant by 3.03 points (95 % interval 2.89 to 3.18, p=0.00012, 3 seeds)."
+    assert claim.sentence == expected.replace("p=0.00012", "p<0.001")
+    assert found.sentence == "Against constant by final/val_accuracy, better: onecycle." and found.flags == ()
+
+
+def test_worse_is_said_with_the_interval_of_how_much_worse(tmp_path: Path) -> None:
+    claim = only(claims(tmp_path, {"onecycle": BETTER, "constant": BASE}))
+    assert claim.sentence.startswith("constant is worse than onecycle by 3.03 points (95 % interval 2.89 to 3.18, ")
+
+
+def test_where_no_difference_is_shown_it_is_said_what_could_have_been(tmp_path: Path) -> None:
+    found = claims(tmp_path, {"constant": BASE, "step": (0.91, 0.905, 0.925)})
+    claim = only(found)
+    assert claim.difference is not None and claim.difference.detectable is not None
+    could = f"{100 * claim.difference.detectable:.2f}"
+    assert "no difference shown between step and constant: +0.33 points (95 % interval -" in claim.sentence
+    assert claim.sentence.endswith(f"3 seeds); 3 seeds could have shown {could} points or more.")
+    assert found.sentence == "Against constant by final/val_accuracy, no difference shown: step."
+
+
+def test_a_difference_that_holm_does_not_bear_is_not_called_better(tmp_path: Path) -> None:
+    weak = (0.91, 0.917, 0.926)
+    alone = only(claims(tmp_path / "alone", {"constant": BASE, "step": weak}))
+    assert alone.p_adjusted is not None and 0.01 < alone.p_adjusted < 0.05
+    assert alone.sentence.startswith("step is better than constant") and "Holm" not in alone.sentence
+    among = {"constant": BASE, "step": weak, "clr": (0.9, 0.92, 0.91), "wsd": (0.91, 0.9, 0.92)}
+    found = claims(tmp_path / "among", among)
+    assert found.claims[0].difference == alone.difference
+    assert found.claims[0].p_adjusted == pytest.approx(3 * alone.p_adjusted)
+    assert found.claims[0].sentence.startswith("no difference shown between step and constant")
+    assert "after Holm" in found.claims[0].sentence and "if tested alone" in found.claims[0].sentence
+
+
+def test_from_one_seed_nothing_is_claimed(tmp_path: Path) -> None:
+    found = claims(tmp_path, {"constant": [0.8], "onecycle": [0.9]})
+    expected = "From one seed nothing can be claimed: onecycle against constant +10.00 points."
+    assert only(found).sentence == expected and only(found).p_adjusted is None
+    assert found.sentence == "Against constant by final/val_accuracy, nothing can be claimed: onecycle."
+
+
+def test_equal_differences_claim_nothing(tmp_path: Path) -> None:
+    among = {"constant": BASE, "step": BASE, "clr": [value + 0.01 for value in BASE]}
+    same, shifted = claims(tmp_path, among).claims
+    assert same.p_adjusted is shifted.p_adjusted is None
+    nothing = "so that nothing can be estimated or claimed."
+    assert same.sentence == f"step and constant do not differ in any of 3 seeds, {nothing}"
+    assert shifted.sentence == f"clr and constant differ by +1.00 points in each of 3 seeds, {nothing}"
+
+
+def test_only_seeds_that_finished_in_both_are_paired_and_the_others_are_named(tmp_path: Path) -> None:
+    claim = only(claims(tmp_path, {"constant": (*BASE, 0.93), "clr": (0.93, None, 0.951)}))
+    assert claim.difference is not None and claim.difference.pairs == 2
+    assert claim.difference.mean == pytest.approx((0.03 + 0.031) / 2)
+    assert claim.sentence.endswith("; 1 of clr diverged; seeds that one of them alone was given: 3.")
+
+
+def test_without_a_seed_that_finished_in_both_there_is_no_number(tmp_path: Path) -> None:
+    found = claims(tmp_path, {"constant": BASE, "clr": (None, None, None)})
+    assert only(found).difference is None
+    assert only(found).sentence == "clr against constant: no seed has finished in both; 3 of clr diverged."
+    assert found.sentence.endswith("no seed finished in both: clr.")
+
+
+def test_a_sweep_of_one_group_claims_nothing(tmp_path: Path) -> None:
+    found = claims(tmp_path, {"onecycle": BASE})
+    assert found == Claims(None, "final/val_accuracy", (), (), "")
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "said"),
+    [
+        ("precision", ("fp32", "bf16"), "bf16 and fp32"),
+        ("device", ("cpu", "cuda:1"), "cuda and cpu"),
+        ("threads", (1, 4), "4 and 1"),
+        ("total_steps", (5, 10), "10 and 5"),
+    ],
+)
+def test_trials_under_unlike_conditions_are_not_comparable(
+    tmp_path: Path, key: str, values: tuple[Any, Any], said: str
+) -> None:
+    fixed = {name: {"resolved": {key: value}} for name, value in zip(("constant", "onecycle"), values, strict=True)}
+    found = claims(tmp_path, {"constant": BASE, "onecycle": BETTER}, fixed)
+    word = "steps" if key == "total_steps" else key
+    assert found.flags == (f"onecycle and constant differ in {word}: {said}",)
+    start = f"not comparable: onecycle and constant differ in {word}; +3.03 points (95 % interval "
+    assert only(found).sentence.startswith(start) and "better" not in only(found).sentence
+    assert found.sentence.endswith("not comparable: onecycle.")
+
+
+def test_one_seed_at_another_precision_is_enough_to_be_flagged(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, {"constant": BASE, "onecycle": BETTER})
+    for one in sweep.trials:
+        precision = "bf16" if one.signature == "onecycle:2" else "fp32"
+        sweep.trial(one.signature).write("resolved", {"max_lr": 0.1, "precision": precision})
+    assert report.compare(sweep).claims.flags == ("onecycle and constant differ in precision: fp32 or bf16 and fp32",)
+
+
+def test_two_gpus_of_a_machine_are_one_kind_of_device(tmp_path: Path) -> None:
+    fixed = {name: {"resolved": {"device": name}} for name in ("cuda:0", "cuda:1")}
+    assert claims(tmp_path, {"cuda:0": BASE, "cuda:1": BETTER}, fixed).flags == ()
+
+
+def test_a_budget_may_differ_where_that_is_the_question_and_nothing_else_may(tmp_path: Path) -> None:
+    steps: dict[str, dict[str, Any]] = {
+        "constant": {"resolved": {"total_steps": 80}},
+        "onecycle": {"resolved": {"total_steps": 10}},
+    }
+    found = claims(tmp_path / "steps", {"constant": BASE, "onecycle": BETTER}, steps, budgets_may_differ=True)
+    assert found.flags == () and only(found).sentence.startswith("onecycle is better than constant")
+    assert only(found).sentence.endswith("; steps: 10 against 80.")
+    steps["onecycle"]["resolved"]["precision"], steps["constant"]["resolved"]["precision"] = "bf16", "fp32"
+    found = claims(tmp_path / "both", {"constant": BASE, "onecycle": BETTER}, steps, budgets_may_differ=True)
+    assert len(found.flags) == 1 and only(found).sentence.startswith("not comparable: ")
+
+
+TUNED = {
+    "constant max_lr_scale=1": BASE,
+    "constant max_lr_scale=3": (0.99, None, 0.99),
+    "onecycle max_lr_scale=1": (0.89, 0.91, 0.92),
+    "onecycle max_lr_scale=3": BETTER,
+}
+
+
+def at_scales(**test: Sequence[float]) -> dict[str, dict[str, Any]]:
+    tests = {name: {"test": test[name.split()[0]]} if test else {} for name in TUNED}
+    return {name: {"max_lr": 0.1 * int(name[-1])} | tests[name] for name in TUNED}
+
+
+def test_each_policy_is_compared_at_its_best_rate_and_a_diverged_seed_counts_against_a_rate(tmp_path: Path) -> None:
+    found = claims(tmp_path, TUNED, at_scales())
+    claim = only(found)
+    assert (claim.name, claim.baseline) == ("onecycle", "constant")
+    assert claim.difference is not None and claim.difference.mean == pytest.approx(0.091 / 3)
+    picked, optimistic, edge = found.flags
+    assert picked.endswith("constant max_lr_scale=1, onecycle max_lr_scale=3.")
+    assert "picked on the accuracy that is quoted, which is optimistic: data.val_fraction=0.1" in optimistic
+    assert edge.endswith("constant took the lowest, onecycle took the highest.")
+
+
+def test_of_rates_of_equal_accuracy_the_one_with_the_lower_val_loss_is_picked(tmp_path: Path) -> None:
+    finals = {f"{policy} max_lr={rate}": BASE for policy in ("constant", "onecycle") for rate in (1, 2, 3)}
+    losses = dict(zip(finals, (0.2, 0.1, 0.3, 0.3, 0.3, 0.1), strict=True))
+    found = claims(tmp_path, finals, {name: {"loss": {4: loss}} for name, loss in losses.items()})
+    assert found.flags[0].endswith("constant max_lr=2, onecycle max_lr=3.")
+
+
+def test_a_rate_picked_on_held_out_data_is_quoted_on_the_test_set(tmp_path: Path) -> None:
+    found = claims(tmp_path, TUNED, at_scales(constant=(0.80, 0.81, 0.82), onecycle=(0.81, 0.83, 0.82)))
+    difference = only(found).difference
+    assert found.measure == "final/test_accuracy"
+    assert difference is not None and difference.mean == pytest.approx(0.01)
+    assert found.flags[0].endswith("constant max_lr_scale=1, onecycle max_lr_scale=3.")
+    assert not any("optimistic" in flag for flag in found.flags)
+
+
+def test_a_rate_that_lacks_seeds_is_named(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, {"constant": BASE, **{name: TUNED[name] for name in TUNED if "onecycle" in name}})
+    failed = sweep.trial("onecycle_max_lr_scale=1:0")
+    failed.remove("result.json")
+    failed.write("failure", {"cause": "the disk is full", "attempt": 1, "time": 0.0})
+    flags = report.compare(sweep).claims.flags
+    (flag,) = [flag for flag in flags if "lack seeds" in flag]
+    assert "Rates of onecycle" in flag and flag.endswith("max_lr_scale=1 (1 of 3 have no result).")
+
+
+def test_epochs_are_compared_at_equal_epochs_and_never_across(tmp_path: Path) -> None:
+    finals = {
+        "constant epochs=5": BASE,
+        "constant epochs=10": [value + 0.05 for value in BASE],
+        "onecycle epochs=5": BETTER,
+        "onecycle epochs=10": [value + 0.05 for value in BASE[::-1]],
+    }
+    five, ten = claims(tmp_path, finals).claims
+    assert [(c.name, c.baseline, c.budget) for c in (five, ten)] == [
+        ("onecycle", "constant", "epochs=5"),
+        ("onecycle", "constant", "epochs=10"),
+    ]
+    assert five.sentence.startswith("epochs=5: onecycle is better than constant by 3.03 points")
+    assert ten.difference is not None and ten.difference.mean == pytest.approx(0.0)
+    assert five.difference is not None and five.p_adjusted == pytest.approx(2 * (five.difference.p or 0))
+
+
+def test_data_sets_are_never_compared_and_models_only_where_policies_do_not_vary(tmp_path: Path) -> None:
+    names = [f"{policy} data={data}" for data in ("mnist", "digits") for policy in ("constant", "onecycle")]
+    found = claims(tmp_path / "data", dict(zip(names, (BASE, BETTER) * 2, strict=True)))
+    assert [(c.name, c.budget) for c in found.claims] == [("onecycle", "data=mnist"), ("onecycle", "data=digits")]
+    names = [f"{policy} model={model}" for policy in ("constant", "onecycle") for model in ("lenet", "resnet9")]
+    found = claims(tmp_path / "models", dict(zip(names, (BASE, BETTER) * 2, strict=True)))
+    assert [(c.name, c.budget) for c in found.claims] == [("onecycle", "model=lenet"), ("onecycle", "model=resnet9")]
+    found = claims(tmp_path / "one_policy", {"onecycle model=lenet": BASE, "onecycle model=resnet9": BETTER})
+    assert only(found).name == "onecycle model=resnet9" and only(found).baseline == "onecycle model=lenet"
+
+
+@pytest.mark.parametrize("name", ["step", "step max_lr_scale=3"])
+def test_a_sweep_may_name_its_baseline_by_its_family_or_by_a_group_of_it(tmp_path: Path, name: str) -> None:
+    finals = {"constant max_lr_scale=1": BASE, "step max_lr_scale=1": BASE, "step max_lr_scale=3": BETTER}
+    found = claims(tmp_path, finals, baseline=name)
+    assert found.baseline == only(found).baseline == "step" and only(found).name == "constant"
+
+
+def test_a_baseline_that_the_sweep_has_not_is_replaced_and_said(tmp_path: Path) -> None:
+    found = claims(tmp_path, {"constant": BASE, "onecycle": BETTER}, baseline="cosine")
+    assert found.baseline == "constant"
+    assert found.flags == ("The baseline cosine is not in this sweep: constant was typed first and stands for it.",)
+
+
+def test_test_accuracy_is_compared_where_every_trial_has_it(tmp_path: Path) -> None:
+    test = {"constant": {"test": (0.8, 0.81, 0.82)}, "onecycle": {"test": (0.81, 0.83, 0.82)}}
+    found = claims(tmp_path / "all", {"constant": BASE, "onecycle": BETTER}, test)
+    assert found.measure == "final/test_accuracy" and "final/test_accuracy" in found.sentence
+    difference = only(found).difference
+    assert difference is not None and difference.mean == pytest.approx(0.01)
+    found = claims(tmp_path / "some", {"constant": BASE, "onecycle": BETTER}, {"onecycle": test["onecycle"]})
+    assert found.measure == "final/val_accuracy" and "Not every finished trial has final/test" in found.flags[0]
+
+
+def test_speed_ups_count_the_seeds_that_never_reached_the_target(tmp_path: Path) -> None:
+    entries = [entry(f"{p}{s}", p, s, target=0.9) for p in ("constant", "onecycle") for s in range(4)]
+    sweep = hand_made.sweep(tmp_path, *entries)
+    courses = [{1: 0.5, 3: 0.9}, {1: 0.6, 7: 0.95}, {1: 0.5, 7: 0.6}, {1: 0.5, 5: 0.94}]
+    courses += [{1: 0.91}, {1: 0.93, 3: 0.92}, {1: 0.95, 3: 0.91}]
+    for one, course in zip(entries, courses, strict=False):
+        training(sweep.trial(one.signature), accuracy=course)
+    training(sweep.trial("onecycle3"), status="diverged", cause="nan", accuracy={1: 0.95})
+    claim = only(report.compare(sweep).claims)
+    assert claim.speedup is not None
+    assert (claim.speedup.pairs, claim.speedup.missed_baseline, claim.speedup.missed) == (2, 1, 1)
+    assert claim.speedup.ratio == pytest.approx((4 / 2 * 8 / 2) ** 0.5)
+    said = "speed-up to 90 %: 2.83 in steps (95 % interval "
+    assert said in claim.sentence
+    assert "2 seeds; never reached by 1 seed of constant and 1 seed of onecycle)" in claim.sentence
+
+
+def test_the_remarks_begin_with_what_is_claimed(tmp_path: Path) -> None:
+    comparison = report.compare(swept(tmp_path, {"constant": BASE, "onecycle": BETTER, "step": BASE}))
+    found = comparison.claims
+    expected = [found.sentence, *(claim.sentence for claim in found.claims)]
+    assert report.remarks(comparison)[:3] == expected
+    assert "- onecycle is better than constant by 3.03 points" in report.markdown(comparison)
+    single = report.compare(swept(tmp_path / "single", {"constant": BASE, "onecycle": BETTER}))
+    assert report.remarks(single)[0] == single.claims.claims[0].sentence

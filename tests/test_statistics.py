@@ -1,0 +1,139 @@
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from onecycle_sweeps.report.statistics import Difference, detectable_effect, holm, paired_difference, speed_up
+
+SAMPLES = st.lists(st.tuples(*[st.floats(0.1, 1.0)] * 2), min_size=2, max_size=12)
+P_VALUES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8)
+
+
+def keyed(values):
+    return {str(i): value for i, value in enumerate(values)}
+
+
+@given(SAMPLES)
+def test_a_paired_difference_is_that_of_scipy(pairs: list[tuple[float, float]]) -> None:
+    a, b = zip(*pairs, strict=True)
+    found = paired_difference(keyed(a), keyed(b))
+    if found.p is None or found.low is None or found.high is None:
+        assert max(x - y for x, y in pairs) - min(x - y for x, y in pairs) < 1e-9
+        return
+    expected = stats.ttest_rel(a, b)
+    interval = expected.confidence_interval(0.95)
+    # The two sum in another order, which shows where differences are large beside their spread.
+    assert found.mean == pytest.approx(sum(a) / len(a) - sum(b) / len(b), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6, abs=1e-9)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-5, abs=1e-9)
+    assert found.low < found.mean < found.high and found.pairs == len(pairs)
+
+
+@given(SAMPLES)
+def test_exchanged_sides_change_the_sign_alone(pairs: list[tuple[float, float]]) -> None:
+    a, b = map(keyed, zip(*pairs, strict=True))
+    one, other = paired_difference(a, b), paired_difference(b, a)
+    assert (one.mean, one.p, one.detectable) == (-other.mean, other.p, other.detectable)
+    assert one.low is None or one.low == -(other.high or 0.0)
+
+
+def test_pairs_are_made_by_key_and_not_by_place() -> None:
+    assert paired_difference({"1": 0.9, "0": 0.5}, {"0": 0.4, "1": 0.7}).mean == pytest.approx(0.15)
+    with pytest.raises(ValueError, match=r"same keys.*\['0'\].*\['1'\]"):
+        paired_difference({"0": 0.5}, {"1": 0.5})
+    with pytest.raises(ValueError, match="same keys"):
+        speed_up({}, {})
+
+
+def test_one_pair_has_a_difference_and_no_interval() -> None:
+    assert paired_difference({"0": 0.75}, {"0": 0.5}) == Difference(0.25, None, None, None, 1, None)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01, 0.02])
+def test_equal_differences_have_no_p_value_even_where_rounding_makes_them_unequal(shift: float) -> None:
+    values = (0.93, 0.92, 0.91, 0.1)
+    found = paired_difference(keyed(values), keyed([value - shift for value in values]))
+    assert found.mean == pytest.approx(shift) and found.pairs == 4
+    assert found.low is found.high is found.p is found.detectable is None
+
+
+# statsmodels 0.15.0 with scipy 1.17.1: statsmodels.stats.power.TTestPower().solve_power(effect_size=None, nobs=n,
+# alpha=0.05, power=0.8, alternative="two-sided").
+@pytest.mark.parametrize(
+    ("pairs", "effect"),
+    [(2, 11.54989), (3, 3.2640436), (4, 2.1279493), (5, 1.6819971), (10, 0.9960019), (30, 0.5292357)],
+)
+def test_the_detectable_effect_is_that_of_statsmodels(pairs: int, effect: float) -> None:
+    assert detectable_effect(pairs) == pytest.approx(effect, rel=1e-5)
+
+
+def test_the_detectable_difference_is_the_effect_times_the_spread_of_the_differences() -> None:
+    found = paired_difference(keyed([0.8, 0.9, 1.0]), keyed([0.5, 0.5, 0.5]))
+    assert found.detectable == pytest.approx(0.1 * 3.2640436)
+
+
+def test_more_pairs_detect_less_and_one_pair_detects_nothing() -> None:
+    effects = [detectable_effect(pairs) for pairs in (*range(2, 60), 1000)]
+    assert all(more < fewer for fewer, more in itertools.pairwise(effects))
+    with pytest.raises(ValueError, match="at least 2 pairs, got 1"):
+        detectable_effect(1)
+
+
+# statsmodels 0.15.0: statsmodels.stats.multitest.multipletests(p, method="holm")[1].
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5], [0.5]),
+        ([0.02, 0.02, 0.9], [0.06, 0.06, 0.9]),
+        ([0.0001, 0.2, 0.013, 0.013, 0.4], [0.0005, 0.4, 0.052, 0.052, 0.4]),
+    ],
+)
+def test_adjusted_p_values_are_those_of_statsmodels(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+def test_nothing_to_adjust_is_nothing() -> None:
+    assert holm([]) == []
+
+
+@given(P_VALUES)
+def test_an_adjustment_raises_p_values_and_keeps_their_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(p <= q <= 1.0 for p, q in zip(p_values, adjusted, strict=True))
+    ordered = [q for _, q in sorted(zip(p_values, adjusted, strict=True))]
+    assert ordered == sorted(ordered)
+
+
+@given(P_VALUES, st.floats(0.001, 0.5))
+def test_an_adjusted_p_value_rejects_what_the_stepwise_test_rejects(p_values: list[float], level: float) -> None:
+    rejected = 0
+    for p in sorted(p_values):
+        if (len(p_values) - rejected) * p > level:
+            break
+        rejected += 1
+    assert sum(q <= level for q in holm(p_values)) == rejected
+
+
+def test_a_speed_up_is_the_geometric_mean_of_the_ratios_of_steps() -> None:
+    found = speed_up(keyed([10, 20, 40]), keyed([20, 80, 80]))
+    assert (found.pairs, found.missed_baseline, found.missed) == (3, 0, 0)
+    assert found.ratio == pytest.approx((2 * 4 * 2) ** (1 / 3))
+    interval = stats.ttest_1samp([math.log(2), math.log(4), math.log(2)], 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+
+
+def test_seeds_that_never_reached_the_target_are_counted_for_each_side() -> None:
+    found = speed_up(keyed([10, None, 30, 20]), keyed([20, 30, None, None]))
+    assert found.ratio == pytest.approx(2.0) and found.low is found.high is None
+    assert (found.pairs, found.missed_baseline, found.missed) == (1, 2, 1)
+    never = speed_up(keyed([10, None]), keyed([None, None]))
+    assert (never.ratio, never.pairs, never.missed_baseline, never.missed) == (None, 0, 2, 1)
+
+
+def test_equal_ratios_are_a_speed_up_without_an_interval() -> None:
+    found = speed_up(keyed([10, 30, 50]), keyed([20, 60, 100]))
+    assert found.ratio == pytest.approx(2.0) and found.low is found.high is None and found.pairs == 3
