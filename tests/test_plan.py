@@ -44,7 +44,7 @@ def range_test(runs_dir: Path, *overrides: str) -> str:
         "rerun=true",
         "policy.max_lr=0.1",
         "policy=onecycle",
-        "range_test.steps=200",
+        "range_test.steps=150",
         "range_test.seeds=[1,2]",
         "hydra.launcher.workers=2",
     ],
@@ -104,7 +104,7 @@ def test_one_range_test_serves_all_policies_seeds_lengths_and_scales(runs_dir: P
 @pytest.mark.parametrize(
     "override",
     [
-        "range_test.steps=200",
+        "range_test.steps=150",
         "range_test.mode=linear",
         "range_test.end_lr=1",
         "range_test.seeds=[0,1]",

@@ -9,15 +9,20 @@ from onecycle_sweeps.folder import Superseded, TrialFolder
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from real_trials import made, names, series, stop_after
 
-AUTO = ("epochs=1", "batch_size=256")
+AUTO = ("epochs=1", "batch_size=256", "range_test.steps=100")
+PEERS = {"minimum", "steep", "valley", "slide", "torch_lr_finder", "lightning"}
+READ = {"max_lr", "steepest", "lowest", "divergence"}
 
 
 def test_a_range_test_has_its_curve_and_a_suggestion_by_every_rule(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "task=range_test")
     result = trial.run(folder)
-    rules = {f"suggestion/{rule}" for rule in ("minimum", "steepest", "valley", "slide", "max_lr")}
+    intervals = {f"{name}_{end}" for name in READ for end in ("low", "high")}
+    rules = {f"suggestion/{name}" for name in PEERS | READ | intervals | {"last_clear_descent"}}
     assert (result["kind"], result["status"]) == ("range_test", "finished")
-    assert set(result["metrics"]) == rules | {"seconds"}
+    assert set(result["metrics"]) == rules | {"range/lowest_loss", "seconds"}
+    assert result["verdict"]["word"] in ("confident", "ambiguous")
+    assert result["verdict"]["max_lr"]["rate"] == result["metrics"]["suggestion/max_lr"]
     assert 0.01 < result["metrics"]["suggestion/max_lr"] < 1
     assert names(folder) == {"schedule/lr", "schedule/momentum", "train/loss", "range/loss_smoothed"}
     rates = series(folder, "schedule/lr")[1]
@@ -33,11 +38,35 @@ def test_a_range_test_of_several_seeds_takes_the_median_of_their_suggestions(run
     ]
     folder = made(runs_dir, *AUTO, "task=range_test", "range_test.seeds=[0,1,2]")
     together = trial.run(folder)
-    for name in verdicts[0].keys() - {"seconds"}:
-        assert together["metrics"][name] == sorted(one[name] for one in verdicts)[1]
+    for name in PEERS | READ:
+        key = f"suggestion/{name}"
+        assert together["metrics"][key] == pytest.approx(sorted(one[key] for one in verdicts)[1])
+    lows = [one["suggestion/max_lr_low"] for one in verdicts]
+    assert min(lows) <= together["metrics"]["suggestion/max_lr_low"] <= max(lows)
     rates = series(folder, "schedule/lr")[1]
     assert together["steps"] == len(rates)
     assert sum(rate == rates[0] for rate in rates) == 3
+
+
+def test_a_linear_range_test_is_read_by_its_val_accuracy_as_smith_does(runs_dir: Path):
+    folder = made(runs_dir, *AUTO, "task=range_test", "range_test.mode=linear", "range_test.end_lr=1")
+    result = trial.run(folder)
+    steps, accuracies = series(folder, "val/accuracy")
+    assert list(steps) == [5 * i - 1 for i in range(1, 21)]
+    assert max(accuracies) > 0.8
+    rates = dict(zip(*series(folder, "schedule/lr"), strict=True))
+    reached = [rates[step] for step, value in zip(steps, accuracies, strict=True) if value > 0.9 * max(accuracies)]
+    found = result["metrics"]
+    assert 0 < found["suggestion/base_lr"] < found["suggestion/max_lr"] <= max(reached)
+
+
+def test_an_ambiguous_range_test_says_so_and_suggests_a_grid(runs_dir: Path):
+    folder = made(runs_dir, *AUTO, "task=range_test", "range_test.end_lr=0.05")
+    result = trial.run(folder)
+    assert result["verdict"]["word"] == "ambiguous"
+    (warning,) = [line for line in result["warnings"] if "raise range_test.end_lr" in line]
+    assert "or try the grid max_lr=" in warning
+    assert warning in folder.log.read_text()
 
 
 def test_a_range_test_that_was_stopped_begins_again_and_finds_the_same(runs_dir: Path, beside: Path):
