@@ -1,6 +1,6 @@
-"""The pictures of a single trial: its trajectory, or its range test."""
+"""Range tests: the loss at each rate, and the rates that the rules suggest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,9 @@ import numpy as np
 
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.curves import RangeTestCurve, range_tests, trajectory
+from onecycle_sweeps.report.curves import RangeTestCurve, range_tests
+from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.sweep import RANGE_TEST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 DPI = 100
 VERDICT = "max_lr"
 LABEL_HEIGHT = 0.062
+MOST = 24
 
 
 @dataclass(frozen=True)
@@ -32,32 +35,26 @@ RULES = {
     "minimum": Rule("minimum / 10", canvas.COLOURS[2]),
     "steepest": Rule("steepest", canvas.COLOURS[3]),
     "slide": Rule("slide", canvas.COLOURS[4]),
-    VERDICT: Rule("max_lr", "black"),
+    VERDICT: Rule("max_lr", "#000000"),
 }
 
 
-def draw_trajectory(trial: TrialFolder) -> Path | None:
-    """lr_momentum.png: the lr and momentum that the optimizer used, side by side; None before the first step."""
-    used = trajectory(trial)
-    if not used.lr:
-        return None
-    lr, momentum = canvas.axes(2, height=3.2)
-    lr.plot(used.lr.steps, used.lr.values, color=canvas.COLOURS[0], linewidth=1.7)
-    momentum.plot(used.momentum.steps, used.momentum.values, color=canvas.COLOURS[1], linewidth=1.7)
-    label_trajectory(lr, momentum)
-    if not used.momentum:
-        momentum.text(0.5, 0.5, "the optimizer has no momentum", ha="center", transform=momentum.transAxes)
-    canvas.figure_of(lr).suptitle(canvas.plain(_title(trial)), fontsize=11)
-    return canvas.save(lr, trial.path / "lr_momentum.png", DPI)
+@dataclass(frozen=True)
+class RangeTestFigure:
+    """What is drawn of a range test: a curve per seed, and the rates it suggests, by their rules."""
+
+    name: str
+    signature: str
+    status: str
+    logarithmic: bool
+    curves: Sequence[RangeTestCurve]
+    rates: Mapping[str, float]
 
 
-def label_trajectory(lr: "Axes", momentum: "Axes") -> None:
-    """Titles and labels of a pair of axes with trajectories; a momentum that never moves lies at mid-height."""
-    lr.set(title="Learning rate", xlabel=canvas.STEP, ylabel="lr")
-    momentum.set(title="Momentum", xlabel=canvas.STEP, ylabel="momentum")
-    low, high = momentum.dataLim.intervaly
-    if not high - low > 1e-9:
-        momentum.set_ylim((low - 0.05, high + 0.05) if np.isfinite(low) else (0, 1))
+def of(outcomes: Iterable[Outcome]) -> list[RangeTestFigure]:
+    """The range tests among a sweep's trials that have a step to draw."""
+    tests = [_read(o.name, o.status, o.folder) for o in outcomes if o.entry.kind == RANGE_TEST and o.attempts]
+    return [test for test in tests if test.curves]
 
 
 def draw_range_test(trial: TrialFolder) -> Path:
@@ -65,26 +62,55 @@ def draw_range_test(trial: TrialFolder) -> Path:
 
     Raises ValueError where the journal has no step.
     """
-    curves = range_tests(trial)
-    if not curves:
+    test = _read("Range test", "", trial)
+    if not test.curves:
         raise ValueError(f"{trial.journal} has no range test to draw")
     (loss,) = canvas.axes(width=7.5, height=4.8)
-    for run, curve in enumerate(curves):
-        loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
-        label = _once("smoothed loss" + (f", each of {len(curves)} seeds" if len(curves) > 1 else ""), run)
-        loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
-    loss.set_xscale("log" if trial.config()["range_test"]["mode"] == "exp" else "linear")
-    loss.margins(x=0)
-    found = {k.removeprefix("suggestion/"): v for k, v in (trial.result() or {}).get("metrics", {}).items()}
-    marks = {rule: found[rule] for rule in RULES if rule in found}
-    loss.set_ylim(_frame(curves, room=LABEL_HEIGHT * (len(marks) + 0.5)))
-    _mark(loss, marks)
-    loss.set(title="Range test" if marks else "Range test without a verdict", xlabel="lr", ylabel="training loss")
+    draw_curves(loss, test)
+    loss.set_title("Range test" if test.rates else "Range test without a verdict")
     canvas.figure_of(loss).legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return canvas.save(loss, trial.path / "range_test.png", DPI)
 
 
-def _mark(loss: "Axes", marks: Mapping[str, float]) -> None:
+def draw_all(tests: Sequence[RangeTestFigure]) -> "Axes":
+    """The first of them as small multiples in one figure; of a single one, with every mark in words."""
+    tests = tests[:MOST]
+    columns = min(3, len(tests))
+    rows = -(-len(tests) // columns)
+    wide, high = (7.5, 4.8) if len(tests) == 1 else (4.2 * columns, 3.1 * rows)
+    several = canvas.axes(columns, wide, high, rows=rows)
+    for axes, test in zip(several, tests, strict=False):
+        draw_curves(axes, test, in_words=len(tests) == 1)
+        axes.set_title(canvas.plain(test.name), fontsize=10)
+    for axes in several[len(tests) :]:
+        axes.set_visible(False)
+    return several[0]
+
+
+def draw_curves(loss: "Axes", test: RangeTestFigure, *, in_words: bool = True) -> None:
+    """Raw and smoothed loss against lr; each mark has its rule and rate beside it, or the verdict alone has."""
+    for run, curve in enumerate(test.curves):
+        loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
+        label = _once("smoothed loss" + (f", each of {len(test.curves)} seeds" if len(test.curves) > 1 else ""), run)
+        loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
+    if test.logarithmic:
+        canvas.logarithmic_rates(loss)
+    loss.margins(x=0)
+    marks = {rule: test.rates[rule] for rule in RULES if rule in test.rates}
+    words = list(marks) if in_words else [VERDICT]
+    loss.set_ylim(_frame(test.curves, room=LABEL_HEIGHT * (len(words) + 0.5)))
+    _mark(loss, marks, words)
+    loss.set(xlabel="learning rate", ylabel="training loss")
+
+
+def _read(name: str, status: str, trial: TrialFolder) -> RangeTestFigure:
+    found = {k.removeprefix("suggestion/"): v for k, v in (trial.result() or {}).get("metrics", {}).items()}
+    rates = {rule: found[rule] for rule in RULES if rule in found}
+    exponential = trial.config()["range_test"]["mode"] == "exp"
+    return RangeTestFigure(name, trial.signature, status, exponential, range_tests(trial), rates)
+
+
+def _mark(loss: "Axes", marks: Mapping[str, float], words: Sequence[str]) -> None:
     """A vertical line per rate up to its label; each label has a row of its own, and no line crosses another's."""
     left, right = loss.get_xlim()
     place = np.log if loss.get_xscale() == "log" else np.asarray
@@ -100,6 +126,8 @@ def _mark(loss: "Axes", marks: Mapping[str, float]) -> None:
             else {"linewidth": 1.5, "linestyle": (4 * row, (4, 4)), "zorder": 2.5}
         )
         loss.axvline(marks[rule], ymax=top, color=RULES[rule].colour, **line)
+        if rule not in words:
+            continue
         loss.annotate(
             f"{RULES[rule].words} = {marks[rule]:.3g}",
             (marks[rule], top),
@@ -135,12 +163,3 @@ def _finite(values: Sequence[float]) -> np.ndarray:
 def _once(label: str, run: int) -> str:
     """The label for the first of several alike lines; matplotlib's legend leaves out the others."""
     return label if run == 0 else "_"
-
-
-def _title(trial: TrialFolder) -> str:
-    config, resolved = trial.config(), trial.resolved() or {}
-    policy = config.get("policy", {}).get("_target_", "range test").rpartition(".")[2]
-    rate = resolved.get("max_lr")
-    return ", ".join(
-        [policy, *([f"max_lr={rate:.3g}"] if rate else []), *([f"seed={config['seed']}"] if "seed" in config else [])]
-    )
