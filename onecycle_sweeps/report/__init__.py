@@ -11,6 +11,7 @@ from onecycle_sweeps.report.csv_files import write_range_test_csv as write_range
 from onecycle_sweeps.report.curve_files import write_evaluations, write_range_tests, write_trajectories
 from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.outcomes import read as read
+from onecycle_sweeps.report.page import PAGE as PAGE
 from onecycle_sweeps.report.page import write_page
 from onecycle_sweeps.report.range_test_figures import draw_range_test as draw_range_test
 from onecycle_sweeps.report.shown import shown

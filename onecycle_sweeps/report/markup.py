@@ -29,13 +29,15 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "")
     body = "".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
     )
-    return f'<div class="wide" tabindex="0"><table{_kind(kind)}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    content = f"<table{_kind(kind)}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide" tabindex="0">{content}</div>'
 
 
 def figure(panels: Iterable[str], caption: str, kind: str = "") -> str:
     """Panels side by side where there is room, and what they show in words."""
     content = "".join(f'<div class="panel">{panel}</div>' for panel in panels)
-    return f'<figure><div class="panels{" " + kind if kind else ""}">{content}</div><figcaption>{caption}</figcaption></figure>'
+    side_by_side = f"<div{_kind(f'panels {kind}'.strip())}>{content}</div>"
+    return f"<figure>{side_by_side}<figcaption>{caption}</figcaption></figure>"
 
 
 def command(words: str) -> str:

@@ -30,7 +30,7 @@ class Outcome:
     val_loss: Series
     val_accuracy: Series
     clock: Mapping[int, float] = field(default_factory=dict)
-    used: Trajectory = Trajectory()
+    used: Trajectory = field(default_factory=Trajectory)
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onecycle_sweeps.folder import write_atomically
-from onecycle_sweeps.report import page_facts, page_panels, page_result
+from onecycle_sweeps.report import page_asked, page_panels, page_record, page_result
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.markup import listed, text
 from onecycle_sweeps.report.outcomes import Outcome
@@ -13,7 +13,7 @@ from onecycle_sweeps.report.shown import Shown
 from onecycle_sweeps.report.val_measures import ACCURACY, LOSS
 from onecycle_sweeps.sweep import Sweep
 
-NAME = "report.html"
+PAGE = "report.html"
 STYLE = Path(__file__).with_name("style.css")
 # A heading, and the HTML below it; one that is empty is left out.
 Section = tuple[str, str]
@@ -28,9 +28,9 @@ def write_page(
     written: Sequence[Path],
 ) -> Path:
     """Write the page into the sweep's report folder; `written` are the files beside it."""
-    configs = page_facts.configs_of(outcomes)
+    configs = page_asked.configs_of(outcomes)
     sections: list[Section] = [
-        ("What was asked", page_facts.asked(sweep, outcomes, configs)),
+        ("What was asked", page_asked.asked(sweep, outcomes, configs)),
         ("Result", page_result.result(comparison, groups)),
         ("Claims", page_result.claims(comparison)),
         ("Learning rate and momentum", page_panels.trajectories(groups)),
@@ -38,18 +38,18 @@ def write_page(
         ("Validation loss", page_panels.course(groups, LOSS)),
         ("Each seed at the end", page_panels.ends(groups)),
         ("Range tests", page_panels.range_tests(tests)),
-        ("Diverged and failed trials", page_facts.troubles(outcomes)),
-        ("Warnings and notes", page_facts.doubts(comparison)),
-        ("How to repeat it", page_facts.repeating(sweep, outcomes, configs)),
-        ("Trials", page_facts.trials(outcomes)),
-        ("Files", page_facts.files(written)),
+        ("Diverged and failed trials", page_record.troubles(outcomes)),
+        ("Warnings and notes", page_record.doubts(comparison)),
+        ("How to repeat it", page_record.repeating(sweep, outcomes, configs)),
+        ("Trials", page_record.trials(outcomes)),
+        ("Files", page_record.files(written)),
     ]
-    path = sweep.report / NAME
-    write_atomically(path, page(f"Sweep {sweep.id}", sections))
+    path = sweep.report / PAGE
+    write_atomically(path, page(page_asked.title(outcomes), page_asked.origin(sweep), sections))
     return path
 
 
-def page(title: str, sections: Sequence[Section]) -> str:
+def page(title: str, origin: str, sections: Sequence[Section]) -> str:
     """A whole page of the sections that have something to say."""
     told = {f"s{i}": section for i, section in enumerate(sections) if section[1]}
     contents = listed(f'<a href="#{anchor}">{text(heading)}</a>' for anchor, (heading, _) in told.items())
@@ -68,7 +68,10 @@ def page(title: str, sections: Sequence[Section]) -> str:
 {STYLE.read_text()}</style>
 </head>
 <body>
+<header>
 <h1>{text(title)}</h1>
+<p class="under">{text(origin)}</p>
+</header>
 <nav>{contents}</nav>
 {body}
 </body>

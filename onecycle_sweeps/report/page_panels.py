@@ -55,7 +55,11 @@ def ends(groups: Shown) -> str:
     rows = list(groups.members.items())[:ROWS_SHOWN]
     lines = sum(1 + val_figures.row_name(*row).count("\n") for row in rows)
     panels: list[str] = []
-    for measure, axes in zip(measures, canvas.panels(len(measures), 0.9 + ROW_HEIGHT * lines), strict=True):
+    for measure, axes in zip(
+        measures,
+        [canvas.axes(width=canvas.PANEL_WIDTH, height=0.9 + ROW_HEIGHT * lines)[0] for _ in measures],
+        strict=True,
+    ):
         val_figures.draw_ends(axes, groups, measure, ROWS_SHOWN)
         panels.append(_inline(axes, f"{measure.field}-ends", f"{measure.title} of each seed at the end"))
     return figure(panels, text(val_figures.ends_words(groups, ROWS_SHOWN).capitalize() + ".")) if panels else ""
@@ -69,13 +73,13 @@ def range_tests(tests: Sequence[RangeTestFigure]) -> str:
     few = len(shown) <= FEW
     panels: list[str] = []
     for i, test in enumerate(shown):
-        (axes,) = canvas.panels(1) if few else canvas.axes(width=3.6, height=2.5)
+        (axes,) = canvas.panels(1, *(() if few else reversed(range_test_figures.SMALL)))
         range_test_figures.draw_curves(axes, test, in_words=few)
         rates = ", ".join(f"{RULES[rule].words} {rate:.3g}" for rule, rate in test.rates.items() if rule != VERDICT)
         below = f"{test.status}; {rates}" if rates else f"{test.status}, without a verdict"
         panels.append(f"<h3>{text(test.name)}</h3>{_inline(axes, f'range-{i}', test.name)}<p>{text(below)}</p>")
     left = f" The first {len(shown)} of {len(tests)}." if len(shown) < len(tests) else ""
-    words = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate that each rule suggests; max_lr is the verdict."
+    words = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate that each rule suggests."
     return _rules() + figure(panels, text(words + left), "" if few else "small")
 
 
@@ -120,7 +124,8 @@ def _as_planned(groups: Shown) -> str:
         said.append(f"Used and planned differ: {'; '.join(off)}.")
     elif examples:
         said.append(
-            f"Used equals planned, bit for bit, at every one of the {steps} steps taken by the {len(examples)} trials shown."
+            f"Used equals planned, bit for bit, at every one of the {steps} steps taken by the {len(examples)} "
+            "trials shown."
         )
     if unknown:
         said.append(f"No plan to compare with: {'; '.join(unknown)}.")

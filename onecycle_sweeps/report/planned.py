@@ -1,6 +1,6 @@
 """What a policy planned for a trial, beside what its optimizer used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onecycle_sweeps import settings
@@ -15,7 +15,7 @@ class Plan:
     `unknown` is why there is no plan: the policy cannot be built here.
     """
 
-    planned: Trajectory = Trajectory()
+    planned: Trajectory = field(default_factory=Trajectory)
     off: str | None = None
     unknown: str | None = None
 

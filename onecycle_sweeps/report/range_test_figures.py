@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 DPI = 100
 VERDICT = "max_lr"
 LABEL_HEIGHT = 0.062
+# The width in inches of a mark's words: of the longest, and of the verdict's.
+LONGEST, LONGEST_VERDICT = 1.75, 1.35
 MOST = 24
+# The width and height in inches of one of many.
+SMALL = 3.6, 2.5
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def draw_all(tests: Sequence[RangeTestFigure]) -> "Axes":
     tests = tests[:MOST]
     columns = min(3, len(tests))
     rows = -(-len(tests) // columns)
-    wide, high = (7.5, 4.8) if len(tests) == 1 else (4.2 * columns, 3.1 * rows)
-    several = canvas.axes(columns, wide, high, rows=rows)
+    wide, high = (7.5, 4.8) if len(tests) == 1 else SMALL
+    several = canvas.tiles(rows, columns, wide, high, title=0.3)
     for axes, test in zip(several, tests, strict=False):
         draw_curves(axes, test, in_words=len(tests) == 1)
         axes.set_title(canvas.plain(test.name), fontsize=10)
@@ -115,10 +119,11 @@ def _mark(loss: "Axes", marks: Mapping[str, float], words: Sequence[str]) -> Non
     left, right = loss.get_xlim()
     place = np.log if loss.get_xscale() == "log" else np.asarray
     across = {rule: float((place(rate) - place(left)) / (place(right) - place(left))) for rule, rate in marks.items()}
-    to_the_left = max(across.values(), default=0.0) > 0.72
+    room = (LONGEST if len(words) > 1 else LONGEST_VERDICT) / _inches(loss)
+    to_the_left = bool(max(across.values(), default=0.0) > 1 - room)
     for row, rule in enumerate(sorted(marks, key=across.__getitem__, reverse=to_the_left)):
-        heavy, top = rule == VERDICT, 1 - LABEL_HEIGHT * (row + 0.5)
-        side = -1 if to_the_left and across[rule] > 0.25 else 1
+        heavy, top = rule == VERDICT, 1 - LABEL_HEIGHT * ((row if len(words) > 1 else 0) + 0.5)
+        side = -1 if to_the_left and across[rule] > room else 1
         # Dashes of unlike phase show both of two marks at the same rate, and the verdict behind them.
         line = (
             {"linewidth": 3, "zorder": 1.5}
@@ -136,11 +141,15 @@ def _mark(loss: "Axes", marks: Mapping[str, float], words: Sequence[str]) -> Non
             textcoords="offset points",
             ha="left" if side > 0 else "right",
             va="center",
-            color=RULES[rule].colour,
             fontsize=10,
             weight="bold" if heavy else "normal",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
         )
+
+
+def _inches(axes: "Axes") -> float:
+    """How wide the axes are drawn, or nearly so before they are laid out."""
+    return axes.get_position().width * canvas.figure_of(axes).get_figwidth()
 
 
 def _frame(curves: Sequence[RangeTestCurve], room: float) -> tuple[float, float]:

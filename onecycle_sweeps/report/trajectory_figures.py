@@ -40,7 +40,7 @@ def draw_trajectory(trial: TrialFolder) -> Path | None:
 
 def draw_trajectories(lr: "Axes", momentum: "Axes", groups: Shown) -> None:
     """What one trial of each group used, and over it, dotted, what was planned for the groups in colour."""
-    for group, example in reversed(groups.examples.items()):
+    for group, example in reversed(list(groups.examples.items())):
         style = groups.styles[group]
         used, planned = example.outcome.used, example.plan.planned
         for axes, taken, asked in ((lr, used.lr, planned.lr), (momentum, used.momentum, planned.momentum)):

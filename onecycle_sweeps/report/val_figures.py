@@ -60,7 +60,7 @@ def draw_ends(end: "Axes", groups: Shown, measure: Measure, most: int) -> None:
     end.locator_params(axis="x", nbins=5)
     for row, (group, members) in enumerate(rows):
         style = groups.styles[group]
-        end.get_yticklabels()[row].set_color(style.colour if style.highlighted else canvas.MUTED)
+        end.get_yticklabels()[row].set_color("black" if style.highlighted else canvas.MUTED)
         end.axhline(row, alpha=0.5, **style.line() | {"linewidth": 1, "zorder": 1})
         finals = np.array([values[-1] for o in members if o.finished and len(values := measure.of(o)[1])])
         finals = finals[np.isfinite(finals)]
