@@ -8,7 +8,7 @@ from onecycle_sweeps.report.comparison import Comparison as Comparison
 from onecycle_sweeps.report.comparison import compare as compare
 from onecycle_sweeps.report.csv_files import write_csv as write_csv
 from onecycle_sweeps.report.csv_files import write_range_test_csv as write_range_test_csv
-from onecycle_sweeps.report.curve_files import write_evaluations, write_range_tests, write_trajectories
+from onecycle_sweeps.report.curve_files import write_curves
 from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.outcomes import read as read
 from onecycle_sweeps.report.page import PAGE as PAGE
@@ -35,9 +35,7 @@ def write(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[Path]
     groups, tests = shown(comparison, outcomes), range_test_figures.of(outcomes)
     files = [
         write_csv(sweep, sweep.report / "trials.csv", outcomes),
-        write_evaluations(sweep.report / "evaluations.csv", outcomes),
-        write_trajectories(sweep.report / "trajectories.csv", groups),
-        *([write_range_tests(sweep.report / "range_tests.csv", tests)] if tests else []),
+        *write_curves(sweep.report, outcomes, groups, tests),
         *draw_files(sweep.report, groups, tests),
     ]
     return [write_page(sweep, comparison, outcomes, groups, tests, files), *files]

@@ -15,6 +15,18 @@ from onecycle_sweeps.report.shown import Example, Shown
 STEPS_KEPT = 2000
 
 
+def write_curves(
+    folder: Path, outcomes: Sequence[Outcome], groups: Shown, tests: Sequence[RangeTestFigure]
+) -> Iterator[Path]:
+    """evaluations.csv, trajectories.csv and range_tests.csv, as far as there are data."""
+    if any(outcome.val_loss or outcome.val_accuracy for outcome in outcomes):
+        yield write_evaluations(folder / "evaluations.csv", outcomes)
+    if groups.examples:
+        yield write_trajectories(folder / "trajectories.csv", groups)
+    if tests:
+        yield write_range_tests(folder / "range_tests.csv", tests)
+
+
 def write_evaluations(path: Path, outcomes: Sequence[Outcome]) -> Path:
     """evaluations.csv: a row per evaluation of each trial, with the 0-based step and the seconds of training."""
     columns = ["signature", "name", "step", "seconds", "val/loss", "val/accuracy"]

@@ -125,7 +125,7 @@ def _as_planned(groups: Shown) -> str:
     elif examples:
         said.append(
             f"Used equals planned, bit for bit, at every one of the {steps} steps taken by the {len(examples)} "
-            "trials shown."
+            f"trial{'s' * (len(examples) > 1)} shown."
         )
     if unknown:
         said.append(f"No plan to compare with: {'; '.join(unknown)}.")
