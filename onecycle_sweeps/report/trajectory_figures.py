@@ -63,6 +63,8 @@ def _dot(axes: "Axes", planned: Series) -> None:
 
 def _label(lr: "Axes", momentum: "Axes") -> None:
     """The labels of a pair of axes with trajectories; a momentum that never moves lies at mid-height."""
+    for axes in (lr, momentum):
+        axes.locator_params(axis="x", nbins=7, integer=True)
     lr.set(xlabel=canvas.STEP, ylabel="learning rate")
     momentum.set(xlabel=canvas.STEP, ylabel="momentum")
     low, high = momentum.dataLim.intervaly
