@@ -4,6 +4,7 @@ import csv
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,7 +223,7 @@ def test_no_text_from_elsewhere_becomes_markup(tmp_path: Path) -> None:
 
 
 def test_a_password_in_the_command_stays_out_of_the_page(sweep: Sweep) -> None:
-    made = Sweep(**vars(sweep) | {"command": ("tracking.uri=https://me:hunter2@host:5000/a", "-m")})
+    made = replace(sweep, command=("tracking.uri=https://me:hunter2@host:5000/a", "-m"))
     assert page_asked.typed(made) == "python -m onecycle_sweeps tracking.uri=https://host:5000/a -m"
 
 

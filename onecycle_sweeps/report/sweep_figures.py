@@ -1,5 +1,6 @@
 """The figures of a sweep as files: its groups' trajectories, their val accuracy and val loss, and its range tests."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from onecycle_sweeps.report.val_measures import ACCURACY, LOSS, SECONDS, STEPS, 
 from onecycle_sweeps.sweep import Sweep
 
 ROWS_SHOWN = 30
+TITLE_WIDTH = 48
 
 
 def draw_sweep(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[Path]:
@@ -48,7 +50,7 @@ def _val(groups: Shown, measure: Measure) -> "canvas.Axes":
     val_figures.draw_course(seconds, groups, measure, SECONDS)
     val_figures.draw_ends(ends, groups, measure, ROWS_SHOWN)
     for axes, title in ((steps, val_figures.course_words(groups)), (ends, val_figures.ends_words(groups, ROWS_SHOWN))):
-        axes.set_title(title, fontsize=10)
+        axes.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=10)
     canvas.figure_of(steps).suptitle(measure.title, fontsize=12)
     return steps
 
