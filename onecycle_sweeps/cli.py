@@ -107,16 +107,19 @@ def cancel(which: Sweep) -> int:
 def write_report(which: Sweep) -> int:
     """The comparison again, with its figures, from what has finished so far."""
     _ask_the_cluster(which)
-    files = report.write(which)
-    report.show(report.compare(which), Console(highlight=False))
-    conclusion.say(f"{len(files)} files in {which.report}")
+    outcomes = report.read(which)
+    page, *others = report.write(which, outcomes)
+    report.show(report.compare(which, outcomes), Console(highlight=False))
+    conclusion.say(f"report: {page}, and {len(others)} files beside it")
     return 0
 
 
 def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
     _ask_the_cluster(which)
-    if undelivered := tracking.deliver(which, report.write(which), report.markdown(report.compare(which))):
+    outcomes = report.read(which)
+    files, summary = report.write(which, outcomes), report.markdown(report.compare(which, outcomes))
+    if undelivered := tracking.deliver(which, files, summary):
         return _mistake(undelivered)
     conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
     return 0

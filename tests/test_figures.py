@@ -10,10 +10,10 @@ import hand_made
 from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.report import canvas, sweep_figures
-from onecycle_sweeps.report.budget_figure import draw_accuracy_by_budget
+from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.outcomes import read
+from onecycle_sweeps.report.shown import styles_of
 from onecycle_sweeps.sweep import Sweep
 
 SUGGESTIONS = {"minimum": 0.2, "steepest": 0.1, "valley": 0.01, "slide": 0.1, "max_lr": 0.2}
@@ -112,9 +112,10 @@ def test_no_line_of_a_mark_crosses_a_label_above_it(tmp_path: Path, monkeypatch:
 
 def test_a_report_has_the_csv_and_the_figures_in_the_sweeps_folder(sweep: Sweep) -> None:
     files = report.write(sweep)
-    names = ["trials.csv", "claims.csv", "trajectories.png", "val_accuracy.png", "val_loss.png"]
+    drawn = [f"{name}.{form}" for name in ("trajectories", "val_accuracy", "val_loss") for form in ("png", "svg")]
+    names = ["report.html", "trials.csv", "claims.csv", "evaluations.csv", "trajectories.csv", *drawn]
     assert files == [sweep.report / name for name in names]
-    assert [size(path)[0] for path in files[2:]] == [1500, 1650, 1650]
+    assert [size(path)[0] for path in files if path.suffix == ".png"] == [1500, 2250, 2250]
     assert sorted(path.name for path in sweep.report.iterdir()) == sorted(names)
 
 
@@ -128,14 +129,11 @@ def budgets(tmp_path: Path, policies: Sequence[str], epochs: Sequence[int]) -> S
     return made
 
 
-def test_accuracy_is_drawn_against_the_budget_where_epochs_vary(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep = budgets(tmp_path, ("constant", "onecycle"), (8, 2, 4))
-    kept: list[canvas.Axes] = []
-    monkeypatch.setattr(canvas, "save", lambda axes, path: kept.append(axes) or path)
-    assert draw_accuracy_by_budget(read(sweep), tmp_path / "x.png") == [tmp_path / "x.png"]
-    (axes,) = kept
+def test_accuracy_is_drawn_against_the_budget_where_epochs_vary(tmp_path: Path) -> None:
+    found = budgets_of(read(budgets(tmp_path, ("constant", "onecycle"), (8, 2, 4))))
+    assert found is not None
+    (axes,) = canvas.axes()
+    draw_budgets(axes, found)
     means = {line.get_label(): line for line in axes.lines if not str(line.get_label()).startswith("_")}
     assert list(means) == ["constant", "onecycle"]
     assert np.asarray(means["onecycle"].get_ydata()) == pytest.approx([58, 60, 64])
@@ -152,7 +150,7 @@ def test_one_budget_alone_makes_no_figure_of_budgets(tmp_path: Path) -> None:
 
 def test_more_policies_than_colours_are_drawn_against_the_budget(tmp_path: Path) -> None:
     sweep = budgets(tmp_path, [f"policy{i}" for i in range(9)], (2, 4))
-    path = report.draw_sweep(sweep)[-1]
+    path = report.draw_sweep(sweep)[-2]
     assert path == sweep.report / "accuracy_by_budget.png" and size(path) == (1125, 690)
 
 
@@ -164,35 +162,35 @@ def test_a_report_can_be_written_again_over_the_earlier_one(sweep: Sweep) -> Non
 def test_a_sweep_that_has_not_begun_has_no_figures(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, range_test_entry(), entry("a", "step", 0))
     assert report.draw_sweep(sweep) == []
-    assert [path.name for path in report.write(sweep)] == ["trials.csv"]
+    assert [path.name for path in report.write(sweep)] == ["report.html", "trials.csv"]
 
 
 def test_a_sweep_in_which_all_diverged_is_drawn(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, *(entry(f"a{seed}", "step", seed) for seed in range(2)))
     training(sweep.trial("a0"), status="diverged", cause="nan", accuracy={1: math.nan}, loss={1: math.nan})
     training(sweep.trial("a1"), status="diverged", cause="nan")
-    assert len(report.draw_sweep(sweep)) == 3
+    assert len(report.draw_sweep(sweep)) == 6
 
 
 def test_a_trial_under_way_is_drawn_as_far_as_it_has_come(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, *(entry(f"a{seed}", "step", seed) for seed in range(2)))
     training(sweep.trial("a0"), status="stopped", accuracy={1: 0.5, 3: 0.6}, loss={1: 1.0, 3: 0.9})
     training(sweep.trial("a1"), status="stopped", accuracy={1: 0.6}, loss={1: 1.0})
-    assert len(report.draw_sweep(sweep)) == 3
+    assert len(report.draw_sweep(sweep)) == 6
 
 
 def test_names_that_look_like_mathematics_are_drawn_as_text(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0, {"data.root": r"$\frac{$"}))
     training(sweep.trial("a"), accuracy={4: 0.9}, loss={4: 0.1})
-    assert len(report.draw_sweep(sweep)) == 3
+    assert len(report.draw_sweep(sweep)) == 6
 
 
 def test_a_group_keeps_its_colour_when_the_ranking_changes(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0), entry("b", "clr", 0))
     training(sweep.trial("b"), accuracy={4: 0.8})
-    before = sweep_figures.styles_of(compare(sweep), [e.group for e in sweep.trials])
+    before = styles_of(compare(sweep), [e.group for e in sweep.trials])
     training(sweep.trial("a"), accuracy={4: 0.9})
-    after = sweep_figures.styles_of(compare(sweep), [e.group for e in sweep.trials])
+    after = styles_of(compare(sweep), [e.group for e in sweep.trials])
     assert list(before) == list(reversed(after)) and before == after
 
 
@@ -201,7 +199,7 @@ def test_of_many_groups_the_best_are_in_colours_of_their_own(tmp_path: Path) -> 
     sweep = hand_made.sweep(tmp_path, *entries)
     for i, one in enumerate(entries):
         training(sweep.trial(one.signature), accuracy={4: i / 100})
-    styles = sweep_figures.styles_of(compare(sweep), [e.group for e in entries])
+    styles = styles_of(compare(sweep), [e.group for e in entries])
     coloured = [group for group, style in styles.items() if style.highlighted]
     assert coloured == [one.group for one in entries[: -len(coloured) - 1 : -1]]
     assert len({styles[group].colour for group in coloured}) == len(coloured) == len(canvas.COLOURS)

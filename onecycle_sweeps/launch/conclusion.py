@@ -17,7 +17,8 @@ FAILURE = 1
 def conclude(session: Session) -> int:
     """Write, publish and print the comparison; returns the exit status, non-zero if a trial has no result."""
     sweep = session.sweep
-    comparison = report.compare(sweep)
+    outcomes = report.read(sweep)
+    comparison = report.compare(sweep, outcomes)
     say()
     report.show(comparison, Console(highlight=False))
     if all(entry.kind == RANGE_TEST for entry in sweep.trials):
@@ -25,9 +26,9 @@ def conclude(session: Session) -> int:
             say(f"curve: {sweep.trial(entry.signature).path / 'range_test.png'}")
     if line := _other_code(sweep):
         say(line)
-    undelivered = session.deliver(report.write(sweep), report.markdown(comparison))
+    undelivered = session.deliver(report.write(sweep, outcomes), report.markdown(comparison))
     session.close()
-    say(f"report: {sweep.report}; later: {program()} report {sweep.id}{_place(sweep)}")
+    say(f"report: {sweep.report / report.PAGE}; later: {program()} report {sweep.id}{_place(sweep)}")
     if undelivered:
         say(f"not all of it is in MLflow: {undelivered}; later: {program()} sync {sweep.id}{_place(sweep)}")
     elif tracking.is_server(sweep.tracking_uri):

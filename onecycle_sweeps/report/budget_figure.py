@@ -1,7 +1,7 @@
 """Accuracy against the epochs that were spent on it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,34 +14,48 @@ from onecycle_sweeps.report.outcomes import Outcome
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Budgets = Mapping[float, Sequence[float]]
+Line = Mapping[float, Sequence[float]]
 
 
-def draw_accuracy_by_budget(outcomes: Sequence[Outcome], path: Path) -> list[Path]:
-    """A line per policy over the epochs, each point at the rate picked there; nothing unless two budgets finished."""
+@dataclass(frozen=True)
+class Budgets:
+    """The accuracies of each policy's seeds, in percent, by epochs; each at the rate picked there."""
+
+    split: str
+    epochs: Sequence[float]
+    lines: Mapping[str, Line]
+
+    @property
+    def labels(self) -> list[str]:
+        """A line's name in a legend, which those in grey share."""
+        coloured = len(canvas.COLOURS)
+        others = f"{len(self.lines) - coloured} others"
+        return [name if i < coloured else others for i, name in enumerate(self.lines)]
+
+
+def budgets_of(outcomes: Sequence[Outcome]) -> Budgets | None:
+    """What a sweep over epochs shows; None unless two budgets finished."""
     measure = measure_of(outcomes)
     lines = _lines(families(outcomes), measure)
-    epochs = sorted({budget for budgets in lines.values() for budget in budgets})
-    if len(epochs) < 2:
-        return []
-    (axes,) = canvas.axes(width=7.5, height=4.6)
-    # Of policies that share a budget each stands a little aside, so that their seeds can be told apart.
-    others = max(0, len(lines) - len(canvas.COLOURS))
-    labels = [*map(canvas.plain, lines)][: len(canvas.COLOURS)] + [f"{others} others", *["_"] * others][:others]
-    asides = 2 ** (0.04 * (np.arange(len(lines)) - (len(lines) - 1) / 2))
-    for budgets, style, aside, label in zip(lines.values(), canvas.styles(len(lines)), asides, labels, strict=True):
-        _draw(axes, budgets, style, aside, label)
+    epochs = sorted({budget for line in lines.values() for budget in line})
+    return Budgets(measure.partition("/")[2].partition("_")[0], epochs, lines) if len(epochs) > 1 else None
+
+
+def draw_budgets(axes: "Axes", budgets: Budgets) -> None:
+    """A line per policy over the epochs, a dot per seed, each policy a little aside so that dots can be told apart."""
+    count = len(budgets.lines)
+    asides = 2 ** (0.04 * (np.arange(count) - (count - 1) / 2))
+    for line, style, aside, label in zip(
+        budgets.lines.values(), canvas.styles(count), asides, budgets.labels, strict=True
+    ):
+        _draw(axes, line, style, aside, canvas.plain(label))
     axes.set_xscale("log", base=2)
-    axes.set_xticks(epochs, [f"{budget:g}" for budget in epochs])
+    axes.set_xticks(budgets.epochs, [f"{epochs:g}" for epochs in budgets.epochs])
     axes.minorticks_off()
-    split = measure.partition("/")[2].partition("_")[0]
-    axes.set(xlabel="epochs of the whole training", ylabel=f"final {split} accuracy (%)")
-    axes.set_title("Accuracy against budget\nline: mean, dot: a seed", fontsize=11)
-    canvas.figure_of(axes).legend(loc="outside lower center", ncols=min(4, len(lines)), frameon=False, handlelength=3)
-    return [canvas.save(axes, path)]
+    axes.set(xlabel="epochs of the whole training", ylabel=f"final {budgets.split} accuracy (%)")
 
 
-def _lines(found: Sequence[Family], measure: str) -> dict[str, Budgets]:
+def _lines(found: Sequence[Family], measure: str) -> dict[str, Line]:
     """For each policy and data set, the accuracies of the finished seeds in percent by epochs."""
     lines: dict[str, dict[float, Sequence[float]]] = {}
     for family in found:
@@ -53,10 +67,10 @@ def _lines(found: Sequence[Family], measure: str) -> dict[str, Budgets]:
     return {name: dict(sorted(budgets.items())) for name, budgets in lines.items()}
 
 
-def _draw(axes: "Axes", budgets: Budgets, style: canvas.Style, aside: float, label: str) -> None:
-    places = [aside * budget for budget in budgets]
-    means = [float(np.mean(values)) for values in budgets.values()]
+def _draw(axes: "Axes", line: Line, style: canvas.Style, aside: float, label: str) -> None:
+    places = [aside * budget for budget in line]
+    means = [float(np.mean(values)) for values in line.values()]
     axes.plot(places, means, label=label, **style.line())
     axes.plot(places, means, "_", color=style.colour, markersize=11, markeredgewidth=2, zorder=4)
-    for place, values in zip(places, budgets.values(), strict=True):
+    for place, values in zip(places, line.values(), strict=True):
         axes.plot([place] * len(values), values, "o", color=style.colour, markersize=4.5, alpha=0.6, zorder=3)

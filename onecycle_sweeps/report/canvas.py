@@ -1,10 +1,13 @@
 """What all figures share: a figure that needs no display, its colours, and its file."""
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from onecycle_sweeps.folder import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +17,10 @@ if TYPE_CHECKING:
 # vanishes on white. The dashes tell lines apart that lie on each other, or that are printed in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.2)), (0, (6, 2, 1.5, 2)), "-", (0, (6, 2)), (0, (2, 1.2)))
-GREY = "#B0B0B0"
+GREY, GRID, MUTED, PAPER = "#B0B0B0", "#E4E4E4", "#606060", "#FFFFFF"
+PANEL_WIDTH = 5.0
+# The room in inches that a panel leaves for ticks and labels.
+LEFT, RIGHT, BOTTOM, TOP = 0.68, 0.12, 0.52, 0.1
 STEP = "step (optimizer updates)"
 
 
@@ -41,26 +47,68 @@ def styles(count: int) -> list[Style]:
 
 def axes(columns: int = 1, width: float = 9.0, height: float = 3.6, ratios: Sequence[float] = ()) -> "list[Axes]":
     """The axes of a fresh figure, side by side; sizes in inches."""
+    return _figure("constrained", width, height, 1, columns, ratios)
+
+
+def panels(count: int, height: float = 3.0, width: float = PANEL_WIDTH) -> "list[Axes]":
+    """Axes that stand each in a figure of its own, at the width of a page's column and with margins all alike."""
+    return [tiles(1, 1, width, height)[0] for _ in range(count)]
+
+
+def tiles(rows: int, columns: int, width: float, height: float, title: float = 0.0) -> "list[Axes]":
+    """The axes of a fresh figure, row by row, each with its margins `width` by `height`; `title` is room above it."""
+    made = _figure(None, columns * width, rows * height, rows, columns)
+    left, right, bottom, top = LEFT / width, RIGHT / width, BOTTOM / height, (TOP + title) / height
+    figure_of(made[0]).subplots_adjust(
+        left=left / columns,
+        right=1 - right / columns,
+        bottom=bottom / rows,
+        top=1 - top / rows,
+        wspace=(left + right) / (1 - left - right),
+        hspace=(bottom + top) / (1 - bottom - top),
+    )
+    return made
+
+
+def _figure(
+    layout: Literal["constrained"] | None,
+    width: float,
+    height: float,
+    rows: int,
+    columns: int,
+    ratios: Sequence[float] = (),
+) -> "list[Axes]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    made = figure.subplots(1, columns, squeeze=False, width_ratios=ratios or None)[0]
+    made = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios or None).ravel().tolist()
     for one in made:
-        one.grid(True, color="#E4E4E4", linewidth=0.6)
+        one.grid(True, color=GRID, linewidth=0.6)
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
-    return list(made)
+    return made
 
 
 def logarithmic(axes: "Axes") -> None:
     """Make the y axis logarithmic, with numbers at 1, 2 and 5 of each decade, or of each at 1 where there are many."""
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def logarithmic_rates(axes: "Axes") -> None:
+    """Make the x axis logarithmic, with every other decade as one types it: 1e-4, 0.01, 1."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=100))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}".replace("e-0", "e-")))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def figure_of(axes: "Axes") -> "Figure":
@@ -81,6 +129,26 @@ def save(axes: "Axes", path: Path, dpi: int = 150) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def save_both(axes: "Axes", path: Path) -> list[Path]:
+    """Write the figure as a PNG to `path`, and beside it as an SVG."""
+    save(axes, path)
+    # What the picture was laid out like serves the other form too.
+    figure_of(axes).set_layout_engine("none")
+    scalable = path.with_suffix(".svg")
+    write_atomically(scalable, svg(axes))
+    return [path, scalable]
+
+
+def svg(axes: "Axes") -> str:
+    """The figure that the axes are part of as SVG, its text as text; the same figure gives the same text again."""
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "onecycle_sweeps"}):
+        figure_of(axes).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
 
 
 def plain(text: str) -> str:

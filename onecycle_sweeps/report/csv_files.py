@@ -37,7 +37,7 @@ def write_csv(sweep: Sweep, path: Path, outcomes: Sequence[Outcome] | None = Non
     table = [facts | metrics | {names[key]: value for key, value in asked.items()} for asked, facts, metrics in rows]
     first = ["signature", "name", "kind"]
     rest = [column for column in fixed if column not in first]
-    return _write(path, [*first, *names.values(), *rest, *metrics], table)
+    return write_rows(path, [*first, *names.values(), *rest, *metrics], table)
 
 
 def write_claims_csv(claims: Claims, path: Path) -> Path:
@@ -50,7 +50,7 @@ def write_claims_csv(claims: Claims, path: Path) -> Path:
         | {"sentence": claim.sentence}
         for claim in claims.claims
     ]
-    return _write(path, CLAIM_COLUMNS, rows)
+    return write_rows(path, CLAIM_COLUMNS, rows)
 
 
 def write_range_test_csv(trial: TrialFolder) -> Path:
@@ -61,7 +61,7 @@ def write_range_test_csv(trial: TrialFolder) -> Path:
         for run, curve in enumerate(curves)
         for step, (lr, loss, smoothed) in enumerate(zip(curve.lr, curve.loss, curve.smoothed, strict=True))
     ]
-    return _write(trial.path / "range_test.csv", ["seed_run", "step", "lr", "loss", "loss_smoothed"], rows)
+    return write_rows(trial.path / "range_test.csv", ["seed_run", "step", "lr", "loss", "loss_smoothed"], rows)
 
 
 def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
@@ -93,7 +93,7 @@ def _union(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -1,19 +1,10 @@
-"""The curves of a single trial, read from its journal."""
+"""The curves of a range test, read from its journal."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.report.outcomes import Series, series
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """The lr and momentum that the optimizer used at each step; momentum is empty where it has none."""
-
-    lr: Series
-    momentum: Series
 
 
 @dataclass(frozen=True)
@@ -23,12 +14,6 @@ class RangeTestCurve:
     lr: tuple[float, ...]
     loss: tuple[float, ...]
     smoothed: tuple[float, ...]
-
-
-def trajectory(trial: TrialFolder) -> Trajectory:
-    """What the optimizer used, as the journal has it so far."""
-    record = journal.read(trial.journal)
-    return Trajectory(series(record, journal.LR), series(record, journal.MOMENTUM))
 
 
 def range_tests(trial: TrialFolder) -> list[RangeTestCurve]:

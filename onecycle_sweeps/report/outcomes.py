@@ -1,30 +1,24 @@
 """What became of each trial of a sweep, read from the trials' folders in one pass."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.report.series import Series, Trajectory, clock, series, trajectory
 from onecycle_sweeps.state import FINISHED, state
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 
 
 @dataclass(frozen=True)
-class Series:
-    """Values of one metric and the steps that they belong to, in order of steps."""
-
-    steps: tuple[int, ...]
-    values: tuple[float, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.steps)
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """One trial as a report sees it; `result` and `resolved` are empty while the files are not there."""
+    """One trial as a report sees it; `result` and `resolved` are empty while the files are not there.
+
+    `clock` has the seconds of training behind each evaluation, by its step. `used` is what the optimizer used, kept of
+    one trial of each group: the first that finished, or all up to it.
+    """
 
     entry: Entry
     folder: TrialFolder
@@ -35,6 +29,8 @@ class Outcome:
     resolved: dict[str, Any]
     val_loss: Series
     val_accuracy: Series
+    clock: Mapping[int, float] = field(default_factory=dict)
+    used: Trajectory = field(default_factory=Trajectory)
 
     @property
     def name(self) -> str:
@@ -70,28 +66,33 @@ class Outcome:
 
 def read(sweep: Sweep) -> tuple[Outcome, ...]:
     """The outcomes of all trials and range tests of a sweep, in its order."""
-    return tuple(_outcome(entry, sweep.trial(entry.signature)) for entry in sweep.trials)
+    found: list[Outcome] = []
+    shown: set[tuple[tuple[str, str], ...]] = set()
+    for entry in sweep.trials:
+        outcome = _outcome(entry, sweep.trial(entry.signature), with_trajectory=entry.group not in shown)
+        if outcome.finished and outcome.used.lr:
+            shown.add(entry.group)
+        found.append(outcome)
+    return tuple(found)
 
 
-def series(record: journal.Record, name: str) -> Series:
-    """One metric of a trial's journal."""
-    steps, values = record.series(name)
-    return Series(tuple(steps), tuple(values))
-
-
-def _outcome(entry: Entry, folder: TrialFolder) -> Outcome:
+def _outcome(entry: Entry, folder: TrialFolder, *, with_trajectory: bool) -> Outcome:
     stands = state(folder)
-    record = journal.read(folder.journal) if entry.kind == TRAIN else journal.Record((), (), 0)
+    trained = entry.kind == TRAIN
+    record = journal.read(folder.journal) if trained else journal.Record((), (), 0)
+    result = folder.result() or {}
     return Outcome(
         entry=entry,
         folder=folder,
         status=stands.status,
         cause=stands.cause,
         attempts=folder.attempts(),
-        result=folder.result() or {},
+        result=result,
         resolved=folder.resolved() or {},
         val_loss=series(record, journal.VAL_LOSS),
         val_accuracy=series(record, journal.VAL_ACCURACY),
+        clock=clock(record, result.get("metrics", {}).get("seconds")),
+        used=trajectory(record) if trained and with_trajectory else Trajectory(),
     )
 
 

@@ -1,27 +1,25 @@
-"""The figures of a sweep: its groups' trajectories, and their val accuracy and val loss over the seeds."""
+"""The figures of a sweep as files: its groups' trajectories, their val accuracy and val loss, and its range tests."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.budget_figure import draw_accuracy_by_budget
-from onecycle_sweeps.report.comparison import Comparison, Group, by_group, compare, group_name
-from onecycle_sweeps.report.curves import Trajectory, trajectory
-from onecycle_sweeps.report.figures import label_trajectory
+from onecycle_sweeps.report import canvas, range_test_figures, val_figures
+from onecycle_sweeps.report.budget_figure import Budgets, budgets_of, draw_budgets
+from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.outcomes import Outcome, read
-from onecycle_sweeps.report.val_figures import ACCURACY, LOSS, draw_val
+from onecycle_sweeps.report.range_test_figures import RangeTestFigure
+from onecycle_sweeps.report.shown import Shown, shown
+from onecycle_sweeps.report.trajectory_figures import draw_trajectories
+from onecycle_sweeps.report.val_measures import ACCURACY, LOSS, SECONDS, STEPS, Measure
 from onecycle_sweeps.sweep import Sweep
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Peak rates further apart than this factor are shown on a logarithmic axis.
-LINEAR_UP_TO = 20
+ROWS_SHOWN = 30
+TITLE_WIDTH = 48
 
 
 def draw_sweep(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[Path]:
-    """trajectories.png, val_accuracy.png, val_loss.png and accuracy_by_budget.png in the sweep's report folder.
+    """A PNG and an SVG each of trajectories, val_accuracy, val_loss, range_tests and accuracy_by_budget.
 
     Each as far as there are data for it; the last where epochs vary.
 
@@ -29,57 +27,47 @@ def draw_sweep(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[
     `outcomes` spares a second reading of the trials' folders.
     """
     outcomes = read(sweep) if outcomes is None else outcomes
-    members = by_group(outcomes)
-    styles = styles_of(compare(sweep, outcomes), list(members))
-    ranked = {group: members[group] for group in styles}
-    return [
-        *_draw_trajectories(ranked, styles, sweep.report / "trajectories.png"),
-        *draw_val(ranked, styles, ACCURACY, sweep.report / "val_accuracy.png"),
-        *draw_val(ranked, styles, LOSS, sweep.report / "val_loss.png"),
-        *draw_accuracy_by_budget(outcomes, sweep.report / "accuracy_by_budget.png"),
-    ]
+    tests = range_test_figures.of(outcomes)
+    groups = shown(compare(sweep, outcomes), outcomes)
+    return list(draw_files(sweep.report, groups, tests, budgets_of(outcomes)))
 
 
-def styles_of(comparison: Comparison, appeared: Sequence[Group]) -> dict[Group, canvas.Style]:
-    """A style per group, best group first; colours go by first appearance, so that they stay as results come in."""
-    ranked = [row.group for row in comparison.rows]
-    styles = canvas.styles(len(ranked))
-    shown = sum(style.highlighted for style in styles)
-    coloured = sorted(ranked[:shown], key=appeared.index)
-    given = dict(zip([*coloured, *ranked[shown:]], styles, strict=True))
-    return {group: given[group] for group in ranked}
+def draw_files(
+    folder: Path, groups: Shown, tests: Sequence[RangeTestFigure], budgets: Budgets | None
+) -> Iterable[Path]:
+    """The files of `draw_sweep` from what was read already."""
+    if groups.examples:
+        lr, momentum = canvas.axes(2, width=10, height=4.2)
+        draw_trajectories(lr, momentum, groups)
+        _legend_below(lr)
+        yield from canvas.save_both(lr, folder / "trajectories.png")
+    for name, measure in (("val_accuracy", ACCURACY), ("val_loss", LOSS)):
+        if val_figures.has_any(groups, measure):
+            yield from canvas.save_both(_val(groups, measure), folder / f"{name}.png")
+    if tests:
+        yield from canvas.save_both(range_test_figures.draw_all(tests), folder / "range_tests.png")
+    if budgets:
+        (axes,) = canvas.axes(width=7.5, height=4.6)
+        draw_budgets(axes, budgets)
+        axes.set_title("Accuracy against budget\nline: mean, dot: a seed", fontsize=11)
+        _legend_below(axes)
+        yield from canvas.save_both(axes, folder / "accuracy_by_budget.png")
 
 
-def _draw_trajectories(
-    ranked: Mapping[Group, Sequence[Outcome]], styles: Mapping[Group, canvas.Style], path: Path
-) -> list[Path]:
-    used = {group: found for group, members in ranked.items() if (found := _trajectory(members))}
-    if not used:
-        return []
-    lr, momentum = canvas.axes(2, width=10, height=4.2)
-    others = sum(not styles[group].highlighted for group in used)
-    for group, taken in reversed(used.items()):
-        highlighted = styles[group].highlighted
-        label = canvas.plain(group_name(group)) if highlighted else f"{others} others"
-        for axes, values in ((lr, taken.lr), (momentum, taken.momentum)):
-            axes.plot(values.steps, values.values, label=label, **styles[group].line())
-    peaks = [max(taken.lr.values) for taken in used.values()]
-    if max(peaks) > LINEAR_UP_TO * min(peaks):
-        canvas.logarithmic(lr)
-    label_trajectory(lr, momentum)
-    _legend_below(lr)
-    return [canvas.save(lr, path)]
+def _val(groups: Shown, measure: Measure) -> "canvas.Axes":
+    """Course over the steps, course over the seconds, and each seed's value at the end."""
+    rows = min(len(groups.members), ROWS_SHOWN)
+    steps, seconds, ends = canvas.axes(3, width=15, height=max(4.0, 1.4 + 0.26 * rows), ratios=(3, 3, 2))
+    val_figures.draw_course(steps, groups, measure, STEPS)
+    val_figures.draw_course(seconds, groups, measure, SECONDS)
+    val_figures.draw_ends(ends, groups, measure, ROWS_SHOWN)
+    for axes, title in ((steps, val_figures.course_words(groups)), (ends, val_figures.ends_words(groups, ROWS_SHOWN))):
+        axes.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=10)
+    canvas.figure_of(steps).suptitle(measure.title, fontsize=12)
+    return steps
 
 
-def _trajectory(members: Sequence[Outcome]) -> Trajectory | None:
-    """The trajectory of a group's first finished trial, or of the first that has taken a step."""
-    for member in sorted(members, key=lambda member: not member.finished):
-        if (used := trajectory(member.folder)).lr:
-            return used
-    return None
-
-
-def _legend_below(axes: "Axes") -> None:
+def _legend_below(axes: "canvas.Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(reversed(labels), reversed(handles), strict=True))
     columns = max(1, min(len(once), 110 // (max(map(len, once)) + 8)))

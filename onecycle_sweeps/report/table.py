@@ -30,7 +30,7 @@ def terminal_table(comparison: Comparison, width: int | None = None) -> Table:
 
     Where it is narrow, deviations stand below their means, and at last names wrap. Without a width nothing wraps.
     """
-    headers, rows = _cells(comparison)
+    headers, rows = contents(comparison)
     if width is None:
         headers = [_flat(header) for header in headers]
     flat = [[_flat(cell) for cell in row] for row in rows]
@@ -51,7 +51,7 @@ def markdown(comparison: Comparison) -> str:
     """The table, its caption and the remarks as Markdown."""
     lines: list[str] = []
     if comparison.rows:
-        headers, rows = _cells(comparison)
+        headers, rows = contents(comparison)
         rule = ["---", *["---:"] * (len(headers) - 1)]
         lines = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (headers, rule, *rows)]
         lines += ["", _escaped(caption(comparison))]
@@ -98,7 +98,7 @@ def _warnings(warnings: Sequence[tuple[str, str]]) -> Iterator[str]:
         yield f"warning: {having[0] if len(having) == 1 else f'{len(having)} trials'}: {text}"
 
 
-def _cells(comparison: Comparison) -> Cells:
+def contents(comparison: Comparison) -> Cells:
     columns = list(_columns(comparison))
     return [header for header, _ in columns], [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
 

@@ -129,10 +129,11 @@ def _requeue() -> None:
 def _report(whole: Sweep) -> int:
     from onecycle_sweeps import report
 
-    files = report.write(whole)
+    outcomes = report.read(whole)
+    files = report.write(whole, outcomes)
     if not tracking.is_server(whole.tracking_uri):
         return 0
-    undelivered = tracking.deliver(whole, files, report.markdown(report.compare(whole)))
+    undelivered = tracking.deliver(whole, files, report.markdown(report.compare(whole, outcomes)))
     print(undelivered or "all of it is in MLflow", file=sys.stderr)
     return 0
 

@@ -1,0 +1,280 @@
+"""report.html: what it says, that it needs nothing beside it, and that no text from elsewhere becomes markup."""
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import hand_made
+from hand_made import entry, range_test_entry, training
+from onecycle_sweeps import report
+from onecycle_sweeps.policies import OneCycle
+from onecycle_sweeps.report import page_asked, page_result, themed
+from onecycle_sweeps.report.comparison import compare
+from onecycle_sweeps.sweep import Sweep
+
+RATES = {"minimum": 0.2, "steepest": 0.1, "valley": 0.01, "slide": 0.1, "max_lr": 0.2}
+FALLING = [(10 ** (i / 20 - 4), 2.3 - i / 60 + (i % 3) / 20, 2.3 - i / 60) for i in range(100)]
+ONE_CYCLE = OneCycle(max_lr=0.3, total_steps=20)
+
+
+class Read(HTMLParser):
+    """A page as a reader sees it: its tags, ids, text, and headings."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.said: list[str] = []
+        self._within: list[str] = []
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self._within.append(tag)
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._within and self._within.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._within:
+            self.said.append(("## " if self._within[-1:] == ["h2"] else "") + data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.said).split())
+
+    @property
+    def headings(self) -> list[str]:
+        return [said.removeprefix("## ") for said in self.said if said.startswith("## ")]
+
+    @property
+    def ids(self) -> list[str]:
+        return [value for _, attributes in self.tags if (value := attributes.get("id"))]
+
+
+def one_cycle(sweep: Sweep, signature: str, *, off_at: int | None = None, seed: int = 0) -> None:
+    """A training whose config has all that its policy takes; at `off_at` it used another rate."""
+    lr = [ONE_CYCLE(step).lr + (0.01 if step == off_at else 0.0) for step in range(20)]
+    momentum = [ONE_CYCLE(step).momentum or 0.0 for step in range(20)]
+    training(
+        sweep.trial(signature),
+        accuracy={9: 0.5, 19: 0.9 + seed / 100},
+        loss={9: 2.0, 19: 0.1},
+        lr=lr,
+        momentum=momentum,
+    )
+    policy = {"_target_": "onecycle_sweeps.policies.OneCycle", "max_lr": "auto"}
+    config = {"task": "train", "seed": seed, "epochs": 2, "policy": policy, "optimizer": {"momentum": 0.9}}
+    sweep.trial(signature).create(config | {"needs": {"data": "da7ada7a"}})
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Two seeds of one cycle and one of clr, which diverged, at the rate of a range test; its report is written."""
+    tmp_path = tmp_path_factory.mktemp("page")
+    made = hand_made.sweep(
+        tmp_path, range_test_entry(), *(entry(f"one{i}", "onecycle", i) for i in (0, 1)), entry("c", "clr", 0)
+    )
+    hand_made.range_test(made.trial("range"), FALLING, suggestions=RATES)
+    for seed in (0, 1):
+        one_cycle(made, f"one{seed}", seed=seed)
+    training(made.trial("c"), status="diverged", cause="the loss is nan", accuracy={1: 0.3}, loss={1: math.inf})
+    report.write(made)
+    return made
+
+
+def page_of(sweep: Sweep) -> Read:
+    return Read(sweep.report / report.PAGE)
+
+
+def written(sweep: Sweep) -> Read:
+    report.write(sweep)
+    return page_of(sweep)
+
+
+def test_the_page_answers_in_the_order_in_which_one_asks(sweep: Sweep) -> None:
+    assert page_of(sweep).headings == [
+        "What was asked",
+        "Result",
+        "Learning rate and momentum",
+        "Validation accuracy",
+        "Validation loss",
+        "Each seed at the end",
+        "Range tests",
+        "Diverged and failed trials",
+        "Warnings and notes",
+        "How to repeat it",
+        "Trials",
+        "Files",
+    ]
+
+
+def test_the_page_says_all_that_repeating_takes(sweep: Sweep) -> None:
+    text = page_of(sweep).text
+    assert "python -m onecycle_sweeps policy=constant,onecycle -m" in text
+    assert all(word in text for word in (sweep.id, sweep.cwd, "da7ada7a", "none: the folder is no checkout"))
+    assert all(one.signature in text for one in sweep.trials)
+
+
+def test_the_page_counts_the_trials_and_says_why_some_have_no_result(sweep: Sweep) -> None:
+    text = page_of(sweep).text
+    assert "3 trainings and 1 range test: 3 finished, 1 diverged" in text
+    assert "onecycle reached a final validation accuracy of 90.50 ± 0.71 % over 2 of 2 seeds." in text
+    assert re.search(r"clr max_lr=0.3 seed=0 c diverged the loss is nan", text)
+
+
+def test_a_sweep_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
+    made = hand_made.sweep(tmp_path, range_test_entry(), entry("a", "step", 0))
+    page = written(made)
+    assert page.headings == ["What was asked", "Result", "How to repeat it", "Trials", "Files"]
+    assert "No training has finished yet." in page.text
+
+
+def test_a_range_test_alone_has_a_page(tmp_path: Path) -> None:
+    made = hand_made.sweep(tmp_path, range_test_entry())
+    hand_made.range_test(made.trial("range"), FALLING, suggestions=RATES)
+    assert "The range test suggests max_lr = 0.2." in written(made).text
+
+
+def test_what_was_used_is_compared_with_what_was_planned(tmp_path: Path) -> None:
+    made = hand_made.sweep(tmp_path, entry("a", "onecycle", 0))
+    one_cycle(made, "a")
+    assert (
+        "Used equals planned, bit for bit, at every one of the 20 steps taken by the 1 trial shown."
+        in written(made).text
+    )
+    one_cycle(made, "a", off_at=7)
+    wanted = (
+        f"Used and planned differ: onecycle max_lr=0.3 seed=0: lr at step 7 was {ONE_CYCLE(7).lr + 0.01:.6g}, planned"
+    )
+    assert wanted in written(made).text
+
+
+def test_a_policy_that_cannot_be_built_here_is_said(tmp_path: Path) -> None:
+    made = hand_made.sweep(tmp_path, entry("a", "mine", 0))
+    one_cycle(made, "a")
+    config = made.trial("a").config()
+    made.trial("a").create(config | {"policy": {"_target_": "my_own.Policy", "max_lr": "auto"}})
+    text = written(made).text
+    assert "No plan to compare with: mine max_lr=0.3 seed=0: " in text and "my_own" in text
+    assert "Used equals planned" not in text
+
+
+def test_the_page_needs_nothing_beside_it(sweep: Sweep) -> None:
+    page = page_of(sweep)
+    assert not {"script", "img", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    assert {a.get("href") for tag, a in page.tags if tag == "link"} == {"data:,"}
+    assert "http" not in (sweep.report / report.PAGE).read_text()
+    beside = {a["href"] for tag, a in page.tags if tag == "a" and not (a["href"] or "").startswith("#")}
+    assert beside == {path.name for path in sweep.report.iterdir()} - {report.PAGE}
+
+
+def test_ids_are_unique_and_each_reference_has_its_target(sweep: Sweep) -> None:
+    page = page_of(sweep)
+    assert len(page.ids) == len(set(page.ids)) > 20
+    text = (sweep.report / report.PAGE).read_text()
+    assert {*re.findall(r'href="#([^"]+)"', text), *re.findall(r"url\(#([^)]+)\)", text)} <= set(page.ids)
+
+
+def test_every_colour_of_the_figures_is_a_variable_of_the_page(sweep: Sweep) -> None:
+    text = (sweep.report / report.PAGE).read_text()
+    style, body = text.split("</style>")
+    assert not re.findall(r"#[0-9a-fA-F]{6}\b", body)
+    used = set(re.findall(r"var\((--\w+)\)", body))
+    assert used > {"--ink", "--grid", "--c0"}
+    # In light, in dark, and on paper.
+    assert all(len(re.findall(rf"{name}: #", style)) == 3 for name in used)
+
+
+def test_a_colour_without_a_variable_is_refused() -> None:
+    with pytest.raises(KeyError, match="#123456"):
+        themed.themed(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><g style="fill: #123456"/></svg>', "a", "b"
+        )
+
+
+def test_a_page_is_the_same_when_it_is_written_again(sweep: Sweep) -> None:
+    first = {path: path.read_bytes() for path in sweep.report.iterdir()}
+    assert {path: path.read_bytes() for path in report.write(sweep)} == first
+
+
+HOSTILE = """<script>alert('x')</script> "quoted" & $\\frac{$ </style> -->"""
+
+
+def test_no_text_from_elsewhere_becomes_markup(tmp_path: Path) -> None:
+    names = [entry(f"a{i}", HOSTILE, i, {"note": HOSTILE}) for i in range(3)]
+    made = hand_made.sweep(tmp_path, range_test_entry(note=HOSTILE), *names)
+    hand_made.range_test(made.trial("range"), FALLING, suggestions=RATES)
+    training(made.trial("a0"), accuracy={4: 0.9}, loss={4: 0.1}, warnings=[HOSTILE])
+    training(made.trial("a1"), status="failed", cause=HOSTILE)
+    training(made.trial("a2"), status="diverged", cause=HOSTILE)
+    page = written(made)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count("<script>alert('x')</script>") > 8
+    assert [tag for tag, _ in page.tags].count("style") == 1
+    assert all("$\\frac{$" in said for said in page.said if "frac" in said)
+
+
+def test_a_password_in_the_command_stays_out_of_the_page(sweep: Sweep) -> None:
+    made = replace(sweep, command=("tracking.uri=https://me:hunter2@host:5000/a", "-m"))
+    assert page_asked.typed(made) == "python -m onecycle_sweeps tracking.uri=https://host:5000/a -m"
+
+
+def test_standalone_figures_stay_light_and_have_text(sweep: Sweep) -> None:
+    drawn = (sweep.report / "val_accuracy.svg").read_text()
+    assert "#ffffff" in drawn and "var(" not in drawn
+    assert ">seconds of training<" in drawn and "<dc:date>" not in drawn
+
+
+def test_the_csv_files_hold_what_the_figures_show(sweep: Sweep) -> None:
+    def rows(name: str) -> list[dict[str, str]]:
+        return list(csv.DictReader((sweep.report / name).read_text().splitlines()))
+
+    evaluations = rows("evaluations.csv")
+    assert [(r["signature"], r["step"], r["val/accuracy"]) for r in evaluations[:2]] == [
+        ("one0", "9", "0.5"),
+        ("one0", "19", "0.9"),
+    ]
+    assert {r["signature"] for r in evaluations} == {"one0", "one1", "c"}
+    steps = [r for r in rows("trajectories.csv") if r["signature"] == "one0"]
+    assert (
+        [float(r["lr"]) for r in steps]
+        == [float(r["planned_lr"]) for r in steps]
+        == [ONE_CYCLE(s).lr for s in range(20)]
+    )
+    assert [float(r["lr"]) for r in rows("range_tests.csv")] == [lr for lr, _, _ in FALLING]
+
+
+def test_of_many_range_tests_the_first_are_drawn(tmp_path: Path) -> None:
+    tests = [range_test_entry(batch_size=str(i)) for i in range(30)]
+    made = hand_made.sweep(tmp_path, *(type(one)(f"range{i}", one.kind, one.varies) for i, one in enumerate(tests)))
+    for i in range(30):
+        hand_made.range_test(made.trial(f"range{i}"), FALLING, suggestions=RATES)
+    text = written(made).text
+    assert "The first 24 of 30." in text and "range test batch_size=23 " in text
+
+
+def test_claims_are_shown_where_a_comparison_has_them(sweep: Sweep) -> None:
+    difference = SimpleNamespace(mean=0.012, low=0.004, high=0.02, p=0.01, pairs=3, detectable=0.009)
+    speedup = SimpleNamespace(ratio=1.5)
+    claim = SimpleNamespace(name="onecycle", baseline="clr", budget="epochs=5", difference=difference)
+    vars(claim).update(p_adjusted=0.02, speedup=speedup, sentence="onecycle is better than clr by 1.20 points.")
+    bare = SimpleNamespace(
+        **vars(claim) | {"difference": None, "p_adjusted": None, "speedup": None, "sentence": "<none>"}
+    )
+    claims = SimpleNamespace(
+        measure="final/val_accuracy", claims=(claim, bare), flags=("a & b differ",), sentence="Better: onecycle."
+    )
+    comparison = SimpleNamespace(**vars(compare(sweep)), claims=claims)
+    shown = page_result.claims(comparison)  # pyright: ignore[reportArgumentType]
+    assert "<td>+1.20</td><td>+0.40 to +2.00</td><td>3</td><td>0.02</td><td>0.90</td><td>1.50x</td>" in shown
+    assert "<td>-</td><td>-</td><td>0</td>" in shown
+    assert "&lt;none&gt;" in shown and "a &amp; b differ" in shown
+    assert page_result.verdict(comparison) == "Better: onecycle."  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,40 @@
+"""The seconds of training behind each evaluation, from the times in a journal."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from onecycle_sweeps import journal
+from onecycle_sweeps.report.series import clock
+
+
+def attempt(folder: Path, number: int, start: int, began: float, evaluations: Sequence[tuple[int, float]]) -> None:
+    """An attempt's file: evaluations by (step, time)."""
+    lines = [{"attempt": number, "from": start, "time": began, "host": "here"}]
+    lines += [{"time": time, "step": step, "metrics": {"val/loss": [1.0]}} for step, time in evaluations]
+    (folder / f"{number:04d}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_seconds_count_from_the_beginning_of_the_attempt(tmp_path: Path) -> None:
+    attempt(tmp_path, 1, 0, 100.0, [(9, 103.0), (19, 106.0)])
+    assert clock(journal.read(tmp_path)) == {9: 3.0, 19: 6.0}
+
+
+def test_what_came_before_the_first_step_is_taken_off_where_the_length_of_training_is_known(tmp_path: Path) -> None:
+    attempt(tmp_path, 1, 0, 100.0, [(9, 103.0), (19, 106.0)])
+    assert clock(journal.read(tmp_path), seconds=4.5) == {9: 1.5, 19: 4.5}
+
+
+def test_time_between_attempts_and_steps_made_again_do_not_count(tmp_path: Path) -> None:
+    attempt(tmp_path, 1, 0, 100.0, [(9, 103.0), (19, 106.0)])
+    attempt(tmp_path, 2, 10, 5000.0, [(19, 5004.0), (29, 5008.0)])
+    assert clock(journal.read(tmp_path)) == {9: 3.0, 19: 7.0, 29: 11.0}
+    assert clock(journal.read(tmp_path), seconds=9.0) == {9: 2.0, 19: 5.0, 29: 9.0}
+
+
+@pytest.mark.parametrize("seconds", [None, 3.0])
+def test_a_trial_without_an_evaluation_has_no_clock(tmp_path: Path, seconds: float | None) -> None:
+    attempt(tmp_path, 1, 0, 100.0, [])
+    assert clock(journal.read(tmp_path), seconds) == {}
