@@ -9,6 +9,7 @@ from onecycle_sweeps.report.csv_files import write_range_test_csv as write_range
 from onecycle_sweeps.report.figures import draw_range_test as draw_range_test
 from onecycle_sweeps.report.figures import draw_trajectory as draw_trajectory
 from onecycle_sweeps.report.outcomes import read
+from onecycle_sweeps.report.published import PublishedRow as PublishedRow
 from onecycle_sweeps.report.status import show_status as show_status
 from onecycle_sweeps.report.sweep_figures import draw_sweep as draw_sweep
 from onecycle_sweeps.report.table import markdown as markdown

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onecycle_sweeps.report.outcomes import Outcome, read
+from onecycle_sweeps.report.published import PublishedRow, compare_published, published_notes
 from onecycle_sweeps.report.spread import Spread, spread
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, LOST
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
@@ -63,6 +64,7 @@ class Comparison:
     diverged: tuple[tuple[str, str], ...]
     warnings: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    published: tuple[PublishedRow, ...] = ()
 
 
 def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparison:
@@ -80,7 +82,8 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),
         warnings=tuple((o.name, warning) for o in outcomes for warning in o.result.get("warnings", ())),
-        notes=tuple(_notes(outcomes, rows)),
+        notes=(*published_notes(sweep.published), *_notes(outcomes, rows)),
+        published=compare_published(sweep, outcomes),
     )
 
 

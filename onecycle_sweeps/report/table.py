@@ -71,10 +71,11 @@ def caption(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """A line for each range test, note, warning, diverged trial and failure."""
+    """A line for each range test, note, published figure, warning, diverged trial and failure."""
     return [
         *map(_range_test_line, comparison.range_tests),
         *comparison.notes,
+        *(row.line for row in comparison.published),
         *_warnings(comparison.warnings),
         *(f"diverged: {name}: {cause}" for name, cause in comparison.diverged),
         *(f"failed: {name}: {cause}" for name, cause in comparison.failures),
