@@ -39,19 +39,21 @@ def styles(count: int) -> list[Style]:
     return few + [Style(GREY, "-", False)] * (count - len(few))
 
 
-def axes(columns: int = 1, width: float = 9.0, height: float = 3.6, ratios: Sequence[float] = ()) -> "list[Axes]":
-    """The axes of a fresh figure, side by side; sizes in inches."""
+def axes(
+    columns: int = 1, width: float = 9.0, height: float = 3.6, ratios: Sequence[float] = (), rows: int = 1
+) -> "list[Axes]":
+    """The axes of a fresh figure, side by side, row by row; sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    made = figure.subplots(1, columns, squeeze=False, width_ratios=ratios or None)[0]
-    for one in made:
+    made = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios or None).flat
+    for one in (made := list(made)):
         one.grid(True, color="#E4E4E4", linewidth=0.6)
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
-    return list(made)
+    return made
 
 
 def logarithmic(axes: "Axes") -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from onecycle_sweeps.report.outcomes import Outcome, read
 from onecycle_sweeps.report.published import PublishedRow, compare_published, published_notes
 from onecycle_sweeps.report.spread import Spread, spread
+from onecycle_sweeps.report.stability_map import stability_lines, stability_maps
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, LOST
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 
@@ -65,6 +66,7 @@ class Comparison:
     warnings: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     published: tuple[PublishedRow, ...] = ()
+    stability: tuple[str, ...] = ()
 
 
 def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparison:
@@ -84,6 +86,7 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
         warnings=tuple((o.name, warning) for o in outcomes for warning in o.result.get("warnings", ())),
         notes=(*published_notes(sweep.published), *_notes(outcomes, rows)),
         published=compare_published(sweep, outcomes),
+        stability=tuple(stability_lines(stability_maps(outcomes), sweep)),
     )
 
 

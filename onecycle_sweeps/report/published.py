@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from onecycle_sweeps.plan import BYSTANDERS, PLACE_OF_DATA
 from onecycle_sweeps.published import Figure, Pair, Published
@@ -134,15 +135,17 @@ def _gain(row: Sequence[Outcome], over: Sequence[Outcome]) -> tuple[float | None
 
 
 def _speed_up(row: Sequence[Outcome], over: Sequence[Outcome]) -> tuple[float | None, str]:
-    one, other = (_over(members, lambda o: o.steps_to_target) for members in (row, over))
-    finished = [sum(o.finished for o in members) for members in (row, over)]
-    reached = [found.count if found else 0 for found in (one, other)]
-    seeds = f"the target was reached by {reached[0]} of {finished[0]} and {reached[1]} of {finished[1]} seeds"
-    if one is None or other is None or reached[0] < finished[0]:
-        return None, seeds
-    factor = other.mean / one.mean
-    steps = f"{factor:.1f} times fewer steps ({one.mean:.0f} against {other.mean:.0f})"
-    return factor, steps + (f", {seeds}" if reached != finished else "")
+    """How many times fewer steps; seeds of `over` that never reached the target count with their whole run."""
+    one, whole = ([o for o in members if o.finished] for members in (row, over))
+    taken = [o.steps_to_target for o in one if o.steps_to_target is not None]
+    needed = [o.steps_to_target or o.result.get("steps", 0) for o in whole]
+    late = sum(o.steps_to_target is None for o in whole)
+    if not needed or len(taken) < len(one) or not taken:
+        return None, f"the target was reached by {len(taken)} of {len(one)} and {len(whole) - late} of {len(whole)} seeds"
+    factor = fmean(needed) / fmean(taken)
+    least = f"at least {factor:.1f}" if late else f"{factor:.1f}"
+    never = f", {late} of {len(whole)} seeds never got there" if late else ""
+    return factor, f"{least} times fewer steps ({fmean(taken):.0f} against {fmean(needed):.0f}{never})"
 
 
 def _met(value: float | None, published: float, tolerance: float, *, order: bool = False) -> str:

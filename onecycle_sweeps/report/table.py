@@ -71,9 +71,10 @@ def caption(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """A line for each range test, note, published figure, warning, diverged trial and failure."""
+    """A line for each range test, stability map, note, published figure, warning, diverged trial and failure."""
     return [
         *map(_range_test_line, comparison.range_tests),
+        *comparison.stability,
         *comparison.notes,
         *(row.line for row in comparison.published),
         *_warnings(comparison.warnings),
