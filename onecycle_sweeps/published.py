@@ -89,7 +89,7 @@ OF_A_PAIR: dict[str, tuple[Check, str]] = {
 
 
 def read(node: Mapping[str, Any] | None) -> Published | None:
-    """The node `published` of a preset; None where there is none. Raises ConfigError for the first key that is amiss."""
+    """The node `published` of a preset; None where there is none. Raises ConfigError for a key that is amiss."""
     if node is None:
         return None
     _check("published", node, CHECKS, ("source",))

@@ -147,7 +147,7 @@ def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict
 
 
 def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
-    """The word that each trial's name begins with: its policy, or its recipe, of which a preset's folder is left out."""
+    """What each trial's name begins with: its policy, or its recipe without the folder of its preset."""
     recipes = {recipe for t in trials if (recipe := t.request.choices.get("recipe"))}
     short = len({PurePath(recipe).name for recipe in recipes}) == len(recipes)
     several = len({t.request.choices.get("policy") for t in trials if "policy" in _typed(t)}) > 1

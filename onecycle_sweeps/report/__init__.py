@@ -5,8 +5,8 @@ from pathlib import Path
 from onecycle_sweeps.report.comparison import Comparison as Comparison
 from onecycle_sweeps.report.comparison import compare as compare
 from onecycle_sweeps.report.csv_files import write_csv as write_csv
-from onecycle_sweeps.report.csv_files import write_stability_csv
 from onecycle_sweeps.report.csv_files import write_range_test_csv as write_range_test_csv
+from onecycle_sweeps.report.csv_files import write_stability_csv
 from onecycle_sweeps.report.figures import draw_range_test as draw_range_test
 from onecycle_sweeps.report.figures import draw_trajectory as draw_trajectory
 from onecycle_sweeps.report.outcomes import read

@@ -41,7 +41,7 @@ def write_range_test_csv(trial: TrialFolder) -> Path:
 
 
 def write_stability_csv(maps: Sequence[StabilityMap], path: Path) -> list[Path]:
-    """One row per range test of the maps: what it is, its largest stable rate and lowest loss; nothing without a map."""
+    """One row per range test: what it is, its largest stable rate and lowest loss; nothing without a map."""
     if not maps:
         return []
     columns = ["name", "status", "weight_decay", "momentum", "largest_stable_lr", "diverged", "lowest_loss", "max_lr"]

@@ -53,7 +53,9 @@ def compare_published(sweep: Sweep, outcomes: Sequence[Outcome]) -> tuple[Publis
         if outcome.entry.kind == TRAIN:
             groups.setdefault(outcome.entry.varies["policy"], []).append(outcome)
     elsewhere = tuple(_elsewhere(sweep))
-    figures = (_figure(n, f, groups[n], _reasons(facts, groups[n], elsewhere)) for n, f in facts.rows.items() if n in groups)
+    figures = (
+        _figure(n, f, groups[n], _reasons(facts, groups[n], elsewhere)) for n, f in facts.rows.items() if n in groups
+    )
     pairs = (
         _pair(pair, groups[pair.row], groups[pair.over], facts, elsewhere)
         for pair in facts.pairs
@@ -141,7 +143,10 @@ def _speed_up(row: Sequence[Outcome], over: Sequence[Outcome]) -> tuple[float | 
     needed = [o.steps_to_target or o.result.get("steps", 0) for o in whole]
     late = sum(o.steps_to_target is None for o in whole)
     if not needed or len(taken) < len(one) or not taken:
-        return None, f"the target was reached by {len(taken)} of {len(one)} and {len(whole) - late} of {len(whole)} seeds"
+        return (
+            None,
+            f"the target was reached by {len(taken)} of {len(one)} and {len(whole) - late} of {len(whole)} seeds",
+        )
     factor = fmean(needed) / fmean(taken)
     least = f"at least {factor:.1f}" if late else f"{factor:.1f}"
     never = f", {late} of {len(whole)} seeds never got there" if late else ""

@@ -27,7 +27,7 @@ def draw_stability_maps(maps: Sequence[StabilityMap], path: Path) -> list[Path]:
     for place, one in enumerate(maps):
         limits, losses, curves = panels[3 * place : 3 * place + 3]
         suffix = f"\n{canvas.plain(one.title)}" if one.rest else ""
-        _draw_cells(limits, one, [cell.limit for cell in one.cells], f"Largest stable rate{suffix}")
+        _draw_cells(limits, one, [cell.limit for cell in one.cells], f"Largest stable rate (framed: the pick){suffix}")
         _draw_cells(losses, one, [cell.lowest_loss for cell in one.cells], f"Lowest loss{suffix}", low_is_good=True)
         _draw_curves(curves, one)
     return [canvas.save(panels[0], path)]
@@ -88,7 +88,7 @@ def _words(cell: Cell, value: float | None, low_is_good: bool) -> str:
 def _draw_curves(axes: "Axes", one: StabilityMap) -> None:
     """Smith's plot: the smoothed loss over the rate for each weight decay, at the momentum of the pick."""
     momentum = one.pick.momentum if one.pick else one.momenta[0]
-    shown = sorted((c for c in one.cells if c.momentum == momentum), key=lambda c: (c.weight_decay or 0.0))
+    shown = sorted((c for c in one.cells if c.momentum == momentum), key=lambda c: c.weight_decay or 0.0)
     several = len(one.weight_decays) > 1
     if not several:
         shown = list(one.cells)

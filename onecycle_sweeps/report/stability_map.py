@@ -71,7 +71,7 @@ class StabilityMap:
 
 
 def stability_maps(outcomes: Sequence[Outcome]) -> tuple[StabilityMap, ...]:
-    """A map for each batch size, and for each value of whatever else varies; none where no weight decay or momentum does."""
+    """A map for each batch size or whatever else varies; none where neither weight decay nor momentum does."""
     tests = [o for o in outcomes if o.entry.kind == RANGE_TEST]
     maps: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
     for test in tests if any(key in o.entry.varies for o in tests for key in MAPPED) else ():
