@@ -10,7 +10,6 @@ from onecycle_sweeps.report.csv_files import write_stability_csv
 from onecycle_sweeps.report.figures import draw_range_test as draw_range_test
 from onecycle_sweeps.report.figures import draw_trajectory as draw_trajectory
 from onecycle_sweeps.report.outcomes import read
-from onecycle_sweeps.report.published import PublishedRow as PublishedRow
 from onecycle_sweeps.report.stability_figure import draw_stability_maps
 from onecycle_sweeps.report.stability_map import stability_maps
 from onecycle_sweeps.report.status import show_status as show_status
@@ -18,6 +17,7 @@ from onecycle_sweeps.report.sweep_figures import draw_sweep as draw_sweep
 from onecycle_sweeps.report.table import markdown as markdown
 from onecycle_sweeps.report.table import remarks as remarks
 from onecycle_sweeps.report.table import show as show
+from onecycle_sweeps.report.verdicts import PublishedRow as PublishedRow
 from onecycle_sweeps.sweep import Sweep
 
 

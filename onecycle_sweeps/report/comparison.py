@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onecycle_sweeps.report.outcomes import Outcome, read
-from onecycle_sweeps.report.published import PublishedRow, compare_published, published_notes
+from onecycle_sweeps.report.published import compare_published, published_notes
 from onecycle_sweeps.report.spread import Spread, spread
 from onecycle_sweeps.report.stability_map import stability_lines, stability_maps
+from onecycle_sweeps.report.verdicts import PublishedRow
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, LOST
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 

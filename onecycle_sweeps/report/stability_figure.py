@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def _shades(grid: np.ndarray, *, low_is_good: bool) -> np.ndarray:
     return 0.1 + 0.8 * (1 - shades if low_is_good else shades)
 
 
-def _ink(shade: float) -> dict[str, object]:
+def _ink(shade: float) -> dict[str, Any]:
     colour = "white" if shade > DARK else "black"
     return {"ha": "center", "va": "center", "fontsize": 10, "color": colour}
 
