@@ -81,7 +81,7 @@ def _ink(shade: float) -> dict[str, Any]:
 
 def _words(cell: Cell, value: float | None, low_is_good: bool) -> str:
     if value is None:
-        return "no verdict" if cell.status == "failed" else cell.status
+        return {"failed": "no verdict", "finished": "diverges\nat once"}.get(cell.status, cell.status)
     return f"{'≥ ' if cell.stable and not low_is_good else ''}{value:.3g}"
 
 
