@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import program
 from onecycle_sweeps import policies, published, settings, sweep
 from onecycle_sweeps.checks import check
 from onecycle_sweeps.plan import Planner, Request
@@ -199,3 +200,18 @@ def test_ants_and_bees_compare_the_tutorials_rate_with_that_of_a_range_test():
     assert lrs(steplr, 0, 7 * 15 - 1, 7 * 15) == pytest.approx([1e-3, 1e-3, 1e-4])
     assert settings.max_lr(config("transfer_ants_bees", "recipe=transfer_ants_bees/onecycle")) is None
     assert (step["epochs"], step["batch_size"]) == (8, 16)
+
+
+@pytest.mark.slow
+def test_a_preset_sweeps_with_and_without_the_flag_and_what_is_typed_wins(tmp_path: Path):
+    folder = program.with_store(tmp_path)
+    typed = ("experiment=superconvergence_small", "data=digits", "epochs=1", "seed=5")
+    first = program.run(folder, *typed)
+    assert first.returncode == 0, first.stderr
+    made = program.sweep_of(folder)
+    assert sorted(entry.name(None) for entry in made.trials) == ["onecycle seed=5", "piecewise seed=5"]
+    assert made.published is not None and made.published.baseline == "piecewise"
+    assert "not comparable (data=digits was typed; epochs=1 was typed" in first.stdout
+    again = program.run(folder, *typed, "recipe=superconvergence_small/onecycle", "-m")
+    assert again.returncode == 0, again.stderr
+    assert [entry.reused for entry in program.sweep_of(folder).trials] == [True]

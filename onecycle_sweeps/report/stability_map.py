@@ -89,9 +89,12 @@ def stability_lines(maps: Sequence[StabilityMap], sweep: Sweep) -> Iterator[str]
             continue
         limit = f"{'at least ' if pick.stable else ''}{pick.limit:.3g}"
         values = " and ".join(f"{word} {value:g}" for word, value in _values(pick).items())
+        best = (
+            "the largest weight decay that allows" if len(one.weight_decays) > 1 else "the lowest loss that goes with"
+        )
         yield (
-            f"stability map{where}: {values}, the largest weight decay that allows at least {LARGE:g} of the largest "
-            f"rate: stable up to {limit}, max_lr={pick.max_lr:.3g}, lowest loss {pick.lowest_loss:.3g}"
+            f"stability map{where}: {values}, {best} at least {LARGE:g} of the largest rate: "
+            f"stable up to {limit}, max_lr={pick.max_lr:.3g}, lowest loss {pick.lowest_loss:.3g}"
         )
         yield f"next: {next_command(one, pick, sweep)}"
 
