@@ -79,7 +79,7 @@ def test_seeds_that_have_not_finished_or_diverged_are_told(tmp_path: Path):
         ("epochs=5", "epochs=5 was typed"),
         ("model=lenet", "model=lenet was typed"),
         ("+policy.gamma=2", "+policy.gamma=2 was typed"),
-        ("data.val_fraction=0.1", "data.val_fraction=0.1 was typed"),
+        ("data.val_fraction=0.1", "data.val_fraction=0.1 was typed, and what is scored is not the official test set"),
         ("data=cifar10_jpeg", "data=cifar10_jpeg was typed, and JPEG costs accuracy"),
     ],
 )

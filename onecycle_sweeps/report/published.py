@@ -26,7 +26,10 @@ OF_THE_PRESET = (
     *BYSTANDERS,
     *(f"data.{key}" for key in PLACE_OF_DATA if key != "path"),
 )
-COSTS = {"data=cifar10_jpeg": "JPEG costs accuracy"}
+COSTS = {
+    "data=cifar10_jpeg": "JPEG costs accuracy",
+    "data.val_fraction": "what is scored is not the official test set",
+}
 
 
 def compare_published(sweep: Sweep, outcomes: Sequence[Outcome]) -> tuple[PublishedRow, ...]:
@@ -67,7 +70,8 @@ def _elsewhere(sweep: Sweep) -> Iterator[str]:
         key, given, _ = word.lstrip("+~").partition("=")
         own = any(key == known or key.startswith((f"{known}.", f"{known}/")) for known in OF_THE_PRESET)
         if (given or word.startswith("~")) and not word.startswith("-") and not own:
-            yield f"{word} was typed" + (f", and {COSTS[word]}" if word in COSTS else "")
+            cost = COSTS.get(word) or COSTS.get(key)
+            yield f"{word} was typed" + (f", and {cost}" if cost else "")
 
 
 def _reasons(facts: Published, members: Sequence[Outcome], elsewhere: tuple[str, ...]) -> tuple[str, ...]:
