@@ -19,7 +19,7 @@ STEPS_OF_CIFAR = {512: 97, 1000: 50}
 def swept(preset: str) -> list[tuple[str, ...]]:
     """The overrides of a preset's jobs, each of its rows once and not for every seed."""
     recipes = composed(f"experiment={preset}").hydra.sweeper.params.get("recipe")
-    return [(f"recipe={recipe}",) for recipe in recipes.split(",")] if recipes else [()]
+    return [(f"recipe={recipe.strip()}",) for recipe in recipes.split(",")] if recipes else [()]
 
 
 def config(preset: str, *overrides: str) -> dict[str, Any]:
@@ -109,12 +109,11 @@ def test_the_cycle_of_super_convergence_peaks_at_step_5000_of_10000():
     assert clr.total_steps == row["epochs"] * 50 == 10_000  # type: ignore[attr-defined]
     assert lrs(clr, 0, 2500, 5000, 7500, 9999) == pytest.approx([0.1, 1.55, 3.0, 1.55, 0.1 + 2.9 / 5000])
     assert clr(5000).momentum is None
-    assert row["optimizer"] | {"body_lr_scale": 1} == {
-        "_target_": "torch.optim.SGD",
+    assert [node["_target_"].rpartition(".")[2] for node in row["data"]["augment"]] == ["Flip"]
+    assert {key: row["optimizer"][key] for key in ("momentum", "nesterov", "weight_decay")} == {
         "momentum": 0.9,
         "nesterov": False,
         "weight_decay": 1e-4,
-        "body_lr_scale": 1,
     }
 
 
