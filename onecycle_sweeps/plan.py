@@ -15,6 +15,8 @@ from onecycle_sweeps.settings import Config
 
 # Keys that say where and how a trial runs, or what is read from it, not what it computes.
 BYSTANDERS = ("runs_dir", "tracking", "threads", "target_accuracy", "checkpoint_minutes", "save_model", "rerun")
+# What a preset is compared with belongs to its sweep, and to no trial.
+OF_THE_SWEEP = "published"
 PLACE_OF_DATA = ("root", "path", "files", "download", "max_cached_gb")
 # Where a range test is still to find the rate, the other keys of a policy are checked below a rate out of reach.
 UNREACHED_RATE = 1e9
@@ -97,6 +99,7 @@ class Planner:
 
 
 def _trial(config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
+    config = {key: value for key, value in config.items() if key != OF_THE_SWEEP}
     identity = {key: value for key, value in config.items() if key not in BYSTANDERS}
     identity["data"] = {k: v for k, v in config["data"].items() if k not in PLACE_OF_DATA} | {"source": data.source}
     if config["task"] == "train":

@@ -3,14 +3,18 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from onecycle_sweeps import published
 from onecycle_sweeps.folder import TrialFolder, read_json, write_json
 from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.published import Published
 
 TRAIN, RANGE_TEST = "train", "range_test"
+# Keys that stand in a name without being written out.
+NAMED_APART = ("policy", "recipe", "seed")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The trials of one command; `single` is a command without -m, which has no parent run."""
+    """The trials of one command; `single` is a command without -m, which has no parent run.
+
+    `published` is what the command's preset is compared with.
+    """
 
     id: str
     runs_dir: Path
@@ -52,6 +59,7 @@ class Sweep:
     experiment: str
     single: bool
     trials: tuple[Entry, ...]
+    published: Published | None = None
 
     @property
     def folder(self) -> Path:
@@ -78,6 +86,7 @@ def load(folder: Path) -> Sweep:
     data = read_json(folder / "sweep.json")
     if data is None:
         raise FileNotFoundError(f"{folder} is no sweep: it has no sweep.json")
+    data["published"] = published.read(data.get("published"))
     data["trials"] = tuple(Entry(**entry) for entry in data["trials"])
     return Sweep(**data | {"runs_dir": folder.parent.parent, "command": tuple(data["command"])})
 
@@ -112,32 +121,55 @@ def fresh_identity() -> str:
 
 def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
     """The distinct trials of a sweep, range tests first, each named by the overrides that vary among them."""
-    varying = _varying(trials)
-    found: dict[str, Entry] = {}
-    for test in [t.range_test or t for t in trials if t.range_test or t.config["task"] == RANGE_TEST]:
-        sharing = [t for t in trials if test.signature in (t.signature, t.range_test and t.range_test.signature)]
-        common = {k: v for k, v in varying[test.request.overrides].items() if k not in ("policy", "seed")}
-        same = {k: v for k, v in common.items() if all(varying[t.request.overrides].get(k) == v for t in sharing)}
-        found.setdefault(test.signature, Entry(test.signature, RANGE_TEST, same))
+    varying, leaders = _varying(trials), _leaders(trials)
+    found = {entry.signature: entry for entry in _range_tests(trials, varying)}
     for trial in trials:
         if trial.config["task"] == TRAIN:
-            rest = {k: v for k, v in varying[trial.request.overrides].items() if k not in ("policy", "seed")}
-            policy = trial.request.choices.get("policy", "policy")
-            varies = {"policy": policy, **rest, "seed": str(trial.config["seed"])}
+            rest = {k: v for k, v in varying[trial.request.overrides].items() if k not in NAMED_APART}
+            varies = {"policy": leaders[trial.request.overrides], **rest, "seed": str(trial.config["seed"])}
             needs = trial.range_test.signature if trial.range_test else None
             entry = Entry(trial.signature, TRAIN, varies, needs, trial.config["target_accuracy"])
             found.setdefault(trial.signature, entry)
     return tuple(found.values())
 
 
+def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict[str, str]]) -> Iterator[Entry]:
+    """An entry for each range test, named by what all trials that it serves share and others do not."""
+    tests = [t.range_test or t for t in trials if t.range_test or t.config["task"] == RANGE_TEST]
+    for test in {test.signature: test for test in tests}.values():
+        sharing = [t for t in trials if test.signature in (t.signature, t.range_test and t.range_test.signature)]
+        common = {k: v for k, v in varying[test.request.overrides].items() if k not in ("policy", "seed")}
+        same = {k: v for k, v in common.items() if all(varying[t.request.overrides].get(k) == v for t in sharing)}
+        # A recipe tells its test from those of others, where there are others.
+        if len({other.signature for other in tests}) == 1:
+            same.pop("recipe", None)
+        yield Entry(test.signature, RANGE_TEST, same)
+
+
+def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
+    """What each trial's name begins with: its policy, or its recipe without the folder of its preset."""
+    recipes = {recipe for t in trials if (recipe := t.request.choices.get("recipe"))}
+    short = len({PurePath(recipe).name for recipe in recipes}) == len(recipes)
+    several = len({t.request.choices.get("policy") for t in trials if "policy" in _typed(t)}) > 1
+    found = {}
+    for trial in trials:
+        choices = trial.request.choices
+        leader = policy = choices.get("policy", "policy")
+        if recipe := choices.get("recipe"):
+            leader = (PurePath(recipe).name if short else recipe) + (f" {policy}" if several else "")
+        found[trial.request.overrides] = leader
+    return found
+
+
 def _varying(trials: Sequence[Trial]) -> dict[tuple[str, ...], dict[str, str]]:
     """For the overrides of each trial, those that not all trials share."""
-    parsed = {t.request.overrides: dict(_split(o) for o in t.request.overrides) for t in trials}
+    parsed = {t.request.overrides: _typed(t) for t in trials}
     keys = {key for overrides in parsed.values() for key in overrides}
     shared = {key for key in keys if len({overrides.get(key) for overrides in parsed.values()}) == 1}
     return {typed: {k: v for k, v in o.items() if k not in shared} for typed, o in parsed.items()}
 
 
-def _split(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
+def _typed(trial: Trial) -> dict[str, str]:
+    """A trial's overrides by their keys."""
+    split = (override.partition("=") for override in trial.request.overrides)
+    return {key.lstrip("+~"): value for key, _, value in split}

@@ -9,7 +9,7 @@ from imports import House
 # Imports run downwards only, or stay within one package.
 FLOORS = (
     ("onecycle_sweeps", "policies", "dataset", "models", "journal", "checkpoint", "provenance", "folder", "checks"),
-    ("scheduler", "data", "settings", "state"),
+    ("scheduler", "data", "settings", "state", "published"),
     ("training",),
     ("range_test", "batch_norm"),
     ("trial", "plan"),

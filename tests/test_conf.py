@@ -15,7 +15,8 @@ from onecycle_sweeps.launch.slurm.request import KEYS
 from real_trials import CONF, composed, made
 
 FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]
-OWN = [file for file in FILES if file.parent != Path() and file.parts[0] != "hydra"]
+# Recipes are composed with the preset whose rows they are, in test_presets.
+OWN = [file for file in FILES if file.parent != Path() and file.parts[0] not in ("hydra", "recipe")]
 # What a trial offers to the code of a group, beside the keys of its node.
 OFFERED = {"model": {"in_channels", "num_classes"}, "policy": {"total_steps", "steps_per_epoch"}, "data": set()}
 # What has no default is typed.

@@ -229,3 +229,24 @@ def test_the_time_left_goes_by_the_pace_of_this_attempt():
     assert done.seconds_left == pytest.approx(0.5 * 70)
     assert replace(done, time=1000.0).seconds_left is None
     assert replace(done, step=99).seconds_left == 0
+
+
+def with_recipes(runs_dir: Path, *recipes: str, extra: str = "") -> list[Trial]:
+    """Trials that bear these recipes, as Hydra's choices tell them."""
+    jobs = []
+    for recipe in recipes:
+        asked = request(runs_dir, *f"max_lr=0.1 epochs={len(jobs) + 1} {extra}".split())
+        choices = {**asked.choices, "recipe": recipe}
+        jobs.append(Planner(runs_dir).plan(replace(asked, overrides=(f"recipe={recipe}", "seed=0"), choices=choices)))
+    return jobs
+
+
+def test_a_recipe_takes_the_place_of_its_policy_in_a_name(runs_dir: Path):
+    found = sweep.entries(with_recipes(runs_dir, "paper/one_cycle", "paper/base"))
+    assert [entry.varies for entry in found] == [{"policy": name, "seed": "0"} for name in ("one_cycle", "base")]
+    assert names(found, 0.1) == ["one_cycle max_lr=0.1 seed=0", "base max_lr=0.1 seed=0"]
+
+
+def test_recipes_of_one_name_from_two_presets_are_told_apart(runs_dir: Path):
+    found = sweep.entries(with_recipes(runs_dir, "paper/one", "blog/one"))
+    assert [entry.varies["policy"] for entry in found] == ["paper/one", "blog/one"]

@@ -1,14 +1,13 @@
 """The end of a command: the report is written, published and printed, every failure listed, and where to look."""
 
 import shlex
-import shutil
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
 from onecycle_sweeps import provenance, report, tracking
 from onecycle_sweeps.launch.session import Session
+from onecycle_sweeps.report.program import program as program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 
 FAILURE = 1
@@ -36,13 +35,6 @@ def conclude(session: Session) -> int:
     else:
         say(f"MLflow: {program()} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
     return 0 if all(sweep.trial(entry.signature).result() for entry in sweep.trials) else FAILURE
-
-
-def program() -> str:
-    """How to call this program from the user's shell: by `python` where the one on the PATH has it."""
-    found = shutil.which("python")
-    same = found is not None and Path(found).parent == Path(sys.executable).parent
-    return f"{'python' if same else shlex.quote(sys.executable)} -m onecycle_sweeps"
 
 
 def say(line: str = "") -> None:

@@ -36,6 +36,14 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Smoothed:
+    """One seed's loss curve before divergence, smoothed without lag."""
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a range test says; `doubts` are the reasons why it is ambiguous, none where it is confident.
 
@@ -50,6 +58,7 @@ class Verdict:
     divergence: Reading | None
     lowest_loss: float
     base_lr: Reading | None
+    fits: tuple[Smoothed, ...]
     doubts: tuple[str, ...]
 
     @property
@@ -73,7 +82,7 @@ class _Read:
     steepest: Floats
     divergence: Floats
     last_clear_descent: float
-    lowest_loss: float
+    smoothed: Smoothed
     diverged: bool
 
 
@@ -111,8 +120,9 @@ def judge(tests: Sequence[OneSeed]) -> Verdict:
         lowest=lowest,
         last_clear_descent=float(np.median([read.last_clear_descent for read in reads])),
         divergence=divergence,
-        lowest_loss=float(np.median([read.lowest_loss for read in reads])),
+        lowest_loss=float(np.median([min(read.smoothed.losses) for read in reads])),
         base_lr=_over([one.rises for one in smith]) if smith else None,
+        fits=tuple(read.smoothed for read in reads),
         doubts=tuple(doubts),
     )
 
@@ -161,7 +171,8 @@ def _read(rates: Floats, losses: Floats) -> _Read:
     lowest, steepest = whole.lowest(), descent.steepest()
     divergence = rates[np.minimum(first_steps(losses, len(lowest)), len(rates) - 1)]
     last_clear = descent.last_clear_descent()
-    return _Read(lowest, steepest, divergence, last_clear, float(whole.mean.min()), at < len(rates))
+    smoothed = Smoothed(tuple(whole.rates.tolist()), tuple(whole.mean.tolist()))
+    return _Read(lowest, steepest, divergence, last_clear, smoothed, at < len(rates))
 
 
 def _noise(raw: Floats) -> float:

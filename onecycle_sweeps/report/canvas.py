@@ -45,9 +45,11 @@ def styles(count: int) -> list[Style]:
     return few + [Style(GREY, "-", False)] * (count - len(few))
 
 
-def axes(columns: int = 1, width: float = 9.0, height: float = 3.6, ratios: Sequence[float] = ()) -> "list[Axes]":
-    """The axes of a fresh figure, side by side; sizes in inches."""
-    return _figure("constrained", width, height, 1, columns, ratios)
+def axes(
+    columns: int = 1, width: float = 9.0, height: float = 3.6, ratios: Sequence[float] = (), rows: int = 1
+) -> "list[Axes]":
+    """The axes of a fresh figure, side by side, row by row; sizes in inches."""
+    return _figure("constrained", width, height, rows, columns, ratios)
 
 
 def panels(count: int, height: float = 3.0, width: float = PANEL_WIDTH) -> "list[Axes]":

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from onecycle_sweeps.report import verdicts
+from onecycle_sweeps.report import sentences
 from onecycle_sweeps.report.groups import Family, families
 from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.pairing import BUDGET, Pairing, is_called, pairings
@@ -52,14 +52,18 @@ def claims_of(outcomes: Sequence[Outcome], baseline: str | None = None, budgets_
     found, measure = families(outcomes), measure_of(outcomes)
     cases = _cases(list(pairings(found, baseline)), measure, budgets_may_differ)
     claims = [
-        Claim(c.name, c.baseline, c.setting, c.difference, c.p_adjusted, c.speedup, verdicts.sentence(c)) for c in cases
+        Claim(c.name, c.baseline, c.setting, c.difference, c.p_adjusted, c.speedup, sentences.sentence(c))
+        for c in cases
     ]
     return Claims(
         baseline=cases[0].baseline if cases else None,
         measure=measure,
         claims=tuple(claims),
-        flags=(*_flags(outcomes, found, baseline, measure), *(line for case in cases for line in verdicts.flags(case))),
-        sentence=verdicts.summary(cases, measure) or _alone(found),
+        flags=(
+            *_flags(outcomes, found, baseline, measure),
+            *(line for case in cases for line in sentences.flags(case)),
+        ),
+        sentence=sentences.summary(cases, measure) or _alone(found),
     )
 
 
@@ -69,18 +73,18 @@ def measure_of(outcomes: Sequence[Outcome]) -> str:
     return TEST if finished and all(TEST in outcome.metrics for outcome in finished) else VAL
 
 
-def _cases(pairs: Sequence[Pairing], measure: str, budgets_may_differ: bool) -> list[verdicts.Case]:
+def _cases(pairs: Sequence[Pairing], measure: str, budgets_may_differ: bool) -> list[sentences.Case]:
     differences = [pairing.difference(measure) for pairing in pairs]
     tested = [difference.p for difference in differences if difference and difference.p is not None]
     adjusted = iter(holm(tested))
-    cases: list[verdicts.Case] = []
+    cases: list[sentences.Case] = []
     for pairing, difference in zip(pairs, differences, strict=True):
         p = next(adjusted) if difference and difference.p is not None else None
         unlike, aside = pairing.unlike(), list(pairing.left_out())
         if budgets_may_differ and (budgets := unlike.pop(BUDGET, None)):
             aside.append(f"steps: {budgets[0]} against {budgets[1]}")
         cases.append(
-            verdicts.Case(
+            sentences.Case(
                 name=pairing.family.name,
                 baseline=pairing.baseline.name,
                 setting=pairing.setting,
@@ -107,4 +111,4 @@ def _flags(outcomes: Sequence[Outcome], found: Sequence[Family], baseline: str |
 def _alone(found: Sequence[Family]) -> str:
     """What is said where nothing is compared."""
     finished = [outcome for family in found for outcome in family.members if outcome.finished]
-    return f"{verdicts.FROM_ONE_SEED}. More seeds: seed=0,1,2 -m." if len(finished) == 1 else ""
+    return f"{sentences.FROM_ONE_SEED}. More seeds: seed=0,1,2 -m." if len(finished) == 1 else ""

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from onecycle_sweeps.report.claims import Claims, claims_of
 from onecycle_sweeps.report.groups import Group, by_group, group_name, standing
 from onecycle_sweeps.report.outcomes import Outcome, read
+from onecycle_sweeps.report.published import compare_published, published_notes
 from onecycle_sweeps.report.spread import Spread, spread
+from onecycle_sweeps.report.stability_map import stability_lines, stability_maps
+from onecycle_sweeps.report.verdicts import PublishedRow
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, LOST
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 
@@ -44,11 +47,15 @@ class Row:
 
 @dataclass(frozen=True)
 class RangeTest:
-    """A range test of the sweep: its name, how it stands, and the rates it suggests (the verdict is max_lr)."""
+    """A range test of the sweep: its name, how it stands, and the rates it suggests (the verdict is max_lr).
+
+    `word` is confident or ambiguous, None before there is a verdict.
+    """
 
     name: str
     status: str
     suggestions: Mapping[str, float]
+    word: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,21 +73,19 @@ class Comparison:
     diverged: tuple[tuple[str, str], ...]
     warnings: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    published: tuple[PublishedRow, ...] = ()
+    stability: tuple[str, ...] = ()
 
 
-def compare(
-    sweep: Sweep,
-    outcomes: Sequence[Outcome] | None = None,
-    *,
-    baseline: str | None = None,
-    budgets_may_differ: bool = False,
-) -> Comparison:
+def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparison:
     """Compare a sweep's groups over their seeds; `outcomes` spares a second reading of the trials' folders.
 
     The best mean final val accuracy comes first. For this order alone a diverged trial counts as accuracy 0, so that
-    one lucky seed does not lead; groups without a finished or diverged trial come last. `baseline` and
-    `budgets_may_differ` are those of `claims_of`.
+    one lucky seed does not lead; groups without a finished or diverged trial come last. A preset names the baseline of
+    its claims, and whether their budgets may differ.
     """
+    facts = sweep.published
+    baseline, budgets_may_differ = (facts.baseline, facts.budgets_may_differ) if facts else (None, False)
     outcomes = read(sweep) if outcomes is None else outcomes
     groups = sorted(by_group(outcomes).items(), key=lambda item: -standing(item[1]))
     rows = [_row(group, members) for group, members in groups]
@@ -92,7 +97,9 @@ def compare(
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),
         warnings=tuple((o.name, warning) for o in outcomes for warning in o.result.get("warnings", ())),
-        notes=tuple(_notes(outcomes, rows)),
+        notes=(*published_notes(sweep.published), *_notes(outcomes, rows)),
+        published=compare_published(sweep, outcomes),
+        stability=tuple(stability_lines(stability_maps(outcomes), sweep)),
     )
 
 
@@ -119,7 +126,7 @@ def _row(group: Group, members: Sequence[Outcome]) -> Row:
 
 def _range_test(outcome: Outcome) -> RangeTest:
     rates = {k.removeprefix("suggestion/"): v for k, v in outcome.metrics.items() if k.startswith("suggestion/")}
-    return RangeTest(outcome.name, outcome.status, rates)
+    return RangeTest(outcome.name, outcome.status, rates, outcome.result.get("verdict", {}).get("word"))
 
 
 def _causes(outcomes: Iterable[Outcome], *statuses: str) -> tuple[tuple[str, str], ...]:

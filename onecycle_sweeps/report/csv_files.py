@@ -11,6 +11,7 @@ from onecycle_sweeps.folder import TrialFolder, write_atomically
 from onecycle_sweeps.report.claims import Claims
 from onecycle_sweeps.report.curves import range_tests
 from onecycle_sweeps.report.outcomes import Outcome, read
+from onecycle_sweeps.report.stability_map import StabilityMap
 from onecycle_sweeps.report.statistics import Difference, Speedup
 from onecycle_sweeps.sweep import Sweep
 
@@ -62,6 +63,25 @@ def write_range_test_csv(trial: TrialFolder) -> Path:
         for step, (lr, loss, smoothed) in enumerate(zip(curve.lr, curve.loss, curve.smoothed, strict=True))
     ]
     return write_rows(trial.path / "range_test.csv", ["seed_run", "step", "lr", "loss", "loss_smoothed"], rows)
+
+
+def write_stability_csv(maps: Sequence[StabilityMap], path: Path) -> list[Path]:
+    """One row per range test: what it is, its largest stable rate and lowest loss; nothing without a map."""
+    if not maps:
+        return []
+    columns = ["name", "status", "weight_decay", "momentum", "largest_stable_lr", "diverged", "lowest_loss", "max_lr"]
+    rows = [
+        {
+            **dict(one.rest),
+            **{key: getattr(cell, key) for key in columns if hasattr(cell, key)},
+            "largest_stable_lr": cell.limit,
+            "diverged": None if cell.limit is None else not cell.stable,
+            "picked": cell is one.pick,
+        }
+        for one in maps
+        for cell in one.cells
+    ]
+    return [write_rows(path, _union(rows), rows)]
 
 
 def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:

@@ -9,11 +9,15 @@ from onecycle_sweeps.folder import TrialFolder
 
 @dataclass(frozen=True)
 class RangeTestCurve:
-    """One seed's range test, a value per step: the rate, the batch's loss, and the smoothed loss."""
+    """One seed's range test, a value per step: the rate, the batch's loss, and the smoothed loss.
+
+    `accuracies` are pairs of a rate and the val accuracy there, of a linear ramp alone.
+    """
 
     lr: tuple[float, ...]
     loss: tuple[float, ...]
     smoothed: tuple[float, ...]
+    accuracies: tuple[tuple[float, float], ...] = ()
 
 
 def range_tests(trial: TrialFolder) -> list[RangeTestCurve]:
@@ -23,4 +27,11 @@ def range_tests(trial: TrialFolder) -> list[RangeTestCurve]:
     points = list(zip(*columns, strict=True))
     starts = [i for i, (one, following) in enumerate(pairwise(points), start=1) if following[0] <= one[0]]
     bounds = [0, *starts, len(points)] if points else [0]
-    return [RangeTestCurve(*zip(*points[start:stop], strict=True)) for start, stop in pairwise(bounds)]
+    evaluated = list(zip(*record.series(journal.VAL_ACCURACY), strict=True))
+    return [
+        RangeTestCurve(
+            *zip(*points[start:stop], strict=True),
+            accuracies=tuple((points[step][0], value) for step, value in evaluated if start <= step < stop),
+        )
+        for start, stop in pairwise(bounds)
+    ]

@@ -8,8 +8,10 @@ from onecycle_sweeps.report import page_asked, page_panels, page_record, page_re
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.markup import listed, text
 from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.report.page_stability import stability
 from onecycle_sweeps.report.range_test_figures import RangeTestFigure
 from onecycle_sweeps.report.shown import Shown
+from onecycle_sweeps.report.stability_map import StabilityMap
 from onecycle_sweeps.report.val_measures import ACCURACY, LOSS
 from onecycle_sweeps.sweep import Sweep
 
@@ -25,6 +27,7 @@ def write_page(
     outcomes: Sequence[Outcome],
     groups: Shown,
     tests: Sequence[RangeTestFigure],
+    maps: Sequence[StabilityMap],
     written: Sequence[Path],
 ) -> Path:
     """Write the page into the sweep's report folder; `written` are the files beside it."""
@@ -39,6 +42,8 @@ def write_page(
         ("Each seed at the end", page_panels.ends(groups)),
         ("Accuracy against budget", page_panels.budgets(outcomes)),
         ("Range tests", page_panels.range_tests(tests)),
+        ("Stability map", stability(maps, sweep)),
+        ("Published figures", page_record.published(comparison)),
         ("Diverged and failed trials", page_record.troubles(outcomes)),
         ("Warnings and notes", page_record.doubts(comparison)),
         ("How to repeat it", page_record.repeating(sweep, outcomes, configs)),

@@ -31,7 +31,7 @@ def trajectories(groups: Shown) -> str:
         return ""
     lr, momentum = canvas.panels(2)
     draw_trajectories(lr, momentum, groups)
-    panels = [_inline(lr, "lr", "Learning rate at each step"), _inline(momentum, "momentum", "Momentum at each step")]
+    panels = [inline(lr, "lr", "Learning rate at each step"), inline(momentum, "momentum", "Momentum at each step")]
     words = "Line: what the optimizer used, by its own record. Dots: what the policy planned. One trial of each group."
     return paragraph(text(_as_planned(groups))) + legend(groups, dotted=True) + figure(panels, words)
 
@@ -43,7 +43,7 @@ def course(groups: Shown, measure: Measure) -> str:
     panels: list[str] = []
     for against, axes in zip((STEPS, SECONDS), canvas.panels(2), strict=True):
         val_figures.draw_course(axes, groups, measure, against)
-        panels.append(_inline(axes, f"{measure.field}-{against}", f"{measure.title} against {against}"))
+        panels.append(inline(axes, f"{measure.field}-{against}", f"{measure.title} against {against}"))
     words = val_figures.course_words(groups).capitalize() + "."
     seconds = (
         " Seconds are those of the training loop with its evaluations; trials at work at the same time share a machine."
@@ -63,7 +63,7 @@ def ends(groups: Shown) -> str:
         strict=True,
     ):
         val_figures.draw_ends(axes, groups, measure, ROWS_SHOWN)
-        panels.append(_inline(axes, f"{measure.field}-ends", f"{measure.title} of each seed at the end"))
+        panels.append(inline(axes, f"{measure.field}-ends", f"{measure.title} of each seed at the end"))
     return figure(panels, text(val_figures.ends_words(groups, ROWS_SHOWN).capitalize() + ".")) if panels else ""
 
 
@@ -76,7 +76,7 @@ def budgets(outcomes: Sequence[Outcome]) -> str:
     names = dict(zip(found.labels, canvas.styles(len(found.lines)), strict=True))
     words = "Line: mean; dot: a seed. Each point is a training of its own, at the rate picked for its length."
     return listed((swatch(style) + text(name) for name, style in names.items()), "legend") + figure(
-        [_inline(axes, "budgets", "Accuracy against budget")], words
+        [inline(axes, "budgets", "Accuracy against budget")], words
     )
 
 
@@ -92,7 +92,7 @@ def range_tests(tests: Sequence[RangeTestFigure]) -> str:
         range_test_figures.draw_curves(axes, test, in_words=few)
         rates = ", ".join(f"{RULES[rule].words} {rate:.3g}" for rule, rate in test.rates.items() if rule != VERDICT)
         below = f"{test.status}; {rates}" if rates else f"{test.status}, without a verdict"
-        panels.append(f"<h3>{text(test.name)}</h3>{_inline(axes, f'range-{i}', test.name)}<p>{text(below)}</p>")
+        panels.append(f"<h3>{text(test.name)}</h3>{inline(axes, f'range-{i}', test.name)}<p>{text(below)}</p>")
     left = f" The first {len(shown)} of {len(tests)}." if len(shown) < len(tests) else ""
     words = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate that each rule suggests."
     return _rules() + figure(panels, text(words + left), "" if few else "small")
@@ -147,5 +147,6 @@ def _as_planned(groups: Shown) -> str:
     return " ".join(said)
 
 
-def _inline(axes: "Axes", name: str, words: str) -> str:
+def inline(axes: "Axes", name: str, words: str) -> str:
+    """A figure as part of the page; `name` sets its ids apart, `words` stand for it where it cannot be seen."""
     return themed(canvas.svg(axes), name.replace("_", "-"), words)

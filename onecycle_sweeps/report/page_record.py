@@ -23,6 +23,16 @@ def troubles(outcomes: Iterable[Outcome]) -> str:
     )
 
 
+def published(comparison: Comparison) -> str:
+    """What the preset's source published beside what came of it here, and the verdict."""
+    rows = [
+        [row.name, row.what, row.published, row.ours, row.verdict, "; ".join(row.reasons)]
+        for row in comparison.published
+    ]
+    headers = ["row", "what", "published", "here", "verdict", "why"]
+    return table(headers, [list(map(text, row)) for row in rows], "words") if rows else ""
+
+
 def doubts(comparison: Comparison) -> str:
     """Warnings, of which those that several trials have are said once, and notes."""
     names: dict[str, list[str]] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from onecycle_sweeps.report.groups import RATES, Family, Group, group_name
-from onecycle_sweeps.report.verdicts import in_settings
+from onecycle_sweeps.report.sentences import in_settings
 from onecycle_sweeps.state import DIVERGED
 
 

@@ -39,19 +39,21 @@ RULES = {
     "minimum": Rule("minimum / 10", canvas.COLOURS[2]),
     "steepest": Rule("steepest", canvas.COLOURS[3]),
     "slide": Rule("slide", canvas.COLOURS[4]),
+    "divergence": Rule("divergence", canvas.MUTED),
     VERDICT: Rule("max_lr", "#000000"),
 }
 
 
 @dataclass(frozen=True)
 class RangeTestFigure:
-    """What is drawn of a range test: a curve per seed, and the rates it suggests, by their rules."""
+    """What is drawn of a range test: a curve per seed, smoothed without lag where it has a verdict, and its rates."""
 
     name: str
     signature: str
     status: str
     logarithmic: bool
     curves: Sequence[RangeTestCurve]
+    fits: Sequence[Mapping[str, Sequence[float]]]
     rates: Mapping[str, float]
 
 
@@ -96,7 +98,10 @@ def draw_curves(loss: "Axes", test: RangeTestFigure, *, in_words: bool = True) -
     for run, curve in enumerate(test.curves):
         loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
         label = _once("smoothed loss" + (f", each of {len(test.curves)} seeds" if len(test.curves) > 1 else ""), run)
-        loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
+        smooth = (test.fits[run]["lrs"], test.fits[run]["losses"]) if test.fits else (curve.lr, _finite(curve.smoothed))
+        loss.plot(*smooth, color=canvas.COLOURS[0], linewidth=2, label=label)
+    if any(curve.accuracies for curve in test.curves):
+        _draw_accuracies(loss, test.curves)
     if test.logarithmic:
         canvas.logarithmic_rates(loss)
     loss.margins(x=0)
@@ -111,7 +116,20 @@ def _read(name: str, status: str, trial: TrialFolder) -> RangeTestFigure:
     found = {k.removeprefix("suggestion/"): v for k, v in (trial.result() or {}).get("metrics", {}).items()}
     rates = {rule: found[rule] for rule in RULES if rule in found}
     exponential = trial.config()["range_test"]["mode"] == "exp"
-    return RangeTestFigure(name, trial.signature, status, exponential, range_tests(trial), rates)
+    fits = (trial.result() or {}).get("verdict", {}).get("fits", ())
+    return RangeTestFigure(name, trial.signature, status, exponential, range_tests(trial), fits, rates)
+
+
+def _draw_accuracies(loss: "Axes", curves: Sequence[RangeTestCurve]) -> None:
+    """Smith's curves, on an axis of their own at the right."""
+    beside = loss.twinx()
+    beside.set_ylabel("val accuracy (%)")
+    beside.set_ylim(0, 100)
+    beside.spines["top"].set_visible(False)
+    for run, curve in enumerate(curves):
+        rates, values = zip(*curve.accuracies, strict=True)
+        percent = [100 * value for value in values]
+        beside.plot(rates, percent, ".-", color=canvas.COLOURS[5], linewidth=1.2, label=_once("val accuracy", run))
 
 
 def _mark(loss: "Axes", marks: Mapping[str, float], words: Sequence[str]) -> None:

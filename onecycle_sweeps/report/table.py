@@ -13,6 +13,9 @@ from onecycle_sweeps.report.comparison import Comparison, RangeTest, Row
 from onecycle_sweeps.report.spread import Spread
 from onecycle_sweeps.state import FINISHED
 
+# What a range test is read for, and the rules of fastai (four), torch-lr-finder and Lightning.
+READ = ("base_lr", "steepest", "last_clear_descent", "lowest", "divergence")
+PEERS = ("minimum", "valley", "slide", "steep", "torch_lr_finder", "lightning")
 Cells = tuple[list[str], list[list[str]]]
 
 
@@ -72,11 +75,13 @@ def caption(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """A line for each claim, flag, range test, note, warning, diverged trial and failure."""
+    """A line for each claim, flag, range test, stability map, note, published figure, warning, and lost trial."""
     return [
         *_claims(comparison.claims),
         *map(_range_test_line, comparison.range_tests),
+        *comparison.stability,
         *comparison.notes,
+        *(row.line for row in comparison.published),
         *_warnings(comparison.warnings),
         *(f"diverged: {name}: {cause}" for name, cause in comparison.diverged),
         *(f"failed: {name}: {cause}" for name, cause in comparison.failures),
@@ -150,10 +155,17 @@ def _figure(value: Spread | None, style: str) -> str:
 
 
 def _range_test_line(test: RangeTest) -> str:
+    """The verdict with its interval and word, what we read, and after it what the rules of peers say."""
     if "max_lr" not in test.suggestions:
         return f"{test.name}: {test.status}"
-    rules = ", ".join(f"{rule} {rate:.3g}" for rule, rate in test.suggestions.items() if rule != "max_lr")
-    return f"{test.name}: max_lr={test.suggestions['max_lr']:.3g} ({rules})"
+    said = f"{test.name}: max_lr={test.suggestions['max_lr']:.3g}"
+    if "max_lr_low" in test.suggestions:
+        said += f", from {test.suggestions['max_lr_low']:.2g} to {test.suggestions['max_lr_high']:.2g}, {test.word}"
+    own, peers = ([name for name in some if name in test.suggestions] for some in (READ, PEERS))
+    rates = [
+        ", ".join(f"{name.replace('_', ' ')} {test.suggestions[name]:.3g}" for name in some) for some in (own, peers)
+    ]
+    return said + (f" ({rates[0]})" if own else "") + (f"; rules of peers: {rates[1]}" if peers else "")
 
 
 def _natural(table: Sequence[Sequence[str]], gap: int) -> int:
