@@ -8,7 +8,8 @@ from scipy import stats
 import hand_made
 from hand_made import entry, training
 from onecycle_sweeps import report
-from onecycle_sweeps.report.claims import Claim, Claims
+from onecycle_sweeps.report.claims import Claim, Claims, claims_of
+from onecycle_sweeps.report.outcomes import read
 from onecycle_sweeps.sweep import Sweep
 
 BASE = (0.90, 0.91, 0.92)
@@ -36,7 +37,7 @@ def swept(tmp_path: Path, finals: Finals, rest: Mapping[str, Mapping[str, Any]] 
 
 
 def claims(tmp_path: Path, finals: Finals, rest: Mapping[str, Mapping[str, Any]] | None = None, **asked: Any) -> Claims:
-    return report.compare(swept(tmp_path, finals, rest), **asked).claims
+    return claims_of(read(swept(tmp_path, finals, rest)), **asked)
 
 
 def only(found: Claims) -> Claim:

@@ -103,6 +103,7 @@ def test_the_page_answers_in_the_order_in_which_one_asks(sweep: Sweep) -> None:
     assert page_of(sweep).headings == [
         "What was asked",
         "Result",
+        "Claims",
         "Learning rate and momentum",
         "Validation accuracy",
         "Validation loss",
@@ -126,7 +127,8 @@ def test_the_page_says_all_that_repeating_takes(sweep: Sweep) -> None:
 def test_the_page_counts_the_trials_and_says_why_some_have_no_result(sweep: Sweep) -> None:
     text = page_of(sweep).text
     assert "3 trainings and 1 range test: 3 finished, 1 diverged" in text
-    assert "onecycle reached a final validation accuracy of 90.50 ± 0.71 % over 2 of 2 seeds." in text
+    assert compare(sweep).claims.sentence in text
+    assert "2/2 0.3 90.50 ±0.71" in text
     assert re.search(r"clr max_lr=0.3 seed=0 c diverged the loss is nan", text)
 
 
@@ -272,7 +274,7 @@ def test_claims_are_shown_where_a_comparison_has_them(sweep: Sweep) -> None:
     claims = SimpleNamespace(
         measure="final/val_accuracy", claims=(claim, bare), flags=("a & b differ",), sentence="Better: onecycle."
     )
-    comparison = SimpleNamespace(**vars(compare(sweep)), claims=claims)
+    comparison = SimpleNamespace(**vars(compare(sweep)) | {"claims": claims})
     shown = page_result.claims(comparison)  # pyright: ignore[reportArgumentType]
     assert "<td>+1.20</td><td>+0.40 to +2.00</td><td>3</td><td>0.02</td><td>0.90</td><td>1.50x</td>" in shown
     assert "<td>-</td><td>-</td><td>0</td>" in shown

@@ -72,12 +72,13 @@ def test_markdown_is_a_table_with_equal_rows(mixed: Sweep) -> None:
 
 def test_a_sweep_of_range_tests_alone_shows_their_verdicts(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, Entry("range", RANGE_TEST, {"batch_size": "64"}))
-    suggestions = {"minimum": 0.4, "valley": 0.01, "max_lr": 0.4}
+    suggestions = {"minimum": 0.4, "valley": 0.01, "max_lr": 0.4, "divergence": 2.0}
     hand_made.range_test(sweep.trial("range"), [(0.1, 2.0, 2.0)], suggestions=suggestions)
     comparison = report.compare(sweep)
     assert comparison.rows == ()
-    assert "range test batch_size=64: max_lr=0.4 (minimum 0.4, valley 0.01)" in printed(sweep, 80, False)
-    assert report.markdown(comparison) == "- range test batch_size=64: max_lr=0.4 (minimum 0.4, valley 0.01)\n"
+    line = "range test batch_size=64: max_lr=0.4 (divergence 2); rules of peers: minimum 0.4, valley 0.01"
+    assert line in printed(sweep, 80, False)
+    assert report.markdown(comparison) == f"- {line}\n"
 
 
 def test_seeds_at_different_rates_show_the_range_of_rates(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def draw_course(course: "Axes", groups: Shown, measure: Measure, against: Agains
         for outcome in members:
             if outcome.status == DIVERGED:
                 _draw_diverged(course, outcome, measure, against, groups.styles[group])
-    course.locator_params(axis="x", nbins=7, integer=against == STEPS)
+    course.locator_params(axis="x", nbins=7, integer=against == STEPS, prune="upper")
     course.set(xlabel=AXIS_LABELS[against], ylabel=measure.label)
 
 
