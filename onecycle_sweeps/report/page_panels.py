@@ -91,7 +91,7 @@ def range_tests(tests: Sequence[RangeTestFigure]) -> str:
         (axes,) = canvas.panels(1, *(() if few else reversed(range_test_figures.SMALL)))
         range_test_figures.draw_curves(axes, test, in_words=few)
         rates = ", ".join(f"{RULES[rule].words} {rate:.3g}" for rule, rate in test.rates.items() if rule != VERDICT)
-        below = f"{test.status}; {rates}" if rates else f"{test.status}, without a verdict"
+        below = f"{test.verdict or test.status}; {rates}" if rates else f"{test.status}, without a verdict"
         panels.append(f"<h3>{text(test.name)}</h3>{inline(axes, f'range-{i}', test.name)}<p>{text(below)}</p>")
     left = f" The first {len(shown)} of {len(tests)}." if len(shown) < len(tests) else ""
     words = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate that each rule suggests."

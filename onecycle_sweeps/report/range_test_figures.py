@@ -55,6 +55,7 @@ class RangeTestFigure:
     curves: Sequence[RangeTestCurve]
     fits: Sequence[Mapping[str, Sequence[float]]]
     rates: Mapping[str, float]
+    verdict: str
 
 
 def of(outcomes: Iterable[Outcome]) -> list[RangeTestFigure]:
@@ -116,8 +117,12 @@ def _read(name: str, status: str, trial: TrialFolder) -> RangeTestFigure:
     found = {k.removeprefix("suggestion/"): v for k, v in (trial.result() or {}).get("metrics", {}).items()}
     rates = {rule: found[rule] for rule in RULES if rule in found}
     exponential = trial.config()["range_test"]["mode"] == "exp"
-    fits = (trial.result() or {}).get("verdict", {}).get("fits", ())
-    return RangeTestFigure(name, trial.signature, status, exponential, range_tests(trial), fits, rates)
+    verdict = (trial.result() or {}).get("verdict", {})
+    said = ""
+    if reading := verdict.get("max_lr"):
+        said = f"max_lr {reading['rate']:.3g}, from {reading['low']:.2g} to {reading['high']:.2g}, {verdict['word']}"
+    curves = range_tests(trial)
+    return RangeTestFigure(name, trial.signature, status, exponential, curves, verdict.get("fits", ()), rates, said)
 
 
 def _draw_accuracies(loss: "Axes", curves: Sequence[RangeTestCurve]) -> None:
