@@ -16,6 +16,7 @@ from onecycle_sweeps import report, settings, sweep, tracking
 from onecycle_sweeps.launch import conclusion, ui_server
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.slurm import standings
+from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.sweep import Sweep
 
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
             return ui_server.become(uri)
         which = _found(config, uri, overrides, names)
         return watch(which) if flagged else VERBS[verb](which)
-    except (LookupError, ValueError, OSError, HydraException, tracking.StoreUnreachable) as error:
+    except (LookupError, ValueError, OSError, HydraException, Refused, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
 
 

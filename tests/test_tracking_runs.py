@@ -66,7 +66,12 @@ def test_figures_and_tags_say_what_the_trial_came_to(made: Sweep):
     trial = made.trial("a")
     attempt(trial, 0, 40, saved=40, end="stopped")
     attempt(trial, 40, 100)
-    finish(trial, metrics={"final/val_accuracy": 0.9, "seconds": 12.5}, warnings=["odd", "very odd"])
+    finish(
+        trial,
+        metrics={"final/val_accuracy": 0.9, "seconds": 12.5},
+        warnings=["odd", "very odd"],
+        verdict={"word": "ambiguous"},
+    )
     tracking.ship(made)
     run = runs(made)[NAME]
     figures = {"final/val_accuracy": 0.9, "seconds": 12.5, "steps_to_target": 100.0}
@@ -74,7 +79,9 @@ def test_figures_and_tags_say_what_the_trial_came_to(made: Sweep):
     tags = {"kind": "train", "sweep": made.id, "signature": "a", "status": "finished", "max_lr_from": "range_test:r"}
     assert (
         run["tags"].items()
-        >= (tags | {"git_commit": "c0ffee-dirty", "attempts": "2", "warnings": "odd\nvery odd"}).items()
+        >= (
+            tags | {"git_commit": "c0ffee-dirty", "attempts": "2", "warnings": "odd\nvery odd", "verdict": "ambiguous"}
+        ).items()
     )
 
 

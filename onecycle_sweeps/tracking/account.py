@@ -102,6 +102,7 @@ class Account:
                 **(self.record.attempts[-1].place if self.record.attempts else {}),
                 "reused": "true" if self.entry.reused else None,
                 "max_lr_from": self.resolved.get("max_lr_from"),
+                "verdict": self.result.get("verdict", {}).get("word") if self.result else None,
                 "warnings": "\n".join(self.result["warnings"]) if self.result else None,
             }
         )
