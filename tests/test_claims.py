@@ -293,3 +293,18 @@ def test_the_remarks_begin_with_what_is_claimed(tmp_path: Path) -> None:
     assert "- onecycle is better than constant by 3.03 points" in report.markdown(comparison)
     single = report.compare(swept(tmp_path / "single", {"constant": BASE, "onecycle": BETTER}))
     assert report.remarks(single)[0] == single.claims.claims[0].sentence
+
+
+def test_better_over_the_seeds_that_did_not_diverge_is_not_called_better_in_short(tmp_path: Path) -> None:
+    found = claims(tmp_path, {"constant": (*BASE, 0.9), "onecycle": (*BETTER, None)})
+    assert found.sentence == "Against constant by final/val_accuracy, better where it did not diverge: onecycle."
+    assert "1 of onecycle diverged" in only(found).sentence
+
+
+def test_what_cannot_be_compared_takes_no_part_in_the_adjustment(tmp_path: Path) -> None:
+    odd = {name: {"resolved": {"precision": "fp32"}} for name in ("constant", "step")}
+    odd["onecycle"] = {"resolved": {"precision": "bf16"}}
+    both = claims(tmp_path, {"constant": BASE, "step": BETTER, "onecycle": BETTER}, odd)
+    step, onecycle = both.claims
+    assert step.difference is not None and step.p_adjusted == step.difference.p
+    assert onecycle.sentence.startswith("not comparable") and onecycle.p_adjusted is None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle_sweeps.range_test import OneSeed, Verdict, judge, onset
+from onecycle_sweeps.range_test import OneSeed, Verdict, judge, onset, peers
 
 LRS = np.geomspace(1e-7, 10, 100).tolist()
 
@@ -158,3 +158,28 @@ def test_any_losses_give_a_rate_within_the_test_or_a_refusal(raw: list[float]) -
         assert "set max_lr yourself" in str(refusal)
     else:
         assert lrs[0] / 2 <= found.max_lr.low <= found.max_lr.rate <= found.max_lr.high < (onset(lrs, raw) or 10)
+
+
+def test_a_spike_does_not_bend_the_fit() -> None:
+    spiked = losses(0.02)
+    spiked[60] = 100.0
+    one, other = verdict(spiked), verdict(losses(0.02))
+    assert one.steepest.rate == pytest.approx(other.steepest.rate, rel=0.2)
+    assert one.lowest_loss == pytest.approx(other.lowest_loss, rel=0.1)
+
+
+def test_a_rule_of_a_peer_that_finds_a_test_too_short_is_left_out() -> None:
+    short = [2 * math.exp(-i / 8) + 0.2 for i in range(30)] + [math.nan]
+    assert verdict(short).max_lr.rate > 0
+    assert not {"valley", "minimum"} & peers(LRS[:31], short, total_steps=200).keys()
+
+
+def test_an_accuracy_that_rises_to_the_end_of_a_ramp_is_no_confident_verdict() -> None:
+    lrs = np.linspace(0.001, 3, 200).tolist()
+    falling = np.linspace(2.3, 0.5, 200).tolist()
+    rising = OneSeed(lrs, falling, lrs[9::10], np.linspace(0.1, 0.9, 20).tolist())
+    assert any("val accuracy may rise beyond 3: raise range_test.end_lr" in doubt for doubt in judge([rising]).doubts)
+    early = OneSeed(lrs, falling, lrs[9::10], [0.1, 0.5, 0.8, *[0.9] * 17])
+    assert not any("val accuracy" in doubt for doubt in judge([early]).doubts)
+    with pytest.raises(ValueError, match=r"at least 6 times before it diverges, got 4: lower range_test\.end_lr"):
+        judge([OneSeed(lrs, falling, lrs[9:40:10], [0.1, 0.2, 0.3, 0.4])])

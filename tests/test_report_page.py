@@ -142,7 +142,7 @@ def test_a_sweep_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
 def test_a_range_test_alone_has_a_page(tmp_path: Path) -> None:
     made = hand_made.sweep(tmp_path, range_test_entry())
     hand_made.range_test(made.trial("range"), FALLING, suggestions=RATES)
-    assert "The range test suggests max_lr = 0.2." in written(made).text
+    assert "The range test suggests max_lr=0.2." in written(made).text
 
 
 def test_what_was_used_is_compared_with_what_was_planned(tmp_path: Path) -> None:

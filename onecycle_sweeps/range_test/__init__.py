@@ -2,9 +2,10 @@
 
 from onecycle_sweeps.range_test.curves import curve, marks, smooth, until_diverged
 from onecycle_sweeps.range_test.divergence import onset
-from onecycle_sweeps.range_test.judge import OneSeed, Reading, Verdict, judge
+from onecycle_sweeps.range_test.judge import OneSeed, judge
 from onecycle_sweeps.range_test.ramp import Ramp
 from onecycle_sweeps.range_test.rules import lightning, peers, suggestions, torch_lr_finder
+from onecycle_sweeps.range_test.verdict import Reading, Verdict
 
 __all__ = [
     "OneSeed",

@@ -27,12 +27,15 @@ def read_accuracies(lrs: Sequence[float], accuracies: Sequence[float]) -> Accura
     """
     rates, values = checked(lrs, accuracies)
     if len(rates) < 6:
-        raise ValueError(f"a range test must be evaluated at least 6 times before it diverges, got {len(rates)}")
+        raise ValueError(
+            f"a linear range test must be evaluated at least 6 times before it diverges, got {len(rates)}: lower "
+            "range_test.end_lr, raise range_test.steps, or set max_lr yourself"
+        )
     curve = fit_evenly(rates, values)
     if curve.mean.max() - curve.mean[0] < 0.01:
         raise ValueError(
             f"the val accuracy of a range test must rise by 0.01, got {curve.mean[0]:.3f} and {curve.mean.max():.3f} "
-            "at best: raise range_test.steps, or lower range_test.end_lr"
+            "at best: raise range_test.steps, lower range_test.end_lr, or set max_lr yourself"
         )
     return AccuracyRates(_reaching(curve, RISEN), _reaching(curve, SLOWED))
 

@@ -1,6 +1,7 @@
 """Where a range test begins to diverge."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +41,14 @@ def first_steps(raw: Floats, count: int) -> Steps:
     return _crossings(np.hstack([finite, level + (finite - level) * signs]))
 
 
-def _level(raw: Floats) -> Floats:
+def running_median(raw: Floats) -> Floats:
+    """The median of each loss and its two neighbours on either side, mirrored at the ends: a first loss has no say."""
+    return _level(raw[:, None], "reflect")[:, 0]
+
+
+def _level(raw: Floats, ends: Literal["edge", "reflect"] = "edge") -> Floats:
     """The running medians (steps, tests) of losses (steps, tests)."""
-    padded = np.pad(raw, ((MEDIAN_OF // 2, MEDIAN_OF // 2), (0, 0)), mode="edge")
+    padded = np.pad(raw, ((MEDIAN_OF // 2, MEDIAN_OF // 2), (0, 0)), mode=ends)
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN_OF, axis=0), axis=-1)
 
 

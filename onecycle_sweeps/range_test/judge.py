@@ -9,8 +9,9 @@ from threadpoolctl import threadpool_limits
 
 from onecycle_sweeps.range_test.accuracy import read_accuracies
 from onecycle_sweeps.range_test.curves import MIN_POINTS, Floats, checked
-from onecycle_sweeps.range_test.divergence import first_step, first_steps
+from onecycle_sweeps.range_test.divergence import first_step, first_steps, running_median
 from onecycle_sweeps.range_test.fit import fit
+from onecycle_sweeps.range_test.verdict import Reading, Smoothed, Verdict
 
 LEAST_DESCENT = 0.01
 DEVIATIONS_PER_MEDIAN_DIFFERENCE = 1 / (0.6745 * math.sqrt(2))
@@ -19,59 +20,10 @@ FACTOR = 4.0
 # Where divergence follows the lowest loss by more than this factor, what lies between them is a guess.
 GAP = 100.0
 INTERVAL = (0.05, 0.95)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A rate, and the interval that 90 % of its draws over all seeds lie in."""
-
-    rate: float
-    low: float
-    high: float
-
-    @property
-    def factor(self) -> float:
-        """How many times its low end the high end of the interval is."""
-        return self.high / self.low
-
-
-@dataclass(frozen=True)
-class Smoothed:
-    """One seed's loss curve before divergence, smoothed without lag."""
-
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a range test says; `doubts` are the reasons why it is ambiguous, none where it is confident.
-
-    `divergence` is None where not every seed diverged. `lowest_loss` is of the smoothed curve, its seeds' median.
-    `base_lr`, where val accuracy begins to rise, is read from tests with val accuracies alone.
-    """
-
-    max_lr: Reading
-    steepest: Reading
-    lowest: Reading
-    last_clear_descent: float
-    divergence: Reading | None
-    lowest_loss: float
-    base_lr: Reading | None
-    fits: tuple[Smoothed, ...]
-    doubts: tuple[str, ...]
-
-    @property
-    def word(self) -> str:
-        """confident or ambiguous."""
-        return "ambiguous" if self.doubts else "confident"
-
-    @property
-    def grid(self) -> tuple[float, ...]:
-        """Rates to try around the verdict: a factor of about 3 apart, and over its whole interval."""
-        ends = (math.log(self.max_lr.low / 3), math.log(self.max_lr.high * 3))
-        count = max(3, 1 + round((ends[1] - ends[0]) / math.log(3)))
-        return tuple(float(f"{rate:.2g}") for rate in np.exp(np.linspace(*ends, count)))
+# A verdict from val accuracy this near to the last rate says where the ramp ended.
+STILL_RISING = 0.8
+# A loss so many deviations from its neighbours' median is a spike, which no smooth curve goes through.
+SPIKE = 6.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +65,8 @@ def judge(tests: Sequence[OneSeed]) -> Verdict:
     max_lr = _over([one.slows for one in smith] or [np.sqrt(read.lowest * read.divergence) / 2 for read in reads])
     steepest, lowest = _over([read.steepest for read in reads]), _over([read.lowest for read in reads])
     divergence = _over([read.divergence for read in reads]) if all(read.diverged for read in reads) else None
-    doubts = [*_wide(max_lr, steepest), *([] if smith else _far(lowest, divergence, max(t.lrs[-1] for t in tests)))]
+    last = max(test.lrs[-1] for test in tests)
+    unsure = _rising(max_lr, divergence, last) if smith else _far(lowest, divergence, last)
     return Verdict(
         max_lr=max_lr,
         steepest=steepest,
@@ -123,7 +76,7 @@ def judge(tests: Sequence[OneSeed]) -> Verdict:
         lowest_loss=float(np.median([min(read.smoothed.losses) for read in reads])),
         base_lr=_over([one.rises for one in smith]) if smith else None,
         fits=tuple(read.smoothed for read in reads),
-        doubts=tuple(doubts),
+        doubts=(*_wide(max_lr, steepest), *unsure),
     )
 
 
@@ -132,6 +85,11 @@ def _wide(max_lr: Reading, steepest: Reading) -> Iterator[str]:
         if reading.factor > FACTOR:
             ends = f"{reading.low:.2g} to {reading.high:.2g}"
             yield f"{name} is known only to lie in {ends}, wider than a factor of {FACTOR:g}"
+
+
+def _rising(max_lr: Reading, divergence: Reading | None, last_rate: float) -> Iterator[str]:
+    if divergence is None and max_lr.rate > STILL_RISING * last_rate:
+        yield f"val accuracy may rise beyond {last_rate:.2g}: raise range_test.end_lr"
 
 
 def _far(lowest: Reading, divergence: Reading | None, last_rate: float) -> Iterator[str]:
@@ -159,8 +117,9 @@ def _read(rates: Floats, losses: Floats) -> _Read:
             f"a range test must have at least {MIN_POINTS} steps before it diverges, got {before.sum()}: lower "
             "range_test.start_lr, raise range_test.steps, or set max_lr yourself"
         )
-    whole, descent = fit(rates[before], losses[before])
-    noise, fall = _noise(losses[:at]), whole.mean[0] - whole.mean.min()
+    noise, level = _noise(losses[:at]), running_median(losses[:at])
+    whole, descent = fit(rates[before], np.clip(losses[:at], level - SPIKE * noise, level + SPIKE * noise)[before[:at]])
+    fall = whole.mean[0] - whole.mean.min()
     if fall <= max(noise, LEAST_DESCENT * abs(whole.mean[0])):
         raise ValueError(
             f"the loss of a range test must fall by more than 1 % and its noise ({noise:.2g}), got "

@@ -15,11 +15,14 @@ TORCH_LR_FINDER_BETA, TORCH_LR_FINDER_SKIPS = 0.95, (10, 5)
 def peers(lrs: Sequence[float], losses: Sequence[float], total_steps: int | None = None) -> dict[str, float]:
     """The rate that each peer's rule reads from the raw losses of a whole test of `total_steps` planned steps.
 
-    fastai's four (`suggestions`), torch_lr_finder and lightning, which are left out where they find nothing. Their
-    smoothing lags: on a decade of 12 steps their steepest points lie 5 to 8 times too high. lightning divides by the
-    rate instead, so noise at tiny rates wins. Raises ValueError as `curve` does.
+    fastai's four (`suggestions`), torch_lr_finder and lightning, each left out where the test is too short for it.
+    Their smoothing lags: on a decade of 12 steps their steepest points lie 5 to 8 times too high. lightning divides by
+    the rate instead, so noise at tiny rates wins.
     """
-    found = suggestions(*curve(lrs, losses, total_steps))
+    try:
+        found = suggestions(*curve(lrs, losses, total_steps))
+    except ValueError:
+        found = {}
     others = {"torch_lr_finder": torch_lr_finder(lrs, losses), "lightning": lightning(lrs, losses)}
     return found | {rule: rate for rule, rate in others.items() if rate is not None}
 

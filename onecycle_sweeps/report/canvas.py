@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,6 +84,7 @@ def _figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    _forget_user_style()
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     made = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios or None).ravel().tolist()
@@ -91,6 +93,14 @@ def _figure(
         one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
     return made
+
+
+@cache
+def _forget_user_style() -> None:
+    """A matplotlibrc may set colours that the page has no variables for."""
+    import matplotlib
+
+    matplotlib.rcdefaults()
 
 
 def logarithmic(axes: "Axes") -> None:

@@ -9,6 +9,7 @@ from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.pairing import BUDGET, Pairing, is_called, pairings
 from onecycle_sweeps.report.picking import picks
 from onecycle_sweeps.report.statistics import Difference, Speedup, holm
+from onecycle_sweeps.state import DIVERGED
 from onecycle_sweeps.sweep import TRAIN
 
 VAL, TEST = "final/val_accuracy", "final/test_accuracy"
@@ -75,14 +76,15 @@ def measure_of(outcomes: Sequence[Outcome]) -> str:
 
 def _cases(pairs: Sequence[Pairing], measure: str, budgets_may_differ: bool) -> list[sentences.Case]:
     differences = [pairing.difference(measure) for pairing in pairs]
-    tested = [difference.p for difference in differences if difference and difference.p is not None]
+    unlikes = [pairing.unlike() for pairing in pairs]
+    budgets = [unlike.pop(BUDGET, None) if budgets_may_differ else None for unlike in unlikes]
+    values = [d.p if d and not unlike else None for d, unlike in zip(differences, unlikes, strict=True)]
+    tested = [p for p in values if p is not None]
     adjusted = iter(holm(tested))
     cases: list[sentences.Case] = []
-    for pairing, difference in zip(pairs, differences, strict=True):
-        p = next(adjusted) if difference and difference.p is not None else None
-        unlike, aside = pairing.unlike(), list(pairing.left_out())
-        if budgets_may_differ and (budgets := unlike.pop(BUDGET, None)):
-            aside.append(f"steps: {budgets[0]} against {budgets[1]}")
+    for pairing, difference, unlike, steps, value in zip(pairs, differences, unlikes, budgets, values, strict=True):
+        p = next(adjusted) if value is not None else None
+        aside = [*pairing.left_out(), *([f"steps: {steps[0]} against {steps[1]}"] if steps else [])]
         cases.append(
             sentences.Case(
                 name=pairing.family.name,
@@ -91,10 +93,11 @@ def _cases(pairs: Sequence[Pairing], measure: str, budgets_may_differ: bool) -> 
                 difference=difference,
                 p_adjusted=p,
                 tested=len(tested),
-                speedup=pairing.speedup(),
+                speedup=None if unlike else pairing.speedup(),
                 target=pairing.target,
                 unlike=unlike,
                 aside=aside,
+                diverged=sum(outcome.status == DIVERGED for outcome in pairing.family.members),
             )
         )
     return cases

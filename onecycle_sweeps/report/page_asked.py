@@ -1,6 +1,5 @@
 """What a sweep was asked: its command, and what its configs have in common, in words."""
 
-import re
 import shlex
 import time
 from collections import Counter
@@ -10,11 +9,10 @@ from typing import Any
 from onecycle_sweeps.report.groups import by_group
 from onecycle_sweeps.report.markup import command, facts, text
 from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.report.program import without_secrets
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 
 SHOWN = 12
-# A name and password within an address stay out of a page that is made to be passed on.
-SECRET = re.compile(r"://[^/@\s]+@")
 # Where data lie is of no use elsewhere, and what says nothing needs no place.
 OF_THIS_PLACE = ("root", "path", "files", "download", "max_cached_gb", "weights_file", "_target_")
 
@@ -34,7 +32,7 @@ def origin(sweep: Sweep) -> str:
 
 def typed(sweep: Sweep) -> str:
     """The sweep's command, as it is typed in a shell."""
-    return SECRET.sub("://", f"python -m onecycle_sweeps {shlex.join(sweep.command)}".strip())
+    return without_secrets(f"python -m onecycle_sweeps {shlex.join(sweep.command)}".strip())
 
 
 def configs_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:

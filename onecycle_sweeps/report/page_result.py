@@ -30,9 +30,9 @@ def verdict(comparison: Comparison) -> str:
         return comparison.claims.sentence
     ranked = [row for row in comparison.rows if row.final_accuracy and math.isfinite(row.final_accuracy.mean)]
     if not ranked:
-        rates = [test.suggestions["max_lr"] for test in comparison.range_tests if "max_lr" in test.suggestions]
-        if rates and not comparison.rows:
-            return f"The range test suggests max_lr = {', '.join(f'{rate:.3g}' for rate in rates)}."
+        said = [table.verdict_words(test) for test in comparison.range_tests if "max_lr" in test.suggestions]
+        if said and not comparison.rows:
+            return f"The range test{'s' * (len(said) > 1)} suggest{'s' * (len(said) == 1)} {'; '.join(said)}."
         return "No training has finished yet."
     best, *others = ranked
     if not others:

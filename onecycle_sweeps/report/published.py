@@ -96,15 +96,18 @@ def _figure(name: str, figure: Figure, members: Sequence[Outcome], reasons: tupl
     diverged = sum(o.status == DIVERGED for o in members)
     ours = f"{percent(accuracy)} over {accuracy.count} of {count} seeds" if accuracy else "no accuracy yet"
     ours += f", {diverged} diverged" if diverged else ""
+    left = unfinished(members)
     if reasons:
         verdict = NOT_COMPARABLE
+    elif left:
+        verdict = OPEN
     elif figure.diverges:
         low = accuracy is None or accuracy.mean <= figure.accuracy + figure.tolerance
-        verdict = OPEN if not diverged and accuracy is None else REPRODUCED if low else NOT_REPRODUCED
+        verdict = REPRODUCED if low else NOT_REPRODUCED
     elif diverged:
         verdict = NOT_REPRODUCED
     else:
         verdict = met(accuracy.mean if accuracy else None, figure.accuracy, figure.tolerance)
     within = "diverged, " if figure.diverges else ""
     published = f"{within}{100 * figure.accuracy:.2f} %, to be met within {100 * figure.tolerance:g} points"
-    return PublishedRow(name, figure.what, published, ours, verdict, (*reasons, *unfinished(members)))
+    return PublishedRow(name, figure.what, published, ours, verdict, (*reasons, *left))

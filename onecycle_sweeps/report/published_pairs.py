@@ -6,7 +6,16 @@ from statistics import fmean
 
 from onecycle_sweeps.published import Pair
 from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.report.verdicts import NOT_COMPARABLE, NOT_REPRODUCED, PublishedRow, met, over, percent, unfinished
+from onecycle_sweeps.report.verdicts import (
+    NOT_COMPARABLE,
+    NOT_REPRODUCED,
+    OPEN,
+    PublishedRow,
+    met,
+    over,
+    percent,
+    unfinished,
+)
 from onecycle_sweeps.state import DIVERGED
 
 Members = Sequence[Outcome]
@@ -27,12 +36,15 @@ def compare_pair(pair: Pair, row: Members, other: Members, reasons: tuple[str, .
     diverged = sum(o.status == DIVERGED for o in row)
     wanted = pair.gain if pair.gain is not None else pair.speed_up or 1.0
     verdict = met(found.value, wanted, pair.tolerance, order=pair.order_alone, bound=found.bound)
+    left = unfinished([*row, *other])
     if reasons:
         verdict = NOT_COMPARABLE
+    elif left:
+        verdict = OPEN
     elif diverged:
         verdict = NOT_REPRODUCED
     short = [f"{diverged} of {len(row)} seeds of {pair.row} diverged"] if diverged else []
-    behind = (*reasons, *short, *unfinished([*row, *other]))
+    behind = (*reasons, *short, *left)
     return PublishedRow(f"{pair.row} over {pair.over}", pair.what, _claimed(pair), found.words, verdict, behind)
 
 

@@ -131,7 +131,7 @@ def _draw_accuracies(loss: "Axes", curves: Sequence[RangeTestCurve]) -> None:
     beside.set_ylabel("val accuracy (%)")
     beside.set_ylim(0, 100)
     beside.spines["top"].set_visible(False)
-    for run, curve in enumerate(curves):
+    for run, curve in enumerate(curve for curve in curves if curve.accuracies):
         rates, values = zip(*curve.accuracies, strict=True)
         percent = [100 * value for value in values]
         beside.plot(rates, percent, ".-", color=canvas.COLOURS[5], linewidth=1.2, label=_once("val accuracy", run))

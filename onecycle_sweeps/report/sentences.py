@@ -8,6 +8,7 @@ from onecycle_sweeps.report.statistics import LEVEL, ROUNDING, Difference, Speed
 
 Kind = Literal[
     "better",
+    "better where it did not diverge",
     "worse",
     "no difference shown",
     "not comparable",
@@ -21,7 +22,7 @@ FROM_ONE_SEED = "From one seed nothing can be claimed"
 class Case:
     """A comparison in numbers: `tested` is how many p-values were adjusted together, `unlike` what forbids a verdict.
 
-    `aside` are texts that its sentence ends with.
+    `diverged` counts the seeds that have no part in it; `aside` are texts that its sentence ends with.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     target: float | None
     unlike: Mapping[str, tuple[str, str]]
     aside: Sequence[str]
+    diverged: int = 0
 
     @property
     def kind(self) -> Kind:
@@ -45,7 +47,9 @@ class Case:
             return "nothing can be claimed"
         if self.p_adjusted >= LEVEL:
             return "no difference shown"
-        return "better" if self.difference.mean > 0 else "worse"
+        if self.difference.mean < 0:
+            return "worse"
+        return "better where it did not diverge" if self.diverged else "better"
 
 
 def sentence(case: Case) -> str:
@@ -95,16 +99,19 @@ def _verdict(case: Case) -> str:
     if case.kind == "no difference shown":
         text = f"no difference shown between {both}: {_signed(found)}{_how_sure(case, found)}"
         return f"{text}; {_detectable(case, found)}"
-    better = case.kind == "better"
+    better = found.mean > 0
     how_sure = _how_sure(case, found, flipped=not better)
-    return f"{case.name} is {case.kind} than {case.baseline} by {_points(abs(found.mean))} points{how_sure}"
+    word, by = "better" if better else "worse", _points(abs(found.mean))
+    return f"{case.name} is {word} than {case.baseline} by {by} points{how_sure}"
 
 
 def _how_sure(case: Case, found: Difference, flipped: bool = False) -> str:
     seeds = f"{found.pairs} seeds" if found.pairs > 1 else "1 seed"
-    if found.low is None or found.high is None or case.p_adjusted is None:
+    if found.low is None or found.high is None:
         return f" ({seeds})"
     low, high = (-found.high, -found.low) if flipped else (found.low, found.high)
+    if case.p_adjusted is None:
+        return f" (95 % interval {_points(low)} to {_points(high)}, {seeds})"
     p = "p<0.001" if case.p_adjusted < 0.001 else f"p={case.p_adjusted:.2g}"
     holm = " after Holm" if case.tested > 1 else ""
     return f" (95 % interval {_points(low)} to {_points(high)}, {p}{holm}, {seeds})"

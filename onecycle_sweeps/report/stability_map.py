@@ -10,7 +10,7 @@ from typing import Any
 from onecycle_sweeps import range_test
 from onecycle_sweeps.report.curves import RangeTestCurve, range_tests
 from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.report.program import program
+from onecycle_sweeps.report.program import program, without_secrets
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 
 WEIGHT_DECAY, MOMENTUM = "optimizer.weight_decay", "optimizer.momentum"
@@ -111,11 +111,13 @@ def next_command(one: StabilityMap, pick: Cell, sweep: Sweep) -> str:
     if MOMENTUM in varied or _typed(sweep, MOMENTUM):
         chosen.append(f"{MOMENTUM}={pick.momentum:g}")
     policy = ["policy=onecycle", *(["policy.cycle_momentum=false"] if MOMENTUM in varied else [])]
-    return f"{program()} {shlex.join([*kept, *chosen, f'max_lr={pick.max_lr:.3g}', *policy, '-m'])}"
+    words = shlex.join([*kept, *chosen, f"max_lr={pick.max_lr:.3g}", *policy, "-m"])
+    return without_secrets(f"{program()} {words}")
 
 
 def _cell(test: Outcome) -> Cell:
-    config: Mapping[str, Any] = test.folder.config().get("optimizer", {})
+    begun = (test.folder.path / "config.yaml").exists()
+    config: Mapping[str, Any] = test.folder.config().get("optimizer", {}) if begun else {}
     values = (test.entry.varies.get(key, config.get(key.rpartition(".")[2])) for key in MAPPED)
     weight_decay, momentum = (None if value is None else float(value) for value in values)
     curves, metrics = tuple(range_tests(test.folder)), test.metrics
@@ -140,7 +142,7 @@ def _onset(curve: RangeTestCurve) -> float:
 
 
 def _lowest(curve: RangeTestCurve) -> float:
-    """The lowest smoothed loss before divergence, without the first tenth of the test, as in the verdict."""
+    """The lowest smoothed loss before divergence, without the first tenth of the test, where a fit would do better."""
     onset, skipped = _onset(curve), len(curve.lr) // 10
     before = [loss for rate, loss in zip(curve.lr, curve.smoothed, strict=True) if rate < onset and math.isfinite(loss)]
     return min(before[skipped:] or before, default=math.nan)

@@ -154,13 +154,20 @@ def _figure(value: Spread | None, style: str) -> str:
     return f"{value.mean:{style}}" + ("" if value.std is None else f"\n±{value.std:{style}}")
 
 
+def verdict_words(test: RangeTest) -> str:
+    """The rate that a range test suggests, its interval, and whether it can be relied on."""
+    rates = test.suggestions
+    said = f"max_lr={rates['max_lr']:.3g}"
+    if "max_lr_low" not in rates:
+        return said
+    return f"{said}, from {rates['max_lr_low']:.2g} to {rates['max_lr_high']:.2g}, {test.word}"
+
+
 def _range_test_line(test: RangeTest) -> str:
     """The verdict with its interval and word, what we read, and after it what the rules of peers say."""
     if "max_lr" not in test.suggestions:
         return f"{test.name}: {test.status}"
-    said = f"{test.name}: max_lr={test.suggestions['max_lr']:.3g}"
-    if "max_lr_low" in test.suggestions:
-        said += f", from {test.suggestions['max_lr_low']:.2g} to {test.suggestions['max_lr_high']:.2g}, {test.word}"
+    said = f"{test.name}: {verdict_words(test)}"
     own, peers = ([name for name in some if name in test.suggestions] for some in (READ, PEERS))
     rates = [
         ", ".join(f"{name.replace('_', ' ')} {test.suggestions[name]:.3g}" for name in some) for some in (own, peers)
