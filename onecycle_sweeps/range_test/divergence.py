@@ -41,15 +41,15 @@ def first_steps(raw: Floats, count: int) -> Steps:
     return _crossings(np.hstack([finite, level + (finite - level) * signs]))
 
 
-def running_median(raw: Floats) -> Floats:
-    """The median of each loss and its two neighbours on either side, mirrored at the ends: a first loss has no say."""
-    return _level(raw[:, None], "reflect")[:, 0]
+def running_median(raw: Floats, of: int = MEDIAN_OF) -> Floats:
+    """The median of each value and its neighbours, `of` in all; mirrored at the ends, where one alone has no say."""
+    return _level(raw[:, None], of, "reflect")[:, 0]
 
 
-def _level(raw: Floats, ends: Literal["edge", "reflect"] = "edge") -> Floats:
+def _level(raw: Floats, of: int = MEDIAN_OF, ends: Literal["edge", "reflect"] = "edge") -> Floats:
     """The running medians (steps, tests) of losses (steps, tests)."""
-    padded = np.pad(raw, ((MEDIAN_OF // 2, MEDIAN_OF // 2), (0, 0)), mode=ends)
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN_OF, axis=0), axis=-1)
+    padded = np.pad(raw, ((of // 2, of // 2), (0, 0)), mode=ends)
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, of, axis=0), axis=-1)
 
 
 def _crossings(raw: Floats) -> Steps:

@@ -22,8 +22,9 @@ GAP = 100.0
 INTERVAL = (0.05, 0.95)
 # A verdict from val accuracy this near to the last rate says where the ramp ended.
 STILL_RISING = 0.8
-# A loss so many deviations from its neighbours' median is a spike, which no smooth curve goes through.
-SPIKE = 6.0
+# A loss so many deviations from its neighbours' median is a spike, by the scatter all around it: near divergence losses
+# scatter far, and have a say.
+SPIKE = 20.0
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def _read(rates: Floats, losses: Floats) -> _Read:
             f"a range test must have at least {MIN_POINTS} steps before it diverges, got {before.sum()}: lower "
             "range_test.start_lr, raise range_test.steps, or set max_lr yourself"
         )
-    noise, level = _noise(losses[:at]), running_median(losses[:at])
-    whole, descent = fit(rates[before], np.clip(losses[:at], level - SPIKE * noise, level + SPIKE * noise)[before[:at]])
+    noise, calm = _noise(losses[:at]), _without_spikes(losses[:at])
+    whole, descent = fit(rates[before], calm[before[:at]])
     fall = whole.mean[0] - whole.mean.min()
     if fall <= max(noise, LEAST_DESCENT * abs(whole.mean[0])):
         raise ValueError(
@@ -132,6 +133,12 @@ def _read(rates: Floats, losses: Floats) -> _Read:
     last_clear = descent.last_clear_descent()
     smoothed = Smoothed(tuple(whole.rates.tolist()), tuple(whole.mean.tolist()))
     return _Read(lowest, steepest, divergence, last_clear, smoothed, at < len(rates))
+
+
+def _without_spikes(raw: Floats) -> Floats:
+    level = running_median(raw)
+    scatter = np.maximum(_noise(raw), running_median(np.abs(raw - level), of=21) / 0.6745)
+    return np.clip(raw, level - SPIKE * scatter, level + SPIKE * scatter)
 
 
 def _noise(raw: Floats) -> float:
