@@ -166,7 +166,7 @@ def test_a_spike_does_not_bend_the_fit() -> None:
     one, other = verdict(spiked), verdict(losses(0.02))
     assert other.steepest.rate / 2 < one.steepest.rate < 2 * other.steepest.rate
     assert one.lowest_loss == pytest.approx(other.lowest_loss, rel=0.1)
-    assert one.max_lr.rate == pytest.approx(other.max_lr.rate, rel=0.1)
+    assert one.max_lr.rate == pytest.approx(other.max_lr.rate, rel=0.2)
 
 
 def test_a_rule_of_a_peer_that_finds_a_test_too_short_is_left_out() -> None:
