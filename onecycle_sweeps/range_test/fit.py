@@ -17,6 +17,9 @@ RATIOS = np.geomspace(0.1, 1e5, 25)
 COVERED, MOST_CHOICES = 0.99, 12
 SURE = 0.95
 DECADES_OF_A_RAMP = 4.0
+# The descent's own fit goes on until so much of the descent is lost: an end at the lowest point itself would make that
+# point's noise a last steep fall.
+LOST = 0.15
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,20 @@ def fit(rates: Floats, losses: Floats) -> tuple[Curve, Curve]:
 
     Gaussian-process regression over log10 lr with a squared-exponential kernel (Rasmussen and Williams 2006, chapters
     2 and 5), its parameters weighed by their evidence. It looks at both sides of a rate alike, so nothing lags behind.
-    The descent is fitted apart, up to the lowest point, since the rise that follows is less smooth.
+    The descent is fitted apart, up to the beginning of the rise that follows, which is less smooth.
     The draws are the same for the same losses.
     """
     points = _points(rates, losses)
     whole = _curve(points)
-    lowest = int(np.searchsorted(points.x, np.log10(whole.lowest()[0]), side="right"))
-    return whole, _curve(points.until(max(lowest, MIN_POINTS)))
+    end = int(np.searchsorted(points.x, np.log10(whole.rates[_lost(whole.mean)]), side="right"))
+    return whole, _curve(points.until(max(end, MIN_POINTS)))
+
+
+def _lost(losses: Floats) -> int:
+    """The first index after the lowest point by which a part of the descent is lost, or the last index."""
+    lowest = int(np.argmin(losses))
+    risen = losses[lowest:] > losses[lowest] + LOST * (losses[0] - losses[lowest])
+    return lowest + int(np.argmax(risen)) if risen.any() else len(losses) - 1
 
 
 def fit_evenly(rates: Floats, values: Floats) -> Curve:

@@ -26,11 +26,11 @@ def troubles(outcomes: Iterable[Outcome]) -> str:
 def published(comparison: Comparison) -> str:
     """What the preset's source published beside what came of it here, and the verdict."""
     rows = [
-        [row.name, row.what, row.published, row.ours, row.verdict, "; ".join(row.reasons)]
+        f"<b>{text(row.verdict)}</b>: {text(row.name)}, {text(row.what)}. Published: {text(row.published)}; "
+        f"here: {text(row.ours)}." + (f" Why: {text('; '.join(row.reasons))}." if row.reasons else "")
         for row in comparison.published
     ]
-    headers = ["row", "what", "published", "here", "verdict", "why"]
-    return table(headers, [list(map(text, row)) for row in rows], "words") if rows else ""
+    return listed(rows) if rows else ""
 
 
 def doubts(comparison: Comparison) -> str:
