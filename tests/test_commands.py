@@ -49,7 +49,7 @@ def test_a_sweep_ends_with_its_table_its_report_and_the_line_that_opens_mlflow(s
     assert "All 2 policies shared max_lr=" in done.stdout
     assert f"report: {made.report / 'report.html'}; later: {program()} report {made.id}\n" in done.stdout
     assert f"MLflow: {program()} ui {made.id}  opens  http://127.0.0.1:5000/#/" in done.stdout
-    ended = [line.split(": finished")[0] for line in done.stderr.splitlines()]
+    ended = [line.split(": finished")[0] for line in done.stderr.splitlines() if line.startswith("[")]
     assert ended[0] == "[1/3] range test"
     assert {line.split()[1] for line in ended[1:]} == {"constant", "onecycle"}
     assert {path.name for path in made.report.glob("*.*")} >= {"report.html", "trials.csv", "trajectories.png"}
