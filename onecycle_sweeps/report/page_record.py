@@ -9,6 +9,7 @@ from onecycle_sweeps.report import page_asked
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.markup import command, facts, listed, paragraph, table, text
 from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.report.table import warned
 from onecycle_sweeps.state import FINISHED
 from onecycle_sweeps.sweep import Sweep
 
@@ -35,14 +36,8 @@ def published(comparison: Comparison) -> str:
 
 def doubts(comparison: Comparison) -> str:
     """Warnings, of which those that several trials have are said once, and notes."""
-    names: dict[str, list[str]] = {}
-    for name, warning in comparison.warnings:
-        names.setdefault(warning, []).append(name)
-    warned = [
-        f"<b>{text(having[0] if len(having) == 1 else f'{len(having)} trials')}</b>: {text(warning)}"
-        for warning, having in names.items()
-    ]
-    return listed([*warned, *map(text, comparison.notes)]) if warned or comparison.notes else ""
+    said = [f"<b>{text(who)}</b>: {text(warning)}" for who, warning in warned(comparison.warnings)]
+    return listed([*said, *map(text, comparison.notes)]) if said or comparison.notes else ""
 
 
 def repeating(sweep: Sweep, outcomes: Sequence[Outcome], configs: Sequence[dict[str, Any]]) -> str:

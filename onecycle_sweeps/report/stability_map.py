@@ -142,7 +142,7 @@ def _onset(curve: RangeTestCurve) -> float:
 
 
 def _lowest(curve: RangeTestCurve) -> float:
-    """The lowest smoothed loss before divergence, without the first tenth of the test, where a fit would do better."""
+    """Of a result without a fit: the lowest lagging mean before divergence, without the test's first tenth."""
     onset, skipped = _onset(curve), len(curve.lr) // 10
     before = [loss for rate, loss in zip(curve.lr, curve.smoothed, strict=True) if rate < onset and math.isfinite(loss)]
     return min(before[skipped:] or before, default=math.nan)

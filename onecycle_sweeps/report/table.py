@@ -82,7 +82,7 @@ def remarks(comparison: Comparison) -> list[str]:
         *comparison.stability,
         *comparison.notes,
         *(row.line for row in comparison.published),
-        *_warnings(comparison.warnings),
+        *(f"warning: {who}: {text}" for who, text in warned(comparison.warnings)),
         *(f"diverged: {name}: {cause}" for name, cause in comparison.diverged),
         *(f"failed: {name}: {cause}" for name, cause in comparison.failures),
     ]
@@ -94,13 +94,13 @@ def _claims(claims: Claims) -> list[str]:
     return [*said, *(claim.sentence for claim in claims.claims), *claims.flags]
 
 
-def _warnings(warnings: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """A line for each warning; one that several trials have names them by their number."""
+def warned(warnings: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Who has a warning, and its text, each text once; several trials are named by their number."""
     names: dict[str, list[str]] = {}
     for name, text in warnings:
         names.setdefault(text, []).append(name)
     for text, having in names.items():
-        yield f"warning: {having[0] if len(having) == 1 else f'{len(having)} trials'}: {text}"
+        yield having[0] if len(having) == 1 else f"{len(having)} trials", text
 
 
 def contents(comparison: Comparison) -> Cells:
