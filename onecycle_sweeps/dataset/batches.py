@@ -53,11 +53,16 @@ class Dataset:
         """uint8 (N, C, H, W) -> float32 in channels_last, less the training mean, by the training deviation."""
         import torch
 
-        mean, std = self._moments.to(images.device)
-        # On a CPU planes are 3 times as fast as pixels. A single plane has the strides of channels_last from the start.
-        first = torch.channels_last if images.shape[1] == 1 else torch.preserve_format
-        scaled = images.to(torch.float32, memory_format=first).sub_(mean).div_(std)
-        return scaled.contiguous(memory_format=torch.channels_last)
+        whole = (1, *images.shape[1:])
+        mean, std = (
+            moment.expand(whole).contiguous(memory_format=torch.channels_last)
+            for moment in self._moments.to(images.device)
+        )
+        scaled = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=torch.channels_last)
+        # On a CPU a copy of each plane is twice as fast as one copy that puts pixels for planes.
+        for plane, given in zip(scaled.unbind(1), images.unbind(1), strict=True):
+            plane.copy_(given)
+        return scaled.sub_(mean).div_(std)
 
     @cached_property
     def _moments(self) -> Tensor:

@@ -17,7 +17,10 @@ def run(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
     Leaving the iteration asks the trial at work to save and leave.
     """
     from onecycle_sweeps.launch.job import execute
+    from onecycle_sweeps.trial.allocator import keep_freed_memory
 
+    # Before the thread has begun, so that it shares the memory of this one.
+    keep_freed_memory()
     queue = Queue(sweep, trials)
     stopping = threading.Event()
     while queue.waiting:

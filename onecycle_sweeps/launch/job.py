@@ -16,6 +16,7 @@ from onecycle_sweeps import journal, report, trial
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.launch.worker import LEFT, READY
 from onecycle_sweeps.state import CANCELLED
+from onecycle_sweeps.trial.allocator import keep_freed_memory
 from onecycle_sweeps.trial.running import cause_of
 
 log = logging.getLogger("onecycle_sweeps")
@@ -38,6 +39,7 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str
     """
     if folder.is_cancelled():
         return Outcome(CANCELLED)
+    keep_freed_memory()
     outcome = _run(folder, _or_cancelled(folder, stopped), place)
     if outcome.status in (STOPPED, BUSY) and folder.is_cancelled():
         return Outcome(CANCELLED)

@@ -27,7 +27,7 @@ class ResNet(nn.Module):
         self.scores = nn.Linear(64, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.stem(images)))
+        x = F.relu(self.norm(self.stem(images)), inplace=True)
         return self.scores(self.stages(x).mean(dim=(2, 3)))
 
 
@@ -43,10 +43,10 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)), inplace=True)))
         if self.added:
             x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
-        return F.relu(residual + x)
+        return F.relu(residual + x, inplace=True)
 
 
 def _conv(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:

@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
         self.scores = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.stages(self.stem(images))))
+        x = F.relu(self.norm(self.stages(self.stem(images))), inplace=True)
         return self.scores(x.mean(dim=(2, 3)))
 
 
@@ -61,8 +61,8 @@ class Block(nn.Module):
         self.activated_shortcut = activated_shortcut or changes
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.norm1(x))
-        residual = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        active = F.relu(self.norm1(x), inplace=True)
+        residual = self.conv2(F.relu(self.norm2(self.conv1(active)), inplace=True))
         shortcut = self.shortcut(active if self.activated_shortcut else x)
         return shortcut + (residual if self.residual_scale == 1 else residual * self.residual_scale)
 

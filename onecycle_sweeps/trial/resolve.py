@@ -13,6 +13,7 @@ from onecycle_sweeps.dataset import Dataset, Facts
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner
+from onecycle_sweeps.trial import precision
 
 Resolved = dict[str, Any]
 
@@ -23,16 +24,16 @@ def resolve(config: Config, facts: Facts, find_rate: Callable[[], float]) -> Res
     A model that has a `normalisation`, the (mean, std) of each channel in the units of uint8, is given images so
     normalised, in place of by the training set's own statistics.
     """
-    device = _device(config["device"])
+    device, model = _device(config["device"]), _model(config, facts)
     steps_per_epoch = facts.train // config["batch_size"]
     resolved = {
         "max_lr": None,
         "max_lr_from": None,
         "steps_per_epoch": steps_per_epoch,
         "device": device,
-        "precision": _precision(config["precision"], device),
+        "precision": precision.chosen(device, model) if config["precision"] == "auto" else config["precision"],
         "threads": 1 if config["threads"] == "auto" else config["threads"],
-        "normalisation": getattr(_model(config, facts), "normalisation", None),
+        "normalisation": getattr(model, "normalisation", None),
         "versions": provenance.versions(),
         "code": provenance.code_hashes(config),
     }
@@ -115,10 +116,3 @@ def _cache(trial: TrialFolder, config: Config):
 
 def _device(asked: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
-
-
-def _precision(asked: str, device: str) -> str:
-    """bf16 on a CUDA device that computes in it (capability 8.0 and up); fp32 elsewhere unless asked."""
-    if asked != "auto":
-        return asked
-    return "bf16" if device.startswith("cuda") and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
