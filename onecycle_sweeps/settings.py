@@ -26,8 +26,17 @@ NOT_OF_A_RANGE_TEST = (
 
 def plain(config: DictConfig) -> Config:
     """A composed config as plain data, without Hydra's own node, every interpolation resolved."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    content = OmegaConf.to_container(own, resolve=True)
+    return resolved(own(config))
+
+
+def own(config: DictConfig) -> DictConfig:
+    """A copy of a composed config without Hydra's own node."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def resolved(config: DictConfig) -> Config:
+    """A config as plain data, every interpolation resolved."""
+    content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 

@@ -13,7 +13,7 @@ FLOORS = (
     ("training",),
     ("range_test", "batch_norm"),
     ("trial", "plan"),
-    ("sweep",),
+    ("sweep", "composition"),
     ("tracking", "report"),
     ("launch",),
     ("cli", "hydra_plugins"),
@@ -24,12 +24,15 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Only conf/ names these, by _target_.
 IMPORTED_BY_NOBODY = ("models", "data")
 
-WITH_HYDRA = ("__main__", "cli", "hydra_plugins", "plan", "sweep", "trial", "settings")
+WITH_HYDRA = ("__main__", "cli", "hydra_plugins", "plan", "composition", "sweep", "trial", "settings")
 HOMES = {"mlflow": ("tracking",), "submitit": ("launch.slurm",), "hydra": WITH_HYDRA, "omegaconf": WITH_HYDRA}
 
 # The submitting side starts without torch. Plan asks torch for its devices only where a config names one.
 TORCH = ("torch", "torchvision")
-TORCH_FREE = ("__main__", "cli", "policies", "journal", "plan", "sweep", "tracking", "report", "hydra_plugins")
+TORCH_FREE = (
+    *("__main__", "cli", "hydra_plugins", "policies", "journal"),
+    *("plan", "composition", "sweep", "tracking", "report"),
+)
 TORCH_ON_DEMAND = ("plan",)
 
 SAYS_NOTHING = {"util", "utils", "common", "helper", "helpers", "manager", "handler", "base", "core"}

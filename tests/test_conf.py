@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.utils import get_object, instantiate
 
 from hydra_plugins.onecycle_sweeps.launcher import plain_settings
@@ -82,6 +83,13 @@ def test_every_launcher_is_one_of_hydras(file: Path):
     node = composed(f"hydra/launcher={file.name}").hydra.launcher
     assert isinstance(instantiate(node), Launcher)
     check_launcher(plain_settings(node), {"local": LOCAL_LAUNCHER, "slurm": KEYS}[file.name])
+
+
+def test_the_sweeper_is_hydras_own_but_for_the_composition_beforehand():
+    ours, hydras = (composed(*typed).hydra.sweeper for typed in ((), ("hydra/sweeper=basic",)))
+    assert isinstance(instantiate(ours), Sweeper)
+    assert {**ours, "_target_": hydras._target_} == hydras
+    assert ours._metadata.object_type is hydras._metadata.object_type
 
 
 def test_three_seeds_are_swept_unless_others_are_typed():

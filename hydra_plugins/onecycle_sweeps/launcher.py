@@ -22,26 +22,23 @@ class Launcher(HydraLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra offers before the first launch."""
-        self.loader, self.config = hydra_context.config_loader, config
+        from onecycle_sweeps.composition import Composer
+
+        self.composer, self.config = Composer(hydra_context.config_loader, config), config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; a trial that failed is listed by the sweep, and no failure of the launch."""
         from onecycle_sweeps.launch import commands
-        from onecycle_sweeps.plan import Request
-        from onecycle_sweeps.settings import plain
 
-        jobs = [(tuple(o), self.loader.load_sweep_config(self.config, list(o))) for o in job_overrides]
-        requests = [Request(plain(c), overrides, dict(c.hydra.runtime.choices)) for overrides, c in jobs]
+        requests = [self.composer.compose(overrides) for overrides in job_overrides]
         sweeper = self.config.hydra.sweeper
         # Only a sweeper that asks for all its jobs at once has a sweep that is known from its start.
-        whole = sweeper._target_.endswith(".BasicSweeper") and sweeper.max_batch_size is None
+        whole = sweeper._target_.endswith((".BasicSweeper", ".GridSweeper")) and sweeper.max_batch_size is None
         objectives = getattr(commands, self.run)(requests, plain_settings(self.settings), sequential=not whole)
-        returns = []
-        for (overrides, config), objective in zip(jobs, objectives, strict=True):
-            done = JobReturn(overrides, config, config.hydra, ".", config.hydra.job.name, JobStatus.COMPLETED)
-            done.return_value = objective
-            returns.append(done)
-        return returns
+        return [
+            JobReturn(request.overrides, working_dir=".", status=JobStatus.COMPLETED, _return_value=objective)
+            for request, objective in zip(requests, objectives, strict=True)
+        ]
 
 
 class SlurmLauncher(Launcher):

@@ -1,6 +1,7 @@
 """The trials that wait to be executed on this machine, and how those that were executed ended."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,49 +24,62 @@ class Event:
 
 
 class Queue:
-    """Gives out each trial once its range test is done, and remembers which ones failed."""
+    """Gives out each trial once its range test is done, and ends those whose range test came to nothing.
+
+    Nothing is read for a trial that waits: what it waits for is among the trials, and whoever executes it reads first
+    whether it was cancelled.
+    """
 
     def __init__(self, sweep: Sweep, trials: Sequence[Entry]) -> None:
         self.sweep = sweep
-        self.waiting = list(trials)
-        self._failed: dict[str, str] = {}
-        self._not_before: dict[str, float] = {}
+        self._ready: deque[Entry] = deque()
+        self._blocked: dict[str, list[Entry]] = {entry.signature: [] for entry in trials}
+        self._busy: deque[tuple[float, Entry]] = deque()
+        self._lost: dict[str, str] = {}
+        for entry in trials:
+            self._blocked.get(entry.needs or "", self._ready).append(entry)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are trials that nobody executes."""
+        return bool(self._ready or self._busy or any(self._blocked.values()))
 
     def next(self) -> Entry | None:
         """Take the first trial that has its rate and was not just found busy elsewhere."""
-        for entry in self.waiting:
-            if self._not_before.get(entry.signature, 0.0) <= time.monotonic() and self._has_its_rate(entry):
-                self.waiting.remove(entry)
-                return entry
+        if self._ready:
+            return self._ready.popleft()
+        if self._busy and self._busy[0][0] <= time.monotonic():
+            return self._busy.popleft()[1]
         return None
 
     def take(self, entry: Entry, status: str, cause: str | None) -> Event | None:
         """Take an execution's outcome; a trial that another process works on waits again, at the end."""
         if status in NOT_AN_END:
-            self.waiting.append(entry)
-            self._not_before[entry.signature] = time.monotonic() + RETRY_SECONDS
+            self._busy.append((time.monotonic() + RETRY_SECONDS, entry))
             return None
         if status == FAILED:
             return self.fail(entry, cause or "no cause given")
+        if status == CANCELLED:
+            self._lost[entry.signature] = "cancelled"
+        else:
+            self._ready.extendleft(reversed(self._blocked.pop(entry.signature)))
         return Event(entry, status, cause)
 
     def fail(self, entry: Entry, cause: str) -> Event:
         """Remember that a trial failed, and record it in its folder if it did so without a word of its own."""
         trial = self.sweep.trial(entry.signature)
-        self._failed[entry.signature] = cause
+        self._lost[entry.signature] = cause
         with suppress(OSError):
             if (trial.failure() or {}).get("cause") != cause:
                 trial.write("failure", {"cause": cause, "attempt": trial.attempts(), "time": time.time()})
         return Event(entry, FAILED, cause)
 
     def orphans(self) -> Iterator[Event]:
-        """End the trials that were cancelled, and fail those whose range test has failed."""
-        for entry in [entry for entry in self.waiting if self.sweep.trial(entry.signature).is_cancelled()]:
-            self.waiting.remove(entry)
-            yield Event(entry, CANCELLED)
-        for entry in [entry for entry in self.waiting if entry.needs in self._failed]:
-            self.waiting.remove(entry)
-            yield self.fail(entry, f"range test {entry.needs}: {self._failed[entry.needs or '']}")
-
-    def _has_its_rate(self, entry: Entry) -> bool:
-        return entry.needs is None or self.sweep.trial(entry.needs).result() is not None
+        """End the trials whose range test has failed or was cancelled, unless they were cancelled with it."""
+        while self._lost:
+            signature, cause = self._lost.popitem()
+            for entry in self._blocked.pop(signature):
+                if self.sweep.trial(entry.signature).is_cancelled():
+                    yield Event(entry, CANCELLED)
+                else:
+                    yield self.fail(entry, f"range test {signature}: {cause}")
