@@ -18,12 +18,13 @@ from onecycle_sweeps.plan import Trial
 
 BLOCK, BATCH, EVALUATIONS = 100, 1000, 2
 OURS, THEIRS, AGAIN = "this program's shipping", "MlflowClient.log_batch, 1,000 a call", "the same shipping again"
-CAPTION = """{trials} finished trials of {steps} steps, each with rate, momentum and loss at every step and {evaluations} \
-evaluations, written by the program's own journal; {points:,} points in all, into an sqlite store that has its schema \
-and no run. A row is a way to fill it, in turn with the others in one process, {rounds} rounds after one that is not \
-counted. This program's ships whole runs (params, tags, pictures where there are any) and keeps its account; the loop of log_batch \
-creates a run for each trial and sends its points and nothing else. "Again" is the second shipping, when nothing \
-lacks. Counted are wall and CPU seconds (medians) and the wall time beside log_batch's in the same round (median)."""
+CAPTION = """{trials} finished trials of {steps} steps, each with rate, momentum and loss at every step and \
+{evaluations} evaluations, written by the program's own journal; {points:,} points in all, into an sqlite store that \
+has its schema and no run. A row is a way to fill it, in turn with the others in one process, {rounds} rounds after \
+one that is not counted. This program's ships whole runs (params, tags, pictures where there are any) and keeps its \
+account; the loop of log_batch creates a run for each trial and sends its points and nothing else. "Again" is the \
+second shipping, when nothing lacks. Counted are wall and CPU seconds (medians) and the wall time beside log_batch's \
+in the same round (median)."""
 
 
 def run(options: Options) -> Result:

@@ -22,14 +22,14 @@ BATCH, HALVES = 128, (0.5,) * 3
 OURS, V1 = "this program, a batch at a time", "torchvision v1, PIL images"
 INPUT, STEP = "input", "step"
 CAPTION = """Batches of {batch} photographs of 32x32, cropped at random out of a reflecting border of 4, flipped at \
-random and normalised, on one thread. A row is one way to make them, in turn with the others, {rounds} rounds after one \
-that is not counted. torchvision's start from images in memory (v1 and v2 from PIL images, v2 also from uint8 tensors), \
-one image at a time, and end with a batch of tensors; this program's starts from the stored set of {samples:,} and \
-includes the gather. Counted are images a second of one core (medians) and the speed beside v1's in the same round \
-(median of ratios)."""
-SHARE = """A step of ResNet-20 at batch {batch} on augmented 32x32 photographs, one thread, SGD with Nesterov: input is \
-what makes the normalised batch, the rest forward, backward and update. A row is a precision; milliseconds are medians \
-of {rounds} rounds in which both were timed, the share is input / (input + rest) within a round (median)."""
+random and normalised, on one thread. A row is one way to make them, in turn with the others, {rounds} rounds after \
+one that is not counted. torchvision's start from images in memory (v1 and v2 from PIL images, v2 also from uint8 \
+tensors), one image at a time, and end with a batch of tensors; this program's starts from the stored set of \
+{samples:,} and includes the gather. Counted are images a second of one core (medians) and the speed beside v1's in \
+the same round (median of ratios)."""
+SHARE = """A step of ResNet-20 at batch {batch} on augmented 32x32 photographs, one thread, SGD with Nesterov: input \
+is what makes the normalised batch, the rest forward, backward and update. A row is a precision; milliseconds are \
+medians of {rounds} rounds in which both were timed, the share is input / (input + rest) within a round (median)."""
 
 
 def run(options: Options) -> Result:

@@ -11,10 +11,10 @@ from benchmarks.tables import Result, Table
 from benchmarks.work import Options
 from onecycle_sweeps.launch.machine import cores
 
-CAPTION = """Bare training steps at batch {batch} on made-up images (SGD with Nesterov, channels_last), each process for \
-{seconds:g} s from a common start after one step. A row is a layout on {cores} cores, in turn with the others, {rounds} \
-rounds. Counted are the images a second of all processes together (median), and beside one process on all cores in the \
-same round (median of ratios)."""
+CAPTION = """Bare training steps at batch {batch} on made-up images (SGD with Nesterov, channels_last), each process \
+for {seconds:g} s from a common start after one step. A row is a layout on {cores} cores, in turn with the others, \
+{rounds} rounds. Counted are the images a second of all processes together (median), and beside one process on all \
+cores in the same round (median of ratios)."""
 
 
 def run(options: Options) -> Result:
@@ -92,4 +92,4 @@ def train(net: str, numbers: str, batch: int, threads: int, seconds: float) -> N
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:5]), float(sys.argv[5]))
+    train(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))

@@ -14,15 +14,16 @@ from benchmarks.tables import Result, Table
 from benchmarks.work import Options
 
 SECONDS = 1.0
-CAPTION = """Training steps at batch {batch} on one thread, images and labels made up and always the same. A row is a \
-number format with a memory format, an optimizer (SGD with Nesterov, AdamW) and torch's way to run it; "fp32, \
-channels_last" with SGD is what this program computes by default on a CPU (torch chooses the way). Counted is a step's \
-wall time in turn with all other rows, {rounds} rounds of about {seconds:g} s or one step: images a second (median), and \
-the speed beside the row "fp32, contiguous" of the same optimizer and way in the same round (median of ratios)."""
-COMPILED = """torch.compile on the same steps (SGD, fused) in processes of their own. A row is a net and a number format. \
-"Cold" is the time of the first step with an empty compiler cache, "warm" that in another process with the cache that \
-the first left. Images a second are eager and compiled, in turn in one \
-process. The last columns: how many steps a training must have until compiling has paid for itself, cold and warm."""
+CAPTION = """Training steps at batch {batch} on one thread, images and labels made up and always the same. A row is \
+a number format with a memory format, an optimizer (SGD with Nesterov, AdamW) and torch's way to run it; "fp32, \
+channels_last" with SGD is what this program computes by default on a CPU (torch chooses the way). Counted is a \
+step's wall time in turn with all other rows, {rounds} rounds of about {seconds:g} s or one step: images a second \
+(median), and the speed beside the row "fp32, contiguous" of the same optimizer and way in the same round (median of \
+ratios)."""
+COMPILED = """torch.compile on the same steps (SGD, fused) in processes of their own. A row is a net and a number \
+format. "Cold" is the time of the first step with an empty compiler cache, "warm" that in another process with the \
+cache that the first left. Images a second are eager and compiled, in turn in one process. The last columns: how \
+many steps a training must have until compiling has paid for itself, cold and warm."""
 
 
 def run(options: Options) -> Result:

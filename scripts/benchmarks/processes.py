@@ -12,12 +12,12 @@ from pathlib import Path
 
 PROGRAM = (sys.executable, "-m", "onecycle_sweeps")
 LEAVE_SECONDS = 60.0
+LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
 class Spent:
-    """A command's seconds from Enter to exit, CPU seconds of it and all its children, and the peak memory of the
-    largest of them in MiB."""
+    """A command's seconds from Enter to exit, CPU seconds with all that it started, and its own peak memory in MiB."""
 
     wall: float
     cpu: float
@@ -30,12 +30,18 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] = o
     with log.open("w") as output:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
+        peak = 0.0
+        while True:
+            peak = _peak(process.pid) or peak
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(LOOK_SECONDS)
         wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {log.read_text()[-2000:]}")
-    return Spent(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Spent(wall, usage.ru_utime + usage.ru_stime, peak)
 
 
 @contextmanager
@@ -77,3 +83,12 @@ def memory(root: int) -> float:
             lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024
+
+
+def _peak(process: int) -> float | None:
+    """The most memory that a process has had, in MiB; what rusage says of it may be of the process that started it."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return None

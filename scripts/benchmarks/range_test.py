@@ -20,12 +20,12 @@ from onecycle_sweeps import journal, trial
 # Below where either net diverges, so that none of them stops early.
 START, END, ITERATIONS = 1e-5, 0.03, 100
 OURS = "this program, with journal and verdict"
-CAPTION = """A ramp from {start:g} to {end:g} over {iterations} iterations at batch {batch}, fp32, one thread, images in \
-memory, from the same first weights over the same batches. A row is one range test, in turn with the others in one \
-process, {rounds} rounds after one that is not counted. Counted is the whole call, with what it saves, restores and \
-suggests, divided by the training passes that it made (some stop early where the loss rises): wall and CPU time of \
-all threads (medians), and the wall time beside this program's of the same round (median of ratios). Every side had \
-recorded a rate and a loss for each of its iterations."""
+CAPTION = """A ramp from {start:g} to {end:g} over {iterations} iterations at batch {batch}, fp32, one thread, \
+images in memory, from the same first weights over the same batches. A row is one range test, in turn with the \
+others in one process, {rounds} rounds after one that is not counted. Counted is the whole call, with what it saves, \
+restores and suggests, divided by the training passes that it made (some stop early where the loss rises): wall and \
+CPU time of all threads (medians), and the wall time beside this program's of the same round (median of ratios). \
+Every side had recorded a rate and a loss for each of its iterations."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def torch_lr_finder(work: Work) -> Callable[[], int]:
     def search() -> int:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             finder = package.LRFinder(net, optimizer, cross_entropy, device="cpu")
-            finder.range_test(loader, end_lr=END, num_iter=ITERATIONS)
+            finder.range_test(loader, end_lr=END, num_iter=ITERATIONS)  # pyright: ignore[reportArgumentType]
             finder.reset()
         return len(finder.history["loss"])
 

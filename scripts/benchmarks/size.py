@@ -11,12 +11,12 @@ from onecycle_sweeps.launch.machine import cores
 TRAIN = ("data=digits", "policy=constant", "max_lr=0.1", "epochs=1", "batch_size=1024")
 CAPTION = """Sweeps of so many trials, each a training of one step on digits, made by the program itself on {cores} \
 workers. A row is a command from Enter to exit, each once: "run" makes the trials; "again" is the same command when \
-all are finished (Hydra's expansion, the data's fingerprint, every trial's signature and folder, the report); "dry run" \
-is a SLURM sweep of as many others with dry_run=true (expansion, fingerprint, the text of each submission); status, sync \
-(with nothing new) and report are the verbs. Columns are seconds by the number of trials."""
+all are finished (Hydra's expansion, the data's fingerprint, every trial's signature and folder, the report); "dry \
+run" is a SLURM sweep of as many others with dry_run=true (expansion, fingerprint, the text of each submission); \
+status, sync (with nothing new) and report are the verbs. Columns are seconds by the number of trials."""
 GROWTH = """The same commands: what a trial more costs, in milliseconds (the difference between the largest and the \
-smallest number of trials, by the number of trials between them), and the peak memory in MiB of the largest process of \
-the command, for each number of trials; for "run" that may be a worker, for all others it is the command itself."""
+smallest number of trials, by the number of trials between them), and the peak memory in MiB of the command's own \
+process, workers not counted, for each number of trials."""
 
 
 def run(options: Options) -> Result:

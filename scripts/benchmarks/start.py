@@ -18,13 +18,14 @@ SETTLE_SECONDS = 1.0
 FLOOR = "import sys, time, numpy, torch; [numpy.load(f, mmap_mode='c') for f in sys.argv[2:]]; \
 open(sys.argv[1], 'a').write(f'{time.time()}\\n')"
 ONE, SWEEP, BARE = "one trial", "a sweep of {workers} seeds, {workers} workers", "import torch, map the data"
-CAPTION = """From the start of a process to the beginning of the first training step, which the net stamps, on {data} \
-that an earlier command has decoded, with a fixed rate. A row is a command, in turn with the others, {rounds} rounds; \
-"{bare}" is a fresh Python that imports torch and numpy and maps the decoded arrays. Seconds are medians; the \
-ratio is the median over rounds. A sweep counts to the first step of its first worker, and in the last column of its last."""
-MEMORY = """The memory of a sweep's whole process tree (launcher, workers and whatever else it started), as the sum of \
-each process's proportional share (Pss), {settle:g} s after the last worker's first step; simple_cnn on {data}, a thread \
-a worker. A row is a number of workers; one command each."""
+CAPTION = """From the start of a process to the beginning of the first training step, which the net stamps, on \
+{data} that an earlier command has decoded, with a fixed rate. A row is a command, in turn with the others, {rounds} \
+rounds; "{bare}" is a fresh Python that imports torch and numpy and maps the decoded arrays. Seconds are medians; \
+the ratio is the median over rounds. A sweep counts to the first step of its first worker, and in the last column of \
+its last."""
+MEMORY = """The memory of a sweep's whole process tree (launcher, workers and whatever else it started), as the sum \
+of each process's proportional share (Pss), {settle:g} s after the last worker's first step; simple_cnn on {data}, a \
+thread a worker. A row is a number of workers; one command each."""
 
 
 def run(options: Options) -> Result:
@@ -62,7 +63,14 @@ def seeds(first: int, count: int) -> str:
 
 def decoded(folder: Path, options: Options) -> None:
     """Let the program decode the data set, by a command that trains shortly."""
-    command = [*processes.PROGRAM, f"data={options.data}", "policy=constant", "max_lr=0.1", "epochs=1", "batch_size=1024"]
+    command = [
+        *processes.PROGRAM,
+        f"data={options.data}",
+        "policy=constant",
+        "max_lr=0.1",
+        "epochs=1",
+        "batch_size=1024",
+    ]
     processes.run(command, folder)
 
 
@@ -78,7 +86,10 @@ def floor(folder: Path, arrays: list[str]) -> tuple[float, float]:
 def first_step(folder: Path, overrides: list[str], workers: int) -> tuple[float, float]:
     """The seconds until the first and until the last worker of a command took its first step."""
     stamps = _fresh(folder)
-    with processes.started([*processes.PROGRAM, *overrides], folder, os.environ | {"STAMPS": str(stamps)}) as (_, began):
+    with processes.started([*processes.PROGRAM, *overrides], folder, os.environ | {"STAMPS": str(stamps)}) as (
+        _,
+        began,
+    ):
         times = _awaited(stamps, workers, folder)
     return times[0] - began, times[-1] - began
 

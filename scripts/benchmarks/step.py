@@ -13,9 +13,9 @@ from benchmarks.tables import Requirement, Result, Table
 from benchmarks.work import VALIDATION, WARM_STEPS, Options, Work, works
 
 BARE, OURS = "bare loop", "this program, journal on disk"
-CAPTION = """One epoch of {steps} steps, batch {batch}, fp32, one thread, images in memory, SGD with Nesterov under a \
-1cycle schedule, an evaluation of {validation} images at the end, the same first weights and batch order for all. A \
-row is one way to train it, in turn with the others in one process, {rounds} rounds after one that is not counted. \
+CAPTION = """One epoch of {steps} steps, batch {batch}, fp32, one thread, images in memory, SGD with Nesterov under \
+a 1cycle schedule, an evaluation of {validation} images at the end, the same first weights and batch order for all. \
+A row is one way to train it, in turn with the others in one process, {rounds} rounds after one that is not counted. \
 Counted is all from the beginning of step {warm} to the return of the training, with what it writes at its end, for \
 each step: wall and CPU time of all threads (medians), the wall time beside the bare loop's of the same round \
 (median of ratios), the CPU time above it (median of differences). A row's points were read back after each turn."""

@@ -18,12 +18,13 @@ from benchmarks.work import Options
 POLICIES = ("constant", "step", "clr", "onecycle")
 EPOCHS, BATCH, IMAGES, QUICK_BATCHES = 2, 128, 60_000, 10
 CAPTION = """{trials} trials ({policies} x {seeds} seeds, max_lr 0.1) of simple_cnn on {images:,} images of \
-Fashion-MNIST, {epochs} epochs of {steps} steps at batch {batch}, from an empty folder, each command once. A row is a \
-command: this program's sweep, and benchmarks/template.py, which is a Lightning module with MLFlowLogger (sqlite) and \
-LearningRateMonitor under Hydra's basic launcher, torchvision's FashionMNIST with a DataLoader, torch's schedulers. \
-Seconds are from Enter to exit, with imports, decoding, evaluations and reports; CPU seconds are of all processes. \
-Points are the values of rate, momentum and loss that stand in its MLflow store: in both, each trial has all three at \
-each of its steps. The accuracy is the median over the trials after the last epoch, and says that both train alike."""
+Fashion-MNIST, {epochs} epochs of {steps} steps at batch {batch}, from an empty folder, each command once. A row is \
+a command: this program's sweep, and benchmarks/template.py, which is a Lightning module with MLFlowLogger (sqlite) \
+and LearningRateMonitor under Hydra's basic launcher, torchvision's FashionMNIST with a DataLoader, torch's \
+schedulers. Seconds are from Enter to exit, with imports, decoding, evaluations and reports; CPU seconds are of all \
+processes. Points are the values of rate, momentum and loss that stand in its MLflow store: in both, each trial has \
+all three at each of its steps. The accuracy is the median over the trials after the last epoch, and says that both \
+train alike."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ def run(options: Options) -> Result:
     if machine.missing("lightning"):
         return Result([], (), [machine.left_out("all of it", "lightning")])
     if not (root / "FashionMNIST" / "raw").is_dir():
-        return Result([], (), [f"all of it: there is no FashionMNIST/raw in {root}; ONECYCLE_DATA names another folder"])
+        return Result(
+            [], (), [f"all of it: there is no FashionMNIST/raw in {root}; ONECYCLE_DATA names another folder"]
+        )
     trials = 2 if options.quick else options.trials
     policies, seeds = POLICIES[: min(trials, len(POLICIES))], max(1, trials // len(POLICIES))
     if len(policies) * seeds != trials:
@@ -57,7 +60,7 @@ def run(options: Options) -> Result:
     ours, theirs = (spent.wall for spent, *_ in found.values())
     sizes = {"trials": trials, "policies": ", ".join(policies), "seeds": seeds, "images": steps * BATCH}
     caption = CAPTION.format(**sizes, epochs=EPOCHS, steps=steps, batch=BATCH)
-    rows = [row(name, *values, trials, theirs) for name, values in found.items()]
+    rows = [row(name, trials, theirs, *values) for name, values in found.items()]
     columns = ("command", "s", "s a trial", "CPU s a trial", "points in MLflow", "val accuracy", "times as fast")
     required = Requirement(f"a sweep of {trials} trials beside today's: times as fast", theirs / ours, 6, at_least=True)
     spent = {name: asdict(values[0]) for name, values in found.items()}
@@ -98,7 +101,7 @@ def told(command: Command, store: Path, trials: int, steps: int) -> tuple[int, f
     return sum(sum(counts.values()) for counts in found.values()), statistics.median(accuracies)
 
 
-def row(name: str, spent: Spent, points: int, accuracy: float, trials: int, slowest: float) -> Sequence[str | float]:
+def row(name: str, trials: int, slowest: float, spent: Spent, points: int, accuracy: float) -> Sequence[str | float]:
     """A command's row."""
     each = (spent.wall, spent.wall / trials, spent.cpu / trials)
     return (name, *each, points, f"{accuracy:.2%}", slowest / spent.wall)
