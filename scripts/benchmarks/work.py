@@ -210,7 +210,7 @@ class Work:
 def works(options: Options, task: str = "train") -> dict[str, Work]:
     """The two nets, the real one and the one-layer one, on Fashion-MNIST, or in quick mode on digits."""
     batch = 32 if options.quick else 128
-    steps = {"simple_cnn": 20 if options.quick else 200, "one layer": 20 if options.quick else 468}
+    steps = {"simple_cnn": 10 if options.quick else 200, "one layer": 10 if options.quick else 468}
     pixels = 64 if options.quick else 784
     # A config whose constructor takes no keys serves any net that takes none.
     nets = {
