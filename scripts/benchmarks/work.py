@@ -193,7 +193,8 @@ class Work:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised images and the labels at some positions of the training set."""
-        return self.data.normalise(self.data.train.images[index]), self.data.train.labels[index]
+        train = self.data.train
+        return self.data.normalise(train.images.index_select(0, index)), train.labels.index_select(0, index)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The few images that every side evaluates at its end."""
