@@ -23,9 +23,9 @@ OURS = "this program, with journal and verdict"
 CAPTION = """A ramp from {start:g} to {end:g} over {iterations} iterations at batch {batch}, fp32, one thread, \
 images in memory, from the same first weights over the same batches. A row is one range test, in turn with the \
 others in one process, {rounds} rounds after one that is not counted. Counted is the whole call, with what it saves, \
-restores and suggests, divided by the training passes that it made (some stop early where the loss rises): wall and \
-CPU time of all threads (medians), and the wall time beside this program's of the same round (median of ratios). \
-Every side had recorded a rate and a loss for each of its iterations."""
+restores and suggests, divided by the training passes that it made: wall and CPU time of all threads (medians), the \
+median of the whole call, and the wall time beside this program's of the same round (median of ratios). Every side \
+had recorded a rate and a loss for each of its iterations."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,12 @@ def table(name: str, work: Work, rounds: int, measured: costs.Rounds) -> Table:
             side,
             1000 * costs.wall(measured, side),
             1000 * costs.cpu(measured, side),
+            1000 * ITERATIONS * costs.wall(measured, side),
             costs.ratio(measured, side, OURS),
         )
         for side in measured
     ]
-    columns = ("range test", "wall ms/iteration", "CPU ms/iteration", "wall / this program")
+    columns = ("range test", "wall ms/iteration", "CPU ms/iteration", "ms in all", "wall / this program")
     return Table(f"A range test of {name}", CAPTION.format(**sizes), columns, rows)
 
 
