@@ -1,0 +1,178 @@
+"""Each side of a comparison trains the same work: the program, a bare loop, fastai, Lightning, MLflow by hand.
+
+A side returns what a step cost it, and the steps at which it has each value that it claims to log.
+"""
+
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import stores
+from benchmarks.costs import Cost
+from benchmarks.work import Work, recorded_sweep, stopwatch
+from onecycle_sweeps import journal, tracking, trial
+
+SGD_SETTINGS = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+Points = Mapping[str, Sequence[int]]
+Log = Callable[[int, Mapping[str, float]], object]
+
+
+class Incomplete(Exception):
+    """A side did not log each point that it claims to."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to train a work; `logs` are the names of what it claims to log at every step."""
+
+    name: str
+    train: Callable[[Work], tuple[Cost, Points]]
+    logs: tuple[str, ...] = ()
+
+    def run(self, work: Work) -> Cost:
+        """What a step costs; raises Incomplete unless every claimed value is there for every step."""
+        stopwatch.reset()
+        cost, points = self.train(work)
+        for name in self.logs:
+            if list(points.get(name, ())) != list(range(work.steps)):
+                have = len(set(points.get(name, ())))
+                raise Incomplete(f"{self.name} has {name} of {have} steps, and must have each of {work.steps} once")
+        return cost
+
+
+class Whole(Dataset):
+    """Whole batches of a work, drawn by the positions of their images."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.work.batch(index)
+
+
+def loader(work: Work) -> DataLoader:
+    """The fastest loader that fastai and Lightning take: a batch at a time from tensors in memory."""
+    return DataLoader(Whole(work), sampler=work.order, batch_size=None)
+
+
+def validation_loader(work: Work) -> DataLoader:
+    """The evaluation's one batch."""
+    return DataLoader(list(work.validation()), batch_size=None)  # pyright: ignore[reportArgumentType]
+
+
+def evaluate(model: torch.nn.Module, work: Work) -> float:
+    """The accuracy on the few validation images."""
+    model.eval()
+    with torch.no_grad():
+        right = [(model(images).argmax(1) == labels).float().mean() for images, labels in work.validation()]
+    model.train()
+    return right[0].item()
+
+
+def bare(work: Work, log: Log | None = None) -> tuple[Cost, Points]:
+    """What a person writes: tensors in memory, torch's OneCycleLR, one evaluation at the end."""
+    model = work.net()
+    optimizer = SGD(model.parameters(), lr=work.max_lr, **SGD_SETTINGS)
+    schedule = OneCycleLR(optimizer, work.max_lr, total_steps=work.steps)
+    model.train()
+    for step, index in enumerate(work.order):
+        images, labels = work.batch(index)
+        loss = cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        if log:
+            group = optimizer.param_groups[0]
+            log(step, {"lr": group["lr"], "momentum": group["momentum"], "loss": loss.item()})
+        optimizer.step()
+        if step < work.steps - 1:
+            schedule.step()
+    evaluate(model, work)
+    return stopwatch.read(work.steps), {}
+
+
+def journalled(work: Work) -> tuple[Cost, Points]:
+    """The program's own trial, from its folder to its result, with its journal on disk."""
+    folder = work.folder()
+    trial.run(folder)
+    cost, record = stopwatch.read(work.steps), journal.read(folder.journal)
+    return cost, {name: record.series(name)[0] for name in stores.OURS}
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """Sides that fill an MLflow store, each a file of its own whose schema is there before the stopwatch starts."""
+
+    folder: Path
+
+    @cached_property
+    def fresh(self) -> Path:
+        """A store without runs, to be copied."""
+        return stores.made(self.folder / "fresh.db")
+
+    def store(self) -> Path:
+        """A store of its own for one turn."""
+        return Path(shutil.copy(self.fresh, self.folder / f"{uuid.uuid4().hex}.db"))
+
+    def shipped(self, work: Work) -> tuple[Cost, Points]:
+        """The program's trial, and its journal brought to the store by the same process at the end."""
+        folder = work.folder()
+        path = self.store()
+        made = recorded_sweep(work.runs_dir, path, work.trial)
+        made.folder.joinpath("tracking.json").unlink(missing_ok=True)
+        trial.run(folder)
+        tracking.ship(made)
+        return stopwatch.read(work.steps), stores.points(path, stores.OURS)
+
+    def logged(self, work: Work) -> tuple[Cost, Points]:
+        """The bare loop with three calls of mlflow.log_metric at each step."""
+        import mlflow
+
+        names = ("lr", "momentum", "loss")
+        path = self.store()
+        mlflow.set_tracking_uri(f"sqlite:///{path}")
+        mlflow.set_experiment("benchmark")
+        with mlflow.start_run():
+            cost, _ = bare(work, lambda step, values: [mlflow.log_metric(*v, step=step) for v in values.items()])
+        return cost, stores.points(path, names)
+
+    def lightning(self, work: Work) -> tuple[Cost, Points]:
+        """Lightning with its own MLflow logger and LearningRateMonitor at every step."""
+        from lightning.pytorch.callbacks import LearningRateMonitor
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        from benchmarks import lightning_net
+
+        path = self.store()
+        logger = MLFlowLogger("benchmark", tracking_uri=f"sqlite:///{path}")
+        monitor = LearningRateMonitor(logging_interval="step", log_momentum=True)
+        lightning_net.fit(work, logger, [monitor])
+        return stopwatch.read(work.steps), stores.points(path, stores.LIGHTNING)
+
+
+def lightning(work: Work) -> tuple[Cost, Points]:
+    """Lightning without a logger, checkpoints, progress bar or summary."""
+    from benchmarks import lightning_net
+
+    lightning_net.fit(work, False, [])
+    return stopwatch.read(work.steps), {}
+
+
+def fastai(work: Work) -> tuple[Cost, Points]:
+    """fastai's fit_one_cycle without a progress bar; its Recorder keeps rates, momenta and losses in memory."""
+    from benchmarks import fastai_learner
+
+    learner = fastai_learner.learner(work)
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(1, work.max_lr, moms=(0.95, 0.85, 0.95))
+    cost, recorder = stopwatch.read(work.steps), learner.recorder
+    return cost, {"losses": range(len(recorder.losses)), "lr": range(len(recorder.hps["lr"]))}

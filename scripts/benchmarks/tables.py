@@ -1,0 +1,84 @@
+"""What a part of the benchmark comes to, and its page in Markdown."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of figures; the caption says what was run, what a row is and what is counted."""
+
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A bound that a measured value is to keep: from above, or with `at_least` from below."""
+
+    what: str
+    measured: float
+    bound: float
+    at_least: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
+
+
+@dataclass(frozen=True)
+class Result:
+    """A part's tables and requirements; `left_out` says what was not run and why, `rounds` has each single value."""
+
+    tables: Sequence[Table]
+    requirements: Sequence[Requirement] = ()
+    left_out: Sequence[str] = ()
+    rounds: Mapping[str, Any] = field(default_factory=dict)
+
+
+def markdown(facts: Mapping[str, str], quick: bool, measured: Mapping[str, Result]) -> str:
+    """The page: where it was measured, the requirements, then each part's tables."""
+    return "\n".join(_lines(facts, quick, measured)) + "\n"
+
+
+def _lines(facts: Mapping[str, str], quick: bool, measured: Mapping[str, Result]) -> Iterator[str]:
+    yield "# Benchmark\n"
+    if quick:
+        yield "**Quick mode: tiny sizes, which show that everything runs. No figure means much.**\n"
+    yield from _table(("measured with", ""), facts.items())
+    asked = [(part, one) for part, result in measured.items() for one in result.requirements]
+    if asked:
+        rows = [(part, one.what, one.measured, _bound(one), "yes" if one.is_met else "**no**") for part, one in asked]
+        yield "\n## Requirements\n"
+        yield from _table(("part", "what", "measured", "required", "met"), rows)
+    for part, result in measured.items():
+        yield f"\n## {part}"
+        for table in result.tables:
+            yield f"\n### {table.title}\n\n{table.caption}\n"
+            yield from _table(table.columns, table.rows)
+        if result.left_out:
+            yield "\nLeft out:\n"
+            yield from (f"- {reason}" for reason in result.left_out)
+
+
+def _bound(requirement: Requirement) -> str:
+    return f"at {'least' if requirement.at_least else 'most'} {_shown(requirement.bound)}"
+
+
+def _table(columns: Sequence[str], rows: Any) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + " --- |" * len(columns)
+    yield from (f"| {' | '.join(map(_shown, row))} |" for row in rows)
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return ""
+    if not isinstance(cell, float):
+        return f"{cell:,}" if isinstance(cell, int) else cell.replace("|", "\\|")
+    return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.3g}"

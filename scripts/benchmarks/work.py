@@ -1,0 +1,233 @@
+"""What all sides are given: the same first weights, images, batch order and schedule, and a stopwatch in the net."""
+
+import functools
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+from benchmarks import costs
+from benchmarks.costs import Cost
+from onecycle_sweeps import cli, dataset, settings, sweep
+from onecycle_sweeps.data import digits, idx
+from onecycle_sweeps.dataset import Dataset, Source, Split
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.models.simple_cnn import SimpleCNN
+from onecycle_sweeps.plan import Planner, Request, Trial
+from onecycle_sweeps.sweep import Sweep
+
+SCRIPTS = Path(__file__).parents[1]
+# The steps before the stopwatch starts, in which buffers are made and code is touched for the first time.
+WARM_STEPS = 5
+VALIDATION = 128
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command asked for; `scratch` is a folder that goes when its part has ended."""
+
+    scratch: Path
+    rounds: int = 5
+    quick: bool = False
+    trials: int = 24
+
+    @property
+    def data(self) -> str:
+        """The data set that fits the sizes asked for."""
+        return "digits" if self.quick else "fashion_mnist"
+
+
+class Stopwatch:
+    """Counts a net's training passes; runs from the beginning of one of them until it is read."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self._start = costs.now()
+
+    def reset(self) -> None:
+        """Forget earlier passes."""
+        self.passes = 0
+
+    def tick(self) -> None:
+        """See a training pass begin."""
+        if self.passes == WARM_STEPS:
+            self._start = costs.now()
+        self.passes += 1
+
+    def read(self, steps: int) -> Cost:
+        """The cost of a step from the end of the warm ones to this moment; raises RuntimeError for other steps."""
+        cost = costs.since(self._start)
+        if self.passes != steps:
+            raise RuntimeError(f"a side must take {steps} steps, and took {self.passes}")
+        return cost.per(steps - WARM_STEPS)
+
+
+stopwatch = Stopwatch()
+
+
+class TimedCNN(SimpleCNN):
+    """The program's simple_cnn, whose training passes the stopwatch sees."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            stopwatch.tick()
+        return super().forward(images)
+
+
+class TimedLinear(nn.Module):
+    """One layer on the flattened image: so little to compute that a step is all overhead."""
+
+    def __init__(self, in_channels: int, num_classes: int, pixels: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(in_channels * pixels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            stopwatch.tick()
+        return self.scores(images.flatten(1))
+
+
+class StampedCNN(SimpleCNN):
+    """The program's simple_cnn, which appends the time of its first training pass to the file named by STAMPS."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and not hasattr(self, "stamped"):
+            self.stamped = True
+            with open(os.environ["STAMPS"], "a") as file:
+                file.write(f"{time.time()}\n")
+        return super().forward(images)
+
+
+def excerpt(train: int, test: int, **of_set: Any) -> Source:
+    """The first images of Fashion-MNIST, or of the digits, as a data set of their own."""
+    whole = idx.load(**of_set) if of_set else digits.load()
+    return Source(
+        whole.train_images[:train],  # pyright: ignore[reportIndexIssue]
+        whole.train_labels[:train],
+        whole.test_images[:test],  # pyright: ignore[reportIndexIssue]
+        whole.test_labels[:test],
+        whole.class_names,
+    )
+
+
+@functools.cache
+def composed(*overrides: str) -> Any:
+    """The config that these overrides compose, with Hydra's own node."""
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+def planned(runs_dir: Path, *overrides: str) -> Trial:
+    """The trial that the program makes of these overrides."""
+    config = composed(*overrides)
+    content = settings.plain(config) | {"runs_dir": str(runs_dir)}
+    return Planner(runs_dir).plan(Request(content, overrides, dict(config.hydra.runtime.choices)))
+
+
+def recorded_sweep(runs_dir: Path, store: Path, *trials: Trial) -> Sweep:
+    """A sweep of trials as a command would record it, to be shipped to an sqlite store."""
+    entries = sweep.entries(trials)
+    made = Sweep(
+        id=sweep.identity(entry.signature for entry in entries),
+        runs_dir=runs_dir,
+        command=tuple(sys.argv[1:]),
+        cwd=str(runs_dir.parent),
+        created=time.time(),
+        git_commit=None,
+        tracking_uri=f"sqlite:///{store}",
+        experiment="benchmark",
+        single=False,
+        trials=entries,
+    )
+    made.save()
+    return made
+
+
+@dataclass(frozen=True)
+class Work:
+    """One net's training on an excerpt of a data set: `steps` batches of `batch_size`, one thread, fp32."""
+
+    runs_dir: Path
+    overrides: tuple[str, ...]
+    steps: int
+    batch_size: int
+    max_lr: float = 0.1
+
+    @cached_property
+    def trial(self) -> Trial:
+        """The program's trial of this work."""
+        return planned(self.runs_dir, *self.overrides)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The images as the program maps them."""
+        config = self.trial.config
+        cache = self.runs_dir / "data" / config["needs"]["data"]
+        facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
+        return dataset.load(cache, facts, "cpu")
+
+    @cached_property
+    def order(self) -> list[Tensor]:
+        """The positions of each batch's images, as the program draws them, epoch after epoch."""
+        size = len(self.data.train)
+        positions = Split(torch.empty(size, 0), torch.arange(size), torch.arange(size))
+        drawn = dataset.batches(positions, self.batch_size, SEED)
+        return [batch for _, (_, batch) in zip(range(self.steps), drawn, strict=False)]
+
+    def net(self) -> nn.Module:
+        """A net with the first weights of the program's."""
+        torch.manual_seed(SEED)
+        facts = self.data.facts
+        model = settings.build(self.trial.config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
+        return model.to(memory_format=torch.channels_last)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised images and the labels at some positions of the training set."""
+        train = self.data.train
+        return self.data.normalise(train.images.index_select(0, index)), train.labels.index_select(0, index)
+
+    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The few images that every side evaluates at its end."""
+        yield self.data.normalise(self.data.val.images), self.data.val.labels
+
+    def folder(self) -> TrialFolder:
+        """The program's trial, as a command makes it before anything runs."""
+        made = TrialFolder(self.runs_dir / self.trial.signature)
+        shutil.rmtree(made.path, ignore_errors=True)
+        made.create(self.trial.config)
+        return made
+
+
+def works(options: Options, task: str = "train") -> dict[str, Work]:
+    """The two nets, the real one and the one-layer one, on Fashion-MNIST, or in quick mode on digits."""
+    batch = 32 if options.quick else 128
+    steps = 10 if options.quick else 468
+    pixels = 64 if options.quick else 784
+    # A config whose constructor takes no keys serves any net that takes none.
+    nets = {
+        "simple_cnn": ("model=simple_cnn", "model._target_=benchmarks.work.TimedCNN"),
+        "one layer": ("model=lenet", "model._target_=benchmarks.work.TimedLinear", f"+model.pixels={pixels}"),
+    }
+    return {
+        name: Work(
+            options.scratch / "runs",
+            (
+                *(*net, f"data={options.data}", "data._target_=benchmarks.work.excerpt", f"task={task}", "max_lr=0.1"),
+                *(f"+data.train={steps * batch}", f"+data.test={VALIDATION}", f"batch_size={batch}"),
+                *("policy=onecycle", "epochs=1", f"seed={SEED}", "threads=1", "precision=fp32", "device=cpu"),
+            ),
+            steps,
+            batch,
+        )
+        for name, net in nets.items()
+    }

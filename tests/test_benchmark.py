@@ -1,0 +1,119 @@
+"""The benchmark in its quick mode: every row is there, and a side that logs less than it claims ends it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__, costs, loops, machine, step, stores
+from benchmarks.costs import Cost
+from benchmarks.loops import Incomplete, Points, Side
+from benchmarks.tables import Requirement, Result, Table, markdown
+from benchmarks.work import Options, Work, works
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADINGS = {
+    "step": ["A step of simple_cnn", "A step of one layer"],
+    "input": ["Augmented batches", "Input within a step"],
+}
+
+
+@pytest.fixture
+def work(tmp_path: Path, one_thread: None) -> Work:
+    """The one-layer net's training of the quick mode."""
+    return works(Options(tmp_path, quick=True))["one layer"]
+
+
+def losing(which: Sequence[int]) -> Side:
+    """The program, as if the losses of some steps had not been logged, or been logged once more."""
+
+    def train(work: Work) -> tuple[Cost, Points]:
+        cost, points = loops.journalled(work)
+        return cost, {**points, "train/loss": sorted({*range(work.steps)} - {*which}) + [s for s in which if s == 0]}
+
+    return Side("one that loses points", train, stores.OURS)
+
+
+@pytest.mark.slow
+def test_the_quick_mode_writes_every_row_of_a_part_as_markdown_and_json(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "step", "input", "--quick", "--rounds", "1", "--out", str(tmp_path)]
+    paths = os.pathsep.join([str(ROOT / "scripts"), str(ROOT)])
+    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True)
+    page = (tmp_path / "benchmark.md").read_text()
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    chosen, left_out = step.sides(Options(tmp_path, quick=True))
+    assert page.count("### ") == 4
+    assert all(reason in page for reason in left_out)
+    assert {"torch", "fastai", "lightning", "mlflow", "hydra-core", "git commit", "CPU"} <= written["facts"].keys()
+    for part, titles in HEADINGS.items():
+        for title, table in zip(titles, written["parts"][part]["tables"], strict=True):
+            assert title in table["title"]
+            assert table["caption"] in page
+            assert all(f"| {row[0]} |" in page for row in table["rows"])
+            assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+    for table in written["parts"]["step"]["tables"]:
+        assert [row[:2] for row in table["rows"]] == [[side.name, 10 * len(side.logs)] for side in chosen]
+    assert len(written["parts"]["step"]["requirements"]) == 4
+
+
+def test_the_program_has_a_point_at_every_step_of_the_benchmark(work: Work) -> None:
+    assert Side("the program", loops.journalled, stores.OURS).run(work).wall > 0
+
+
+@pytest.mark.parametrize("step", [0, 7, 9], ids=["twice", "lacking", "the last"])
+def test_a_side_that_logs_one_point_too_few_or_too_many_ends_the_benchmark(work: Work, step: int) -> None:
+    with pytest.raises(Incomplete, match=r"one that loses points has train/loss of (9|10) steps, and must have"):
+        losing([step]).run(work)
+
+
+def test_a_side_that_takes_fewer_steps_ends_the_benchmark(work: Work) -> None:
+    del work.order[-1]
+    with pytest.raises(RuntimeError, match="must take 10 steps, and took 9"):
+        Side("bare", loops.bare).run(work)
+
+
+def test_peers_that_are_not_installed_are_left_out_with_how_to_install_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    chosen, left_out = step.sides(Options(tmp_path))
+    assert [side.name for side in chosen][:2] == [step.BARE, step.OURS]
+    assert not [side for side in chosen if "fastai" in side.name or "Lightning" in side.name]
+    assert len(left_out) == 3
+    assert all(reason.endswith(machine.HOW_TO_INSTALL) for reason in left_out)
+
+
+def test_a_part_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["scripts/benchmark", "steps"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert "no such part: steps; there are step, precision" in capsys.readouterr().err
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    slow_then_fast = {"one": [Cost(2, 2), Cost(20, 20), Cost(1, 1)], "two": [Cost(4, 5), Cost(40, 23), Cost(2, 9)]}
+    assert costs.ratio(slow_then_fast, "two", "one") == 2
+    assert costs.added_cpu(slow_then_fast, "two", "one") == 3
+
+
+def test_sides_take_turns_and_warm_rounds_are_not_counted() -> None:
+    turns: list[str] = []
+    sides = {name: lambda name=name: (turns.append(name), Cost(len(turns), 0))[1] for name in "ab"}
+    measured = costs.interleaved(sides, rounds=2, warm=1)
+    assert turns == [*"ababab"]
+    assert [cost.wall for cost in measured["a"]] == [3, 5]
+
+
+def test_the_page_says_which_requirements_are_met() -> None:
+    table = Table("A table", "What a row is.", ("way", "ms"), [("this | that", 0.01234), ("other", 12345.6)])
+    required = [Requirement("a ratio", 1.5, 1.02), Requirement("a speed", 25.0, 20, at_least=True)]
+    page = markdown({"torch": "2"}, False, {"step": Result([table], required, ["fastai: not installed"])})
+    assert "| step | a ratio | 1.5 | at most 1.02 | **no** |" in page
+    assert "| step | a speed | 25 | at least 20 | yes |" in page
+    assert "| this \\| that | 0.0123 |" in page
+    assert "| other | 12,346 |" in page
+    assert "- fastai: not installed" in page
