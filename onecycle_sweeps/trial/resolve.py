@@ -66,7 +66,8 @@ def prepare_torch(config: Config, resolved: Resolved) -> None:
     torch.set_num_threads(resolved["threads"])
     if config["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(config["deterministic"])
+    if config["deterministic"] != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(config["deterministic"])
 
 
 def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Learner:
