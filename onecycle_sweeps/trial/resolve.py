@@ -13,6 +13,7 @@ from onecycle_sweeps.dataset import Dataset, Facts
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner
+from onecycle_sweeps.trial import compiler
 
 Resolved = dict[str, Any]
 
@@ -63,6 +64,7 @@ def prepare_torch(config: Config, resolved: Resolved) -> None:
     """Set torch's threads and determinism for the trial; raises ValueError where the fixed device is missing."""
     if resolved["device"].startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"the trial began on {resolved['device']}, which is not here; rerun=true begins it again")
+    compiler.postpone()
     torch.set_num_threads(resolved["threads"])
     if config["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
