@@ -1,23 +1,17 @@
 """The program: a verb goes to the verbs, everything else to Hydra."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from onecycle_sweeps import arguments
+from onecycle_sweeps.launch import fork_server
 
-from onecycle_sweeps import cli
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 INTERRUPTED = 130
-
-
-@hydra.main(version_base="1.3", config_path=str(cli.CONF), config_name="config")
-def one_trial(config: DictConfig) -> None:
-    """What Hydra calls without -m; with -m its launcher is called instead."""
-    from onecycle_sweeps.launch import commands
-
-    commands.one_trial(config, HydraConfig.get())
 
 
 def main() -> None:
@@ -30,18 +24,45 @@ def main() -> None:
         sys.path.append(str(Path.cwd()))
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        sys.exit(cli.main(sys.argv[1:]) if cli.is_verb(first) else _command())
+        sys.exit(_verb() if arguments.is_verb(first) else _command())
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def _command() -> int:
-    one_trial()
-    if "onecycle_sweeps.launch.commands" not in sys.modules:
-        return 0
-    from onecycle_sweeps.launch import commands
+def _verb() -> int:
+    from onecycle_sweeps import cli
 
-    return commands.conclude_sweep()
+    return cli.main(sys.argv[1:])
+
+
+def _command() -> int:
+    # The workers' process takes a second or two to import torch: Hydra composes meanwhile.
+    if arguments.wants_workers(sys.argv[1:]):
+        with suppress(OSError):
+            fork_server.of_this_process.start()
+    try:
+        one_trial()
+        if "onecycle_sweeps.launch.commands" not in sys.modules:
+            return 0
+        from onecycle_sweeps.launch import commands
+
+        return commands.conclude_sweep()
+    finally:
+        fork_server.of_this_process.close()
+
+
+def one_trial() -> None:
+    """Let Hydra compose what was typed; with -m it calls its launcher instead of what is here."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    @hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")
+    def run(config: "DictConfig") -> None:
+        from onecycle_sweeps.launch import commands
+
+        commands.one_trial(config, HydraConfig.get())
+
+    run()
 
 
 if __name__ == "__main__":

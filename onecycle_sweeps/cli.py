@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from onecycle_sweeps import report, settings, sweep, tracking
+from onecycle_sweeps.arguments import CONF, is_verb
 from onecycle_sweeps.launch import conclusion, ui_server
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.slurm import standings
@@ -20,18 +21,10 @@ from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.sweep import Sweep
 
-HERE = Path(__file__).resolve().parent
-# A wheel carries conf/ inside the package; a checkout keeps it beside the package.
-CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
 # What a verb may be given beside its sweep and overrides.
 FLAGS = {"status": "--watch", "doctor": "--probe"}
 DOCTOR = "doctor"
 MISTAKE = 2
-
-
-def is_verb(first: str) -> bool:
-    """Whether a first argument is for the verbs: it is no override and no option of Hydra's."""
-    return bool(first) and "=" not in first and not first.startswith(("-", "+", "~"))
 
 
 def main(argv: list[str]) -> int:

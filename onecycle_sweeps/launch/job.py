@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from onecycle_sweeps import journal, report, trial
+from onecycle_sweeps import journal, trial
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.launch.worker import LEFT, READY
 from onecycle_sweeps.state import CANCELLED
@@ -87,6 +87,9 @@ def _draw(folder: TrialFolder) -> None:
     if journal.latest(folder.journal) is None:
         return
     try:
+        # Pictures are drawn after a training: what that takes is not to be waited for before it.
+        from onecycle_sweeps import report
+
         if folder.config()["task"] == "range_test":
             report.write_range_test_csv(folder)
             report.draw_range_test(folder)
@@ -144,7 +147,3 @@ def _send_output_to(path: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
-
-
-if __name__ == "__main__":
-    serve()

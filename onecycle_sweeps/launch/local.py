@@ -1,13 +1,13 @@
 """A queue on this machine: persistent worker processes that take trials as their range tests are done."""
 
 import json
-import subprocess
 import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from queue import Empty
 
-from onecycle_sweeps.launch import machine
+from onecycle_sweeps.launch import fork_server, machine
+from onecycle_sweeps.launch.fork_server import THREAD_VARIABLES, ForkServer
 from onecycle_sweeps.launch.queue import Event, Queue
 from onecycle_sweeps.launch.worker import LEFT, READY, Heard, Worker
 from onecycle_sweeps.launch.worker import WorkerLost as WorkerLost
@@ -16,20 +16,20 @@ from onecycle_sweeps.sweep import Entry, Sweep
 
 TICK_SECONDS = 0.5
 LEAVE_SECONDS = 60.0
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Crew:
-    """The worker processes of a command, which stay until they are asked to leave."""
+    """The worker processes of a command, which stay until they are asked to leave, and the server that forks them."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: ForkServer = fork_server.of_this_process) -> None:
         self.workers: list[Worker] = []
         self.heard = Heard()
+        self._server = server
 
     def grow(self, sweep: Sweep, places: Sequence[dict[str, str]]) -> None:
         """Start a worker for each place that has none."""
         for i, place in list(enumerate(places))[len(self.workers) :]:
-            self.workers.append(Worker(place, sweep.folder / f"worker-{i}.log", self.heard))
+            self.workers.append(Worker(place, sweep.folder / f"worker-{i}.log", self.heard, self._server))
 
     def leave(self) -> None:
         """Ask the workers to save and leave, and see them off; a second Ctrl-C kills them.
@@ -39,16 +39,14 @@ class Crew:
         workers, self.workers = self.workers, []
         for worker in workers:
             worker.leave()
-            if not worker.entry:
-                worker.process.kill()
         deadline = time.monotonic() + LEAVE_SECONDS
-        try:
+        with suppress(KeyboardInterrupt):
             for worker in workers:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            for worker in workers:
-                worker.process.kill()
-                worker.process.wait()
+                if worker.entry:
+                    worker.wait(max(0.0, deadline - time.monotonic()))
+        for worker in workers:
+            worker.kill()
+        self._server.close()
 
 
 def run(crew: Crew, sweep: Sweep, trials: Sequence[Entry], places: Sequence[dict[str, str]]) -> Generator[Event]:
@@ -64,8 +62,10 @@ def run(crew: Crew, sweep: Sweep, trials: Sequence[Entry], places: Sequence[dict
             yield from queue.orphans()
             for worker in crew.workers:
                 if worker.is_free() and (entry := queue.next()):
-                    worker.give(entry, sweep.trial(entry.signature))
-                    yield Event(entry, RUNNING)
+                    if worker.give(entry, sweep.trial(entry.signature)):
+                        yield Event(entry, RUNNING)
+                    else:
+                        queue.take(entry, STOPPED, None)
             with suppress(Empty):
                 if event := _hear(queue, *crew.heard.get(timeout=TICK_SECONDS)):
                     yield event
@@ -82,7 +82,7 @@ def _hear(queue: Queue, worker: Worker, line: str) -> Event | None:
         cause = worker.last_words()
         if not worker.ready:
             raise WorkerLost(f"{cause} before it could begin; its output is in {worker.log}")
-        left = worker.process.returncode == LEFT
+        left = worker.status == LEFT
         worker.start()
         if not entry:
             return None

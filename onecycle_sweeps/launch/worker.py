@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from queue import SimpleQueue
 from typing import IO
 
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.launch.fork_server import ForkServer, how_it_ended
 from onecycle_sweeps.sweep import Entry
 
 READY = "ready"
@@ -27,70 +26,81 @@ class WorkerLost(Exception):
 class Worker:
     """One worker process, which executes one trial at a time; `environment` is what its place on the machine sets.
 
-    Its lines come to `heard`, and when it has died an empty one.
+    Its lines come to `heard`, and when it has died an empty one; `status` is then how it ended, as far as that is known.
     """
 
     environment: dict[str, str]
     log: Path
     heard: "Heard"
+    server: ForkServer
     entry: Entry | None = None
     ready: bool = False
-    process: subprocess.Popen[str] = field(init=False)
+    pid: int = field(init=False)
+    status: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.start()
 
     def start(self) -> None:
         """Start the process in a session of its own, so that a Ctrl-C reaches the launching process alone."""
-        self.entry, self.ready = None, False
-        with self.log.open("a") as errors:
-            try:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "onecycle_sweeps.launch.job"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    env=os.environ | self.environment,
-                    text=True,
-                    bufsize=1,
-                    start_new_session=True,
-                )
-            except OSError as error:
+        self.entry, self.ready, self.status = None, False, None
+        self._silent = threading.Event()
+        (orders, ordering), (answers, answering) = os.pipe(), os.pipe()
+        self._orders, output = open(ordering, "w", buffering=1), open(answers)
+        try:
+            with open(orders) as given, open(answering, "w") as said, self.log.open("a") as errors:
+                self.pid = self.server.fork(self.environment, [given.fileno(), said.fileno(), errors.fileno()])
+        except BaseException as error:
+            self._orders.close()
+            output.close()
+            if isinstance(error, OSError):
                 raise WorkerLost(f"a worker process cannot be started: {error}") from error
-        threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
+            raise
+        threading.Thread(target=self._listen, args=(output, self._silent), daemon=True).start()
 
-    def _listen(self, output: IO[str]) -> None:
+    def _listen(self, output: IO[str], silent: threading.Event) -> None:
         with output:
             for line in output:
                 self.heard.put((self, line))
+        silent.set()
         self.heard.put((self, ""))
 
     def is_free(self) -> bool:
         """Whether it can take a trial."""
-        return self.entry is None and self.process.poll() is None
+        return self.entry is None and not self._silent.is_set()
 
-    def give(self, entry: Entry, trial: TrialFolder) -> None:
-        """Let the worker execute a trial."""
-        assert self.process.stdin
+    def give(self, entry: Entry, trial: TrialFolder) -> bool:
+        """Let the worker execute a trial; whether it takes it, which one that has died does not."""
+        try:
+            self._orders.write(f"{trial.path}\n")
+        except BrokenPipeError:
+            return False
         self.entry = entry
-        # A worker that has died takes no order: the end of its output tells why.
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(f"{trial.path}\n")
+        return True
 
     def last_words(self) -> str:
         """How the process ended: its signal or exit status."""
         self.leave()
-        code = self.process.wait()
-        if code < 0:
-            hint = ": out of memory, perhaps" if -code == signal.SIGKILL else ""
-            return f"the worker was killed by signal {-code} ({signal.Signals(-code).name}){hint}"
-        return f"the worker exited with status {code}"
+        self.status = self.server.status(self.pid)
+        if self.status is None:
+            return "the worker ended after the process that it was forked from, so how is not known"
+        return f"the worker {how_it_ended(self.status)}"
 
     def leave(self) -> None:
         """Ask the process to save and leave."""
-        assert self.process.stdin
         with suppress(BrokenPipeError):
-            self.process.stdin.close()
+            self._orders.close()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has left within that time."""
+        return self._silent.wait(seconds)
+
+    def kill(self) -> None:
+        """End the process now."""
+        if self.status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.status = self.server.status(self.pid)
 
 
 Heard = SimpleQueue[tuple[Worker, str]]

@@ -13,7 +13,7 @@ from onecycle_sweeps.dataset import Dataset, Facts
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner
-from onecycle_sweeps.trial import precision
+from onecycle_sweeps.trial import compiler, precision
 
 Resolved = dict[str, Any]
 
@@ -64,10 +64,12 @@ def prepare_torch(config: Config, resolved: Resolved) -> None:
     """Set torch's threads and determinism for the trial; raises ValueError where the fixed device is missing."""
     if resolved["device"].startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"the trial began on {resolved['device']}, which is not here; rerun=true begins it again")
+    compiler.postpone()
     torch.set_num_threads(resolved["threads"])
     if config["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(config["deterministic"])
+    if config["deterministic"] != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(config["deterministic"])
 
 
 def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Learner:

@@ -1,0 +1,106 @@
+"""The process that workers are forked from, as its launching process sees it: it imports torch once for all of them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+MOST_BYTES = 2**16
+# The module that a worker's work is in: its function `serve`.
+WORK = "onecycle_sweeps.launch.job"
+
+
+class ForkServer:
+    """Forks processes that have imported already what a worker needs, and share its memory.
+
+    A server that has died is replaced at the next `fork`; the processes that it forked go on without it.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+        self._errors: IO[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server unless it runs, and do not wait until it has imported; raises OSError where it cannot be."""
+        if self._process and self._process.poll() is None:
+            return
+        self.close()
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._errors = tempfile.TemporaryFile()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "onecycle_sweeps.launch.forking", WORK],
+                stdin=theirs,
+                stdout=self._errors,
+                stderr=self._errors,
+                # A process that has threads must not fork, and a trial sets the number of its own.
+                env=os.environ | dict.fromkeys(THREAD_VARIABLES, "1"),
+                start_new_session=True,
+            )
+
+    def fork(self, environment: Mapping[str, str], files: Sequence[int]) -> int:
+        """Fork a process with `files` as its standard input, output and errors, in a session of its own.
+
+        Returns its id, which stays its own until `status` is asked; raises OSError where there can be none.
+        """
+        for _ in range(2):
+            self.start()
+            if answer := self._ask({"fork": dict(environment)}, files):
+                if "error" in answer:
+                    raise OSError(answer["error"])
+                return answer["pid"]
+        raise OSError(f"the process that imports torch {self._last_words()}")
+
+    def status(self, pid: int) -> int | None:
+        """Wait for the end of a process that was forked: its exit status, or its signal's number with a minus.
+
+        None where the server that forked it has died before it.
+        """
+        answer = self._ask({"ended": pid})
+        return answer["status"] if answer else None
+
+    def close(self) -> None:
+        """End the server; what it has forked goes on."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+        for one in (self._line, self._errors):
+            if one:
+                one.close()
+        self._process = self._line = self._errors = None
+
+    def _ask(self, request: dict[str, Any], files: Sequence[int] = ()) -> dict[str, Any] | None:
+        """What the server answers; None from one that has died."""
+        if not self._line:
+            return None
+        try:
+            socket.send_fds(self._line, [json.dumps(request).encode()], files)
+            answer = self._line.recv(MOST_BYTES)
+        except (BrokenPipeError, ConnectionResetError):
+            return None
+        return json.loads(answer) if answer else None
+
+    def _last_words(self) -> str:
+        assert self._process and self._errors
+        code = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        return ": ".join([how_it_ended(code), *said])
+
+
+def how_it_ended(code: int) -> str:
+    """The end of a process by its exit status, or by its signal's number with a minus."""
+    if code >= 0:
+        return f"exited with status {code}"
+    hint = ": out of memory, perhaps" if -code == signal.SIGKILL else ""
+    return f"was killed by signal {-code} ({signal.Signals(-code).name}){hint}"
+
+
+of_this_process = ForkServer()
