@@ -19,6 +19,7 @@ import real_trials
 from onecycle_sweeps import journal, sweep
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launch import local
+from onecycle_sweeps.launch.fork_server import ForkServer
 from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.launch.worker import Worker
 from onecycle_sweeps.plan import Planner
@@ -27,7 +28,7 @@ from onecycle_sweeps.sweep import Entry, Sweep
 MODULE = (sys.executable, "-m", "onecycle_sweeps")
 SCRIPT = (str(Path(sys.executable).with_name("onecycle-sweeps")),)
 QUICK = ("policy=constant", "max_lr=0.1", "epochs=1")
-WORKER = "onecycle_sweeps.launch.job"
+WORKER = (sys.executable, "-c", "from onecycle_sweeps.launch import job; job.serve()")
 TIMEOUT_SECONDS = 300
 NEW_STORE = "import sys; from onecycle_sweeps.tracking.store import reached\nwith reached(sys.argv[1]): pass"
 SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, journal.VAL_LOSS, journal.VAL_ACCURACY)
@@ -171,7 +172,7 @@ def drive(made: Sweep, todo: list[Entry], places: int) -> Seen:
         started: list[Worker] = []
         begin = Worker.start
         patch.setattr(Worker, "start", lambda worker: (started.append(worker), begin(worker))[1])
-        crew = local.Crew()
+        crew = local.Crew(ForkServer())
         events = list(local.run(crew, made, todo, local.places("cpu", 1, places, 1, len(todo))))
         crew.leave()
     return Seen(made, [event for event in events if event.entry], len(started))

@@ -1,14 +1,16 @@
 """The workers of a command: what they say at which moment is acted by processes that only talk like a worker."""
 
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps.launch import local, machine
-from onecycle_sweeps.launch.worker import LEFT
+from onecycle_sweeps.launch import fork_server, local, machine
+from onecycle_sweeps.launch.fork_server import ForkServer
+from onecycle_sweeps.launch.worker import LEFT, Worker
 from onecycle_sweeps.state import state
 from onecycle_sweeps.sweep import Entry, Sweep
 from program import QUICK, drive, planned
@@ -25,9 +27,18 @@ def acted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Actor:
         count = f"echo >> {tmp_path}/takes; TAKE=$(wc -l < {tmp_path}/takes)"
         actor.write_text(f"#!/bin/sh\n{count}\n{script}\n")
         actor.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(actor))
+        (tmp_path / "acting.py").write_text(f"import os\ndef serve(): os.execv('{actor}', ['actor'])")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+        monkeypatch.setattr(fork_server, "WORK", "acting")
 
     return act
+
+
+@pytest.fixture
+def crew() -> Iterator[local.Crew]:
+    crew = local.Crew(ForkServer())
+    yield crew
+    crew.leave()
 
 
 @pytest.fixture
@@ -37,6 +48,7 @@ def made(tmp_path: Path, runs_dir: Path) -> tuple[Sweep, list[Entry]]:
 
 FINISHED = """{"status": "finished", "cause": null}"""
 STILL = "cat > /dev/null"
+ONE_PLACE = local.places("cpu", 1, 1, 1, 1)
 
 
 def test_an_answer_that_arrives_together_with_ready_is_heard(made: tuple[Sweep, list[Entry]], acted: Actor):
@@ -91,34 +103,50 @@ def test_a_failure_that_left_no_word_in_the_folder_is_recorded_there(made: tuple
     assert (stands.status, stands.cause) == ("failed", "the disk is full")
 
 
-def test_leaving_the_iteration_ends_the_workers(made: tuple[Sweep, list[Entry]], acted: Actor, tmp_path: Path):
+def test_leaving_the_iteration_ends_the_workers(
+    made: tuple[Sweep, list[Entry]], acted: Actor, tmp_path: Path, crew: local.Crew
+):
     acted(f"echo ready; read order; {STILL}; echo gone > {tmp_path}/gone")
-    events = local.run(local.Crew(), *made, local.places("cpu", 1, 1, 1, 1))
+    events = local.run(crew, *made, ONE_PLACE)
     assert next(events).status == "running"
     events.close()
     assert (tmp_path / "gone").read_text() == "gone\n"
 
 
-def test_the_workers_of_one_launch_take_the_trials_of_the_next(made: tuple[Sweep, list[Entry]], acted: Actor):
+def test_the_workers_of_one_launch_take_the_trials_of_the_next(
+    made: tuple[Sweep, list[Entry]], acted: Actor, crew: local.Crew
+):
     acted(f"echo ready; while read order; do echo '{FINISHED}'; done")
-    crew, places = local.Crew(), local.places("cpu", 1, 1, 1, 1)
     processes = set()
     for _ in range(2):
-        assert [e.status for e in local.run(crew, *made, places) if e.entry] == ["running", "finished"]
-        processes |= {worker.process.pid for worker in crew.workers}
+        assert [e.status for e in local.run(crew, *made, ONE_PLACE) if e.entry] == ["running", "finished"]
+        processes |= {worker.pid for worker in crew.workers}
     (worker,) = crew.workers
     crew.leave()
-    assert processes == {worker.process.pid}
-    assert worker.process.returncode is not None
+    assert processes == {worker.pid}
+    assert not Path(f"/proc/{worker.pid}").exists()
 
 
-def test_a_worker_that_dies_between_two_launches_fails_no_trial(made: tuple[Sweep, list[Entry]], acted: Actor):
+def test_a_worker_that_dies_between_two_launches_fails_no_trial(
+    made: tuple[Sweep, list[Entry]], acted: Actor, crew: local.Crew
+):
     acted(f"echo ready; while read order; do echo '{FINISHED}'; [ $TAKE = 1 ] && exit 1; done")
-    crew, places = local.Crew(), local.places("cpu", 1, 1, 1, 1)
-    list(local.run(crew, *made, places))
-    crew.workers[0].process.wait(5)
-    assert [e.status for e in local.run(crew, *made, places) if e.entry] == ["running", "finished"]
-    crew.leave()
+    list(local.run(crew, *made, ONE_PLACE))
+    assert crew.workers[0].wait(5)
+    assert [e.status for e in local.run(crew, *made, ONE_PLACE) if e.entry] == ["running", "finished"]
+
+
+def test_a_worker_whose_death_is_not_heard_yet_fails_no_trial(
+    made: tuple[Sweep, list[Entry]], acted: Actor, crew: local.Crew, monkeypatch: pytest.MonkeyPatch
+):
+    acted(f"echo ready; while read order; do echo '{FINISHED}'; [ $TAKE = 1 ] && exit 1; done")
+    list(local.run(crew, *made, ONE_PLACE))
+    (worker,) = crew.workers
+    worker.server.status(worker.pid)
+    unheard = iter([True])
+    is_free = Worker.is_free
+    monkeypatch.setattr(Worker, "is_free", lambda worker: next(unheard, is_free(worker)))
+    assert [e.status for e in local.run(crew, *made, ONE_PLACE) if e.entry] == ["running", "finished"]
 
 
 @pytest.mark.parametrize("patience", [0.5, 60.0])
@@ -127,8 +155,8 @@ def test_a_worker_whose_trial_does_not_leave_is_killed_after_a_time_or_at_the_ne
 ):
     acted("echo ready; exec sleep 60")
     monkeypatch.setattr(local, "LEAVE_SECONDS", patience)
-    crew = local.Crew()
-    crew.grow(made[0], local.places("cpu", 1, 1, 1, 1))
+    crew = local.Crew(ForkServer())
+    crew.grow(made[0], ONE_PLACE)
     (worker,) = crew.workers
     worker.entry = made[1][0]
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -138,7 +166,52 @@ def test_a_worker_whose_trial_does_not_leave_is_killed_after_a_time_or_at_the_ne
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert worker.process.returncode == -signal.SIGKILL
+    assert worker.status == -signal.SIGKILL
+
+
+def test_a_fork_server_that_cannot_import_is_reported_in_one_line(
+    made: tuple[Sweep, list[Entry]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fork_server, "WORK", "no_such_module")
+    with pytest.raises(local.WorkerLost) as lost:
+        drive(*made, places=1)
+    end = "exited with status 1: ModuleNotFoundError: No module named 'no_such_module'"
+    assert str(lost.value) == f"a worker process cannot be started: the process that imports torch {end}"
+
+
+def test_a_worker_whose_fork_server_is_killed_goes_on_and_another_server_forks_the_next(
+    made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
+):
+    acted(f"echo ready; read order; echo '{FINISHED}'; [ $TAKE = 1 ] && exit 1; {STILL}")
+    server = ForkServer()
+    crew = local.Crew(server)
+    killed = []
+    for event in local.run(crew, *made, ONE_PLACE):
+        if event.status == "running":
+            killed.append(kill(server))
+        elif event.status:
+            assert event.status == "finished"
+    assert crew.workers[0].wait(5)
+    assert [e.status for e in local.run(crew, *made, ONE_PLACE) if e.entry] == ["running", "finished"]
+    assert server.pid not in (None, *killed)
+    crew.leave()
+
+
+def test_a_worker_that_dies_after_its_fork_server_fails_its_trial_with_what_is_known(
+    made: tuple[Sweep, list[Entry]], acted: Actor
+):
+    acted("echo ready; read order; sleep 0.3; exit 3")
+    server = ForkServer()
+    crew = local.Crew(server)
+    causes = [kill(server) if event.status == "running" else event.cause for event in local.run(crew, *made, ONE_PLACE)]
+    crew.leave()
+    assert "the worker ended after the process that it was forked from, so how is not known" in causes
+
+
+def kill(server: ForkServer) -> int:
+    assert server.pid
+    os.kill(server.pid, signal.SIGKILL)
+    return server.pid
 
 
 def test_a_sweep_without_anything_to_do_starts_no_worker(made: tuple[Sweep, list[Entry]]):

@@ -16,6 +16,7 @@ import pytest
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.folder import Busy, TrialFolder
+from program import WORKER
 from real_trials import made, outcome, undisturbed
 
 # 66 steps, and a checkpoint about every 30 ms.
@@ -124,8 +125,7 @@ def test_of_two_processes_on_one_trial_one_works_and_the_other_is_busy(runs_dir:
 def test_a_worker_that_gets_a_sigterm_saves_and_leaves(runs_dir: Path, beside: Path):
     longer = (*LONGER, "epochs=10")
     folder = made(runs_dir, *longer)
-    worker = [sys.executable, "-m", "onecycle_sweeps.launch.job"]
-    with subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
         assert process.stdout.readline() == "ready\n"
         process.stdin.write(f"{folder.path}\n")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import IO, Any
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -26,20 +27,27 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
         self._errors: IO[bytes] | None = None
+        self._open = ExitStack()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process; None where there is none."""
+        return self._process.pid if self._process else None
 
     def start(self) -> None:
         """Start the server unless it runs, and do not wait until it has imported; raises OSError where it cannot be."""
         if self._process and self._process.poll() is None:
             return
         self.close()
-        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._errors = tempfile.TemporaryFile()
-        with theirs:
+        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._line = self._open.enter_context(line)
+        with theirs, tempfile.TemporaryFile() as errors:
+            self._errors = self._open.enter_context(os.fdopen(os.dup(errors.fileno()), "rb"))
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "onecycle_sweeps.launch.forking", WORK],
-                stdin=theirs,
-                stdout=self._errors,
-                stderr=self._errors,
+                stdin=theirs.fileno(),
+                stdout=errors,
+                stderr=errors,
                 # A process that has threads must not fork, and a trial sets the number of its own.
                 env=os.environ | dict.fromkeys(THREAD_VARIABLES, "1"),
                 start_new_session=True,
@@ -71,9 +79,7 @@ class ForkServer:
         if self._process:
             self._process.kill()
             self._process.wait()
-        for one in (self._line, self._errors):
-            if one:
-                one.close()
+        self._open.close()
         self._process = self._line = self._errors = None
 
     def _ask(self, request: dict[str, Any], files: Sequence[int] = ()) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ class WorkerLost(Exception):
 class Worker:
     """One worker process, which executes one trial at a time; `environment` is what its place on the machine sets.
 
-    Its lines come to `heard`, and when it has died an empty one; `status` is then how it ended, as far as that is known.
+    Its lines come to `heard`, and when it has died an empty one; `status` is then how it ended, if that is known.
     """
 
     environment: dict[str, str]
@@ -46,7 +46,7 @@ class Worker:
         self.entry, self.ready, self.status = None, False, None
         self._silent = threading.Event()
         (orders, ordering), (answers, answering) = os.pipe(), os.pipe()
-        self._orders, output = open(ordering, "w", buffering=1), open(answers)
+        self._orders, output = os.fdopen(ordering, "w", buffering=1), os.fdopen(answers)
         try:
             with open(orders) as given, open(answering, "w") as said, self.log.open("a") as errors:
                 self.pid = self.server.fork(self.environment, [given.fileno(), said.fileno(), errors.fileno()])

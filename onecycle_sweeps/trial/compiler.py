@@ -1,7 +1,7 @@
 """torch's compiler, which every optimizer of torch imports and few trials use, left alone until one does.
 
-Importing `torch._dynamo` takes as long as importing torch, and 80 MB, all before a first step. What optimizers ask of it
-is to keep out of graphs that are being compiled; while nothing is compiled there is nothing to keep out of.
+Importing `torch._dynamo` takes as long as importing torch, and 80 MB, all before a first step. What optimizers ask of
+it is to keep out of graphs that are being compiled; while nothing is compiled there is nothing to keep out of.
 """
 
 import sys
@@ -36,8 +36,8 @@ class _Postponed(ModuleType):
     def __getattr__(self, name: str) -> Any:
         spec = self.__spec__
         assert spec and spec.loader
-        self.__class__ = ModuleType
         # Without a path until here, so that an import of what lies below comes by as well.
-        self.__path__ = spec.submodule_search_locations
+        self.__dict__["__path__"] = spec.submodule_search_locations
+        object.__setattr__(self, "__class__", ModuleType)
         spec.loader.exec_module(self)
         return getattr(self, name)
