@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class Planner:
     def __init__(self, runs_dir: Path, *, elsewhere: bool = False) -> None:
         self.runs_dir, self.elsewhere = runs_dir, elsewhere
         self._data: dict[str, tuple[dataset.Facts, Data]] = {}
+        self._built: set[str] = set()
 
     def plan(self, request: Request) -> Trial:
         """The trial that a request asks for; raises ConfigError with one line that names key, bound and value."""
@@ -73,13 +75,21 @@ class Planner:
             _check_cuda(config["device"])
         facts, data = self._describe_data(config)
         checks.check_batch(config["batch_size"], facts.train)
-        settings.transforms(config, facts)
+        self._build_once(partial(settings.transforms, config, facts), config["data"])
         test = _trial(settings.range_test(config), request, data)
         if config["task"] == "range_test":
             return test
-        rate = settings.max_lr(config)
-        settings.policy(config, rate or UNREACHED_RATE, facts.train // config["batch_size"])
+        rate, steps = settings.max_lr(config), facts.train // config["batch_size"]
+        build = partial(settings.policy, config, rate or UNREACHED_RATE, steps)
+        self._build_once(build, config["policy"], config["epochs"], rate, steps)
         return _trial(config, request, data, None if rate else test)
+
+    def _build_once(self, build: Callable[[], object], *of: Any) -> None:
+        """Build what a trial will, which raises where it cannot be built, unless the same was built before."""
+        key = json.dumps(of, sort_keys=True)
+        if key not in self._built:
+            build()
+            self._built.add(key)
 
     def _describe_data(self, config: Config) -> tuple[dataset.Facts, Data]:
         """The facts of the data set, split as asked, and where it comes from and is kept."""

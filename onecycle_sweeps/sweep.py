@@ -135,15 +135,15 @@ def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
 
 def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict[str, str]]) -> Iterator[Entry]:
     """An entry for each range test, named by what all trials that it serves share and others do not."""
-    tests = [t.range_test or t for t in trials if t.range_test or t.config["task"] == RANGE_TEST]
-    for test in {test.signature: test for test in tests}.values():
-        sharing = [t for t in trials if test.signature in (t.signature, t.range_test and t.range_test.signature)]
-        common = {k: v for k, v in varying[test.request.overrides].items() if k not in ("policy", "seed")}
-        same = {k: v for k, v in common.items() if all(varying[t.request.overrides].get(k) == v for t in sharing)}
-        # A recipe tells its test from those of others, where there are others.
-        if len({other.signature for other in tests}) == 1:
-            same.pop("recipe", None)
-        yield Entry(test.signature, RANGE_TEST, same)
+    served: dict[str, list[Mapping[str, str]]] = {}
+    for trial in trials:
+        if test := trial if trial.config["task"] == RANGE_TEST else trial.range_test:
+            served.setdefault(test.signature, []).append(varying[trial.request.overrides])
+    # A recipe tells its test from those of others, where there are others.
+    apart = ("policy", "seed") if len(served) > 1 else ("policy", "seed", "recipe")
+    for signature, (first, *others) in served.items():
+        same = {k: v for k, v in first.items() if k not in apart and all(other.get(k) == v for other in others)}
+        yield Entry(signature, RANGE_TEST, same)
 
 
 def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:

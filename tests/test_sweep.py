@@ -12,7 +12,7 @@ import hand_made
 from onecycle_sweeps import sweep
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.plan import Planner, Trial
+from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.state import Progress, State, progress, state
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
 from real_trials import request
@@ -102,6 +102,31 @@ def test_a_group_is_all_but_the_seed():
 def test_the_target_accuracy_is_that_of_the_command(runs_dir: Path):
     (entry,) = sweep.entries(trials(runs_dir, "max_lr=0.1 target_accuracy=0.9"))
     assert entry.target_accuracy == 0.9
+
+
+@pytest.mark.parametrize("tests", [1, 50, None])
+def test_naming_twice_as_many_trials_looks_at_trials_twice_as_often(tests: int | None):
+    looks = [0]
+
+    class Watched(Trial):
+        def __getattribute__(self, name: str) -> object:
+            looks[0] += 1
+            return super().__getattribute__(name)
+
+    def trial(number: int) -> Trial:
+        test = number % (tests or 200)
+        typed = (f"batch_size={test}", f"seed={number}")
+        asked = Request({}, typed, {"policy": "clr"})
+        config = {"task": "train", "seed": number, "target_accuracy": None}
+        return Watched(f"t{number}", config, asked, Trial(f"r{test}", {"task": "range_test"}, asked))
+
+    counts = []
+    for count in (100, 200):
+        looks[0] = 0
+        found = sweep.entries([trial(number) for number in range(count)])
+        assert len(found) == count + (tests or count)
+        counts.append(looks[0])
+    assert counts[1] == 2 * counts[0]
 
 
 def test_a_sweeps_id_follows_from_its_trials_in_any_order():

@@ -47,7 +47,7 @@ def _in_order(
     trainings = [entry for entry in todo if entry.kind != RANGE_TEST]
     waits = [entry for entry in trainings if entry.needs in numbers]
     yield waits, lambda: sorted({str(numbers[entry.needs]) for entry in waits if entry.needs})
-    yield [entry for entry in trainings if entry not in waits], list
+    yield [entry for entry in trainings if entry.needs not in numbers], list
 
 
 def _report(sweep: Sweep, settings: Settings, since: float, after: Sequence[str]) -> str:

@@ -61,8 +61,10 @@ def _submissions(
     size, number = _largest_array(), 0
     tests = [entry for entry in todo if entry.kind == RANGE_TEST]
     trainings = [entry for entry in todo if entry.kind != RANGE_TEST]
-    waits = [entry for entry in trainings if entry.needs and stands[entry.needs].startswith((WAITING, "already"))]
-    rest = [entry for entry in trainings if entry not in waits]
+    waits: list[Entry] = []
+    rest: list[Entry] = []
+    for entry in trainings:
+        (waits if entry.needs and stands[entry.needs].startswith((WAITING, "already")) else rest).append(entry)
     for what, some, after in (("range test", tests, ()), ("training", waits, (RANGE_TESTS,)), ("training", rest, ())):
         for start in range(0, len(some), size):
             part, number = some[start : start + size], number + 1
