@@ -102,8 +102,9 @@ def write_report(which: Sweep) -> int:
     """The comparison again, with its figures, from what has finished so far."""
     _ask_the_cluster(which)
     outcomes = report.read(which)
-    page, *others = report.write(which, outcomes)
-    report.show(report.compare(which, outcomes), Console(highlight=False))
+    comparison = report.compare(which, outcomes)
+    page, *others = report.write(which, outcomes, comparison)
+    report.show(comparison, Console(highlight=False))
     conclusion.say(f"report: {page}, and {len(others)} files beside it")
     return 0
 
@@ -112,8 +113,9 @@ def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
     _ask_the_cluster(which)
     outcomes = report.read(which)
-    files, summary = report.write(which, outcomes), report.markdown(report.compare(which, outcomes))
-    if undelivered := tracking.deliver(which, files, summary):
+    comparison = report.compare(which, outcomes)
+    files = report.write(which, outcomes, comparison)
+    if undelivered := tracking.deliver(which, files, report.markdown(comparison)):
         return _mistake(undelivered)
     conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
     return 0

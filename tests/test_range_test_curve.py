@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle_sweeps.range_test import curve, marks, smooth, suggestions, until_diverged
+from onecycle_sweeps.range_test import curve, smooth, suggestions, until_diverged
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "range_test.json").read_text())
 RULES = ("minimum", "steep", "valley", "slide")
@@ -114,17 +114,3 @@ def test_a_test_that_diverged_too_early_has_no_curve() -> None:
 def test_the_rules_refuse_what_is_no_curve(lrs: list[float], losses: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         suggestions(list(lrs), losses)
-
-
-def test_marks_lie_on_the_curve_and_beyond_it_at_its_ends() -> None:
-    found = marks([0.01, 0.1, 1.0], [3.0, 1.0, 2.0], {"steepest": 0.1, "valley": 10**-1.5, "low": 1e-4, "high": 5.0})
-    assert found["steepest"] == (0.1, 1.0)
-    assert found["valley"] == pytest.approx((10**-1.5, 2.0))
-    assert (found["low"], found["high"]) == ((1e-4, 3.0), (5.0, 2.0))
-
-
-def test_marks_refuse_a_rate_that_has_no_logarithm() -> None:
-    with pytest.raises(ValueError, match=r"valley must be above 0 on a logarithmic axis, got 0\.0"):
-        marks([0.1, 1.0], [1.0, 2.0], {"valley": 0.0})
-    with pytest.raises(ValueError, match="lrs must be above 0"):
-        marks([0.0, 1.0], [1.0, 2.0], {"valley": 0.1})

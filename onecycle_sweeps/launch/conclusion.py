@@ -25,7 +25,7 @@ def conclude(session: Session) -> int:
             say(f"curve: {sweep.trial(entry.signature).path / 'range_test.png'}")
     if line := _other_code(sweep):
         say(line)
-    undelivered = session.deliver(report.write(sweep, outcomes), report.markdown(comparison))
+    undelivered = session.deliver(report.write(sweep, outcomes, comparison), report.markdown(comparison))
     session.close()
     say(f"report: {sweep.report / report.PAGE}; later: {program()} report {sweep.id}{_place(sweep)}")
     if undelivered:
@@ -34,7 +34,7 @@ def conclude(session: Session) -> int:
         say(f"MLflow: {tracking.overlay_link(sweep)}")
     else:
         say(f"MLflow: {program()} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
-    return 0 if all(sweep.trial(entry.signature).result() for entry in sweep.trials) else FAILURE
+    return 0 if all(outcome.result for outcome in outcomes) else FAILURE
 
 
 def say(line: str = "") -> None:

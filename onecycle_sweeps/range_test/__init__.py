@@ -1,6 +1,6 @@
 """The learning-rate range test of Smith (arXiv:1506.01186, section 3.3): its ramp, its end, and what its curve says."""
 
-from onecycle_sweeps.range_test.curves import curve, marks, smooth, until_diverged
+from onecycle_sweeps.range_test.curves import curve, smooth, until_diverged
 from onecycle_sweeps.range_test.divergence import onset
 from onecycle_sweeps.range_test.judge import OneSeed, judge
 from onecycle_sweeps.range_test.ramp import Ramp
@@ -15,7 +15,6 @@ __all__ = [
     "curve",
     "judge",
     "lightning",
-    "marks",
     "onset",
     "peers",
     "smooth",

@@ -1,7 +1,7 @@
-"""From raw losses to a curve: smoothing, the end of a test, trimming, and points on the curve."""
+"""From raw losses to a curve: smoothing, the end of a test, and trimming."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import tee
 from typing import Protocol, SupportsFloat, TypeVar
 
@@ -75,18 +75,6 @@ def curve(
             "it diverged too early, so lower range_test.start_lr, raise range_test.steps, or set max_lr yourself"
         )
     return rates[:end].tolist(), smoothed[:end].tolist()
-
-
-def marks(lrs: Sequence[float], losses: Sequence[float], rates: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """Where named rates lie on a curve, for drawing: name -> (rate, loss interpolated in log lr).
-
-    A rate outside the curve has the loss of the nearer end. Raises ValueError for any rate that is not above 0.
-    """
-    known, values = checked(lrs, losses)
-    for name, rate in [("lrs", known.min(initial=math.inf)), *rates.items()]:
-        if not rate > 0:
-            raise ValueError(f"{name} must be above 0 on a logarithmic axis, got {rate!r}")
-    return {name: (rate, float(np.interp(np.log(rate), np.log(known), values))) for name, rate in rates.items()}
 
 
 def checked(lrs: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Floats]:

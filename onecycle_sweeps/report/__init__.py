@@ -18,10 +18,8 @@ from onecycle_sweeps.report.page import write_page
 from onecycle_sweeps.report.range_test_figures import draw_range_test as draw_range_test
 from onecycle_sweeps.report.shown import shown
 from onecycle_sweeps.report.stability_figure import draw_stability_maps
-from onecycle_sweeps.report.stability_map import stability_maps
 from onecycle_sweeps.report.status import show_status as show_status
 from onecycle_sweeps.report.sweep_figures import draw_files
-from onecycle_sweeps.report.sweep_figures import draw_sweep as draw_sweep
 from onecycle_sweeps.report.table import markdown as markdown
 from onecycle_sweeps.report.table import remarks as remarks
 from onecycle_sweeps.report.table import show as show
@@ -30,15 +28,15 @@ from onecycle_sweeps.report.verdicts import PublishedRow as PublishedRow
 from onecycle_sweeps.sweep import Sweep
 
 
-def write(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[Path]:
+def write(sweep: Sweep, outcomes: Sequence[Outcome] | None = None, comparison: Comparison | None = None) -> list[Path]:
     """Write report.html, the CSV files and the figures into the sweep's report folder; returns the files, page first.
 
-    `outcomes` spares a second reading of the trials' folders.
+    `outcomes` spares a second reading of the trials' folders, `comparison` a second comparison.
     """
     outcomes = read(sweep) if outcomes is None else outcomes
-    comparison = compare(sweep, outcomes)
+    comparison = comparison or compare(sweep, outcomes)
     groups, tests = shown(comparison, outcomes), range_test_figures.of(outcomes)
-    claims, maps = comparison.claims, stability_maps(outcomes)
+    claims, maps = comparison.claims, comparison.maps
     files = [
         write_csv(sweep, sweep.report / "trials.csv", outcomes),
         *([write_claims_csv(claims, sweep.report / "claims.csv")] if claims.claims else []),

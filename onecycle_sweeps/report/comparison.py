@@ -9,7 +9,7 @@ from onecycle_sweeps.report.groups import Group, by_group, group_name, standing
 from onecycle_sweeps.report.outcomes import Outcome, read
 from onecycle_sweeps.report.published import compare_published, published_notes
 from onecycle_sweeps.report.spread import Spread, spread
-from onecycle_sweeps.report.stability_map import stability_lines, stability_maps
+from onecycle_sweeps.report.stability_map import StabilityMap, stability_lines, stability_maps
 from onecycle_sweeps.report.verdicts import PublishedRow
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, LOST
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
@@ -74,6 +74,7 @@ class Comparison:
     warnings: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     published: tuple[PublishedRow, ...] = ()
+    maps: tuple[StabilityMap, ...] = ()
     stability: tuple[str, ...] = ()
 
 
@@ -87,6 +88,7 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
     facts = sweep.published
     baseline, budgets_may_differ = (facts.baseline, facts.budgets_may_differ) if facts else (None, False)
     outcomes = read(sweep) if outcomes is None else outcomes
+    maps = stability_maps(outcomes)
     groups = sorted(by_group(outcomes).items(), key=lambda item: -standing(item[1]))
     rows = [_row(group, members) for group, members in groups]
     return Comparison(
@@ -99,7 +101,8 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
         warnings=tuple((o.name, warning) for o in outcomes for warning in o.result.get("warnings", ())),
         notes=(*published_notes(sweep.published), *_notes(outcomes, rows)),
         published=compare_published(sweep, outcomes),
-        stability=tuple(stability_lines(stability_maps(outcomes), sweep)),
+        maps=maps,
+        stability=tuple(stability_lines(maps, sweep)),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.report.curves import RangeTestCurve, range_tests
 from onecycle_sweeps.report.series import Series, Trajectory, clock, series, trajectory
 from onecycle_sweeps.state import FINISHED, state
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
@@ -17,7 +18,7 @@ class Outcome:
     """One trial as a report sees it; `result` and `resolved` are empty while the files are not there.
 
     `clock` has the seconds of training behind each evaluation, by its step. `used` is what the optimizer used, kept of
-    one trial of each group: the first that finished, or all up to it.
+    one trial of each group: the first that finished, or all up to it. `curves` are those of a range test's seeds.
     """
 
     entry: Entry
@@ -31,6 +32,7 @@ class Outcome:
     val_accuracy: Series
     clock: Mapping[int, float] = field(default_factory=dict)
     used: Trajectory = field(default_factory=Trajectory)
+    curves: tuple[RangeTestCurve, ...] = ()
 
     @property
     def name(self) -> str:
@@ -93,6 +95,7 @@ def _outcome(entry: Entry, folder: TrialFolder, *, with_trajectory: bool) -> Out
         val_accuracy=series(record, journal.VAL_ACCURACY),
         clock=clock(record, result.get("metrics", {}).get("seconds")),
         used=trajectory(record) if trained and with_trajectory else Trajectory(),
+        curves=() if trained else tuple(range_tests(folder)),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,8 +60,8 @@ class RangeTestFigure:
 
 def of(outcomes: Iterable[Outcome]) -> list[RangeTestFigure]:
     """The range tests among a sweep's trials that have a step to draw."""
-    tests = [_read(o.name, o.status, o.folder) for o in outcomes if o.entry.kind == RANGE_TEST and o.attempts]
-    return [test for test in tests if test.curves]
+    tests = (o for o in outcomes if o.entry.kind == RANGE_TEST and o.curves)
+    return [_figure(o.name, o.status, o.folder, o.result, o.curves) for o in tests]
 
 
 def draw_range_test(trial: TrialFolder) -> Path:
@@ -69,9 +69,9 @@ def draw_range_test(trial: TrialFolder) -> Path:
 
     Raises ValueError where the journal has no step.
     """
-    test = _read("Range test", "", trial)
-    if not test.curves:
+    if not (curves := range_tests(trial)):
         raise ValueError(f"{trial.journal} has no range test to draw")
+    test = _figure("Range test", "", trial, trial.result() or {}, curves)
     (loss,) = canvas.axes(width=7.5, height=4.8)
     draw_curves(loss, test)
     loss.set_title("Range test" if test.rates else "Range test without a verdict")
@@ -113,15 +113,16 @@ def draw_curves(loss: "Axes", test: RangeTestFigure, *, in_words: bool = True) -
     loss.set(xlabel="learning rate", ylabel="training loss")
 
 
-def _read(name: str, status: str, trial: TrialFolder) -> RangeTestFigure:
-    found = {k.removeprefix("suggestion/"): v for k, v in (trial.result() or {}).get("metrics", {}).items()}
+def _figure(
+    name: str, status: str, trial: TrialFolder, result: Mapping[str, Any], curves: Sequence[RangeTestCurve]
+) -> RangeTestFigure:
+    found = {k.removeprefix("suggestion/"): v for k, v in result.get("metrics", {}).items()}
     rates = {rule: found[rule] for rule in RULES if rule in found}
     exponential = trial.config()["range_test"]["mode"] == "exp"
-    verdict = (trial.result() or {}).get("verdict", {})
+    verdict = result.get("verdict", {})
     said = ""
     if reading := verdict.get("max_lr"):
         said = f"max_lr {reading['rate']:.3g}, from {reading['low']:.2g} to {reading['high']:.2g}, {verdict['word']}"
-    curves = range_tests(trial)
     return RangeTestFigure(name, trial.signature, status, exponential, curves, verdict.get("fits", ()), rates, said)
 
 

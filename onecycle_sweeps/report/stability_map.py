@@ -8,7 +8,7 @@ from statistics import median_low
 from typing import Any
 
 from onecycle_sweeps import range_test
-from onecycle_sweeps.report.curves import RangeTestCurve, range_tests
+from onecycle_sweeps.report.curves import RangeTestCurve
 from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.program import program, without_secrets
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
@@ -120,7 +120,7 @@ def _cell(test: Outcome) -> Cell:
     config: Mapping[str, Any] = test.folder.config().get("optimizer", {}) if begun else {}
     values = (test.entry.varies.get(key, config.get(key.rpartition(".")[2])) for key in MAPPED)
     weight_decay, momentum = (None if value is None else float(value) for value in values)
-    curves, metrics = tuple(range_tests(test.folder)), test.metrics
+    curves, metrics = test.curves, test.metrics
     limit, loss, stable = None, None, False
     if test.finished and curves:
         onset = metrics.get("suggestion/divergence", median_low([_onset(curve) for curve in curves]))

@@ -5,37 +5,25 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from onecycle_sweeps.report import canvas, range_test_figures, val_figures
-from onecycle_sweeps.report.budget_figure import Budgets, budgets_of, draw_budgets
-from onecycle_sweeps.report.comparison import compare
-from onecycle_sweeps.report.outcomes import Outcome, read
+from onecycle_sweeps.report.budget_figure import Budgets, draw_budgets
 from onecycle_sweeps.report.range_test_figures import RangeTestFigure
-from onecycle_sweeps.report.shown import Shown, shown
+from onecycle_sweeps.report.shown import Shown
 from onecycle_sweeps.report.trajectory_figures import draw_trajectories
 from onecycle_sweeps.report.val_measures import ACCURACY, LOSS, SECONDS, STEPS, Measure
-from onecycle_sweeps.sweep import Sweep
 
 ROWS_SHOWN = 30
 TITLE_WIDTH = 48
 
 
-def draw_sweep(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> list[Path]:
+def draw_files(
+    folder: Path, groups: Shown, tests: Sequence[RangeTestFigure], budgets: Budgets | None
+) -> Iterable[Path]:
     """A PNG and an SVG each of trajectories, val_accuracy, val_loss, range_tests and accuracy_by_budget.
 
     Each as far as there are data for it; the last where epochs vary.
 
     Groups bear the same colours in all of them; of many groups the best few by final val accuracy are in colour.
-    `outcomes` spares a second reading of the trials' folders.
     """
-    outcomes = read(sweep) if outcomes is None else outcomes
-    tests = range_test_figures.of(outcomes)
-    groups = shown(compare(sweep, outcomes), outcomes)
-    return list(draw_files(sweep.report, groups, tests, budgets_of(outcomes)))
-
-
-def draw_files(
-    folder: Path, groups: Shown, tests: Sequence[RangeTestFigure], budgets: Budgets | None
-) -> Iterable[Path]:
-    """The files of `draw_sweep` from what was read already."""
     if groups.examples:
         lr, momentum = canvas.axes(2, width=10, height=4.2)
         draw_trajectories(lr, momentum, groups)

@@ -130,10 +130,11 @@ def _report(whole: Sweep) -> int:
     from onecycle_sweeps import report
 
     outcomes = report.read(whole)
-    files = report.write(whole, outcomes)
+    comparison = report.compare(whole, outcomes)
+    files = report.write(whole, outcomes, comparison)
     if not tracking.is_server(whole.tracking_uri):
         return 0
-    undelivered = tracking.deliver(whole, files, report.markdown(report.compare(whole, outcomes)))
+    undelivered = tracking.deliver(whole, files, report.markdown(comparison))
     print(undelivered or "all of it is in MLflow", file=sys.stderr)
     return 0
 
