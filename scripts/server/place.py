@@ -19,6 +19,7 @@ import secret_files
 PORTS = range(10000, 12000)
 UP_SECONDS = 180.0
 END_SECONDS = 20.0
+FREE_SECONDS = 5.0
 POLL_SECONDS = 0.1
 NEVER, ALIVE, DEAD, ANOTHER = "never started", "alive", "dead", "another process"
 
@@ -63,8 +64,12 @@ class Place:
         if self.is_alive(name):
             raise SystemExit(f"mlflow-server: {name} runs already in {self.folder}")
         self.end(name)
-        if not _is_free(self.ports[name]):
-            raise SystemExit(f"mlflow-server: another program has taken port {self.ports[name]} of {name}")
+        # What was killed a moment ago may not have let go of it.
+        deadline = time.monotonic() + FREE_SECONDS
+        while not _is_free(self.ports[name]):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"mlflow-server: another program has taken port {self.ports[name]} of {name}")
+            time.sleep(POLL_SECONDS)
         with (self.folder / "log" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
