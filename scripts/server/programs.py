@@ -28,6 +28,9 @@ def start_postgres(place: Place) -> None:
     database = place.folder / "database"
     if not database.exists():
         _make_database(place, database)
+    if not place.is_alive("postgres"):
+        # Where no init reaps, one that was killed keeps its id, and the next would take it for alive.
+        (database / "postmaster.pid").unlink(missing_ok=True)
     port = str(place.ports["postgres"])
     options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "timezone": "UTC"}
     command = _as_its_user("postgres", "-D", str(database.resolve()), *(f"--{k}={v}" for k, v in options.items()))
