@@ -4,8 +4,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from onecycle_sweeps import tracking
+from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.tracking import ledger
-from onecycle_sweeps.tracking.store import address, redacted
+from onecycle_sweeps.tracking.store import address
 from onecycle_sweeps.tracking.values import as_params, as_tags
 from recorded import ask, sweep, training
 

@@ -4,6 +4,7 @@ import os
 import sys
 from urllib.parse import quote
 
+from onecycle_sweeps.credentials import whole
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 from onecycle_sweeps.tracking import ledger
 from onecycle_sweeps.tracking.store import address, database_file, is_server
@@ -42,7 +43,7 @@ def ui_command(uri: str, port: int = PORT) -> list[str]:
 def ui_environment(uri: str) -> dict[str, str]:
     """This process's environment with what `ui_command` needs: a URI may hold a password, so it is no argument."""
     needed = {
-        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_BACKEND_STORE_URI": whole(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
