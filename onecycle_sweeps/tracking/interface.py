@@ -5,8 +5,8 @@ import sys
 from urllib.parse import quote
 
 from onecycle_sweeps.credentials import whole
-from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
-from onecycle_sweeps.tracking import ledger
+from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.tracking import ledger, view
 from onecycle_sweeps.tracking.store import address, database_file, is_server
 
 PORT = 5000
@@ -22,12 +22,10 @@ def overlay_link(sweep: Sweep, port: int = PORT) -> str:
     book = ledger.load(sweep.folder, store)
     if book.experiment is None:
         return f"{host}/#/experiments"
-    kind = TRAIN if any(entry.kind == TRAIN for entry in sweep.trials) else RANGE_TEST
-    query = f"tags.ledger = '{book.token}' and tags.kind = '{kind}'"
-    return (
-        f"{host}/#/experiments/{book.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        f"&orderByKey={quote('params.`max_lr`')}&searchFilter={quote(query)}"
-    )
+    page = f"{host}/#/experiments/{book.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    if book.view:
+        return f"{page}&viewStateShareKey={book.token}"
+    return f"{page}&searchFilter={quote(view.query(sweep, book.token))}"
 
 
 def ui_command(uri: str, port: int = PORT) -> list[str]:
