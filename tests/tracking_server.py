@@ -94,7 +94,9 @@ def up(folder: Path) -> Iterator[Server]:
 
 def _script(command: str, folder: Path, *options: str) -> str:
     words = [str(SCRIPT), command, str(folder), *options]
-    environment = os.environ | {"PYTHON": sys.executable}
+    # What clients of other servers are told is nothing to this one.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "PG"))}
+    environment["PYTHON"] = sys.executable
     done = subprocess.run(words, capture_output=True, text=True, timeout=UP_SECONDS, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
