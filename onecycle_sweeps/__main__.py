@@ -1,11 +1,12 @@
 """The program: a verb goes to the verbs, everything else to Hydra."""
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps import arguments
+from onecycle_sweeps import arguments, credentials
 from onecycle_sweeps.launch import fork_server
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ def main() -> None:
     # Code of the user's that a config names lies in the folder that the command is typed in.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
+    if (shown := credentials.without(sys.argv[1:])) != sys.argv[1:]:
+        # Every user of a machine reads the arguments of its processes.
+        os.execv(sys.executable, [*sys.orig_argv[: -len(shown)], *shown])
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
         sys.exit(_verb() if arguments.is_verb(first) else _command())

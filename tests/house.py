@@ -19,6 +19,7 @@ FLOORS = (
         "folder",
         "checks",
         "arguments",
+        "credentials",
     ),
     ("scheduler", "data", "settings", "state", "published"),
     ("training",),

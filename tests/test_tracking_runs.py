@@ -106,7 +106,11 @@ def test_an_ended_trial_brings_its_files_beside_the_database(made: Sweep):
 
 def test_the_report_stands_on_the_page_of_its_sweep(made: Sweep, tmp_path: Path):
     (tmp_path / "report.html").write_text("<p>onecycle</p>")
-    tracking.publish_report(made, [tmp_path / "report.html"], "# onecycle is best")
+    (tmp_path / "lr.svg").write_text("<svg/>")
+    tracking.publish_report(made, [tmp_path / "report.html", tmp_path / "lr.svg"], "# onecycle is best\n" + "x" * 9000)
     run = runs(made)["sweep 5weeb1d0"]
-    assert run["tags"]["mlflow.note.content"] == "# onecycle is best"
+    described = run["tags"]["mlflow.note.content"]
+    assert described.startswith("# onecycle is best")
+    assert described.endswith(f"\n![lr](get-artifact?path=report/lr.svg&run_uuid={run['id']})\n")
+    assert len(described) == 8000
     assert (database(made).parent / "mlruns" / run["id"] / "artifacts" / "report" / "report.html").exists()

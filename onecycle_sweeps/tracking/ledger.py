@@ -24,7 +24,10 @@ class Shipped:
 
 @dataclass
 class Ledger:
-    """A sweep's runs in one store. The token is a tag of each of them, by which they are found again after a crash."""
+    """A sweep's runs in one store. The token is a tag of each of them, by which they are found again after a crash.
+
+    `view` is whether the view of its charts is there that the sweep's link opens.
+    """
 
     path: Path
     address: str
@@ -32,6 +35,7 @@ class Ledger:
     experiment: str | None = None
     parent: str | None = None
     parent_status: str | None = None
+    view: bool = False
     runs: dict[str, Shipped] = field(default_factory=dict)
 
     def has(self, signature: str, standing: list[Any]) -> bool:

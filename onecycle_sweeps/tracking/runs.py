@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from onecycle_sweeps.state import ENDED
 from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.tracking import parent
+from onecycle_sweeps.tracking import parent, view
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Account
 from onecycle_sweeps.tracking.ledger import Ledger, Shipped
 from onecycle_sweeps.tracking.store import StoreUnreachable, address, database_file
@@ -34,9 +34,13 @@ class Runs:
     expired: Callable[[], bool]
 
     def open(self) -> None:
-        """Make the experiment and, for a sweep with -m, the parent run, where they are not there."""
+        """Make the experiment, the sweep's view and, for a sweep with -m, the parent run, where they are not there."""
         if self.ledger.experiment is None:
             self.ledger.experiment = self._experiment()
+            self.ledger.save()
+        if not self.ledger.view:
+            self.client.set_experiment_tag(self.ledger.experiment, *view.tag(self.sweep, self.ledger.token))
+            self.ledger.view = True
             self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": parent.description(self.sweep)}

@@ -81,14 +81,22 @@ def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
 def publish_report(sweep: Sweep, files: Sequence[Path], description: str) -> None:
     """Put a report's files and its Markdown description on the sweep's page; without a parent, on its trial's.
 
+    The description ends with the SVG figures: MLflow shows a PNG in half as large again, and takes no width.
     Raises StoreUnreachable with one line.
     """
     with _opened(sweep, never) as runs:
         pages = [runs.ledger.parent] if runs.ledger.parent else [run.run_id for run in runs.ledger.runs.values()]
         for page in pages:
-            runs.client.set_tag(page, "mlflow.note.content", shortened(description, TAG_LENGTH))
             for file in files:
                 runs.client.log_artifact(page, str(file), "report")
+            figures = "".join(_figure(page, file) for file in files if file.suffix == ".svg")
+            text = shortened(description, TAG_LENGTH - len(figures)) + figures
+            runs.client.set_tag(page, "mlflow.note.content", text)
+
+
+def _figure(page: str, file: Path) -> str:
+    """An image in Markdown, by the address under which MLflow's own pages fetch artifacts."""
+    return f"\n![{file.stem}](get-artifact?path=report/{file.name}&run_uuid={page})\n"
 
 
 @contextmanager

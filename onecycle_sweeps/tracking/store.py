@@ -3,12 +3,13 @@
 import fcntl
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from onecycle_sweeps.credentials import redacted, whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,11 +52,6 @@ def address(uri: str) -> str:
     return scheme + mark + (rest if scheme.startswith("sqlite") else rest.rpartition("@")[2])
 
 
-def redacted(text: str) -> str:
-    """A text whose URIs have lost their credentials."""
-    return re.sub(r"://[^\s'\"]*@", "://***@", text)
-
-
 def is_server(uri: str) -> bool:
     """Whether the store is an MLflow server."""
     return uri.startswith(("http://", "https://"))
@@ -91,7 +87,7 @@ def reached(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowCl
     """
     try:
         if (file := database_file(uri)) is None:
-            yield _client(uri)
+            yield _client(whole(uri))
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.with_name(f"{file.name}.lock"), expired):
