@@ -118,10 +118,11 @@ def write_report(which: Sweep) -> int:
 def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
     _ask_the_cluster(which)
-    outcomes = report.read(which)
-    files, summary = report.write(which, outcomes), report.markdown(report.compare(which, outcomes))
-    if undelivered := tracking.deliver(which, files, summary):
-        return _mistake(undelivered)
+    if not tracking.is_current(which):
+        outcomes = report.read(which)
+        files, summary = report.write(which, outcomes), report.markdown(report.compare(which, outcomes))
+        if undelivered := tracking.deliver(which, files, summary):
+            return _mistake(undelivered)
     conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
     return 0
 

@@ -106,7 +106,7 @@ def test_an_ended_trial_brings_its_files_beside_the_database(made: Sweep):
 
 def test_the_report_stands_on_the_page_of_its_sweep(made: Sweep, tmp_path: Path):
     (tmp_path / "report.html").write_text("<p>onecycle</p>")
-    tracking.publish_report(made, [tmp_path / "report.html"], "# onecycle is best")
+    assert tracking.deliver(made, [tmp_path / "report.html"], "# onecycle is best") is None
     run = runs(made)["sweep 5weeb1d0"]
     assert run["tags"]["mlflow.note.content"] == "# onecycle is best"
     assert (database(made).parent / "mlruns" / run["id"] / "artifacts" / "report" / "report.html").exists()
