@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,8 @@ def reached(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowCl
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.with_name(f"{file.name}.lock"), expired):
             _make_database(uri, file)
+            if file.stat().st_ino != _used_first(file):
+                raise StoreUnreachable(f"{file} was replaced while this process used it: sync fills it again")
             yield _client(uri)
     except _store_errors() as error:
         line = " ".join(redacted(str(error)).split()) or type(error).__name__
@@ -127,6 +130,12 @@ def greet(uri: str) -> None:
     with reached(uri) as client:
         if is_server(uri):
             client.search_experiments(max_results=1)
+
+
+@cache
+def _used_first(file: Path) -> int:
+    """The inode of the database that MLflow keeps open in this process, whatever becomes of the name."""
+    return file.stat().st_ino
 
 
 def _make_database(uri: str, file: Path) -> None:
