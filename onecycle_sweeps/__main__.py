@@ -1,5 +1,6 @@
 """The program: a verb goes to the verbs, everything else to Hydra."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from onecycle_sweeps import cli
+from onecycle_sweeps import cli, credentials
 
 INTERRUPTED = 130
 
@@ -28,6 +29,9 @@ def main() -> None:
     # Code of the user's that a config names lies in the folder that the command is typed in.
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
+    if (arguments := credentials.without(sys.argv[1:])) != sys.argv[1:]:
+        # Every user of a machine reads the arguments of its processes.
+        os.execv(sys.executable, [*sys.orig_argv[: -len(arguments)], *arguments])
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
         sys.exit(cli.main(sys.argv[1:]) if cli.is_verb(first) else _command())

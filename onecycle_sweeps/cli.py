@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from onecycle_sweeps import report, settings, sweep, tracking
+from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launch import conclusion, ui_server
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.slurm import standings
@@ -129,6 +130,7 @@ def sync(which: Sweep) -> int:
 
 def resume(which: Sweep) -> int:
     """The recorded command again: what has finished is kept, the rest goes on from where it stands."""
+    check_mine(which.folder / "sweep.json")
     os.chdir(which.cwd)
     os.execv(sys.executable, [sys.executable, "-m", "onecycle_sweeps", *which.command])
 

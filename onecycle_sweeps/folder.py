@@ -18,6 +18,7 @@ ATTEMPTS_LEAVE = (
 
 
 LOOK_SECONDS = 0.2
+ROOT, UNKNOWN = 0, 65534
 
 
 class Busy(Exception):
@@ -144,6 +145,19 @@ class TrialFolder:
         """Raise Superseded if there is a later attempt than this one."""
         if (newest := self.attempts()) > attempt:
             raise Superseded(f"attempt {newest} has taken over from attempt {attempt} in {self.path}")
+
+
+def check_mine(path: Path) -> None:
+    """Raise PermissionError for a file that says what code is run and was written by another user.
+
+    Root is none, and neither is an owner whom this machine does not know, as on some shared file systems.
+    """
+    try:
+        owner = path.stat().st_uid
+    except FileNotFoundError:
+        return
+    if owner not in (os.geteuid(), ROOT, UNKNOWN):
+        raise PermissionError(f"{path} says what code is run, and belongs to user {owner}: take a runs_dir of your own")
 
 
 def _try_lock(file: IO[str], kind: int) -> bool:

@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from onecycle_sweeps import credentials
 from onecycle_sweeps.dataset import Facts, Source
 from onecycle_sweeps.dataset.augmentation import Transform
 from onecycle_sweeps.policies import Policy
@@ -25,10 +26,13 @@ NOT_OF_A_RANGE_TEST = (
 
 
 def plain(config: DictConfig) -> Config:
-    """A composed config as plain data, without Hydra's own node, every interpolation resolved."""
+    """A composed config as plain data, resolved, without Hydra's own node and without a store's credentials."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     content = OmegaConf.to_container(own, resolve=True)
     assert isinstance(content, dict)
+    match content:
+        case {"tracking": {"uri": str(uri)}}:
+            content["tracking"]["uri"] = credentials.entrusted(uri)
     return {str(key): value for key, value in content.items()}
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from slurm_cluster import cluster as cluster
+from tracking_server import server as server
 
 # How long an example takes says nothing of the product where several tests share two cores.
 settings.register_profile("untimed", deadline=None)
@@ -14,10 +15,11 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on a real cluster wait more than they compute, so scripts/test runs more of them at once."""
+    """Tests on a real cluster or a real tracking server need much beside them, so scripts/test runs them apart."""
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker("slurm")
+        for fixture, marker in (("cluster", "slurm"), ("server", "server")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
 
 
 @pytest.fixture(scope="session")

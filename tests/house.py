@@ -8,7 +8,18 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("onecycle_sweeps", "policies", "dataset", "models", "journal", "checkpoint", "provenance", "folder", "checks"),
+    (
+        "onecycle_sweeps",
+        "policies",
+        "dataset",
+        "models",
+        "journal",
+        "checkpoint",
+        "provenance",
+        "folder",
+        "checks",
+        "credentials",
+    ),
     ("scheduler", "data", "settings", "state", "published"),
     ("training",),
     ("range_test", "batch_norm"),

@@ -1,25 +1,39 @@
+import base64
+import json
+import zlib
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from onecycle_sweeps import tracking
+from onecycle_sweeps.credentials import redacted
+from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.tracking import ledger
-from onecycle_sweeps.tracking.store import address, redacted
+from onecycle_sweeps.tracking.store import address
 from onecycle_sweeps.tracking.values import as_params, as_tags
-from recorded import ask, sweep, training
+from recorded import ask, range_test, sweep, training
 
 
-def test_the_overlay_link_asks_for_the_trainings_of_this_sweep_alone(tmp_path: Path):
-    made = sweep(tmp_path, training("a"))
+@pytest.mark.parametrize(("entry", "kind"), [(training("a"), "train"), (range_test("a"), "range_test")])
+def test_the_overlay_link_opens_a_view_of_this_sweep_alone(tmp_path: Path, entry: Entry, kind: str):
+    made = sweep(tmp_path, entry)
     assert tracking.overlay_link(made) == "http://127.0.0.1:5000/#/experiments"
     tracking.ship(made)
     page, _, query = urlsplit(tracking.overlay_link(made)).fragment.partition("?")
     token = ledger.load(made.folder, made.tracking_uri).token
     ((experiment,),) = ask(made, "SELECT experiment_id FROM experiments WHERE name = ?", made.experiment)
     assert page == f"/experiments/{experiment}/runs"
-    assert parse_qs(query)["searchFilter"] == [f"tags.ledger = '{token}' and tags.kind = 'train'"]
-    assert "compareRunsMode=CHART&orderByKey=params.`max_lr`" in unquote(query)
+    assert parse_qs(query)["compareRunsMode"] == ["CHART"]
+    assert parse_qs(query)["viewStateShareKey"] == [token]
+    key = f"mlflow.sharedViewState.{token}"
+    ((shared,),) = ask(made, "SELECT value FROM experiment_tags WHERE experiment_id = ? AND key = ?", experiment, key)
+    state = json.loads(zlib.decompress(base64.b64decode(shared.removeprefix("deflate;"))))
+    assert state["searchFilter"] == f"tags.ledger = '{token}' and tags.kind = '{kind}'"
+    assert state["runsHiddenMode"] == "SHOW_ALL"
+    assert state["compareRunCharts"][0]["metricKey"] == "schedule/lr"
+    sections = [section["uuid"] for section in state["compareRunSections"]]
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == set(sections)
 
 
 def test_long_values_are_cut_with_a_mark_and_credentials_with_stars():

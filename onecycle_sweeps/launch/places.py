@@ -100,5 +100,5 @@ def _advice(error: str, uri: str) -> str:
             f"MLFLOW_SERVER_ALLOWED_HOSTS={name},localhost:* and every other name that it is called by"
         )
     if "error code 401" in error:
-        return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.mlflow/credentials (docker/README.md)"
     return "start it, or name another by tracking.uri=..."

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from onecycle_sweeps import journal, state
+from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Record
 from onecycle_sweeps.sweep import Entry, Sweep
-from onecycle_sweeps.tracking.store import address, redacted
+from onecycle_sweeps.tracking.store import address
 from onecycle_sweeps.tracking.values import BATCH, Point, as_params, as_tags, batches, flat, milliseconds, storable
 
 # A trial that waits to be continued has not failed and is not at work: MLflow's word for that is SCHEDULED.

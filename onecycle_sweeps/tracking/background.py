@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Self
 
 from onecycle_sweeps import sweep
+from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.tracking.shipping import deliver, is_due, ship
 from onecycle_sweeps.tracking.store import never
 
@@ -94,7 +95,7 @@ def _pass(folder: Path, only: str, deadline: float | None = None) -> None:
         if is_due(whole, trials):
             ship(whole, only=trials, expired=(lambda: time.monotonic() > deadline) if deadline else never)
     except Exception as error:
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {error}", file=sys.stderr, flush=True)
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {redacted(str(error))}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

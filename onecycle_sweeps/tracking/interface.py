@@ -4,8 +4,9 @@ import os
 import sys
 from urllib.parse import quote
 
-from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
-from onecycle_sweeps.tracking import ledger
+from onecycle_sweeps.credentials import whole
+from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.tracking import ledger, view
 from onecycle_sweeps.tracking.store import address, database_file, is_server
 
 PORT = 5000
@@ -21,12 +22,10 @@ def overlay_link(sweep: Sweep, port: int = PORT) -> str:
     book = ledger.load(sweep.folder, store)
     if book.experiment is None:
         return f"{host}/#/experiments"
-    kind = TRAIN if any(entry.kind == TRAIN for entry in sweep.trials) else RANGE_TEST
-    query = f"tags.ledger = '{book.token}' and tags.kind = '{kind}'"
-    return (
-        f"{host}/#/experiments/{book.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        f"&orderByKey={quote('params.`max_lr`')}&searchFilter={quote(query)}"
-    )
+    page = f"{host}/#/experiments/{book.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    if book.view:
+        return f"{page}&viewStateShareKey={book.token}"
+    return f"{page}&searchFilter={quote(view.query(sweep, book.token))}"
 
 
 def ui_command(uri: str, port: int = PORT) -> list[str]:
@@ -42,7 +41,7 @@ def ui_command(uri: str, port: int = PORT) -> list[str]:
 def ui_environment(uri: str) -> dict[str, str]:
     """This process's environment with what `ui_command` needs: a URI may hold a password, so it is no argument."""
     needed = {
-        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_BACKEND_STORE_URI": whole(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }

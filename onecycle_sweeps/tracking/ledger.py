@@ -30,6 +30,7 @@ class Shipped:
 class Ledger:
     """A sweep's runs in one store. The token is a tag of each of them, by which they are found again after a crash.
 
+    `view` is whether the view of its charts is there that the sweep's link opens.
     `making` stands in the file while runs are made: a ledger that is found with it may lack some.
     `complete` is what the sweep looked like when all of it had arrived, `stamp` what the store did.
     """
@@ -40,6 +41,7 @@ class Ledger:
     experiment: str | None = None
     parent: str | None = None
     parent_status: str | None = None
+    view: bool = False
     runs: dict[str, Shipped] = field(default_factory=dict)
     making: bool = False
     complete: str | None = None

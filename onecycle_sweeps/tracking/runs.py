@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from onecycle_sweeps.state import ENDED
 from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.tracking import parent
+from onecycle_sweeps.tracking import parent, view
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Account
 from onecycle_sweeps.tracking.ledger import Ledger, Shipped
 from onecycle_sweeps.tracking.store import StoreUnreachable, address, database_file
@@ -40,9 +40,12 @@ class Runs:
     searching: bool
 
     def open(self) -> None:
-        """Make the experiment and, for a sweep with -m, the parent run, where they are not there."""
+        """Make the experiment, the sweep's view and, for a sweep with -m, the parent run, where they are not there."""
         if self.ledger.experiment is None:
             self.ledger.experiment = self._experiment()
+        if not self.ledger.view:
+            self.client.set_experiment_tag(self.ledger.experiment, *view.tag(self.sweep, self.ledger.token))
+            self.ledger.view = True
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": parent.description(self.sweep)}
             made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags)

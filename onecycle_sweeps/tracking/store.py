@@ -4,13 +4,14 @@ import fcntl
 import gc
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from onecycle_sweeps.credentials import redacted, whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,11 +54,6 @@ def address(uri: str) -> str:
     scheme, mark, rest = uri.partition("://")
     rest = rest.partition("?")[0]
     return scheme + mark + (rest if scheme.startswith("sqlite") else rest.rpartition("@")[2])
-
-
-def redacted(text: str) -> str:
-    """A text whose URIs have lost their credentials."""
-    return re.sub(r"://[^\s'\"]*@", "://***@", text)
 
 
 def is_server(uri: str) -> bool:
@@ -112,7 +108,7 @@ def reached(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowCl
     """
     try:
         if (file := database_file(uri)) is None:
-            yield _client(uri)
+            yield _client(whole(uri))
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.with_name(f"{file.name}.lock"), expired):

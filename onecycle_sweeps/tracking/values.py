@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
+from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.journal import Block, Record
-from onecycle_sweeps.tracking.store import redacted
 
 BATCH = 1000
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000

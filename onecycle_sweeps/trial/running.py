@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from onecycle_sweeps import checkpoint, journal
-from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
+from onecycle_sweeps.folder import Busy, Superseded, TrialFolder, check_mine
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.trial import range_test, resolve
@@ -34,6 +34,10 @@ def run(
     later attempt took over, and TrialFailed with the cause, which then also stands in the folder.
     """
     with trial.lock(), _logging_to(trial):
+        try:
+            check_mine(trial.path / "config.yaml")
+        except PermissionError as error:
+            raise TrialFailed(str(error)) from error
         config = trial.config()
         if (result := trial.result()) and trial.done(config):
             return result

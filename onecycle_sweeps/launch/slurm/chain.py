@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launch.slurm import cluster, records, request, standings
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.launch.slurm.records import Submission
@@ -72,7 +73,13 @@ def submit_again(sweep: Sweep, trials: Sequence[Entry]) -> Iterator[str]:
     asked: dict[str, tuple[Submission, list[Entry]]] = {}
     for entry in trials:
         told = sweep.trial(entry.signature).job() or {}
-        if before := records.load(sweep.runs_dir / told["submission"]):
+        path = sweep.runs_dir / told["submission"]
+        try:
+            # Its settings have shell lines.
+            check_mine(path)
+        except PermissionError as error:
+            raise Refused(str(error)) from error
+        if before := records.load(path):
             asked.setdefault(before.name, (before, []))[1].append(entry)
     for before, entries in asked.values():
         for made in _arrays(sweep, entries, before.settings, before.since, again=True):

@@ -1,0 +1,184 @@
+"""docker/: what can be said of it without a Docker engine."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tracking_server import Server
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCKER = ROOT / "docker"
+COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SECRETS = {
+    "PGPASSWORD": "a" * 12,
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "b" * 12,
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "c" * 32,
+}
+PLACES = {
+    "PGHOST": "there",
+    "PGUSER": "mlflow",
+    "PGDATABASE": "mlflow",
+    "PUBLIC_HOST": "mlflow.team.test",
+    "MLFLOW_ARTIFACTS_DESTINATION": "/artifacts",
+}
+# In the place of the Python that would serve: it tells what it was asked, and of what environment.
+TELL = '#!/usr/bin/env bash\nprintf "%s\\0" "$@" > "$TOLD/arguments"; env -0 > "$TOLD/environment"\n'
+# Where things are, which differs between a container and a test, other than what the server is told to do.
+WHERE = {"PGHOST", "PGPORT", "PUBLIC_HOST", "OTHER_HOSTS", "MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_ARTIFACTS_DESTINATION"}
+WHERE |= {"MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", *SECRETS}
+WHERE |= {f"{name}_FILE" for name in SECRETS}
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    return found or pytest.skip(f"no {name}: the extra `test` has it")
+
+
+def serve(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the container's entrypoint up to where the server would begin; it tells in `folder`."""
+    program = folder / "python"
+    program.write_text(TELL)
+    program.chmod(0o755)
+    given = {"PATH": os.environ["PATH"], "PYTHON": str(program), "TOLD": str(folder), **environment}
+    return subprocess.run([str(DOCKER / "serve")], env=given, capture_output=True, text=True, check=False)
+
+
+def told(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The arguments and the environment that the server would have."""
+    lines = (folder / "environment").read_text().split("\0")
+    return (folder / "arguments").read_text().split("\0")[:-1], dict(line.split("=", 1) for line in lines if line)
+
+
+def of_the_server(environment: dict[str, str]) -> dict[str, str]:
+    """What of an environment is for MLflow or the database, without what only says where things are."""
+    ours = re.compile("MLFLOW|_MLFLOW|PG|PUBLIC_|OTHER_")
+    return {name: value for name, value in environment.items() if ours.match(name) and name not in WHERE}
+
+
+def test_the_dockerfile_is_in_order():
+    done = subprocess.run([tool("hadolint"), str(DOCKER / "Dockerfile")], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_compose_yaml_keeps_the_schema_of_compose():
+    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(DOCKER / "compose.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_nothing_is_published_but_on_loopback():
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert published == ["127.0.0.1:5000:5000"]
+
+
+def test_no_service_holds_a_secret_and_each_is_a_file_that_git_ignores():
+    for name, service in SERVICES.items():
+        for key, value in service.get("environment", {}).items():
+            secret = re.search("PASSWORD|SECRET", key)
+            assert not secret or value is None or value.startswith("/run/secrets/"), (name, key)
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert "/docker/secrets/" in ignored
+    assert "docker/secrets" in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert all(secret["file"].startswith("secrets/") for secret in COMPOSE["secrets"].values())
+
+
+def test_the_secrets_that_compose_reads_are_those_that_the_script_makes(tmp_path: Path):
+    script = [str(ROOT / "scripts" / "mlflow-server"), "secrets", str(tmp_path / "secrets")]
+    for _ in range(2):
+        subprocess.run(script, check=True, env=os.environ | {"PYTHON": sys.executable})
+        made = {f"secrets/{path.name}": path.read_text() for path in (tmp_path / "secrets").iterdir()}
+        assert set(made) == {secret["file"] for secret in COMPOSE["secrets"].values()}
+        assert len(set(made.values())) == 3
+        assert min(map(len, made.values())) >= 32
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["mlflow", "trainer", "trainer-cuda"])
+def test_what_is_built_here_runs_without_root_and_without_privileges(name: str):
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    stages = re.split(r"^FROM ", (DOCKER / "Dockerfile").read_text(), flags=re.MULTILINE)
+    stage = next(text for text in stages if text.partition("\n")[0].endswith(f" AS {service['build']['target']}"))
+    assert re.search(r"^USER (?!0\b)\d+$", stage, flags=re.MULTILINE)
+
+
+def test_images_and_packages_are_pinned():
+    bases = re.findall(r"^FROM (\S+:\S+) AS", (DOCKER / "Dockerfile").read_text(), flags=re.MULTILINE)
+    images = [service["image"] for service in SERVICES.values() if "image" in service]
+    assert all(re.search(r":\d+\.\d+(\.\d+)?-", image) for image in [*bases, *images])
+    pinned = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (DOCKER / "constraints.txt").read_text(), flags=re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["pretrained"], "mlflow", "psycopg-binary"]
+    names = [re.match(r"[\w-]+", requirement) for requirement in needed]
+    assert {found[0].lower() for found in names if found} <= set(pinned)
+
+
+@pytest.mark.parametrize("missing", SECRETS)
+@pytest.mark.parametrize("given", ["nothing", "an empty file", "a short one", "no such file"])
+def test_the_server_does_not_start_without_its_secrets(tmp_path: Path, missing: str, given: str):
+    environment = PLACES | SECRETS
+    del environment[missing]
+    if given == "a short one":
+        environment[missing] = "x" * 11
+    elif given != "nothing":
+        environment[f"{missing}_FILE"] = str(tmp_path / "secret")
+    if given == "an empty file":
+        (tmp_path / "secret").write_text("\n")
+    done = serve(tmp_path, environment)
+    assert done.returncode == 1
+    assert missing in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "environment").exists()
+
+
+@pytest.mark.parametrize("missing", PLACES)
+def test_the_server_says_what_it_is_not_told(tmp_path: Path, missing: str):
+    done = serve(tmp_path, {key: value for key, value in (PLACES | SECRETS).items() if key != missing})
+    assert (done.returncode, done.stderr) == (1, f"serve: {missing} is not set\n")
+
+
+def test_the_servers_arguments_have_no_secret_and_its_addresses_no_password(tmp_path: Path):
+    assert serve(tmp_path, PLACES | SECRETS).returncode == 0
+    arguments, environment = told(tmp_path)
+    assert arguments == ["-m", "mlflow", "server", "--app-name", "basic-auth"]
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://"
+    assert environment["MLFLOW_SERVER_ALLOWED_HOSTS"] == "mlflow.team.test"
+    assert [name for name, value in environment.items() if value in SECRETS.values()] == [*SECRETS]
+
+
+def test_the_container_and_the_script_serve_with_the_same_settings(server: Server, tmp_path: Path):
+    """The container's environment, its secrets put in place, makes of `serve` what the running server has."""
+    environment = {key: str(value) for key, value in SERVICES["mlflow"]["environment"].items()}
+    for name in [name for name in environment if name.endswith("_FILE")]:
+        path = tmp_path / Path(environment[name]).name
+        path.write_text(SECRETS[name.removesuffix("_FILE")])
+        environment[name] = str(path)
+    assert serve(tmp_path, environment).returncode == 0
+    arguments, contained = told(tmp_path)
+    words = Path(f"/proc/{server.pid('mlflow')}/cmdline").read_text().split("\0")[1:-1]
+    running = server.settings()
+    assert arguments == words
+    assert of_the_server(contained) == of_the_server(running)
+    assert contained["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+    assert {name for name in contained if name in WHERE} == {name for name in running if name in WHERE}
+    for each in (contained, running):
+        assert each["MLFLOW_SERVER_ALLOWED_HOSTS"] == f"{each['PUBLIC_HOST']},{each['OTHER_HOSTS']}"
+
+
+def test_the_image_starts_what_the_script_starts():
+    stage = (DOCKER / "Dockerfile").read_text().split(" AS server")[1].split("\nFROM ")[0]
+    assert json.loads(re.findall(r"^ENTRYPOINT (.*)$", stage, flags=re.MULTILINE)[0]) == ["/srv/serve"]
+    assert "COPY docker/serve docker/basic_auth.ini docker/healthy.py /srv/" in stage
+    assert SERVICES["mlflow"]["healthcheck"]["test"] == ["CMD", "python", "/srv/healthy.py"]
+    assert not {"entrypoint", "command"} & set(SERVICES["mlflow"])

@@ -1,0 +1,107 @@
+"""A real tracking server for tests: PostgreSQL and MLflow behind its login, as docker/compose.yaml has them."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "mlflow-server"
+# A name that no resolver knows, as a server's public name may be one that its own machine cannot look up.
+PUBLIC_NAME = "mlflow.team.test"
+UP_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is up; `uri` has no login, `environment` is its admin's."""
+
+    folder: Path
+    uri: str
+    environment: dict[str, str]
+
+    @property
+    def password(self) -> str:
+        """Its admin's."""
+        return self.environment["MLFLOW_TRACKING_PASSWORD"]
+
+    @property
+    def port(self) -> int:
+        """Where it listens, on loopback."""
+        return int(self.uri.rpartition(":")[2])
+
+    @property
+    def uri_with_login(self) -> str:
+        """The same with its admin's name and password in it."""
+        return self.uri.replace("://", f"://admin:{self.password}@")
+
+    def pid(self, name: str) -> int:
+        """The process of `postgres` or `mlflow`, which leads its session."""
+        return int((self.folder / "pid" / name).read_text())
+
+    def kill(self, name: str) -> None:
+        """The sudden death of `postgres` or `mlflow`, with all its processes."""
+        os.kill(self.pid(name), signal.SIGKILL)
+        if name == "mlflow":
+            os.killpg(self.pid(name), signal.SIGKILL)
+
+    def start(self, name: str) -> None:
+        """Start one that is dead, and return once it answers."""
+        _script("start", self.folder, name)
+
+    def dump(self) -> str:
+        """All that its database holds, as SQL."""
+        settings = self.settings()
+        words = ["pg_dump", "--host=127.0.0.1", f"--port={settings['PGPORT']}", "--username=mlflow", "mlflow"]
+        password = (self.folder / "secrets" / "postgres_password").read_text()
+        done = subprocess.run(words, env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def settings(self) -> dict[str, str]:
+        """The environment of the process that serves."""
+        lines = Path(f"/proc/{self.pid('mlflow')}/environ").read_text().split("\0")
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+@contextmanager
+def up(folder: Path) -> Iterator[Server]:
+    """A server from nothing, which is down afterwards; skips where this machine lacks one of its programs."""
+    if not any(map(shutil.which, ("initdb", "pg_ctlcluster"))):
+        pytest.skip("no PostgreSQL: apt-get install --no-install-recommends postgresql")
+    for module, package in (("flask_wtf", "mlflow[auth]"), ("psycopg", "psycopg[binary]")):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"no {module}: pip install '{package}'")
+    try:
+        said = _script("up", folder, "--public-host", PUBLIC_NAME)
+        uri = next(line.partition("=")[2] for line in said.splitlines() if "TRACKING_URI=" in line)
+        password = (folder / "secrets" / "mlflow_admin_password").read_text()
+        login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
+        yield Server(folder, uri, login)
+    finally:
+        _script("down", folder)
+        if (folder / "database").exists():
+            shutil.rmtree((folder / "database").resolve())
+
+
+def _script(command: str, folder: Path, *options: str) -> str:
+    words = [str(SCRIPT), command, str(folder), *options]
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=UP_SECONDS, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests of a process; a test has an experiment of its own, and leaves both programs running."""
+    with up(tmp_path_factory.mktemp("server")) as made:
+        yield made
