@@ -113,11 +113,12 @@ def write_report(which: Sweep) -> int:
 def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
     _ask_the_cluster(which)
-    outcomes = report.read(which)
-    comparison = report.compare(which, outcomes)
-    files = report.write(which, outcomes, comparison)
-    if undelivered := tracking.deliver(which, files, report.markdown(comparison)):
-        return _mistake(undelivered)
+    if not tracking.is_current(which):
+        outcomes = report.read(which)
+        comparison = report.compare(which, outcomes)
+        files = report.write(which, outcomes, comparison)
+        if undelivered := tracking.deliver(which, files, report.markdown(comparison)):
+            return _mistake(undelivered)
     conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
     return 0
 

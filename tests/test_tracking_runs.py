@@ -107,7 +107,8 @@ def test_an_ended_trial_brings_its_files_beside_the_database(made: Sweep):
 def test_the_report_stands_on_the_page_of_its_sweep(made: Sweep, tmp_path: Path):
     (tmp_path / "report.html").write_text("<p>onecycle</p>")
     (tmp_path / "lr.svg").write_text("<svg/>")
-    tracking.publish_report(made, [tmp_path / "report.html", tmp_path / "lr.svg"], "# onecycle is best\n" + "x" * 9000)
+    description = "# onecycle is best\n" + "x" * 9000
+    assert tracking.deliver(made, [tmp_path / "report.html", tmp_path / "lr.svg"], description) is None
     run = runs(made)["sweep 5weeb1d0"]
     described = run["tags"]["mlflow.note.content"]
     assert described.startswith("# onecycle is best")

@@ -7,7 +7,7 @@ from onecycle_sweeps.tracking.interface import ui_environment as ui_environment
 from onecycle_sweeps.tracking.shipping import Backlog as Backlog
 from onecycle_sweeps.tracking.shipping import backlog as backlog
 from onecycle_sweeps.tracking.shipping import deliver as deliver
-from onecycle_sweeps.tracking.shipping import publish_report as publish_report
+from onecycle_sweeps.tracking.shipping import is_current as is_current
 from onecycle_sweeps.tracking.shipping import ship as ship
 from onecycle_sweeps.tracking.store import StoreUnreachable as StoreUnreachable
 from onecycle_sweeps.tracking.store import absolute_uri as absolute_uri

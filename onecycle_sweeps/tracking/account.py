@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -14,7 +14,7 @@ from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Record
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking.store import address
-from onecycle_sweeps.tracking.values import Point, as_params, as_tags, batches, flat, milliseconds, storable
+from onecycle_sweeps.tracking.values import BATCH, Point, as_params, as_tags, batches, flat, milliseconds, storable
 
 # A trial that waits to be continued has not failed and is not at work: MLflow's word for that is SCHEDULED.
 MLFLOW_STATUS = {
@@ -32,8 +32,7 @@ NOT_PARAMS = ("needs", "tracking")
 USED = ("max_lr", "precision", "device", "threads", "total_steps", "steps_per_epoch")
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(NamedTuple):
     """What differs whenever a store may lack something of a trial; `written` is the time of its latest milestone."""
 
     status: str
@@ -108,16 +107,13 @@ class Account:
             }
         )
 
-    def batches(self, start: int) -> Iterator[list[Point]]:
-        """The points from step `start` on that no later attempt can make again."""
-        return batches(self.record, start, sys.maxsize if self.result else self.record.durable)
+    def batches(self, start: int, room: int = BATCH) -> Iterator[list[Point]]:
+        """The points from step `start` on that no later attempt can make again, and what the trial came to.
 
-    def figures(self) -> list[Point]:
-        """What the trial came to: metrics at step 0, which MLflow's charts show as bars, one for each run."""
-        if not self.result:
-            return []
-        figures = self.result["metrics"] | {"steps_to_target": self._steps_to_target()}
-        return [Point(0, key, storable(value), self.ended) for key, value in figures.items() if value is not None]
+        There are at most `room` in the first batch.
+        """
+        stop = sys.maxsize if self.result else self.record.durable
+        return batches(self.record, start, stop, self._figures(), room=room)
 
     def config(self) -> str:
         """The trial's config.yaml without credentials."""
@@ -130,6 +126,13 @@ class Account:
         """The other files that an ended trial leaves."""
         return [path for name in ARTIFACTS if (path := self.folder.path / name).exists()]
 
+    def _figures(self) -> list[Point]:
+        """What the trial came to: metrics at step 0, which MLflow's charts show as bars, one for each run."""
+        if not self.result:
+            return []
+        figures = self.result["metrics"] | {"steps_to_target": self._steps_to_target()}
+        return [Point(0, key, storable(value), self.ended) for key, value in figures.items() if value is not None]
+
     def _steps_to_target(self) -> int | None:
         """The number of steps taken when an evaluation first reached the target accuracy; None if none did."""
         if (target := self.entry.target_accuracy) is None:
@@ -139,7 +142,9 @@ class Account:
 
 
 def standing(folder: TrialFolder) -> Standing:
-    """How a trial stands at this moment."""
+    """How a trial stands at this moment; one that has its result is told by that file alone."""
+    if result := folder.result():
+        return Standing(result["status"], result["cause"], result["attempt"], result["finished"])
     now = state.state(folder)
     milestone = folder.result() or folder.failure() or {"time": _modified(folder.checkpoint)}
     return Standing(now.status, now.cause, folder.attempts(), milestone.get("finished", milestone.get("time")))

@@ -14,7 +14,7 @@ from typing import Self
 
 from onecycle_sweeps import sweep
 from onecycle_sweeps.credentials import redacted
-from onecycle_sweeps.tracking.shipping import deliver, ship
+from onecycle_sweeps.tracking.shipping import deliver, is_due, ship
 from onecycle_sweeps.tracking.store import never
 
 
@@ -91,8 +91,9 @@ def work(folder: Path, interval: float, grace: float, only: str) -> None:
 def _pass(folder: Path, only: str, deadline: float | None = None) -> None:
     """Ship what there is; whatever goes wrong stands in the log, and the next pass or `sync` does it again."""
     try:
-        trials = [only] if only else None
-        ship(sweep.load(folder), only=trials, expired=(lambda: time.monotonic() > deadline) if deadline else never)
+        whole, trials = sweep.load(folder), [only] if only else None
+        if is_due(whole, trials):
+            ship(whole, only=trials, expired=(lambda: time.monotonic() > deadline) if deadline else never)
     except Exception as error:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {redacted(str(error))}", file=sys.stderr, flush=True)
 

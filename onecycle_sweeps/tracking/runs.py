@@ -1,7 +1,9 @@
 """The runs of one sweep in MLflow: made once, found again, and brought to what their accounts say."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from onecycle_sweeps.state import ENDED
@@ -10,11 +12,11 @@ from onecycle_sweeps.tracking import parent, view
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Account
 from onecycle_sweeps.tracking.ledger import Ledger, Shipped
 from onecycle_sweeps.tracking.store import StoreUnreachable, address, database_file
-from onecycle_sweeps.tracking.values import Point, milliseconds
+from onecycle_sweeps.tracking.values import BATCH, Point, milliseconds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Experiment, Param, Run, RunTag
 
 # Tags that a later attempt may have no reason for.
 PASSING_TAGS = {"cause", "warnings"}
@@ -26,42 +28,49 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Runs:
-    """Writes to MLflow and, after each thing that it wrote, to the ledger."""
+    """Writes to MLflow and notes in the ledger what it wrote.
+
+    `searching` is whether the store may have runs of this ledger that do not stand in it.
+    """
 
     client: "MlflowClient"
     sweep: Sweep
     ledger: Ledger
     expired: Callable[[], bool]
+    searching: bool
 
     def open(self) -> None:
         """Make the experiment, the sweep's view and, for a sweep with -m, the parent run, where they are not there."""
         if self.ledger.experiment is None:
             self.ledger.experiment = self._experiment()
-            self.ledger.save()
         if not self.ledger.view:
             self.client.set_experiment_tag(self.ledger.experiment, *view.tag(self.sweep, self.ledger.token))
             self.ledger.view = True
-            self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": parent.description(self.sweep)}
-            self.ledger.parent = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags)
+            made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags)
+            self.ledger.parent = made.info.run_id
             self.ledger.save()
 
     def bring(self, account: Account) -> None:
         """Bring a trial's run to what its account says; raises OutOfTime between two batches."""
-        run = self.client.get_run(self._shipped(account).run_id)
+        run = self._brought_before(account) or self._made(account)
         shipped = self.ledger.runs[account.entry.signature]
-        self._describe(run, account)
-        for batch in account.batches(shipped.next):
+        params, tags = self._news(run, account)
+        for batch in account.batches(shipped.next, BATCH - len(params) - len(tags)):
             if self.expired():
                 raise OutOfTime
-            self._log(shipped.run_id, batch)
-            shipped.next = batch[-1].step + 1
-            self.ledger.save()
-        self._conclude(run, account)
+            self._log(shipped.run_id, batch, params, tags)
+            params, tags = [], []
+            shipped.next = max(shipped.next, 1 + max(point.step for point in batch))
+            self.ledger.note()
+        self._log(shipped.run_id, [], params, tags)
+        if account.standing.status in ENDED:
+            self._attach(shipped.run_id, account)
+        self._set_status(shipped.run_id, MLFLOW_STATUS[account.standing.status], account.ended)
         shipped.finished = account.finished
-        shipped.standing = list(astuple(account.standing))
-        self.ledger.save()
+        shipped.standing = list(account.standing)
+        self.ledger.note()
 
     def end_parent(self, status: str, end_time: int) -> None:
         """Give the parent run its status."""
@@ -90,53 +99,57 @@ class Runs:
             raise StoreUnreachable(f"the experiment {experiment.name} is deleted in {store}: restore or rename it")
         return experiment.experiment_id
 
-    def _shipped(self, account: Account) -> Shipped:
-        """The trial's run in the ledger; a trial that has been begun anew gets another in place of the old."""
-        signature = account.entry.signature
-        shipped = self.ledger.runs.get(signature)
+    def _brought_before(self, account: Account) -> "Run | None":
+        """The trial's run in the ledger; a trial that has been begun anew is to get another in place of it."""
+        shipped = self.ledger.runs.get(account.entry.signature)
         if shipped and (shipped.first != account.first or shipped.finished not in (None, account.finished)):
             self.client.delete_run(shipped.run_id)
             shipped = None
-        if shipped is None:
-            nesting = {"mlflow.parentRunId": self.ledger.parent} if self.ledger.parent else {}
-            tags = {"kind": account.entry.kind, "signature": signature} | nesting
-            shipped = Shipped(self._run(account.name, account.began, tags), account.first)
-            self.ledger.runs[signature] = shipped
-            self.ledger.save()
-        return shipped
+        return self.client.get_run(shipped.run_id) if shipped else None
 
-    def _run(self, name: str, start_time: int, tags: dict[str, str]) -> str:
-        """The id of the run with these tags that this ledger has asked for before, or of one made just now."""
-        identity = {"ledger": self.ledger.token, "kind": tags["kind"], "signature": tags.get("signature")}
-        query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items() if value)
+    def _made(self, account: Account) -> "Run":
+        nesting = {"mlflow.parentRunId": self.ledger.parent} if self.ledger.parent else {}
+        run = self._run(account.name, account.began, account.tags() | nesting)
+        self.ledger.runs[account.entry.signature] = Shipped(run.info.run_id, account.first)
+        self.ledger.note()
+        return run
+
+    def _run(self, name: str, start_time: int, tags: Mapping[str, str]) -> "Run":
+        """The run with these tags that this ledger has asked for before, or one made just now."""
         experiment = self.ledger.experiment or ""
-        for run in self.client.search_runs([experiment], query, max_results=1):
-            return run.info.run_id
+        if self.searching:
+            identity = {"ledger": self.ledger.token, "kind": tags["kind"], "signature": tags.get("signature")}
+            query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items() if value)
+            for run in self.client.search_runs([experiment], query, max_results=1):
+                return run
+        if not self.ledger.making:
+            self.ledger.making = True
+            self.ledger.save()
         shared = parent.tags(self.sweep) | {"ledger": self.ledger.token}
-        return self.client.create_run(experiment, start_time, shared | tags, name).info.run_id
+        return self.client.create_run(experiment, start_time, {**shared, **tags}, name)
 
-    def _describe(self, run: "Run", account: Account) -> None:
-        """Name, params and tags; a param is logged once."""
+    def _news(self, run: "Run", account: Account) -> tuple[list["Param"], list["RunTag"]]:
+        """The params and tags that a run lacks; a param is logged once. A name and a tag that are past are replaced."""
         from mlflow.entities import Param, RunTag
 
         if run.info.run_name != account.name:
             self.client.update_run(run.info.run_id, name=account.name)
         params = account.params() if account.resolved else {}
-        fresh = [Param(key, value) for key, value in params.items() if key not in run.data.params]
         tags = account.tags()
-        self.client.log_batch(run.info.run_id, params=fresh, tags=[RunTag(key, value) for key, value in tags.items()])
         for key in PASSING_TAGS & run.data.tags.keys() - tags.keys():
             self.client.delete_tag(run.info.run_id, key)
+        return (
+            [Param(key, value) for key, value in params.items() if key not in run.data.params],
+            [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
+        )
 
-    def _conclude(self, run: "Run", account: Account) -> None:
-        """Figures, artifacts and status."""
-        run_id = run.info.run_id
-        if account.standing.status in ENDED:
-            self._log(run_id, account.figures())
-            self.client.log_text(run_id, account.config(), "config.yaml")
+    def _attach(self, run_id: str, account: Account) -> None:
+        """The files that an ended trial leaves, in one go."""
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "config.yaml").write_text(account.config())
             for path in account.artifacts():
-                self.client.log_artifact(run_id, str(path))
-        self._set_status(run_id, MLFLOW_STATUS[account.standing.status], account.ended)
+                (Path(folder) / path.name).symlink_to(path)
+            self.client.log_artifacts(run_id, folder)
 
     def _set_status(self, run_id: str, status: str, end_time: int) -> None:
         if status in ("RUNNING", "SCHEDULED"):
@@ -144,7 +157,9 @@ class Runs:
         else:
             self.client.set_terminated(run_id, status, end_time)
 
-    def _log(self, run_id: str, points: Iterable[Point]) -> None:
+    def _log(self, run_id: str, points: Sequence[Point], params: Sequence["Param"], tags: Sequence["RunTag"]) -> None:
+        """One request, none where there is nothing to log."""
         from mlflow.entities import Metric
 
-        self.client.log_batch(run_id, metrics=[Metric(p.name, p.value, p.time, p.step) for p in points])
+        metrics = [Metric(point.name, point.value, point.time, point.step) for point in points]
+        self.client.log_batch(run_id, metrics, params, tags)

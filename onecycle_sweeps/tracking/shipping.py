@@ -1,8 +1,9 @@
 """Brings a store up to date with a sweep's journals: what has arrived is never sent again."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import Standing, account, standing
 from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.runs import OutOfTime, Runs
-from onecycle_sweeps.tracking.store import StoreUnreachable, address, locked, never, reached
+from onecycle_sweeps.tracking.store import StoreUnreachable, address, locked, never, reached, stamp
 from onecycle_sweeps.tracking.values import TAG_LENGTH, shortened
 
 if TYPE_CHECKING:
@@ -39,30 +40,47 @@ def ship(sweep: Sweep, *, only: Collection[str] | None = None, expired: Callable
 
     It leaves between two batches once `expired()` is true. Raises StoreUnreachable with one line.
     """
-    refused: list[str] = []
-    standings: list[Standing] = []
     with _opened(sweep, expired) as runs:
-        try:
-            for entry, now in _standings(sweep):
-                standings.append(now)
-                if only is None or entry.signature in only:
-                    refused += _bring(runs, entry, now)
-            runs.end_parent(parent.status(standings), parent.ended(standings))
-        except OutOfTime:
-            pass
-    return backlog(sweep, refused)
+        return _ship(runs, only)
 
 
 def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None:
     """Bring the sweep's store up to date, its report with it; returns in one line why that failed, if it did."""
     try:
-        left = ship(sweep)
-        publish_report(sweep, files, description)
+        with _opened(sweep, never) as runs:
+            left = _ship(runs, None)
+            _publish(runs, files, description)
+            if not left:
+                _seal(runs)
     except StoreUnreachable as error:
         return str(error)
     if left.refused:
         return f"the store refused {len(left.refused)} runs, such as {left.refused[0]}"
     return f"{left.runs} runs with {left.points} points are left" if left else None
+
+
+def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
+    """Whether there is something to ship by the account of tracking.json: the store itself is not asked."""
+    book, known = ledger.load(sweep.folder, address(sweep.tracking_uri)), list(_standings(sweep))
+    if book.experiment is None or any(_is_due(book, e, now) for e, now in known if only is None or e.signature in only):
+        return True
+    return book.parent is not None and book.parent_status != parent.status([now for _, now in known])
+
+
+def is_current(sweep: Sweep) -> bool:
+    """Whether the store has all that there is of a sweep, and the report that belongs to it.
+
+    It is asked, unless it is an sqlite file that nobody has changed since that was so. Raises StoreUnreachable.
+    """
+    book = ledger.load(sweep.folder, address(sweep.tracking_uri))
+    if book.complete is None or book.complete != _appearance(sweep):
+        return False
+    if book.stamp is not None and book.stamp == stamp(sweep.tracking_uri):
+        return True
+    with _opened(sweep, never) as runs:
+        if runs.ledger.complete:
+            _seal(runs)
+        return runs.ledger.complete == book.complete
 
 
 def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
@@ -78,20 +96,35 @@ def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
     return Backlog(runs, points, tuple(refused))
 
 
-def publish_report(sweep: Sweep, files: Sequence[Path], description: str) -> None:
+def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
+    refused: list[str] = []
+    standings: list[Standing] = []
+    try:
+        for entry, now in _standings(runs.sweep):
+            standings.append(now)
+            if only is None or entry.signature in only:
+                refused += _bring(runs, entry, now)
+        runs.end_parent(parent.status(standings), parent.ended(standings))
+        if not refused:
+            return Backlog(0, 0)
+    except OutOfTime:
+        pass
+    runs.ledger.save()
+    return backlog(runs.sweep, refused)
+
+
+def _publish(runs: Runs, files: Sequence[Path], description: str) -> None:
     """Put a report's files and its Markdown description on the sweep's page; without a parent, on its trial's.
 
     The description ends with the SVG figures: MLflow shows a PNG in half as large again, and takes no width.
-    Raises StoreUnreachable with one line.
     """
-    with _opened(sweep, never) as runs:
-        pages = [runs.ledger.parent] if runs.ledger.parent else [run.run_id for run in runs.ledger.runs.values()]
-        for page in pages:
-            for file in files:
-                runs.client.log_artifact(page, str(file), "report")
-            figures = "".join(_figure(page, file) for file in files if file.suffix == ".svg")
-            text = shortened(description, TAG_LENGTH - len(figures)) + figures
-            runs.client.set_tag(page, "mlflow.note.content", text)
+    pages = [runs.ledger.parent] if runs.ledger.parent else [run.run_id for run in runs.ledger.runs.values()]
+    for page in pages:
+        for file in files:
+            runs.client.log_artifact(page, str(file), "report")
+        figures = "".join(_figure(page, file) for file in files if file.suffix == ".svg")
+        text = shortened(description, TAG_LENGTH - len(figures)) + figures
+        runs.client.set_tag(page, "mlflow.note.content", text)
 
 
 def _figure(page: str, file: Path) -> str:
@@ -106,11 +139,26 @@ def _opened(sweep: Sweep, expired: Callable[[], bool]) -> Iterator[Runs]:
         book = ledger.load(sweep.folder, address(sweep.tracking_uri))
         if _is_gone(client, book):
             book = Ledger(book.path, book.address)
-        # The token must outlive a crash: by it, runs are found that were made and not yet written down.
-        book.save()
-        runs = Runs(client, sweep, book, expired)
+        runs = Runs(client, sweep, book, expired, searching=book.making)
         runs.open()
-        yield runs
+        try:
+            yield runs
+            book.making = False
+        finally:
+            book.save()
+
+
+def _seal(runs: Runs) -> None:
+    """Note how the store and the sweep look with all of it there, so that a look tells whether that is still so."""
+    # What its users change from here on makes the store look otherwise.
+    runs.ledger.stamp = stamp(runs.sweep.tracking_uri)
+    runs.ledger.complete = None if _is_gone(runs.client, runs.ledger) else _appearance(runs.sweep)
+
+
+def _appearance(sweep: Sweep) -> str:
+    """A hash that differs whenever a trial or a file of the report does."""
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(sweep.report.glob("*"))]
+    return hashlib.sha256(repr((list(_standings(sweep)), files)).encode()).hexdigest()
 
 
 def _is_gone(client: "MlflowClient", book: Ledger) -> bool:
@@ -132,7 +180,7 @@ def _standings(sweep: Sweep) -> Iterator[tuple[Entry, Standing]]:
 
 
 def _is_due(book: Ledger, entry: Entry, now: Standing) -> bool:
-    return (now.attempts > 0 or now.status in ENDED) and not book.has(entry.signature, list(astuple(now)))
+    return (now.attempts > 0 or now.status in ENDED) and not book.has(entry.signature, list(now))
 
 
 def _bring(runs: Runs, entry: Entry, now: Standing) -> list[str]:

@@ -1,12 +1,11 @@
 """Values in a form that MLflow stores as they are: it drops, cuts or refuses the others."""
 
-import heapq
 import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from onecycle_sweeps.credentials import redacted
@@ -64,26 +63,45 @@ def as_tags(values: Mapping[str, str | None]) -> dict[str, str]:
     return {key: shortened(value, TAG_LENGTH) for key, value in values.items() if value}
 
 
-def batches(record: Record, start: int, stop: int = sys.maxsize) -> Iterator[list[Point]]:
-    """The points with start <= step < stop in order, as many whole steps at once as one request takes."""
-    parts = [_points(block.between(start, stop)) for block in record.blocks]
+def batches(
+    record: Record, start: int, stop: int = sys.maxsize, figures: Iterable[Point] = (), *, room: int = BATCH
+) -> Iterator[list[Point]]:
+    """The points with start <= step < stop in order, then the figures; as many whole steps at once as a request takes.
+
+    The first batch has at most `room` points.
+    """
     batch: list[Point] = []
-    for _, points in groupby(heapq.merge(*parts, key=_step), key=_step):
-        step = list(points)
-        if len(batch) + len(step) > BATCH:
-            yield batch
-            batch = []
-        batch += step
+    for points in chain(_in_order(record.blocks, start, stop), [figures]):
+        batch += points
+        while len(batch) > room:
+            cut = _whole_steps(batch, room)
+            yield batch[:cut]
+            batch, room = batch[cut:], BATCH
     if batch:
         yield batch
 
 
-def _points(block: Block) -> Iterator[Point]:
-    time = milliseconds(block.time)
-    for offset in range(max(map(len, block.metrics.values()), default=0)):
+def _whole_steps(points: list[Point], room: int) -> int:
+    """How many of the points, at most `room`, are whole steps."""
+    cut = room
+    while points[cut - 1].step == points[cut].step:
+        cut -= 1
+    return cut
+
+
+def _in_order(blocks: Iterable[Block], start: int, stop: int) -> Iterator[list[Point]]:
+    """The points of blocks that share steps at once, in order of steps, the rest after them."""
+    group: list[Point] = []
+    end = 0
+    for block in sorted((block.between(start, stop) for block in blocks), key=lambda block: block.step):
+        if block.step >= end:
+            yield sorted(group, key=_step)
+            group = []
+        end = max(end, block.step + max(map(len, block.metrics.values()), default=0))
+        time = milliseconds(block.time)
         for name, values in block.metrics.items():
-            if offset < len(values):
-                yield Point(block.step + offset, name, storable(values[offset]), time)
+            group += [Point(step, name, storable(value), time) for step, value in enumerate(values, block.step)]
+    yield sorted(group, key=_step)
 
 
 def _step(point: Point) -> int:
