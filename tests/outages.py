@@ -15,7 +15,7 @@ from onecycle_sweeps import tracking
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import Sweep
-from recorded import PER_STEP, finish, training
+from recorded import PER_STEP, Row, finish, training
 from recorded import sweep as recorded_sweep
 from tracking_server import Server
 
@@ -153,7 +153,7 @@ def one_trial(folder: Path, uri: str) -> Sweep:
     return recorded_sweep(folder, training("a"), uri=uri)
 
 
-def arrived(made: Sweep, run_id: str) -> list[tuple[str, int, float, int]]:
+def arrived(made: Sweep, run_id: str) -> list[Row]:
     """The points that a store has of a run, as MLflow tells them, with what it has twice."""
     from mlflow import MlflowClient
 
