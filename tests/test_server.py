@@ -65,7 +65,9 @@ def overhear(server: Server, folder: Path, *words: str, token: str) -> tuple[str
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         # The command puts its own arguments aside as its first deed.
-        program.wait_until(lambda: str(process.pid) not in holding(server.password), "the command to hide its password")
+        program.wait_until(
+            lambda: str(process.pid) in holding(f"tracking.uri={server.uri}"), "the command to hide its password"
+        )
         overheard: set[str] = set()
         while process.poll() is None:
             overheard |= holding(server.password) | holding(token)
