@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 from onecycle_sweeps import tracking
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.tracking import ledger
 from recorded import PER_STEP, Row, finish, training
 from recorded import sweep as recorded_sweep
 from tracking_server import Server
 
-STEPS, BLOCK, PACE = 1200, 20, 0.005
+# So many steps are taken during a fault, each of so many seconds.
+STEPS, PACE, BLOCK = 600, 0.005, 20
 
 
 @dataclass(frozen=True)
@@ -113,39 +116,44 @@ def hanging(server: Server) -> Fault:
 def endured(made: Sweep, fault: Fault) -> float:
     """Train the sweep's one trial, `a`, through the fault, its shipper beside it; returns the longest step's seconds.
 
-    The fault begins after a third of the steps and is mended after the last, when the command has ended.
+    The fault begins when some points have arrived, and is mended when the training and its shipper have ended.
     """
-    trial = made.trial("a")
-    longest = 0.0
+    trial, longest, begun = made.trial("a"), 0.0, None
     with tracking.Shipper(made.folder, interval=0.2, grace=2.0):
-        for step, last in steps(trial):
-            longest = max(longest, last)
-            if step == STEPS // 3:
+        for step, took in steps(trial):
+            longest = max(longest, took)
+            if begun is None and step % BLOCK == 0 and arriving(made):
                 threading.Thread(target=fault.begin).start()
+                begun = step
+            if begun is not None and step == begun + STEPS:
+                break
         finish(trial)
     fault.mend()
     return longest
 
 
+def arriving(made: Sweep) -> bool:
+    """Whether some of the points of the sweep's trial have arrived."""
+    shipped = ledger.load(made.folder, made.tracking_uri).runs.get("a")
+    return shipped is not None and shipped.next > 0
+
+
 def steps(trial: TrialFolder) -> Iterator[tuple[int, float]]:
-    """The steps of a training that saves with each block, each with the seconds that the one before took in all."""
+    """The steps of a training without end that saves with each block, each with the seconds that it took in all."""
     trial.create({"max_lr": "auto"})
     trial.write("resolved", {"max_lr": 0.8, "max_lr_from": "range_test:r", "total_steps": STEPS})
     with trial.lock():
-        book, began = Journal(trial.journal, trial.attempts() + 1, 0), time.monotonic()
-        for step in range(STEPS):
+        book = Journal(trial.journal, trial.attempts() + 1, 0)
+        for step in count():
+            began = time.monotonic()
             time.sleep(PACE)
             if (step + 1) % BLOCK == 0:
-                first = step + 1 - BLOCK
-                book.append(
-                    first, {name: [k + i / 100 for i in range(first, step + 1)] for k, name in enumerate(PER_STEP)}
-                )
+                block = range(step + 1 - BLOCK, step + 1)
+                book.append(block[0], {name: [k + i / 100 for i in block] for k, name in enumerate(PER_STEP)})
                 book.sync()
                 trial.checkpoint.write_text(f"step {step}")
                 book.saved(step + 1)
-            took, began = time.monotonic() - began, time.monotonic()
-            yield step, took
-        book.end("finished")
+            yield step, time.monotonic() - began
 
 
 def one_trial(folder: Path, uri: str) -> Sweep:
@@ -159,4 +167,5 @@ def arrived(made: Sweep, run_id: str) -> list[Row]:
 
     client = MlflowClient(made.tracking_uri)
     found = [point for name in PER_STEP for point in client.get_metric_history(run_id, name)]
-    return sorted((point.key, point.step, point.value, point.timestamp) for point in found)
+    rows: list[Row] = [(point.key, point.step, point.value, point.timestamp) for point in found]
+    return sorted(rows, key=lambda row: row[:2])

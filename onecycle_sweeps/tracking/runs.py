@@ -67,7 +67,9 @@ class Runs:
         self._log(shipped.run_id, [], params, tags)
         if account.standing.status in ENDED:
             self._attach(shipped.run_id, account)
-        self._set_status(shipped.run_id, MLFLOW_STATUS[account.standing.status], account.ended)
+        status = MLFLOW_STATUS[account.standing.status]
+        if account.standing.status in ENDED or run.info.status != status:
+            self._set_status(shipped.run_id, status, account.ended)
         shipped.finished = account.finished
         shipped.standing = list(account.standing)
         self.ledger.note()
