@@ -40,6 +40,8 @@ def _verb() -> int:
 
 
 def _command() -> int:
+    # What loads below this is to start no threads of its own: a trial takes as many as `threads` says.
+    os.environ.update(dict.fromkeys(fork_server.THREAD_VARIABLES, "1"))
     # The workers' process takes a second or two to import torch: Hydra composes meanwhile.
     if arguments.wants_workers(sys.argv[1:]):
         with suppress(OSError):

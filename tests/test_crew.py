@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onecycle_sweeps.launch import fork_server, local, machine
 from onecycle_sweeps.launch.fork_server import ForkServer
@@ -169,6 +171,17 @@ def test_a_worker_whose_trial_does_not_leave_is_killed_after_a_time_or_at_the_ne
     assert worker.status == -signal.SIGKILL
 
 
+def test_what_workers_need_is_imported_once_for_all_of_them(
+    made: tuple[Sweep, list[Entry]], tmp_path: Path, acted: Actor, crew: local.Crew
+):
+    acted("echo ready; cat > /dev/null")
+    with (tmp_path / "acting.py").open("a") as module:
+        module.write(f"\nopen('{tmp_path}/imports', 'a').write('once ')")
+    crew.grow(made[0], local.places("cpu", 1, 3, 1, 3))
+    assert len({worker.pid for worker in crew.workers}) == 3
+    assert (tmp_path / "imports").read_text() == "once "
+
+
 def test_a_fork_server_that_cannot_import_is_reported_in_one_line(
     made: tuple[Sweep, list[Entry]], monkeypatch: pytest.MonkeyPatch
 ):
@@ -236,6 +249,17 @@ def test_there_are_as_many_workers_as_the_cores_carry_and_the_trials_need(
     monkeypatch.setattr(machine, "gpus", list)
     places = local.places("auto", threads, asked, 1, trials)
     assert [place["OMP_NUM_THREADS"] for place in places] == [str(threads)] * count
+
+
+@given(st.integers(1, 300), st.integers(1, 400), st.integers(0, 500))
+def test_workers_and_their_threads_are_never_more_than_the_cores(cores: int, threads: int, trials: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "cores", lambda: cores)
+        patch.setattr(machine, "gpus", list)
+        made = local.places("auto", threads, None, 1, trials)
+    # Who asks for more threads than there are cores has one worker.
+    assert len(made) * threads <= max(cores, threads)
+    assert bool(made) is (trials > 0)
 
 
 def test_each_gpu_has_as_many_workers_as_it_is_to_carry(monkeypatch: pytest.MonkeyPatch):

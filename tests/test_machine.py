@@ -43,6 +43,27 @@ def test_a_quota_bounds_the_cores(allowed: int, quota: float | None, cores: int,
     assert machine.cores() == cores
 
 
+@pytest.mark.parametrize(
+    ("granted", "cores"),
+    [
+        ({"SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "6"}, 3),
+        ({"SLURM_CPUS_ON_NODE": "6"}, 6),
+        ({"SLURM_CPUS_PER_TASK": "64"}, 8),
+        ({"SLURM_CPUS_PER_TASK": ""}, 8),
+    ],
+)
+def test_a_slurm_job_has_no_more_cores_than_it_was_granted(
+    granted: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in granted.items():
+        monkeypatch.setenv(name, value)
+    assert machine.cores() == cores
+
+
 def test_the_quota_of_a_version_2_cgroup_is_read(quota: Cgroup):
     assert quota("0::/job\n", {"job/cpu.max": "250000 100000\n"}) == 2.5
 

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores by affinity and cgroup, GPUs by what is visible."""
+"""What this process may use of the machine: cores by affinity, cgroup and SLURM, GPUs by what is visible."""
 
 import math
 import os
@@ -11,9 +11,15 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """The cores that this process may run on, and of those no more than its cgroup's quota allows."""
-    allowed = len(os.sched_getaffinity(0))
-    return max(1, min(allowed, math.floor(quota) if (quota := cpu_quota()) else allowed))
+    """The cores that this process may run on, and no more than its cgroup's quota allows or SLURM has granted."""
+    bounds = [len(os.sched_getaffinity(0)), cpu_quota(), _granted()]
+    return max(1, math.floor(min(bound for bound in bounds if bound is not None)))
+
+
+def _granted() -> int | None:
+    """The cores of a SLURM job around this process, which not every cluster binds it to."""
+    values = (os.environ.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
+    return next((int(value) for value in values if value.isdigit()), None)
 
 
 def cpu_quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float | None:

@@ -1,0 +1,101 @@
+"""What stands between a command and its first step: no library that the trial does without is imported before it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import real_trials
+from onecycle_sweeps import arguments
+
+# Each takes from a tenth of a second to some seconds; sympy comes with torch's compiler.
+HEAVY = ("torchvision", "timm", "mlflow", "matplotlib", "scipy", "sklearn", "pandas", "sympy")
+OWN = (
+    *("simple_cnn", "simple_cnn_fastai", "lenet", "resnet9", "resnet20", "resnet56", "wrn_22", "wrn_28_10"),
+    # Not ours: that it is caught shows that the others could be.
+    "resnet18",
+)
+TRAIN = f"""
+import json, sys
+from pathlib import Path
+from onecycle_sweeps.launch import job
+import real_trials
+seen = {{}}
+for model in sys.argv[2:]:
+    folder = real_trials.made(Path(sys.argv[1]), f"model={{model}}", "max_lr=0.1", "batch_size=8", "epochs=1")
+    outcome = job.execute(folder, real_trials.stop_after(1))
+    seen[model] = [outcome.status, *(name for name in {HEAVY} if name in sys.modules)]
+print(json.dumps(seen))
+"""
+COMPILE = """
+import sys, torch
+from onecycle_sweeps.trial import compiler
+compiler.postpone()
+net = torch.nn.Linear(2, 2)
+optimizer = torch.optim.Adam(net.parameters())
+net(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+assert "sympy" not in sys.modules
+graphs = []
+compiled = torch.compile(net, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+assert torch.equal(compiled(torch.ones(1, 2)), net(torch.ones(1, 2)))
+optimizer.step()
+assert len(graphs) == 1
+"""
+BELOW = """
+import torch
+from onecycle_sweeps.trial import compiler
+compiler.postpone()
+import torch._dynamo.config as config
+assert config is torch._dynamo.config
+torch.use_deterministic_algorithms(True)
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> dict[str, list[str]]:
+    """How one process's trial of each net ended after a step, and which of the heavy libraries it had loaded."""
+    runs = tmp_path_factory.mktemp("start")
+    (runs / "data").symlink_to(decoded)
+    real_trials.planned(runs, "max_lr=0.1")
+    return json.loads(output(TRAIN, str(runs), *OWN))
+
+
+def output(code: str, *arguments: str) -> str:
+    """What a fresh Python prints; fails where it does."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("model", OWN[:-1])
+def test_a_net_of_ours_on_cached_data_takes_its_first_step_without(model: str, seen: dict[str, list[str]]):
+    assert seen[model] == ["stopped"]
+
+
+def test_a_net_of_torchvision_is_seen_to_load_it(seen: dict[str, list[str]]):
+    assert "torchvision" in seen["resnet18"]
+
+
+@pytest.mark.parametrize("code", [COMPILE, BELOW], ids=["compiles", "is_imported_by_what_lies_below"])
+def test_the_compiler_that_was_postponed(code: str):
+    assert output(code) == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "wants"),
+    [
+        ("policy=onecycle -m", True),
+        ("--multirun", True),
+        ("hydra/launcher=local -m", True),
+        ("hydra/launcher=slurm -m", False),
+        ("max_lr=0.3", False),
+        ("", False),
+    ],
+)
+def test_a_sweep_on_this_machine_is_told_by_what_was_typed(typed: str, wants: bool):
+    assert arguments.wants_workers(typed.split()) is wants
