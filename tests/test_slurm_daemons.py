@@ -113,8 +113,8 @@ def test_a_controller_that_is_away_at_the_submission_is_waited_for(cluster: Clus
 
 
 def test_where_slurm_cannot_be_asked_the_verbs_tell_what_the_folders_say(cluster: Cluster, tmp_path: Path):
-    words = ("policy=constant", "epochs=1", "max_lr=0.1", "seed=0", "hydra.launcher.wait=false")
-    assert ends(start(cluster, program.with_store(tmp_path), *words, pause=0.0), tmp_path) == 0
+    words = overrides("Slow", "seed=0", "hydra.launcher.wait=false")
+    assert ends(start(cluster, program.with_store(tmp_path), *words, pause=0.3), tmp_path) == 0
     elsewhere = Cluster(cluster.folder, cluster.environment | {"PATH": "/nowhere"})
     asked = run(elsewhere, tmp_path, "status")
     assert "squeue: squeue is not on the PATH; jobs stand as they were seen last" in asked.stderr

@@ -137,7 +137,7 @@ def test_cancel_ends_what_runs_and_what_waits_and_resume_goes_on(cluster: Cluste
     cluster.wait_for(lambda: not cluster.run("squeue", "-h"), "the jobs' end")
     assert {one.status for one in states(tmp_path).values()} == {"cancelled"}
     assert trainings(tmp_path)["1"].attempts() == 0
-    assert run(cluster, tmp_path, "resume", pause=0.3).returncode == 0
+    assert run(cluster, tmp_path, "resume", pause=1.0).returncode == 0
     at_step(tmp_path, 40, attempt=2)
     assert run(cluster, tmp_path, "cancel").returncode == 0
     cluster.wait_for(lambda: not cluster.run("squeue", "-h"), "the jobs' end")
