@@ -11,8 +11,9 @@ from onecycle_sweeps.dataset import Source
 
 # The data sets of this layout, and their classes in torchvision's words.
 CLASSES = {
-    "MNIST": tuple(
-        f"{i} - {word}" for i, word in enumerate("zero one two three four five six seven eight nine".split())
+    "MNIST": (
+        *("0 - zero", "1 - one", "2 - two", "3 - three", "4 - four"),
+        *("5 - five", "6 - six", "7 - seven", "8 - eight", "9 - nine"),
     ),
     "FashionMNIST": (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
