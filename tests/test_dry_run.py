@@ -110,7 +110,7 @@ def test_a_trial_that_cannot_begin_gives_no_estimate_but_its_cause(runs_dir: Pat
 
 def test_a_probe_whose_process_dies_gives_no_estimate_and_costs_no_more(runs_dir: Path):
     with pytest.raises(estimate.NoEstimate, match="was killed"):
-        hours(runs_dir, *real_trials.SHORT, "model._target_=os.abort")
+        hours(runs_dir, *real_trials.SHORT, "model=lenet", "model._target_=os.abort")
 
 
 @pytest.mark.parametrize(("asked", "count"), [(None, 0), (0, 0), (2, 2), ("4", 4), ("a100:2", 2), ("a100", 1)])
