@@ -14,7 +14,8 @@ from benchmarks import costs, loops, machine
 from benchmarks.costs import Cost
 from benchmarks.loops import Incomplete
 from benchmarks.tables import Result, Table
-from benchmarks.work import Options, Work, stopwatch, works
+from benchmarks.timed_nets import stopwatch
+from benchmarks.work import Options, Work, works
 from onecycle_sweeps import journal, trial
 
 # Below where either net diverges, so that none of them stops early.
