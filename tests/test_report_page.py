@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
