@@ -145,6 +145,22 @@ def full(server: Server, disk: Path) -> Fault:
     return Fault(fill, free)
 
 
+def full_to_its_log(server: Server, disk: Path) -> Fault:
+    """The disk is full, and PostgreSQL comes to where its write-ahead log needs another file: it dies of that."""
+    without_room = full(server, disk)
+
+    def use_up() -> bool:
+        with suppress(Exception):
+            server.ask("select pg_switch_wal(), pg_logical_emit_message(true, 'test', 'a record after it')")
+        return not server.is_alive("postgres")
+
+    def begin() -> None:
+        without_room.begin()
+        program.wait_until(use_up, "PostgreSQL to need another file for its log", SECONDS)
+
+    return Fault(begin, without_room.mend)
+
+
 @dataclass(frozen=True)
 class Training:
     """A worker that trains the one trial of a sweep, with the shipper of a launching process beside it."""

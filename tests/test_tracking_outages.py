@@ -31,6 +31,9 @@ FAULTS: dict[str, Callable[[Server, Proxy], Fault]] = {
 # A step takes milliseconds; to wait for the tracker would be to wait for as long as its fault lasts.
 STALL_SECONDS = 3.0
 DISK_MB = 160
+OF_EACH_STEP = """SELECT count(*), count(DISTINCT (run_uuid, metrics.key, step)) FROM metrics JOIN runs USING (run_uuid)
+    JOIN experiments USING (experiment_id) WHERE experiments.name = %s
+    AND metrics.key IN ('schedule/lr', 'schedule/momentum', 'train/loss')"""
 
 
 @pytest.fixture
@@ -109,8 +112,11 @@ def test_a_full_disk_under_the_server_costs_no_step_and_no_point(
             monkeypatch.setenv(name, value)
         with outages.training(tmp_path, server.uri, server.environment) as begun:
             windows = {"disk full": begun.through(outages.full(server, disk))}
+            assert server.is_alive("postgres")
+            windows["disk full, PostgreSQL dead of it"] = begun.through(outages.full_to_its_log(server, disk))
         assert begun.sync() == [0, 0]
-        assert "No space left on device" in (server.folder / "log" / "postgres.log").read_text()
+        said = (server.folder / "log" / "postgres.log").read_text()
+        assert "ERROR:  could not extend file" in said and "No space left on device" in said
         costs = begun.costs(windows)
     tell(costs)
     for found in costs.values():
@@ -175,5 +181,8 @@ def test_two_hundred_journals_move_whole_to_a_server_by_two_syncs_at_once(server
     moved = replace(made, tracking_uri=server.uri)
     assert not tracking.backlog(moved)
     assert number_of_runs(moved) == 201
-    assert lost_and_doubled(moved) == (0, 0)
+    count, distinct = server.ask(OF_EACH_STEP, made.experiment)[0]
+    assert count == distinct == 200 * 10 * len(PER_STEP)
+    some = replace(moved, trials=moved.trials[::50])
+    assert lost_and_doubled(some) == (0, 0)
     assert not (tmp_path / "mlflow.db").exists()

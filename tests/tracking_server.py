@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,16 @@ class Server:
         done = subprocess.run(words, env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def ask(self, query: str, *values: str) -> list[Any]:
+        """The rows that its database answers with."""
+        import psycopg
+
+        settings = self.settings()
+        password = (self.folder / "secrets" / "postgres_password").read_text()
+        place = f"host=127.0.0.1 port={settings['PGPORT']} user=mlflow dbname=mlflow connect_timeout=10"
+        with psycopg.connect(place, password=password, autocommit=True) as connection:
+            return connection.execute(query.encode(), values).fetchall()
 
     def settings(self) -> dict[str, str]:
         """The environment of the process that serves."""
