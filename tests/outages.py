@@ -23,10 +23,10 @@ from recorded import PER_STEP, Row, written
 from tracking_server import ROOT, Server
 
 # A training without end, of steps of some milliseconds, which saves all the time: what is saved is shipped.
-ENDLESS = ("policy=constant", "max_lr=0.01", "epochs=100000", "batch_size=128", "model.channels=[64,128,256]")
+ENDLESS = ("policy=constant", "max_lr=0.01", "epochs=100000", "batch_size=64", "model.channels=[64,128,256]")
 ENDLESS += ("optimizer._target_=users_code.Clocked", "checkpoint_minutes=0.01")
 # At least so many steps are taken during a fault, and without one.
-STEPS = 200
+STEPS = 100
 SECONDS = 120.0
 
 
