@@ -152,16 +152,16 @@ def durable(known: Sequence[Attempt]) -> int:
     return max(known[-1].start, known[-1].saved) if known else 0
 
 
-def blocks(folder: Path, known: Sequence[Attempt], start: int = 0) -> Iterator[Block]:
-    """The series that these attempts make together, from step `start` on, one block after the other.
+def blocks(folder: Path, known: Sequence[Attempt], start: int = 0, stop: int = sys.maxsize) -> Iterator[Block]:
+    """The series that these attempts make together, of start <= step < stop, one block after the other.
 
-    What lies before that step is not read, nor is more than a block held.
+    What lies before is not read, nor is more than a block held.
     """
-    for attempt, stop in _stitches(known):
-        if start < stop:
+    for attempt, end in _stitches(known):
+        if max(start, attempt.start) < min(stop, end):
             with _path(folder, attempt.number).open("rb") as file:
                 _seek(file, start)
-                yield from _cut(_blocks(_lines(file)), start, stop)
+                yield from _cut(_blocks(_lines(file)), start, min(stop, end))
 
 
 def latest(folder: Path) -> Block | None:

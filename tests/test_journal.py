@@ -113,10 +113,8 @@ def test_each_line_is_json_with_the_time_of_its_writing(tmp_path: Path):
 
 @st.composite
 def attempts(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, bool, bool, float]]]]:
-    """Attempts: where each begins, and its blocks' lengths, with an evaluation, with a checkpoint, torn at which part."""
-    part = st.tuples(
-        st.integers(1, 9), st.booleans(), st.booleans(), st.sampled_from([1.0, 1.0, 1.0, 0.0, 0.3, 0.99])
-    )
+    """Where each begins; its blocks' lengths, with an evaluation, with a checkpoint, the part that is not torn off."""
+    part = st.tuples(st.integers(1, 9), st.booleans(), st.booleans(), st.sampled_from([1.0, 1.0, 1.0, 0.0, 0.3, 0.99]))
     found, reached = [], 0
     for blocks in draw(st.lists(st.lists(part, max_size=8), max_size=4)):
         start = draw(st.integers(0, reached))
@@ -145,7 +143,7 @@ def recorded(made: list[tuple[int, list[tuple[int, bool, bool, float]]]]) -> Ite
                 if saved:
                     book.saved(step)
             if blocks and blocks[-1][1]:
-                book.end("stopped", "asked to: \"saved\":99, \"end\":1")
+                book.end("stopped", 'asked to: "saved":99, "end":1')
         yield folder
 
 

@@ -10,7 +10,7 @@ from onecycle_sweeps.state import ENDED
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import parent, view
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Account
-from onecycle_sweeps.tracking.ledger import Ledger, Shipped
+from onecycle_sweeps.tracking.ledger import Ledger, Page, Shipped
 from onecycle_sweeps.tracking.store import StoreUnreachable, address, database_file
 from onecycle_sweeps.tracking.values import BATCH, Point, milliseconds
 
@@ -39,23 +39,36 @@ class Runs:
     expired: Callable[[], bool]
     searching: bool
 
+    @property
+    def are_open(self) -> bool:
+        """Whether the ledger has all that is made once for the sweep."""
+        parent = self.ledger.parent is not None or self.sweep.single
+        return self.ledger.experiment is not None and self.ledger.view and parent
+
     def open(self) -> None:
         """Make the experiment, the sweep's view and, for a sweep with -m, the parent run, where they are not there."""
+        if self.are_open:
+            return
         if self.ledger.experiment is None:
             self.ledger.experiment = self._experiment()
         if not self.ledger.view:
             self.client.set_experiment_tag(self.ledger.experiment, *view.tag(self.sweep, self.ledger.token))
             self.ledger.view = True
+        # Before any run is made, that it can be found by its token.
+        self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": parent.description(self.sweep)}
             made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags)
-            self.ledger.parent = made.info.run_id
+            self.ledger.parent, self.ledger.parent_status = made.info.run_id, made.info.status
             self.ledger.save()
 
-    def bring(self, account: Account) -> None:
-        """Bring a trial's run to what its account says; raises OutOfTime between two batches."""
-        run = self._brought_before(account) or self._made(account)
-        shipped = self.ledger.runs[account.entry.signature]
+    def bring(self, account: Account, page: Page) -> None:
+        """Bring a trial's run to what its account says, noted on its page; raises OutOfTime between two batches."""
+        run = self._brought_before(account, page) or self._made(account)
+        if page.shipped is None:
+            page.shipped = Shipped(run.info.run_id, account.first)
+            page.save()
+        shipped = page.shipped
         params, tags = self._news(run, account)
         for batch in account.batches(shipped.next, BATCH - len(params) - len(tags)):
             if self.expired():
@@ -63,7 +76,7 @@ class Runs:
             self._log(shipped.run_id, batch, params, tags)
             params, tags = [], []
             shipped.next = max(shipped.next, 1 + max(point.step for point in batch))
-            self.ledger.note()
+            page.save()
         self._log(shipped.run_id, [], params, tags)
         if account.standing.status in ENDED:
             self._attach(shipped.run_id, account)
@@ -72,7 +85,7 @@ class Runs:
             self._set_status(shipped.run_id, status, account.ended)
         shipped.finished = account.finished
         shipped.standing = list(account.standing)
-        self.ledger.note()
+        page.save()
 
     def end_parent(self, status: str, end_time: int) -> None:
         """Give the parent run its status."""
@@ -101,20 +114,19 @@ class Runs:
             raise StoreUnreachable(f"the experiment {experiment.name} is deleted in {store}: restore or rename it")
         return experiment.experiment_id
 
-    def _brought_before(self, account: Account) -> "Run | None":
-        """The trial's run in the ledger; a trial that has been begun anew is to get another in place of it."""
-        shipped = self.ledger.runs.get(account.entry.signature)
-        if shipped and (shipped.first != account.first or shipped.finished not in (None, account.finished)):
-            self.client.delete_run(shipped.run_id)
-            shipped = None
-        return self.client.get_run(shipped.run_id) if shipped else None
+    def _brought_before(self, account: Account, page: Page) -> "Run | None":
+        """The run on the trial's page; a trial that has been begun anew is to get another in place of it."""
+        if page.shipped is None:
+            return None
+        if page.shipped.first == account.first and page.shipped.finished in (None, account.finished):
+            return self.client.get_run(page.shipped.run_id)
+        self.client.delete_run(page.shipped.run_id)
+        page.shipped = None
+        return None
 
     def _made(self, account: Account) -> "Run":
         nesting = {"mlflow.parentRunId": self.ledger.parent} if self.ledger.parent else {}
-        run = self._run(account.name, account.began, account.tags() | nesting)
-        self.ledger.runs[account.entry.signature] = Shipped(run.info.run_id, account.first)
-        self.ledger.note()
-        return run
+        return self._run(account.name, account.began, account.tags() | nesting)
 
     def _run(self, name: str, start_time: int, tags: Mapping[str, str]) -> "Run":
         """The run with these tags that this ledger has asked for before, or one made just now."""
@@ -124,9 +136,6 @@ class Runs:
             query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items() if value)
             for run in self.client.search_runs([experiment], query, max_results=1):
                 return run
-        if not self.ledger.making:
-            self.ledger.making = True
-            self.ledger.save()
         shared = parent.tags(self.sweep) | {"ledger": self.ledger.token}
         return self.client.create_run(experiment, start_time, {**shared, **tags}, name)
 

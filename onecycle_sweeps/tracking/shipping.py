@@ -3,17 +3,17 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps.state import ENDED
+from onecycle_sweeps.state import ENDED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, parent
-from onecycle_sweeps.tracking.account import Standing, account, standing
+from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Standing, account, standing
 from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.runs import OutOfTime, Runs
-from onecycle_sweeps.tracking.store import StoreUnreachable, address, locked, never, reached, stamp
+from onecycle_sweeps.tracking.store import StoreUnreachable, address, is_server, locked, never, reached, stamp
 from onecycle_sweeps.tracking.values import TAG_LENGTH, shortened
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ class Backlog:
 def ship(sweep: Sweep, *, only: Collection[str] | None = None, expired: Callable[[], bool] = never) -> Backlog:
     """Bring the sweep's store up to date and return what it still lacks; `only` names the trials to look at.
 
-    It leaves between two batches once `expired()` is true. Raises StoreUnreachable with one line.
+    Those who ship different trials to a server do so side by side. It leaves between two batches once `expired()` is
+    true. Raises StoreUnreachable with one line.
     """
-    with _opened(sweep, expired) as runs:
+    with _opened(sweep, expired, whole=only is None) as runs:
         return _ship(runs, only)
 
 
@@ -60,11 +61,13 @@ def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None
 
 
 def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
-    """Whether there is something to ship by the account of tracking.json: the store itself is not asked."""
-    book, known = ledger.load(sweep.folder, address(sweep.tracking_uri)), list(_standings(sweep))
-    if book.experiment is None or any(_is_due(book, e, now) for e, now in known if only is None or e.signature in only):
+    """Whether there is something to ship by the account of the ledger: the store itself is not asked."""
+    book, known = ledger.load(sweep.folder, address(sweep.tracking_uri)), list(_standings(sweep, only))
+    if book.experiment is None or any(_is_due(book, entry, now) for entry, now in known):
         return True
-    return book.parent is not None and book.parent_status != parent.status([now for _, now in known])
+    if book.parent is None or _are_at_work(book, known):
+        return False
+    return book.parent_status != parent.status([now for _, now in _standings(sweep)])
 
 
 def is_current(sweep: Sweep) -> bool:
@@ -80,17 +83,17 @@ def is_current(sweep: Sweep) -> bool:
     with _opened(sweep, never) as runs:
         if runs.ledger.complete:
             _seal(runs)
-        return runs.ledger.complete == book.complete
+    return ledger.load(sweep.folder, book.address).complete == book.complete
 
 
 def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
-    """What the sweep's store lacks by the account of tracking.json: the store itself is not asked."""
+    """What the sweep's store lacks by the account of the ledger: the store itself is not asked."""
     book = ledger.load(sweep.folder, address(sweep.tracking_uri))
     missing = [(entry, now) for entry, now in _standings(sweep) if _is_due(book, entry, now)]
     runs = points = 0
     for entry, now in missing:
         told = account(sweep, entry, now)
-        shipped = book.runs.get(entry.signature)
+        shipped = book.run(entry.signature)
         runs += told.is_worth_a_run
         points += sum(map(len, told.batches(shipped.next if shipped else 0)))
     return Backlog(runs, points, tuple(refused))
@@ -98,19 +101,31 @@ def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
 
 def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
     refused: list[str] = []
-    standings: list[Standing] = []
+    known: list[tuple[Entry, Standing]] = []
     try:
-        for entry, now in _standings(runs.sweep):
-            standings.append(now)
-            if only is None or entry.signature in only:
-                refused += _bring(runs, entry, now)
-        runs.end_parent(parent.status(standings), parent.ended(standings))
+        for entry, now in _standings(runs.sweep, only):
+            known.append((entry, now))
+            refused += _bring(runs, entry, now)
+        if not _are_at_work(runs.ledger, known):
+            _end_parent(runs)
         if not refused:
             return Backlog(0, 0)
     except OutOfTime:
         pass
-    runs.ledger.save()
     return backlog(runs.sweep, refused)
+
+
+def _are_at_work(book: Ledger, known: Sequence[tuple[Entry, Standing]]) -> bool:
+    """Whether the parent run says that trials are at work, and one of these is, so that the others are not asked."""
+    return book.parent_status == MLFLOW_STATUS[RUNNING] and any(now.status == RUNNING for _, now in known)
+
+
+def _end_parent(runs: Runs) -> None:
+    """Give the parent run the status that the trials have together."""
+    with locked(_lock(runs.sweep), runs.expired):
+        book = ledger.load(runs.sweep.folder, runs.ledger.address)
+        standings = [now for _, now in _standings(runs.sweep)]
+        replace(runs, ledger=book).end_parent(parent.status(standings), parent.ended(standings))
 
 
 def _publish(runs: Runs, files: Sequence[Path], description: str) -> None:
@@ -133,26 +148,45 @@ def _figure(page: str, file: Path) -> str:
 
 
 @contextmanager
-def _opened(sweep: Sweep, expired: Callable[[], bool]) -> Iterator[Runs]:
-    """The sweep's runs in its store, for one process at a time."""
-    with locked(sweep.folder / "tracking.lock", expired), reached(sweep.tracking_uri, expired) as client:
+def _opened(sweep: Sweep, expired: Callable[[], bool], whole: bool = True) -> Iterator[Runs]:
+    """The sweep's runs in its store: for one process at a time where that is a file.
+
+    Who comes for some trials alone takes what is made once for the sweep as the ledger has it, without a word with the
+    store, and waits for nobody.
+    """
+    with reached(sweep.tracking_uri, expired) as client:
         book = ledger.load(sweep.folder, address(sweep.tracking_uri))
-        if _is_gone(client, book):
-            book = Ledger(book.path, book.address)
-        runs = Runs(client, sweep, book, expired, searching=book.making)
-        runs.open()
-        try:
-            yield runs
-            book.making = False
-        finally:
-            book.save()
+        runs = Runs(client, sweep, book, expired, searching=True)
+        if whole or not runs.are_open:
+            with locked(_lock(sweep), expired):
+                runs = _open(client, sweep, expired)
+        yield runs
+
+
+def _open(client: "MlflowClient", sweep: Sweep, expired: Callable[[], bool]) -> Runs:
+    """Make what is made once for the sweep where it is not there; for who holds the sweep's lock."""
+    book = ledger.load(sweep.folder, address(sweep.tracking_uri))
+    if _is_gone(client, book):
+        book = Ledger(book.folder, book.address)
+    # Nobody else can have made runs in a file that this process holds from before there was a token.
+    searching = book.experiment is not None or is_server(sweep.tracking_uri)
+    runs = Runs(client, sweep, book, expired, searching)
+    runs.open()
+    return runs
+
+
+def _lock(sweep: Sweep) -> Path:
+    return sweep.folder / "tracking.lock"
 
 
 def _seal(runs: Runs) -> None:
     """Note how the store and the sweep look with all of it there, so that a look tells whether that is still so."""
-    # What its users change from here on makes the store look otherwise.
-    runs.ledger.stamp = stamp(runs.sweep.tracking_uri)
-    runs.ledger.complete = None if _is_gone(runs.client, runs.ledger) else _appearance(runs.sweep)
+    with locked(_lock(runs.sweep), runs.expired):
+        book = ledger.load(runs.sweep.folder, runs.ledger.address)
+        # What its users change from here on makes the store look otherwise.
+        book.stamp = stamp(runs.sweep.tracking_uri)
+        book.complete = None if _is_gone(runs.client, book) else _appearance(runs.sweep)
+        book.save()
 
 
 def _appearance(sweep: Sweep) -> str:
@@ -174,9 +208,10 @@ def _is_gone(client: "MlflowClient", book: Ledger) -> bool:
         raise
 
 
-def _standings(sweep: Sweep) -> Iterator[tuple[Entry, Standing]]:
+def _standings(sweep: Sweep, only: Collection[str] | None = None) -> Iterator[tuple[Entry, Standing]]:
     for entry in sweep.trials:
-        yield entry, standing(sweep.trial(entry.signature))
+        if only is None or entry.signature in only:
+            yield entry, standing(sweep.trial(entry.signature))
 
 
 def _is_due(book: Ledger, entry: Entry, now: Standing) -> bool:
@@ -189,13 +224,16 @@ def _bring(runs: Runs, entry: Entry, now: Standing) -> list[str]:
 
     if not _is_due(runs.ledger, entry, now):
         return []
-    told = account(runs.sweep, entry, now)
-    if not told.is_worth_a_run:
-        return []
-    try:
-        runs.bring(told)
-    except MlflowException as error:
-        if error.error_code not in REFUSALS:
-            raise
-        return [f"{told.name}: {' '.join(str(error).split())}"]
+    with runs.ledger.page(entry.signature, runs.expired) as page:
+        # Whoever had the page before may have brought all of it, and more than there was a moment ago.
+        now = standing(runs.sweep.trial(entry.signature))
+        told = account(runs.sweep, entry, now)
+        if not _is_due(runs.ledger, entry, now) or not told.is_worth_a_run:
+            return []
+        try:
+            runs.bring(told, page)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS:
+                raise
+            return [f"{told.name}: {' '.join(str(error).split())}"]
     return []
