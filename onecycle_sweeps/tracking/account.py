@@ -81,6 +81,8 @@ class Account:
     @property
     def ended(self) -> int:
         """When the trial wrote its result, its failure, or the last that there is of it, in ms."""
+        if self.finished:
+            return milliseconds(self.finished)
         block = journal.latest(self.folder.journal)
         seen = [a.time for a in self.attempts] + ([block.time] if block else [])
         return milliseconds(max([self.standing.written or self.asked, *seen]))

@@ -4,6 +4,7 @@ import shutil
 import time
 import uuid
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import costs, stores
@@ -59,12 +60,11 @@ def write(folder: TrialFolder, trial: Trial, steps: int) -> None:
     folder.create(trial.config)
     folder.write("resolved", {"max_lr": 0.1, "max_lr_from": "config", "total_steps": steps, "steps_per_epoch": steps})
     book = Journal(folder.journal, 1, 0)
-    for first in range(0, steps, BLOCK):
-        block = [step / steps for step in range(first, min(steps, first + BLOCK))]
-        book.append(first, dict.fromkeys(stores.OURS, block))
-    for number in range(1, EVALUATIONS + 1):
-        step = number * steps // EVALUATIONS - 1
-        book.append(step, {journal.VAL_LOSS: [1 / number], journal.VAL_ACCURACY: [number / EVALUATIONS]})
+    evaluated = {number * steps // EVALUATIONS: number for number in range(1, EVALUATIONS + 1)}
+    for first, stop in pairwise(sorted({*range(0, steps, BLOCK), *evaluated, steps})):
+        book.append(first, dict.fromkeys(stores.OURS, [step / steps for step in range(first, stop)]))
+        if number := evaluated.get(stop):
+            book.append(stop - 1, {journal.VAL_LOSS: [1 / number], journal.VAL_ACCURACY: [number / EVALUATIONS]})
     metrics = {"final/val_accuracy": 1.0, "best/val_accuracy": 1.0, "seconds": 1.0}
     result = {"status": "finished", "cause": None, "metrics": metrics, "steps": steps, "warnings": []}
     folder.write("result", result | {"attempt": 1, "finished": time.time(), "kind": "train"})
