@@ -62,7 +62,8 @@ def write(folder: TrialFolder, trial: Trial, steps: int) -> None:
     book = Journal(folder.journal, 1, 0)
     evaluated = {number * steps // EVALUATIONS: number for number in range(1, EVALUATIONS + 1)}
     for first, stop in pairwise(sorted({*range(0, steps, BLOCK), *evaluated, steps})):
-        book.append(first, dict.fromkeys(stores.OURS, [step / steps for step in range(first, stop)]))
+        block = [step / steps for step in range(first, stop)]
+        book.append(first, dict.fromkeys(stores.OURS, block))
         if number := evaluated.get(stop):
             book.append(stop - 1, {journal.VAL_LOSS: [1 / number], journal.VAL_ACCURACY: [number / EVALUATIONS]})
     metrics = {"final/val_accuracy": 1.0, "best/val_accuracy": 1.0, "seconds": 1.0}
