@@ -79,7 +79,7 @@ def test_a_resume_that_differs_ships_no_step_twice(made: Sweep, again_from: int)
     assert stored(made, "a") == sorted(expected, key=lambda row: row[:2])
 
 
-@pytest.mark.parametrize("write", range(1, 8))
+@pytest.mark.parametrize("write", range(1, 9))
 def test_a_crash_before_any_write_of_the_ledger_loses_and_doubles_nothing(
     made: Sweep, write: int, monkeypatch: pytest.MonkeyPatch
 ):

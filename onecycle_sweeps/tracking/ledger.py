@@ -73,33 +73,39 @@ class Ledger:
         """A trial's page, for one at a time; raises StoreUnreachable if others have it for too long."""
         path = _page(self.folder, signature)
         path.parent.mkdir(exist_ok=True)
+        begun = path.exists()
         with locked(path, expired) as file:
             content = _content(path)
-            yield Page(file, self, content, self._shipped(content))
+            yield Page(file, self, content, self._shipped(content), begun or self.address in content)
 
     def _shipped(self, content: dict[str, Any]) -> Shipped | None:
         known = content.get(self.address)
-        if known is None or known["token"] != self.token:
+        if known is None or known["token"] != self.token or "run_id" not in known:
             return None
         return Shipped(**{key: value for key, value in known.items() if key != "token"})
 
 
 @dataclass
 class Page:
-    """A trial's page while it is held; `shipped` is its run."""
+    """A trial's page while it is held; `shipped` is its run.
+
+    `begun` is whether the store may have a run of the trial that does not stand here: somebody held the page before.
+    """
 
     _file: int
     _book: Ledger
     _content: dict[str, Any]
     shipped: Shipped | None
+    begun: bool
 
     def save(self) -> None:
-        """Write the page down for whoever holds it next, should this process die.
+        """Write the page down for whoever holds it next; without a run it says that one is about to be made.
 
-        It is not made durable: a machine that dies may leave an older page, or none, and then points are sent again.
+        It is not made durable: a machine that dies may leave an older page, or an empty one. Then points are sent
+        again, and a run is searched for.
         """
-        assert self.shipped
-        self._content[self._book.address] = {"token": self._book.token, **vars(self.shipped)}
+        known = vars(self.shipped) if self.shipped else {}
+        self._content[self._book.address] = {"token": self._book.token, **known}
         # In one piece over what was there, which is its first line from then on whatever follows.
         os.pwrite(self._file, json.dumps(self._content).encode() + b"\n", 0)
 

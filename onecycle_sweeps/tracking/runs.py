@@ -28,16 +28,12 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Runs:
-    """Writes to MLflow and notes in the ledger what it wrote.
-
-    `searching` is whether the store may have runs of this ledger that do not stand in it.
-    """
+    """Writes to MLflow and notes in the ledger what it wrote."""
 
     client: "MlflowClient"
     sweep: Sweep
     ledger: Ledger
     expired: Callable[[], bool]
-    searching: bool
 
     @property
     def are_open(self) -> bool:
@@ -49,6 +45,7 @@ class Runs:
         """Make the experiment, the sweep's view and, for a sweep with -m, the parent run, where they are not there."""
         if self.are_open:
             return
+        begun = self.ledger.experiment is not None
         if self.ledger.experiment is None:
             self.ledger.experiment = self._experiment()
         if not self.ledger.view:
@@ -58,17 +55,15 @@ class Runs:
         self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": parent.description(self.sweep)}
-            made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags)
+            made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags, begun)
             self.ledger.parent, self.ledger.parent_status = made.info.run_id, made.info.status
             self.ledger.save()
 
     def bring(self, account: Account, page: Page) -> None:
         """Bring a trial's run to what its account says, noted on its page; raises OutOfTime between two batches."""
-        run = self._brought_before(account, page) or self._made(account)
-        if page.shipped is None:
-            page.shipped = Shipped(run.info.run_id, account.first)
-            page.save()
-        shipped = page.shipped
+        run = self._brought_before(account, page) or self._made(account, page)
+        shipped = page.shipped = page.shipped or Shipped(run.info.run_id, account.first)
+        page.save()
         params, tags = self._news(run, account)
         for batch in account.batches(shipped.next, BATCH - len(params) - len(tags)):
             if self.expired():
@@ -124,14 +119,15 @@ class Runs:
         page.shipped = None
         return None
 
-    def _made(self, account: Account) -> "Run":
+    def _made(self, account: Account, page: Page) -> "Run":
         nesting = {"mlflow.parentRunId": self.ledger.parent} if self.ledger.parent else {}
-        return self._run(account.name, account.began, account.tags() | nesting)
+        page.save()
+        return self._run(account.name, account.began, account.tags() | nesting, page.begun)
 
-    def _run(self, name: str, start_time: int, tags: Mapping[str, str]) -> "Run":
-        """The run with these tags that this ledger has asked for before, or one made just now."""
+    def _run(self, name: str, start_time: int, tags: Mapping[str, str], begun: bool) -> "Run":
+        """The run with these tags that may have been `begun` for this ledger before, or one made just now."""
         experiment = self.ledger.experiment or ""
-        if self.searching:
+        if begun:
             identity = {"ledger": self.ledger.token, "kind": tags["kind"], "signature": tags.get("signature")}
             query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items() if value)
             for run in self.client.search_runs([experiment], query, max_results=1):

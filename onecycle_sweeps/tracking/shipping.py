@@ -13,7 +13,7 @@ from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Standing, account, standing
 from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.runs import OutOfTime, Runs
-from onecycle_sweeps.tracking.store import StoreUnreachable, address, is_server, locked, never, reached, stamp
+from onecycle_sweeps.tracking.store import StoreUnreachable, address, locked, never, reached, stamp
 from onecycle_sweeps.tracking.values import TAG_LENGTH, shortened
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _opened(sweep: Sweep, expired: Callable[[], bool], whole: bool = True) -> It
     """
     with reached(sweep.tracking_uri, expired) as client:
         book = ledger.load(sweep.folder, address(sweep.tracking_uri))
-        runs = Runs(client, sweep, book, expired, searching=True)
+        runs = Runs(client, sweep, book, expired)
         if whole or not runs.are_open:
             with locked(_lock(sweep), expired):
                 runs = _open(client, sweep, expired)
@@ -168,9 +168,7 @@ def _open(client: "MlflowClient", sweep: Sweep, expired: Callable[[], bool]) -> 
     book = ledger.load(sweep.folder, address(sweep.tracking_uri))
     if _is_gone(client, book):
         book = Ledger(book.folder, book.address)
-    # Nobody else can have made runs in a file that this process holds from before there was a token.
-    searching = book.experiment is not None or is_server(sweep.tracking_uri)
-    runs = Runs(client, sweep, book, expired, searching)
+    runs = Runs(client, sweep, book, expired)
     runs.open()
     return runs
 
