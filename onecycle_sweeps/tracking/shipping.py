@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Standing, account, standing
 from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.runs import OutOfTime, Runs
-from onecycle_sweeps.tracking.store import StoreUnreachable, address, locked, never, reached, stamp
+from onecycle_sweeps.tracking.store import StoreUnreachable, address, is_server, locked, never, reached, stamp
 from onecycle_sweeps.tracking.values import TAG_LENGTH, shortened
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # What MLflow answers where it is one run that it does not take; anything else concerns the store.
 REFUSALS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
+# A request to a server is mostly waiting, for its login above all.
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,10 @@ def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
 
 def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
     refused: list[str] = []
-    known: list[tuple[Entry, Standing]] = []
+    known = list(_standings(runs.sweep, only))
     try:
-        for entry, now in _standings(runs.sweep, only):
-            known.append((entry, now))
-            refused += _bring(runs, entry, now)
+        for reasons in _brought(runs, known):
+            refused += reasons
         if not _are_at_work(runs.ledger, known):
             _end_parent(runs)
         if not refused:
@@ -113,6 +115,16 @@ def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
     except OutOfTime:
         pass
     return backlog(runs.sweep, refused)
+
+
+def _brought(runs: Runs, known: Sequence[tuple[Entry, Standing]]) -> Iterator[list[str]]:
+    """Bring the trials' runs up to date, some at once where a server takes them; for each why the store refused it."""
+    due = [(entry, now) for entry, now in known if _is_due(runs.ledger, entry, now)]
+    if not is_server(runs.sweep.tracking_uri) or len(due) < 2:
+        yield from (_bring(runs, entry) for entry, _ in due)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(lambda one: _bring(runs, one[0]), due)
 
 
 def _are_at_work(book: Ledger, known: Sequence[tuple[Entry, Standing]]) -> bool:
@@ -216,14 +228,12 @@ def _is_due(book: Ledger, entry: Entry, now: Standing) -> bool:
     return (now.attempts > 0 or now.status in ENDED) and not book.has(entry.signature, list(now))
 
 
-def _bring(runs: Runs, entry: Entry, now: Standing) -> list[str]:
-    """Bring one trial's run up to date if there is need; returns why the store refused to take it."""
+def _bring(runs: Runs, entry: Entry) -> list[str]:
+    """Bring one trial's run up to date; returns why the store refused to take it."""
     from mlflow.exceptions import MlflowException
 
-    if not _is_due(runs.ledger, entry, now):
-        return []
     with runs.ledger.page(entry.signature, runs.expired) as page:
-        # Whoever had the page before may have brought all of it, and more than there was a moment ago.
+        # Whoever had the page before may have brought all that there was a moment ago, and more.
         now = standing(runs.sweep.trial(entry.signature))
         told = account(runs.sweep, entry, now)
         if not _is_due(runs.ledger, entry, now) or not told.is_worth_a_run:
