@@ -74,7 +74,7 @@ class Runs:
             page.save()
         self._log(shipped.run_id, [], params, tags)
         if account.standing.status in ENDED:
-            self._attach(shipped.run_id, account)
+            self._attach(run, account)
         status = MLFLOW_STATUS[account.standing.status]
         if account.standing.status in ENDED or run.info.status != status:
             self._set_status(shipped.run_id, status, account.ended)
@@ -150,13 +150,17 @@ class Runs:
             [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
         )
 
-    def _attach(self, run_id: str, account: Account) -> None:
-        """The files that an ended trial leaves, in one go."""
+    def _attach(self, run: "Run", account: Account) -> None:
+        """The files that an ended trial leaves, in one go; the client's own call asks for the run once more."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         with TemporaryDirectory() as folder:
             (Path(folder) / "config.yaml").write_text(account.config())
             for path in account.artifacts():
                 (Path(folder) / path.name).symlink_to(path)
-            self.client.log_artifacts(run_id, folder)
+            get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self.client.tracking_uri).log_artifacts(
+                folder
+            )
 
     def _set_status(self, run_id: str, status: str, end_time: int) -> None:
         if status in ("RUNNING", "SCHEDULED"):
