@@ -1,43 +1,50 @@
-"""Faults of a tracking server, injected under a training's journal, and what they cost."""
+"""Faults of a tracking server, injected under a real training, and what they cost."""
 
 import http.client
 import os
 import signal
+import statistics
+import struct
+import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
+from itertools import pairwise
 from pathlib import Path
 
+import program
 from onecycle_sweeps import tracking
-from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
-from recorded import PER_STEP, Row, finish, training
-from recorded import sweep as recorded_sweep
-from tracking_server import Server
+from recorded import PER_STEP, Row, written
+from tracking_server import ROOT, Server
 
-# So many steps are taken during a fault, each of so many seconds.
-STEPS, PACE, BLOCK = 600, 0.005, 20
+# A training without end, of steps of some milliseconds, which saves all the time: what is saved is shipped.
+ENDLESS = ("policy=constant", "max_lr=0.01", "epochs=100000", "batch_size=64", "model.channels=[64,128,256]")
+ENDLESS += ("optimizer._target_=users_code.Clocked", "checkpoint_minutes=0.01")
+# At least so many steps are taken during a fault, and without one.
+STEPS = 100
+SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A way for a server to fail; `begin` and `mend` return soon or are called beside the training."""
+    """A way for a server to fail; once `mend` returns it is as before."""
 
-    begin: Callable[[], None]
-    mend: Callable[[], None]
+    begin: Callable[[], object]
+    mend: Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a fault cost: the longest that a step took in seconds, and the points that were lost and doubled."""
+    """A time of a training: its steps, the longest and the median in seconds, its points lost and doubled."""
 
-    stall: float
+    steps: int
+    longest: float
+    median: float
     lost: int
     doubled: int
 
@@ -104,6 +111,11 @@ def killed(server: Server, name: str) -> Fault:
     return Fault(lambda: server.kill(name), lambda: server.start(name))
 
 
+def stopped(server: Server, name: str) -> Fault:
+    """One of the server's programs is stopped and started in order."""
+    return Fault(lambda: server.stop(name), lambda: server.start(name))
+
+
 def hanging(server: Server) -> Fault:
     """The server takes connections and answers none."""
 
@@ -113,52 +125,134 @@ def hanging(server: Server) -> Fault:
     return Fault(lambda: send(signal.SIGSTOP), lambda: send(signal.SIGCONT))
 
 
-def endured(made: Sweep, fault: Fault) -> float:
-    """Train the sweep's one trial, `a`, through the fault, its shipper beside it; returns the longest step's seconds.
+def full(server: Server, disk: Path) -> Fault:
+    """The disk that its database and its artifacts lie on is full; what that ended is started again."""
+    ballast = disk / "ballast"
 
-    The fault begins when some points have arrived, and is mended when the training and its shipper have ended.
-    """
-    trial, longest, begun = made.trial("a"), 0.0, None
-    with tracking.Shipper(made.folder, interval=0.2, grace=2.0):
-        for step, took in steps(trial):
-            longest = max(longest, took)
-            if begun is None and step % BLOCK == 0 and arriving(made):
-                threading.Thread(target=fault.begin).start()
-                begun = step
-            if begun is not None and step == begun + STEPS:
-                break
-        finish(trial)
-    fault.mend()
-    return longest
+    def fill() -> None:
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+        with suppress(OSError), ballast.open("ab", buffering=0) as file:
+            while file.write(bytes(512)):
+                pass
 
+    def free() -> None:
+        ballast.unlink()
+        if not server.is_alive("postgres"):
+            server.start("postgres")
 
-def arriving(made: Sweep) -> bool:
-    """Whether some of the points of the sweep's trial have arrived."""
-    shipped = ledger.load(made.folder, made.tracking_uri).runs.get("a")
-    return shipped is not None and shipped.next > 0
+    return Fault(fill, free)
 
 
-def steps(trial: TrialFolder) -> Iterator[tuple[int, float]]:
-    """The steps of a training without end that saves with each block, each with the seconds that it took in all."""
-    trial.create({"max_lr": "auto"})
-    trial.write("resolved", {"max_lr": 0.8, "max_lr_from": "range_test:r", "total_steps": STEPS})
-    with trial.lock():
-        book = Journal(trial.journal, trial.attempts() + 1, 0)
-        for step in count():
-            began = time.monotonic()
-            time.sleep(PACE)
-            if (step + 1) % BLOCK == 0:
-                block = range(step + 1 - BLOCK, step + 1)
-                book.append(block[0], {name: [k + i / 100 for i in block] for k, name in enumerate(PER_STEP)})
-                book.sync()
-                trial.checkpoint.write_text(f"step {step}")
-                book.saved(step + 1)
-            yield step, time.monotonic() - began
+def full_to_its_log(server: Server, disk: Path) -> Fault:
+    """The disk is full, and PostgreSQL comes to where its write-ahead log needs another file: it dies of that."""
+    without_room = full(server, disk)
+
+    def use_up() -> bool:
+        with suppress(Exception):
+            server.ask("select pg_switch_wal(), pg_logical_emit_message(true, 'test', 'a record after it')")
+        return not server.is_alive("postgres")
+
+    def begin() -> None:
+        without_room.begin()
+        program.wait_until(use_up, "PostgreSQL to need another file for its log", SECONDS)
+
+    return Fault(begin, without_room.mend)
 
 
-def one_trial(folder: Path, uri: str) -> Sweep:
-    """A sweep of one trial, `a`, in an experiment that bears the folder's name."""
-    return recorded_sweep(folder, training("a"), uri=uri)
+@dataclass(frozen=True)
+class Training:
+    """A worker that trains the one trial of a sweep, with the shipper of a launching process beside it."""
+
+    folder: Path
+    sweep: Sweep
+    environment: dict[str, str]
+
+    def taken(self) -> int:
+        """How many steps have been taken."""
+        path = self.folder / "steps"
+        return path.stat().st_size // 8 if path.exists() else 0
+
+    def shipped(self) -> int:
+        """The step up to which all has arrived by the ledger."""
+        runs = ledger.load(self.sweep.folder, self.sweep.tracking_uri).runs
+        return runs[self.sweep.trials[0].signature].next if runs else 0
+
+    def complaints(self) -> int:
+        """How much the shipper has complained."""
+        return (self.sweep.folder / "shipper.log").stat().st_size
+
+    def through(self, fault: Fault) -> range:
+        """Let a fault begin, be noticed by the shipper, last for some steps, and be mended; returns the steps taken.
+
+        When it returns, the shipper has brought by itself what was taken meanwhile.
+        """
+        start, said = self.taken(), self.complaints()
+        fault.begin()
+        program.wait_until(lambda: self.complaints() > said, "the shipper to notice the fault", SECONDS)
+        self.wait_for_steps(start + STEPS)
+        fault.mend()
+        stop = self.taken()
+        program.wait_until(lambda: self.shipped() >= stop, "the shipper to catch up", SECONDS)
+        return range(start, stop)
+
+    def wait_for_steps(self, count: int) -> None:
+        """Return once so many have been taken."""
+        program.wait_until(lambda: self.taken() >= count, f"step {count}", SECONDS)
+
+    def sync(self) -> list[int]:
+        """The exit statuses of two `sync` commands at once."""
+        return synced(self.folder, self.environment)
+
+    def costs(self, windows: dict[str, range]) -> dict[str, Cost]:
+        """What each time has cost, by what the store has when all is over."""
+        times = [moment for (moment,) in struct.iter_unpack("d", (self.folder / "steps").read_bytes())]
+        signature = self.sweep.trials[0].signature
+        run_id = ledger.load(self.sweep.folder, self.sweep.tracking_uri).runs[signature].run_id
+        wanted = Counter(row for row in written(self.sweep.trial(signature), 1) if row[0] in PER_STEP)
+        found = Counter(arrived(self.sweep, run_id))
+        assert wanted.total() == len(PER_STEP) * len(times)
+        return {
+            name: _cost(times[max(steps.start - 1, 0) : steps.stop], steps, wanted - found, found - wanted)
+            for name, steps in (windows | {"all": range(len(times))}).items()
+        }
+
+
+def _cost(times: Sequence[float], steps: range, lost: Counter[Row], doubled: Counter[Row]) -> Cost:
+    took = [after - before for before, after in pairwise(times)]
+    of_these = [sum(count for row, count in rows.items() if row[1] in steps) for rows in (lost, doubled)]
+    return Cost(len(steps), max(took), statistics.median(took), *of_these)
+
+
+@contextmanager
+def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training]:
+    """A real training that has begun to arrive; it is asked to leave, and has saved all, when this is left."""
+    made, (entry,) = program.planned(folder, ENDLESS)
+    made = replace(made, tracking_uri=uri, experiment=folder.name)
+    made.save()
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, **login, "PYTHONPATH": path}
+    with subprocess.Popen(
+        program.WORKER, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+        assert worker.stdin and worker.stdout
+        print(made.trial(entry.signature).path, file=worker.stdin, flush=True)
+        begun = Training(folder, made, environment)
+        with tracking.Shipper(made.folder, interval=0.2, grace=2.0):
+            try:
+                program.wait_until(begun.shipped, "the first points to arrive", SECONDS)
+                yield begun
+            finally:
+                worker.terminate()
+                worker.communicate(timeout=SECONDS)
+
+
+def synced(folder: Path, environment: dict[str, str], *words: str) -> list[int]:
+    """The exit statuses of two `sync` commands at once."""
+    command, quiet = [*program.MODULE, "sync", *words], subprocess.DEVNULL
+    started = [subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet) for _ in range(2)]
+    return [process.wait(SECONDS) for process in started]
 
 
 def arrived(made: Sweep, run_id: str) -> list[Row]:

@@ -1,6 +1,8 @@
 import gzip
 import hashlib
 import math
+import subprocess
+import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,6 +45,12 @@ def test_idx_files_of_any_size_are_read_as_written(raw):
     np.testing.assert_array_equal(source.train_labels, np.arange(6))
     np.testing.assert_array_equal(source.test_labels, np.arange(4))
     assert len(source.class_names) == 10
+
+
+def test_idx_files_are_read_without_torch(raw):
+    reading = f"import sys; from onecycle_sweeps.data import idx; idx.load({str(raw.parents[1])!r}, 'MNIST')"
+    seen = subprocess.run([sys.executable, "-c", f"{reading}; print('torch' in sys.modules)"], stdout=subprocess.PIPE)
+    assert seen.stdout == b"False\n"
 
 
 def test_missing_files_are_told_with_the_place_and_the_remedy(tmp_path, monkeypatch):
@@ -148,6 +156,7 @@ def test_real_idx_data_equals_torchvisions_own_tensors(real_data, tmp_path, name
         assert torch.equal(split.images[:, 0], theirs.data)
         assert torch.equal(split.labels, theirs.targets)
         assert torch.equal(split.index, torch.arange(len(theirs)))
+        assert idx.CLASSES[name] == tuple(theirs.classes)
     pixels = data.train.images.numpy()
     assert math.isclose(facts.mean[0], pixels.mean(dtype=np.float64), rel_tol=1e-12)
     assert math.isclose(facts.std[0], pixels.std(dtype=np.float64), rel_tol=1e-12)

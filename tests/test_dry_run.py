@@ -108,6 +108,11 @@ def test_a_trial_that_cannot_begin_gives_no_estimate_but_its_cause(runs_dir: Pat
         hours(runs_dir, *real_trials.SHORT, "+model.no_such_argument=1")
 
 
+def test_a_probe_whose_process_dies_gives_no_estimate_and_costs_no_more(runs_dir: Path):
+    with pytest.raises(estimate.NoEstimate, match="was killed"):
+        hours(runs_dir, *real_trials.SHORT, "model=lenet", "model._target_=os.abort")
+
+
 @pytest.mark.parametrize(("asked", "count"), [(None, 0), (0, 0), (2, 2), ("4", 4), ("a100:2", 2), ("a100", 1)])
 def test_gpus_are_counted_as_slurm_reads_them(asked: int | str | None, count: int):
     assert dry_run.gpus_asked({"gpus_per_node": asked}) == count

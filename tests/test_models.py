@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import yaml
 from hydra.utils import instantiate
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from onecycle_sweeps.dataset import batches, evaluation_batches, load, prepare
 from onecycle_sweeps.models.lenet import LeNet
@@ -96,6 +97,25 @@ def test_scores_do_not_depend_on_the_memory_format(name):
     plain = model(images)
     cl = model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(cl, plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["simple_cnn", "resnet20", "resnet9", "wrn_22"])
+def test_gradients_keep_the_memory_format_of_the_images(name):
+    """An operation on tensors of two formats takes several times as long."""
+    model = build(name, 3).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    strayed: list[str] = []
+
+    class Formats(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = [x for x in args if isinstance(x, torch.Tensor) and x.dim() == 4]
+            if not all(x.is_contiguous(memory_format=torch.channels_last) for x in found):
+                strayed.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Formats():
+        model(images).square().sum().backward()
+    assert not strayed
 
 
 def test_fastais_net_is_fastais():

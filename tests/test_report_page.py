@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -233,6 +234,12 @@ def test_standalone_figures_stay_light_and_have_text(sweep: Sweep) -> None:
     drawn = (sweep.report / "val_accuracy.svg").read_text()
     assert "#ffffff" in drawn and "var(" not in drawn
     assert ">seconds of training<" in drawn and "<dc:date>" not in drawn
+
+
+def test_standalone_figures_are_as_wide_as_what_shows_them(sweep: Sweep) -> None:
+    for path in sweep.report.glob("*.svg"):
+        root = ElementTree.parse(path).getroot()
+        assert (root.get("width"), root.get("height"), len(root.attrib["viewBox"].split())) == ("100%", None, 4)
 
 
 def test_the_csv_files_hold_what_the_figures_show(sweep: Sweep) -> None:

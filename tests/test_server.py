@@ -160,10 +160,11 @@ def test_a_sweeps_page_has_its_table_its_figures_and_its_report(
     page.goto(base)
     page.get_by_text("Mean ± standard deviation").wait_for(timeout=SECONDS)
     page.wait_for_function("() => document.images.length && [...document.images].every(image => image.complete)")
-    images = page.evaluate("[...document.images].map(image => [image.src, image.width])")
-    shown = {re.findall("path=report/([^&]*)", address)[0]: width for address, width in images}
+    images = page.evaluate("[...document.images].map(i => [i.src, i.width, i.getBoundingClientRect().right])")
+    shown = [re.findall("path=report/([^&]*)", address)[0] for address, _, _ in images]
     assert {"trajectories.svg", "val_accuracy.svg"} <= set(shown)
-    assert min(shown.values()) > 400
+    assert min(width for _, width, _ in images) > 400
+    assert max(right for _, _, right in images) < page.viewport_size["width"]
     page.goto(f"{base}/artifacts")
     page.get_by_text("report", exact=True).first.click(timeout=SECONDS)
     page.get_by_text("report.html", exact=True).first.click(timeout=SECONDS)

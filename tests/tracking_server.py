@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "mlflow-server"
 # A name that no resolver knows, as a server's public name may be one that its own machine cannot look up.
 PUBLIC_NAME = "mlflow.team.test"
-UP_SECONDS = 300
+UP_SECONDS, END_SECONDS = 300, 30
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class Server:
         if name == "mlflow":
             os.killpg(self.pid(name), signal.SIGKILL)
 
+    def stop(self, name: str) -> None:
+        """End `postgres` or `mlflow` in order; returns once it has left."""
+        os.kill(self.pid(name), signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        deadline = time.monotonic() + END_SECONDS
+        while self.is_alive(name):
+            assert time.monotonic() < deadline, f"{name} does not leave"
+            time.sleep(0.05)
+
+    def is_alive(self, name: str) -> bool:
+        """Whether `postgres` or `mlflow` is at work."""
+        try:
+            return Path(f"/proc/{self.pid(name)}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            return False
+
     def start(self, name: str) -> None:
         """Start one that is dead, and return once it answers."""
         _script("start", self.folder, name)
@@ -66,6 +83,16 @@ class Server:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def ask(self, query: str, *values: str) -> list[Any]:
+        """The rows that its database answers with."""
+        import psycopg
+
+        settings = self.settings()
+        password = (self.folder / "secrets" / "postgres_password").read_text()
+        place = f"host=127.0.0.1 port={settings['PGPORT']} user=mlflow dbname=mlflow connect_timeout=10"
+        with psycopg.connect(place, password=password, autocommit=True) as connection:
+            return connection.execute(query.encode(), values).fetchall()
+
     def settings(self) -> dict[str, str]:
         """The environment of the process that serves."""
         lines = Path(f"/proc/{self.pid('mlflow')}/environ").read_text().split("\0")
@@ -73,15 +100,18 @@ class Server:
 
 
 @contextmanager
-def up(folder: Path) -> Iterator[Server]:
-    """A server from nothing, which is down afterwards; skips where this machine lacks one of its programs."""
+def up(folder: Path, **environment: str) -> Iterator[Server]:
+    """A server from nothing, which is down afterwards; skips where this machine lacks one of its programs.
+
+    Its database lies where `TMPDIR` says.
+    """
     if not any(map(shutil.which, ("initdb", "pg_ctlcluster"))):
         pytest.skip("no PostgreSQL: apt-get install --no-install-recommends postgresql")
     for module, package in (("flask_wtf", "mlflow[auth]"), ("psycopg", "psycopg[binary]")):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"no {module}: pip install '{package}'")
     try:
-        said = _script("up", folder, "--public-host", PUBLIC_NAME)
+        said = _script("up", folder, "--public-host", PUBLIC_NAME, **environment)
         uri = next(line.partition("=")[2] for line in said.splitlines() if "TRACKING_URI=" in line)
         password = (folder / "secrets" / "mlflow_admin_password").read_text()
         login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
@@ -92,11 +122,11 @@ def up(folder: Path) -> Iterator[Server]:
             shutil.rmtree((folder / "database").resolve())
 
 
-def _script(command: str, folder: Path, *options: str) -> str:
+def _script(command: str, folder: Path, *options: str, **more: str) -> str:
     words = [str(SCRIPT), command, str(folder), *options]
     # What clients of other servers are told is nothing to this one.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "PG"))}
-    environment["PYTHON"] = sys.executable
+    environment |= {"PYTHON": sys.executable, **more}
     done = subprocess.run(words, capture_output=True, text=True, timeout=UP_SECONDS, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -5,20 +5,32 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
+
 from onecycle_sweeps.dataset import Source
 
-NAMES = ("MNIST", "FashionMNIST")
+# The data sets of this layout, and their classes in torchvision's words.
+CLASSES = {
+    "MNIST": (
+        *("0 - zero", "1 - one", "2 - two", "3 - three", "4 - four"),
+        *("5 - five", "6 - six", "7 - seven", "8 - eight", "9 - nine"),
+    ),
+    "FashionMNIST": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+}
 IMAGES, LABELS = 2051, 2049  # magic numbers: unsigned bytes in 3 dimensions, and in 1
 
 
 def load(root: str, name: str, download: bool = False) -> Source:
-    """Read both parts with torchvision: uint8 images (N, H, W), of any number and size.
+    """Read both parts: uint8 images (N, H, W), of any number and size. torchvision is asked for a download alone.
 
     Raises FileNotFoundError for missing files (where they were looked for, how to get them), ValueError with the path
     of a file that is corrupt, OSError where a download fails.
     """
-    if name not in NAMES:
-        raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
+    if name not in CLASSES:
+        raise ValueError(f"name must be one of {', '.join(CLASSES)}, got {name!r}")
     folder = Path(root).absolute() / name / "raw"
     if download and _missing(folder):
         _download(Path(root), name)
@@ -30,13 +42,8 @@ def load(root: str, name: str, download: bool = False) -> Source:
             + "set data.root or ONECYCLE_DATA to the folder that holds "
             f"{name}/raw, or data.download=true where there is internet"
         )
-    for part in ("train", "t10k"):
-        _check(folder, part)
-
-    from torchvision import datasets
-
-    train, test = (getattr(datasets, name)(root, train=part) for part in (True, False))
-    return Source(train.data, train.targets, test.data, test.targets, tuple(train.classes))
+    (train_images, train_labels), (test_images, test_labels) = (_part(folder, part) for part in ("train", "t10k"))
+    return Source(train_images, train_labels, test_images, test_labels, CLASSES[name])
 
 
 def _missing(folder: Path) -> list[str]:
@@ -54,19 +61,21 @@ def _download(root: Path, name: str) -> None:
         raise OSError(f"{name} could not be downloaded into {root.absolute()}: {reason}") from error
 
 
-def _check(folder: Path, part: str) -> None:
-    """Compare the headers of a part's two files with their sizes and with each other, and the labels with 0..9."""
-    images, labels = folder / f"{part}-images-idx3-ubyte", folder / f"{part}-labels-idx1-ubyte"
-    count, pictures = _dimensions(labels, LABELS)[0], _dimensions(images, IMAGES)[0]
-    if count != pictures:
-        raise ValueError(f"{labels} is corrupt: it must hold one label for each of {pictures} images, got {count}")
-    highest = max(labels.read_bytes()[8:], default=0)
-    if highest > 9:
-        raise ValueError(f"{labels} is corrupt: labels must lie in 0..9, got {highest}")
+def _part(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels of a part, which must be as many, and the labels in 0..9."""
+    path = folder / f"{part}-labels-idx1-ubyte"
+    labels, images = _array(path, LABELS), _array(folder / f"{part}-images-idx3-ubyte", IMAGES)
+    if len(labels) != len(images):
+        raise ValueError(
+            f"{path} is corrupt: it must hold one label for each of {len(images)} images, got {len(labels)}"
+        )
+    if labels.max() > 9:
+        raise ValueError(f"{path} is corrupt: labels must lie in 0..9, got {labels.max()}")
+    return images, labels
 
 
-def _dimensions(path: Path, magic: int) -> list[int]:
-    """The dimensions that an idx file's header states, in big-endian words of 4 bytes after the magic number."""
+def _array(path: Path, magic: int) -> np.ndarray:
+    """An idx file's bytes, in the dimensions that its header states in big-endian words after the magic number."""
     length = 4 + 4 * (magic % 256)
     with path.open("rb") as file:
         header = file.read(length)
@@ -76,4 +85,4 @@ def _dimensions(path: Path, magic: int) -> list[int]:
     expected, size = length + math.prod(dimensions), path.stat().st_size
     if size != expected or not all(dimensions):
         raise ValueError(f"{path} is corrupt: its header states {dimensions}, {expected} bytes in all, got {size}")
-    return dimensions
+    return np.fromfile(path, np.uint8, offset=length).reshape(dimensions)

@@ -3,6 +3,9 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -29,10 +32,7 @@ def hours(configs: Sequence[Config], runs_dir: Path, device: str) -> tuple[list[
     """
     earlier = _earlier(runs_dir, device)
     kinds = {_kind(config): config for config in configs}
-    probed, where = {}, ""
-    for kind, config in kinds.items():
-        if kind not in earlier:
-            probed[kind], where = _probe(config, runs_dir)
+    probed, where = _probed({kind: config for kind, config in kinds.items() if kind not in earlier}, runs_dir)
     paces = {kind: median(found) for kind, found in earlier.items()} | probed
     sources = []
     if used := sum(len(earlier[kind]) for kind in kinds if kind in earlier):
@@ -73,6 +73,21 @@ def _earlier(runs_dir: Path, device: str) -> dict[str, list[float]]:
         if result["steps"] and (seconds := result["metrics"].get("seconds")):
             paces.setdefault(_kind(trial.config()), []).append(seconds / result["steps"])
     return paces
+
+
+def _probed(kinds: Mapping[str, Config], runs_dir: Path) -> tuple[dict[str, float], str]:
+    """The seconds per step of each kind of trial, and the device that took them.
+
+    They are timed in a process of their own: torch would more than double the memory of the one that submits.
+    """
+    paces, where = {}, ""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
+        try:
+            for kind, config in kinds.items():
+                paces[kind], where = other.submit(_probe, config, runs_dir).result()
+        except BrokenProcessPool as error:
+            raise NoEstimate("the process that took them was killed: out of memory, perhaps") from error
+    return paces, where
 
 
 def _probe(config: Config, runs_dir: Path) -> tuple[float, str]:

@@ -28,7 +28,9 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.norm(self.stem(images)), inplace=True)
-        return self.scores(self.stages(x).mean(dim=(2, 3)))
+        x = self.stages(x)
+        # Not a mean: its gradient would be contiguous beside activations in channels_last.
+        return self.scores(F.avg_pool2d(x, x.shape[2:]).flatten(1))
 
 
 class Block(nn.Module):
@@ -45,8 +47,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)), inplace=True)))
         if self.added:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
-        return F.relu(residual + x, inplace=True)
+            # A pool of single pixels drops every second one, and unlike a slice's its gradient stays in channels_last.
+            x = F.pad(F.avg_pool2d(x, 1, stride=2), (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
+        return F.relu(residual.add_(x), inplace=True)
 
 
 def _conv(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d:

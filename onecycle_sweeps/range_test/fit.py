@@ -108,8 +108,10 @@ def fit_evenly(rates: Floats, values: Floats) -> Curve:
 def _curve(points: Points) -> Curve:
     grid = np.linspace(points.x[0], points.x[-1], GRID_POINTS)
     random, mean, draws = np.random.default_rng(0), np.zeros(GRID_POINTS), []
-    for choice, weight in _likely(_choices(points)):
-        expected, deviations = _conditioned(points, choice, grid)
+    likely = list(_likely(_choices(points)))
+    features = {length: _features(points, length, grid) for length in {choice.length for choice, _ in likely}}
+    for choice, weight in likely:
+        expected, deviations = _conditioned(points, choice, *features[choice.length])
         mean += weight * expected
         count = max(1, round(weight * DRAWS))
         draws.append(expected[:, None] + deviations @ random.standard_normal((deviations.shape[1], count)))
@@ -153,12 +155,21 @@ def _likely(choices: list[Choice]) -> Iterator[tuple[Choice, float]]:
     return zip(choices[:count], weights[:count] / weights[:count].sum(), strict=True)
 
 
-def _conditioned(points: Points, choice: Choice, grid: Floats) -> tuple[Floats, Floats]:
-    """The expected losses on a grid, and a root of their covariance: deviations (grid, independent ones)."""
-    covariance = choice.ratio * _kernel(points.x, points.x, choice.length) + np.diag(1 / points.counts)
-    across = choice.ratio * _kernel(grid, points.x, choice.length)
-    weights = np.linalg.solve(covariance, across.T).T
-    left = choice.ratio * _kernel(grid, grid, choice.length) - weights @ across.T
-    values, vectors = np.linalg.eigh(choice.noise * (left + left.T) / 2)
+def _features(points: Points, length: float, grid: Floats) -> tuple[Floats, Floats]:
+    """The features (grid, features) and (points, features) whose products are the kernel: few, since it is smooth."""
+    values, vectors = np.linalg.eigh(_kernel(grid, grid, length))
     kept = values > 1e-10 * values[-1]
-    return choice.mean + weights @ (points.y - choice.mean), vectors[:, kept] * np.sqrt(values[kept])
+    vectors, roots = vectors[:, kept], np.sqrt(values[kept])
+    return vectors * roots, _kernel(points.x, grid, length) @ vectors / roots
+
+
+def _conditioned(points: Points, choice: Choice, on_grid: Floats, on_points: Floats) -> tuple[Floats, Floats]:
+    """The expected losses on a grid, and a root of their covariance: deviations (grid, independent ones).
+
+    It is a linear regression on the features (the same book, section 2.1), so that all matrices are small.
+    """
+    seen = on_points.T * points.counts
+    root = np.linalg.cholesky(seen @ on_points + np.eye(len(seen)) / choice.ratio)
+    spread = np.linalg.solve(root, on_grid.T).T
+    expected = choice.mean + spread @ np.linalg.solve(root, seen @ (points.y - choice.mean))
+    return expected, np.sqrt(choice.noise) * spread

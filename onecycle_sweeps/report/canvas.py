@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,8 @@ PANEL_WIDTH = 5.0
 # The room in inches that a panel leaves for ticks and labels.
 LEFT, RIGHT, BOTTOM, TOP = 0.68, 0.12, 0.52, 0.1
 STEP = "step (optimizer updates)"
+# How matplotlib fixes an SVG's size, beside the viewBox that has its shape.
+SIZE = re.compile(r' width="[\d.]+pt" height="[\d.]+pt"')
 
 
 @dataclass(frozen=True)
@@ -144,12 +147,15 @@ def save(axes: "Axes", path: Path, dpi: int = 150) -> Path:
 
 
 def save_both(axes: "Axes", path: Path) -> list[Path]:
-    """Write the figure as a PNG to `path`, and beside it as an SVG."""
+    """Write the figure as a PNG to `path`, and beside it as an SVG that is as wide as the page that shows it has room.
+
+    MLflow's pages take no width for an image, and let a wide one push what stands beside it out of the window.
+    """
     save(axes, path)
     # What the picture was laid out like serves the other form too.
     figure_of(axes).set_layout_engine("none")
     scalable = path.with_suffix(".svg")
-    write_atomically(scalable, svg(axes))
+    write_atomically(scalable, SIZE.sub(' width="100%"', svg(axes), count=1))
     return [path, scalable]
 
 

@@ -26,12 +26,12 @@ def draw_trajectory(trial: TrialFolder) -> Path | None:
     used = trajectory(journal.read(trial.journal))
     if not used.lr:
         return None
-    lr, momentum = canvas.axes(2, height=3.2)
+    lr, momentum = canvas.tiles(1, 2, width=4.5, height=3.2, title=0.55)
     lr.plot(used.lr.steps, used.lr.values, color=canvas.COLOURS[0], linewidth=1.7)
     momentum.plot(used.momentum.steps, used.momentum.values, color=canvas.COLOURS[1], linewidth=1.7)
     lr.set_title("Learning rate")
     momentum.set_title("Momentum")
-    _label(lr, momentum)
+    _fit(lr, momentum)
     if not used.momentum:
         momentum.text(0.5, 0.5, "the optimizer has no momentum", ha="center", transform=momentum.transAxes)
     canvas.figure_of(lr).suptitle(canvas.plain(_title(trial)), fontsize=11)
@@ -50,7 +50,9 @@ def draw_trajectories(lr: "Axes", momentum: "Axes", groups: Shown) -> None:
     peaks = [max(example.outcome.used.lr.values) for example in groups.examples.values()]
     if max(peaks) > LINEAR_UP_TO * min(peaks):
         canvas.logarithmic(lr)
-    _label(lr, momentum)
+    _fit(lr, momentum)
+    lr.set_ylabel("learning rate")
+    momentum.set_ylabel("momentum")
 
 
 def _dot(axes: "Axes", planned: Series) -> None:
@@ -61,12 +63,11 @@ def _dot(axes: "Axes", planned: Series) -> None:
         )
 
 
-def _label(lr: "Axes", momentum: "Axes") -> None:
-    """The labels of a pair of axes with trajectories; a momentum that never moves lies at mid-height."""
+def _fit(lr: "Axes", momentum: "Axes") -> None:
+    """Fit a pair of axes to the trajectories on them; a momentum that never moves lies at mid-height."""
     for axes in (lr, momentum):
         axes.locator_params(axis="x", nbins=7, integer=True)
-    lr.set(xlabel=canvas.STEP, ylabel="learning rate")
-    momentum.set(xlabel=canvas.STEP, ylabel="momentum")
+        axes.set_xlabel(canvas.STEP)
     low, high = momentum.dataLim.intervaly
     if not high - low > 1e-9:
         momentum.set_ylim((low - 0.05, high + 0.05) if np.isfinite(low) else (0, 1))

@@ -11,7 +11,8 @@ from benchmarks import costs, stores
 from benchmarks.costs import Cost
 from benchmarks.loops import Incomplete
 from benchmarks.tables import Result, Table
-from benchmarks.work import Options, planned, recorded_sweep
+from benchmarks.trials import planned, recorded_sweep
+from benchmarks.work import Options
 from onecycle_sweeps import journal, tracking
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal

@@ -3,6 +3,8 @@
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -12,9 +14,9 @@ from benchmarks.work import Options
 from onecycle_sweeps.launch.machine import cores
 
 CAPTION = """Bare training steps at batch {batch} on made-up images (SGD with Nesterov, channels_last), each process \
-for {seconds:g} s from a common start after one step. A row is a layout on {cores} cores, in turn with the others, \
-{rounds} rounds. Counted are the images a second of all processes together (median), and beside one process on all \
-cores in the same round (median of ratios)."""
+for {seconds:g} s from a common start. A row is a layout on {cores} cores, in turn with the others, {rounds} rounds; \
+processes that have no turn wait, and have taken a step before the first round. Counted are the images a second of all \
+processes together (median), and beside one process on all cores in the same round (median of ratios)."""
 
 
 def run(options: Options) -> Result:
@@ -23,15 +25,20 @@ def run(options: Options) -> Result:
     layouts = {f"1 process x {count} threads": (1, count), f"{count} processes x 1 thread": (count, 1)}
     layouts |= {"1 process x 1 thread": (1, 1)}
     whole = next(iter(layouts))
-    seconds = 0.5 if options.quick else 5.0
+    seconds = 0.5 if options.quick else 2.0
     batch = 16 if options.quick else 128
     tables, raw = [], {}
     for net in ("simple_cnn",) if options.quick else ("simple_cnn", "resnet20"):
         for numbers in ("fp32", "bf16"):
             rounds: dict[str, list[float]] = {name: [] for name in layouts}
-            for _ in range(options.rounds):
-                for name, (processes, threads) in layouts.items():
-                    rounds[name].append(speed(processes, threads, net, numbers, batch, seconds))
+            with ExitStack() as waiting:
+                crews = {
+                    name: waiting.enter_context(crew(processes, [net, numbers, str(batch), str(threads), str(seconds)]))
+                    for name, (processes, threads) in layouts.items()
+                }
+                for _ in range(options.rounds):
+                    for name, children in crews.items():
+                        rounds[name].append(speed(children))
             rows = [
                 (
                     name,
@@ -46,23 +53,31 @@ def run(options: Options) -> Result:
     return Result(tables, (), (), raw)
 
 
-def speed(processes: int, threads: int, net: str, numbers: str, batch: int, seconds: float) -> float:
-    """Images a second of so many processes with so many threads each, in sum."""
-    words = [net, numbers, str(batch), str(threads), str(seconds)]
+Crew = Sequence[subprocess.Popen[str]]
+
+
+@contextmanager
+def crew(processes: int, words: Sequence[str]) -> Iterator[Crew]:
+    """So many processes, each of which has taken its first step and waits."""
     command = [sys.executable, "-m", "benchmarks.layout", *words]
-    children = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
-    ]
-    for child in children:
-        _line(child.stdout)
+    with ExitStack() as running:
+        children = [
+            running.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            )
+            for _ in range(processes)
+        ]
+        for child in children:
+            _line(child.stdout)
+        yield children
+
+
+def speed(children: Crew) -> float:
+    """Images a second of all these processes at once, in sum."""
     for child in children:
         assert child.stdin
         child.stdin.write("go\n")
-        child.stdin.close()
-    speeds = [float(_line(child.stdout)) for child in children]
-    for child in children:
-        child.wait()
-    return sum(speeds)
+    return sum(float(_line(child.stdout)) for child in children)
 
 
 def _line(output: IO[str] | None) -> str:
@@ -73,7 +88,7 @@ def _line(output: IO[str] | None) -> str:
 
 
 def train(net: str, numbers: str, batch: int, threads: int, seconds: float) -> None:
-    """Take a step, say so, wait for the word, and print the images a second from then on."""
+    """Take a step and say so; then at each line that comes in train for so long, and print the images a second."""
     import torch
 
     from benchmarks import costs
@@ -83,12 +98,12 @@ def train(net: str, numbers: str, batch: int, threads: int, seconds: float) -> N
     step = stepper(net, Setting(numbers == "bf16"), batch)
     step()
     print("ready", flush=True)
-    sys.stdin.readline()
-    start, count = costs.now(), 0
-    while costs.since(start).wall < seconds:
-        step()
-        count += 1
-    print(count * batch / costs.since(start).wall, flush=True)
+    for _ in sys.stdin:
+        start, count = costs.now(), 0
+        while costs.since(start).wall < seconds:
+            step()
+            count += 1
+        print(count * batch / costs.since(start).wall, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,10 @@
-"""Each side of a comparison trains the same work: the program, a bare loop, fastai, Lightning, MLflow by hand.
+"""Each side of a comparison trains the same work: the program, a bare loop, fastai, Lightning.
 
 A side returns what a step cost it, and the steps at which it has each value that it claims to log.
 """
 
-import shutil
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import stores
 from benchmarks.costs import Cost
-from benchmarks.work import Work, recorded_sweep, stopwatch
-from onecycle_sweeps import journal, tracking, trial
+from benchmarks.timed_nets import stopwatch
+from benchmarks.work import Work
+from onecycle_sweeps import journal, trial
 
 SGD_SETTINGS = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
 Points = Mapping[str, Sequence[int]]
@@ -106,57 +103,6 @@ def journalled(work: Work) -> tuple[Cost, Points]:
     trial.run(folder)
     cost, record = stopwatch.read(work.steps), journal.read(folder.journal)
     return cost, {name: record.series(name)[0] for name in stores.OURS}
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """Sides that fill an MLflow store, each a file of its own whose schema is there before the stopwatch starts."""
-
-    folder: Path
-
-    @cached_property
-    def fresh(self) -> Path:
-        """A store without runs, to be copied."""
-        return stores.made(self.folder / "fresh.db")
-
-    def store(self) -> Path:
-        """A store of its own for one turn."""
-        return Path(shutil.copy(self.fresh, self.folder / f"{uuid.uuid4().hex}.db"))
-
-    def shipped(self, work: Work) -> tuple[Cost, Points]:
-        """The program's trial, and its journal brought to the store by the same process at the end."""
-        folder = work.folder()
-        path = self.store()
-        made = recorded_sweep(work.runs_dir, path, work.trial)
-        made.folder.joinpath("tracking.json").unlink(missing_ok=True)
-        trial.run(folder)
-        tracking.ship(made)
-        return stopwatch.read(work.steps), stores.points(path, stores.OURS)
-
-    def logged(self, work: Work) -> tuple[Cost, Points]:
-        """The bare loop with three calls of mlflow.log_metric at each step."""
-        import mlflow
-
-        names = ("lr", "momentum", "loss")
-        path = self.store()
-        mlflow.set_tracking_uri(f"sqlite:///{path}")
-        mlflow.set_experiment("benchmark")
-        with mlflow.start_run():
-            cost, _ = bare(work, lambda step, values: [mlflow.log_metric(*v, step=step) for v in values.items()])
-        return cost, stores.points(path, names)
-
-    def lightning(self, work: Work) -> tuple[Cost, Points]:
-        """Lightning with its own MLflow logger and LearningRateMonitor at every step."""
-        from lightning.pytorch.callbacks import LearningRateMonitor
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        from benchmarks import lightning_net
-
-        path = self.store()
-        logger = MLFlowLogger("benchmark", tracking_uri=f"sqlite:///{path}")
-        monitor = LearningRateMonitor(logging_interval="step", log_momentum=True)
-        lightning_net.fit(work, logger, [monitor])
-        return stopwatch.read(work.steps), stores.points(path, stores.LIGHTNING)
 
 
 def lightning(work: Work) -> tuple[Cost, Points]:

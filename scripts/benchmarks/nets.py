@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.work import composed
+from benchmarks.trials import composed
 from onecycle_sweeps import settings
 
 # Channels and side of the images that a net is timed on: Fashion-MNIST's or CIFAR's.

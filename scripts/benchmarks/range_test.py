@@ -14,8 +14,12 @@ from benchmarks import costs, loops, machine
 from benchmarks.costs import Cost
 from benchmarks.loops import Incomplete
 from benchmarks.tables import Result, Table
-from benchmarks.work import Options, Work, stopwatch, works
+from benchmarks.timed_nets import stopwatch
+from benchmarks.work import SEED, Options, Work, works
 from onecycle_sweeps import journal, trial
+from onecycle_sweeps.range_test import Ramp, until_diverged
+from onecycle_sweeps.training import steps
+from onecycle_sweeps.trial import resolve
 
 # Below where either net diverges, so that none of them stops early.
 START, END, ITERATIONS = 1e-5, 0.03, 100
@@ -25,7 +29,7 @@ images in memory, from the same first weights over the same batches. A row is on
 others in one process, {rounds} rounds after one that is not counted. Counted is the whole call, with what it saves, \
 restores and suggests, divided by the training passes that it made: wall and CPU time of all threads (medians), the \
 median of the whole call, and the wall time beside this program's of the same round (median of ratios). Every side \
-had recorded a rate and a loss for each of its iterations."""
+had recorded a rate and a loss for each of its iterations; this program's steps alone end in no verdict, and no file."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,11 @@ def finders() -> tuple[Sequence[Finder], list[str]]:
         "torch_lr_finder": Finder("torch-lr-finder range_test", torch_lr_finder),
     }
     absent = machine.missing(*peers)
-    found = [Finder(OURS, ours), *(finder for package, finder in peers.items() if package not in absent)]
+    found = [
+        Finder(OURS, ours),
+        Finder("this program, its steps alone", our_steps),
+        *(finder for package, finder in peers.items() if package not in absent),
+    ]
     return found, [machine.left_out(peers[package].name, package) for package in absent]
 
 
@@ -100,6 +108,13 @@ def ours(work: Work) -> Callable[[], int]:
         return len(journal.read(folder.journal).series(journal.TRAIN_LOSS)[0])
 
     return search
+
+
+def our_steps(work: Work) -> Callable[[], int]:
+    """The trial's own steps, without what it records and reads from them."""
+    student = resolve.learner(work.trial.config, {"device": "cpu", "precision": "fp32"}, work.data, SEED)
+    ramp = Ramp(START, END, ITERATIONS)
+    return lambda: len([float(step.loss) for step, _ in until_diverged(steps(student, ramp))])
 
 
 def fastai(work: Work) -> Callable[[], int]:

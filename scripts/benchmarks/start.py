@@ -52,7 +52,7 @@ def run(options: Options) -> Result:
 
 def trial(options: Options) -> list[str]:
     """The overrides of a trial that would train for minutes."""
-    net = "model._target_=benchmarks.work.StampedCNN"
+    net = "model._target_=benchmarks.timed_nets.StampedCNN"
     return [net, f"data={options.data}", "max_lr=0.1", "epochs=100", "batch_size=128", "precision=fp32"]
 
 

@@ -8,9 +8,11 @@ import torch
 
 from benchmarks import costs, loops, machine, stores
 from benchmarks.costs import Rounds
-from benchmarks.loops import Side, Tracked
+from benchmarks.loops import Side
 from benchmarks.tables import Requirement, Result, Table
-from benchmarks.work import VALIDATION, WARM_STEPS, Options, Work, works
+from benchmarks.timed_nets import WARM_STEPS
+from benchmarks.tracked import Tracked
+from benchmarks.work import VALIDATION, Options, Work, works
 
 BARE, OURS = "bare loop", "this program, journal on disk"
 CAPTION = """One epoch of {steps} steps, batch {batch}, fp32, one thread, images in memory, SGD with Nesterov under \

@@ -1,10 +1,6 @@
-"""What all sides are given: the same first weights, images, batch order and schedule, and a stopwatch in the net."""
+"""What all sides are given: the same first weights, images, batch order and schedule."""
 
-import functools
-import os
 import shutil
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,22 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from benchmarks import costs
-from benchmarks.costs import Cost
-from onecycle_sweeps import cli, dataset, settings, sweep
+from benchmarks.trials import planned
+from onecycle_sweeps import dataset, settings
 from onecycle_sweeps.data import digits, idx
 from onecycle_sweeps.dataset import Dataset, Source, Split
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.models.simple_cnn import SimpleCNN
-from onecycle_sweeps.plan import Planner, Request, Trial
-from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.plan import Trial
 
-SCRIPTS = Path(__file__).parents[1]
-# The steps before the stopwatch starts, in which buffers are made and code is touched for the first time.
-WARM_STEPS = 5
 VALIDATION = 128
 SEED = 0
 
@@ -47,67 +36,6 @@ class Options:
         return "digits" if self.quick else "fashion_mnist"
 
 
-class Stopwatch:
-    """Counts a net's training passes; runs from the beginning of one of them until it is read."""
-
-    def __init__(self) -> None:
-        self.passes = 0
-        self._start = costs.now()
-
-    def reset(self) -> None:
-        """Forget earlier passes."""
-        self.passes = 0
-
-    def tick(self) -> None:
-        """See a training pass begin."""
-        if self.passes == WARM_STEPS:
-            self._start = costs.now()
-        self.passes += 1
-
-    def read(self, steps: int) -> Cost:
-        """The cost of a step from the end of the warm ones to this moment; raises RuntimeError for other steps."""
-        cost = costs.since(self._start)
-        if self.passes != steps:
-            raise RuntimeError(f"a side must take {steps} steps, and took {self.passes}")
-        return cost.per(steps - WARM_STEPS)
-
-
-stopwatch = Stopwatch()
-
-
-class TimedCNN(SimpleCNN):
-    """The program's simple_cnn, whose training passes the stopwatch sees."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            stopwatch.tick()
-        return super().forward(images)
-
-
-class TimedLinear(nn.Module):
-    """One layer on the flattened image: so little to compute that a step is all overhead."""
-
-    def __init__(self, in_channels: int, num_classes: int, pixels: int) -> None:
-        super().__init__()
-        self.scores = nn.Linear(in_channels * pixels, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            stopwatch.tick()
-        return self.scores(images.flatten(1))
-
-
-class StampedCNN(SimpleCNN):
-    """The program's simple_cnn, which appends the time of its first training pass to the file named by STAMPS."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training and not hasattr(self, "stamped"):
-            self.stamped = True
-            with open(os.environ["STAMPS"], "a") as file:
-                file.write(f"{time.time()}\n")
-        return super().forward(images)
-
-
 def excerpt(train: int, test: int, **of_set: Any) -> Source:
     """The first images of Fashion-MNIST, or of the digits, as a data set of their own."""
     whole = idx.load(**of_set) if of_set else digits.load()
@@ -118,39 +46,6 @@ def excerpt(train: int, test: int, **of_set: Any) -> Source:
         whole.test_labels[:test],
         whole.class_names,
     )
-
-
-@functools.cache
-def composed(*overrides: str) -> Any:
-    """The config that these overrides compose, with Hydra's own node."""
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
-
-
-def planned(runs_dir: Path, *overrides: str) -> Trial:
-    """The trial that the program makes of these overrides."""
-    config = composed(*overrides)
-    content = settings.plain(config) | {"runs_dir": str(runs_dir)}
-    return Planner(runs_dir).plan(Request(content, overrides, dict(config.hydra.runtime.choices)))
-
-
-def recorded_sweep(runs_dir: Path, store: Path, *trials: Trial) -> Sweep:
-    """A sweep of trials as a command would record it, to be shipped to an sqlite store."""
-    entries = sweep.entries(trials)
-    made = Sweep(
-        id=sweep.identity(entry.signature for entry in entries),
-        runs_dir=runs_dir,
-        command=tuple(sys.argv[1:]),
-        cwd=str(runs_dir.parent),
-        created=time.time(),
-        git_commit=None,
-        tracking_uri=f"sqlite:///{store}",
-        experiment="benchmark",
-        single=False,
-        trials=entries,
-    )
-    made.save()
-    return made
 
 
 @dataclass(frozen=True)
@@ -215,8 +110,8 @@ def works(options: Options, task: str = "train") -> dict[str, Work]:
     pixels = 64 if options.quick else 784
     # A config whose constructor takes no keys serves any net that takes none.
     nets = {
-        "simple_cnn": ("model=simple_cnn", "model._target_=benchmarks.work.TimedCNN"),
-        "one layer": ("model=lenet", "model._target_=benchmarks.work.TimedLinear", f"+model.pixels={pixels}"),
+        "simple_cnn": ("model=simple_cnn", "model._target_=benchmarks.timed_nets.TimedCNN"),
+        "one layer": ("model=lenet", "model._target_=benchmarks.timed_nets.TimedLinear", f"+model.pixels={pixels}"),
     }
     return {
         name: Work(
