@@ -13,13 +13,15 @@ from pathlib import Path
 from benchmarks import processes, stores
 from benchmarks.loops import Incomplete
 from benchmarks.tables import Result, Table
-from benchmarks.work import SCRIPTS, Options, planned, recorded_sweep
+from benchmarks.trials import planned, recorded_sweep
+from benchmarks.work import Options
 from onecycle_sweeps import tracking
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
 from onecycle_sweeps.tracking.shipping import is_due
 
+SERVER = Path(__file__).resolve().parent.parent / "mlflow-server"
 STEPS_PER_SECOND, INTERVAL, GRACE = 100, 3.0, 900.0
 SQLITE, ONE, JOBS = "sqlite, one shipper", "server, one shipper", "server, a shipper for each trial"
 CAPTION = f"""Trials that write at once, {STEPS_PER_SECOND} steps a second each with rate, momentum and loss, a block \
@@ -165,7 +167,7 @@ def alone(uri: str) -> float:
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
     """The address of a server from nothing, to which this process has the login; it is down afterwards."""
-    script = str(SCRIPTS / "mlflow-server")
+    script = str(SERVER)
     environment = os.environ | {"PYTHON": sys.executable}
     try:
         done = subprocess.run(
