@@ -6,18 +6,23 @@ that say up to which step a durable checkpoint reaches, and at the end how the a
 
 import errno
 import json
+import mmap
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", "train/loss"
 TRAIN_ACCURACY, VAL_LOSS, VAL_ACCURACY = "train/accuracy", "val/loss", "val/accuracy"
 SMOOTHED_LOSS = "range/loss_smoothed"
 TAIL_BYTES = 1 << 18
+# So near to what is looked for, reading on costs no more than another look.
+NEAR_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,11 @@ class Block:
     time: float
     step: int
     metrics: Mapping[str, Sequence[float]]
+
+    @property
+    def end(self) -> int:
+        """The step after the last one."""
+        return self.step + max(map(len, self.metrics.values()), default=0)
 
     def between(self, start: int, stop: int) -> "Block":
         """The part of the block with start <= step < stop."""
@@ -80,14 +90,17 @@ class Journal:
     """The writer of one attempt's file, which it alone opens; each call appends whole lines."""
 
     def __init__(self, folder: Path, attempt: int, start: int, place: Mapping[str, str] | None = None) -> None:
-        self.path = folder / f"{attempt:04d}.jsonl"
+        self.path = _path(folder, attempt)
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         self._torn = False
         head = {"attempt": attempt, "from": start, "time": time.time(), "host": socket.gethostname()}
         self._write(head | ({"place": place} if place else {}))
 
     def append(self, step: int, metrics: Mapping[str, Sequence[float]]) -> None:
-        """Write the values of consecutive steps, the first of which is `step`."""
+        """Write the values of consecutive steps, the first of which is `step`.
+
+        Blocks come in order: none begins or ends at an earlier step than the one before it.
+        """
         self._write({"time": time.time(), "step": step, "metrics": metrics})
 
     def sync(self) -> None:
@@ -124,14 +137,31 @@ def attempt_files(folder: Path) -> list[Path]:
 
 def read(folder: Path) -> Record:
     """All attempts in a journal folder, stitched: one that continues from step k replaces the steps from k on."""
-    attempts = tuple(a for a in map(_read_attempt, attempt_files(folder)) if a)
-    blocks: list[Block] = []
-    durable = 0
-    for attempt in attempts:
-        blocks = [cut for b in blocks if (cut := b.between(0, attempt.start)).metrics]
-        blocks += attempt.blocks
-        durable = max(attempt.start, attempt.saved)
-    return Record(attempts, tuple(blocks), durable)
+    found = tuple(a for a in map(_read_attempt, attempt_files(folder)) if a)
+    blocks = (block for attempt, stop in _stitches(found) for block in _cut(attempt.blocks, 0, stop))
+    return Record(found, tuple(blocks), durable(found))
+
+
+def attempts(folder: Path) -> tuple[Attempt, ...]:
+    """All attempts in a journal folder, without their blocks and torn lines, which are not read."""
+    return tuple(a for a in map(_outline, attempt_files(folder)) if a)
+
+
+def durable(known: Sequence[Attempt]) -> int:
+    """The number of steps that no later attempt can make again."""
+    return max(known[-1].start, known[-1].saved) if known else 0
+
+
+def blocks(folder: Path, known: Sequence[Attempt], start: int = 0, stop: int = sys.maxsize) -> Iterator[Block]:
+    """The series that these attempts make together, of start <= step < stop, one block after the other.
+
+    What lies before is not read, nor is more than a block held.
+    """
+    for attempt, end in _stitches(known):
+        if max(start, attempt.start) < min(stop, end):
+            with _path(folder, attempt.number).open("rb") as file:
+                _seek(file, start)
+                yield from _cut(_blocks(_lines(file)), start, min(stop, end))
 
 
 def latest(folder: Path) -> Block | None:
@@ -139,7 +169,7 @@ def latest(folder: Path) -> Block | None:
     for path in reversed(attempt_files(folder)[-1:]):
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = [line for line in _lines(file.read()) if line and TRAIN_LOSS in line.get("metrics", {})]
+            lines = [line for line in _lines(file) if line and TRAIN_LOSS in line.get("metrics", {})]
         if lines:
             return Block(lines[-1]["time"], lines[-1]["step"], lines[-1]["metrics"])
     return None
@@ -149,15 +179,74 @@ def newest_head(folder: Path) -> Attempt | None:
     """The newest attempt as its first line tells it, without its blocks."""
     for path in reversed(attempt_files(folder)[-1:]):
         with path.open("rb") as file:
-            return _parse(file.readline())
+            return _parse([file.readline()])
     return None
 
 
+def _path(folder: Path, attempt: int) -> Path:
+    return folder / f"{attempt:04d}.jsonl"
+
+
+def _stitches(known: Sequence[Attempt]) -> Iterator[tuple[Attempt, int]]:
+    """Each attempt with the step from which on a later one has taken its place."""
+    for number, attempt in enumerate(known, 1):
+        yield attempt, min((later.start for later in known[number:]), default=sys.maxsize)
+
+
+def _cut(found: Iterable[Block], start: int, stop: int) -> Iterator[Block]:
+    """What blocks have of start <= step < stop."""
+    for block in found:
+        if block.step >= stop:
+            return
+        part = block if start <= block.step and block.end <= stop else block.between(start, stop)
+        if part.metrics:
+            yield part
+
+
+def _seek(file: IO[bytes], start: int) -> None:
+    """Go to a line after which are all blocks that reach step `start`, by bisection, since they come in order."""
+    low, high = 0, os.fstat(file.fileno()).st_size
+    while high - low > NEAR_BYTES:
+        middle = (low + high) // 2
+        file.seek(middle)
+        file.readline()
+        block = next(_blocks(_lines(file)), None)
+        if block and block.end <= start:
+            low = middle
+        else:
+            high = middle
+    file.seek(low)
+    if low:
+        file.readline()
+
+
 def _read_attempt(path: Path) -> Attempt | None:
-    return _parse(path.read_bytes())
+    with path.open("rb") as file:
+        return _parse(file)
 
 
-def _parse(data: bytes) -> Attempt | None:
+def _outline(path: Path) -> Attempt | None:
+    """An attempt as its first line, its last mark of a checkpoint and its end tell it."""
+    with path.open("rb") as file:
+        head = file.readline()
+        if not os.fstat(file.fileno()).st_size:
+            return None
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            return _parse(chain([head], _last(data, b'"saved":'), _last(data, b'"end":')))
+
+
+def _last(data: mmap.mmap, key: bytes) -> Iterator[bytes]:
+    """The last whole line with a key, if there is one."""
+    stop = len(data)
+    while (found := data.rfind(key, 0, stop)) >= 0:
+        stop, close = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+        line = data[stop : close if close >= 0 else len(data)]
+        if next(_lines([line]), None) is not None:
+            yield line
+            return
+
+
+def _parse(data: Iterable[bytes]) -> Attempt | None:
     lines = list(_lines(data))
     good = [line for line in lines if line is not None]
     if not good or "attempt" not in good[0]:
@@ -169,7 +258,7 @@ def _parse(data: bytes) -> Attempt | None:
         start=head["from"],
         time=head["time"],
         host=head["host"],
-        blocks=tuple(Block(line["time"], line["step"], line["metrics"]) for line in rest if "metrics" in line),
+        blocks=tuple(_blocks(rest)),
         saved=max((line["saved"] for line in rest if "saved" in line), default=head["from"]),
         end=ends[-1]["end"] if ends else None,
         cause=ends[-1]["cause"] if ends else None,
@@ -178,10 +267,16 @@ def _parse(data: bytes) -> Attempt | None:
     )
 
 
-def _lines(data: bytes) -> Iterator[dict[str, Any] | None]:
+def _blocks(lines: Iterable[dict[str, Any] | None]) -> Iterator[Block]:
+    for line in lines:
+        if line and "metrics" in line:
+            yield Block(line["time"], line["step"], line["metrics"])
+
+
+def _lines(data: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
     """Each line as it was written, None for one that is torn."""
-    for line in data.split(b"\n"):
-        if line:
+    for line in data:
+        if line.strip():
             try:
                 value = json.loads(line)
                 yield value if isinstance(value, dict) else None

@@ -54,7 +54,7 @@ def state(trial: TrialFolder) -> State:
         return State(job["status"], job.get("cause"))
     if failure := trial.failure():
         return State(FAILED, failure["cause"])
-    attempts = journal.read(trial.journal).attempts
+    attempts = journal.attempts(trial.journal)
     if job.get("status") == LOST:
         return State(LOST, job["cause"])
     if not attempts or attempts[-1].end == STOPPED or job.get("again"):

@@ -2,12 +2,18 @@
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.journal import LR, TRAIN_LOSS, Journal
+from onecycle_sweeps.journal import LR, TRAIN_LOSS, VAL_LOSS, Journal
 
 
 def written(folder: Path, attempt: int, start: int, *blocks: tuple[int, list[float]]) -> Journal:
@@ -103,3 +109,67 @@ def test_each_line_is_json_with_the_time_of_its_writing(tmp_path: Path):
     book = written(tmp_path, 1, 0, (0, [1.0]))
     lines = [json.loads(line) for line in book.path.read_text().splitlines()]
     assert all("time" in line for line in lines)
+
+
+@st.composite
+def attempts(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, bool, bool, float]]]]:
+    """Where each begins; its blocks' lengths, with an evaluation, with a checkpoint, the part that is not torn off."""
+    part = st.tuples(st.integers(1, 9), st.booleans(), st.booleans(), st.sampled_from([1.0, 1.0, 1.0, 0.0, 0.3, 0.99]))
+    found, reached = [], 0
+    for blocks in draw(st.lists(st.lists(part, max_size=8), max_size=4)):
+        start = draw(st.integers(0, reached))
+        reached = start + sum(length for length, *_ in blocks)
+        found.append((start, blocks))
+    return found
+
+
+@contextmanager
+def recorded(made: list[tuple[int, list[tuple[int, bool, bool, float]]]]) -> Iterator[Path]:
+    """Their journal; a value tells its attempt and its step."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, (start, blocks) in enumerate(made, 1):
+            book, step = Journal(folder, number, start), start
+            for length, evaluated, saved, kept in blocks:
+                before = book.path.stat().st_size
+                book.append(step, {TRAIN_LOSS: [number + i / 1000 for i in range(step, step + length)]})
+                step += length
+                if kept < 1:
+                    os.truncate(book.path, before + int(kept * (book.path.stat().st_size - before)))
+                    with book.path.open("a") as file:
+                        file.write("\n")
+                if evaluated:
+                    book.append(step - 1, {VAL_LOSS: [number + 0.5]})
+                if saved:
+                    book.saved(step)
+            if blocks and blocks[-1][1]:
+                book.end("stopped", 'asked to: "saved":99, "end":1')
+        yield folder
+
+
+@given(attempts(), st.integers(0, 40), st.sampled_from([1, 40, 200, 1 << 16]))
+def test_reading_from_a_step_gives_what_the_whole_record_has_from_there(made, start: int, near: int):
+    with recorded(made) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "NEAR_BYTES", near)
+        whole = journal.read(folder)
+        known = journal.attempts(folder)
+        assert known == tuple(replace(attempt, blocks=(), torn=0) for attempt in whole.attempts)
+        assert journal.durable(known) == whole.durable
+        cut = [part for block in whole.blocks if (part := block.between(start, 10**9)).metrics]
+        assert list(journal.blocks(folder, known, start)) == cut
+
+
+def test_the_end_of_a_long_journal_is_read_without_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    book = written(tmp_path, 1, 0, *((step, [1 / 3] * 100) for step in range(0, 100_000, 100)))
+    book.saved(100_000)
+    parsed = []
+    loads = json.loads
+
+    def counted(line: bytes) -> object:
+        parsed.append(len(line))
+        return loads(line)
+
+    monkeypatch.setattr(json, "loads", counted)
+    (block,) = journal.blocks(tmp_path, journal.attempts(tmp_path), 99_900)
+    assert (block.step, block.end) == (99_900, 100_000)
+    assert sum(parsed) < 2 * journal.NEAR_BYTES < book.path.stat().st_size / 10

@@ -1,7 +1,7 @@
 """A trial as its MLflow run shows it, read from the trial's folder alone."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ import yaml
 
 from onecycle_sweeps import journal, state
 from onecycle_sweeps.credentials import redacted
-from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.journal import Record
+from onecycle_sweeps.folder import DUMPER, TrialFolder
+from onecycle_sweeps.journal import Attempt
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking.store import address
 from onecycle_sweeps.tracking.values import BATCH, Point, as_params, as_tags, batches, flat, milliseconds, storable
@@ -48,7 +48,7 @@ class Account:
     entry: Entry
     folder: TrialFolder
     standing: Standing
-    record: Record
+    attempts: Sequence[Attempt]
     resolved: dict[str, Any]
     result: dict[str, Any] | None
     asked: float
@@ -66,7 +66,7 @@ class Account:
     @property
     def first(self) -> float:
         """When the trial's first attempt began, in seconds; 0 where no journal tells."""
-        return self.record.attempts[0].time if self.record.attempts else 0.0
+        return self.attempts[0].time if self.attempts else 0.0
 
     @property
     def finished(self) -> float | None:
@@ -76,12 +76,15 @@ class Account:
     @property
     def began(self) -> int:
         """When the trial last began from step 0, in ms; one that never did has the time of its sweep."""
-        return milliseconds(next((a.time for a in reversed(self.record.attempts) if a.start == 0), self.asked))
+        return milliseconds(next((a.time for a in reversed(self.attempts) if a.start == 0), self.asked))
 
     @property
     def ended(self) -> int:
         """When the trial wrote its result, its failure, or the last that there is of it, in ms."""
-        seen = [a.time for a in self.record.attempts] + [b.time for b in self.record.blocks]
+        if self.finished:
+            return milliseconds(self.finished)
+        block = journal.latest(self.folder.journal)
+        seen = [a.time for a in self.attempts] + ([block.time] if block else [])
         return milliseconds(max([self.standing.written or self.asked, *seen]))
 
     def params(self) -> dict[str, str]:
@@ -99,7 +102,7 @@ class Account:
                 "status": self.standing.status,
                 "cause": self.standing.cause,
                 "attempts": str(self.standing.attempts),
-                **(self.record.attempts[-1].place if self.record.attempts else {}),
+                **(self.attempts[-1].place if self.attempts else {}),
                 "reused": "true" if self.entry.reused else None,
                 "max_lr_from": self.resolved.get("max_lr_from"),
                 "verdict": self.result.get("verdict", {}).get("word") if self.result else None,
@@ -112,15 +115,16 @@ class Account:
 
         There are at most `room` in the first batch.
         """
-        stop = sys.maxsize if self.result else self.record.durable
-        return batches(self.record, start, stop, self._figures(), room=room)
+        stop = sys.maxsize if self.result else journal.durable(self.attempts)
+        found = journal.blocks(self.folder.journal, self.attempts, start, stop)
+        return batches(found, self._figures(), room=room)
 
     def config(self) -> str:
         """The trial's config.yaml without credentials."""
         config = self.folder.config()
         tracking = config.get("tracking", {})
         shown = {"tracking": tracking | {"uri": address(tracking["uri"])}} if "uri" in tracking else {}
-        return redacted(yaml.safe_dump(config | shown, sort_keys=False))
+        return redacted(yaml.dump(config | shown, Dumper=DUMPER, sort_keys=False))
 
     def artifacts(self) -> list[Path]:
         """The other files that an ended trial leaves."""
@@ -137,8 +141,11 @@ class Account:
         """The number of steps taken when an evaluation first reached the target accuracy; None if none did."""
         if (target := self.entry.target_accuracy) is None:
             return None
-        series = zip(*self.record.series(journal.VAL_ACCURACY), strict=True)
-        return next((step + 1 for step, value in series if value >= target), None)
+        for block in journal.blocks(self.folder.journal, self.attempts):
+            for step, value in enumerate(block.metrics.get(journal.VAL_ACCURACY, ()), block.step):
+                if value >= target:
+                    return step + 1
+        return None
 
 
 def standing(folder: TrialFolder) -> Standing:
@@ -154,7 +161,7 @@ def account(sweep: Sweep, entry: Entry, now: Standing) -> Account:
     """Read a trial's folder, which stood as `now` tells a moment ago: what it had written by then is read whole."""
     folder = sweep.trial(entry.signature)
     result = folder.result() if now.status in (state.FINISHED, state.DIVERGED) else None
-    return Account(entry, folder, now, journal.read(folder.journal), folder.resolved() or {}, result, sweep.created)
+    return Account(entry, folder, now, journal.attempts(folder.journal), folder.resolved() or {}, result, sweep.created)
 
 
 def _modified(path: Path) -> float | None:

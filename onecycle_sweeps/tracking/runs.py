@@ -10,7 +10,7 @@ from onecycle_sweeps.state import ENDED
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import parent, view
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Account
-from onecycle_sweeps.tracking.ledger import Ledger, Shipped
+from onecycle_sweeps.tracking.ledger import Ledger, Page, Shipped
 from onecycle_sweeps.tracking.store import StoreUnreachable, address, database_file
 from onecycle_sweeps.tracking.values import BATCH, Point, milliseconds
 
@@ -28,34 +28,42 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Runs:
-    """Writes to MLflow and notes in the ledger what it wrote.
-
-    `searching` is whether the store may have runs of this ledger that do not stand in it.
-    """
+    """Writes to MLflow and notes in the ledger what it wrote."""
 
     client: "MlflowClient"
     sweep: Sweep
     ledger: Ledger
     expired: Callable[[], bool]
-    searching: bool
+
+    @property
+    def are_open(self) -> bool:
+        """Whether the ledger has all that is made once for the sweep."""
+        parent = self.ledger.parent is not None or self.sweep.single
+        return self.ledger.experiment is not None and self.ledger.view and parent
 
     def open(self) -> None:
         """Make the experiment, the sweep's view and, for a sweep with -m, the parent run, where they are not there."""
+        if self.are_open:
+            return
+        begun = self.ledger.experiment is not None
         if self.ledger.experiment is None:
             self.ledger.experiment = self._experiment()
         if not self.ledger.view:
             self.client.set_experiment_tag(self.ledger.experiment, *view.tag(self.sweep, self.ledger.token))
             self.ledger.view = True
+        # Before any run is made, that it can be found by its token.
+        self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": parent.description(self.sweep)}
-            made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags)
-            self.ledger.parent = made.info.run_id
+            made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags, begun)
+            self.ledger.parent, self.ledger.parent_status = made.info.run_id, made.info.status
             self.ledger.save()
 
-    def bring(self, account: Account) -> None:
-        """Bring a trial's run to what its account says; raises OutOfTime between two batches."""
-        run = self._brought_before(account) or self._made(account)
-        shipped = self.ledger.runs[account.entry.signature]
+    def bring(self, account: Account, page: Page) -> None:
+        """Bring a trial's run to what its account says, noted on its page; raises OutOfTime between two batches."""
+        run = self._brought_before(account, page) or self._made(account, page)
+        shipped = page.shipped = page.shipped or Shipped(run.info.run_id, account.first)
+        page.save()
         params, tags = self._news(run, account)
         for batch in account.batches(shipped.next, BATCH - len(params) - len(tags)):
             if self.expired():
@@ -63,16 +71,16 @@ class Runs:
             self._log(shipped.run_id, batch, params, tags)
             params, tags = [], []
             shipped.next = max(shipped.next, 1 + max(point.step for point in batch))
-            self.ledger.note()
+            page.save()
         self._log(shipped.run_id, [], params, tags)
         if account.standing.status in ENDED:
-            self._attach(shipped.run_id, account)
+            self._attach(run, account)
         status = MLFLOW_STATUS[account.standing.status]
         if account.standing.status in ENDED or run.info.status != status:
             self._set_status(shipped.run_id, status, account.ended)
         shipped.finished = account.finished
         shipped.standing = list(account.standing)
-        self.ledger.note()
+        page.save()
 
     def end_parent(self, status: str, end_time: int) -> None:
         """Give the parent run its status."""
@@ -101,32 +109,29 @@ class Runs:
             raise StoreUnreachable(f"the experiment {experiment.name} is deleted in {store}: restore or rename it")
         return experiment.experiment_id
 
-    def _brought_before(self, account: Account) -> "Run | None":
-        """The trial's run in the ledger; a trial that has been begun anew is to get another in place of it."""
-        shipped = self.ledger.runs.get(account.entry.signature)
-        if shipped and (shipped.first != account.first or shipped.finished not in (None, account.finished)):
-            self.client.delete_run(shipped.run_id)
-            shipped = None
-        return self.client.get_run(shipped.run_id) if shipped else None
+    def _brought_before(self, account: Account, page: Page) -> "Run | None":
+        """The run on the trial's page; a trial that has been begun anew is to get another in place of it."""
+        if page.shipped is None:
+            return None
+        if page.shipped.first == account.first and page.shipped.finished in (None, account.finished):
+            return self.client.get_run(page.shipped.run_id)
+        self.client.delete_run(page.shipped.run_id)
+        page.shipped = None
+        return None
 
-    def _made(self, account: Account) -> "Run":
+    def _made(self, account: Account, page: Page) -> "Run":
         nesting = {"mlflow.parentRunId": self.ledger.parent} if self.ledger.parent else {}
-        run = self._run(account.name, account.began, account.tags() | nesting)
-        self.ledger.runs[account.entry.signature] = Shipped(run.info.run_id, account.first)
-        self.ledger.note()
-        return run
+        page.save()
+        return self._run(account.name, account.began, account.tags() | nesting, page.begun)
 
-    def _run(self, name: str, start_time: int, tags: Mapping[str, str]) -> "Run":
-        """The run with these tags that this ledger has asked for before, or one made just now."""
+    def _run(self, name: str, start_time: int, tags: Mapping[str, str], begun: bool) -> "Run":
+        """The run with these tags that may have been `begun` for this ledger before, or one made just now."""
         experiment = self.ledger.experiment or ""
-        if self.searching:
+        if begun:
             identity = {"ledger": self.ledger.token, "kind": tags["kind"], "signature": tags.get("signature")}
             query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items() if value)
             for run in self.client.search_runs([experiment], query, max_results=1):
                 return run
-        if not self.ledger.making:
-            self.ledger.making = True
-            self.ledger.save()
         shared = parent.tags(self.sweep) | {"ledger": self.ledger.token}
         return self.client.create_run(experiment, start_time, {**shared, **tags}, name)
 
@@ -145,13 +150,17 @@ class Runs:
             [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
         )
 
-    def _attach(self, run_id: str, account: Account) -> None:
-        """The files that an ended trial leaves, in one go."""
+    def _attach(self, run: "Run", account: Account) -> None:
+        """The files that an ended trial leaves, in one go; the client's own call asks for the run once more."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         with TemporaryDirectory() as folder:
             (Path(folder) / "config.yaml").write_text(account.config())
             for path in account.artifacts():
                 (Path(folder) / path.name).symlink_to(path)
-            self.client.log_artifacts(run_id, folder)
+            get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self.client.tracking_uri).log_artifacts(
+                folder
+            )
 
     def _set_status(self, run_id: str, status: str, end_time: int) -> None:
         if status in ("RUNNING", "SCHEDULED"):

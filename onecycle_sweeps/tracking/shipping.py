@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps.state import ENDED
+from onecycle_sweeps.state import ENDED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, parent
-from onecycle_sweeps.tracking.account import Standing, account, standing
+from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Standing, account, standing
 from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.runs import OutOfTime, Runs
-from onecycle_sweeps.tracking.store import StoreUnreachable, address, locked, never, reached, stamp
+from onecycle_sweeps.tracking.store import StoreUnreachable, address, is_server, locked, never, reached, stamp
 from onecycle_sweeps.tracking.values import TAG_LENGTH, shortened
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # What MLflow answers where it is one run that it does not take; anything else concerns the store.
 REFUSALS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
+# A request to a server is mostly waiting, for its login above all.
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ class Backlog:
 def ship(sweep: Sweep, *, only: Collection[str] | None = None, expired: Callable[[], bool] = never) -> Backlog:
     """Bring the sweep's store up to date and return what it still lacks; `only` names the trials to look at.
 
-    It leaves between two batches once `expired()` is true. Raises StoreUnreachable with one line.
+    Those who ship different trials to a server do so side by side. It leaves between two batches once `expired()` is
+    true. Raises StoreUnreachable with one line.
     """
-    with _opened(sweep, expired) as runs:
+    with _opened(sweep, expired, whole=only is None) as runs:
         return _ship(runs, only)
 
 
@@ -60,11 +64,13 @@ def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None
 
 
 def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
-    """Whether there is something to ship by the account of tracking.json: the store itself is not asked."""
-    book, known = ledger.load(sweep.folder, address(sweep.tracking_uri)), list(_standings(sweep))
-    if book.experiment is None or any(_is_due(book, e, now) for e, now in known if only is None or e.signature in only):
+    """Whether there is something to ship by the account of the ledger: the store itself is not asked."""
+    book, known = ledger.load(sweep.folder, address(sweep.tracking_uri)), list(_standings(sweep, only))
+    if book.experiment is None or any(_is_due(book, entry, now) for entry, now in known):
         return True
-    return book.parent is not None and book.parent_status != parent.status([now for _, now in known])
+    if book.parent is None or _are_at_work(book, known):
+        return False
+    return book.parent_status != parent.status([now for _, now in _standings(sweep)])
 
 
 def is_current(sweep: Sweep) -> bool:
@@ -80,17 +86,17 @@ def is_current(sweep: Sweep) -> bool:
     with _opened(sweep, never) as runs:
         if runs.ledger.complete:
             _seal(runs)
-        return runs.ledger.complete == book.complete
+    return ledger.load(sweep.folder, book.address).complete == book.complete
 
 
 def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
-    """What the sweep's store lacks by the account of tracking.json: the store itself is not asked."""
+    """What the sweep's store lacks by the account of the ledger: the store itself is not asked."""
     book = ledger.load(sweep.folder, address(sweep.tracking_uri))
     missing = [(entry, now) for entry, now in _standings(sweep) if _is_due(book, entry, now)]
     runs = points = 0
     for entry, now in missing:
         told = account(sweep, entry, now)
-        shipped = book.runs.get(entry.signature)
+        shipped = book.run(entry.signature)
         runs += told.is_worth_a_run
         points += sum(map(len, told.batches(shipped.next if shipped else 0)))
     return Backlog(runs, points, tuple(refused))
@@ -98,19 +104,40 @@ def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
 
 def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
     refused: list[str] = []
-    standings: list[Standing] = []
+    known = list(_standings(runs.sweep, only))
     try:
-        for entry, now in _standings(runs.sweep):
-            standings.append(now)
-            if only is None or entry.signature in only:
-                refused += _bring(runs, entry, now)
-        runs.end_parent(parent.status(standings), parent.ended(standings))
+        for reasons in _brought(runs, known):
+            refused += reasons
+        if not _are_at_work(runs.ledger, known):
+            _end_parent(runs)
         if not refused:
             return Backlog(0, 0)
     except OutOfTime:
         pass
-    runs.ledger.save()
     return backlog(runs.sweep, refused)
+
+
+def _brought(runs: Runs, known: Sequence[tuple[Entry, Standing]]) -> Iterator[list[str]]:
+    """Bring the trials' runs up to date, some at once where a server takes them; for each why the store refused it."""
+    due = [(entry, now) for entry, now in known if _is_due(runs.ledger, entry, now)]
+    if not is_server(runs.sweep.tracking_uri) or len(due) < 2:
+        yield from (_bring(runs, entry) for entry, _ in due)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(lambda one: _bring(runs, one[0]), due)
+
+
+def _are_at_work(book: Ledger, known: Sequence[tuple[Entry, Standing]]) -> bool:
+    """Whether the parent run says that trials are at work, and one of these is, so that the others are not asked."""
+    return book.parent_status == MLFLOW_STATUS[RUNNING] and any(now.status == RUNNING for _, now in known)
+
+
+def _end_parent(runs: Runs) -> None:
+    """Give the parent run the status that the trials have together."""
+    with locked(_lock(runs.sweep), runs.expired):
+        book = ledger.load(runs.sweep.folder, runs.ledger.address)
+        standings = [now for _, now in _standings(runs.sweep)]
+        replace(runs, ledger=book).end_parent(parent.status(standings), parent.ended(standings))
 
 
 def _publish(runs: Runs, files: Sequence[Path], description: str) -> None:
@@ -133,26 +160,43 @@ def _figure(page: str, file: Path) -> str:
 
 
 @contextmanager
-def _opened(sweep: Sweep, expired: Callable[[], bool]) -> Iterator[Runs]:
-    """The sweep's runs in its store, for one process at a time."""
-    with locked(sweep.folder / "tracking.lock", expired), reached(sweep.tracking_uri, expired) as client:
+def _opened(sweep: Sweep, expired: Callable[[], bool], whole: bool = True) -> Iterator[Runs]:
+    """The sweep's runs in its store: for one process at a time where that is a file.
+
+    Who comes for some trials alone takes what is made once for the sweep as the ledger has it, without a word with the
+    store, and waits for nobody.
+    """
+    with reached(sweep.tracking_uri, expired) as client:
         book = ledger.load(sweep.folder, address(sweep.tracking_uri))
-        if _is_gone(client, book):
-            book = Ledger(book.path, book.address)
-        runs = Runs(client, sweep, book, expired, searching=book.making)
-        runs.open()
-        try:
-            yield runs
-            book.making = False
-        finally:
-            book.save()
+        runs = Runs(client, sweep, book, expired)
+        if whole or not runs.are_open:
+            with locked(_lock(sweep), expired):
+                runs = _open(client, sweep, expired)
+        yield runs
+
+
+def _open(client: "MlflowClient", sweep: Sweep, expired: Callable[[], bool]) -> Runs:
+    """Make what is made once for the sweep where it is not there; for who holds the sweep's lock."""
+    book = ledger.load(sweep.folder, address(sweep.tracking_uri))
+    if _is_gone(client, book):
+        book = Ledger(book.folder, book.address)
+    runs = Runs(client, sweep, book, expired)
+    runs.open()
+    return runs
+
+
+def _lock(sweep: Sweep) -> Path:
+    return sweep.folder / "tracking.lock"
 
 
 def _seal(runs: Runs) -> None:
     """Note how the store and the sweep look with all of it there, so that a look tells whether that is still so."""
-    # What its users change from here on makes the store look otherwise.
-    runs.ledger.stamp = stamp(runs.sweep.tracking_uri)
-    runs.ledger.complete = None if _is_gone(runs.client, runs.ledger) else _appearance(runs.sweep)
+    with locked(_lock(runs.sweep), runs.expired):
+        book = ledger.load(runs.sweep.folder, runs.ledger.address)
+        # What its users change from here on makes the store look otherwise.
+        book.stamp = stamp(runs.sweep.tracking_uri)
+        book.complete = None if _is_gone(runs.client, book) else _appearance(runs.sweep)
+        book.save()
 
 
 def _appearance(sweep: Sweep) -> str:
@@ -174,28 +218,30 @@ def _is_gone(client: "MlflowClient", book: Ledger) -> bool:
         raise
 
 
-def _standings(sweep: Sweep) -> Iterator[tuple[Entry, Standing]]:
+def _standings(sweep: Sweep, only: Collection[str] | None = None) -> Iterator[tuple[Entry, Standing]]:
     for entry in sweep.trials:
-        yield entry, standing(sweep.trial(entry.signature))
+        if only is None or entry.signature in only:
+            yield entry, standing(sweep.trial(entry.signature))
 
 
 def _is_due(book: Ledger, entry: Entry, now: Standing) -> bool:
     return (now.attempts > 0 or now.status in ENDED) and not book.has(entry.signature, list(now))
 
 
-def _bring(runs: Runs, entry: Entry, now: Standing) -> list[str]:
-    """Bring one trial's run up to date if there is need; returns why the store refused to take it."""
+def _bring(runs: Runs, entry: Entry) -> list[str]:
+    """Bring one trial's run up to date; returns why the store refused to take it."""
     from mlflow.exceptions import MlflowException
 
-    if not _is_due(runs.ledger, entry, now):
-        return []
-    told = account(runs.sweep, entry, now)
-    if not told.is_worth_a_run:
-        return []
-    try:
-        runs.bring(told)
-    except MlflowException as error:
-        if error.error_code not in REFUSALS:
-            raise
-        return [f"{told.name}: {' '.join(str(error).split())}"]
+    with runs.ledger.page(entry.signature, runs.expired) as page:
+        # Whoever had the page before may have brought all that there was a moment ago, and more.
+        now = standing(runs.sweep.trial(entry.signature))
+        told = account(runs.sweep, entry, now)
+        if not _is_due(runs.ledger, entry, now) or not told.is_worth_a_run:
+            return []
+        try:
+            runs.bring(told, page)
+        except MlflowException as error:
+            if error.error_code not in REFUSALS:
+                raise
+            return [f"{told.name}: {' '.join(str(error).split())}"]
     return []

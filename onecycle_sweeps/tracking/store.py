@@ -85,10 +85,14 @@ def stamp(uri: str) -> str | None:
 
 
 @contextmanager
-def locked(path: Path, expired: Callable[[], bool]) -> Iterator[None]:
-    """Hold a lock file; raises StoreUnreachable if others hold it for too long. The lock ends with its process."""
+def locked(path: Path, expired: Callable[[], bool]) -> Iterator[int]:
+    """Hold a lock file, open to be read and written; raises StoreUnreachable if others hold it for too long.
+
+    The lock ends with its process.
+    """
     deadline = time.monotonic() + LOCK_SECONDS
-    with path.open("a") as file:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +101,9 @@ def locked(path: Path, expired: Callable[[], bool]) -> Iterator[None]:
                 if expired() or time.monotonic() > deadline:
                     raise StoreUnreachable(f"other processes hold {path}") from None
                 time.sleep(0.05)
-        yield
+        yield file
+    finally:
+        os.close(file)
 
 
 @contextmanager

@@ -3,13 +3,12 @@
 import json
 import math
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
 from onecycle_sweeps.credentials import redacted
-from onecycle_sweeps.journal import Block, Record
+from onecycle_sweeps.journal import Block
 
 BATCH = 1000
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
@@ -63,15 +62,13 @@ def as_tags(values: Mapping[str, str | None]) -> dict[str, str]:
     return {key: shortened(value, TAG_LENGTH) for key, value in values.items() if value}
 
 
-def batches(
-    record: Record, start: int, stop: int = sys.maxsize, figures: Iterable[Point] = (), *, room: int = BATCH
-) -> Iterator[list[Point]]:
-    """The points with start <= step < stop in order, then the figures; as many whole steps at once as a request takes.
+def batches(blocks: Iterable[Block], figures: Iterable[Point] = (), *, room: int = BATCH) -> Iterator[list[Point]]:
+    """The points of blocks in order, then the figures; as many whole steps at once as a request takes.
 
     The first batch has at most `room` points.
     """
     batch: list[Point] = []
-    for points in chain(_in_order(record.blocks, start, stop), [figures]):
+    for points in chain(_in_order(blocks), [figures]):
         batch += points
         while len(batch) > room:
             cut = _whole_steps(batch, room)
@@ -89,15 +86,15 @@ def _whole_steps(points: list[Point], room: int) -> int:
     return cut
 
 
-def _in_order(blocks: Iterable[Block], start: int, stop: int) -> Iterator[list[Point]]:
+def _in_order(blocks: Iterable[Block]) -> Iterator[list[Point]]:
     """The points of blocks that share steps at once, in order of steps, the rest after them."""
     group: list[Point] = []
     end = 0
-    for block in sorted((block.between(start, stop) for block in blocks), key=lambda block: block.step):
+    for block in blocks:
         if block.step >= end:
             yield sorted(group, key=_step)
             group = []
-        end = max(end, block.step + max(map(len, block.metrics.values()), default=0))
+        end = max(end, block.end)
         time = milliseconds(block.time)
         for name, values in block.metrics.items():
             group += [Point(step, name, storable(value), time) for step, value in enumerate(values, block.step)]

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -58,10 +59,12 @@ def _one(
             seen[step.index] = evaluate(student, data.val)
         if attempt.stopped():
             raise Stopped("a range test begins again when it is resumed")
-    attempt.book.append(offset, columns(taken, losses) | {journal.SMOOTHED_LOSS: smoothed})
-    for index, found in seen.items():
-        values = {journal.VAL_LOSS: [found.loss], journal.VAL_ACCURACY: [found.accuracy]}
-        attempt.book.append(offset + index, values)
+    for first, stop in pairwise(sorted({0, len(taken), *(index + 1 for index in seen)})):
+        piece = columns(taken[first:stop], losses[first:stop])
+        attempt.book.append(offset + first, piece | {journal.SMOOTHED_LOSS: smoothed[first:stop]})
+        if found := seen.get(stop - 1):
+            values = {journal.VAL_LOSS: [found.loss], journal.VAL_ACCURACY: [found.accuracy]}
+            attempt.book.append(offset + stop - 1, values)
     rates = [step.hyper.lr for step in taken]
     return range_test.OneSeed(rates, losses, [rates[index] for index in seen], [one.accuracy for one in seen.values()])
 

@@ -14,7 +14,10 @@ from benchmarks import machine
 from benchmarks.tables import Result, markdown
 from benchmarks.work import Options
 
-PARTS = ("step", "precision", "input", "range_test", "start", "layout", "sweep", "ingestion", "size", "accuracy")
+PARTS = (
+    *("step", "precision", "input", "range_test", "start", "layout", "sweep"),
+    *("ingestion", "load", "size", "accuracy"),
+)
 
 
 def main() -> None:

@@ -30,9 +30,9 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] = o
     with log.open("w") as output:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
-        peak = 0.0
+        most = 0.0
         while True:
-            peak = _peak(process.pid) or peak
+            most = peak(process.pid) or most
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 break
@@ -41,7 +41,7 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] = o
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {log.read_text()[-2000:]}")
-    return Spent(wall, usage.ru_utime + usage.ru_stime, peak)
+    return Spent(wall, usage.ru_utime + usage.ru_stime, most)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def memory(root: int) -> float:
     return total / 1024
 
 
-def _peak(process: int) -> float | None:
+def peak(process: int) -> float | None:
     """The most memory that a process has had, in MiB; what rusage says of it may be of the process that started it."""
     with suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():

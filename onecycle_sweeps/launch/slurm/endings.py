@@ -28,7 +28,7 @@ class Ending:
 def ending(job: Job, trial: TrialFolder, output: str) -> Ending:
     """How a job ended that SLURM calls ended; `output` is the end of what it wrote to its error stream."""
     where = f" on {job.node}" if job.node else ""
-    last = next(reversed(journal.read(trial.journal).attempts), None)
+    last = next(reversed(journal.attempts(trial.journal)), None)
     left = last is not None and last.end == STOPPED and last.place.get("slurm_job_id") == job.id
     if job.state == "CANCELLED":
         return Ending(f"job {job.id} was cancelled", cancelled=True)

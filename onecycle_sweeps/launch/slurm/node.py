@@ -65,11 +65,11 @@ def main(path: Path) -> int:
 
 def _in_vain(trial: TrialFolder, submission: Submission) -> str | None:
     """Why another attempt would come to nothing: those before did, or the range test that it needs failed by itself."""
-    if endings.is_futile(journal.read(trial.journal).attempts, submission.since):
+    if endings.is_futile(journal.attempts(trial.journal), submission.since):
         return f"{endings.FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
     if (needs := trial.config()["needs"]["range_test"]) is None or (test := trial.sibling(needs)).result():
         return None
-    last = next(reversed(journal.read(test.journal).attempts), None)
+    last = next(reversed(journal.attempts(test.journal)), None)
     failed = last is not None and last.end == FAILED and last.time >= submission.since
     return f"range test {needs}: {last.cause}" if failed and last else None
 

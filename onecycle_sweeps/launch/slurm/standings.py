@@ -121,7 +121,7 @@ def end(one: Open, cause: str) -> None:
 
 def _conclude(one: Open, job: Job | None) -> None:
     """Write down how a trial stands whose job is over and left no result."""
-    trial, attempts = one.trial, journal.read(one.trial.journal).attempts
+    trial, attempts = one.trial, journal.attempts(one.trial.journal)
     number = job.id if job else one.job_id
     mine = [a for a in attempts if a.place.get("slurm_job_id") == number]
     failure = trial.failure() or {}
