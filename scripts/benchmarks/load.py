@@ -18,7 +18,7 @@ from onecycle_sweeps import tracking
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
-from onecycle_sweeps.tracking.shipping import is_due
+from onecycle_sweeps.tracking.due import is_due
 
 STEPS_PER_SECOND, INTERVAL, GRACE = 100, 3.0, 900.0
 SQLITE, ONE, JOBS = "sqlite, one shipper", "server, one shipper", "server, a shipper for each trial"
