@@ -50,11 +50,16 @@ class Cost:
 
 
 class Proxy:
-    """Passes requests on to a server, or answers each with one status while `status` is set."""
+    """Passes requests on to a server, or answers each with one status while `status` is set.
+
+    While `losing` is a set, the answer to each POST that is not in it, by path and body, gets lost: the server has done
+    what it was asked.
+    """
 
     def __init__(self, behind: int) -> None:
         proxy = self
         self.status: int | None = None
+        self.losing: set[tuple[str, bytes]] | None = None
 
         class Handler(BaseHTTPRequestHandler):
             def serve(self) -> None:
@@ -65,7 +70,11 @@ class Proxy:
                 with suppress(OSError), closing(http.client.HTTPConnection("127.0.0.1", behind, timeout=30)) as onward:
                     onward.request(self.command, self.path, body, dict(self.headers) | {"Host": f"127.0.0.1:{behind}"})
                     got = onward.getresponse()
-                    self.answer(got.status, {"Content-Type": got.getheader("Content-Type", "")}, got.read())
+                    answer = got.read()
+                    if self.command == "POST" and proxy.losing is not None and (self.path, body) not in proxy.losing:
+                        proxy.losing.add((self.path, body))
+                        return self.answer(504, {}, b"lost")
+                    self.answer(got.status, {"Content-Type": got.getheader("Content-Type", "")}, answer)
 
             def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
                 self.send_response(status)

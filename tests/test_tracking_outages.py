@@ -6,12 +6,14 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import outages
+import program
 from onecycle_sweeps import tracking
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
@@ -169,6 +171,25 @@ def test_two_that_sync_one_sweep_at_once_lose_and_double_nothing(proxy: Proxy, t
         thread.start()
     for thread in threads:
         thread.join()
+    assert lost_and_doubled(made) == (0, 0)
+
+
+def test_an_answer_that_gets_lost_makes_no_run_twice(proxy: Proxy, tmp_path: Path):
+    made = sweep(tmp_path, training("a"), uri=proxy.uri)
+    attempt(made.trial("a"), 0, 50)
+    finish(made.trial("a"))
+    proxy.losing = lost = set()
+
+    def has_arrived() -> bool:
+        with suppress(tracking.StoreUnreachable):
+            return not tracking.ship(made)
+        return False
+
+    program.wait_until(has_arrived, "a pass that loses no answer", outages.SECONDS)
+    proxy.losing = None
+    answers = Counter(path.rpartition("/mlflow/")[2] for path, _ in lost)
+    assert answers["runs/create"] == number_of_runs(made) == 2
+    assert answers["experiments/create"] and answers["runs/log-batch"]
     assert lost_and_doubled(made) == (0, 0)
 
 

@@ -14,7 +14,8 @@ from typing import Self
 
 from onecycle_sweeps import sweep
 from onecycle_sweeps.credentials import redacted
-from onecycle_sweeps.tracking.shipping import deliver, is_due, ship
+from onecycle_sweeps.tracking.due import is_due
+from onecycle_sweeps.tracking.shipping import deliver, ship
 from onecycle_sweeps.tracking.store import never
 
 

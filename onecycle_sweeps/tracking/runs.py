@@ -48,11 +48,12 @@ class Runs:
         begun = self.ledger.experiment is not None
         if self.ledger.experiment is None:
             self.ledger.experiment = self._experiment()
+            # Before anything is made that bears its token, that it can be found by that.
+            self.ledger.save()
         if not self.ledger.view:
             self.client.set_experiment_tag(self.ledger.experiment, *view.tag(self.sweep, self.ledger.token))
             self.ledger.view = True
-        # Before any run is made, that it can be found by its token.
-        self.ledger.save()
+            self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": parent.description(self.sweep)}
             made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags, begun)

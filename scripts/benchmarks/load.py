@@ -19,7 +19,7 @@ from onecycle_sweeps import tracking
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
-from onecycle_sweeps.tracking.shipping import is_due
+from onecycle_sweeps.tracking.due import is_due
 
 SERVER = Path(__file__).resolve().parent.parent / "mlflow-server"
 STEPS_PER_SECOND, INTERVAL, GRACE = 100, 3.0, 900.0
