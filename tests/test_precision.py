@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from onecycle_sweeps.models.lenet import LeNet
+from onecycle_sweeps.models.simple_cnn import SimpleCNN
 from onecycle_sweeps.trial import precision
 
 SMALL = nn.Conv2d(3, 64, 3)
@@ -14,7 +16,10 @@ DEPTHWISE = nn.Sequential(nn.Conv2d(3, 512, 7), nn.Conv2d(512, 512, 7, groups=51
 X86 = "processor : 0\nflags\t\t: fpu sse avx512f {} rdpid\nprocessor : 1\nflags\t\t: fpu\n"
 
 
-@pytest.mark.parametrize(("net", "found"), [(SMALL, "fp32"), (WIDE, "bf16"), (DEPTHWISE, "fp32")])
+@pytest.mark.parametrize(
+    ("net", "found"),
+    [(SMALL, "fp32"), (SimpleCNN(1, 10), "fp32"), (LeNet(1, 10), "bf16"), (WIDE, "bf16"), (DEPTHWISE, "fp32")],
+)
 def test_a_processor_that_computes_in_bf16_trains_all_but_small_and_depthwise_nets_in_it(net, found, monkeypatch):
     monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: True)
     assert precision.chosen("cpu", net) == found

@@ -1,6 +1,6 @@
 """The precision of a trial that leaves it open: a fixed table of devices and kinds of nets, never a timing.
 
-| device computes in bf16 | fewer than 100,000 weights | grouped convolutions | all others |
+| device computes in bf16 | fewer than 50,000 weights | grouped convolutions | all others |
 |---|---|---|---|
 | CUDA (capability 8.0 and up) | fp32 | bf16 | bf16 |
 | CPU (avx512_bf16, amx_bf16, or Arm's bf16) | fp32 | fp32 | bf16 |
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 # A smaller net does not spend its time in the products that bf16 makes faster, and casts add to it.
-SMALL_NET = 100_000
+SMALL_NET = 50_000
 CUDA_CAPABILITY = (8, 0)
 CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 CPU_INFO = Path("/proc/cpuinfo")
