@@ -1,15 +1,20 @@
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 import hand_made
-from hand_made import entry, training
+from hand_made import entry, made_up, training
 from onecycle_sweeps import report
+from onecycle_sweeps.report import page_result
 from onecycle_sweeps.report.claims import Claim, Claims, claims_of
 from onecycle_sweeps.report.outcomes import read
+from onecycle_sweeps.report.statistics import LEVEL
 from onecycle_sweeps.sweep import Sweep
 
 BASE = (0.90, 0.91, 0.92)
@@ -68,7 +73,7 @@ def test_where_no_difference_is_shown_it_is_said_what_could_have_been(tmp_path: 
     assert claim.difference is not None and claim.difference.detectable is not None
     could = f"{100 * claim.difference.detectable:.2f}"
     assert "no difference shown between step and constant: +0.33 points (95 % interval -" in claim.sentence
-    assert claim.sentence.endswith(f"3 seeds); 3 seeds could have shown {could} points or more.")
+    assert claim.sentence.endswith(f"3 seeds); 3 seeds would show {could} points or more with 80 % power.")
     assert found.sentence == "Against constant by final/val_accuracy, no difference shown: step."
 
 
@@ -79,10 +84,44 @@ def test_a_difference_that_holm_does_not_bear_is_not_called_better(tmp_path: Pat
     assert alone.sentence.startswith("step is better than constant") and "Holm" not in alone.sentence
     among = {"constant": BASE, "step": weak, "clr": (0.9, 0.92, 0.91), "wsd": (0.91, 0.9, 0.92)}
     found = claims(tmp_path / "among", among)
-    assert found.claims[0].difference == alone.difference
+    assert found.claims[0].difference is not None and alone.difference is not None
+    assert (found.claims[0].difference.mean, found.claims[0].difference.p) == (
+        alone.difference.mean,
+        alone.difference.p,
+    )
     assert found.claims[0].p_adjusted == pytest.approx(3 * alone.p_adjusted)
     assert found.claims[0].sentence.startswith("no difference shown between step and constant")
-    assert "after Holm" in found.claims[0].sentence and "if tested alone" in found.claims[0].sentence
+    assert found.claims[0].sentence.count("after Holm") == 2
+
+
+def shown_numbers(sentence: str) -> tuple[float, float, float]:
+    """The ends of the interval and the p-value as a reader sees them."""
+    low, high, p = re.search(r"95 % interval (-?[\d.]+) to (-?[\d.]+), p[=<]([\d.]+)", sentence).groups()  # type: ignore
+    return float(low), float(high), float(p)
+
+
+SHIFTS = st.lists(st.lists(st.floats(-0.02, 0.02), min_size=3, max_size=3), min_size=1, max_size=4)
+
+
+@given(SHIFTS, st.floats(0.001, 1.0))
+def test_what_is_shown_of_a_claim_never_contradicts_itself(shifts: list[list[float]], scale: float) -> None:
+    """An interval, a p-value and a word that say the same to the last digit shown, in the sentence and on the page."""
+    policies = {f"policy{i}": [b + scale * d for b, d in zip(BASE, some, strict=True)] for i, some in enumerate(shifts)}
+    rows = {"constant": list(BASE), **policies}
+    found = claims_of([made_up(name, seed, value) for name, row in rows.items() for seed, value in enumerate(row)])
+    for claim in found.claims:
+        if claim.p_adjusted is None:
+            assert claim.kind == "nothing can be claimed"
+            continue
+        low, high, p = shown_numbers(claim.sentence)
+        assert (claim.kind in ("better", "worse")) == (low > 0 or high < 0) == (p < LEVEL)
+        _, _, _, interval, _, p_of_page, detectable, _ = page_result.cells(claim)
+        ends = [float(end.replace("\N{MINUS SIGN}", "-")) for end in interval.split(" to ")]
+        assert sorted(map(abs, ends)) == sorted(map(abs, (low, high)))
+        assert p_of_page.lstrip("<") == re.search(r"p[=<]([\d.]+)", claim.sentence).group(1)  # type: ignore
+        if claim.kind == "no difference shown":
+            assert f"would show {detectable} points" in claim.sentence
+            assert claim.difference is not None and abs(100 * claim.difference.mean) < float(detectable)
 
 
 def test_from_one_seed_nothing_is_claimed(tmp_path: Path) -> None:
@@ -185,10 +224,85 @@ def test_each_policy_is_compared_at_its_best_rate_and_a_diverged_seed_counts_aga
     claim = only(found)
     assert (claim.name, claim.baseline) == ("onecycle", "constant")
     assert claim.difference is not None and claim.difference.mean == pytest.approx(0.091 / 3)
+    assert claim.kind == "better"
     picked, optimistic, edge = found.flags
     assert picked.endswith("constant max_lr_scale=1, onecycle max_lr_scale=3.")
     assert "picked on the accuracy that is quoted, which is optimistic: data.val_fraction=0.1" in optimistic
     assert edge.endswith("constant took the lowest, onecycle took the highest.")
+
+
+def rates(policy: str, count: int, finals: Sequence[float | None] = BASE) -> dict[str, Sequence[float | None]]:
+    return {f"{policy} max_lr={rate}": finals for rate in range(1, count + 1)}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(3, 1), (1, 3), (3, 2)])
+def test_the_best_of_more_rates_is_not_called_better_by_the_accuracy_that_picked_it(
+    tmp_path: Path, ours: int, theirs: int
+) -> None:
+    finals = {**rates("constant", theirs), **rates("onecycle", ours, BETTER)}
+    found = claims(tmp_path, finals)
+    claim = only(found)
+    assert (claim.kind, claim.p_adjusted) == ("no verdict", None)
+    assert claim.difference is not None and claim.difference.mean == pytest.approx(0.091 / 3)
+    assert claim.difference.low is claim.difference.high is claim.difference.p is None
+    assert f"best of {ours} rate" in claim.sentence and f"constant of {theirs}" in claim.sentence
+    for way_out in ("as many rates", "other seeds", "data.val_fraction"):
+        assert way_out in claim.sentence
+    assert "interval" not in claim.sentence and "better:" not in found.sentence
+    assert found.sentence.endswith("no verdict: onecycle.")
+
+
+def test_the_best_of_more_rates_may_be_called_better_by_images_that_did_not_pick_it(tmp_path: Path) -> None:
+    finals = {**rates("constant", 1), **rates("onecycle", 3, BETTER)}
+    tests = {name: {"test": BETTER if "onecycle" in name else BASE} for name in finals}
+    found = claims(tmp_path, finals, tests)
+    assert found.measure == "final/test_accuracy" and only(found).kind == "better"
+    assert any("same trainings" in flag for flag in found.flags)
+
+
+def test_a_family_without_a_verdict_takes_no_part_in_the_adjustment(tmp_path: Path) -> None:
+    finals = {**rates("constant", 1), **rates("step", 1, (0.91, 0.917, 0.926)), **rates("onecycle", 3, BETTER)}
+    step, onecycle = claims(tmp_path, finals).claims
+    assert step.difference is not None and step.p_adjusted == step.difference.p
+    assert (step.kind, onecycle.kind) == ("better", "no verdict")
+
+
+def test_a_rate_that_diverged_was_tried_and_one_that_has_not_run_was_not(tmp_path: Path) -> None:
+    finals = {**rates("constant", 1), "constant max_lr=2": (None, None, None), **rates("onecycle", 2, BETTER)}
+    assert only(claims(tmp_path / "diverged", finals)).kind == "better"
+    sweep = swept(tmp_path / "waiting", finals)
+    for seed in range(3):
+        sweep.trial(f"constant_max_lr=2:{seed}").remove("result.json")
+    assert only(report.compare(sweep).claims).kind == "no verdict"
+
+
+def test_a_policy_of_which_every_seed_diverged_has_no_best_rate(tmp_path: Path) -> None:
+    lost = (None, None, None)
+    finals = {**rates("constant", 2), **rates("clr", 2, lost)}
+    found = claims(tmp_path, finals)
+    assert found.flags[0] == "Each policy at its best rate by mean final val accuracy: constant max_lr=1."
+    assert found.flags[1].startswith("clr has no best rate")
+    assert not any("clr took the" in flag for flag in found.flags)
+    alone = claims(tmp_path / "alone", rates("clr", 2, lost))
+    assert not any("at its best rate" in flag or "picked on" in flag for flag in alone.flags)
+
+
+def test_before_a_trial_has_ended_nothing_is_said_of_rates(tmp_path: Path) -> None:
+    sweep = swept(tmp_path, rates("constant", 2))
+    for one in sweep.trials:
+        sweep.trial(one.signature).remove("result.json")
+    assert not any("best rate" in flag for flag in report.compare(sweep).claims.flags)
+
+
+def test_seeds_that_stayed_at_chance_are_named(tmp_path: Path) -> None:
+    finals = {"constant": (0.97, 0.4917, 0.975), "onecycle": (0.99, 0.52, 0.99)}
+    found = claims(tmp_path / "two", finals, {name: {"chance": 0.5044} for name in finals})
+    assert "seed 1 of onecycle stayed at chance (52.00 %)" in only(found).sentence
+    assert "seed 1 of constant stayed at chance (49.17 %)" in only(found).sentence
+    alone = claims(tmp_path / "one", {"constant": (0.97, 0.4917, 0.11)}, {"constant": {"chance": 0.5044}})
+    assert alone.flags == ("seeds 1, 2 of constant stayed at chance (49.17 %, 11.00 %).",)
+    unknown = claims(tmp_path / "old", {"constant": (0.97, 0.4917, 0.11)})
+    assert unknown.flags == ()
 
 
 def test_of_rates_of_equal_accuracy_the_one_with_the_lower_val_loss_is_picked(tmp_path: Path) -> None:
@@ -278,11 +392,19 @@ def test_speed_ups_count_the_seeds_that_never_reached_the_target(tmp_path: Path)
     training(sweep.trial("onecycle3"), status="diverged", cause="nan", accuracy={1: 0.95})
     claim = only(report.compare(sweep).claims)
     assert claim.speedup is not None
-    assert (claim.speedup.pairs, claim.speedup.missed_baseline, claim.speedup.missed) == (2, 1, 1)
-    assert claim.speedup.ratio == pytest.approx((4 / 2 * 8 / 2) ** 0.5)
-    said = "speed-up to 90 %: 2.83 in steps (95 % interval "
-    assert said in claim.sentence
-    assert "2 seeds; never reached by 1 seed of constant and 1 seed of onecycle)" in claim.sentence
+    assert (claim.speedup.pairs, claim.speedup.missed_baseline, claim.speedup.missed) == (4, 1, 1)
+    assert claim.speedup.ratio is None
+    assert "no speed-up to 90 %: never reached by 1 seed of constant and 1 seed of onecycle" in claim.sentence
+
+
+def test_a_speed_up_over_a_baseline_that_did_not_always_get_there_is_a_bound(tmp_path: Path) -> None:
+    entries = [entry(f"{p}{s}", p, s, target=0.9) for p in ("constant", "onecycle") for s in range(2)]
+    sweep = hand_made.sweep(tmp_path, *entries)
+    for one, course in zip(entries, ({1: 0.5, 7: 0.95}, {1: 0.5, 7: 0.6}, {1: 0.91}, {1: 0.93}), strict=True):
+        training(sweep.trial(one.signature), accuracy=course, lr=[0.1] * 8)
+    claim = only(report.compare(sweep).claims)
+    assert claim.speedup is not None and claim.speedup.ratio == pytest.approx(4)
+    assert "speed-up to 90 %: at least 4.00 in steps (2 seeds; never reached by 1 seed of constant" in claim.sentence
 
 
 def test_the_remarks_begin_with_what_is_claimed(tmp_path: Path) -> None:

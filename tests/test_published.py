@@ -19,7 +19,7 @@ PAIR = {"row": "one", "over": "base", "what": "an eighth of the steps"}
 
 
 def preset(**node: Any) -> Any:
-    return published.read({"source": "a paper", "rows": {"one": FIGURE}} | node)
+    return published.read({"source": "a paper", "rows": {"one": FIGURE}, "budgets_may_differ": True} | node)
 
 
 def made(
@@ -29,15 +29,15 @@ def made(
     *,
     facts: Any = None,
     command: tuple[str, ...] = ("experiment=paper",),
-    evaluated: tuple[int, int] = (9, 79),
+    base_evaluated: tuple[int, ...] = (),
 ) -> Sweep:
-    """A sweep of the rows `one` and `base`, a final accuracy or a status a seed; the target is 0.9."""
-    rows = [("one", one, evaluated[0]), ("base", base, evaluated[1])]
+    """A sweep of the rows `one` and `base`, a final accuracy or a status a seed, each evaluated once; target 0.9."""
+    rows = [("one", one, (9,) * len(one)), ("base", base, base_evaluated or (79,) * len(base))]
     entries = [entry(f"{row}{seed}", row, seed, target=0.9) for row, ends, _ in rows for seed in range(len(ends))]
     found = hand_made.sweep(tmp_path, *entries)
-    for row, ends, step in rows:
+    for row, ends, steps in rows:
         for seed, end in enumerate(ends):
-            folder = found.trial(f"{row}{seed}")
+            folder, step = found.trial(f"{row}{seed}"), steps[seed]
             if isinstance(end, str):
                 training(folder, status=end, cause="nan")
             else:
@@ -139,11 +139,16 @@ def test_a_divergence_can_be_what_was_published(tmp_path: Path, ends: Any, verdi
 @pytest.mark.parametrize(
     ("one", "base", "gain", "verdict"),
     [
-        ((0.92,), (0.90,), 0.02, "reproduced"),
-        ((0.92,), (0.91,), 0.02, "not reproduced"),
-        ((0.92,), (0.92,), 0, "reproduced"),
-        ((0.99,), (0.92,), 0, "reproduced"),
+        ((0.92, 0.93, 0.94), (0.90, 0.911, 0.919), 0.02, "reproduced"),
+        ((0.92, 0.93, 0.94), (0.90, 0.911, 0.919), 0.01, "reproduced, and exceeded"),
+        ((0.92, 0.93, 0.94), (0.91, 0.921, 0.929), 0.02, "not reproduced"),
+        ((0.92, 0.93, 0.94), (0.91, 0.921, 0.929), 0, "reproduced"),
+        ((0.92, 0.93, 0.94), (0.93, 0.91, 0.92), 0, "direction agrees, not significant"),
+        ((0.99, 0.99, 0.99), (0.99, 0.98, 0.5), 0.02, "direction agrees, not significant"),
+        ((0.99,), (0.92,), 0, "direction agrees, not significant"),
+        ((0.92,), (0.92,), 0, "direction agrees, not significant"),
         ((0.91,), (0.92,), 0, "not reproduced"),
+        ((0.90, 0.911, 0.919), (0.92, 0.93, 0.94), 0, "not reproduced"),
         ((0.92, "diverged"), (0.90,), 0, "not reproduced"),
         (("stopped",), (0.90,), 0, "open"),
     ],
@@ -153,41 +158,83 @@ def test_a_gain_is_the_difference_of_the_means(tmp_path: Path, one: Any, base: A
     assert only(made(tmp_path, one, base, facts=facts)).verdict == verdict
 
 
+def test_a_row_says_of_a_pair_what_the_claim_says_of_it(tmp_path: Path):
+    """Two pairs, of which the preset's baseline is in the first alone: both are claims, adjusted together."""
+    ends = {"one": (0.99, 0.985, 0.988, 0.99, 0.987), "base": (0.97, 0.4917, 0.975, 0.97, 0.972)}
+    ends["tenth"] = (0.98, 0.982, 0.983, 0.979, 0.981)
+    entries = [entry(f"{row}{seed}", row, seed) for row, some in ends.items() for seed in range(len(some))]
+    found = hand_made.sweep(tmp_path, *entries)
+    for row, some in ends.items():
+        for seed, end in enumerate(some):
+            training(found.trial(f"{row}{seed}"), accuracy={4: end}, loss={4: 0.1}, chance=0.5044)
+    pairs = [PAIR | {"gain": 0}, PAIR | {"gain": 0, "over": "tenth"}]
+    found = replace(found, published=preset(rows={}, pairs=pairs, baseline="base"), command=("experiment=paper",))
+    comparison = report.compare(found)
+    claims = {(claim.name, claim.baseline): claim for claim in comparison.claims.claims}
+    assert list(claims) == [("one", "base"), ("tenth", "base"), ("one", "tenth")]
+    over_base, over_tenth = comparison.published
+    assert claims["one", "base"].kind == "no difference shown"
+    assert over_base.verdict == "direction agrees, not significant" and "p=0.61" in over_base.reasons
+    chance = "seed 1 of base stayed at chance (49.17 %)"
+    assert chance in over_base.line and chance in claims["one", "base"].sentence
+    assert claims["one", "tenth"].kind == "better" and over_tenth.verdict == "reproduced"
+    assert "chance" not in over_tenth.line + claims["one", "tenth"].sentence
+    assert "Against base by final/val_accuracy, no difference shown: one, tenth." in comparison.claims.sentence
+    assert "Against tenth by final/val_accuracy, better: one." in comparison.claims.sentence
+
+
 @pytest.mark.parametrize(
-    ("one", "base", "speed_up", "verdict", "words"),
+    ("one", "base", "steps", "speed_up", "verdict", "words"),
     [
-        ((0.92, 0.93), (0.91, 0.92), 8, "reproduced", "8.0 times fewer steps (10 against 80)"),
-        ((0.92,), (0.91,), 20, "not reproduced", "8.0 times fewer"),
-        ((0.92,), (0.91,), 4, "reproduced, and exceeded", "8.0 times fewer"),
-        ((0.89,), (0.91,), 1, "not reproduced", "1 of 1 seeds never reached the target"),
+        ((0.92, 0.93, 0.92), (0.91, 0.92, 0.91), (79, 89, 74), 8.14, "reproduced", "8.14 times fewer steps"),
+        ((0.92, 0.93, 0.92), (0.91, 0.92, 0.91), (79, 89, 74), 20, "not reproduced", "8.14 times fewer"),
+        ((0.92, 0.93, 0.92), (0.91, 0.92, 0.91), (79, 89, 74), 4, "reproduced, and exceeded", "8.14 times fewer"),
+        ((0.92, 0.93, 0.92), (0.91, 0.92, 0.91), (79, 8, 9), 1, "direction agrees, not significant", "1.93 times"),
+        ((0.92,), (0.91,), (79,), 1, "direction agrees, not significant", "8.00 times fewer"),
+        ((0.89,), (0.91,), (79,), 1, "not reproduced", "never reached by 1 of 1 seeds of one"),
         (
-            (0.92,),
-            (0.8,),
+            (0.92, 0.92),
+            (0.8, 0.91),
+            (79, 79),
             1,
-            "reproduced",
-            "at least 8.0 times fewer steps (10 against 80, 1 of 1 seeds never got there)",
+            "direction agrees, not significant",
+            "at least 8.00 times fewer steps, the geometric mean over the seeds; never reached by 1 of 2 seeds of base",
         ),
-        ((0.92,), (0.8,), 20, "open", "at least 8.0"),
+        ((0.92,), (0.8,), (79,), 20, "open", "at least 8.00"),
     ],
 )
-def test_a_speed_up_counts_steps_to_the_target(
-    tmp_path: Path, one: Any, base: Any, speed_up: float, verdict: str, words: str
+def test_a_speed_up_is_the_claims_own(
+    tmp_path: Path, one: Any, base: Any, steps: tuple[int, ...], speed_up: float, verdict: str, words: str
 ):
-    facts = preset(rows={}, pairs=[PAIR | {"speed_up": speed_up}])
-    row = only(made(tmp_path, one, base, facts=facts))
+    facts = preset(rows={}, pairs=[PAIR | {"speed_up": speed_up, "tolerance": 0.01}], baseline="base")
+    found = report.compare(made(tmp_path, one, base, facts=facts, base_evaluated=steps))
+    (row,), (claim,) = found.published, found.claims.claims
     assert row.verdict == verdict and words in row.ours
+    assert claim.speedup is not None
+    assert claim.speedup.ratio is None or claim.speedup.missed or f"{claim.speedup.ratio:.2f} times" in row.ours
+
+
+def test_rows_of_unlike_precision_are_not_compared(tmp_path: Path):
+    found = made(tmp_path, (0.92, 0.93), (0.90, 0.92), facts=preset(rows={}, pairs=[PAIR | {"gain": 0}]))
+    for one in found.trials:
+        precision = "bf16" if one.varies["policy"] == "one" else "fp32"
+        found.trial(one.signature).write("resolved", {"max_lr": 0.1, "precision": precision})
+    row = only(found)
+    assert row.verdict == "not comparable" and "precision: bf16 against fp32" in row.reasons
 
 
 def test_an_order_can_be_tested_in_another_setting_and_a_figure_cannot(tmp_path: Path):
     pairs = [PAIR | {"gain": 0}, PAIR | {"gain": 0.02}, PAIR | {"speed_up": 1}, PAIR | {"speed_up": 7.4}]
     facts = preset(rows={}, pairs=pairs, comparable="another net", steps_per_epoch=193)
-    verdicts = [row.verdict for row in report.compare(made(tmp_path, (0.95,), (0.92,), facts=facts)).published]
+    rows = made(tmp_path, (0.95, 0.96, 0.97), (0.92, 0.931, 0.939), facts=facts, base_evaluated=(79, 89, 74))
+    verdicts = [row.verdict for row in report.compare(rows).published]
     assert verdicts == ["reproduced", "not comparable", "reproduced", "not comparable"]
 
 
 def test_another_target_makes_a_speed_up_another_one(tmp_path: Path):
     facts = preset(rows={}, pairs=[PAIR | {"speed_up": 1}, PAIR | {"gain": 0}])
-    found = made(tmp_path, (0.95,), (0.92,), facts=facts, command=("experiment=paper", "target_accuracy=0.9"))
+    accuracies = (0.95, 0.96, 0.97), (0.92, 0.931, 0.939)
+    found = made(tmp_path, *accuracies, facts=facts, command=("experiment=paper", "target_accuracy=0.9"))
     assert [row.verdict for row in report.compare(found).published] == ["not comparable", "reproduced"]
 
 

@@ -272,7 +272,7 @@ def test_of_many_range_tests_the_first_are_drawn(tmp_path: Path) -> None:
 
 def test_claims_are_shown_where_a_comparison_has_them(sweep: Sweep) -> None:
     difference = SimpleNamespace(mean=0.012, low=0.004, high=0.02, p=0.01, pairs=3, detectable=0.009)
-    speedup = SimpleNamespace(ratio=1.5)
+    speedup = SimpleNamespace(ratio=1.5, bound=None)
     claim = SimpleNamespace(name="onecycle", baseline="clr", budget="epochs=5", difference=difference)
     vars(claim).update(p_adjusted=0.02, speedup=speedup, sentence="onecycle is better than clr by 1.20 points.")
     bare = SimpleNamespace(

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from onecycle_sweeps.report.statistics import Difference, detectable_effect, holm, paired_difference, speed_up
+from onecycle_sweeps.report.statistics import (
+    LEVEL,
+    Arrival,
+    Difference,
+    detectable_effect,
+    holm,
+    holm_levels,
+    paired_difference,
+    speed_up,
+)
 
 SAMPLES = st.lists(st.tuples(*[st.floats(0.1, 1.0)] * 2), min_size=2, max_size=12)
 P_VALUES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8)
@@ -14,6 +23,11 @@ P_VALUES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8)
 
 def keyed(values):
     return {str(i): value for i, value in enumerate(values)}
+
+
+def arrivals(steps, budget=100):
+    """When each seed came to a target, None for one that did not within its budget."""
+    return keyed(Arrival(budget, False) if one is None else Arrival(one, True) for one in steps)
 
 
 @given(SAMPLES)
@@ -118,22 +132,95 @@ def test_an_adjusted_p_value_rejects_what_the_stepwise_test_rejects(p_values: li
     assert sum(q <= level for q in holm(p_values)) == rejected
 
 
+@pytest.mark.parametrize("pairs", [2, 3, 5, 10])
+@pytest.mark.parametrize("comparisons", [2, 3, 50])
+def test_at_a_stricter_level_the_detectable_effect_has_eighty_percent_power_too(pairs: int, comparisons: int) -> None:
+    level = LEVEL / comparisons
+    shift = detectable_effect(pairs, level) * math.sqrt(pairs)
+    power = stats.nct.sf(stats.t.ppf(1 - level / 2, pairs - 1), pairs - 1, shift)
+    assert power == pytest.approx(0.8, abs=1e-6)
+    assert detectable_effect(pairs, level) > detectable_effect(pairs)
+
+
+@given(st.lists(SAMPLES, min_size=1, max_size=6))
+def test_an_interval_at_holms_level_leaves_out_zero_exactly_where_the_adjusted_p_is_below_the_level(
+    samples: list[list[tuple[float, float]]],
+) -> None:
+    sides = [(keyed(one for one, _ in pairs), keyed(other for _, other in pairs)) for pairs in samples]
+    tested = [(one, other) for one, other in sides if paired_difference(one, other).p is not None]
+    p_values = [p for one, other in tested if (p := paired_difference(one, other).p) is not None]
+    for (one, other), adjusted, level in zip(tested, holm(p_values), holm_levels(p_values), strict=True):
+        found = paired_difference(one, other, level)
+        assert found.low is not None and found.high is not None and found.detectable is not None
+        assert (found.low > 0 or found.high < 0) == (adjusted < LEVEL)
+        assert level <= LEVEL
+        # What was seen and was not enough is never more than what would have been.
+        assert adjusted < LEVEL or abs(found.mean) < found.detectable
+
+
+@pytest.mark.parametrize(
+    ("p_values", "levels"),
+    [
+        ([0.01], [0.05]),
+        ([0.6], [0.05]),
+        ([0.04, 0.01, 0.02], [0.05, 0.05 / 3, 0.025]),
+        # 0.02 is not below 0.05 / 3, so the test ends there, and 0.024 stays at that level.
+        ([0.02, 0.024, 0.5], [0.05 / 3] * 3),
+        ([], []),
+    ],
+)
+def test_the_levels_are_those_of_the_stepwise_test(p_values: list[float], levels: list[float]) -> None:
+    assert holm_levels(p_values) == pytest.approx(levels)
+
+
 def test_a_speed_up_is_the_geometric_mean_of_the_ratios_of_steps() -> None:
-    found = speed_up(keyed([10, 20, 40]), keyed([20, 80, 80]))
-    assert (found.pairs, found.missed_baseline, found.missed) == (3, 0, 0)
+    found = speed_up(arrivals([10, 20, 40]), arrivals([20, 80, 80]))
+    assert (found.pairs, found.missed_baseline, found.missed, found.bound) == (3, 0, 0, None)
     assert found.ratio == pytest.approx((2 * 4 * 2) ** (1 / 3))
     interval = stats.ttest_1samp([math.log(2), math.log(4), math.log(2)], 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
 
 
-def test_seeds_that_never_reached_the_target_are_counted_for_each_side() -> None:
-    found = speed_up(keyed([10, None, 30, 20]), keyed([20, 30, None, None]))
-    assert found.ratio == pytest.approx(2.0) and found.low is found.high is None
-    assert (found.pairs, found.missed_baseline, found.missed) == (1, 2, 1)
-    never = speed_up(keyed([10, None]), keyed([None, None]))
-    assert (never.ratio, never.pairs, never.missed_baseline, never.missed) == (None, 0, 2, 1)
+def test_a_seed_that_never_reached_the_target_counts_with_all_its_steps_and_makes_a_bound() -> None:
+    late = speed_up(arrivals([10, 20]), arrivals([40, None]))
+    assert late.ratio == pytest.approx((4 * 5) ** 0.5) and late.low is late.high is None
+    assert (late.bound, late.pairs, late.missed_baseline, late.missed) == ("at least", 2, 1, 0)
+    never = speed_up(arrivals([10, None]), arrivals([40, 50]))
+    assert never.ratio == pytest.approx((4 * 0.5) ** 0.5)
+    assert (never.bound, never.pairs, never.missed_baseline, never.missed) == ("at most", 2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "missed"),
+    [([10, None, 30, 20], [20, 30, None, None], (2, 1)), ([10, None], [None, None], (2, 1))],
+)
+def test_where_both_sides_missed_the_target_there_is_no_speed_up(ours, theirs, missed) -> None:
+    found = speed_up(arrivals(ours), arrivals(theirs))
+    assert found.ratio is found.low is found.high is found.bound is None
+    assert (found.missed_baseline, found.missed) == missed and found.pairs == len(ours)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 400), st.integers(1, 400)), min_size=1, max_size=6),
+    st.integers(50, 400),
+    st.sampled_from([0, 1]),
+)
+def test_a_bound_holds_whenever_the_target_would_have_been_reached(
+    steps: list[tuple[int, int]], budget: int, cut: int
+) -> None:
+    """The whole runs against the same ones of which one side was cut at a budget."""
+    whole = [keyed(Arrival(pair[side], True) for pair in steps) for side in (0, 1)]
+    seen = list(whole)
+    seen[cut] = {key: one if one.steps <= budget else Arrival(budget, False) for key, one in whole[cut].items()}
+    true, found = speed_up(*whole).ratio, speed_up(*seen)
+    assert true is not None and found.ratio is not None
+    if found.bound is None:
+        assert found.ratio == pytest.approx(true)
+    else:
+        assert found.bound == ("at most", "at least")[cut]
+        assert found.ratio <= true * (1 + 1e-9) if cut else found.ratio >= true * (1 - 1e-9)
 
 
 def test_equal_ratios_are_a_speed_up_without_an_interval() -> None:
-    found = speed_up(keyed([10, 30, 50]), keyed([20, 60, 100]))
+    found = speed_up(arrivals([10, 30, 50]), arrivals([20, 60, 100]))
     assert found.ratio == pytest.approx(2.0) and found.low is found.high is None and found.pairs == 3

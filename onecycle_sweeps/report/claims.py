@@ -1,14 +1,14 @@
 """What a sweep shows: each family of its trials against the baseline, seed by seed."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onecycle_sweeps.report import sentences
 from onecycle_sweeps.report.groups import Family, families
 from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.report.pairing import BUDGET, Pairing, is_called, pairings
+from onecycle_sweeps.report.pairing import BUDGET, Pairing, at_chance, is_called, pairings
 from onecycle_sweeps.report.picking import picks
-from onecycle_sweeps.report.statistics import Difference, Speedup, holm
+from onecycle_sweeps.report.statistics import LEVEL, Difference, Speedup, holm, holm_levels
 from onecycle_sweeps.state import DIVERGED
 from onecycle_sweeps.sweep import TRAIN
 
@@ -20,7 +20,7 @@ class Claim:
     """One family against the baseline at the same `budget` (`epochs=5`; None where nothing of the kind varies).
 
     `difference` is in fractions of 1, None without a seed that finished in both; `p_adjusted` is Holm's over all
-    claims of the sweep; `speedup` is None without a target_accuracy.
+    claims of the sweep, and so is the level of the difference's interval; `speedup` is None without a target_accuracy.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Claim:
     difference: Difference | None
     p_adjusted: float | None
     speedup: Speedup | None
+    kind: sentences.Kind
     sentence: str
 
 
@@ -43,17 +44,25 @@ class Claims:
     sentence: str
 
 
-def claims_of(outcomes: Sequence[Outcome], baseline: str | None = None, budgets_may_differ: bool = False) -> Claims:
+def claims_of(
+    outcomes: Sequence[Outcome],
+    baseline: str | None = None,
+    budgets_may_differ: bool = False,
+    more: Sequence[tuple[str, str]] = (),
+) -> Claims:
     """Compare each family with `baseline`, a family's or a group's name, by default the first typed.
+
+    `more` names further pairs of families that are compared, the baseline second.
 
     Families are compared in the same setting alone: at equal epochs, on the same data. Trials of another number of
     steps, precision, kind of device or number of threads are not comparable; with `budgets_may_differ` another number
-    of steps is accepted, and said.
+    of steps is accepted, and said. Families that were picked from unlike numbers of rates by the accuracy that is
+    compared get no verdict: the best of more rates is the better for it.
     """
     found, measure = families(outcomes), measure_of(outcomes)
-    cases = _cases(list(pairings(found, baseline)), measure, budgets_may_differ)
+    cases = _cases(list(pairings(found, baseline, more)), measure, budgets_may_differ)
     claims = [
-        Claim(c.name, c.baseline, c.setting, c.difference, c.p_adjusted, c.speedup, sentences.sentence(c))
+        Claim(c.name, c.baseline, c.setting, c.difference, c.p_adjusted, c.speedup, c.kind, sentences.sentence(c))
         for c in cases
     ]
     return Claims(
@@ -78,13 +87,17 @@ def _cases(pairs: Sequence[Pairing], measure: str, budgets_may_differ: bool) -> 
     differences = [pairing.difference(measure) for pairing in pairs]
     unlikes = [pairing.unlike() for pairing in pairs]
     budgets = [unlike.pop(BUDGET, None) if budgets_may_differ else None for unlike in unlikes]
-    values = [d.p if d and not unlike else None for d, unlike in zip(differences, unlikes, strict=True)]
+    rates = [_unlike_rates(pairing) if measure == VAL else None for pairing in pairs]
+    values = [d.p if d and not (a or b) else None for d, a, b in zip(differences, unlikes, rates, strict=True)]
     tested = [p for p in values if p is not None]
-    adjusted = iter(holm(tested))
+    adjusted = iter(zip(holm(tested), holm_levels(tested), strict=True))
     cases: list[sentences.Case] = []
-    for pairing, difference, unlike, steps, value in zip(pairs, differences, unlikes, budgets, values, strict=True):
-        p = next(adjusted) if value is not None else None
-        aside = [*pairing.left_out(), *([f"steps: {steps[0]} against {steps[1]}"] if steps else [])]
+    for i, pairing in enumerate(pairs):
+        p, level = next(adjusted) if values[i] is not None else (None, LEVEL)
+        difference, steps = pairing.difference(measure, level), budgets[i]
+        if difference and rates[i]:
+            difference = replace(difference, low=None, high=None, p=None, detectable=None)
+        left_out = [*pairing.left_out(), *pairing.at_chance()]
         cases.append(
             sentences.Case(
                 name=pairing.family.name,
@@ -93,14 +106,21 @@ def _cases(pairs: Sequence[Pairing], measure: str, budgets_may_differ: bool) -> 
                 difference=difference,
                 p_adjusted=p,
                 tested=len(tested),
-                speedup=None if unlike else pairing.speedup(),
+                speedup=None if unlikes[i] else pairing.speedup(),
                 target=pairing.target,
-                unlike=unlike,
-                aside=aside,
+                unlike=unlikes[i],
+                aside=[*left_out, *([f"steps: {steps[0]} against {steps[1]}"] if steps else [])],
                 diverged=sum(outcome.status == DIVERGED for outcome in pairing.family.members),
+                rates=rates[i],
             )
         )
     return cases
+
+
+def _unlike_rates(pairing: Pairing) -> tuple[int, int] | None:
+    """From how many rates each side was picked, where one was picked from more."""
+    ours, theirs = pairing.family.tried, pairing.baseline.tried
+    return (ours, theirs) if ours != theirs else None
 
 
 def _flags(outcomes: Sequence[Outcome], found: Sequence[Family], baseline: str | None, measure: str) -> Iterator[str]:
@@ -109,6 +129,8 @@ def _flags(outcomes: Sequence[Outcome], found: Sequence[Family], baseline: str |
     if measure == VAL and any(TEST in outcome.metrics for outcome in outcomes):
         yield f"Not every finished trial has {TEST}: {VAL} is compared, and need not be of the same images."
     yield from picks(found, on_the_measure=measure == VAL)
+    if len(found) == 1:
+        yield from (f"{line}." for line in at_chance(found[0].name, found[0].members))
 
 
 def _alone(found: Sequence[Family]) -> str:

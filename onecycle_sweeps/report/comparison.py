@@ -83,7 +83,7 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
 
     The best mean final val accuracy comes first. For this order alone a diverged trial counts as accuracy 0, so that
     one lucky seed does not lead; groups without a finished or diverged trial come last. A preset names the baseline of
-    its claims, and whether their budgets may differ.
+    its claims, whether their budgets may differ, and the pairs of rows that its source speaks of.
     """
     facts = sweep.published
     baseline, budgets_may_differ = (facts.baseline, facts.budgets_may_differ) if facts else (None, False)
@@ -91,16 +91,18 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
     maps = stability_maps(outcomes)
     groups = sorted(by_group(outcomes).items(), key=lambda item: -standing(item[1]))
     rows = [_row(group, members) for group, members in groups]
+    more = [(pair.row, pair.over) for pair in facts.pairs] if facts else []
+    claims = claims_of(outcomes, baseline, budgets_may_differ, more)
     return Comparison(
         rows=tuple(rows),
-        claims=claims_of(outcomes, baseline, budgets_may_differ),
+        claims=claims,
         range_tests=tuple(_range_test(o) for o in outcomes if o.entry.kind == RANGE_TEST),
         targets=tuple(sorted({t for o in outcomes if (t := o.entry.target_accuracy) is not None})),
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),
         warnings=tuple((o.name, warning) for o in outcomes for warning in o.result.get("warnings", ())),
         notes=(*published_notes(sweep.published), *_notes(outcomes, rows)),
-        published=compare_published(sweep, outcomes),
+        published=compare_published(sweep, outcomes, claims.claims),
         maps=maps,
         stability=tuple(stability_lines(maps, sweep)),
     )

@@ -21,6 +21,7 @@ CLAIM_COLUMNS = (
     *(f"difference_{field.name}" for field in fields(Difference)),
     "p_adjusted",
     *(f"speedup_{field.name}" for field in fields(Speedup)),
+    "kind",
     "sentence",
 )
 
@@ -48,7 +49,7 @@ def write_claims_csv(claims: Claims, path: Path) -> Path:
         | _prefixed("difference", claim.difference)
         | {"p_adjusted": claim.p_adjusted}
         | _prefixed("speedup", claim.speedup)
-        | {"sentence": claim.sentence}
+        | {"kind": claim.kind, "sentence": claim.sentence}
         for claim in claims.claims
     ]
     return write_rows(path, CLAIM_COLUMNS, rows)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.state import DIVERGED
 from onecycle_sweeps.sweep import TRAIN
 
 Group = tuple[tuple[str, str], ...]
@@ -30,6 +29,16 @@ class Family:
     def members(self) -> Sequence[Outcome]:
         """The trials at the picked rate."""
         return self.rates[self.picked]
+
+    @property
+    def tried(self) -> int:
+        """How many rates have a result, a divergence among them."""
+        return sum(any(outcome.ended for outcome in members) for members in self.rates.values())
+
+    @property
+    def learned(self) -> bool:
+        """Whether a trial has finished at the picked rate, without which no rate is the best."""
+        return any(outcome.finished for outcome in self.members)
 
 
 def by_group(outcomes: Iterable[Outcome]) -> dict[Group, list[Outcome]]:
@@ -66,7 +75,7 @@ def families(outcomes: Iterable[Outcome]) -> list[Family]:
 
 def standing(members: Iterable[Outcome]) -> float:
     """Mean final val accuracy of the seeds that ended, a diverged one as 0; minus infinity where none has."""
-    ended = [o.metrics.get("final/val_accuracy", 0.0) for o in members if o.finished or o.status == DIVERGED]
+    ended = [o.metrics.get("final/val_accuracy", 0.0) for o in members if o.ended]
     mean = sum(ended) / len(ended) if ended else -math.inf
     return 0.0 if math.isnan(mean) else mean
 

@@ -9,8 +9,12 @@ from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.report.curves import RangeTestCurve, range_tests
 from onecycle_sweeps.report.series import Series, Trajectory, clock, series, trajectory
-from onecycle_sweeps.state import FINISHED, state
+from onecycle_sweeps.report.statistics import Arrival
+from onecycle_sweeps.state import DIVERGED, FINISHED, state
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
+
+# Of the way from chance to certainty, what an accuracy that is about chance has come at most.
+AT_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,29 @@ class Outcome:
     @property
     def finished(self) -> bool:
         return self.status == FINISHED
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has a result, which a divergence is too."""
+        return self.status in (FINISHED, DIVERGED)
+
+    @property
+    def chance(self) -> float | None:
+        """The val accuracy of always naming the most frequent class, where the final one is about that and no more."""
+        chance, final = self.result.get("chance"), self.metrics.get("final/val_accuracy")
+        if not self.finished or chance is None or final is None:
+            return None
+        return chance if final - chance <= AT_CHANCE * (1 - chance) else None
+
+    @property
+    def arrival(self) -> Arrival | None:
+        """When it came to target_accuracy: a trial that diverged never did. None without a target or a result."""
+        if self.entry.target_accuracy is None or not self.ended:
+            return None
+        if self.finished and (steps := self.steps_to_target):
+            return Arrival(steps, reached=True)
+        planned = self.resolved.get("total_steps", self.result.get("steps", 1))
+        return Arrival(max([planned, *(step + 1 for step in self.val_accuracy.steps)]), reached=False)
 
     @property
     def steps_to_target(self) -> int | None:

@@ -2,7 +2,7 @@
 
 import math
 
-from onecycle_sweeps.report import table
+from onecycle_sweeps.report import sentences, table
 from onecycle_sweeps.report.claims import Claim
 from onecycle_sweeps.report.comparison import Comparison, Row
 from onecycle_sweeps.report.markup import listed, paragraph, text
@@ -19,8 +19,8 @@ def result(comparison: Comparison, groups: Shown) -> str:
         return said
     headers, rows = table.contents(comparison)
     marks = [swatch(groups.styles[row.group]) for row in comparison.rows]
-    cells = [[mark + text(name), *map(_cell, rest)] for mark, (name, *rest) in zip(marks, rows, strict=True)]
-    shown = html_table([text(header) for header in headers], cells)
+    filled = [[mark + text(name), *map(_cell, rest)] for mark, (name, *rest) in zip(marks, rows, strict=True)]
+    shown = html_table([text(header) for header in headers], filled)
     return said + shown + paragraph(text(table.caption(comparison)), "note")
 
 
@@ -55,23 +55,27 @@ def claims(comparison: Comparison) -> str:
         "policy",
         "against",
         "difference\n(points)",
-        "95 % interval",
+        "95 % interval\n(Holm)",
         "pairs",
         "p (Holm)",
-        "detectable",
+        "detectable\n(Holm)",
         "speed-up",
     ]
-    rows = [[text(cell) for cell in _claim(claim)] for claim in found.claims]
+    rows = [[text(cell) for cell in cells(claim)] for claim in found.claims]
     note = (
-        f"Paired by seed, by {found.measure}. The interval and p-value are of the paired t-test, p adjusted by Holm's "
-        "method; detectable is the smallest true difference that this number of pairs finds with 80 % power."
+        f"Paired by seed, by {found.measure}. The interval and p-value are of the paired t-test, both adjusted by "
+        "Holm's method, so that an interval leaves out 0 where p is below 0.05. Detectable is the smallest true "
+        "difference that this number of pairs finds with 80 % power after the same adjustment. Speed-ups are geometric "
+        "means over the same seeds, not adjusted; a seed that never reached the target counts with all its steps, "
+        "which makes the speed-up a bound."
     )
-    sentences = listed(text(claim.sentence) for claim in found.claims)
+    said = listed(text(claim.sentence) for claim in found.claims)
     flags = listed((text(flag) for flag in found.flags), "bad") if found.flags else ""
-    return sentences + html_table(headers, rows) + paragraph(text(note), "note") + flags
+    return said + html_table(headers, rows) + paragraph(text(note), "note") + flags
 
 
-def _claim(claim: Claim) -> list[str]:
+def cells(claim: Claim) -> list[str]:
+    """A claim as a row of the page's table."""
     name = f"{claim.name} ({claim.budget})" if claim.budget else claim.name
     one, speed = claim.difference, claim.speedup
     interval = (
@@ -83,14 +87,14 @@ def _claim(claim: Claim) -> list[str]:
         _points(one.mean) if one else "-",
         interval,
         str(one.pairs) if one else "0",
-        "-" if claim.p_adjusted is None else f"{claim.p_adjusted:.2g}",
-        f"{100 * one.detectable:.2f}" if one and one.detectable is not None else "-",
-        f"{speed.ratio:.2f}x" if speed and speed.ratio is not None else "-",
+        "-" if claim.p_adjusted is None else sentences.p_value(claim.p_adjusted),
+        sentences.points(one.detectable) if one and one.detectable is not None else "-",
+        f"{sentences.speed(speed)}x" if speed and speed.ratio is not None else "-",
     ]
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return sentences.signed(difference).replace("-", "\N{MINUS SIGN}")
 
 
 def _cell(content: str) -> str:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from onecycle_sweeps.report.groups import Family, group_name
 from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.report.statistics import Difference, Speedup, paired_difference, speed_up
-from onecycle_sweeps.state import DIVERGED
+from onecycle_sweeps.report.statistics import LEVEL, Difference, Speedup, paired_difference, speed_up
 
 BUDGET = "steps"
 
@@ -36,20 +35,21 @@ class Pairing:
         both = self._shared().items()
         return {seed: pair for seed, pair in both if all(outcome.finished for outcome in pair)}
 
-    def difference(self, measure: str) -> Difference | None:
-        """The family's measure less the baseline's; None where no seed has it in both."""
+    def difference(self, measure: str, level: float = LEVEL) -> Difference | None:
+        """The family's measure less the baseline's, its interval at a level; None where no seed has it in both."""
         measured = {seed: pair for seed, pair in self.pairs.items() if all(measure in o.metrics for o in pair)}
         if not measured:
             return None
         ours, theirs = ({seed: pair[side].metrics[measure] for seed, pair in measured.items()} for side in (0, 1))
-        return paired_difference(ours, theirs)
+        return paired_difference(ours, theirs, level)
 
     def speedup(self) -> Speedup | None:
-        """Over the seeds that ended in both, where a diverged trial is one that never reached the target."""
-        ended = {seed: pair for seed, pair in self._shared().items() if all(map(_has_ended, pair))}
+        """Over the seeds that ended in both; None without a target that both share."""
+        arrivals = {seed: (one.arrival, other.arrival) for seed, (one, other) in self._shared().items()}
+        ended = {seed: (one, other) for seed, (one, other) in arrivals.items() if one and other}
         if self.target is None or not ended:
             return None
-        ours, theirs = ({seed: _steps_to_target(pair[side]) for seed, pair in ended.items()} for side in (0, 1))
+        ours, theirs = ({seed: pair[side] for seed, pair in ended.items()} for side in (0, 1))
         return speed_up(ours, theirs)
 
     def unlike(self) -> dict[str, tuple[str, str]]:
@@ -72,16 +72,24 @@ class Pairing:
         if lone := sorted(lone - self._shared().keys()):
             yield f"seeds that one of them alone was given: {', '.join(lone)}"
 
+    def at_chance(self) -> Iterator[str]:
+        """The seeds of both whose accuracy is about chance: `seed 3 of constant stayed at chance (49.17 %)`."""
+        for side in (self.family, self.baseline):
+            yield from at_chance(side.name, side.members)
+
     def _shared(self) -> dict[str, tuple[Outcome, Outcome]]:
         theirs = {outcome.entry.varies["seed"]: outcome for outcome in self.baseline.members}
         ours = {outcome.entry.varies["seed"]: outcome for outcome in self.family.members}
         return {seed: (outcome, theirs[seed]) for seed, outcome in ours.items() if seed in theirs}
 
 
-def pairings(families: Sequence[Family], baseline: str | None = None) -> Iterator[Pairing]:
+def pairings(
+    families: Sequence[Family], baseline: str | None = None, more: Sequence[tuple[str, str]] = ()
+) -> Iterator[Pairing]:
     """Each family but the baseline with the baseline of its setting: the family or group of that name, else the first.
 
-    Without a name it is the family that was typed first, in every setting that has it.
+    Without a name it is the family that was typed first, in every setting that has it. `more` names further pairs, the
+    baseline second, which follow unless they are there already.
     """
     called = (family.name for family in families if baseline and is_called(family, baseline))
     first = next(called, families[0].name if families else None)
@@ -89,6 +97,10 @@ def pairings(families: Sequence[Family], baseline: str | None = None) -> Iterato
         sharing = [family for family in families if family.setting == setting]
         against = next((family for family in sharing if family.name == first), sharing[0])
         yield from (Pairing(family, against) for family in sharing if family is not against)
+        named = {family.name: family for family in sharing}
+        for one, other in dict.fromkeys(more):
+            if one in named and other in named and against.name not in (one, other):
+                yield Pairing(named[one], named[other])
 
 
 def is_called(family: Family, name: str) -> bool:
@@ -96,12 +108,12 @@ def is_called(family: Family, name: str) -> bool:
     return name in (family.name, *map(group_name, family.rates))
 
 
-def _has_ended(outcome: Outcome) -> bool:
-    return outcome.finished or outcome.status == DIVERGED
-
-
-def _steps_to_target(outcome: Outcome) -> int | None:
-    return outcome.steps_to_target if outcome.finished else None
+def at_chance(name: str, members: Sequence[Outcome]) -> Iterator[str]:
+    """The line on the seeds of a group whose accuracy is about chance, if there are any."""
+    low = {o.entry.varies["seed"]: o.metrics["final/val_accuracy"] for o in members if o.chance is not None}
+    if low:
+        seeds = f"seed{'s' * (len(low) > 1)} {', '.join(low)}"
+        yield f"{seeds} of {name} stayed at chance ({', '.join(f'{100 * value:.2f} %' for value in low.values())})"
 
 
 def _facts(outcome: Outcome) -> dict[str, str]:

@@ -15,14 +15,25 @@ def picks(families: Sequence[Family], on_the_measure: bool) -> Iterator[str]:
     tuned = [family for family in families if len(family.rates) > 1]
     if not tuned:
         return
-    named = in_settings((_pick(family), group_name(family.setting)) for family in tuned)
-    yield f"Each policy at its best rate by mean final val accuracy: {', '.join(named)}."
-    if on_the_measure:
+    picked = [family for family in tuned if family.learned]
+    if picked:
+        named = in_settings((_pick(family), group_name(family.setting)) for family in picked)
+        yield f"Each policy at its best rate by mean final val accuracy: {', '.join(named)}."
+    for family in tuned:
+        if not family.learned and family.tried:
+            yield f"{_name(family)} has no best rate: no seed finished at any of them."
+    if picked and on_the_measure:
         yield (
             "The rates were picked on the accuracy that is quoted, which is optimistic: data.val_fraction=0.1 picks "
-            "them on images held out of the training set, and quotes the test set."
+            "them on images held out of the training set, and quotes the test set. A policy that does about equally "
+            "well at several rates gains the most by such a pick."
         )
-    edges = [(family, edge) for family in tuned if (edge := _edge(family))]
+    elif picked and len({family.tried for family in families}) > 1:
+        yield (
+            "The rates were picked on other images than are quoted, but on the same trainings, of which a policy that "
+            "tried more rates had more to pick from: other seeds at the picked rates would leave no doubt."
+        )
+    edges = [(family, edge) for family in picked if (edge := _edge(family))]
     at_edge = in_settings((f"{family.name} took the {edge}", group_name(family.setting)) for family, edge in edges)
     if at_edge:
         yield f"A rate beyond those tried may be better still: {', '.join(at_edge)}."

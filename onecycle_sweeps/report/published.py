@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from onecycle_sweeps.plan import BYSTANDERS, PLACE_OF_DATA
 from onecycle_sweeps.published import Figure, Pair, Published
+from onecycle_sweeps.report.claims import Claim
 from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.report.pairing import at_chance
 from onecycle_sweeps.report.published_pairs import compare_pair
 from onecycle_sweeps.report.verdicts import (
     NOT_COMPARABLE,
@@ -32,7 +34,7 @@ COSTS = {
 }
 
 
-def compare_published(sweep: Sweep, outcomes: Sequence[Outcome]) -> tuple[PublishedRow, ...]:
+def compare_published(sweep: Sweep, outcomes: Sequence[Outcome], claims: Sequence[Claim]) -> tuple[PublishedRow, ...]:
     """A row for each figure and each pair that the sweep's preset states, as far as the sweep has their trials."""
     facts = sweep.published
     if facts is None:
@@ -48,7 +50,9 @@ def compare_published(sweep: Sweep, outcomes: Sequence[Outcome]) -> tuple[Publis
         if name in groups
     ]
     pairs = [
-        compare_pair(pair, row, other, _reasons_of_a_pair(pair, facts, [*row, *other], elsewhere, sweep.command))
+        compare_pair(
+            pair, row, other, _reasons_of_a_pair(pair, facts, [*row, *other], elsewhere, sweep.command), claims
+        )
         for pair in facts.pairs
         if (row := groups.get(pair.row)) and (other := groups.get(pair.over))
     ]
@@ -110,4 +114,4 @@ def _figure(name: str, figure: Figure, members: Sequence[Outcome], reasons: tupl
         verdict = met(accuracy.mean if accuracy else None, figure.accuracy, figure.tolerance)
     within = "diverged, " if figure.diverges else ""
     published = f"{within}{100 * figure.accuracy:.2f} %, to be met within {100 * figure.tolerance:g} points"
-    return PublishedRow(name, figure.what, published, ours, verdict, (*reasons, *left))
+    return PublishedRow(name, figure.what, published, ours, verdict, (*reasons, *left, *at_chance(name, members)))

@@ -8,6 +8,7 @@ from onecycle_sweeps.report.spread import Spread, spread
 from onecycle_sweeps.state import DIVERGED
 
 REPRODUCED, EXCEEDED = "reproduced", "reproduced, and exceeded"
+AGREES = "direction agrees, not significant"
 NOT_REPRODUCED, NOT_COMPARABLE, OPEN = "not reproduced", "not comparable", "open"
 
 

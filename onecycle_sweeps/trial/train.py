@@ -63,14 +63,16 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
             checkpoint.save(attempt.trial.path / "model.pt", learner.model.state_dict())
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
     warnings = [*learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
+    chance = guards.chance(learner.data.val)
     if not cause:
-        warnings += guards.doubts(record, guards.chance(learner.data.val), bool(norms(learner)))
+        warnings += guards.doubts(record, chance, bool(norms(learner)))
     return {
         "status": "diverged" if cause else "finished",
         "cause": cause,
         "metrics": metrics,
         "steps": watch.seen,
         "steps_per_epoch": resolved["steps_per_epoch"],
+        "chance": chance,
         "warnings": warnings,
     }
 
