@@ -1,16 +1,55 @@
-"""What made a result: versions, the git commit, and a hash of the code that a config names."""
+"""What made a result: versions, the git commit, and the code that a config names, with all that this code imports.
 
+Code is found in its files and never run. A library counts by its version. The user's own modules count by the content
+of their files, wherever these lie: in the working folder, beside a config, or installed as editable.
+"""
+
+import ast
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
+import platform
 import subprocess
-from collections.abc import Iterator
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("onecycle-sweeps", "torch", "torchvision", "timm")
+PROGRAM, DISTRIBUTION = "onecycle_sweeps", "onecycle-sweeps"
+PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm")
+LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
+IMPORTING_CALLS = ("import_module", "__import__")
+# The files of the user's own as this process saw them last.
+_seen: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code behind a config.
+
+    `targets` has for each `_target_` a hash of all its files, or the version of the library that it belongs to;
+    `files` has the hash of each file, by its place below the folder where Python finds it, such as `mine/nets.py`.
+    """
+
+    targets: dict[str, str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What differs between the makers of two results: files and targets, and versions in words."""
+
+    code: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.code or self.versions)
 
 
 def versions() -> dict[str, str]:
@@ -24,9 +63,52 @@ def versions() -> dict[str, str]:
     return found
 
 
+def code(config: Any) -> Code:
+    """The code behind each `_target_` of a config, as it stands on disk at this moment."""
+    importlib.invalidate_caches()
+    search = _Search()
+    behind = {target: search.behind(target) for target in sorted(set(_targets(config)))}
+    files = {module.label: module.digest for modules in behind.values() for module in modules}
+    return Code({target: _hash(target, modules) for target, modules in behind.items()}, dict(sorted(files.items())))
+
+
 def code_hashes(config: Any) -> dict[str, str]:
-    """A hash of the module or package behind each `_target_` of a config; a library's version where it is installed."""
-    return {target: _hash(target) for target in sorted(set(_targets(config)))}
+    """A hash of the code behind each `_target_` of a config; a library's version where it is installed."""
+    return code(config).targets
+
+
+def record(code: Code) -> dict[str, Any]:
+    """What is kept beside a result of its code and versions."""
+    return {"versions": versions(), "code": code.targets, "files": code.files}
+
+
+def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
+    """What differs between two records; another version of this program is other code."""
+    then, here = before.get("versions", {}), now.get("versions", {})
+    words = {n: f"{n} was {then[n]} and is {here[n]}" for n in then if n in here and then[n] != here[n]}
+    program = [words.pop(DISTRIBUTION)] if DISTRIBUTION in words else []
+    return Change((*differing([before, now]), *program), tuple(words.values()))
+
+
+def differing(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The files of which these records know several contents, and the targets of several versions; torch's apart."""
+    records = list(records)
+    files = _several(record.get("files", {}) for record in records)
+    targets = _several(record.get("code", {}) for record in records)
+    unexplained = (t for t, found in targets.items() if not files or all(" " in value for value in found))
+    return (*files, *(t for t in unexplained if not all(value.startswith("torch ") for value in targets[t])))
+
+
+def import_afresh(code: Code) -> None:
+    """Let this process import again what it saw with another content, so that it runs the code that stands there."""
+    own = {file: digest for file, digest in code.files.items() if not file.startswith(f"{PROGRAM}/")}
+    changed = {file for file, digest in own.items() if _seen.get(file, digest) != digest}
+    for file in own if changed else ():
+        module = sys.modules.pop(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."), None)
+        # Python takes a compiled file for that of any source of the same size and second.
+        if file in changed and (compiled := getattr(module, "__cached__", None)):
+            Path(compiled).unlink(missing_ok=True)
+    _seen.update(own)
 
 
 def git_commit(folder: Path) -> str | None:
@@ -37,6 +119,165 @@ def git_commit(folder: Path) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A module and the file that it is made of, None for a namespace package; `folders` are where a package lies."""
+
+    name: str
+    file: Path | None
+    folders: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        assert self.file
+        return self.name.replace(".", "/") + (f"/{self.file.name}" if self.folders else self.file.suffix)
+
+    @functools.cached_property
+    def content(self) -> bytes:
+        try:
+            return self.file.read_bytes() if self.file else b""
+        except OSError:
+            return b""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()[:12]
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is neither Python's own nor installed as a library."""
+        return any(map(_is_own, [self.file] if self.file else map(Path, self.folders)))
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names that it binds, each with the dotted name that it stands for; of one made here it is the module's."""
+        if self.file is None or self.file.suffix != ".py":
+            return {}
+        return _names(self.content, self.name, bool(self.folders))
+
+    @property
+    def imports(self) -> set[str]:
+        """What it imports, anywhere in its code, as dotted names."""
+        if self.file is None or self.file.suffix != ".py":
+            return set()
+        return {dotted for _, dotted in _imports(self.content, self.name, bool(self.folders))}
+
+
+class _Search:
+    """Follows imports from file to file; each module is looked up once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Module | None] = {}
+
+    def behind(self, target: str) -> list[_Module]:
+        """The modules of files that a dotted name takes, itself and all that it imports of the user's own.
+
+        The user's code ends where this program begins, whose code counts for its own targets alone.
+        """
+        found: dict[str, _Module] = {}
+        within, left, seen = _top(target) == PROGRAM, [target], set[str]()
+        while left:
+            dotted = left.pop()
+            if dotted in seen or (_top(dotted) == PROGRAM) is not within:
+                continue
+            seen.add(dotted)
+            modules, rest = self._path(dotted)
+            if not modules or not modules[0].is_own:
+                continue
+            if within:
+                # The packages of this program do no more than to name what their modules have.
+                origin = modules[-1].names.get(rest, "") if modules[-1].folders else ""
+                modules, left = ([], [*left, origin]) if origin not in ("", modules[-1].name) else (modules[-1:], left)
+            elif rest and modules[-1].folders and rest not in modules[-1].names:
+                left += _modules_below(modules[-1])
+            for module in modules:
+                if module.file and module.name not in found:
+                    found[module.name] = module
+                    left += module.imports
+        return sorted(found.values(), key=lambda module: module.name)
+
+    def _path(self, dotted: str) -> tuple[list[_Module], str]:
+        """The modules that a dotted name leads through, and the name of what is asked of the last one, if any."""
+        parts, modules = dotted.split("."), []
+        for i, part in enumerate(parts):
+            module = self._module(".".join(parts[: i + 1]), modules[-1].folders if modules else None)
+            if module is None:
+                return modules, part
+            modules.append(module)
+        return modules, ""
+
+    def _module(self, name: str, folders: tuple[str, ...] | None) -> _Module | None:
+        if name not in self._known:
+            self._known[name] = _found(name, folders)
+        return self._known[name]
+
+
+def _found(name: str, folders: tuple[str, ...] | None) -> _Module | None:
+    """The module of a name, looked for in the folders of its package without importing that."""
+    spec: ModuleSpec | None = None
+    with suppress(ImportError, ValueError, AttributeError):
+        if folders is None:
+            spec = importlib.util.find_spec(name)
+        elif folders:
+            spec = PathFinder.find_spec(name.rpartition(".")[2], list(folders))
+    if spec is None:
+        return None
+    file = Path(spec.origin) if spec.has_location and spec.origin else None
+    return _Module(name, file, tuple(spec.submodule_search_locations or ()))
+
+
+def _modules_below(package: _Module) -> Iterator[str]:
+    """All modules of a package: any of them may have what the package makes known by other means than a statement."""
+    for folder in map(Path, package.folders):
+        for path in (*folder.glob("*.py"), *(init.parent for init in folder.glob("*/__init__.py"))):
+            if path.stem != "__init__":
+                yield f"{package.name}.{path.stem}"
+
+
+@functools.lru_cache(4096)
+def _imports(content: bytes, name: str, is_package: bool) -> tuple[tuple[str, str], ...]:
+    """The imports in a module's code: the name that each binds, and in full what it imports; none in what is no code.
+
+    An import by a call is found where its name is written out.
+    """
+    package = name if is_package else name.rpartition(".")[0]
+    found: list[tuple[str, str]] = []
+    for node in ast.walk(_parsed(content)):
+        match node:
+            case ast.Import(names=names):
+                found += [(alias.asname or _top(alias.name), alias.name) for alias in names]
+            case ast.ImportFrom(names=names):
+                start = _absolute("." * node.level + (node.module or ""), package)
+                found += [(alias.asname or alias.name, f"{start}.{alias.name}") for alias in names]
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(value=str(text)), *_]):
+                if called in IMPORTING_CALLS:
+                    found.append(("", _absolute(text, package)))
+    return tuple((bound, dotted) for bound, dotted in found if not dotted.startswith("."))
+
+
+def _absolute(dotted: str, package: str) -> str:
+    """A name relative to a package in full; one that leads out of all packages stays as it is."""
+    level = len(dotted) - len(dotted.lstrip("."))
+    if not level:
+        return dotted
+    start = package.split(".")[: package.count(".") + 2 - level] if package else []
+    return ".".join([*start, *filter(None, [dotted[level:]])]) if start else dotted
+
+
+@functools.lru_cache(4096)
+def _names(content: bytes, name: str, is_package: bool) -> dict[str, str]:
+    nodes = list(ast.walk(_parsed(content)))
+    made = {n.name for n in nodes if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)}
+    made |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return dict(_imports(content, name, is_package)) | dict.fromkeys(made, name)
+
+
+def _parsed(content: bytes) -> ast.AST:
+    with suppress(SyntaxError, ValueError, RecursionError):
+        return ast.parse(content)
+    return ast.Module([], [])
 
 
 def _targets(config: Any) -> Iterator[str]:
@@ -50,16 +291,14 @@ def _targets(config: Any) -> Iterator[str]:
             yield from _targets(value)
 
 
-def _hash(target: str) -> str:
-    top = target.partition(".")[0]
-    spec = importlib.util.find_spec(top)
-    if spec is None or spec.origin is None:
+def _hash(target: str, modules: list[_Module]) -> str:
+    if modules:
+        text = "\n".join(f"{module.label} {module.digest}" for module in modules)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    top = _found(_top(target), None)
+    if top is None or top.is_own:
         return "not found"
-    if "site-packages" in Path(spec.origin).parts:
-        return _version(top)
-    source = _source(target, Path(spec.origin))
-    files = sorted(source.parent.glob("*.py")) if source.name == "__init__.py" else [source]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    return f"python {platform.python_version()}" if top.name in sys.stdlib_module_names else _version(top.name)
 
 
 @functools.cache
@@ -72,14 +311,20 @@ def _version(top: str) -> str:
     return "unknown version"
 
 
-def _source(target: str, origin: Path) -> Path:
-    """The file of the deepest module in a dotted name, found without importing its packages."""
-    found = origin
-    for name in target.split(".")[1:]:
-        package = found.parent
-        candidates = [package / f"{name}.py", package / name / "__init__.py"]
-        deeper = next((path for path in candidates if found.name == "__init__.py" and path.is_file()), None)
-        if deeper is None:
-            break
-        found = deeper
-    return found
+def _is_own(path: Path) -> bool:
+    place = path.resolve()
+    libraries = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+    return not LIBRARY_FOLDERS & set(place.parts) and not any(place.is_relative_to(folder) for folder in libraries)
+
+
+def _several(found: Iterable[Mapping[str, str]]) -> dict[str, set[str]]:
+    """The keys that have more than one value, with all of these."""
+    values: dict[str, set[str]] = {}
+    for one in found:
+        for key, value in one.items():
+            values.setdefault(key, set()).add(value)
+    return {key: known for key, known in values.items() if len(known) > 1}
+
+
+def _top(dotted: str) -> str:
+    return dotted.partition(".")[0]

@@ -37,6 +37,7 @@ def attempt_of(data: Iterable[bytes]) -> Attempt | None:
         cause=ends[-1]["cause"] if ends else None,
         torn=lines.count(None),
         place=head.get("place", {}),
+        notes=tuple(head.get("notes", ())),
     )
 
 

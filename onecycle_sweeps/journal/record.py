@@ -31,7 +31,7 @@ class Block:
 class Attempt:
     """One execution of a trial as its file tells it; `saved` is the number of steps its last checkpoint covers.
 
-    `place` says where it ran, in the words of whoever sent it there.
+    `place` says where it ran, in the words of whoever sent it there, and `notes` what its user is to know of its start.
     """
 
     number: int
@@ -44,6 +44,7 @@ class Attempt:
     cause: str | None
     torn: int
     place: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,24 @@ from onecycle_sweeps.journal.lines import attempt_file
 
 
 class Journal:
-    """The writer of one attempt's file, which it alone opens; each call appends whole lines."""
+    """The writer of one attempt's file, which it alone opens; each call appends whole lines.
 
-    def __init__(self, folder: Path, attempt: int, start: int, place: Mapping[str, str] | None = None) -> None:
+    `notes` are lines for the user about how the attempt begins.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        attempt: int,
+        start: int,
+        place: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
         self.path = attempt_file(folder, attempt)
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         self._torn = False
         head = {"attempt": attempt, "from": start, "time": time.time(), "host": socket.gethostname()}
-        self._write(head | ({"place": place} if place else {}))
+        self._write(head | ({"place": place} if place else {}) | ({"notes": notes} if notes else {}))
 
     def append(self, step: int, metrics: Mapping[str, Sequence[float]]) -> None:
         """Write the values of consecutive steps, the first of which is `step`.

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.state import ENDED, RUNNING, progress
@@ -26,6 +27,8 @@ class Display:
         self.sweep, self.todo, self.reused = sweep, todo, reused
         self.running: dict[str, Entry] = {}
         self.ended: Counter[str] = Counter()
+        self._attempts = {entry.signature: sweep.trial(entry.signature).attempts() for entry in sweep.trials}
+        self._unheard: dict[str, Entry] = {}
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         terminal = self.console.is_terminal
         self._live = Live(console=self.console, transient=True, auto_refresh=False) if terminal else None
@@ -50,9 +53,12 @@ class Display:
             self.console.print(Text(event.news))
         if entry and status == RUNNING:
             self.running[entry.signature] = entry
+            self._unheard[entry.signature] = entry
         elif entry and status:
             self.running.pop(entry.signature, None)
+        self._tell_notes()
         if entry and status in ENDED:
+            self._unheard.pop(entry.signature, None)
             self.ended[status] += 1
             trial, done = self.sweep.trial(entry.signature), f"[{self.ended.total()}/{self.todo}]"
             self.console.print(Text(f"{done} {describe(trial, entry, status, event.cause)}"))
@@ -60,6 +66,16 @@ class Display:
         if time.monotonic() - self._shown >= interval:
             self._shown = time.monotonic()
             self._refresh()
+
+    def _tell_notes(self) -> None:
+        """Print what there is to know of how trials began, once their attempts have."""
+        for signature, entry in list(self._unheard.items()):
+            head = journal.newest_head(self.sweep.trial(signature).journal)
+            if head and head.number > self._attempts.get(signature, 0):
+                self._attempts[signature] = head.number
+                del self._unheard[signature]
+                for note in head.notes:
+                    self.console.print(Text(f"{_name(self.sweep, entry)}: {note}"))
 
     def _refresh(self) -> None:
         if self._live:

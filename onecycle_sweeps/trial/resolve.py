@@ -1,16 +1,19 @@
 """What a trial's first attempt fixes for all later ones, and the learner that is built from it."""
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import get_object
 
 from onecycle_sweeps import dataset, provenance, settings
 from onecycle_sweeps.dataset import Dataset, Facts
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner
 from onecycle_sweeps.trial import compiler, precision
@@ -18,13 +21,17 @@ from onecycle_sweeps.trial import compiler, precision
 Resolved = dict[str, Any]
 
 
-def resolve(config: Config, facts: Facts, find_rate: Callable[[], float]) -> Resolved:
+def resolve(
+    config: Config, facts: Facts, code: Code, find_rate: Callable[[], float], fixed: Resolved | None = None
+) -> Resolved:
     """Fix the rate, the device, the precision and the threads; `find_rate` is asked where `max_lr` is auto.
 
+    `fixed` is what an earlier attempt fixed, which is kept: what follows from the code alone is taken from `code` anew.
     A model that has a `normalisation`, the (mean, std) of each channel in the units of uint8, is given images so
     normalised, in place of by the training set's own statistics.
     """
-    device, model = _device(config["device"]), _model(config, facts)
+    fixed = fixed or {}
+    device, model = fixed.get("device") or _device(config["device"]), _model(config, facts)
     steps_per_epoch = facts.train // config["batch_size"]
     resolved = {
         "max_lr": None,
@@ -33,15 +40,17 @@ def resolve(config: Config, facts: Facts, find_rate: Callable[[], float]) -> Res
         "device": device,
         "precision": precision.chosen(device, model) if config["precision"] == "auto" else config["precision"],
         "threads": 1 if config["threads"] == "auto" else config["threads"],
+        **{key: fixed[key] for key in ("precision", "threads") if key in fixed},
         "normalisation": getattr(model, "normalisation", None),
-        "versions": provenance.versions(),
-        "code": provenance.code_hashes(config),
+        **provenance.record(code),
     }
     if config["task"] == "range_test":
         test = config["range_test"]
         return resolved | {"total_steps": test["steps"] * len(test["seeds"])}
     rate, source = settings.max_lr(config), "config"
-    if rate is None:
+    if fixed.get("max_lr") is not None:
+        rate, source = fixed["max_lr"], fixed["max_lr_from"]
+    elif rate is None:
         rate, source = find_rate() * config["max_lr_scale"], f"range_test:{config['needs']['range_test']}"
     return resolved | {"max_lr": rate, "max_lr_from": source, "total_steps": config["epochs"] * steps_per_epoch}
 
@@ -74,7 +83,8 @@ def prepare_torch(config: Config, resolved: Resolved) -> None:
 
 def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Learner:
     """A fresh net with the weights that follow from `seed`, and its optimizer."""
-    torch.manual_seed(seed)
+    for generator in (torch.manual_seed, random.seed, lambda number: np.random.seed(number % 2**32)):
+        generator(seed)
     model = _model(config, data.facts).to(resolved["device"], memory_format=torch.channels_last)
     return Learner(
         model,

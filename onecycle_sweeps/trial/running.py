@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from onecycle_sweeps import checkpoint, journal
+from onecycle_sweeps import checkpoint, journal, provenance
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder, check_mine
 from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.trial import range_test, resolve
 from onecycle_sweeps.trial.train import Attempt, State, Stopped, complete, train
@@ -41,21 +42,23 @@ def run(
         config = trial.config()
         if (result := trial.result()) and trial.done(config):
             return result
-        state = _usable_checkpoint(trial, config)
+        code = provenance.code(config)
+        provenance.import_afresh(code)
+        state, notes = _usable_checkpoint(trial, config, code)
         number, start = trial.attempts() + 1, state["step"] if state else 0
         try:
-            book = Journal(trial.journal, number, start, place)
+            book = Journal(trial.journal, number, start, place, notes)
         except OSError as error:
             raise _failed(trial, number, error) from error
         log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, start)
         trial.remove("failure.json")
-        return _conclude(Attempt(trial, number, book, stopped, place), config, state)
+        return _conclude(Attempt(trial, number, book, stopped, place), config, code, state)
 
 
-def _conclude(attempt: Attempt, config: Config, state: State | None) -> dict[str, Any]:
+def _conclude(attempt: Attempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
     trial, number, book = attempt.trial, attempt.number, attempt.book
     try:
-        result = _drive(attempt, config, state) | {"kind": config["task"], "attempt": number, "finished": time.time()}
+        result = _drive(attempt, config, code, state) | {"kind": config["task"], "attempt": number, "finished": time.time()}
         book.sync()
         trial.check_current(number)
         trial.write("result", result)
@@ -74,15 +77,19 @@ def _conclude(attempt: Attempt, config: Config, state: State | None) -> dict[str
     return result
 
 
-def _drive(attempt: Attempt, config: Config, state: State | None) -> dict[str, Any]:
+def _drive(attempt: Attempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
     trial = attempt.trial
     facts = resolve.facts(trial, config)
     resolved = trial.resolved()
-    if resolved is None:
-        resolved = resolve.resolve(config, facts, lambda: _rate_found(attempt, config))
+    if resolved is None or state is None:
+        resolved = resolve.resolve(config, facts, code, lambda: _rate_found(attempt, config), resolved)
         trial.write("resolved", resolved)
         if resolved["max_lr"] is not None:
             log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])
+    elif versions := provenance.change(resolved, provenance.record(code)).versions:
+        line = f"the steps from {state['step']} on were taken with other versions: {', '.join(versions)}"
+        resolved |= provenance.record(code) | {"warnings": [*resolved.get("warnings", ()), line]}
+        trial.write("resolved", resolved)
     resolve.prepare_torch(config, resolved)
     data = resolve.data(trial, config, facts, resolved)
     if config["task"] == "range_test":
@@ -104,20 +111,33 @@ def _rate_found(attempt: Attempt, config: Config) -> float:
             raise ValueError(f"range test {test.signature}: {error}") from error
 
 
-def _usable_checkpoint(trial: TrialFolder, config: Config) -> State | None:
-    """The state to continue from, None for a start from step 0: what cannot be used is said in the log."""
+def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[State | None, list[str]]:
+    """The state to continue from, None for a start from step 0, and lines for the user on what is not as it was."""
     try:
         state = checkpoint.load(trial.checkpoint)
     except checkpoint.Corrupt as error:
-        log.warning("%s: the trial begins again from step 0", error)
-        return None
+        return None, [_said(f"{error}: the trial begins again from step 0")]
     record = journal.read(trial.journal)
     if record.torn:
         log.warning("%d lines of the journal in %s are torn", record.torn, trial.journal)
-    if state and not complete(record, state, config["evaluations_per_epoch"]):
-        log.warning("the journal lacks values before step %d: the trial begins again from step 0", state["step"])
-        return None
-    return state
+    if state is None:
+        return None, []
+    step, again = state["step"], "the trial begins again from step 0"
+    if not complete(record, state, config["evaluations_per_epoch"]):
+        return None, [_said(f"the journal lacks values before step {step}: {again}")]
+    if (resolved := trial.resolved()) is None:
+        return None, [_said(f"resolved.json, which says what code took the steps before {step}, is gone: {again}")]
+    change = provenance.change(resolved, provenance.record(code))
+    if change.code:
+        return None, [_said(f"{', '.join(change.code)} changed after step {step} was reached: {again}")]
+    if change.versions:
+        return state, [_said(f"{', '.join(change.versions)}: the trial goes on from step {step} all the same")]
+    return state, []
+
+
+def _said(line: str) -> str:
+    log.warning("%s", line)
+    return line
 
 
 def _failed(trial: TrialFolder, number: int, error: Exception, book: Journal | None = None) -> TrialFailed:

@@ -1,11 +1,13 @@
 """Drives a training: evaluates, records, saves, and says what came of it."""
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from onecycle_sweeps import checkpoint, journal, settings
@@ -62,7 +64,7 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
         if config["save_model"]:
             checkpoint.save(attempt.trial.path / "model.pt", learner.model.state_dict())
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
-    warnings = [*learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
+    warnings = [*_notes(record), *learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
     chance = guards.chance(learner.data.val)
     if not cause:
         warnings += guards.doubts(record, chance, bool(norms(learner)))
@@ -122,6 +124,8 @@ def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> No
         "model": learner.model.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "random": torch.get_rng_state(),
+        "random_python": random.getstate(),
+        "random_numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
         "random_cuda": torch.cuda.get_rng_state_all() if learner.data.train.images.device.type == "cuda" else [],
     }
     checkpoint.save(attempt.trial.checkpoint, state)
@@ -132,6 +136,8 @@ def _restore(learner: Learner, state: State) -> None:
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"].cpu())
+    random.setstate(state["random_python"])
+    np.random.set_state(tuple(state["random_numpy"]))
     if state["random_cuda"]:
         torch.cuda.set_rng_state_all([random.cpu() for random in state["random_cuda"]])
 
