@@ -152,7 +152,7 @@ class _Module:
 
     @property
     def names(self) -> dict[str, str]:
-        """The names that it binds, each with the dotted name that it stands for; of one made here it is the module's."""
+        """The names that it binds, each with what it imports by that name; with its own name for what is made here."""
         if self.file is None or self.file.suffix != ".py":
             return {}
         return _names(self.content, self.name, bool(self.folders))
@@ -251,7 +251,9 @@ def _imports(content: bytes, name: str, is_package: bool) -> tuple[tuple[str, st
             case ast.ImportFrom(names=names):
                 start = _absolute("." * node.level + (node.module or ""), package)
                 found += [(alias.asname or alias.name, f"{start}.{alias.name}") for alias in names]
-            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(value=str(text)), *_]):
+            case ast.Call(
+                func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(value=str(text)), *_]
+            ):
                 if called in IMPORTING_CALLS:
                     found.append(("", _absolute(text, package)))
     return tuple((bound, dotted) for bound, dotted in found if not dotted.startswith("."))

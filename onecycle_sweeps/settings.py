@@ -1,10 +1,12 @@
 """What a trial's config means: which parts it names, which rate it asks for, which range test would find it."""
 
 import inspect
+import random
+import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
+import numpy as np
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +25,14 @@ NOT_OF_A_RANGE_TEST = (
     *("policy", "max_lr", "max_lr_scale", "epochs", "seed"),
     *("evaluations_per_epoch", "bn_recalibrate"),
 )
+
+
+def seed_generators(seed: int) -> None:
+    """Seed whatever code of the user's may draw from: Python's generator, NumPy's, and torch's where it is loaded."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
 
 
 def plain(config: DictConfig) -> Config:
@@ -53,9 +63,15 @@ def build(node: Config, **offered: Any) -> Any:
 
 
 def loader(config: Config) -> Callable[[], Source]:
-    """The call that reads the raw data set."""
+    """The call that reads the raw data set; whatever it draws at random follows from `data.split_seed`."""
     of_others = (*SPLIT_KEYS, *TRANSFORM_KEYS, "files")
-    return partial(_call, {key: value for key, value in config["data"].items() if key not in of_others})
+    node = {key: value for key, value in config["data"].items() if key not in of_others}
+
+    def load() -> Source:
+        seed_generators(config["data"]["split_seed"])
+        return _call(node)
+
+    return load
 
 
 def split(config: Config) -> dict[str, Any]:

@@ -64,6 +64,103 @@ def test_code_beside_a_module_is_no_part_of_it(users: Path):
     assert code("mine.nets.Net") == before
 
 
+IMPORTS = {
+    "a module": "import helper",
+    "a module by another name": "import helper as h",
+    "a name of a module": "from helper import block",
+    "all names of a module": "from helper import *",
+    "a module of a package": "import bricks.deep",
+    "a module from a package": "from bricks import deep",
+    "a module of a namespace package": "import loose.bricks",
+    "a name that a package passes on": "from bricks import Block",
+    "a name that a package makes when it is asked": "from bricks import Made",
+    "in a function": "def build():\n    from helper import block",
+    "in a class, in a try": "class Net:\n    try:\n        import helper\n    except ImportError:\n        pass",
+    "by a call": "import importlib\nimportlib.import_module('helper')",
+    "by a call of its own": "from importlib import import_module\nimport_module('bricks.deep')",
+    "by a relative call": "__import__('helper')",
+}
+
+
+@pytest.fixture
+def bricks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's modules: `net`, `helper` which imports `far`, and packages `bricks` and `loose`, all of one file."""
+    monkeypatch.syspath_prepend(tmp_path)
+    files = {
+        "helper.py": "import far\nimport net\n",
+        "far.py": "block = 1\n",
+        "bricks/__init__.py": "from .blocks import Block\n",
+        "bricks/blocks.py": "from . import deep\n",
+        "bricks/deep.py": "from ..nowhere import x\nimport far\n",
+        "loose/bricks.py": "from .. import nothing\nfrom . import inner\n",
+        "loose/inner.py": "import far\n",
+        "unused.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("statement", IMPORTS.values(), ids=IMPORTS.keys())
+def test_what_a_module_imports_counts_however_far_away_it_is(bricks: Path, statement: str):
+    (bricks / "net.py").write_text(f"import torch, os\n{statement}\n")
+    before = provenance.code({"_target_": "net.Net"})
+    assert "far.py" in before.files and "unused.py" not in before.files
+    (bricks / "unused.py").write_text("# edited\n")
+    assert provenance.code({"_target_": "net.Net"}) == before
+    (bricks / "far.py").write_text("block = 2\n")
+    after = provenance.code({"_target_": "net.Net"})
+    assert after.targets != before.targets
+    assert provenance.differing([provenance.record(one) for one in (before, after)]) == ("far.py",)
+    assert not {"net", "helper", "far", "bricks", "loose"} & set(sys.modules)
+
+
+def test_a_package_runs_its_own_file_before_any_of_its_modules(bricks: Path):
+    (bricks / "net.py").write_text("from bricks.deep import x\n")
+    assert {"bricks/__init__.py", "bricks/blocks.py"} <= set(provenance.code({"_target_": "net.Net"}).files)
+
+
+def test_code_that_does_not_parse_counts_by_its_content(bricks: Path):
+    (bricks / "net.py").write_text("import helper\n")
+    (bricks / "helper.py").write_text("def (:\n")
+    assert set(provenance.code({"_target_": "net.Net"}).files) == {"net.py", "helper.py"}
+
+
+def test_the_users_code_ends_where_this_program_and_libraries_begin(bricks: Path):
+    (bricks / "net.py").write_text("import numpy, timm\nfrom onecycle_sweeps.policies import Hyper\n")
+    assert set(provenance.code({"_target_": "net.Net"}).files) == {"net.py"}
+
+
+def test_every_target_counts_wherever_it_stands_in_the_config(bricks: Path):
+    for name in ("nets", "sets", "cuts"):
+        (bricks / f"{name}.py").write_text("")
+    config = {"model": {"_target_": "nets.A", "_partial_": True}, "data": {"x": [{"_target_": "cuts.C"}]}}
+    found = provenance.code(config | {"d": {"_target_": "sets.load"}})
+    assert set(found.files) == {"nets.py", "cuts.py", "sets.py"}
+
+
+def test_code_of_this_program_counts_by_the_modules_behind_a_target():
+    found = provenance.code({"_target_": "onecycle_sweeps.policies.OneCycle"})
+    assert "onecycle_sweeps/policies/onecycle.py" in found.files
+    assert "onecycle_sweeps/policies/bounds.py" in found.files
+    assert "onecycle_sweeps/policies/decay.py" not in found.files
+
+
+def test_a_change_names_files_targets_and_versions_and_takes_torch_for_no_code():
+    made = {
+        "versions": {"torch": "1", "onecycle-sweeps": "1"},
+        "code": {"a.A": "torch 1", "b.B": "timm 1"},
+        "files": {},
+    }
+    now = {"versions": {"torch": "2", "onecycle-sweeps": "1"}, "code": {"a.A": "torch 2", "b.B": "timm 2"}, "files": {}}
+    assert provenance.change(made, now) == provenance.Change(("b.B",), ("torch was 1 and is 2",))
+    assert not provenance.change(made, made)
+    newer = made | {"versions": {"torch": "1", "onecycle-sweeps": "2"}}
+    assert provenance.change(made, newer).code == ("onecycle-sweeps was 1 and is 2",)
+    assert provenance.change({}, now) == provenance.Change()
+
+
 def test_code_is_hashed_without_being_run(users: Path):
     (users / "mine_alone.py").write_text("raise SystemExit\n")
     (users / "mine" / "__init__.py").write_text("raise SystemExit\n")

@@ -46,6 +46,7 @@ def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(runs_dir: Path, be
         ("optimizer=adamw", "max_lr=0.01"),
         ("precision=bf16",),
         ("~model", "+model={_target_: users_code.WithDropout}"),
+        ("~model", "+model={_target_: users_code.WithDraws}"),
         ("policy=clr", "clip_norm=0.5", "label_smoothing=0.1"),
         ("policy=constant", "data.val_fraction=0.2"),
         ("policy=constant", "max_lr=10", "epochs=1"),

@@ -1,11 +1,14 @@
 """Policies are compared seed by seed, because a seed fixes the weights and the batches whatever the policy."""
 
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from onecycle_sweeps import trial
-from real_trials import made, series
+from onecycle_sweeps import settings, trial
+from real_trials import SHORT, made, series, undisturbed
 
 # At such a rate the weights stay as they were drawn, so that each step's loss tells its batch.
 STILL = ("epochs=2", "batch_size=256", "max_lr=1e-9")
@@ -30,3 +33,39 @@ def test_a_seed_gives_the_same_weights_and_batches_to_every_policy(tmp_path: Pat
 def test_a_rate_changes_neither_the_first_weights_nor_the_first_batch(tmp_path: Path) -> None:
     slow, fast = (losses(tmp_path, "policy=constant", *STILL, f"max_lr={rate}") for rate in (0.01, 0.1))
     assert slow[0] == fast[0] and slow[-1] != fast[-1]
+
+
+def test_a_seed_is_that_of_python_and_numpy_too(runs_dir: Path, beside: Path) -> None:
+    model = ("~model", "+model={_target_: users_code.WithDraws}", "save_model=true", *SHORT)
+    first = undisturbed(runs_dir, *model)
+    random.seed(1)
+    np.random.seed(1)
+    assert undisturbed(beside, *model) == first
+    assert undisturbed(beside, *model, "seed=1")["weights"] != first["weights"]
+
+
+def test_a_range_test_comes_out_the_same_where_the_net_draws_from_python_and_numpy(
+    runs_dir: Path, beside: Path
+) -> None:
+    test = ("task=range_test", "range_test.steps=100", "batch_size=256", "~model")
+    found = []
+    for place in (runs_dir, beside):
+        folder = made(place, *test, "+model={_target_: users_code.WithDraws}")
+        random.seed(len(found))
+        np.random.seed(len(found))
+        trial.run(folder)
+        found.append(series(folder, "train/loss"))
+    assert found[0] == found[1]
+
+
+def test_a_data_set_that_its_loader_draws_is_the_same_wherever_it_is_drawn() -> None:
+    def drawn(seed: int) -> bytes:
+        config = {"data": {"_target_": "users_code.drawn_images", "count": 16, "split_seed": seed}}
+        images = settings.loader(config)().train_images
+        assert isinstance(images, np.ndarray)
+        return images.tobytes()
+
+    first = drawn(3)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(5)
+    assert drawn(3) == first != drawn(2**40)

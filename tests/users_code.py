@@ -1,13 +1,17 @@
 """Code such as a user brings along: named by `_target_` in a config, imported by nobody here."""
 
 import os
+import random
 import struct
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from onecycle_sweeps.dataset import Source
 
 # What is to happen in a forward pass in training: each is called with the number of passes so far.
 in_training: list[Callable[[int], None]] = []
@@ -75,3 +79,26 @@ class Clocked(torch.optim.SGD):
     def step(self, closure: Any = None) -> None:
         super().step(closure)
         os.write(self.notes, struct.pack("d", time.monotonic()))
+
+
+class WithDraws(nn.Module):
+    """A net whose training draws from Python's generator and from NumPy's, as does what it begins with."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(in_channels * 64, num_classes)
+        with torch.no_grad():
+            self.scores.bias.add_(random.random() + np.random.standard_normal())
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            images = images * (1 + 0.5 * random.gauss(0, 1)) + 0.5 * float(np.random.standard_normal())
+        return self.scores(images.flatten(1))
+
+
+def drawn_images(count: int) -> Source:
+    """A data set that is drawn anew at each call, from all three generators."""
+    images = np.random.randint(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+    images[0, 0, 0, 0], images[0, 0, 0, 1] = random.randrange(256), int(torch.randint(256, ()))
+    labels = np.arange(count) % 2
+    return Source(images, labels, images[:8], labels[:8], ("even", "odd"))

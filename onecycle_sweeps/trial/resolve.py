@@ -1,12 +1,10 @@
 """What a trial's first attempt fixes for all later ones, and the learner that is built from it."""
 
 import os
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.utils import get_object
 
@@ -83,8 +81,7 @@ def prepare_torch(config: Config, resolved: Resolved) -> None:
 
 def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Learner:
     """A fresh net with the weights that follow from `seed`, and its optimizer."""
-    for generator in (torch.manual_seed, random.seed, lambda number: np.random.seed(number % 2**32)):
-        generator(seed)
+    settings.seed_generators(seed)
     model = _model(config, data.facts).to(resolved["device"], memory_format=torch.channels_last)
     return Learner(
         model,

@@ -58,7 +58,11 @@ def run(
 def _conclude(attempt: Attempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
     trial, number, book = attempt.trial, attempt.number, attempt.book
     try:
-        result = _drive(attempt, config, code, state) | {"kind": config["task"], "attempt": number, "finished": time.time()}
+        result = _drive(attempt, config, code, state) | {
+            "kind": config["task"],
+            "attempt": number,
+            "finished": time.time(),
+        }
         book.sync()
         trial.check_current(number)
         trial.write("result", result)
@@ -86,9 +90,8 @@ def _drive(attempt: Attempt, config: Config, code: Code, state: State | None) ->
         trial.write("resolved", resolved)
         if resolved["max_lr"] is not None:
             log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])
-    elif versions := provenance.change(resolved, provenance.record(code)).versions:
-        line = f"the steps from {state['step']} on were taken with other versions: {', '.join(versions)}"
-        resolved |= provenance.record(code) | {"warnings": [*resolved.get("warnings", ()), line]}
+    elif provenance.change(resolved, provenance.record(code)):
+        resolved |= provenance.record(code)
         trial.write("resolved", resolved)
     resolve.prepare_torch(config, resolved)
     data = resolve.data(trial, config, facts, resolved)

@@ -65,6 +65,7 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
             checkpoint.save(attempt.trial.path / "model.pt", learner.model.state_dict())
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
     warnings = [*_notes(record), *learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
+    warnings = [*_notes(record), *learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
     chance = guards.chance(learner.data.val)
     if not cause:
         warnings += guards.doubts(record, chance, bool(norms(learner)))
@@ -155,6 +156,12 @@ def complete(record: journal.Record, state: State, evaluations_per_epoch: int) -
     points = evaluation_points(begun, steps_per_epoch, evaluations_per_epoch)
     evaluated = set(record.series(journal.VAL_ACCURACY)[0])
     return record.covers(journal.TRAIN_LOSS, step) and evaluated >= {point - 1 for point in points if point <= step}
+
+
+def _notes(record: journal.Record) -> list[str]:
+    """What there is to know of how attempts went on that are part of the result."""
+    begun = max((place for place, attempt in enumerate(record.attempts) if attempt.start == 0), default=0)
+    return [note for attempt in record.attempts[begun + 1 :] for note in attempt.notes]
 
 
 def _metrics(record: journal.Record, learner: Learner, count: int, seconds: float) -> dict[str, float]:
