@@ -34,11 +34,13 @@ class Code:
     """The code behind a config.
 
     `targets` has for each `_target_` a hash of all its files, or the version of the library that it belongs to;
-    `files` has the hash of each file, by its place below the folder where Python finds it, such as `mine/nets.py`.
+    `files` has the hash of each file, by its place below the folder where Python finds it, such as `mine/nets.py`;
+    `behind` has the files of each target.
     """
 
     targets: dict[str, str]
     files: dict[str, str]
+    behind: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ def code(config: Any) -> Code:
     search = _Search()
     behind = {target: search.behind(target) for target in sorted(set(_targets(config)))}
     files = {module.label: module.digest for modules in behind.values() for module in modules}
-    return Code({target: _hash(target, modules) for target, modules in behind.items()}, dict(sorted(files.items())))
+    return Code(
+        targets={target: _hash(target, modules) for target, modules in behind.items()},
+        files=dict(sorted(files.items())),
+        behind={target: tuple(module.label for module in modules) for target, modules in behind.items()},
+    )
 
 
 def code_hashes(config: Any) -> dict[str, str]:
@@ -103,7 +109,8 @@ def import_afresh(code: Code) -> None:
     """Let this process import again what it saw with another content, so that it runs the code that stands there."""
     own = {file: digest for file, digest in code.files.items() if not file.startswith(f"{PROGRAM}/")}
     changed = {file for file, digest in own.items() if _seen.get(file, digest) != digest}
-    for file in own if changed else ():
+    stale = {file for files in code.behind.values() if changed.intersection(files) for file in files}
+    for file in stale.intersection(own):
         module = sys.modules.pop(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."), None)
         # Python takes a compiled file for that of any source of the same size and second.
         if file in changed and (compiled := getattr(module, "__cached__", None)):

@@ -20,11 +20,16 @@ Resolved = dict[str, Any]
 
 
 def resolve(
-    config: Config, facts: Facts, code: Code, find_rate: Callable[[], float], fixed: Resolved | None = None
+    config: Config,
+    facts: Facts,
+    find_rate: Callable[[], float],
+    fixed: Resolved | None = None,
+    code: Code | None = None,
 ) -> Resolved:
     """Fix the rate, the device, the precision and the threads; `find_rate` is asked where `max_lr` is auto.
 
-    `fixed` is what an earlier attempt fixed, which is kept: what follows from the code alone is taken from `code` anew.
+    `fixed` is what an earlier attempt fixed, which is kept; `code` is what makes the result, by default what stands
+    there now.
     A model that has a `normalisation`, the (mean, std) of each channel in the units of uint8, is given images so
     normalised, in place of by the training set's own statistics.
     """
@@ -40,7 +45,7 @@ def resolve(
         "threads": 1 if config["threads"] == "auto" else config["threads"],
         **{key: fixed[key] for key in ("precision", "threads") if key in fixed},
         "normalisation": getattr(model, "normalisation", None),
-        **provenance.record(code),
+        **provenance.record(code or provenance.code(config)),
     }
     if config["task"] == "range_test":
         test = config["range_test"]

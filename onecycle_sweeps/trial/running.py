@@ -86,7 +86,7 @@ def _drive(attempt: Attempt, config: Config, code: Code, state: State | None) ->
     facts = resolve.facts(trial, config)
     resolved = trial.resolved()
     if resolved is None or state is None:
-        resolved = resolve.resolve(config, facts, code, lambda: _rate_found(attempt, config), resolved)
+        resolved = resolve.resolve(config, facts, lambda: _rate_found(attempt, config), resolved, code)
         trial.write("resolved", resolved)
         if resolved["max_lr"] is not None:
             log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])

@@ -65,7 +65,6 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
             checkpoint.save(attempt.trial.path / "model.pt", learner.model.state_dict())
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
     warnings = [*_notes(record), *learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
-    warnings = [*_notes(record), *learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
     chance = guards.chance(learner.data.val)
     if not cause:
         warnings += guards.doubts(record, chance, bool(norms(learner)))
