@@ -167,6 +167,12 @@ def check(config: dict[str, Any]) -> None:
         raise ConfigError(
             f"range_test.start_lr must be below range_test.end_lr ({test['end_lr']}), got {test['start_lr']}"
         )
+    # The same bound as the ramp's own, which stands above this module.
+    if (test["end_lr"] - test["start_lr"]) / test["end_lr"] <= test["steps"] * 2.0**-50:
+        raise ConfigError(
+            f"range_test.end_lr must be so far above range_test.start_lr ({test['start_lr']}) that the rate rises at "
+            f"each of {test['steps']} steps, got {test['end_lr']}"
+        )
     if test["mode"] == "exp" and test["start_lr"] == 0:
         raise ConfigError("range_test.start_lr must be above 0 where range_test.mode is exp, got 0")
 

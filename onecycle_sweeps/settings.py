@@ -20,11 +20,8 @@ Config = dict[str, Any]
 SPLIT_KEYS = ("val_fraction", "split_seed", "classes")
 # Lists of transforms: for training batches, and for evaluations.
 TRANSFORM_KEYS = ("augment", "evaluation")
-# A range test serves every policy, every seed and every length of training.
-NOT_OF_A_RANGE_TEST = (
-    *("policy", "max_lr", "max_lr_scale", "epochs", "seed"),
-    *("evaluations_per_epoch", "bn_recalibrate"),
-)
+# A range test serves every policy, every seed and every length of training. It evaluates in mode linear alone.
+NOT_OF_A_RANGE_TEST = ("policy", "max_lr", "max_lr_scale", "epochs", "seed", "evaluations_per_epoch")
 
 
 def seed_generators(seed: int) -> None:
@@ -102,7 +99,10 @@ def max_lr(config: Config) -> float | None:
 
 def range_test(config: Config) -> Config:
     """The config of the range test that finds a trial's rate: the same for all trials that differ in policy or seed."""
-    return {key: value for key, value in config.items() if key not in NOT_OF_A_RANGE_TEST} | {"task": "range_test"}
+    kept = {key: value for key, value in config.items() if key not in NOT_OF_A_RANGE_TEST}
+    if config["range_test"]["mode"] == "exp" or not kept["bn_recalibrate"]:
+        del kept["bn_recalibrate"]
+    return kept | {"task": "range_test"}
 
 
 def _transforms(config: Config, key: str, facts: Facts) -> Iterator[Transform]:

@@ -52,6 +52,14 @@ def cutout(image: np.ndarray, words: Words, size: int, colour: tuple[int, ...]) 
     return image
 
 
+def cutout_inside(image: np.ndarray, words: Words, size: int, colour: tuple[int, ...]) -> np.ndarray:
+    image = image.copy()
+    height, width = image.shape[1:]
+    top, left = words.below(0, height + 1 - size), words.below(1, width + 1 - size)
+    image[:, top : top + size, left : left + size] = np.array(colour)[:, None, None]
+    return image
+
+
 def box(
     words: Words, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[int, int, int, int]:

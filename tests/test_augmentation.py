@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import functional
@@ -19,7 +20,7 @@ from onecycle_sweeps.dataset.augmentation import (
     RandomResizedCrop,
     Transform,
 )
-from plain_augmentation import Words, box, cutout, flip, pad_crop, resized
+from plain_augmentation import Words, box, cutout, cutout_inside, flip, pad_crop, resized
 
 SEED, EPOCH, PLACE = 3, 5, 2
 SAMPLES = torch.tensor([0, 7, 6, 59_999, 7, 2**40, *range(100, 160)])
@@ -50,6 +51,8 @@ EXACT: list[tuple[Transform, Plain]] = [
     (PadCrop(20, "zero"), lambda image, words: pad_crop(image, words, 20, "zero")),
     (Cutout(4, (17.4,)), lambda image, words: cutout(image, words, 4, (17,))),
     (Cutout(5), lambda image, words: cutout(image, words, 5, (0,))),
+    (Cutout(4, (17.4,), inside=True), lambda image, words: cutout_inside(image, words, 4, (17,))),
+    (Cutout(6, inside=True), lambda image, words: cutout_inside(image, words, 6, (0,))),
 ]
 
 
@@ -62,6 +65,29 @@ def test_a_transform_equals_the_plain_reference(transform: Transform, plain: Pla
     assert torch.equal(transform(images, draws()), expected)
     assert torch.equal(transform(images.to(memory_format=torch.channels_last), draws()), expected)
     assert torch.equal(images, before)
+
+
+def test_a_cutout_inside_lies_at_each_place_as_often_as_pages() -> None:
+    """cifar10-fast's Cutout(h, w) chooses `x0` from range(W + 1 - w) and `y0` from range(H + 1 - h) at random."""
+    height, width, size, count = 6, 8, 3, 24_000
+    images = torch.full((count, 1, height, width), 255, dtype=torch.uint8)
+    holes = Cutout(size, inside=True)(images, Draws(SEED, EPOCH, PLACE, torch.arange(count)))[:, 0].numpy() == 0
+    assert (holes.sum(axis=(1, 2)) == size * size).all()
+    tops, lefts = holes.any(axis=2).argmax(axis=1), holes.any(axis=1).argmax(axis=1)
+    found = np.zeros((height + 1 - size, width + 1 - size))
+    np.add.at(found, (tops, lefts), 1)
+    drawn = np.random.default_rng(0)
+    pages = np.zeros_like(found)
+    options = drawn.choice(range(height + 1 - size), count), drawn.choice(range(width + 1 - size), count)
+    np.add.at(pages, options, 1)
+    assert stats.chisquare(found.ravel()).pvalue > 0.001
+    _, p, *_ = stats.chi2_contingency(np.stack([found.ravel(), pages.ravel()]))
+    assert p > 0.001  # pyright: ignore[reportOperatorIssue]
+
+
+def test_cutout_refuses_an_inside_that_is_no_switch() -> None:
+    with pytest.raises(ValueError, match="inside must be true or false, got 'yes'"):
+        Cutout(3, inside="yes")  # pyright: ignore[reportArgumentType]
 
 
 def test_cutout_paints_each_channel_in_its_own_mean():

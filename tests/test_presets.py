@@ -177,6 +177,7 @@ def test_page_rises_5_epochs_and_falls_19_to_nothing():
     assert (row["optimizer"]["weight_decay"], row["optimizer"]["nesterov"]) == (5e-4, True)
     names = [node["_target_"].rpartition(".")[2] for node in row["data"]["augment"]]
     assert names == ["PadCrop", "Flip", "Cutout"]
+    assert (row["data"]["augment"][2]["size"], row["data"]["augment"][2]["inside"]) == (8, True)
 
 
 def test_fastais_documentation_trains_3s_and_7s_for_2_epochs_with_its_own_optimizer():

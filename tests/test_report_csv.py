@@ -77,7 +77,7 @@ def test_range_test_csv_counts_the_steps_of_each_seed_from_zero(tmp_path: Path) 
         "seed_run,step,lr,loss,loss_smoothed",
         "0,0,0.1,2.0,2.5",
         "0,1,0.2,1.0,1.5",
-        "0,2,0.4,nan,nan",
+        "0,2,0.4,nan,",
         "1,0,0.1,3.0,3.5",
         "2,0,0.1,4.0,4.5",
         "2,1,0.2,5.0,5.5",

@@ -1,13 +1,16 @@
 """A range test is a trial: one finds the rate of all trainings that ask for it."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onecycle_sweeps import trial
 from onecycle_sweeps.folder import Superseded, TrialFolder
+from onecycle_sweeps.report.curves import range_tests
 from onecycle_sweeps.trial import Stopped, TrialFailed
-from real_trials import made, names, series, stop_after
+from real_trials import made, names, planned, series, stop_after
 
 AUTO = ("epochs=1", "batch_size=256", "range_test.steps=100")
 PEERS = {"minimum", "steep", "valley", "slide", "torch_lr_finder", "lightning"}
@@ -58,6 +61,34 @@ def test_a_linear_range_test_is_read_by_its_val_accuracy_as_smith_does(runs_dir:
     reached = [rates[step] for step, value in zip(steps, accuracies, strict=True) if value > 0.9 * max(accuracies)]
     found = result["metrics"]
     assert 0 < found["suggestion/base_lr"] < found["suggestion/max_lr"] <= max(reached)
+
+
+def test_a_linear_range_test_evaluates_with_recalibrated_batch_norms_where_that_is_asked(runs_dir: Path):
+    """Weights, rates and train losses are the same; what is evaluated is not, so it is another range test."""
+    linear = ("task=range_test", "range_test.mode=linear", "range_test.end_lr=1", "batch_size=64", "epochs=1")
+    lagging = ("~model", "+model={_target_: users_code.Lagging}", *linear)
+    plain, asked = (made(runs_dir, *lagging, "range_test.steps=100", *more) for more in ((), ("bn_recalibrate=true",)))
+    assert plain.signature != asked.signature
+    for folder in (plain, asked):
+        trial.run(folder)
+    for name in ("schedule/lr", "train/loss"):
+        assert series(plain, name) == series(asked, name)
+    before, after = (series(folder, "val/accuracy") for folder in (plain, asked))
+    assert before[0] == after[0] and sum(after[1]) > 1.5 * sum(before[1])
+
+
+def test_an_exponential_range_test_evaluates_nothing_and_serves_both(runs_dir: Path):
+    plain, asked = (planned(runs_dir, *AUTO, *more).range_test for more in ((), ("bn_recalibrate=true",)))
+    assert plain and asked and plain.signature == asked.signature
+
+
+def test_the_smoothed_loss_that_is_recorded_ends_where_divergence_begins(runs_dir: Path):
+    folder = made(runs_dir, *AUTO, "task=range_test", "range_test.seeds=[0,1]")
+    verdict = trial.run(folder)["verdict"]
+    for curve, fit in zip(range_tests(folder), verdict["fits"], strict=True):
+        at = next(i for i, value in enumerate((*curve.smoothed, math.nan)) if math.isnan(value))
+        assert at and all(map(math.isnan, curve.smoothed[at:]))
+        assert curve.smoothed[:at] == pytest.approx(np.interp(curve.lr[:at], fit["lrs"], fit["losses"]))
 
 
 def test_an_ambiguous_range_test_says_so_and_suggests_a_grid(runs_dir: Path):

@@ -2,7 +2,7 @@
 
 from onecycle_sweeps.range_test.curves import curve, smooth, until_diverged
 from onecycle_sweeps.range_test.divergence import onset
-from onecycle_sweeps.range_test.judge import OneSeed, judge
+from onecycle_sweeps.range_test.judge import OneSeed, judge, smoothed
 from onecycle_sweeps.range_test.ramp import Ramp
 from onecycle_sweeps.range_test.rules import lightning, peers, suggestions, torch_lr_finder
 from onecycle_sweeps.range_test.verdict import Reading, Verdict
@@ -18,6 +18,7 @@ __all__ = [
     "onset",
     "peers",
     "smooth",
+    "smoothed",
     "suggestions",
     "torch_lr_finder",
     "until_diverged",

@@ -17,6 +17,8 @@ RATIOS = np.geomspace(0.1, 1e5, 25)
 COVERED, MOST_CHOICES = 0.99, 12
 SURE = 0.95
 DECADES_OF_A_RAMP = 4.0
+# A ramp of fewer decades is stretched, lest even the shortest of LENGTHS be longer than it.
+NARROW = 1.0
 # The descent's own fit goes on until so much of the descent is lost: an end at the lowest point itself would make that
 # point's noise a last steep fall.
 LOST = 0.15
@@ -83,12 +85,17 @@ def fit(rates: Floats, losses: Floats) -> tuple[Curve, Curve]:
     Gaussian-process regression over log10 lr with a squared-exponential kernel (Rasmussen and Williams 2006, chapters
     2 and 5), its parameters weighed by their evidence. It looks at both sides of a rate alike, so nothing lags behind.
     The descent is fitted apart, up to the beginning of the rise that follows, which is less smooth.
-    The draws are the same for the same losses.
+    The draws are the same for the same losses. Rates that span less than a decade count as 4.
     """
-    points = _points(rates, losses)
-    whole = _curve(points)
-    end = int(np.searchsorted(points.x, np.log10(whole.rates[_lost(whole.mean)]), side="right"))
-    return whole, _curve(points.until(max(end, MIN_POINTS)))
+    x, scale = np.log10(rates), 1.0
+    if x[-1] - x[0] < NARROW:
+        scale = DECADES_OF_A_RAMP / (x[-1] - x[0])
+    points = _points((x - x[0]) * scale, losses)
+    whole = _smooth(points)
+    end = int(np.searchsorted(points.x, whole[0][_lost(whole[1])], side="right"))
+    descent = _smooth(points.until(max(end, MIN_POINTS)))
+    one, other = (Curve(10 ** (x[0] + grid / scale), mean, draws) for grid, mean, draws in (whole, descent))
+    return one, other
 
 
 def _lost(losses: Floats) -> int:
@@ -101,11 +108,12 @@ def _lost(losses: Floats) -> int:
 def fit_evenly(rates: Floats, values: Floats) -> Curve:
     """Fit values over the rates themselves, as a linear ramp wants it; all rates together count as 4 decades."""
     scale = DECADES_OF_A_RAMP / (rates[-1] - rates[0])
-    curve = _curve(Points(rates * scale, values, np.ones(len(rates))))
-    return Curve(np.log10(curve.rates) / scale, curve.mean, curve.draws)
+    grid, mean, draws = _smooth(Points(rates * scale, values, np.ones(len(rates))))
+    return Curve(grid / scale, mean, draws)
 
 
-def _curve(points: Points) -> Curve:
+def _smooth(points: Points) -> tuple[Floats, Floats, Floats]:
+    """A grid over the points, the mean of the curve there (grid,), and draws of it (grid, draws)."""
     grid = np.linspace(points.x[0], points.x[-1], GRID_POINTS)
     random, mean, draws = np.random.default_rng(0), np.zeros(GRID_POINTS), []
     likely = list(_likely(_choices(points)))
@@ -115,12 +123,11 @@ def _curve(points: Points) -> Curve:
         mean += weight * expected
         count = max(1, round(weight * DRAWS))
         draws.append(expected[:, None] + deviations @ random.standard_normal((deviations.shape[1], count)))
-    return Curve(10**grid, mean, np.hstack(draws))
+    return grid, mean, np.hstack(draws)
 
 
-def _points(rates: Floats, losses: Floats) -> Points:
+def _points(x: Floats, losses: Floats) -> Points:
     """Means of neighbouring steps where there are many, so that a long test takes no longer to fit."""
-    x = np.log10(rates)
     starts = np.arange(0, len(x), -(-len(x) // MOST_POINTS))
     counts = np.diff(starts, append=len(x)).astype(float)
     return Points(np.add.reduceat(x, starts) / counts, np.add.reduceat(losses, starts) / counts, counts)

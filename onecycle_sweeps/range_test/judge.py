@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onecycle_sweeps.range_test.accuracy import read_accuracies
 from onecycle_sweeps.range_test.curves import MIN_POINTS, Floats, checked
 from onecycle_sweeps.range_test.divergence import first_step, first_steps, running_median
-from onecycle_sweeps.range_test.fit import fit
+from onecycle_sweeps.range_test.fit import Curve, fit
 from onecycle_sweeps.range_test.verdict import Reading, Smoothed, Verdict
 
 LEAST_DESCENT = 0.01
@@ -64,7 +65,9 @@ def judge(tests: Sequence[OneSeed]) -> Verdict:
     with threadpool_limits(1, "blas"):
         reads = [_read(*checked(test.lrs, test.losses)) for test in tests]
         smith = [read_accuracies(test.evaluated_lrs, test.accuracies) for test in tests if test.accuracies]
-    max_lr = _over([one.slows for one in smith] or [np.sqrt(read.lowest * read.divergence) / 2 for read in reads])
+    max_lr = _over(
+        [one.slows for one in smith] or [np.sqrt(read.lowest) * np.sqrt(read.divergence) / 2 for read in reads]
+    )
     steepest, lowest = _over([read.steepest for read in reads]), _over([read.lowest for read in reads])
     divergence = _over([read.divergence for read in reads]) if all(read.diverged for read in reads) else None
     last = max(test.lrs[-1] for test in tests)
@@ -111,16 +114,40 @@ def _over(found: Sequence[Floats]) -> Reading:
     return Reading(rate, min(rate, math.exp(low)), max(rate, math.exp(high)))
 
 
+def smoothed(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """The losses up to divergence as `judge` smooths them, one for each step; none where too few steps precede it.
+
+    Raises ValueError as `curve` does for rates and losses that do not pair up or do not rise.
+    """
+    rates, raw = checked(lrs, losses)
+    at = first_step(raw)
+    if _before(rates, at).sum() < MIN_POINTS:
+        return []
+    with threadpool_limits(1, "blas"):
+        whole, _ = _fitted(rates, raw, at)
+    return np.interp(rates[:at], whole.rates, whole.mean).tolist()
+
+
+def _before(rates: Floats, at: int) -> NDArray[np.bool_]:
+    """Which steps are fitted: those before step `at`, at a rate that has a logarithm."""
+    return (rates > 0) & (np.arange(len(rates)) < at)
+
+
+def _fitted(rates: Floats, losses: Floats, at: int) -> tuple[Curve, Curve]:
+    before = _before(rates, at)
+    return fit(rates[before], _without_spikes(losses[:at])[before[:at]])
+
+
 def _read(rates: Floats, losses: Floats) -> _Read:
     at = first_step(losses)
-    before = (rates > 0) & (np.arange(len(rates)) < at)
+    before = _before(rates, at)
     if before.sum() < MIN_POINTS:
         raise ValueError(
             f"a range test must have at least {MIN_POINTS} steps before it diverges, got {before.sum()}: lower "
             "range_test.start_lr, raise range_test.steps, or set max_lr yourself"
         )
-    noise, calm = _noise(losses[:at]), _without_spikes(losses[:at])
-    whole, descent = fit(rates[before], calm[before[:at]])
+    noise = _noise(losses[:at])
+    whole, descent = _fitted(rates, losses, at)
     fall = whole.mean[0] - whole.mean.min()
     if fall <= max(noise, LEAST_DESCENT * abs(whole.mean[0])):
         raise ValueError(
@@ -132,8 +159,8 @@ def _read(rates: Floats, losses: Floats) -> _Read:
     lowest, steepest = whole.lowest(), descent.steepest()
     divergence = rates[np.minimum(first_steps(losses, len(lowest)), len(rates) - 1)]
     last_clear = descent.last_clear_descent()
-    smoothed = Smoothed(tuple(whole.rates.tolist()), tuple(whole.mean.tolist()))
-    return _Read(lowest, steepest, divergence, last_clear, smoothed, at < len(rates))
+    curve = Smoothed(tuple(whole.rates.tolist()), tuple(whole.mean.tolist()))
+    return _Read(lowest, steepest, divergence, last_clear, curve, at < len(rates))
 
 
 def _without_spikes(raw: Floats) -> Floats:

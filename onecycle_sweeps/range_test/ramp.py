@@ -7,6 +7,8 @@ from onecycle_sweeps.policies import Hyper, bounds
 from onecycle_sweeps.policies.hyper import held
 
 MIN_STEPS = 100
+# By so much of itself a rate has to rise from step to step, lest the floats between them run out.
+LEAST_RISE = 2.0**-50
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Ramp:
         bounds.count("total_steps", self.total_steps)
         if self.total_steps < MIN_STEPS:
             raise ValueError(f"total_steps of a range test must be at least {MIN_STEPS}, got {self.total_steps}")
+
+        if (self.end_lr - self.start_lr) / self.end_lr <= self.total_steps * LEAST_RISE:
+            raise ValueError(
+                f"end_lr must be so far above start_lr={self.start_lr} that the rate rises at each of "
+                f"{self.total_steps} steps, got {self.end_lr}"
+            )
 
     def __call__(self, step: int) -> Hyper:
         """The rate at a step (0-based). Raises ValueError for a step below 0."""

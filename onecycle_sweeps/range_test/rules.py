@@ -55,7 +55,9 @@ def lightning(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
     kept = slice(skipped, len(smoothed) - spared)
     rates, means = rates[kept], np.array(smoothed[kept])
     rates, means = rates[np.isfinite(means)], means[np.isfinite(means)]
-    return _steepest(rates, np.gradient(means, rates) if len(means) > 1 else means[:0])
+    # At rates so far apart, or so near, that a slope is no float, it does not count.
+    with np.errstate(all="ignore"):
+        return _steepest(rates, np.gradient(means, rates) if len(means) > 1 else means[:0])
 
 
 def _steepest(rates: Floats, slopes: Floats) -> float | None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MOST_RATES = 12
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -53,7 +55,7 @@ class Verdict:
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """Rates to try around the verdict: a factor of about 3 apart, and over its whole interval."""
+        """Rates to try around the verdict: a factor of about 3 apart, further where those were more than a dozen."""
         ends = (math.log(self.max_lr.low / 3), math.log(self.max_lr.high * 3))
-        count = max(3, 1 + round((ends[1] - ends[0]) / math.log(3)))
+        count = min(MOST_RATES, max(3, 1 + round((ends[1] - ends[0]) / math.log(3))))
         return tuple(float(f"{rate:.2g}") for rate in np.exp(np.linspace(*ends, count)))

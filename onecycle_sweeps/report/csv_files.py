@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -59,7 +60,7 @@ def write_range_test_csv(trial: TrialFolder) -> Path:
     """range_test.csv in the trial's folder: seed_run (0-based), step within that run, lr, loss, loss_smoothed."""
     curves = range_tests(trial)
     rows = [
-        {"seed_run": run, "step": step, "lr": lr, "loss": loss, "loss_smoothed": smoothed}
+        {"seed_run": run, "step": step, "lr": lr, "loss": loss, "loss_smoothed": known(smoothed)}
         for run, curve in enumerate(curves)
         for step, (lr, loss, smoothed) in enumerate(zip(curve.lr, curve.loss, curve.smoothed, strict=True))
     ]
@@ -112,6 +113,11 @@ def _prefixed(name: str, numbers: Difference | Speedup | None) -> dict[str, Any]
 def _union(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """All keys, in order of first appearance."""
     return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def known(value: float) -> float | None:
+    """A value for a cell, which stays empty where there is none."""
+    return None if math.isnan(value) else value
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:

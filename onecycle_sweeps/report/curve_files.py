@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps.report.csv_files import write_rows
+from onecycle_sweeps.report.csv_files import known, write_rows
 from onecycle_sweeps.report.groups import group_name
 from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.range_test_figures import RangeTestFigure
@@ -48,7 +48,7 @@ def write_range_tests(path: Path, tests: Sequence[RangeTestFigure]) -> Path:
     """range_tests.csv: seed_run (0-based), step within that run, lr, loss and loss_smoothed of each range test."""
     rows = (
         {"signature": test.signature, "name": test.name, "seed_run": run, "step": step}
-        | {"lr": lr, "loss": loss, "loss_smoothed": smoothed}
+        | {"lr": lr, "loss": loss, "loss_smoothed": known(smoothed)}
         for test in tests
         for run, curve in enumerate(test.curves)
         for step, (lr, loss, smoothed) in enumerate(zip(curve.lr, curve.loss, curve.smoothed, strict=True))

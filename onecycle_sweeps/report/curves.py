@@ -1,5 +1,6 @@
 """The curves of a range test, read from its journal."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from onecycle_sweeps.folder import TrialFolder
 class RangeTestCurve:
     """One seed's range test, a value per step: the rate, the batch's loss, and the smoothed loss.
 
+    The smoothed loss is NaN from divergence on, and everywhere where too few steps precede that.
     `accuracies` are pairs of a rate and the val accuracy there, of a linear ramp alone.
     """
 
@@ -23,8 +25,11 @@ class RangeTestCurve:
 def range_tests(trial: TrialFolder) -> list[RangeTestCurve]:
     """The curves of a range test, one per seed: the next begins where the rate does not rise."""
     record = journal.read(trial.journal)
-    columns = [record.series(name)[1] for name in (journal.LR, journal.TRAIN_LOSS, journal.SMOOTHED_LOSS)]
-    points = list(zip(*columns, strict=True))
+    smoothed = dict(zip(*record.series(journal.SMOOTHED_LOSS), strict=True))
+    rates, losses = (record.series(name)[1] for name in (journal.LR, journal.TRAIN_LOSS))
+    points = [
+        (rate, loss, smoothed.get(step, math.nan)) for step, (rate, loss) in enumerate(zip(rates, losses, strict=True))
+    ]
     starts = [i for i, (one, following) in enumerate(pairwise(points), start=1) if following[0] <= one[0]]
     bounds = [0, *starts, len(points)] if points else [0]
     evaluated = list(zip(*record.series(journal.VAL_ACCURACY), strict=True))

@@ -46,14 +46,13 @@ RULES = {
 
 @dataclass(frozen=True)
 class RangeTestFigure:
-    """What is drawn of a range test: a curve per seed, smoothed without lag where it has a verdict, and its rates."""
+    """What is drawn of a range test: a curve per seed, and its rates."""
 
     name: str
     signature: str
     status: str
     logarithmic: bool
     curves: Sequence[RangeTestCurve]
-    fits: Sequence[Mapping[str, Sequence[float]]]
     rates: Mapping[str, float]
     verdict: str
 
@@ -99,8 +98,7 @@ def draw_curves(loss: "Axes", test: RangeTestFigure, *, in_words: bool = True) -
     for run, curve in enumerate(test.curves):
         loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
         label = _once("smoothed loss" + (f", each of {len(test.curves)} seeds" if len(test.curves) > 1 else ""), run)
-        smooth = (test.fits[run]["lrs"], test.fits[run]["losses"]) if test.fits else (curve.lr, _finite(curve.smoothed))
-        loss.plot(*smooth, color=canvas.COLOURS[0], linewidth=2, label=label)
+        loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
     if any(curve.accuracies for curve in test.curves):
         _draw_accuracies(loss, test.curves)
     if test.logarithmic:
@@ -123,7 +121,7 @@ def _figure(
     said = ""
     if reading := verdict.get("max_lr"):
         said = f"max_lr {reading['rate']:.3g}, from {reading['low']:.2g} to {reading['high']:.2g}, {verdict['word']}"
-    return RangeTestFigure(name, trial.signature, status, exponential, curves, verdict.get("fits", ()), rates, said)
+    return RangeTestFigure(name, trial.signature, status, exponential, curves, rates, said)
 
 
 def _draw_accuracies(loss: "Axes", curves: Sequence[RangeTestCurve]) -> None:
@@ -178,11 +176,11 @@ def _inches(axes: "Axes") -> float:
 
 def _frame(curves: Sequence[RangeTestCurve], room: float) -> tuple[float, float]:
     """Limits of the loss axis that show the descent and the rise after it, with `room` (a fraction) free above."""
-    smoothed = np.concatenate([_finite(curve.smoothed) for curve in curves])
-    losses = np.concatenate([smoothed, *(_finite(curve.loss) for curve in curves)])
-    if not np.isfinite(smoothed).any():
+    drawn = [np.concatenate([_finite(curve.smoothed), _finite(curve.loss)]) for curve in curves]
+    known = [values[np.isfinite(values)] for values in drawn if np.isfinite(values).any()]
+    if not known:
         return 0.0, 1.0
-    low, start = float(np.nanmin(losses)), float(np.nanmax(_finite([curve.smoothed[0] for curve in curves])))
+    low, start = min(float(values.min()) for values in known), max(float(values[0]) for values in known)
     high = start + 0.35 * max(start - low, 0.05 * abs(start))
     margin = 0.05 * (high - low) or 1.0
     return low - margin, low - margin + (high - low + 2 * margin) / (1 - room)

@@ -109,8 +109,9 @@ def draw_curves(axes: "Axes", one: StabilityMap) -> None:
         for place, curve in enumerate(cell.curves):
             losses = np.where(np.isfinite(curve.smoothed), curve.smoothed, np.nan)
             axes.plot(curve.lr, losses, label=label if place == 0 else "_", **style.line())
-            if np.isfinite(losses).any():
-                low, high = min(low, float(np.nanmin(losses))), max(high, float(losses[0]))
+            known = losses[np.isfinite(losses)]
+            if len(known):
+                low, high = min(low, float(known.min())), max(high, float(known[0]))
     if _geometric([cell for _, cell in shown]):
         canvas.logarithmic_rates(axes)
     if low < high:

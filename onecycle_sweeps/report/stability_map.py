@@ -142,10 +142,8 @@ def _onset(curve: RangeTestCurve) -> float:
 
 
 def _lowest(curve: RangeTestCurve) -> float:
-    """Of a result without a fit: the lowest lagging mean before divergence, without the test's first tenth."""
-    onset, skipped = _onset(curve), len(curve.lr) // 10
-    before = [loss for rate, loss in zip(curve.lr, curve.smoothed, strict=True) if rate < onset and math.isfinite(loss)]
-    return min(before[skipped:] or before, default=math.nan)
+    """Of a result without a verdict."""
+    return min(filter(math.isfinite, curve.smoothed), default=math.nan)
 
 
 def _values(cell: Cell) -> dict[str, float]:

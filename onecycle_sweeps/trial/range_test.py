@@ -12,7 +12,7 @@ from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Evaluation, Step, evaluate, steps
 from onecycle_sweeps.trial.recording import columns
 from onecycle_sweeps.trial.resolve import Resolved, learner
-from onecycle_sweeps.trial.train import Attempt, Stopped
+from onecycle_sweeps.trial.train import Attempt, Stopped, as_evaluated
 
 # So often is a linear ramp evaluated, since Smith reads his rates from val accuracy.
 EVALUATIONS = 20
@@ -49,23 +49,25 @@ def _one(
     points = {round(i * test["steps"] / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
     taken: list[Step] = []
     losses: list[float] = []
-    smoothed: list[float] = []
     seen: dict[int, Evaluation] = {}
-    for step, smooth in range_test.until_diverged(steps(student, ramp)):
+    for step, _ in range_test.until_diverged(steps(student, ramp)):
         taken.append(step)
         losses.append(float(step.loss))
-        smoothed.append(smooth)
         if test["mode"] == "linear" and step.index in points:
-            seen[step.index] = evaluate(student, data.val)
+            with as_evaluated(config, student):
+                seen[step.index] = evaluate(student, data.val)
         if attempt.stopped():
             raise Stopped("a range test begins again when it is resumed")
+    rates = [step.hyper.lr for step in taken]
+    smoothed = range_test.smoothed(rates, losses)
     for first, stop in pairwise(sorted({0, len(taken), *(index + 1 for index in seen)})):
         piece = columns(taken[first:stop], losses[first:stop])
-        attempt.book.append(offset + first, piece | {journal.SMOOTHED_LOSS: smoothed[first:stop]})
+        if values := smoothed[first:stop]:
+            piece |= {journal.SMOOTHED_LOSS: values}
+        attempt.book.append(offset + first, piece)
         if found := seen.get(stop - 1):
             values = {journal.VAL_LOSS: [found.loss], journal.VAL_ACCURACY: [found.accuracy]}
             attempt.book.append(offset + stop - 1, values)
-    rates = [step.hyper.lr for step in taken]
     return range_test.OneSeed(rates, losses, [rates[index] for index in seen], [one.accuracy for one in seen.values()])
 
 

@@ -58,7 +58,7 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
     attempt.trial.check_current(attempt.number)
     record = journal.read(attempt.trial.journal)
     metrics = _metrics(record, learner, watch.seen, seconds) if not cause else {"seconds": seconds}
-    with _as_evaluated(config, learner):
+    with as_evaluated(config, learner):
         if not cause and learner.data.test is not None:
             metrics["final/test_accuracy"] = evaluate(learner, learner.data.test).accuracy
         if config["save_model"]:
@@ -96,7 +96,7 @@ def _drive(
         if cause := recorder.flush(watch):
             return cause
         if done in points:
-            with _as_evaluated(config, learner):
+            with as_evaluated(config, learner):
                 seen = evaluate(learner, learner.data.val)
             values = {journal.TRAIN_ACCURACY: watch.accuracy(), journal.VAL_LOSS: seen.loss}
             values[journal.VAL_ACCURACY] = seen.accuracy
@@ -109,8 +109,9 @@ def _drive(
     return None
 
 
-def _as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[None]:
-    return recalibrated(learner) if config["bn_recalibrate"] else nullcontext()
+def as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[None]:
+    """Evaluate within it: the batch norms are recalibrated if the config asks for that."""
+    return recalibrated(learner) if config.get("bn_recalibrate") else nullcontext()
 
 
 def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> None:
