@@ -69,7 +69,7 @@ def code(config: Any) -> Code:
     """The code behind each `_target_` of a config, as it stands on disk at this moment."""
     importlib.invalidate_caches()
     search = _Search()
-    behind = {target: search.behind(target) for target in sorted(set(_targets(config)))}
+    behind = {target: search.behind(target) for target in targets(config)}
     files = {module.label: module.digest for modules in behind.values() for module in modules}
     return Code(
         targets={target: _hash(target, modules) for target, modules in behind.items()},
@@ -116,6 +116,11 @@ def import_afresh(code: Code) -> None:
         if file in changed and (compiled := getattr(module, "__cached__", None)):
             Path(compiled).unlink(missing_ok=True)
     _seen.update(own)
+
+
+def targets(config: Any) -> tuple[str, ...]:
+    """Each `_target_` of a config once, in order."""
+    return tuple(sorted(set(_targets(config))))
 
 
 def git_commit(folder: Path) -> str | None:

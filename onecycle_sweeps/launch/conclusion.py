@@ -5,7 +5,8 @@ import sys
 
 from rich.console import Console
 
-from onecycle_sweeps import provenance, report, tracking
+from onecycle_sweeps import report, tracking
+from onecycle_sweeps.launch.reuse import outdated
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.report.program import program as program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
@@ -66,15 +67,9 @@ def _place(sweep: Sweep) -> str:
 
 
 def _other_code(sweep: Sweep) -> str | None:
-    """A line that says how many results were reused that other code or another torch made."""
-    versions, others = provenance.versions(), set()
-    for entry in sweep.trials:
-        trial = sweep.trial(entry.signature)
-        resolved = trial.resolved()
-        if not entry.reused or not resolved:
-            continue
-        if resolved["versions"] != versions or resolved["code"] != provenance.code_hashes(trial.config()):
-            others.add(entry.signature)
-    if not others:
+    """A line that says how many results were reused that other code or another torch made, and what has changed."""
+    found = outdated(sweep, sweep.trials)
+    if not found.count:
         return None
-    return f"{len(others)} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"
+    told = f"{found.count} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"
+    return f"{found.words}: {told}" if found.words else told

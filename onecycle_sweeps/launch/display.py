@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Self
 
 from rich.console import Console, Group
@@ -23,8 +24,8 @@ PLAIN_SECONDS = 30.0
 class Display:
     """Shows which trials run and how far they are; each trial that ends leaves one line."""
 
-    def __init__(self, sweep: Sweep, todo: int, reused: int = 0) -> None:
-        self.sweep, self.todo, self.reused = sweep, todo, reused
+    def __init__(self, sweep: Sweep, todo: int, reused: int = 0, changed: Sequence[str] = ()) -> None:
+        self.sweep, self.todo, self.reused, self.changed = sweep, todo, reused, changed
         self.running: dict[str, Entry] = {}
         self.ended: Counter[str] = Counter()
         self._attempts = {entry.signature: sweep.trial(entry.signature).attempts() for entry in sweep.trials}
@@ -37,7 +38,8 @@ class Display:
     def __enter__(self) -> Self:
         if self.reused:
             found = f"{self.reused} of {len(self.sweep.trials)} results"
-            self.console.print(Text(f"{found} were there already and are reused: rerun=true makes them again"))
+            since = f", though code has changed since ({', '.join(self.changed)})" if self.changed else ""
+            self.console.print(Text(f"{found} were there already and are reused{since}: rerun=true makes them again"))
         if self._live:
             self._live.start()
         return self

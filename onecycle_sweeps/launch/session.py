@@ -14,6 +14,7 @@ from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.folder import Busy, TrialFolder
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.queue import Event
+from onecycle_sweeps.launch.reuse import outdated
 from onecycle_sweeps.plan import OF_THE_SWEEP, Planner, Request, Trial
 from onecycle_sweeps.state import DIVERGED
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
@@ -64,7 +65,8 @@ class Session:
         asked = [self.planner.plan(request) for request in requests]
         self.trials += asked
         todo, reused = self._record(asked)
-        with Display(self.sweep, len(todo), reused) as display:
+        changed = outdated(self.sweep, reused).code
+        with Display(self.sweep, len(todo), len(reused), changed) as display:
             if self.ships and not self._shipper:
                 self._shipper = self._open.enter_context(tracking.Shipper(self.sweep.folder))
             with closing(run(self.sweep, todo)) as events:
@@ -81,10 +83,10 @@ class Session:
         """Let the tracker take in what is left, for a bounded time."""
         self._open.close()
 
-    def _record(self, asked: Sequence[Trial]) -> tuple[list[Entry], int]:
+    def _record(self, asked: Sequence[Trial]) -> tuple[list[Entry], list[Entry]]:
         """Make the trials' folders and write sweep.json.
 
-        Returns the entries that are still to be run, and how many results were there before the command.
+        Returns the entries that are still to be run, and those whose results were there before the command.
         """
         wanted = {t.signature: t for trial in asked for t in (trial.range_test, trial) if t}
         known = {entry.signature: entry for entry in self.sweep.trials}
@@ -104,7 +106,7 @@ class Session:
         todo = [e for e in entries if e.signature in wanted and e.signature not in done]
         for entry in todo:
             self.sweep.trial(entry.signature).remove("cancel.json")
-        return todo, sum(e.reused for e in entries if e.signature not in known)
+        return todo, [e for e in entries if e.reused and e.signature not in known]
 
 
 def objective(trial: TrialFolder) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from onecycle_sweeps.report import sentences
 from onecycle_sweeps.report.groups import Family, families
+from onecycle_sweeps.report.mixing import mixed
 from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.pairing import BUDGET, Pairing, at_chance, is_called, pairings
 from onecycle_sweeps.report.picking import picks
@@ -55,9 +56,9 @@ def claims_of(
     `more` names further pairs of families that are compared, the baseline second.
 
     Families are compared in the same setting alone: at equal epochs, on the same data. Trials of another number of
-    steps, precision, kind of device or number of threads are not comparable; with `budgets_may_differ` another number
-    of steps is accepted, and said. Families that were picked from unlike numbers of rates by the accuracy that is
-    compared get no verdict: the best of more rates is the better for it.
+    steps, precision, kind of device or number of threads are not comparable, nor are trials that other code has made;
+    with `budgets_may_differ` another number of steps is accepted, and said. Families that were picked from unlike
+    numbers of rates by the accuracy that is compared get no verdict: the best of more rates is the better for it.
     """
     found, measure = families(outcomes), measure_of(outcomes)
     cases = _cases(list(pairings(found, baseline, more)), measure, budgets_may_differ)
@@ -128,6 +129,7 @@ def _flags(outcomes: Sequence[Outcome], found: Sequence[Family], baseline: str |
         yield f"The baseline {baseline} is not in this sweep: {found[0].name} was typed first and stands for it."
     if measure == VAL and any(TEST in outcome.metrics for outcome in outcomes):
         yield f"Not every finished trial has {TEST}: {VAL} is compared, and need not be of the same images."
+    yield from mixed(outcomes)
     yield from picks(found, on_the_measure=measure == VAL)
     if len(found) == 1:
         yield from (f"{line}." for line in at_chance(found[0].name, found[0].members))

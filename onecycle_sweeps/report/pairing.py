@@ -1,9 +1,11 @@
 """A family and its baseline, trial by trial of the same seed: these start from the same weights and batches."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from onecycle_sweeps import provenance
 from onecycle_sweeps.report.groups import Family, group_name
 from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.statistics import LEVEL, Difference, Speedup, paired_difference, speed_up
@@ -19,6 +21,10 @@ class Pairing:
     baseline: Family
 
     @property
+    def _sides(self) -> tuple[Family, Family]:
+        return self.family, self.baseline
+
+    @property
     def setting(self) -> str | None:
         """What both share and other pairings do not: `epochs=5`."""
         return group_name(self.family.setting) or None
@@ -26,7 +32,7 @@ class Pairing:
     @property
     def target(self) -> float | None:
         """The accuracy that all trials of both were to reach; None where they had none, or unlike ones."""
-        targets = {o.entry.target_accuracy for side in (self.family, self.baseline) for o in side.members}
+        targets = {o.entry.target_accuracy for side in self._sides for o in side.members}
         return targets.pop() if len(targets) == 1 else None
 
     @property
@@ -60,21 +66,26 @@ class Pairing:
             ours, theirs = ([pair[side][key] for pair in facts if key in pair[side]] for side in (0, 1))
             if ours and theirs and len({*ours, *theirs}) > 1:
                 found[key] = (_listed(ours), _listed(theirs))
+        # The trials at the other rates have picked the rate that is compared.
+        made = [[o.resolved for members in side.rates.values() for o in members if o.ended] for side in self._sides]
+        if changed := provenance.differing([record for side in made for record in side]):
+            ours, theirs = (_listed([version for record in side for version in _of(record, changed)]) for side in made)
+            found["code"] = (ours, theirs)
         return found
 
     def left_out(self) -> Iterator[str]:
         """What became of the trials that are in no pair for want of a result: `1 of clr diverged`."""
-        for side in (self.family, self.baseline):
+        for side in self._sides:
             counts = Counter(outcome.status for outcome in side.members if not outcome.finished)
             for status, count in sorted(counts.items()):
                 yield f"{count} of {side.name} {status}"
-        lone = {o.entry.varies["seed"] for side in (self.family, self.baseline) for o in side.members}
+        lone = {o.entry.varies["seed"] for side in self._sides for o in side.members}
         if lone := sorted(lone - self._shared().keys()):
             yield f"seeds that one of them alone was given: {', '.join(lone)}"
 
     def at_chance(self) -> Iterator[str]:
         """The seeds of both whose accuracy is about chance: `seed 3 of constant stayed at chance (49.17 %)`."""
-        for side in (self.family, self.baseline):
+        for side in self._sides:
             yield from at_chance(side.name, side.members)
 
     def _shared(self) -> dict[str, tuple[Outcome, Outcome]]:
@@ -122,6 +133,12 @@ def _facts(outcome: Outcome) -> dict[str, str]:
     known = {key: str(fixed[key]) for key in ("precision", "threads") if key in fixed}
     known |= {"device": fixed["device"].partition(":")[0]} if "device" in fixed else {}
     return known | ({BUDGET: str(fixed["total_steps"])} if "total_steps" in fixed else {})
+
+
+def _of(record: Mapping[str, Any], changed: Sequence[str]) -> Iterator[str]:
+    """The contents of files, or the versions behind targets, that a result was made by."""
+    known = record.get("code", {}) | record.get("files", {})
+    yield from (f"{name} {known[name]}" for name in changed if name in known)
 
 
 def _listed(values: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from onecycle_sweeps import provenance
 from onecycle_sweeps.plan import BYSTANDERS, PLACE_OF_DATA
 from onecycle_sweeps.published import Figure, Pair, Published
 from onecycle_sweeps.report.claims import Claim
@@ -83,7 +84,7 @@ def _reasons(facts: Published, members: Sequence[Outcome], elsewhere: tuple[str,
     steps = sorted({o.result["steps_per_epoch"] for o in members if "steps_per_epoch" in o.result})
     asked = facts.steps_per_epoch
     other = [f"{n} steps an epoch, {asked} with the data of the source" for n in steps if asked not in (None, n)]
-    return (*filter(None, [facts.comparable]), *elsewhere, *other)
+    return (*filter(None, [facts.comparable]), *elsewhere, *other, *_mixed(members))
 
 
 def _reasons_of_a_pair(
@@ -91,8 +92,13 @@ def _reasons_of_a_pair(
 ) -> tuple[str, ...]:
     """An order can be tested with another net or other data, but not where the user has left the preset."""
     targets = [word for word in command if word.startswith("target_accuracy=") and pair.speed_up is not None]
-    found = elsewhere if pair.order_alone else _reasons(facts, members, elsewhere)
+    found = (*elsewhere, *_mixed(members)) if pair.order_alone else _reasons(facts, members, elsewhere)
     return (*found, *(f"{word} was typed" for word in targets))
+
+
+def _mixed(members: Sequence[Outcome]) -> Iterator[str]:
+    if changed := provenance.differing([o.resolved for o in members if o.ended]):
+        yield f"{', '.join(changed)} changed between these trials"
 
 
 def _figure(name: str, figure: Figure, members: Sequence[Outcome], reasons: tuple[str, ...]) -> PublishedRow:
