@@ -6,7 +6,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package.
 CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
-MULTIRUN = ("-m", "--multirun")
+MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
 def is_verb(first: str) -> bool:

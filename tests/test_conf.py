@@ -88,7 +88,7 @@ def test_every_launcher_is_one_of_hydras(file: Path):
 def test_the_sweeper_is_hydras_own_but_for_the_composition_beforehand():
     ours, hydras = (composed(*typed).hydra.sweeper for typed in ((), ("hydra/sweeper=basic",)))
     assert isinstance(instantiate(ours), Sweeper)
-    assert {**ours, "_target_": hydras._target_} == hydras
+    assert {**ours, "_target_": hydras._target_, "params": hydras.params} == hydras
     assert ours._metadata.object_type is hydras._metadata.object_type
 
 

@@ -17,6 +17,9 @@ from onecycle_sweeps.plan import Request
 from onecycle_sweeps.sweep import Sweep
 
 MISTAKE, INTERRUPTED = 2, 130
+# What only a sweep reads.
+OF_A_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")
+USUAL = ("hydra/launcher=local", "hydra/sweeper=grid")
 # The sweep that this process's launches belong to: Hydra calls a launcher several times and ends without a word.
 _sessions: list[Session] = []
 _crew = local.Crew()
@@ -25,10 +28,7 @@ _crew = local.Crew()
 def one_trial(config: Any, hydra: Any) -> None:
     """Run one trial here, with the range test it needs; leaves with the exit status unless all went well."""
     with _ending_in_a_line():
-        if typed := [o for o in hydra.overrides.hydra if o.startswith(("hydra/launcher", "hydra.launcher"))]:
-            if hydra.mode.name == "MULTIRUN":
-                raise ConfigError(f"{typed[0]} cannot run this program's sweeps: leave it out, or take local")
-            raise ConfigError(f"{typed[0]} needs a sweep: add -m")
+        _check_one_trial(hydra)
         request = Request(settings.plain(config), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         checks.check(request.config)
         session = Session(request.config, single=True)
@@ -37,6 +37,17 @@ def one_trial(config: Any, hydra: Any) -> None:
             status = conclusion.conclude(session)
         if status:
             sys.exit(status)
+
+
+def _check_one_trial(hydra: Any) -> None:
+    """Raise ConfigError where a sweep was asked for: typed, or in a file that was chosen."""
+    launcher, sweeper = (f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}" for group in ("launcher", "sweeper"))
+    if hydra.mode.name == "MULTIRUN":
+        raise ConfigError(f"{launcher} cannot run this program's sweeps: leave it out, or take local")
+    typed = [override for override in hydra.overrides.hydra if override.lstrip("+~").startswith(OF_A_SWEEP)]
+    chosen = [choice for choice in (launcher, sweeper) if choice not in USUAL]
+    for asked in (*typed, *chosen):
+        raise ConfigError(f"{asked} needs a sweep: add -m")
 
 
 def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
