@@ -1,7 +1,8 @@
 """The values of a config, checked before anything runs: each refusal names the key, the bound and the value."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 MINIMUM_RANGE_TEST_STEPS = 100
@@ -138,6 +139,18 @@ LOCAL_LAUNCHER = {
     "jobs_per_gpu": (whole(1), "a whole number of at least 1"),
 }
 
+# Variables that a trial does not take from hydra.job.env_set, and what to type in their place.
+NOT_BY_ENV_SET = {
+    r"(OMP|MKL|OPENBLAS)_NUM_THREADS": "a trial has as many threads as threads=... says",
+    r"CUDA_VISIBLE_DEVICES": "the launcher gives each trial its GPU: set it before the command",
+    r"MLFLOW_.*": "the tracker is no part of a job: take tracking.uri=..., or set it before the command",
+    r"ONECYCLE_DATA": "it is read when the config is composed: take data.root=...",
+    r"PYTHON[A-Z]+|(LD|DYLD)_.*": "it is read when Python starts: set it before the command",
+    r"(.*_)?(PASS|PASSWORD|PASSWD|PWD|SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?)|(.*_)?(PASSWORD|SECRET)_.*": (
+        "it looks like a secret, and env_set is written to disk: set it before the command, its jobs inherit it"
+    ),
+}
+
 
 def check_launcher(settings: Mapping[str, Any], keys: Mapping[str, tuple[Check, str]]) -> None:
     """Raise ConfigError for a key of hydra.launcher whose value cannot be used."""
@@ -175,6 +188,15 @@ def check(config: dict[str, Any]) -> None:
         )
     if test["mode"] == "exp" and test["start_lr"] == 0:
         raise ConfigError("range_test.start_lr must be above 0 where range_test.mode is exp, got 0")
+    check_env_set(config.get("env_set", ()))
+
+
+def check_env_set(names: Iterable[str]) -> None:
+    """Raise ConfigError for a variable that a job cannot be given by hydra.job.env_set."""
+    for name in names:
+        for pattern, instead in NOT_BY_ENV_SET.items():
+            if re.fullmatch(pattern, name, re.IGNORECASE):
+                raise ConfigError(f"hydra.job.env_set.{name} cannot be set for a job: {instead}")
 
 
 def _missing(node: dict[str, Any], above: str = "") -> Iterator[str]:

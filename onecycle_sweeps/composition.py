@@ -4,16 +4,20 @@ import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps import settings
+from onecycle_sweeps import hydra_job, settings
 from onecycle_sweeps.plan import Request
+
+# What an interpolation of Hydra's own config begins with.
+OF_HYDRA = "${hydra:"
 
 
 class Composer:
@@ -27,29 +31,41 @@ class Composer:
         self.loader, self.master = loader, master
         self._parsed: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
-        self._chosen: dict[tuple[str | None, ...], tuple[bytes, Mapping[str, str]]] = {}
+        self._chosen: dict[tuple[str | None, ...], tuple[bytes, Mapping[str, str], bool]] = {}
 
-    def compose(self, overrides: Sequence[str]) -> Request:
-        """The job of these overrides; raises what Hydra raises, in its words."""
+    def compose(self, overrides: Sequence[str], number: int = 0) -> Request:
+        """The job of these overrides and this number; raises what Hydra raises, in its words."""
         with suppress(HydraException, OmegaConfBaseException):
             parsed = [self._parse(override) for override in overrides]
-            if not any(override.is_hydra_override() or override.is_sweep_override() for override in parsed):
-                return self._compose(overrides, parsed)
-        config = self._load(overrides)
-        return Request(settings.plain(config), tuple(overrides), dict(config.hydra.runtime.choices))
+            if not any(o.is_hydra_override() or o.is_sweep_override() or OF_HYDRA in str(o.input_line) for o in parsed):
+                return self._compose(overrides, parsed, number)
+        return _request(self._load(overrides), overrides, number)
 
-    def _compose(self, overrides: Sequence[str], parsed: Sequence[Override]) -> Request:
+    def _compose(self, overrides: Sequence[str], parsed: Sequence[Override], number: int) -> Request:
         typed = tuple(override.input_line for override in parsed if self._is_choice(override))
         if typed not in self._chosen:
             config = self._load([line for line in typed if line])
-            own = settings.own(config)
-            OmegaConf.set_struct(own, True)
+            whole = hydra_job.asks_for_more(config) or OF_HYDRA in OmegaConf.to_yaml(settings.own(config))
+            kept = config if whole else settings.own(config)
+            OmegaConf.set_struct(kept, True)
             # A pickle gives a copy in a fifth of the time that deepcopy takes.
-            self._chosen[typed] = pickle.dumps(own), dict(config.hydra.runtime.choices)
-        pickled, choices = self._chosen[typed]
+            self._chosen[typed] = pickle.dumps(kept), dict(config.hydra.runtime.choices), whole
+        pickled, choices, whole = self._chosen[typed]
         config = pickle.loads(pickled)
         ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not self._is_choice(o)], config)
+        if whole:
+            self._tell_hydra(config, parsed)
+            return _request(config, overrides, number)
         return Request(settings.resolved(config), tuple(overrides), choices)
+
+    def _tell_hydra(self, config: DictConfig, parsed: Sequence[Override]) -> None:
+        """Write the job's overrides into Hydra's own config, as its loader does, and take over what was resolved."""
+        OmegaConf.copy_cache(from_config=self.master, to_config=config)
+        named = config.hydra.job.config.override_dirname
+        config.hydra.overrides.task = [override.input_line for override in parsed]
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            list(parsed), kv_sep=named.kv_sep, item_sep=named.item_sep, exclude_keys=named.exclude_keys
+        )
 
     def _parse(self, override: str) -> Override:
         if override not in self._parsed:
@@ -67,3 +83,12 @@ class Composer:
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
         return self.loader.load_sweep_config(self.master, list(overrides))
+
+
+def _request(config: DictConfig, overrides: Sequence[str], number: int) -> Request:
+    """The request of a job's whole config, in which interpolations may ask for Hydra's own."""
+    with open_dict(config.hydra.job):
+        config.hydra.job.num, config.hydra.job.id = number, str(number)
+    HydraConfig.instance().set_config(config)
+    hydra = hydra_job.content(config) if hydra_job.asks_for_more(config) else None
+    return Request(settings.plain(config), tuple(overrides), dict(config.hydra.runtime.choices), hydra)

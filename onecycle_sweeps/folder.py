@@ -59,10 +59,14 @@ class TrialFolder:
         """Another trial's folder in the same RUNS_DIR."""
         return TrialFolder(self.runs_dir / signature)
 
-    def create(self, config: dict[str, Any]) -> None:
-        """Make the folder with the trial's config.yaml, which is as it was asked for last."""
+    def create(self, config: dict[str, Any], hydra: dict[str, Any] | None = None) -> None:
+        """Make the folder with the trial's config.yaml, and hydra.yaml if there is one, as they were asked for last."""
         self.journal.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.yaml", yaml.dump(config, Dumper=DUMPER, sort_keys=False))
+        if hydra is None:
+            self.remove("hydra.yaml")
+        else:
+            write_atomically(self.path / "hydra.yaml", yaml.dump(hydra, Dumper=DUMPER, sort_keys=False))
 
     def put_aside(self) -> None:
         """Move what earlier attempts left into a folder of its own; raises Busy while the trial is at work."""
@@ -83,6 +87,15 @@ class TrialFolder:
     def config(self) -> dict[str, Any]:
         """The trial's config as asked."""
         return yaml.load((self.path / "config.yaml").read_text(), Loader=LOADER)
+
+    @property
+    def is_hydras(self) -> bool:
+        """Whether Hydra's config asks for something around the trial, such as callbacks or an environment."""
+        return (self.path / "hydra.yaml").exists()
+
+    def hydra(self) -> dict[str, Any]:
+        """Hydra's own config of the trial's job."""
+        return yaml.load((self.path / "hydra.yaml").read_text(), Loader=LOADER)
 
     def resolved(self) -> dict[str, Any] | None:
         """What the first attempt fixed: rate, precision, device, versions; None before it."""

@@ -25,11 +25,15 @@ UNREACHED_RATE = 1e9
 
 @dataclass(frozen=True)
 class Request:
-    """One job as Hydra composed it: its plain config, the overrides typed for it, the choice made in each group."""
+    """One job as Hydra composed it: its plain config, the overrides typed for it, the choice made in each group.
+
+    `hydra` is Hydra's own config of the job, where it asks for more than that the trial is run.
+    """
 
     config: Config
     overrides: tuple[str, ...] = ()
     choices: Mapping[str, str] = field(default_factory=dict)
+    hydra: Config | None = None
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,24 @@ class Planner:
             raise ConfigError(" ".join(str(error).split())) from error
 
     def _plan(self, request: Request) -> Trial:
+        checks.check(request.config)
+        with settings.environment(request.config):
+            return self._plan_in_its_environment(request)
+
+    def _plan_in_its_environment(self, request: Request) -> Trial:
         config = request.config
-        checks.check(config)
         if config["device"].startswith("cuda") and not self.elsewhere:
             _check_cuda(config["device"])
         facts, data = self._describe_data(config)
         checks.check_batch(config["batch_size"], facts.train)
-        self._build_once(partial(settings.transforms, config, facts), config["data"])
+        env_set = config.get(settings.ENV_SET)
+        self._build_once(partial(settings.transforms, config, facts), config["data"], env_set)
         test = _trial(settings.range_test(config), request, data)
         if config["task"] == "range_test":
             return test
         rate, steps = settings.max_lr(config), facts.train // config["batch_size"]
         build = partial(settings.policy, config, rate or UNREACHED_RATE, steps)
-        self._build_once(build, config["policy"], config["epochs"], rate, steps)
+        self._build_once(build, config["policy"], config["epochs"], rate, steps, env_set)
         return _trial(config, request, data, None if rate else test)
 
     def _build_once(self, build: Callable[[], object], *of: Any) -> None:
@@ -94,14 +103,16 @@ class Planner:
     def _describe_data(self, config: Config) -> tuple[dataset.Facts, Data]:
         """The facts of the data set, split as asked, and where it comes from and is kept."""
         node = {k: v for k, v in config["data"].items() if k not in settings.TRANSFORM_KEYS}
-        key = json.dumps(node, sort_keys=True)
+        # What a loader reads from the environment may decide on what it loads.
+        apart = {settings.ENV_SET: config[settings.ENV_SET]} if settings.ENV_SET in config else {}
+        key = json.dumps({**node, **apart}, sort_keys=True)
         if key not in self._data:
             load, place = settings.loader(config), Path(node.get("root", "."))
             files = [place / name for name in (*node.get("files", ()), *filter(None, [node.get("path")]))]
             if not all(file.exists() for file in files):
                 load()
             asked = {k: v for k, v in node.items() if k not in (*settings.SPLIT_KEYS, *PLACE_OF_DATA)}
-            source = _hash({**asked, "files": [_fingerprint(file) for file in files]})
+            source = _hash({**asked, **apart, "files": [_fingerprint(file) for file in files]})
             data = Data(source, _hash([source, provenance.code_hashes(node)]))
             facts = dataset.prepare(load, self.runs_dir / "data" / data.cache, **settings.split(config))
             self._data[key] = facts, data

@@ -3,10 +3,12 @@
 import inspect
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+from hydra.core.utils import env_override
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +19,8 @@ from onecycle_sweeps.dataset.augmentation import Transform
 from onecycle_sweeps.policies import Policy
 
 Config = dict[str, Any]
+# The key of a trial's config that holds hydra.job.env_set, if it sets anything.
+ENV_SET = "env_set"
 SPLIT_KEYS = ("val_fraction", "split_seed", "classes")
 # Lists of transforms: for training batches, and for evaluations.
 TRANSFORM_KEYS = ("augment", "evaluation")
@@ -32,9 +36,27 @@ def seed_generators(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def plain(config: DictConfig) -> Config:
-    """A composed config as plain data, resolved, without Hydra's own node and without a store's credentials."""
-    return resolved(own(config))
+def plain(config: DictConfig, job: Any = None) -> Config:
+    """A composed config as plain data, resolved, without Hydra's own node and without a store's credentials.
+
+    `job` is hydra.job where the config is without it. Its env_set is kept: code that reads it may give other results.
+    """
+    job = OmegaConf.select(config, "hydra.job") if job is None else job
+    # What is copied from this process's environment is there for its children in any case.
+    env_set = {name: job.env_set[name] for name in job.env_set if name not in job.env_copy} if job else {}
+    return resolved(own(config)) | ({ENV_SET: env_set} if env_set else {})
+
+
+def typed_of_hydra(hydra: Any) -> list[str]:
+    """The overrides of Hydra's own config as they were typed: some can be resolved in a job alone."""
+    found = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
+    assert isinstance(found, list)
+    return list(map(str, found))
+
+
+def environment(config: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Set the variables that a trial's config asks for while the user's code is called."""
+    return env_override(config.get(ENV_SET, {}))
 
 
 def own(config: DictConfig) -> DictConfig:

@@ -22,7 +22,7 @@ FLOORS = (
         "credentials",
     ),
     ("scheduler", "data", "settings", "state", "published"),
-    ("training",),
+    ("training", "hydra_job"),
     ("range_test", "batch_norm"),
     ("trial", "plan"),
     ("sweep", "composition"),
@@ -36,7 +36,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Only conf/ names these, by _target_.
 IMPORTED_BY_NOBODY = ("models", "data")
 
-WITH_HYDRA = ("__main__", "cli", "hydra_plugins", "plan", "composition", "sweep", "trial", "settings")
+WITH_HYDRA = ("__main__", "cli", "hydra_plugins", "plan", "composition", "sweep", "trial", "settings", "hydra_job")
 HOMES = {"mlflow": ("tracking",), "submitit": ("launch.slurm",), "hydra": WITH_HYDRA, "omegaconf": WITH_HYDRA}
 
 # The submitting side starts without torch. Plan asks torch for its devices only where a config names one.

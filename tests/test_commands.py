@@ -170,6 +170,10 @@ def test_a_sweep_in_batches_is_one_sweep(swept: Swept):
     [
         (("hydra/launcher=local",), "onecycle_sweeps: hydra/launcher=local needs a sweep: add -m"),
         (("hydra.launcher.workers=2",), "onecycle_sweeps: hydra.launcher.workers=2 needs a sweep: add -m"),
+        (("hydra.sweep.dir=out",), "onecycle_sweeps: hydra.sweep.dir=out needs a sweep: add -m"),
+        (("hydra.run.dir=out", "-m"), "onecycle_sweeps: hydra.run.dir=out is of one trial: leave out -m"),
+        (("hydra.job.chdir=true",), "onecycle_sweeps: hydra.job.chdir=true cannot be done"),
+        (("+hydra.job.env_set.MY_TOKEN=1", "-m"), "onecycle_sweeps: hydra.job.env_set.MY_TOKEN cannot be set"),
         (
             ("hydra/launcher=basic", "-m"),
             "onecycle_sweeps: hydra/launcher=basic cannot run this program's sweeps: leave it out, or take local",

@@ -10,6 +10,7 @@ from cluster_sweeps import check_mlflow, ends, run, said, start
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from slurm_cluster import Cluster
+from test_hydra_jobs import FILES, JOBS, check_noted
 from test_tracking_processes import mlflow_server
 
 pytestmark = pytest.mark.slow
@@ -84,3 +85,11 @@ def span(trial: TrialFolder) -> tuple[tuple[str, str], float, float]:
     (attempt,), result = journal.read(trial.journal).attempts, trial.result()
     assert result is not None
     return (attempt.place["node"], attempt.place["gpu"]), attempt.time, result["finished"]
+
+
+def test_an_experiment_that_chooses_the_cluster_runs_there_as_hydra_runs_jobs(cluster: Cluster, tmp_path: Path):
+    program.write(program.with_store(tmp_path), FILES)
+    done = run(cluster, tmp_path, *JOBS, "experiment=on_slurm", "hydra.launcher.mem_gb=2", "-m")
+    assert done.returncode == 0, done.stderr
+    check_noted(tmp_path, program.sweep_of(tmp_path))
+    assert list(program.sweep_of(tmp_path).folder.glob("jobs/*.json"))

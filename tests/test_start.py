@@ -91,6 +91,7 @@ def test_the_compiler_that_was_postponed(code: str):
     [
         ("policy=onecycle -m", True),
         ("--multirun", True),
+        ("hydra.mode=MULTIRUN", True),
         ("hydra/launcher=local -m", True),
         ("hydra/launcher=slurm -m", False),
         ("max_lr=0.3", False),

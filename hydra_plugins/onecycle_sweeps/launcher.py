@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class Launcher(HydraLauncher):
@@ -21,20 +21,27 @@ class Launcher(HydraLauncher):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra offers before the first launch."""
+        """Take what Hydra offers before the first launch, and refuse what cannot be done around the jobs."""
         from onecycle_sweeps.composition import Composer
+        from onecycle_sweeps.launch import commands
 
+        commands.check_sweep(config.hydra)
+        # A sweeper writes the config to disk, and the jobs inherit what is to be copied from this process.
+        with open_dict(config.hydra.job.env_set):
+            for name in config.hydra.job.env_copy:
+                config.hydra.job.env_set.pop(name, None)
         self.composer, self.config = Composer(hydra_context.config_loader, config), config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; a trial that failed is listed by the sweep, and no failure of the launch."""
         from onecycle_sweeps.launch import commands
 
-        requests = [self.composer.compose(overrides) for overrides in job_overrides]
+        requests = [self.composer.compose(typed, initial_job_idx + i) for i, typed in enumerate(job_overrides)]
         sweeper = self.config.hydra.sweeper
         # Only a sweeper that asks for all its jobs at once has a sweep that is known from its start.
         whole = sweeper._target_.endswith((".BasicSweeper", ".GridSweeper")) and sweeper.max_batch_size is None
-        objectives = getattr(commands, self.run)(requests, plain_settings(self.settings), sequential=not whole)
+        run, launcher = getattr(commands, self.run), plain_settings(self.settings)
+        objectives = run(requests, self.config.hydra, launcher, sequential=not whole)
         return [
             JobReturn(request.overrides, working_dir=".", status=JobStatus.COMPLETED, _return_value=objective)
             for request, objective in zip(requests, objectives, strict=True)

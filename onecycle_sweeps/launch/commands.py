@@ -6,19 +6,22 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import checks, settings
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.launch import conclusion, here, local
+from onecycle_sweeps.launch import conclusion, fork_server, here, local
+from onecycle_sweeps.launch.direction import minimising
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
-from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.sweep import TRAIN, Sweep
 
 MISTAKE, INTERRUPTED = 2, 130
 # What only a sweep reads.
 OF_A_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")
+OF_ONE_TRIAL = ("hydra.run.",)
 USUAL = ("hydra/launcher=local", "hydra/sweeper=grid")
 # The sweep that this process's launches belong to: Hydra calls a launcher several times and ends without a word.
 _sessions: list[Session] = []
@@ -29,7 +32,7 @@ def one_trial(config: Any, hydra: Any) -> None:
     """Run one trial here, with the range test it needs; leaves with the exit status unless all went well."""
     with _ending_in_a_line():
         _check_one_trial(hydra)
-        request = Request(settings.plain(config), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
+        request = Request(settings.plain(config, hydra.job), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         checks.check(request.config)
         session = Session(request.config, single=True)
         with _interruptible(session, conclusion.say_how_to_continue):
@@ -41,22 +44,57 @@ def one_trial(config: Any, hydra: Any) -> None:
 
 def _check_one_trial(hydra: Any) -> None:
     """Raise ConfigError where a sweep was asked for: typed, or in a file that was chosen."""
-    launcher, sweeper = (f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}" for group in ("launcher", "sweeper"))
+    launcher, sweeper = (
+        f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}" for group in ("launcher", "sweeper")
+    )
     if hydra.mode.name == "MULTIRUN":
         raise ConfigError(f"{launcher} cannot run this program's sweeps: leave it out, or take local")
-    typed = [override for override in hydra.overrides.hydra if override.lstrip("+~").startswith(OF_A_SWEEP)]
-    chosen = [choice for choice in (launcher, sweeper) if choice not in USUAL]
-    for asked in (*typed, *chosen):
-        raise ConfigError(f"{asked} needs a sweep: add -m")
+    _check_hydra(hydra, OF_A_SWEEP, "needs a sweep: add -m")
+    for chosen in (launcher, sweeper):
+        if chosen not in USUAL:
+            raise ConfigError(f"{chosen} needs a sweep: add -m")
 
 
-def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
+def check_sweep(hydra: Any) -> None:
+    """Leave with a line and a status for what is asked of Hydra and cannot be done around a sweep's jobs."""
+    with _ending_in_a_line():
+        _check_hydra(hydra, OF_ONE_TRIAL, "is of one trial: leave out -m, or set hydra.sweep.dir")
+        checks.check_env_set(name for name in hydra.job.env_set if name not in hydra.job.env_copy)
+
+
+def _check_hydra(hydra: Any, elsewhere: tuple[str, ...], where: str) -> None:
+    """Raise ConfigError for what was typed of Hydra's own config and is read `elsewhere`, or nowhere."""
+    for override in settings.typed_of_hydra(hydra):
+        if override.lstrip("+~").startswith(elsewhere):
+            raise ConfigError(f"{override} {where}")
+    if hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true cannot be done, since paths in a config count from where the command is typed: leave "
+            "it out, hydra.runtime.output_dir names a job's folder"
+        )
+
+
+def _say_what_sweeps_the_jobs(hydra: Any, config: Mapping[str, Any]) -> None:
+    """Say, once, what of the sweeper's or of Hydra's own folder may not be as it was meant."""
+    if config["task"] == TRAIN and (key := minimising(hydra.sweeper)):
+        conclusion.complain(
+            f"onecycle_sweeps: the sweeper minimises, and final val accuracy is better where it is higher: add {key}"
+        )
+    if Path(hydra.sweep.dir) != Path(config["runs_dir"]) / "sweeps":
+        conclusion.complain(
+            f"onecycle_sweeps: {hydra.sweep.dir} takes what Hydra writes of its jobs; trials, results and the report "
+            f"are in {config['runs_dir']} (runs_dir=...)"
+        )
+
+
+def sweep(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
     """Run a sweeper's jobs on this machine's workers; returns each one's objective."""
     with _ending_in_a_line():
         config = requests[0].config
         checks.check_launcher(launcher, checks.LOCAL_LAUNCHER)
         checks.check(config)
         if not _sessions:
+            _say_what_sweeps_the_jobs(hydra, config)
             _sessions.append(Session(config, single=False, sequential=sequential))
         threads = 1 if config["threads"] == "auto" else config["threads"]
         workers = None if launcher["workers"] == "auto" else launcher["workers"]
@@ -65,17 +103,21 @@ def sweep(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequentia
             return _sessions[0].launch(requests, lambda sweep, todo: local.run(_crew, sweep, todo, places(len(todo))))
 
 
-def submit(requests: Sequence[Request], launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
+def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
     """Submit a sweeper's jobs to a SLURM cluster; returns each one's objective, which is no number without a wait."""
     from onecycle_sweeps.launch.slurm import dry_run, request, watching
 
     with _ending_in_a_line():
+        # What was typed did not tell that no worker would be wanted here.
+        fork_server.of_this_process.close()
         config, waits = requests[0].config, launcher["wait"]
         request.check(launcher)
         checks.check(config)
         if sequential and (launcher["dry_run"] or not waits):
             key = "dry_run=true" if launcher["dry_run"] else "wait=false"
             raise ConfigError(f"hydra.launcher.{key} leaves a sweeper that learns from results without any")
+        if not _sessions:
+            _say_what_sweeps_the_jobs(hydra, config)
         if launcher["dry_run"]:
             dry_run.show(requests, launcher)
             return [math.nan] * len(requests)

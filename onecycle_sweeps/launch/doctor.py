@@ -73,5 +73,6 @@ def _trial(request: Request, runs_dir: Path, on_slurm: bool) -> Finding:
     except ConfigError as error:
         return fails("trial", str(error))
     cache = runs_dir / "data" / config["needs"]["data"]
-    facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
+    with settings.environment(config):
+        facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
     return ok("trial", f"it has {facts.train} training and {facts.val} validation samples")

@@ -48,7 +48,8 @@ def _steps(config: Config, runs_dir: Path, probed: bool) -> float:
     if config["task"] == RANGE_TEST:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     cache = runs_dir / "data" / config["needs"]["data"]
-    facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
+    with settings.environment(config):
+        facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
     evaluations = config["evaluations_per_epoch"] * facts.val / config["batch_size"] * FORWARD_SHARE
     return config["epochs"] * (facts.train // config["batch_size"] + (evaluations if probed else 0))
 

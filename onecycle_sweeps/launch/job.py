@@ -14,6 +14,7 @@ from pathlib import Path
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
+from onecycle_sweeps.launch.queue import NOT_AN_END
 from onecycle_sweeps.launch.worker import LEFT, READY
 from onecycle_sweeps.state import CANCELLED
 from onecycle_sweeps.trial.allocator import keep_freed_memory
@@ -40,7 +41,8 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str
     if folder.is_cancelled():
         return Outcome(CANCELLED)
     keep_freed_memory()
-    outcome = _run(folder, _or_cancelled(folder, stopped), place)
+    run = _as_hydra_runs_it if folder.is_hydras else _run
+    outcome = run(folder, _or_cancelled(folder, stopped), place)
     if outcome.status in (STOPPED, BUSY) and folder.is_cancelled():
         return Outcome(CANCELLED)
     if outcome.status not in (BUSY, STOPPED, SUPERSEDED):
@@ -62,6 +64,38 @@ def _or_cancelled(folder: TrialFolder, stopped: Callable[[], bool]) -> Callable[
         return folder.is_cancelled()
 
     return asked
+
+
+class _Unfinished(BaseException):
+    """The trial has not come to its end: another attempt will be the same job."""
+
+
+def _as_hydra_runs_it(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Outcome:
+    """Run a trial as Hydra's own launchers run a job: with its environment, in its output folder, between callbacks."""
+    from onecycle_sweeps import hydra_job
+    from onecycle_sweeps.launch.session import objective
+
+    outcome = Outcome(BUSY, f"another process works on {folder.path}")
+    if folder.is_locked():
+        return outcome
+
+    def task() -> float:
+        nonlocal outcome
+        outcome = _run(folder, stopped, place)
+        if outcome.status == FAILED:
+            raise trial.TrialFailed(outcome.cause)
+        if outcome.status in NOT_AN_END:
+            raise _Unfinished
+        return objective(folder)
+
+    try:
+        hydra_job.run(folder.hydra(), folder.config(), (place or {}).get("slurm_job_id"), task)
+    except _Unfinished:
+        pass
+    except Exception as error:
+        log.exception("Hydra's part of the job failed")
+        return Outcome(FAILED, cause_of(error))
+    return outcome
 
 
 def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Outcome:

@@ -94,7 +94,7 @@ class Session:
             folder = TrialFolder(self.runs_dir / signature)
             if trial.request.config["rerun"] and signature not in known:
                 _put_aside(folder)
-            folder.create(trial.config)
+            folder.create(trial.config, trial.request.hydra)
         done = {s for s, trial in wanted.items() if self.sweep.trial(s).done(trial.config)}
         entries = tuple(
             replace(e, reused=known[e.signature].reused if e.signature in known else e.signature in done)

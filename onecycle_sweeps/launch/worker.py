@@ -44,6 +44,7 @@ class Worker:
     def start(self) -> None:
         """Start the process in a session of its own, so that a Ctrl-C reaches the launching process alone."""
         self.entry, self.ready, self.status = None, False, None
+        self._given = self._apart = False
         self._silent = threading.Event()
         (orders, ordering), (answers, answering) = os.pipe(), os.pipe()
         self._orders, output = os.fdopen(ordering, "w", buffering=1), os.fdopen(answers)
@@ -62,15 +63,25 @@ class Worker:
         with output:
             for line in output:
                 self.heard.put((self, line))
-        silent.set()
-        self.heard.put((self, ""))
+        if not silent.is_set():
+            silent.set()
+            self.heard.put((self, ""))
 
     def is_free(self) -> bool:
         """Whether it can take a trial."""
         return self.entry is None and not self._silent.is_set()
 
     def give(self, entry: Entry, trial: TrialFolder) -> bool:
-        """Let the worker execute a trial; whether it takes it, which one that has died does not."""
+        """Let the worker execute a trial; whether it takes it, which one that has died does not.
+
+        A trial for which Hydra sets an environment, logging or callbacks has a process of its own.
+        """
+        if self._given and (self._apart or trial.is_hydras):
+            self._silent.set()
+            self.leave()
+            self.kill()
+            self.start()
+        self._given, self._apart = True, trial.is_hydras
         try:
             self._orders.write(f"{trial.path}\n")
         except BrokenPipeError:

@@ -32,9 +32,10 @@ def plan(outcome: Outcome) -> Plan:
 
 def _planned(config: dict[str, Any], resolved: dict[str, Any], *, with_momentum: bool) -> Trajectory:
     per_epoch = resolved.get("steps_per_epoch") or resolved["total_steps"] // config["epochs"]
-    policy = settings.policy(config, resolved["max_lr"], per_epoch)
-    steps = tuple(range(policy.total_steps))
-    hypers = [policy(step) for step in steps]
+    with settings.environment(config):
+        policy = settings.policy(config, resolved["max_lr"], per_epoch)
+        steps = tuple(range(policy.total_steps))
+        hypers = [policy(step) for step in steps]
     lr = Series(steps, tuple(hyper.lr for hyper in hypers))
     if not with_momentum:
         return Trajectory(lr)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from onecycle_sweeps import checkpoint, journal, provenance
+from onecycle_sweeps import checkpoint, journal, provenance, settings
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder, check_mine
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
@@ -58,11 +58,9 @@ def run(
 def _conclude(attempt: Attempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
     trial, number, book = attempt.trial, attempt.number, attempt.book
     try:
-        result = _drive(attempt, config, code, state) | {
-            "kind": config["task"],
-            "attempt": number,
-            "finished": time.time(),
-        }
+        with settings.environment(config):
+            driven = _drive(attempt, config, code, state)
+        result = driven | {"kind": config["task"], "attempt": number, "finished": time.time()}
         book.sync()
         trial.check_current(number)
         trial.write("result", result)

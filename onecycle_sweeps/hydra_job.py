@@ -1,0 +1,77 @@
+"""What Hydra does around a job, wherever the job runs: its environment, output folder, logging and callbacks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.conf import HydraConf
+from hydra.core.utils import JobRuntime, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from onecycle_sweeps import settings
+
+VERSION_BASE = "1.3"
+# What Hydra's config says in this program unless it is told otherwise: of such a job only the trial is to be run.
+UNLESS_TOLD = {
+    "callbacks": {},
+    "output_subdir": None,
+    "verbose": False,
+    "sweep": {"dir": "${runs_dir}/sweeps", "subdir": "."},
+    "job_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
+}
+# Texts that are of no use to a job.
+HELP = ("help", "hydra_help")
+
+
+def asks_for_more(config: DictConfig) -> bool:
+    """Whether a job's config asks Hydra for something around its trial."""
+    told = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, list(UNLESS_TOLD)))
+    job = config.hydra.job
+    return told != UNLESS_TOLD or not set(job.env_set) <= set(job.env_copy)
+
+
+def content(config: DictConfig) -> dict[str, Any]:
+    """Hydra's own config of a job as plain data, resolved as far as that is possible before the job begins."""
+    found: dict[str, Any] = {}
+    for key in config.hydra:
+        if key not in HELP:
+            part = OmegaConf.masked_copy(config.hydra, [str(key)])
+            part._set_parent(config)
+            found |= _resolved(part, typed=key == "overrides")
+    copied = found["job"]["env_copy"]
+    found["job"]["env_set"] = {k: v for k, v in found["job"]["env_set"].items() if k not in copied}
+    return found
+
+
+def _resolved(part: DictConfig, *, typed: bool) -> dict[str, Any]:
+    """A part of Hydra's config, as it was written where it was typed or only the job's process can resolve it."""
+    try:
+        found = OmegaConf.to_container(part, resolve=not typed, enum_to_str=True)
+    except OmegaConfBaseException:
+        found = OmegaConf.to_container(part, enum_to_str=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None, task: Callable[[], float]) -> None:
+    """Do what Hydra's own launchers do around a job, whose task returns its objective.
+
+    An error of the task's is told to the callbacks and goes no further; any other exception leaves from here.
+    """
+    version.setbase(VERSION_BASE)
+    setup_globals()
+    node = OmegaConf.structured(HydraConf)
+    OmegaConf.set_struct(node, False)
+    whole = OmegaConf.create({**config, "hydra": OmegaConf.merge(node, hydra)})
+    if job_id:
+        whole.hydra.job.id = job_id
+    JobRuntime.instance().set("name", whole.hydra.job.name)
+    # A callback's module is the user's code as well.
+    with settings.environment(config):
+        context = HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks(whole))
+        run_job(lambda _: task(), whole, "hydra.sweep.dir", "hydra.sweep.subdir", context)

@@ -1,0 +1,225 @@
+"""What a user asks of Hydra is done around each job: selections, environment, callbacks, folders; or it is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+import hydra_code
+from onecycle_sweeps.checks import ConfigError, check_env_set
+from onecycle_sweeps.composition import Composer
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.hydra_job import UNLESS_TOLD
+from onecycle_sweeps.launch.direction import minimising
+from onecycle_sweeps.plan import Planner, Request
+from onecycle_sweeps.sweep import Sweep
+from program import drive, planned, run, sweep_of, trials, with_store, write
+from real_trials import CONF
+
+FILES = {
+    "hydra_code.py": Path(hydra_code.__file__).read_text(),
+    "my/model/net.yaml": "_target_: hydra_code.Net\n",
+    "my/data/half.yaml": (
+        "_target_: hydra_code.half\nroot: .\nfiles: []\nval_fraction: 0\nsplit_seed: 0\nclasses: null\n"
+    ).replace("root: .\n", ""),
+    "my/experiment/noting.yaml": (
+        "# @package _global_\ndefaults: [override /model: net, override /data: half]\n"
+        "hydra: {callbacks: {noting: {_target_: hydra_code.Noting}}}\n"
+    ),
+    "my/experiment/on_slurm.yaml": "# @package _global_\ndefaults: [noting, override /hydra/launcher: slurm]\n",
+    "my/experiment/in_turn.yaml": "# @package _global_\ndefaults: [override /hydra/sweeper: basic]\n",
+    "my/shade/light.yaml": "# @package _global_\nhydra: {job: {env_set: {SHADE: light}}}\n",
+    "my/shade/dark.yaml": "# @package _global_\nhydra: {job: {env_set: {SHADE: dark}}}\n",
+}
+QUICK = ("max_lr=0.1", "policy=constant", "epochs=1", "seed=0")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return with_store(write(tmp_path, FILES))
+
+
+@pytest.fixture
+def composer(folder: Path) -> Iterator[Any]:
+    """Makes the composer of a command's jobs, which has the user's folder to choose from."""
+    search = f"hydra.searchpath=[file://{folder / 'my'}]"
+    before = HydraConfig.instance().cfg
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        yield lambda *typed: Composer(loader, loader.load_configuration("config", [search, *typed], RunMode.MULTIRUN))
+    HydraConfig.instance().cfg = before
+
+
+def test_a_selection_in_an_experiment_file_wins_over_the_program_and_a_typed_one_over_both(composer: Any):
+    def chosen(*typed: str) -> tuple[str, str]:
+        choices = composer(*typed).master.hydra.runtime.choices
+        return choices["hydra/launcher"], choices["hydra/sweeper"]
+
+    assert chosen() == ("local", "grid")
+    assert chosen("experiment=on_slurm") == ("slurm", "grid")
+    assert chosen("experiment=in_turn") == ("local", "basic")
+    assert chosen("experiment=on_slurm", "hydra/launcher=local") == ("local", "grid")
+    assert chosen("experiment=in_turn", "hydra/sweeper=grid") == ("local", "grid")
+    assert composer("hydra/sweeper=basic").master.hydra.sweeper.params is None
+
+
+def test_only_a_job_of_which_more_is_asked_carries_hydras_config(composer: Any):
+    assert composer().compose(["policy=clr", "seed=3"]).hydra is None
+    assert composer("hydra.launcher.workers=1", "hydra.job.name=mine").compose(["seed=3"]).hydra is None
+    for typed in ("hydra.sweep.dir=out", "hydra.output_subdir=said", "hydra/job_logging=default", "hydra.verbose=true"):
+        assert composer(typed).compose(["seed=3"]).hydra is not None, typed
+
+
+def test_a_jobs_hydra_config_is_what_hydra_makes_of_it(composer: Any):
+    typed = ("hydra.sweep.dir=out/${now:%f}", "hydra.sweep.subdir=${hydra.job.override_dirname}", "experiment=noting")
+    ours, overrides = composer(*typed), ["experiment=noting", "+shade=dark", "seed=3"]
+    made = ours.compose(overrides, 5).hydra
+    config = ours.loader.load_sweep_config(ours.master, overrides)
+    assert made["sweep"] == {"dir": config.hydra.sweep.dir, "subdir": "+shade=dark,experiment=noting,seed=3"}
+    assert made["overrides"] == OmegaConf.to_container(config.hydra.overrides)
+    assert made["callbacks"] == {"noting": {"_target_": "hydra_code.Noting"}}
+    assert (made["job"]["env_set"], made["job"]["num"]) == ({"SHADE": "dark"}, 5)
+
+
+def test_what_hydra_knows_of_a_job_may_stand_in_its_config(composer: Any):
+    typed = ["policy=clr", "tracking.experiment=${hydra:runtime.choices.policy}"]
+    assert composer().compose(typed).config["tracking"]["experiment"] == "clr"
+
+
+def test_what_is_copied_from_the_environment_is_written_nowhere(composer: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MY_TOKEN", "sesame")
+    made = composer("hydra.job.env_copy=[MY_TOKEN]", "hydra.sweep.dir=out").compose(["seed=3"])
+    assert "sesame" not in str(made)
+
+
+def test_a_variable_that_a_job_sets_counts_for_its_signature_and_for_its_data(
+    composer: Any, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(runs_dir.parent)
+    jobs = [composer().compose([*QUICK, "data=half", *shade]) for shade in ([], ["+shade=light"], ["+shade=dark"])]
+    planner = Planner(runs_dir)
+    plans = [planner.plan(Request(job.config | {"runs_dir": str(runs_dir)})) for job in jobs]
+    assert len({plan.signature for plan in plans}) == 3
+    assert len({plan.config["needs"]["data"] for plan in plans}) == 3
+    # Half of the digits make no batch of 1,000.
+    with pytest.raises(ConfigError, match="batch_size must be at most the 700"):
+        planner.plan(Request(jobs[2].config | {"batch_size": 1000}))
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("OMP_NUM_THREADS", "threads="),
+        ("CUDA_VISIBLE_DEVICES", "before the command"),
+        ("MLFLOW_TRACKING_URI", "tracking.uri="),
+        ("ONECYCLE_DATA", "data.root="),
+        ("PYTHONPATH", "before the command"),
+        ("LD_LIBRARY_PATH", "before the command"),
+        ("WANDB_API_KEY", "secret"),
+        ("DB_PASSWORD", "secret"),
+        ("hf_token", "secret"),
+    ],
+)
+def test_a_variable_that_could_not_hold_or_would_be_given_away_is_refused(name: str, instead: str):
+    with pytest.raises(ConfigError, match=f"hydra.job.env_set.{name}.*{instead}"):
+        check_env_set([name])
+
+
+def test_other_variables_can_be_set():
+    check_env_set(["SHADE", "TOKENIZERS_PARALLELISM", "CUBLAS_WORKSPACE_CONFIG", "KEYBOARD", "PYTHON_DIALECT"])
+
+
+@pytest.mark.slow
+def test_a_trial_of_hydras_has_a_worker_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    made, todo = planned(folder, *([*QUICK[:3], f"seed={seed}"] for seed in range(4)))
+    trial = made.trial(todo[1].signature)
+    trial.create(trial.config(), UNLESS_TOLD | {"job": {"name": "it"}, "sweep": {"dir": "out", "subdir": "."}})
+    # The first, the one apart, and one for the two others.
+    seen = drive(made, todo, places=1)
+    assert {status for status, _ in seen.ended().values()} == {"finished"}
+    assert seen.started == 3
+
+
+def check_noted(folder: Path, sweep: Sweep) -> None:
+    """Each of two jobs ran in its shade from the import of its code on, between the callbacks."""
+    notes = hydra_code.seen(folder)
+    for number, shade in enumerate(("light", "dark")):
+        own = [note for note in notes if note[-2] == note[-3] == shade and note[-1] == own_process(notes, shade)]
+        assert [note[0] for note in own if note[0] != "net"] == ["start", "end"]
+        start, end = own[0], own[-1]
+        assert "net" in {note[0] for note in own}
+        assert start[1:4] == [str(number), "0.1", str(folder / "out" / str(number))]
+        assert end[1:3] == [str(number), "COMPLETED"]
+        ((signature,),) = [
+            [e.signature] for e in sweep.trials if sweep.trial(e.signature).config()["env_set"] == {"SHADE": shade}
+        ]
+        trial = sweep.trial(signature)
+        assert float(end[3]) == (trial.result() or {})["metrics"]["final/val_accuracy"]
+        assert (trial.resolved() or {})["steps_per_epoch"] == {"light": 10, "dark": 5}[shade]
+        assert f"shade={shade}" in (folder / "out" / str(number) / "said" / "overrides.yaml").read_text()
+
+
+def own_process(notes: list[list[str]], shade: str) -> str:
+    """The process that ran the job of a shade."""
+    (process,) = {note[-1] for note in notes if note[0] == "start" and note[-3] == shade}
+    return process
+
+
+JOBS = (
+    *("--config-dir", "my", "+shade=light,dark", *QUICK),
+    *("hydra.sweep.dir=out", "hydra.sweep.subdir=${hydra.job.num}", "hydra.output_subdir=said"),
+)
+
+
+@pytest.mark.slow
+def test_a_sweeps_jobs_have_their_environment_callbacks_and_folders(folder: Path):
+    done = run(folder, *JOBS, "experiment=noting", "-m")
+    assert done.returncode == 0, done.stderr
+    check_noted(folder, sweep_of(folder))
+    assert [note[0] for note in hydra_code.seen(folder)].count("multirun") == 1
+    assert "out takes what Hydra writes" in done.stderr
+
+    # Without -m the variable is set as well, for the same trial.
+    (dark,) = (name for name, trial in trials(folder).items() if trial.config()["env_set"]["SHADE"] == "dark")
+    done = run(folder, "--config-dir", "my", "+shade=dark", "experiment=noting", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 results were there already" in done.stderr
+    assert not TrialFolder(folder / "runs" / dark).is_hydras
+
+    refused = run(folder, "--config-dir", "my", "experiment=on_slurm")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "hydra/launcher=slurm needs a sweep: add -m" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("node", "instead"),
+    [
+        ({"direction": "minimize"}, "hydra.sweeper.direction=maximize"),
+        ({"direction": "maximize"}, None),
+        ({"ax_config": {"experiment": {"minimize": True}}}, "hydra.sweeper.ax_config.experiment.minimize=false"),
+        ({"optim": {"optimizer": "NGOpt", "maximize": False}}, "hydra.sweeper.optim.maximize=true"),
+        ({"optim": {"maximize": True}}, None),
+        ({"max_batch_size": None, "params": {"seed": "0,1,2"}}, None),
+    ],
+)
+def test_a_sweeper_that_minimises_is_known_by_the_key_that_says_so(node: dict[str, Any], instead: str | None):
+    assert minimising(OmegaConf.create(node)) == instead
+
+
+@pytest.mark.slow
+def test_optuna_chosen_by_an_experiment_is_told_once_that_it_minimises(folder: Path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
+    search = "hydra: {sweeper: {n_trials: 3, n_jobs: 1, params: {max_lr: 'interval(0.01, 0.5)'}}}\n"
+    chosen = f"# @package _global_\ndefaults: [override /hydra/sweeper: optuna]\n{search}"
+    write(folder, {"my/experiment/opt.yaml": chosen})
+    done = run(folder, "--config-dir", "my", "experiment=opt", "policy=constant", "epochs=1", "-m")
+    assert done.returncode == 0, done.stderr
+    assert len(sweep_of(folder).trials) == 3
+    assert done.stderr.count("hydra.sweeper.direction=maximize") == 1
