@@ -18,7 +18,7 @@ POLICY = OneCycle(0.5, 20)
 def made(kind: str = "sgd") -> Optimizer:
     torch.manual_seed(0)
     layers = torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
-    groups = [{"params": list(layers[0].parameters())}, {"params": list(layers[1].parameters()), "lr": 7.0}]
+    groups = [{"params": list(layers[0].parameters())}, {"params": list(layers[1].parameters())}]
     if kind == "sgd":
         return SGD(groups, lr=9.0, momentum=0.7, nesterov=True)
     return AdamW(groups, lr=9.0, betas=(0.7, 0.99))

@@ -102,3 +102,9 @@ def drawn_images(count: int) -> Source:
     images[0, 0, 0, 0], images[0, 0, 0, 1] = random.randrange(256), int(torch.randint(256, ()))
     labels = np.arange(count) % 2
     return Source(images, labels, images[:8], labels[:8], ("even", "odd"))
+
+
+def unlike_groups(parameters: list[Tensor], key: str, **settings: Any) -> torch.optim.SGD:
+    """An optimizer whose last parameter is to be trained with a tenth of the others' rate, or of their momentum."""
+    last = {"params": parameters[-1:], key: 0.09}
+    return torch.optim.SGD([{"params": parameters[:-1]}, last], lr=0.9, **settings)

@@ -12,6 +12,7 @@ from onecycle_sweeps import dataset, provenance, settings
 from onecycle_sweeps.dataset import Dataset, Facts
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.provenance import Code
+from onecycle_sweeps.scheduler import check_groups
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner
 from onecycle_sweeps.trial import compiler, precision
@@ -111,7 +112,9 @@ def _optimizer(node: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
     if "beta2" in node:
         node["betas"] = (node.pop("momentum"), node.pop("beta2"))
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return create(parameters if scale == 1 else _head_and_body(model, parameters, scale), **node)
+    optimizer = create(parameters if scale == 1 else _head_and_body(model, parameters, scale), **node)
+    check_groups(optimizer)
+    return optimizer
 
 
 def _head_and_body(model: torch.nn.Module, parameters: list[torch.nn.Parameter], scale: float) -> list[dict[str, Any]]:

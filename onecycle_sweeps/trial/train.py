@@ -15,7 +15,7 @@ from onecycle_sweeps.batch_norm import norms, recalibrated
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.policies import Policy
-from onecycle_sweeps.scheduler import used
+from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner, evaluate, steps
 from onecycle_sweeps.trial import guards
@@ -46,6 +46,7 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
     Raises Stopped after saving when the attempt is asked to leave, Superseded when a later attempt has begun.
     """
     policy = settings.policy(config, resolved["max_lr"], resolved["steps_per_epoch"])
+    check_groups(learner.optimizer, policy(0).momentum is not None)
     momentum = used(learner.optimizer).momentum
     watch = Watch(resolved["steps_per_epoch"], config["batch_size"])
     spent = 0.0
