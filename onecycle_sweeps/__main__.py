@@ -20,9 +20,7 @@ def main() -> None:
 
     The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was asked, 130 after Ctrl-C.
     """
-    # Code of the user's that a config names lies in the folder that the command is typed in.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    arguments.add_code(sys.argv[1:], Path.cwd())
     if (shown := credentials.without(sys.argv[1:])) != sys.argv[1:]:
         # Every user of a machine reads the arguments of its processes.
         os.execv(sys.executable, [*sys.orig_argv[: -len(shown)], *shown])

@@ -1,11 +1,16 @@
-"""What a command line asks for, told before anything is imported: a verb, or workers on this machine; and conf/."""
+"""What a command line asks for, told before anything is imported: a verb, workers, folders with code; and conf/."""
 
+import argparse
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 HERE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout keeps it beside the package.
 CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
+SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=\[(.*)\]")
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
@@ -18,3 +23,26 @@ def wants_workers(argv: Sequence[str]) -> bool:
     """Whether a command most likely needs workers here: a sweep whose launcher is not said to be another than local."""
     launchers = [argument.partition("=")[2] for argument in argv if argument.startswith("hydra/launcher=")]
     return any(argument in MULTIRUN for argument in argv) and all(name == "local" for name in launchers)
+
+
+def add_code(argv: Sequence[str], cwd: Path) -> None:
+    """Let Python find the code that a command's config may name, after all that is installed."""
+    sys.path += [str(folder) for folder in _code_folders(argv, cwd) if str(folder) not in sys.path]
+
+
+def _code_folders(argv: Sequence[str], cwd: Path) -> list[Path]:
+    """Where a command was typed, the folders of the user's configs, and groups in these that hold code as well."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--config-path", "-cp")
+    try:
+        typed, rest = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError:
+        return [cwd]
+    found = (SEARCHPATH.fullmatch(argument) for argument in rest)
+    searched = [entry.strip("'\" ") for match in found if match for entry in match[1].split(",")]
+    files = [unquote(entry.removeprefix("file://")) for entry in searched if not entry.startswith("pkg:")]
+    configs = [cwd / name for name in (typed.config_dir, typed.config_path, *files) if name]
+    beside = dict.fromkeys(code.parent for folder in configs for code in sorted(folder.glob("*/*.py")))
+    groups = [group for group in beside if any(group.glob("*.yaml")) and not (group / "__init__.py").exists()]
+    return [cwd, *configs, *groups]

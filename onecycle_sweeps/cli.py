@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import report, settings, sweep, tracking
+from onecycle_sweeps import arguments, report, settings, sweep, tracking
 from onecycle_sweeps.arguments import CONF, is_verb
 from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launch import conclusion, ui_server
@@ -138,6 +138,7 @@ def ui(which: Sweep) -> int:
 def _found(config: DictConfig, uri: str, overrides: list[str], names: list[str]) -> Sweep:
     """The sweep that is meant, with the tracker that was typed; raises LookupError."""
     which = sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None)
+    arguments.add_code(which.command, Path(which.cwd))
     typed = {override.partition("=")[0] for override in overrides}
     if "tracking.uri" in typed:
         which = replace(which, tracking_uri=uri)

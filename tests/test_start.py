@@ -100,3 +100,26 @@ def test_the_compiler_that_was_postponed(code: str):
 )
 def test_a_sweep_on_this_machine_is_told_by_what_was_typed(typed: str, wants: bool):
     assert arguments.wants_workers(typed.split()) is wants
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--config-dir", "my"],
+        ["policy=mine", "--config-dir=my", "-m"],
+        ["-cd", "my", "-m"],
+        ["hydra.searchpath=[pkg://there,file:///typed/here/my]"],
+        ["--config-path", "/typed/here/my"],
+    ],
+)
+def test_code_beside_a_users_configs_is_found_after_all_that_is_installed(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("my/mine.py", "my/model/nets.py", "my/model/net.yaml", "my/policy/mine.yaml", "my/notes/plot.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sys, "path", ["/installed"])
+    arguments.add_code([word.replace("/typed/here", str(tmp_path)) for word in typed], tmp_path)
+    assert sys.path == ["/installed", *(str(tmp_path / name) for name in ("", "my", "my/model"))]
+    arguments.add_code(["--config-dir"], tmp_path)
+    assert len(sys.path) == 4

@@ -44,7 +44,7 @@ class ForkServer:
         with theirs, tempfile.TemporaryFile() as errors:
             self._errors = self._open.enter_context(os.fdopen(os.dup(errors.fileno()), "rb"))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "onecycle_sweeps.launch.forking", WORK],
+                [sys.executable, "-m", "onecycle_sweeps.launch.forking", WORK, *sys.path],
                 stdin=theirs.fileno(),
                 stdout=errors,
                 stderr=errors,

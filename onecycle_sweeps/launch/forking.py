@@ -55,4 +55,6 @@ def _ended(pid: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # Where the launching process finds code, its workers do.
+    sys.path += [place for place in sys.argv[2:] if place not in sys.path]
     main(sys.argv[1])

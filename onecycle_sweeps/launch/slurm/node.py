@@ -23,7 +23,7 @@ for _number in (signal.SIGUSR2, signal.SIGTERM):
 
 from contextlib import ExitStack  # noqa: E402
 
-from onecycle_sweeps import journal, sweep, tracking  # noqa: E402
+from onecycle_sweeps import arguments, journal, sweep, tracking  # noqa: E402
 from onecycle_sweeps.folder import TrialFolder  # noqa: E402
 from onecycle_sweeps.launch.slurm import cluster, endings, records  # noqa: E402
 from onecycle_sweeps.launch.slurm.records import Submission  # noqa: E402
@@ -40,9 +40,8 @@ BUSY_SECONDS, BUSY_PAUSE = 120.0, 1.0
 
 def main(path: Path) -> int:
     """Carry out the job's part of the submission at `path`; returns the exit status."""
-    # Code of the user's lies in the folder that the command was typed in, where the job began.
-    sys.path.append(str(Path.cwd()))
     whole = sweep.load(path.parent.parent)
+    arguments.add_code(whole.command, Path(whole.cwd))
     submission = records.load(path)
     if submission is None:
         raise FileNotFoundError(f"{path}, which tells what to do, is gone")
