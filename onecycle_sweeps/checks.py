@@ -110,6 +110,7 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "data.size": (whole(1), "a whole number of at least 1"),
     "data.test_part": (either(none, one_of("val", "test")), "null, val or test"),
     "data.max_cached_gb": (number(0), "a number of at least 0"),
+    "data.fingerprint": (one_of("content", "stat"), "content or stat"),
     "data.augment": TRANSFORMS,
     "data.evaluation": TRANSFORMS,
     "label_smoothing": (number(0, 1, below=True), "a number in [0, 1)"),
@@ -130,7 +131,8 @@ CHECKS: dict[str, tuple[Check, str]] = {
 # Not every policy, optimizer and data set has these.
 OPTIONAL = (
     *("policy.base_momentum", "policy.max_momentum"),
-    *("data.path", "data.size", "data.test_part", "data.max_cached_gb", "data.augment", "data.evaluation"),
+    *("data.path", "data.size", "data.test_part", "data.max_cached_gb", "data.fingerprint"),
+    *("data.augment", "data.evaluation"),
     *("optimizer.momentum", "optimizer.beta2", "optimizer.weight_decay", "optimizer.body_lr_scale"),
 )
 

@@ -10,15 +10,17 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from onecycle_sweeps import checks, dataset, provenance, settings
+from onecycle_sweeps import checks, dataset, fingerprints, inputs, provenance, settings
 from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.inputs import Inputs
 from onecycle_sweeps.settings import Config
 
 # Keys that say where and how a trial runs, or what is read from it, not what it computes.
 BYSTANDERS = ("runs_dir", "tracking", "threads", "target_accuracy", "checkpoint_minutes", "save_model", "rerun")
 # What a preset is compared with belongs to its sweep, and to no trial.
 OF_THE_SWEEP = "published"
-PLACE_OF_DATA = ("root", "path", "files", "download", "max_cached_gb")
+PLACE_OF_DATA = ("root", "path", "files", *inputs.KEEPING)
 # Where a range test is still to find the rate, the other keys of a policy are checked below a rate out of reach.
 UNREACHED_RATE = 1e9
 
@@ -48,10 +50,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: its source, which counts for signatures, and its cache in RUNS_DIR/data, which its code makes."""
+    """A data set: its source, which counts for signatures, its cache in RUNS_DIR/data, which its code makes, its files.
+
+    `files` has the fingerprint of each file and folder by its absolute path.
+    """
 
     source: str
     cache: str
+    files: Mapping[str, str]
 
 
 class Planner:
@@ -62,6 +68,9 @@ class Planner:
 
     def __init__(self, runs_dir: Path, *, elsewhere: bool = False) -> None:
         self.runs_dir, self.elsewhere = runs_dir, elsewhere
+        self.memos = fingerprints.memos(runs_dir)
+        self._read_afresh: set[str] = set()
+        self._inputs: dict[str, Inputs] = {}
         self._data: dict[str, tuple[dataset.Facts, Data]] = {}
         self._built: set[str] = set()
 
@@ -85,13 +94,13 @@ class Planner:
         checks.check_batch(config["batch_size"], facts.train)
         env_set = config.get(settings.ENV_SET)
         self._build_once(partial(settings.transforms, config, facts), config["data"], env_set)
-        test = _trial(settings.range_test(config), request, data)
+        test = self._trial(settings.range_test(config), request, data)
         if config["task"] == "range_test":
             return test
         rate, steps = settings.max_lr(config), facts.train // config["batch_size"]
         build = partial(settings.policy, config, rate or UNREACHED_RATE, steps)
         self._build_once(build, config["policy"], config["epochs"], rate, steps, env_set)
-        return _trial(config, request, data, None if rate else test)
+        return self._trial(config, request, data, None if rate else test)
 
     def _build_once(self, build: Callable[[], object], *of: Any) -> None:
         """Build what a trial will, which raises where it cannot be built, unless the same was built before."""
@@ -105,34 +114,69 @@ class Planner:
         node = {k: v for k, v in config["data"].items() if k not in settings.TRANSFORM_KEYS}
         # What a loader reads from the environment may decide on what it loads.
         apart = {settings.ENV_SET: config[settings.ENV_SET]} if settings.ENV_SET in config else {}
-        key = json.dumps({**node, **apart}, sort_keys=True)
+        key = json.dumps([node, apart, config["rerun"]], sort_keys=True)
         if key not in self._data:
-            load, place = settings.loader(config), Path(node.get("root", "."))
-            files = [place / name for name in (*node.get("files", ()), *filter(None, [node.get("path")]))]
-            if not all(file.exists() for file in files):
+            load = settings.loader(config)
+            if inputs.missing(node):
                 load()
-            asked = {k: v for k, v in node.items() if k not in (*settings.SPLIT_KEYS, *PLACE_OF_DATA)}
-            source = _hash({**asked, **apart, "files": [_fingerprint(file) for file in files]})
-            data = Data(source, _hash([source, provenance.code_hashes(node)]))
-            facts = dataset.prepare(load, self.runs_dir / "data" / data.cache, **settings.split(config))
-            self._data[key] = facts, data
+            try:
+                self._data[key] = self._read_data(config, node, apart, load)
+            except fingerprints.Changed:
+                # A loader that fetches its files, or keeps something beside them, is done with that now.
+                self._data[key] = self._read_data(config, node, apart, load)
         return self._data[key]
 
+    def _read_data(
+        self, config: Config, node: Config, apart: Config, load: Callable[[], Source]
+    ) -> tuple[dataset.Facts, Data]:
+        """Fingerprint a data set and decode it; raises Changed if its files are others once they have been read."""
+        named_by_code = settings.text_defaults(node)
+        loaded = named_by_code | {key: value for key, value in node.items() if key not in settings.SPLIT_KEYS}
+        inside = (Path.cwd(), self.runs_dir)
+        named = inputs.of_data(loaded, self.memos, inside=inside, afresh=config["rerun"])
 
-def _trial(config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
-    config = {key: value for key, value in config.items() if key != OF_THE_SWEEP}
-    identity = {key: value for key, value in config.items() if key not in BYSTANDERS}
-    identity["data"] = {k: v for k, v in config["data"].items() if k not in PLACE_OF_DATA} | {"source": data.source}
-    if config["task"] == "train":
-        del identity["range_test"], identity["max_lr"]
-        rate = range_test.signature if range_test else config["policy"]["max_lr"]
-        identity["policy"] = config["policy"] | {"max_lr": rate}
-    if weights := config["model"].get("weights_file"):
-        if not (path := Path(weights).expanduser()).is_file():
+        def check() -> None:
+            if inputs.of_data(loaded, self.memos, inside=inside) != named:
+                names = ", ".join(named.prints) or f"what data={node['_target_']} names"
+                raise fingerprints.Changed(
+                    f"{names} changed while it was read: start the command again once nothing writes there, or list "
+                    "in data.files what is read"
+                )
+
+        source = _hash([named.identity, apart])
+        data = Data(source, _hash([source, provenance.code_hashes(node)]), named.prints)
+        afresh = config["rerun"] and data.cache not in self._read_afresh
+        folder = self.runs_dir / "data" / data.cache
+        facts = dataset.prepare(load, folder, check=check, afresh=afresh, **settings.split(config))
+        self._read_afresh.add(data.cache)
+        return facts, data
+
+    def _trial(self, config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
+        config = {key: value for key, value in config.items() if key != OF_THE_SWEEP}
+        identity = {key: value for key, value in config.items() if key not in BYSTANDERS}
+        files = dict(data.files)
+        if config["task"] == "train":
+            del identity["range_test"], identity["max_lr"]
+            rate = range_test.signature if range_test else config["policy"]["max_lr"]
+            identity["policy"] = config["policy"] | {"max_lr": rate}
+        if (weights := config["model"].get("weights_file")) and not (path := Path(weights).expanduser()).is_file():
             raise ValueError(f"model.weights_file must be the path of a file of weights, got {path.absolute()}")
-        identity["model"] = config["model"] | {"weights_file": _fingerprint(path)}
-    needs = {"data": data.cache, "range_test": range_test.signature if range_test else None}
-    return Trial(_hash(identity), config | {"needs": needs}, request, range_test)
+        of_the_split = (*settings.SPLIT_KEYS, *settings.TRANSFORM_KEYS)
+        identity["data"] = {key: config["data"].get(key) for key in of_the_split}
+        for name, node in identity.items():
+            if isinstance(node, dict):
+                named = self._named(node, config["rerun"])
+                identity[name] = named.identity
+                files |= named.prints
+        identity["source"] = data.source
+        needs = {"data": data.cache, "range_test": range_test.signature if range_test else None, "files": files}
+        return Trial(_hash(identity), config | {"needs": needs}, request, range_test)
+
+    def _named(self, node: Config, afresh: bool) -> Inputs:
+        key = json.dumps([node, afresh], sort_keys=True)
+        if key not in self._inputs:
+            self._inputs[key] = inputs.of_node(node, self.memos, afresh=afresh)
+        return self._inputs[key]
 
 
 def _hash(value: Any) -> str:
@@ -146,15 +190,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_canonical(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _fingerprint(path: Path) -> str:
-    """A file's checksum, or the names and sizes of a folder's files."""
-    if path.is_dir():
-        files = [name for name in dataset.walk(path)[1] if (path / name).is_file()]
-        return _hash([(name, (path / name).stat().st_size) for name in files])
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_cuda(device: str) -> None:

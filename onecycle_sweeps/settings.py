@@ -5,11 +5,13 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from hydra.core.utils import env_override
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -82,15 +84,24 @@ def build(node: Config, **offered: Any) -> Any:
 
 
 def loader(config: Config) -> Callable[[], Source]:
-    """The call that reads the raw data set; whatever it draws at random follows from `data.split_seed`."""
-    of_others = (*SPLIT_KEYS, *TRANSFORM_KEYS, "files")
-    node = {key: value for key, value in config["data"].items() if key not in of_others}
+    """The call that reads the raw data set; what it draws at random is the same each time, as one cache serves all."""
+    of_others = (*SPLIT_KEYS, *TRANSFORM_KEYS, "files", "fingerprint")
+    return partial(_load, {key: value for key, value in config["data"].items() if key not in of_others})
 
-    def load() -> Source:
-        seed_generators(config["data"]["split_seed"])
-        return _call(node)
 
-    return load
+def _load(node: Config) -> Source:
+    seed_generators(0)
+    return _call(node)
+
+
+def text_defaults(node: Config) -> Config:
+    """The texts that a node's `_target_` takes where the node says nothing, which may name files as well."""
+    try:
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+    except (ImportError, ValueError, TypeError, HydraException):
+        return {}  # said where it is called
+    named = {name: one.default for name, one in parameters.items() if name not in node}
+    return {name: str(default) for name, default in named.items() if isinstance(default, str | PurePath)}
 
 
 def split(config: Config) -> dict[str, Any]:

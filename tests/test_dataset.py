@@ -47,6 +47,37 @@ def test_without_a_val_fraction_the_official_test_part_is_val(tmp_path):
     assert (data.facts.train, data.facts.val, data.facts.test) == (40, 12, 0)
 
 
+def test_a_val_part_of_its_own_is_val_and_the_official_part_is_test(tmp_path):
+    whole, other = made(), made(test=8)
+    source = dataclasses.replace(whole, val_images=other.test_images, val_labels=other.test_labels)
+    data = prepared(tmp_path, source)
+    assert data.test is not None
+    for split, images in ((data.train, whole.train_images), (data.val, other.test_images)):
+        np.testing.assert_array_equal(rows(split), images)
+    np.testing.assert_array_equal(rows(data.test), whole.test_images)
+    assert (data.facts.train, data.facts.val, data.facts.test) == (40, 8, 12)
+    kept = prepared(tmp_path, source, classes=[3, 1])
+    assert kept.test is not None
+    assert (len(kept.train), len(kept.val), len(kept.test)) == (20, 4, 6)
+    with pytest.raises(ValueError, match=r"val_fraction must be 0 for a data set with a val part of its own, got 0.2"):
+        prepared(tmp_path, source, val_fraction=0.2)
+
+
+def test_a_val_part_of_its_own_needs_no_test_part(tmp_path):
+    whole = made(test=12)
+    none = made(test=0)
+    source = dataclasses.replace(none, val_images=whole.test_images, val_labels=whole.test_labels)
+    data = prepared(tmp_path, source)
+    assert (len(data.val), data.test, data.facts.test) == (12, None, 0)
+
+
+@pytest.mark.parametrize("name", ["val_images", "val_labels"])
+def test_half_a_val_part_is_refused(tmp_path, name):
+    source = dataclasses.replace(made(), **{name: getattr(made(), name.replace("val", "test"))})
+    with pytest.raises(ValueError, match="needs both val_images and val_labels"):
+        prepared(tmp_path, source)
+
+
 def test_a_val_fraction_is_held_out_of_train_and_the_official_part_is_test(tmp_path):
     source, data = made(), prepared(tmp_path, val_fraction=0.3)
     assert (len(data.train), len(data.val), data.facts.test) == (28, 12, 12)

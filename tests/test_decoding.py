@@ -125,8 +125,8 @@ def png_of(width: int, height: int) -> bytes:
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "it is no image in a format of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no image in a format"),
+        (b"<html>not found</html>", "it is no image that Pillow can read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no image that Pillow can read"),
         (encoded(picture(3, 99, 99), "JPEG")[:-2000], "truncated"),
         (encoded(picture(3), "JPEG")[:40], ""),
         (encoded(picture(3, 99, 99))[:-2000], "truncated"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onecycle_sweeps.data import image_folder
-from photographs import classes, encoded, laid, picture, pixels, source, square
+from photographs import classes, encoded, laid, packed, picture, pixels, source, square
 
 PNG = encoded(picture(0))
 PARTS = classes("train/", "val/")
@@ -45,12 +45,95 @@ def test_train_alone_is_not_divided_either(tmp_path: Path):
     assert (len(found.train_labels), len(found.test_labels)) == (6, 0)
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_where_there_are_val_and_test_one_of_them_is_chosen(tmp_path: Path, part: str):
-    root = laid(tmp_path / "set", classes("train/", "val/", "test/"))
-    with pytest.raises(ValueError, match=f"{root} holds test/, train/, val/: data.test_part must be val or test"):
-        source(root)
-    assert names_of(source(root, test_part=part).test_images)[0] == f"{part}/ants/0.png"
+USUAL = [("train", "val", "test"), ("Train", "VALID", "Testing"), ("training", "Validation", "TEST")]
+
+
+@pytest.mark.parametrize("names", USUAL)
+def test_parts_are_known_by_their_usual_names_in_any_case(tmp_path: Path, names: tuple[str, str, str]):
+    train, val, test = names
+    for official in (val, test):
+        found = source(laid(tmp_path / official, classes(f"{train}/", f"{official}/")))
+        assert found.class_names == ("ants", "bees") and found.parts == ("train", "test")
+        assert names_of(found.train_images)[0] == f"{train}/ants/0.png"
+        assert names_of(found.test_images)[0] == f"{official}/ants/0.png"
+    whole = source(laid(tmp_path / "set", classes(*(f"{name}/" for name in names))))
+    assert whole.parts == ("train", "val", "test")
+    for images, name in ((whole.train_images, train), (whole.val_images, val), (whole.test_images, test)):
+        assert names_of(images)[0] == f"{name}/ants/0.png"
+
+
+@pytest.mark.parametrize(("part", "other"), [("val", "test"), ("test", "val")])
+def test_test_part_holds_one_part_against_train_and_leaves_the_other_out(tmp_path: Path, part: str, other: str):
+    found = source(laid(tmp_path / "set", classes("train/", "val/", "test/")), test_part=part)
+    assert found.parts == ("train", "test") and names_of(found.test_images)[0] == f"{part}/ants/0.png"
+    ((reason, names),) = found.skipped.items()
+    assert "test_part" in reason and len(names) == 6 and all(name.startswith(f"{other}/") for name in names)
+
+
+@pytest.mark.parametrize("tops", [("train/", "val/"), ("",)])
+def test_a_test_part_that_is_not_there_is_refused(tmp_path: Path, tops: tuple[str, ...]):
+    with pytest.raises(ValueError, match=r"data\.test_part=test names no part"):
+        source(laid(tmp_path / "set", classes(*tops)), test_part="test")
+
+
+@pytest.mark.parametrize(
+    ("tops", "said"),
+    [
+        (("Train/", "training/", "val/"), "Train/, training/, val/: Train/ and training/ may both be the train part"),
+        (("train/", "val/", "valid/"), "val/ and valid/ may both be the val part"),
+        (("Val/", "testing/"), "Val/, testing/: there is no part to train on"),
+        (("Test/",), "Test/ alone: there is no part to train on"),
+        (("train/", "val/", "extra/"), "extra/, train/, val/: is extra/ a part or a class?"),
+        (("Training/", "dev/"), "Training/, dev/: is dev/ a part or a class?"),
+        (("train_images/", "val_images/"), "train_images/ and val_images/, and both hold ants/ and bees/"),
+        (("ants/train/", "ants/val/", "bees/train/"), "ants/ holds train/, val/: parts must lie above the classes"),
+        (("train/x/train/", "train/x/test/", "val/"), "x/ holds test/, train/: parts must lie above the classes"),
+    ],
+)
+def test_a_tree_whose_roles_are_not_clear_is_refused_with_what_was_found(
+    tmp_path: Path, tops: tuple[str, ...], said: str
+):
+    with pytest.raises(ValueError, match=f"^{tmp_path}/set[^\n]*{re.escape(said)}[^\n]*$"):
+        source(laid(tmp_path / "set", classes(*tops)))
+
+
+def test_parts_without_class_folders_are_not_taken_for_classes(tmp_path: Path):
+    with pytest.raises(ValueError, match="Train/ must hold a folder for each of at least two classes"):
+        source(laid(tmp_path / "set", classes("", names=("Train", "Val"))))
+
+
+@pytest.mark.parametrize("inner", [("images",), ("2023", "spare")])
+def test_classes_may_have_folders_of_their_own(tmp_path: Path, inner: tuple[str, ...]):
+    files = classes("", names=(f"ants/{inner[0]}", f"bees/{inner[-1]}"))
+    assert source(laid(tmp_path / "set", files)).class_names == ("ants", "bees")
+
+
+def test_folders_without_images_may_lie_beside_parts(tmp_path: Path):
+    found = source(laid(tmp_path / "set", PARTS | {"docs/about.txt": b"x", "empty/": b""}))
+    assert found.parts == ("train", "test") and found.skipped == {"no image": ["docs/about.txt"]}
+
+
+@pytest.mark.parametrize("kind", ["", "tar", "tar.gz"])
+def test_what_pillow_identifies_is_an_image_whatever_its_name(tmp_path: Path, kind: str):
+    jpeg = encoded(picture(1), "JPEG")
+    named = {"3.jfif": jpeg, "4": PNG, "5.dat": jpeg, "6.jp2": encoded(picture(2), "JPEG2000"), "7.JFIF": jpeg}
+    files = PARTS | {f"train/ants/{name}": content for name, content in named.items()}
+    files |= {
+        "train/ants/notes.txt": b"a note",
+        "val/bees/Thumbs.db": b"\xd0\xcf\x11\xe0",
+        "LICENSE": b"x",
+    }
+    root = packed(tmp_path / f"set.{kind}", files, f"w:{kind[4:]}") if kind else laid(tmp_path / "set", files)
+    found = source(root)
+    assert names_of(found.train_images)[:8] == [f"train/ants/{n}" for n in sorted(["0.png", "1.png", "2.png", *named])]
+    assert pixels(found.train_images).shape == (11, 3, 8, 8)
+    assert found.skipped == {"no image": ["LICENSE", "train/ants/notes.txt", "val/bees/Thumbs.db"]}
+
+
+def test_postscript_is_passed_over_since_it_runs_as_a_program(tmp_path: Path):
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    found = source(laid(tmp_path / "set", PARTS | {"train/ants/3.eps": eps, "train/bees/3": eps}))
+    assert len(found.train_labels) == 6 and found.skipped == {"no image": ["train/ants/3.eps", "train/bees/3"]}
 
 
 def test_a_folder_around_it_all_is_passed_through(tmp_path: Path):
@@ -92,18 +175,13 @@ def circle(root: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "change", "message"),
     [
-        ({"val/wasps/1.png": PNG}, None, "the class wasps is in {root}/val and not in {root}/train"),
-        ({"train/wasps/1.png": PNG}, None, "the class wasps is in {root}/train and not in {root}/val"),
-        ({"train/wasps/": b""}, None, "the class folder {root}/train/wasps holds no image: none of .bmp, .gif"),
-        ({"val/wasps/notes.txt": b"x"}, None, "the class folder {root}/val/wasps holds no image"),
+        ({"val/wasps/1.png": PNG}, None, "the class wasps is in {root}/val/ and not in {root}/train/"),
+        ({"train/wasps/1.png": PNG}, None, "the class wasps is in {root}/train/ and not in {root}/val/"),
+        ({"train/wasps/": b""}, None, "the class folder {root}/train/wasps/ holds no image"),
+        ({"val/wasps/notes.txt": b"x"}, None, "the class folder {root}/val/wasps/ holds no image"),
         ({"train/1.png": PNG}, None, "{root}/train/1.png lies in no class folder"),
         ({}, circle, "{root}/train/ants/again links to a folder that it lies in"),
-        (
-            {},
-            lambda root: (root / "train").rename(root / "tra"),
-            "{root} holds tra/, val/: the part to train on must",
-        ),
-        ({}, lambda root: (root / "val").rename(root / "valid"), "{root} holds train/, valid/: the part held against"),
+        ({}, lambda root: (root / "train").rename(root / "tra"), "{root} holds tra/, val/: is tra/ a part or a class?"),
     ],
 )
 def test_folders_that_make_no_data_set_are_refused_by_name(
@@ -120,7 +198,7 @@ def test_folders_that_make_no_data_set_are_refused_by_name(
     ("files", "message"),
     [
         ({"ants/1.png": PNG}, "{root} must hold a folder for each of at least two classes, got 1: ants/"),
-        ({"train/ants/1.png": PNG, "val/ants/1.png": PNG}, "{root}/train must hold .* got 1: ants/"),
+        ({"train/ants/1.png": PNG, "val/ants/1.png": PNG}, "{root}/train/ must hold .* got 1: ants/"),
         ({"1.png": PNG, "2.png": PNG}, "{root} must hold a folder for each of at least two classes, got 0"),
         ({"/": b""}, "{root} must hold a folder for each of at least two classes, got 0"),
         (classes("") | {"1.png": PNG}, "{root}/1.png lies in no class folder"),

@@ -170,7 +170,7 @@ def test_a_changed_data_file_is_other_data(runs_dir: Path, mnist: Path, name: st
     assert range_test(runs_dir, *overrides) != test
 
 
-def test_a_folder_of_files_is_known_by_their_names_and_sizes(runs_dir: Path, mnist: Path):
+def test_a_folder_of_files_is_known_by_their_names_and_contents(runs_dir: Path, mnist: Path):
     overrides = ("data=mnist", f"data.root={mnist}", "batch_size=6", "data.files=[MNIST/raw]")
     before = signature(runs_dir, *overrides)
     assert signature(runs_dir, *overrides) == before

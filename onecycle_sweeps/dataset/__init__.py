@@ -7,6 +7,7 @@ from onecycle_sweeps.dataset.batches import Dataset, Split, batches, evaluation_
 from onecycle_sweeps.dataset.facts import Facts, prepare
 from onecycle_sweeps.dataset.files import walk
 from onecycle_sweeps.dataset.loading import load
+from onecycle_sweeps.dataset.progress import progress
 from onecycle_sweeps.dataset.source import Source, Undecoded
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "evaluation_batches",
     "load",
     "prepare",
+    "progress",
     "walk",
 ]

@@ -37,9 +37,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The parts of one data set on one device; `test` is None where the official test part serves as `val`.
+    """The parts of one data set on one device; `test` is None where none is left beside `val`.
 
-    `augment` is done to the images of each training batch, `evaluation` to those of an evaluation.
+    `augment` is done to the images of each training batch, `evaluation` to those of an evaluation. `check` raises
+    ValueError if images that are decoded in every epoch are no more what they were.
     """
 
     train: Split
@@ -48,6 +49,7 @@ class Dataset:
     facts: Facts
     augment: tuple[Transform, ...] = ()
     evaluation: tuple[Callable[[Tensor], Tensor], ...] = ()
+    check: Callable[[], None] = lambda: None
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> float32 in channels_last, less the training mean, by the training deviation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import json
 import os
 import shutil
@@ -16,8 +17,6 @@ import numpy as np
 from onecycle_sweeps.dataset.source import Source, check, images, labels
 from onecycle_sweeps.dataset.writing import flush, write_part
 
-PARTS = ("train", "test")
-
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -28,13 +27,15 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def ensure(load: Callable[[], Source], folder: Path) -> None:
-    """Decode the source into `folder` unless it is there; to be called under its lock.
+def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], None], *, afresh: bool) -> None:
+    """Decode the source into `folder` unless it is there and `afresh` is false; to be called under its lock.
 
-    Images that are not to be kept leave the sums of their pixels and of the squares, int64 (N, C, 2), in their place.
-    Raises ValueError for arrays that do not fit together, OSError where the disk refuses them, and what `load` raises.
+    `check_files` is called once all is decoded, and raises where the source's files changed meanwhile. Images that are
+    not to be kept leave the sums of their pixels and of the squares, int64 (N, C, 2), in their place.
+    Raises ValueError for arrays that do not fit together, OSError where the disk refuses them, and what `load` and
+    `check_files` raise.
     """
-    if folder.is_dir():
+    if folder.is_dir() and not afresh:
         return
     source = load()
     check(source)
@@ -44,16 +45,45 @@ def ensure(load: Callable[[], Source], folder: Path) -> None:
     try:
         unfinished.mkdir()
         shapes = {}
-        for part in PARTS:
+        for part in source.parts:
             shapes |= write_part(unfinished, part, images(source, part), labels(source, part))
-        write_json(unfinished / "source.json", {"class_names": source.class_names, "shapes": shapes})
-        os.rename(unfinished, folder)
-        _sync_folder(folder.parent)
+        skipped = {reason: list(names) for reason, names in source.skipped.items()}
+        content = {"class_names": source.class_names, "shapes": shapes, "skipped": skipped}
+        write_json(unfinished / "source.json", content)
+        check_files()
+        _put_in_place(unfinished, folder)
     except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
         raise OSError(error.errno, f"cannot write the data cache: {error.strerror or error}", str(folder)) from error
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    """Let what was decoded take its place, unless the same is there: processes that have it mapped keep it."""
+    names = [path.name for path in unfinished.iterdir()]
+    if folder.is_dir():
+        if set(filecmp.cmpfiles(unfinished, folder, names, shallow=False)[0]) == set(names):
+            shutil.rmtree(unfinished)
+            return
+        replaced = folder.with_name(f"{folder.name}.old")
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.rename(folder, replaced)
+        os.rename(unfinished, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        os.rename(unfinished, folder)
+    _sync_folder(folder.parent)
+
+
+def has_val(folder: Path) -> bool:
+    """Whether the source has a validation part of its own."""
+    return "val_labels" in read_json(folder / "source.json")["shapes"]
+
+
+def skipped(folder: Path) -> dict[str, list[str]]:
+    """The names of the files that the source's loader passed over, by the reason."""
+    return read_json(folder / "source.json")["skipped"]
 
 
 def shape(folder: Path, name: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a split: the positions of its samples among the source's `train` or `test` arrays."""
+    """One part of a split: the positions of its samples among the source's `train`, `val` or `test` arrays."""
 
     source: str
     index: np.ndarray
@@ -30,13 +30,23 @@ def doubts(folder: Path, parts: Mapping[str, Part], classes: Mapping[int, str]) 
     for name, part in parts.items():
         present = set(np.unique(cache.mapped(folder, f"{part.source}_labels")[part.index]).tolist())
         if missing := [title for number, title in classes.items() if number not in present]:
-            rest = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-            yield f"the {name} part has no sample of class {', '.join(missing[:NAMED])}{rest}"
+            yield f"the {name} part has no sample of class {_few(missing)}"
     trained_on = set(_fingerprints(folder, parts["train"]))
     for name, part in parts.items():
         shared = 0 if name == "train" else sum(one in trained_on for one in _fingerprints(folder, part))
         if shared:
             yield f"{shared} of {len(part.index)} {name} images are among the training images too"
+
+
+def passed_over(skipped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line on the files that a loader passed over, whose names come by the reason."""
+    if count := sum(map(len, skipped.values())):
+        said = (f"{reason} ({_few(names)})" for reason, names in skipped.items() if names)
+        yield f"{count} file{'s were' if count > 1 else ' was'} passed over: {'; '.join(said)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _fingerprints(folder: Path, part: Part) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onecycle_sweeps.dataset import cache
-from onecycle_sweeps.dataset.doubts import Part, doubts
+from onecycle_sweeps.dataset.doubts import Part, doubts, passed_over
 from onecycle_sweeps.dataset.source import Source
 from onecycle_sweeps.dataset.statistics import mean_and_std
 
@@ -23,7 +23,7 @@ class Facts:
 
     `train`, `val` and `test` count samples (`test` is 0 where there is none). `mean` and `std` (of the population) are
     per channel, in the units of the uint8 images, over the training part alone. `doubts` says what makes accuracies on
-    this split doubtful.
+    this split doubtful, and which of the source's files were passed over; `skipped` is how many.
     """
 
     train: int
@@ -39,6 +39,7 @@ class Facts:
     split_seed: int
     classes: tuple[int, ...] | None
     doubts: tuple[str, ...] = ()
+    skipped: int = 0
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Facts:
@@ -54,28 +55,32 @@ def prepare(
     val_fraction: float,
     split_seed: int,
     classes: Sequence[int] | None,
+    check: Callable[[], None] = lambda: None,
+    afresh: bool = False,
 ) -> Facts:
     """Decode a source into its cache folder unless it is there, and describe one split of it.
 
-    `val_fraction` 0: the official test part is `val`, and there is no `test`. Above 0: that share of the training part
-    is held out by `split_seed` alone, and the official test part is `test`. `classes` keeps some classes, renumbered
-    in the order given. Each source is decoded once and each split described once, however many processes ask.
-    Raises ValueError for a value outside its range, a part left empty, or a `val_fraction` of 0 where there is no
-    official test part, and what `load` raises.
+    `val_fraction` 0: the official test part is `val`, and there is no `test`; but a source's own validation part is
+    `val`, and its test part `test`. Above 0: that share of the training part is held out by `split_seed` alone, and
+    the official test part is `test`. `classes` keeps some classes, renumbered
+    in the order given. Each source is decoded once and each split described once, however many processes ask; `check`
+    is called after decoding, and raises if the source's files changed meanwhile. `afresh` decodes what is there again.
+    Raises ValueError for a value outside its range, a part left empty, a `val_fraction` of 0 where there is no
+    official test part or above 0 beside a validation part, and what `load` and `check` raise.
     """
 
     def read() -> Source:
         source = load()
-        _check_official(len(source.test_labels), float(val_fraction))
+        _check_official(len(source.test_labels), "val" in source.parts, float(val_fraction))
         return source
 
-    kept = _check(val_fraction, split_seed, classes)
+    kept = _check_values(val_fraction, split_seed, classes)
     rule = [float(val_fraction), split_seed, kept]
     key = hashlib.sha256(json.dumps([[field.name for field in fields(Facts)], rule]).encode()).hexdigest()[:12]
     path = folder / f"split-{key}.json"
-    if not path.exists():
+    if afresh or not path.exists():
         with cache.locked(folder):
-            cache.ensure(read, folder)
+            cache.ensure(read, folder, check, afresh=afresh)
             if not path.exists():
                 cache.write_json(path, asdict(_describe(folder, float(val_fraction), split_seed, kept)))
     return Facts.from_json(cache.read_json(path))
@@ -92,7 +97,7 @@ def positions(
     return kept[np.sort(order[held_out:])], kept[np.sort(order[:held_out])]
 
 
-def _check(val_fraction: float, split_seed: int, classes: Sequence[int] | None) -> tuple[int, ...] | None:
+def _check_values(val_fraction: float, split_seed: int, classes: Sequence[int] | None) -> tuple[int, ...] | None:
     number = isinstance(val_fraction, int | float) and not isinstance(val_fraction, bool)
     if not number or not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be a number in [0, 1), got {val_fraction!r}")
@@ -108,8 +113,13 @@ def _check(val_fraction: float, split_seed: int, classes: Sequence[int] | None) 
     return kept
 
 
-def _check_official(test: int, val_fraction: float) -> None:
-    if not test and not val_fraction:
+def _check_official(test: int, own_val: bool, val_fraction: float) -> None:
+    if own_val and val_fraction:
+        raise ValueError(
+            f"val_fraction must be 0 for a data set with a val part of its own, got {val_fraction}"
+            + ("; data.test_part=test leaves that part out" if test else "")
+        )
+    if not test and not own_val and not val_fraction:
         raise ValueError("val_fraction must be above 0 for a data set without an official test part, got 0")
 
 
@@ -120,11 +130,14 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
         raise ValueError(f"classes must lie in 0..{len(class_names) - 1}, got {missing[0]}")
     train, held_out = positions(cache.mapped(folder, "train_labels"), val_fraction, split_seed, classes)
     test_labels = cache.mapped(folder, "test_labels")
-    _check_official(len(test_labels), val_fraction)
+    own_val = cache.has_val(folder)
+    _check_official(len(test_labels), own_val, val_fraction)
     official, _ = positions(test_labels, 0.0, split_seed, classes)
     test = Part("test", official)
     parts = {"train": Part("train", train), "val": Part("train", held_out) if val_fraction else test}
-    if val_fraction and len(test_labels):
+    if own_val:
+        parts["val"] = Part("val", positions(cache.mapped(folder, "val_labels"), 0.0, split_seed, classes)[0])
+    if (val_fraction or own_val) and len(test_labels):
         parts["test"] = test
     for name, part in parts.items():
         if not len(part.index):
@@ -135,6 +148,7 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
     _, channels, height, width = cache.shape(folder, "train_images")
     mean, std = mean_and_std(folder, train)
     names = {number: class_names[number] for number in classes or range(len(class_names))}
+    skipped = cache.skipped(folder)
     return Facts(
         train=len(train),
         val=len(parts["val"].index),
@@ -148,5 +162,6 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
         val_fraction=val_fraction,
         split_seed=split_seed,
         classes=classes,
-        doubts=tuple(doubts(folder, parts, names)),
+        doubts=(*doubts(folder, parts, names), *passed_over(skipped)),
+        skipped=sum(map(len, skipped.values())),
     )

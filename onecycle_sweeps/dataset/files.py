@@ -15,7 +15,7 @@ def walk(root: Path) -> tuple[list[str], list[str]]:
         below[:] = [name for name in below if not hidden(name)]
         for name in below:
             _check_link(os.path.join(place, name))
-        start = "" if (start := Path(place).relative_to(root).as_posix()) == "." else f"{start}/"
+        start = "" if (start := os.path.relpath(place, root)) == "." else f"{start}/"
         folders += [start + name for name in below]
         files += [start + name for name in names if not hidden(name)]
     return sorted(folders), sorted(files)

@@ -35,10 +35,14 @@ def load(folder: Path, facts: Facts, device: torch.device | str, read: Callable[
     official, _ = positions(cache.mapped(folder, "test_labels"), 0.0, facts.split_seed, facts.classes)
     own = _split(folder, "train", train, facts, device, source)
     other = _split(folder, "test", official, facts, device, source)
+    test = other if facts.test else None
+    if cache.has_val(folder):
+        index, _ = positions(cache.mapped(folder, "val_labels"), 0.0, facts.split_seed, facts.classes)
+        return Dataset(own, _split(folder, "val", index, facts, device, source), test, facts)
     if not facts.val_fraction:
         return Dataset(own, other, None, facts)
     val = Split(own.images, own.labels, _tensor(held_out, device), own.undecoded)
-    return Dataset(own, val, other if facts.test else None, facts)
+    return Dataset(own, val, test, facts)
 
 
 def _split(

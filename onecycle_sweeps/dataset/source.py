@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,9 @@ class Source:
     """A data set as its loader read it, before any filter or split.
 
     Images are uint8 of shape (N, C, H, W) or (N, H, W), labels whole numbers of shape (N,) that count from 0 and
-    index `class_names`. A set without an official test part has test arrays of length 0.
+    index `class_names`. A set without an official test part has test arrays of length 0. A set with a validation part
+    of its own beside it has `val_images` and `val_labels`. `skipped` has the names of the files that were passed over,
+    by the reason.
     """
 
     train_images: np.ndarray | Tensor | Undecoded
@@ -39,11 +41,19 @@ class Source:
     test_images: np.ndarray | Tensor | Undecoded
     test_labels: np.ndarray | Tensor
     class_names: tuple[str, ...]
+    val_images: np.ndarray | Tensor | Undecoded | None = None
+    val_labels: np.ndarray | Tensor | None = None
+    skipped: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that it comes in."""
+        return ("train", "test") if self.val_images is None and self.val_labels is None else ("train", "val", "test")
 
 
 def labels(source: Source, part: str) -> np.ndarray:
     """The labels of a part as int64 (N,); raises ValueError where they are none."""
-    array = np.ascontiguousarray(getattr(source, f"{part}_labels"))
+    array = np.ascontiguousarray(_given(source, f"{part}_labels"))
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(f"{part}_labels must be whole numbers of shape (N,), got {array.dtype} of shape {array.shape}")
     return array.astype(np.int64, copy=False)
@@ -51,7 +61,7 @@ def labels(source: Source, part: str) -> np.ndarray:
 
 def images(source: Source, part: str) -> np.ndarray | Undecoded:
     """The images of a part as uint8 (N, C, H, W), or as they lie; raises ValueError where they are none."""
-    found = getattr(source, f"{part}_images")
+    found = _given(source, f"{part}_images")
     if isinstance(found, Undecoded):
         return found
     array = np.ascontiguousarray(found)
@@ -62,16 +72,23 @@ def images(source: Source, part: str) -> np.ndarray | Undecoded:
     return array if array.ndim == 4 else array[:, None]
 
 
+def _given(source: Source, name: str) -> Any:
+    if (found := getattr(source, name)) is None:
+        raise ValueError(f"a data set with a val part needs both val_images and val_labels, and {name} is missing")
+    return found
+
+
 def check(source: Source) -> None:
     """Raise ValueError for arrays that do not fit together."""
     num_classes = len(source.class_names)
-    for part in ("train", "test"):
+    for part in source.parts:
         numbers, pictures = labels(source, part), images(source, part).shape[0]
         if pictures != len(numbers):
             raise ValueError(f"{part}_images and {part}_labels must be as many, got {pictures} and {len(numbers)}")
         wrong = numbers[(numbers < 0) | (numbers >= num_classes)]
         if len(wrong):
             raise ValueError(f"{part}_labels must lie in 0..{num_classes - 1}, got {wrong[0]}")
-    train, test = (images(source, part).shape[1:] for part in ("train", "test"))
-    if train != test:
-        raise ValueError(f"train_images and test_images must have one (C, H, W), got {train} and {test}")
+    train, *others = (images(source, part).shape[1:] for part in source.parts)
+    for part, other in zip(source.parts[1:], others, strict=True):
+        if train != other:
+            raise ValueError(f"train_images and {part}_images must have one (C, H, W), got {train} and {other}")

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from onecycle_sweeps.dataset.progress import progress
 from onecycle_sweeps.dataset.source import Undecoded
 
 # Pixels that are decoded and written at a time.
@@ -37,7 +38,10 @@ def write_part(
 def _decoded(pictures: Undecoded) -> Iterator[np.ndarray]:
     """All images in order, a few at a time: memory holds no more of them."""
     every, size = np.arange(pictures.shape[0]), 1 + CHUNK_BYTES // math.prod(pictures.shape[1:])
-    return pictures.read([every[i : i + size] for i in range(0, len(every), size)], None)
+    with progress("decoding", len(every), "images") as count:
+        for chunk in pictures.read([every[i : i + size] for i in range(0, len(every), size)], None):
+            count(len(chunk))
+            yield chunk
 
 
 def _sums(chunk: np.ndarray) -> np.ndarray:

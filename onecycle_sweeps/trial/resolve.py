@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from hydra.utils import get_object
 
-from onecycle_sweeps import dataset, provenance, settings
+from onecycle_sweeps import dataset, fingerprints, provenance, settings
 from onecycle_sweeps.dataset import Dataset, Facts
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.provenance import Code
@@ -47,6 +48,13 @@ def resolve(
         **{key: fixed[key] for key in ("precision", "threads") if key in fixed},
         "normalisation": getattr(model, "normalisation", None),
         **provenance.record(code or provenance.code(config)),
+        "data": {
+            "train": facts.train,
+            "val": facts.val,
+            "test": facts.test,
+            "classes": facts.num_classes,
+            "skipped": facts.skipped,
+        },
     }
     if config["task"] == "range_test":
         test = config["range_test"]
@@ -60,8 +68,18 @@ def resolve(
 
 
 def facts(trial: TrialFolder, config: Config) -> Facts:
-    """The facts of the trial's data set, which is decoded first if no process has done so."""
-    return dataset.prepare(settings.loader(config), _cache(trial, config), **settings.split(config))
+    """The facts of the trial's data set, which is decoded first if no process has done so.
+
+    Raises ValueError, with the names of the files, if its data or weights are not those that it was planned with.
+    """
+    check = partial(check_files, trial, config)
+    check()
+    return dataset.prepare(settings.loader(config), _cache(trial, config), check=check, **settings.split(config))
+
+
+def check_files(trial: TrialFolder, config: Config) -> None:
+    """Raise ValueError, in one line that names them, if files of the trial changed since it was planned."""
+    fingerprints.check(config["needs"].get("files", {}), fingerprints.memos(trial.runs_dir))
 
 
 def data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Dataset:
@@ -70,6 +88,8 @@ def data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -
         mean, std = map(tuple, chosen)
         facts = replace(facts, mean=mean, std=std)
     loaded = dataset.load(_cache(trial, config), facts, resolved["device"], settings.loader(config))
+    if loaded.train.undecoded:
+        loaded = replace(loaded, check=partial(check_files, trial, config))
     return replace(loaded, **settings.transforms(config, facts))
 
 

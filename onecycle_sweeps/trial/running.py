@@ -94,8 +94,11 @@ def _drive(attempt: Attempt, config: Config, code: Code, state: State | None) ->
     resolve.prepare_torch(config, resolved)
     data = resolve.data(trial, config, facts, resolved)
     if config["task"] == "range_test":
-        return range_test.find_rate(attempt, config, resolved, data)
-    return train(attempt, config, resolved, resolve.learner(config, resolved, data, config["seed"]), state)
+        result = range_test.find_rate(attempt, config, resolved, data)
+    else:
+        result = train(attempt, config, resolved, resolve.learner(config, resolved, data, config["seed"]), state)
+    data.check()
+    return result
 
 
 def _rate_found(attempt: Attempt, config: Config) -> float:

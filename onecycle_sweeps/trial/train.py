@@ -117,6 +117,7 @@ def as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[Non
 
 def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> None:
     """Make the journal and then a checkpoint at this step durable, unless a later attempt has begun."""
+    learner.data.check()
     attempt.book.sync()
     attempt.trial.check_current(attempt.number)
     state = {

@@ -20,12 +20,28 @@ from typing import IO
 import numpy as np
 
 from onecycle_sweeps.data.image_folder.tree import Tree
+from onecycle_sweeps.dataset import progress
 
 PROGRAM = Path(__file__).with_name("decoding.py")
 # Each takes about 30 MB; so many keep up with any disk.
 MOST_PROCESSES = 16
 # Of the images that cannot be read so many are named.
 NAMED = 5
+
+
+def images(tree: Tree, endings: tuple[str, ...]) -> set[str]:
+    """The names of a tree's images: files whose names end as images' do, and others that Pillow finds to be some."""
+    sure = {name for name in tree.files if name.lower().endswith(endings)}
+    if others := [name for name in tree.files if name not in sure]:
+        from onecycle_sweeps.data.image_folder import decoding
+
+        with tree.archive() as archive, progress("looking into files of other names", len(others), "files") as count:
+            for name in others:
+                count(1)
+                with suppress(OSError, ValueError), decoding.opened(tree.files[name], archive) as file:
+                    if decoding.is_image(file):
+                        sure.add(name)
+    return sure
 
 
 def read(

@@ -3,6 +3,7 @@
 It is run as a file of its own, and needs nothing but Pillow, so that it starts at once and stays small.
 """
 
+import functools
 import io
 import json
 import os
@@ -14,8 +15,13 @@ from typing import IO, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Others would let a file run programs (EPS) or mean something else than pixels.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow's formats but for those that let a file run programs (EPS, WMF), mean something else than pixels (FITS, SPIDER,
+# and what it identifies and cannot decode), or are told by nothing at the beginning of a file (IPTC, PCD, IM, IMT).
+FORMATS = (
+    *("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "BLP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX"),
+    *("GBR", "ICNS", "ICO", "JPEG2000", "MSP", "PCX", "PIXAR", "PSD", "QOI", "SGI", "SUN", "TGA", "XBM", "XPM"),
+    "XVTHUMB",
+)
 # No picture within Pillow's limit of 89 million pixels needs more.
 MAX_BYTES = 10**9
 
@@ -29,7 +35,7 @@ def square(file: IO[bytes], size: int) -> Image.Image:
     is transparent lies on white, 16 bits become 8 by their upper byte, and of several frames the first is taken.
     Raises ValueError or Pillow's errors for what is no image, is cut short, or has too many pixels.
     """
-    with Image.open(file, formats=FORMATS) as opened:
+    with Image.open(file, formats=_known()) as opened:
         image = _rgb(ImageOps.exif_transpose(opened))
     shorter, longer = sorted(image.size)
     if shorter != size:
@@ -41,6 +47,25 @@ def square(file: IO[bytes], size: int) -> Image.Image:
         image = image.resize((size, stretched) if upright else (stretched, size), Image.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in image.size)
     return image.crop((left, top, left + size, top + size))
+
+
+@functools.cache
+def _known() -> tuple[str, ...]:
+    """Those of the formats that the Pillow which is installed has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def is_image(file: IO[bytes]) -> bool:
+    """Whether the beginning of a file is that of an image, which may still be damaged."""
+    try:
+        with Image.open(file, formats=_known()):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:
+        # It has begun as an image does, and what is wrong with it is told where it is decoded.
+        return True
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -58,7 +83,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _opened(place: Place, archive: int | None) -> IO[bytes]:
+def opened(place: Place, archive: int | None) -> IO[bytes]:
     """The bytes at a place: the path of a file, or offset and length in the archive of an open descriptor."""
     length = os.stat(place).st_size if isinstance(place, str) else place[1]
     if not length:
@@ -73,7 +98,7 @@ def _opened(place: Place, archive: int | None) -> IO[bytes]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"it is no image in a format of {', '.join(FORMATS)}"
+        return "it is no image that Pillow can read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
@@ -84,7 +109,7 @@ def answer(places: list[Place], size: int, archive: int | None) -> tuple[list[tu
     problems, squares = [], []
     for number, place in enumerate(places):
         try:
-            with _opened(place, archive) as file:
+            with opened(place, archive) as file:
                 squares.append(b"".join(plane.tobytes() for plane in square(file, size).split()))
         except Exception as error:
             problems.append((number, _reason(error)))

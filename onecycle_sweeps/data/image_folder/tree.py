@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from onecycle_sweeps.dataset.files import hidden, walk
@@ -29,9 +30,19 @@ class Tree:
     files: Mapping[str, Place]
     packed: bool = False
 
+    @cached_property
+    def below(self) -> Mapping[str, list[str]]:
+        """The names of the folders in each folder, whose own name ends with a slash, or is empty at the top."""
+        found: dict[str, list[str]] = {"": [], **{f"{name}/": [] for name in self.folders}}
+        for name in self.folders:
+            above, slash, last = name.rpartition("/")
+            found[above + slash].append(last)
+        return found
+
     def path(self, name: str) -> str:
-        """Where a file or folder lies, as a text that can be printed."""
-        return str(self.root / name).encode(errors="backslashreplace").decode()
+        """Where a file or folder lies, as a text that can be printed; a folder's ends with a slash if its name does."""
+        slash = "/" if name.endswith("/") else ""
+        return f"{self.root / name}{slash}".encode(errors="backslashreplace").decode()
 
     @contextmanager
     def archive(self) -> Iterator[int | None]:
