@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 from slurm_cluster import cluster as cluster
 from tracking_server import server as server
+
+# A suite that a shell has started in the background ignores Ctrl-C, and so would each process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing of the product where several tests share two cores.
 settings.register_profile("untimed", deadline=None)

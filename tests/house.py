@@ -19,6 +19,7 @@ FLOORS = (
         "folder",
         "checks",
         "arguments",
+        "affinity",
         "credentials",
     ),
     ("scheduler", "data", "settings", "state", "published", "fingerprints"),

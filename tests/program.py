@@ -42,11 +42,14 @@ def run(folder: Path, *arguments: str, program: Sequence[str] = MODULE, **env: s
     )
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A command as a terminal starts it: the head of a process group, to which Ctrl-C is sent."""
-    pipe = subprocess.PIPE
+def start(folder: Path, *arguments: str, background: bool = False) -> subprocess.Popen[str]:
+    """A command as a terminal starts it: the head of a process group, to which Ctrl-C is sent.
+
+    One that a shell script starts in the background ignores Ctrl-C.
+    """
+    pipe, ignoring = subprocess.PIPE, ("sh", "-c", 'trap "" INT; exec "$@"', "sh") if background else ()
     return subprocess.Popen(
-        [*MODULE, *arguments], cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        [*ignoring, *MODULE, *arguments], cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
 
 

@@ -1,8 +1,10 @@
 """The workers of a command: what they say at which moment is acted by processes that only talk like a worker."""
 
+import itertools
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecycle_sweeps.launch import fork_server, local, machine
+from onecycle_sweeps.launch import worker as worker_module
 from onecycle_sweeps.launch.fork_server import ForkServer
 from onecycle_sweeps.launch.worker import LEFT, Worker
 from onecycle_sweeps.state import state
 from onecycle_sweeps.sweep import Entry, Sweep
-from program import QUICK, drive, planned
+from program import QUICK, drive, planned, wait_until
 
 Actor = Callable[[str], None]
 
@@ -144,7 +147,7 @@ def test_a_worker_whose_death_is_not_heard_yet_fails_no_trial(
     acted(f"echo ready; while read order; do echo '{FINISHED}'; [ $TAKE = 1 ] && exit 1; done")
     list(local.run(crew, *made, ONE_PLACE))
     (worker,) = crew.workers
-    worker.server.status(worker.pid)
+    wait_until(lambda: worker.server.status(worker.pid) == 1, "the worker dies")
     unheard = iter([True])
     is_free = Worker.is_free
     monkeypatch.setattr(Worker, "is_free", lambda worker: next(unheard, is_free(worker)))
@@ -169,6 +172,64 @@ def test_a_worker_whose_trial_does_not_leave_is_killed_after_a_time_or_at_the_ne
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert worker.status == -signal.SIGKILL
+
+
+def test_a_worker_that_closed_its_pipe_and_lives_on_is_killed_and_another_takes_its_place(
+    made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """The launching process waits for none of it: it goes on to say what happens while the process lives."""
+    monkeypatch.setattr(worker_module, "END_SECONDS", 1.5)
+    acted(
+        f"echo ready; read order; [ $TAKE = 1 ] && echo $$ > {tmp_path}/first && exec sleep 60 >&- <&-;"
+        f" echo '{FINISHED}'; {STILL}"
+    )
+    crew, times, causes = local.Crew(ForkServer()), [time.monotonic()], []
+    for event in local.run(crew, *made, ONE_PLACE):
+        times.append(time.monotonic())
+        causes += [event.cause] if event.cause else []
+    crew.leave()
+    assert causes == ["the worker closed its pipe and lived on, so it was killed after 1.5 s"]
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.2
+    assert not Path(f"/proc/{(tmp_path / 'first').read_text().strip()}").exists()
+
+
+def test_a_worker_that_ended_is_heard_of_though_a_child_of_it_holds_its_pipe(
+    made: tuple[Sweep, list[Entry]], acted: Actor
+):
+    acted(f"echo ready; read order; [ $TAKE = 1 ] && (sleep 20 & ) && exit 3; echo '{FINISHED}'; {STILL}")
+    began = time.monotonic()
+    seen = drive(*made, places=1)
+    assert [(e.status, e.cause) for e in seen.events] == [
+        ("running", None),
+        ("failed", "the worker exited with status 3"),
+    ]
+    assert time.monotonic() - began < 15
+
+
+def test_a_line_that_a_worker_did_not_end_is_no_answer(made: tuple[Sweep, list[Entry]], acted: Actor):
+    acted('echo ready; read order; printf \'{"status": "fin\'; exit 3')
+    assert [e.cause for e in drive(*made, places=1).events] == [None, "the worker exited with status 3"]
+
+
+def test_torch_is_asked_for_gpus_in_a_process_that_forks_no_worker(
+    made: tuple[Sweep, list[Entry]], acted: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A torch that counts three GPUs and writes down which process it was asked in."""
+    cuda = "is_available = staticmethod(lambda: True); device_count = staticmethod(lambda: (log(), 3)[1])"
+    (tmp_path / "torch.py").write_text(
+        f"import os\ndef log(): open('{tmp_path}/asked', 'a').write(f'{{os.getpid()}} ')\nclass cuda: {cuda}\n"
+    )
+    acted(f"echo ready; echo $PPID > {tmp_path}/parent; read order; echo '{FINISHED}'; {STILL}")
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine, "_nvidias", lambda: 0)
+    server = ForkServer()
+    places = local.places("auto", 1, None, 1, 9, server)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["0", "1", "2"]
+    assert server.gpus() == 3 and local.places("auto", 1, None, 1, 0, server) == []
+    (asked,) = (tmp_path / "asked").read_text().split()
+    assert server.pid and int(asked) != server.pid
+    server.close()
 
 
 def test_what_workers_need_is_imported_once_for_all_of_them(
@@ -246,7 +307,7 @@ def test_there_are_as_many_workers_as_the_cores_carry_and_the_trials_need(
     cores: int, threads: int, asked: int | None, trials: int, count: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(machine, "cores", lambda: cores)
-    monkeypatch.setattr(machine, "gpus", list)
+    monkeypatch.setattr(machine, "gpus", lambda _: [])
     places = local.places("auto", threads, asked, 1, trials)
     assert [place["OMP_NUM_THREADS"] for place in places] == [str(threads)] * count
 
@@ -255,7 +316,7 @@ def test_there_are_as_many_workers_as_the_cores_carry_and_the_trials_need(
 def test_workers_and_their_threads_are_never_more_than_the_cores(cores: int, threads: int, trials: int):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "cores", lambda: cores)
-        patch.setattr(machine, "gpus", list)
+        patch.setattr(machine, "gpus", lambda _: [])
         made = local.places("auto", threads, None, 1, trials)
     # Who asks for more threads than there are cores has one worker.
     assert len(made) * threads <= max(cores, threads)
@@ -263,7 +324,7 @@ def test_workers_and_their_threads_are_never_more_than_the_cores(cores: int, thr
 
 
 def test_each_gpu_has_as_many_workers_as_it_is_to_carry(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(machine, "gpus", lambda: ["0", "3"])
+    monkeypatch.setattr(machine, "gpus", lambda _: [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "03"])
     places = local.places("auto", 1, None, 2, 9)
     assert [place["CUDA_VISIBLE_DEVICES"] for place in places] == ["0", "3", "0", "3"]
     assert "CUDA_VISIBLE_DEVICES" not in local.places("cpu", 1, 1, 1, 9)[0]

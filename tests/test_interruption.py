@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -187,11 +188,13 @@ def test_mlflow_has_one_finished_run_of_each_trial_and_each_point_once(name: str
         assert points(story.folder, run_id) == recorded_points(one)
 
 
-def test_cancel_from_another_shell_ends_what_runs_and_what_waits(tmp_path: Path):
+def test_cancel_from_another_shell_ends_what_runs_and_what_waits_in_the_background_too(tmp_path: Path):
+    """Where a shell has started the command in its background, Ctrl-C is for others: the command goes on."""
     folder = with_store(tmp_path)
     words = (*LONG, "epochs=900", "seed=0,1,2", "hydra.launcher.workers=1", "-m")
-    with start(folder, *words) as launcher:
+    with start(folder, *words, background=True) as launcher:
         wait_until(lambda: any(progress(one) for one in trials(folder).values()), "the first steps")
+        launcher.send_signal(signal.SIGINT)
         done = run(folder, "cancel")
         assert launcher.wait(60) == 1
         assert launcher.stdout

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from onecycle_sweeps import affinity
 from onecycle_sweeps.launch import machine
 
 Cgroup = Callable[[str, dict[str, str]], float | None]
@@ -104,6 +105,25 @@ def test_a_system_without_cgroups_has_no_bound(tmp_path: Path):
     assert machine.cpu_quota(tmp_path, tmp_path / "missing") is None
 
 
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine on which no variable names a GPU; what lies in the folder is all that is on PATH."""
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def driver(folder: Path, lines: str) -> None:
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '{lines}'\n")
+    tool.chmod(0o755)
+
+
+def unasked() -> int:
+    raise AssertionError("torch was asked")
+
+
 @pytest.mark.parametrize(
     ("visible", "gpus"),
     [
@@ -115,21 +135,37 @@ def test_a_system_without_cgroups_has_no_bound(tmp_path: Path):
         ("0,-1,1", ["0"]),
     ],
 )
-def test_the_gpus_are_those_that_cuda_is_shown(visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert machine.gpus() == gpus
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+@pytest.mark.usefixtures("bare")
+def test_the_gpus_are_those_that_torch_is_shown(
+    name: str, visible: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(name, visible)
+    assert machine.gpus(unasked) == [{name: gpu} for gpu in gpus]
 
 
-def test_where_all_gpus_are_visible_the_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: GPU-1)'\necho '  MIG 1g'\necho 'GPU 1: H100 (UUID: GPU-2)'\n")
-    tool.chmod(0o755)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert machine.gpus() == ["0", "1"]
+def test_rocm_looks_at_its_own_variable_first_and_cuda_not_at_all(bare: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "2,3")
+    assert machine.gpus(unasked) == [{"HIP_VISIBLE_DEVICES": "2"}, {"HIP_VISIBLE_DEVICES": "3"}]
+    driver(bare, "GPU 0: H100")
+    assert machine.gpus(unasked) == [{"CUDA_VISIBLE_DEVICES": "0"}]
 
 
-def test_a_machine_without_a_driver_has_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.gpus() == []
+def test_where_all_gpus_are_visible_the_driver_is_asked(bare: Path):
+    driver(bare, r"GPU 0: H100 (UUID: GPU-1)\n  MIG 1g\nGPU 1: H100 (UUID: GPU-2)\n")
+    assert machine.gpus(unasked) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+
+
+@pytest.mark.parametrize("says", [None, "", r"No devices were found\n"])
+def test_where_no_driver_lists_a_gpu_torch_is_asked(says: str | None, bare: Path):
+    if says is not None:
+        driver(bare, says)
+    assert machine.gpus(lambda: 0) == []
+    assert machine.gpus(lambda: 2) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+
+
+def test_without_affinity_all_processors_count(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert affinity.processors() == 7

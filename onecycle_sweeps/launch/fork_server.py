@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import IO, Any
 
+from onecycle_sweeps.launch.forking import receive, send
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-MOST_BYTES = 2**16
 # The module that a worker's work is in: its function `serve`.
 WORK = "onecycle_sweeps.launch.job"
 
@@ -20,10 +22,13 @@ WORK = "onecycle_sweeps.launch.job"
 class ForkServer:
     """Forks processes that have imported already what a worker needs, and share its memory.
 
-    A server that has died is replaced at the next `fork`; the processes that it forked go on without it.
+    A server that has died is replaced at the next `fork`; the processes that it forked go on without it. Any thread may
+    ask it.
     """
 
     def __init__(self) -> None:
+        self._one_at_a_time = threading.RLock()
+        self._gpus: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
         self._errors: IO[bytes] | None = None
@@ -39,7 +44,7 @@ class ForkServer:
         if self._process and self._process.poll() is None:
             return
         self.close()
-        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        line, theirs = socket.socketpair()
         self._line = self._open.enter_context(line)
         with theirs, tempfile.TemporaryFile() as errors:
             self._errors = self._open.enter_context(os.fdopen(os.dup(errors.fileno()), "rb"))
@@ -56,42 +61,52 @@ class ForkServer:
     def fork(self, environment: Mapping[str, str], files: Sequence[int]) -> int:
         """Fork a process with `files` as its standard input, output and errors, in a session of its own.
 
-        Returns its id, which stays its own until `status` is asked; raises OSError where there can be none.
+        Returns its id, which stays its own until `status` has told its end; raises OSError where there can be none.
         """
-        for _ in range(2):
-            self.start()
-            if answer := self._ask({"fork": dict(environment)}, files):
-                if "error" in answer:
-                    raise OSError(answer["error"])
-                return answer["pid"]
-        raise OSError(f"the process that imports torch {self._last_words()}")
+        with self._one_at_a_time:
+            for _ in range(2):
+                self.start()
+                if answer := self._ask({"fork": dict(environment)}, files):
+                    if "error" in answer:
+                        raise OSError(answer["error"])
+                    return answer["pid"]
+            raise OSError(f"the process that imports torch {self._last_words()}")
 
-    def status(self, pid: int) -> int | None:
-        """Wait for the end of a process that was forked: its exit status, or its signal's number with a minus.
+    def status(self, pid: int) -> int | str | None:
+        """How a process that was forked stands, at once: RUNNING, its exit status, or its signal's number with a minus.
 
         None where the server that forked it has died before it.
         """
-        answer = self._ask({"ended": pid})
+        answer = self._ask({"status": pid})
         return answer["status"] if answer else None
+
+    def gpus(self) -> int:
+        """How many GPUs torch finds on this machine."""
+        if self._gpus is None:
+            self.start()
+            self._gpus = (self._ask({"gpus": True}) or {"gpus": 0})["gpus"]
+        return self._gpus or 0
 
     def close(self) -> None:
         """End the server; what it has forked goes on."""
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-        self._open.close()
-        self._process = self._line = self._errors = None
+        with self._one_at_a_time:
+            if self._process:
+                self._process.kill()
+                self._process.wait()
+            self._open.close()
+            self._process = self._line = self._errors = None
 
     def _ask(self, request: dict[str, Any], files: Sequence[int] = ()) -> dict[str, Any] | None:
         """What the server answers; None from one that has died."""
-        if not self._line:
-            return None
-        try:
-            socket.send_fds(self._line, [json.dumps(request).encode()], files)
-            answer = self._line.recv(MOST_BYTES)
-        except (BrokenPipeError, ConnectionResetError):
-            return None
-        return json.loads(answer) if answer else None
+        with self._one_at_a_time:
+            if not self._line:
+                return None
+            try:
+                send(self._line, request, files)
+                answer, _ = receive(self._line)
+            except (BrokenPipeError, ConnectionResetError):
+                return None
+            return json.loads(answer) if answer else None
 
     def _last_words(self) -> str:
         assert self._process and self._errors

@@ -94,15 +94,24 @@ def _hear(queue: Queue, worker: Worker, line: str) -> Event | None:
     return queue.take(entry, **json.loads(line)) if entry else None
 
 
-def places(device: str, threads: int, workers: int | None, jobs_per_gpu: int, trials: int) -> list[dict[str, str]]:
+def places(
+    device: str,
+    threads: int,
+    workers: int | None,
+    jobs_per_gpu: int,
+    trials: int,
+    server: ForkServer = fork_server.of_this_process,
+) -> list[dict[str, str]]:
     """The environment of each worker: one per GPU x jobs_per_gpu, or on a CPU as many as the cores carry.
 
     `workers` overrides the number. No more places are made than there are trials.
     """
+    if not trials:
+        return []
     shared = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    gpus = machine.gpus() if device in ("auto", "cuda") else []
+    gpus = machine.gpus(server.gpus) if device in ("auto", "cuda") else []
     if gpus:
-        slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(jobs_per_gpu) for gpu in gpus]
+        slots = gpus * jobs_per_gpu
     else:
         slots = [{}] * (jobs_per_gpu if device.startswith("cuda") else max(1, machine.cores() // threads))
     count = workers or len(slots)

@@ -4,15 +4,18 @@ import math
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
+
+from onecycle_sweeps import affinity
 
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
     """The cores that this process may run on, and no more than its cgroup's quota allows or SLURM has granted."""
-    bounds = [len(os.sched_getaffinity(0)), cpu_quota(), _granted()]
+    bounds = [affinity.processors(), cpu_quota(), _granted()]
     return max(1, math.floor(min(bound for bound in bounds if bound is not None)))
 
 
@@ -41,15 +44,30 @@ def cpu_quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) ->
     return min(quotas, default=None)
 
 
-def gpus() -> list[str]:
-    """The GPUs that CUDA would show this process, as values for CUDA_VISIBLE_DEVICES."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        listed = takewhile(lambda gpu: gpu != "-1", map(str.strip, visible.split(",")))
-        return [gpu for gpu in listed if gpu]
+def gpus(count: Callable[[], int]) -> list[dict[str, str]]:
+    """The GPUs that torch would find in this process: for each, the variable that shows a worker that one alone.
+
+    `count` asks torch how many there are, which takes the seconds of its import: only where neither a variable nor
+    nvidia-smi tells, as on ROCm, whose HIP_VISIBLE_DEVICES goes before CUDA_VISIBLE_DEVICES.
+    """
+    names = ["CUDA_VISIBLE_DEVICES"] if shutil.which("nvidia-smi") else ["HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"]
+    for name in names:
+        if (visible := os.environ.get(name)) is not None:
+            return [{name: gpu} for gpu in _listed(visible)]
+    return [{"CUDA_VISIBLE_DEVICES": str(i)} for i in range(_nvidias() or count())]
+
+
+def _listed(visible: str) -> list[str]:
+    listed = takewhile(lambda gpu: gpu != "-1", map(str.strip, visible.split(",")))
+    return [gpu for gpu in listed if gpu]
+
+
+def _nvidias() -> int:
+    """How many GPUs NVIDIA's driver lists; 0 without one."""
     if not shutil.which("nvidia-smi"):
-        return []
+        return 0
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i, line in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def _quota(folder: Path) -> list[float]:

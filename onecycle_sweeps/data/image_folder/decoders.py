@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import IO
 
 import numpy as np
 
+from onecycle_sweeps import affinity
 from onecycle_sweeps.data.image_folder.tree import Tree
 from onecycle_sweeps.dataset import progress
 
@@ -52,7 +52,7 @@ def read(
     Raises ValueError that names the images which cannot be read: all of them where `batches` has an end to wait for,
     else those of the batch.
     """
-    count = processes or min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    count = processes or min(affinity.processors(), MOST_PROCESSES)
     problems: list[str] = []
     with _decoders(tree, size, count) as decoders:
         shares = ([names[int(i)] for i in share] for batch in batches for share in np.array_split(batch, count))
