@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onecycle_sweeps import arguments, credentials
+from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.launch import fork_server
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ def main() -> None:
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
         sys.exit(_verb() if arguments.is_verb(first) else _command())
+    except ConfigError as error:
+        from onecycle_sweeps.launch import conclusion
+
+        sys.exit(conclusion.refuse(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
@@ -60,13 +65,17 @@ def one_trial() -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
+    from onecycle_sweeps import mistakes
+
     @hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")
     def run(config: "DictConfig") -> None:
         from onecycle_sweeps.launch import commands
 
         commands.one_trial(config, HydraConfig.get())
 
-    run()
+    sys.argv[1:] = mistakes.arguments(sys.argv[1:])
+    with mistakes.told_in_a_line():
+        run()
 
 
 if __name__ == "__main__":

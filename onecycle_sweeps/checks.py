@@ -2,8 +2,10 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from onecycle_sweeps import keys
 
 MINIMUM_RANGE_TEST_STEPS = 100
 
@@ -135,7 +137,21 @@ OPTIONAL = (
     *("data.augment", "data.evaluation"),
     *("optimizer.momentum", "optimizer.beta2", "optimizer.weight_decay", "optimizer.body_lr_scale"),
 )
+# Nodes whose other keys are those of their `_target_`.
+BUILT = tuple(key.removesuffix("._target_") for key in CHECKS if key.endswith("._target_"))
+# What a preset is compared with, which has checks of its own.
+OF_THE_SWEEP = "published"
+KEYS = (*BUILT, *(key for key in CHECKS if key.partition(".")[0] not in BUILT), OF_THE_SWEEP)
 
+# Groups whose files set keys all over the config.
+GLOBAL_GROUPS = ("experiment", "recipe")
+# Keys of torch's optimizers that a trial sets by itself.
+REPLACED = {
+    "lr": "the rate is max_lr={}",
+    "betas": "here they are optimizer.momentum and optimizer.beta2",
+}
+
+LAUNCHER = "hydra.launcher"
 LOCAL_LAUNCHER = {
     "workers": (either(whole(1), one_of("auto")), "a whole number of at least 1 or auto"),
     "jobs_per_gpu": (whole(1), "a whole number of at least 1"),
@@ -154,13 +170,46 @@ NOT_BY_ENV_SET = {
 }
 
 
-def check_launcher(settings: Mapping[str, Any], keys: Mapping[str, tuple[Check, str]]) -> None:
-    """Raise ConfigError for a key of hydra.launcher whose value cannot be used."""
-    for key, (accepts, what) in keys.items():
+def check_launcher(settings: Mapping[str, Any], known: Mapping[str, tuple[Check, str]]) -> None:
+    """Raise ConfigError for a key of hydra.launcher that is not known, or whose value cannot be used."""
+    for key in settings:
+        if key not in known:
+            raise ConfigError(unknown_to_launcher(key, settings[key], list(known)))
+    for key, (accepts, what) in known.items():
         if key not in settings:
-            raise ConfigError(f"hydra.launcher.{key} is missing, it must be {what}")
+            raise ConfigError(f"{LAUNCHER}.{key} is missing, it must be {what}")
         if not accepts(settings[key]):
-            raise ConfigError(f"hydra.launcher.{key} must be {what}, got {settings[key]!r}")
+            raise ConfigError(f"{LAUNCHER}.{key} must be {what}, got {settings[key]!r}")
+
+
+def unknown_to_launcher(key: str, value: Any, known: Sequence[str]) -> str:
+    """The line for a key that a launcher has not."""
+    key, known = f"{LAUNCHER}.{key}", [f"{LAUNCHER}.{one}" for one in known]
+    if keys.suggestion(key, known):
+        return keys.unknown(key, known)
+    if (others := f"{LAUNCHER}.additional_parameters") in known:
+        option = key.removeprefix(f"{LAUNCHER}.")
+        return f"unknown key {key}; sbatch's other options are typed as '{others}={{{option}: \"{value}\"}}'"
+    return f"{keys.unknown(key, known)}; those of a cluster need hydra/launcher=slurm"
+
+
+def check_keys(config: Mapping[str, Any], read_elsewhere: Iterable[str] = ()) -> None:
+    """Raise ConfigError for the first key that nothing reads, of a config whose interpolations are not resolved.
+
+    `read_elsewhere` are keys that are read from outside of the config. Those of a node with a `_target_` are left to
+    the target, but for those that a trial would overwrite.
+    """
+    values = dict(keys.leaves(config))
+    optimizer = config.get("optimizer")
+    for key, meant in REPLACED.items():
+        if isinstance(optimizer, Mapping) and key in optimizer and (key != "betas" or "beta2" in optimizer):
+            raise ConfigError(f"unknown key optimizer.{key}; {meant.format(optimizer[key])}")
+    for key in (unread := keys.unread(values, KEYS, read_elsewhere)):
+        if (group := re.split(r"[.\[]", key)[0]) in GLOBAL_GROUPS:
+            file = f"a file of {group}/ that sets keys of the whole config begins with the line # @package _global_"
+            raise ConfigError(f"unknown key {key}: {file}")
+        known = [*KEYS, *GLOBAL_GROUPS, *(other for other in values if other not in unread)]
+        raise ConfigError(keys.unknown(key, known, values[key]))
 
 
 def check(config: dict[str, Any]) -> None:

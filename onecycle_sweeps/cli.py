@@ -1,5 +1,6 @@
 """The verbs: what a user does with sweeps that were started before."""
 
+import difflib
 import os
 import sys
 import time
@@ -8,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import arguments, report, settings, sweep, tracking
+from onecycle_sweeps import arguments, mistakes, report, settings, sweep, tracking
 from onecycle_sweeps.arguments import CONF, is_verb
+from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launch import conclusion, ui_server
 from onecycle_sweeps.launch.display import Display
@@ -32,8 +33,11 @@ def main(argv: list[str]) -> int:
     """Carry out `VERB [SWEEP] [overrides]`; returns the exit status, 2 for a mistake in what was asked."""
     verb, *rest = argv
     if verb not in (*VERBS, DOCTOR):
-        known = ", ".join((*VERBS, DOCTOR))
-        return _mistake(f"unknown verb {verb!r}; the verbs are {known}. Overrides look like policy=onecycle")
+        near = difflib.get_close_matches(verb, known := (*VERBS, DOCTOR), 1)
+        meant = f"did you mean {near[0]}? The" if near else "the"
+        return _mistake(
+            f"unknown verb {verb!r}; {meant} verbs are {', '.join(known)}. Overrides look like policy=onecycle"
+        )
     if "--help" in rest or "-h" in rest:
         takes, does = ("[--probe]", doctor) if verb == DOCTOR else ("[SWEEP]", VERBS[verb])
         print(f"python -m onecycle_sweeps {verb} {takes} [overrides]: {does.__doc__}")
@@ -46,8 +50,9 @@ def main(argv: list[str]) -> int:
         return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
     overrides = [argument for argument in rest if argument not in names]
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with mistakes.told_in_a_line(), initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides, return_hydra_config=True)
+        settings.plain(config)
         if verb == DOCTOR:
             return doctor(config, overrides, probing=flagged)
         uri = tracking.absolute_uri(config.tracking.uri, Path.cwd())
@@ -55,7 +60,9 @@ def main(argv: list[str]) -> int:
             return ui_server.become(uri)
         which = _found(config, uri, overrides, names)
         return watch(which) if flagged else VERBS[verb](which)
-    except (LookupError, ValueError, OSError, HydraException, Refused, tracking.StoreUnreachable) as error:
+    except ConfigError as error:
+        return conclusion.refuse(error)
+    except (LookupError, ValueError, OSError, Refused, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
 
 
@@ -64,7 +71,7 @@ def doctor(config: DictConfig, overrides: list[str], *, probing: bool) -> int:
     from onecycle_sweeps.launch import doctor as checks
 
     request = Request(settings.plain(config), tuple(overrides), dict(config.hydra.runtime.choices))
-    return checks.examine(request, settings.plain(config.hydra.launcher), probing=probing)
+    return checks.examine(request, settings.launcher(config), probing=probing)
 
 
 def status(which: Sweep) -> int:

@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
@@ -20,6 +21,16 @@ from onecycle_sweeps.plan import Request
 OF_HYDRA = "${hydra:"
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What jobs of the same choices in groups begin with; `whole` is whether the config is pickled with Hydra's own."""
+
+    pickled: bytes
+    choices: Mapping[str, str]
+    read_by_hydra: frozenset[str]
+    whole: bool
+
+
 class Composer:
     """Composes jobs from their overrides to what Hydra's `load_sweep_config` makes of them.
 
@@ -31,10 +42,10 @@ class Composer:
         self.loader, self.master = loader, master
         self._parsed: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
-        self._chosen: dict[tuple[str | None, ...], tuple[bytes, Mapping[str, str], bool]] = {}
+        self._chosen: dict[tuple[str | None, ...], _Chosen] = {}
 
     def compose(self, overrides: Sequence[str], number: int = 0) -> Request:
-        """The job of these overrides and this number; raises what Hydra raises, in its words."""
+        """The job of these overrides and this number; raises ConfigError, or what the loader raises, for a mistake."""
         with suppress(HydraException, OmegaConfBaseException):
             parsed = [self._parse(override) for override in overrides]
             if not any(o.is_hydra_override() or o.is_sweep_override() or OF_HYDRA in str(o.input_line) for o in parsed):
@@ -49,14 +60,15 @@ class Composer:
             kept = config if whole else settings.own(config)
             OmegaConf.set_struct(kept, True)
             # A pickle gives a copy in a fifth of the time that deepcopy takes.
-            self._chosen[typed] = pickle.dumps(kept), dict(config.hydra.runtime.choices), whole
-        pickled, choices, whole = self._chosen[typed]
-        config = pickle.loads(pickled)
+            choices = dict(config.hydra.runtime.choices)
+            self._chosen[typed] = _Chosen(pickle.dumps(kept), choices, settings.read_by_hydra(config.hydra), whole)
+        chosen = self._chosen[typed]
+        config = pickle.loads(chosen.pickled)
         ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not self._is_choice(o)], config)
-        if whole:
+        if chosen.whole:
             self._tell_hydra(config, parsed)
             return _request(config, overrides, number)
-        return Request(settings.resolved(config), tuple(overrides), choices)
+        return Request(settings.resolved(config, chosen.read_by_hydra), tuple(overrides), chosen.choices)
 
     def _tell_hydra(self, config: DictConfig, parsed: Sequence[Override]) -> None:
         """Write the job's overrides into Hydra's own config, as its loader does, and take over what was resolved."""

@@ -18,8 +18,6 @@ from onecycle_sweeps.settings import Config
 
 # Keys that say where and how a trial runs, or what is read from it, not what it computes.
 BYSTANDERS = ("runs_dir", "tracking", "threads", "target_accuracy", "checkpoint_minutes", "save_model", "rerun")
-# What a preset is compared with belongs to its sweep, and to no trial.
-OF_THE_SWEEP = "published"
 PLACE_OF_DATA = ("root", "path", "files", *inputs.KEEPING)
 # Where a range test is still to find the rate, the other keys of a policy are checked below a rate out of reach.
 UNREACHED_RATE = 1e9
@@ -152,7 +150,7 @@ class Planner:
         return facts, data
 
     def _trial(self, config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
-        config = {key: value for key, value in config.items() if key != OF_THE_SWEEP}
+        config = {key: value for key, value in config.items() if key != checks.OF_THE_SWEEP}
         identity = {key: value for key, value in config.items() if key not in BYSTANDERS}
         files = dict(data.files)
         if config["task"] == "train":

@@ -2,8 +2,9 @@
 
 import inspect
 import random
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import PurePath
@@ -14,8 +15,10 @@ from hydra.core.utils import env_override
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps import credentials
+from onecycle_sweeps import checks, credentials, keys
+from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.dataset import Facts, Source
 from onecycle_sweeps.dataset.augmentation import Transform
 from onecycle_sweeps.policies import Policy
@@ -38,15 +41,17 @@ def seed_generators(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def plain(config: DictConfig, job: Any = None) -> Config:
+def plain(config: DictConfig, hydra: Any = None) -> Config:
     """A composed config as plain data, resolved, without Hydra's own node and without a store's credentials.
 
-    `job` is hydra.job where the config is without it. Its env_set is kept: code that reads it may give other results.
+    `hydra` is that node where the config is without it. Its job.env_set is kept: code that reads it may give other
+    results. Raises ConfigError for a key that nothing reads, and for a value that cannot be resolved.
     """
-    job = OmegaConf.select(config, "hydra.job") if job is None else job
+    hydra = OmegaConf.select(config, "hydra") if hydra is None else hydra
+    job = hydra.job if hydra else None
     # What is copied from this process's environment is there for its children in any case.
     env_set = {name: job.env_set[name] for name in job.env_set if name not in job.env_copy} if job else {}
-    return resolved(own(config)) | ({ENV_SET: env_set} if env_set else {})
+    return resolved(own(config), read_by_hydra(hydra) if hydra else ()) | ({ENV_SET: env_set} if env_set else {})
 
 
 def typed_of_hydra(hydra: Any) -> list[str]:
@@ -66,14 +71,44 @@ def own(config: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
-def resolved(config: DictConfig) -> Config:
-    """A config as plain data, resolved, and without a store's credentials."""
-    content = OmegaConf.to_container(config, resolve=True)
+def launcher(config: DictConfig) -> Config:
+    """The keys of hydra.launcher, as plain data."""
+    content = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items() if key != "_target_"}
+
+
+def read_by_hydra(hydra: Any) -> frozenset[str]:
+    """The keys that Hydra's own node of a composed config reads by interpolation."""
+    node = OmegaConf.to_container(hydra, resolve=False)
+    return frozenset(name for key, value in keys.leaves(node) for name in keys.references(key, value))
+
+
+def resolved(config: DictConfig, read_elsewhere: Iterable[str] = ()) -> Config:
+    """A config as plain data, resolved, and without a store's credentials.
+
+    Raises ConfigError for a key that nothing reads, `read_elsewhere` beside the config, and for a value that cannot be
+    resolved.
+    """
+    typed = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(typed, dict)
+    checks.check_keys({str(key): value for key, value in typed.items()}, read_elsewhere)
+    try:
+        content = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(unresolvable(error)) from error
     assert isinstance(content, dict)
     match content:
         case {"tracking": {"uri": str(uri)}}:
             content["tracking"]["uri"] = credentials.entrusted(uri)
     return {str(key): value for key, value in content.items()}
+
+
+def unresolvable(error: OmegaConfBaseException) -> str:
+    """The line for a value that cannot be resolved."""
+    reason = str(error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2].strip('"')
+    reason = re.sub(r"^Interpolation key '(.*)' not found$", r"there is no key \1", reason)
+    return f"{error.full_key or 'a value'} cannot be resolved: {reason}"
 
 
 def build(node: Config, **offered: Any) -> Any:

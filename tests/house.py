@@ -8,6 +8,7 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
+    ("keys",),
     (
         "onecycle_sweeps",
         "policies",
@@ -26,7 +27,7 @@ FLOORS = (
     ("training", "hydra_job", "inputs"),
     ("range_test", "batch_norm"),
     ("trial", "plan"),
-    ("sweep", "composition"),
+    ("sweep", "composition", "mistakes"),
     ("tracking", "report"),
     ("launch",),
     ("cli", "hydra_plugins"),
@@ -37,14 +38,25 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Only conf/ names these, by _target_.
 IMPORTED_BY_NOBODY = ("models", "data")
 
-WITH_HYDRA = ("__main__", "cli", "hydra_plugins", "plan", "composition", "sweep", "trial", "settings", "hydra_job")
+WITH_HYDRA = (
+    "__main__",
+    "cli",
+    "hydra_plugins",
+    "plan",
+    "composition",
+    "mistakes",
+    "sweep",
+    "trial",
+    "settings",
+    "hydra_job",
+)
 HOMES = {"mlflow": ("tracking",), "submitit": ("launch.slurm",), "hydra": WITH_HYDRA, "omegaconf": WITH_HYDRA}
 
 # The submitting side starts without torch. Plan asks torch for its devices only where a config names one.
 TORCH = ("torch", "torchvision")
 TORCH_FREE = (
     *("__main__", "cli", "hydra_plugins", "policies", "journal"),
-    *("plan", "composition", "sweep", "tracking", "report"),
+    *("keys", "mistakes", "plan", "composition", "sweep", "tracking", "report"),
 )
 TORCH_ON_DEMAND = ("plan",)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.composition import Composer
 from onecycle_sweeps.settings import plain
 from real_trials import CONF
@@ -30,8 +31,8 @@ VALUES = (
     *("tracking.experiment='a, b=c'", r"runs_dir=a\ b", "optimizer.weight_decay=1e-3", "policy={gamma: 2}"),
     *("max_lr=${epochs}", "batch_size=${range_test.steps}", "runs_dir='${tracking.experiment}/${seed}'"),
     *(
-        "+added={a: {b: [1, '${seed}']}}",
-        "+added.a.c=1",
+        "+model.added={a: {b: [1, '${seed}']}}",
+        "+model.added.a.c=1",
         "epochs=???",
         "tracking.uri=${oc.env:HOME}",
         "deterministic=1",
@@ -41,7 +42,7 @@ VALUES = (
 MISTAKES = (
     *("policy=nowhere", "+policy=clr", "policy=3", "++policy=clr", "policy@x=clr", "~policy=step", "polcy=onecycle"),
     *("policy.max_lrr=1", "+seed=1", "~nothing", "~seed=77", "seed@there=1", "tracking.nothing.more=1", "seed=[1"),
-    *("max_lr=${nowhere}", "max_lr=${hydra.job.name}", "seed=1,2", "seed=range(3)", "=1"),
+    *("max_lr=${nowhere}", "max_lr=${hydra.job.name}", "seed=1,2", "seed=range(3)", "=1", "+epoch=3", "+epoch.s=3"),
 )
 
 
@@ -86,8 +87,10 @@ JOBS = st.tuples(st.lists(st.sampled_from(CHOICES), max_size=2), st.lists(st.sam
 @settings(max_examples=40)
 @given(JOBS.flatmap(lambda parts: st.permutations(parts[0] + parts[1])))
 @example(["seed=3", "policy=clr", "policy.max_lr=0.5", "++policy.extra=2", "model=lenet", "~epochs"])
-@example(["policy={gamma: 2}", "+policy@second=step", "max_lr=${epochs}", "+added={a: {b: [1, '${seed}']}}"])
-@example(["recipe=superconvergence/clr", "+added={a: {b: 1}}", "+added.a.c=1", "batch_size=${range_test.steps}"])
+@example(["policy={gamma: 2}", "+policy@second=step", "max_lr=${epochs}", "+model.added={a: {b: [1, '${seed}']}}"])
+@example(
+    ["recipe=superconvergence/clr", "+model.added={a: {b: 1}}", "+model.added.a.c=1", "batch_size=${range_test.steps}"]
+)
 def test_a_job_is_what_hydra_makes_of_its_overrides(ours: Composer, overrides: list[str]):
     made, wanted = outcomes(ours, overrides)
     assert made == wanted
@@ -125,6 +128,8 @@ def test_groups_of_a_folder_that_is_typed_are_groups(loader: ConfigLoader, tmp_p
     (tmp_path / "shape").mkdir()
     (tmp_path / "shape" / "round.yaml").write_text("radius: 1\n")
     ours = composer(loader, f"hydra.searchpath=[file://{tmp_path}]")
-    assert ours.compose(["+shape=round", "seed=3"]).config["shape"] == {"radius": 1}
+    assert ours.compose(["+shape=round", "seed=${shape.radius}"]).config["seed"] == 1
     with pytest.raises(ConfigCompositionException, match=r"Could not find 'shape/square'"):
         ours.compose(["+shape=square"])
+    with pytest.raises(ConfigError, match=r"unknown key shape\.radius"):
+        ours.compose(["+shape=round"])

@@ -87,12 +87,15 @@ def test_runs_dir_says_where_sweeps_are(
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        (["stat"], "unknown verb 'stat'; the verbs are status, cancel, report, sync, resume, ui, doctor. "),
+        (["stat"], "unknown verb 'stat'; did you mean status? The verbs are status, cancel, report, sync, "),
         (["status", "nope"], "no sweep begins with nope in "),
         (["status", "5"], "several sweeps begin with 5: 5ecret, 5weeb1d0"),
         (["status", "5weeb1d0", "5ecret"], "status takes one sweep, got 2: 5weeb1d0 5ecret"),
-        (["status", "runs_dri=x"], "Could not override 'runs_dri'."),
-        (["report", "policy=nope"], "In 'config': Could not find 'policy/nope'"),
+        (["status", "runs_dri=x"], "unknown key runs_dri; did you mean runs_dir?"),
+        (["report", "policy=nope"], "policy=nope: there is no such choice; the choices are clr, constant, "),
+        (["sync", "+foo=1"], "unknown key foo"),
+        (["status", "seed=0,1"], "seed=0,1 is several values: one is needed here"),
+        (["cancel", "epochs=${nope}"], "epochs cannot be resolved: there is no key nope"),
         (["ui", "tracking.uri=http://me:hunter2@host:1"], "http://host:1 is an MLflow server, which shows its UI"),
     ],
 )

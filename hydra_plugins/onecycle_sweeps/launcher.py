@@ -34,8 +34,11 @@ class Launcher(HydraLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; a trial that failed is listed by the sweep, and no failure of the launch."""
+        from onecycle_sweeps.checks import ConfigError
         from onecycle_sweeps.launch import commands
 
+        if not job_overrides:
+            raise ConfigError("the overrides name no value to try: glob() finds choices of groups alone")
         requests = [self.composer.compose(typed, initial_job_idx + i) for i, typed in enumerate(job_overrides)]
         sweeper = self.config.hydra.sweeper
         # Only a sweeper that asks for all its jobs at once has a sweep that is known from its start.

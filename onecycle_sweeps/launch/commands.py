@@ -18,7 +18,7 @@ from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.sweep import TRAIN, Sweep
 
-MISTAKE, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 # What only a sweep reads.
 OF_A_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")
 OF_ONE_TRIAL = ("hydra.run.",)
@@ -32,7 +32,7 @@ def one_trial(config: Any, hydra: Any) -> None:
     """Run one trial here, with the range test it needs; leaves with the exit status unless all went well."""
     with _ending_in_a_line():
         _check_one_trial(hydra)
-        request = Request(settings.plain(config, hydra.job), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
+        request = Request(settings.plain(config, hydra), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         checks.check(request.config)
         session = Session(request.config, single=True)
         with _interruptible(session, conclusion.say_how_to_continue):
@@ -148,8 +148,7 @@ def _ending_in_a_line() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        conclusion.complain(f"onecycle_sweeps: {error}")
-        sys.exit(MISTAKE)
+        sys.exit(conclusion.refuse(error))
     except (local.WorkerLost, Refused, OSError) as error:
         conclusion.complain(f"onecycle_sweeps: {error}")
         sys.exit(conclusion.FAILURE)

@@ -1,7 +1,9 @@
 """The end of a command: the report is written, published and printed, every failure listed, and where to look."""
 
+import os
 import shlex
 import sys
+import traceback
 
 from rich.console import Console
 
@@ -11,7 +13,7 @@ from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.report.program import program as program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 
-FAILURE = 1
+FAILURE, MISTAKE = 1, 2
 
 
 def conclude(session: Session) -> int:
@@ -46,6 +48,14 @@ def say(line: str = "") -> None:
 def complain(line: str) -> None:
     """A line for the user about what went wrong, on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def refuse(error: Exception) -> int:
+    """Tell a mistake of the user's in one line, behind its traceback where Hydra is to show it; the exit status."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    complain(f"onecycle_sweeps: {error}")
+    return MISTAKE
 
 
 def say_how_to_continue(sweep: Sweep) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import provenance, published, sweep, tracking
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.checks import OF_THE_SWEEP, ConfigError
 from onecycle_sweeps.folder import Busy, TrialFolder
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.launch.reuse import outdated
-from onecycle_sweeps.plan import OF_THE_SWEEP, Planner, Request, Trial
+from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.state import DIVERGED
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 

@@ -1,0 +1,340 @@
+"""What Hydra refuses of a command, told in one line: options, overrides, choices in groups, and config files."""
+
+import argparse
+import difflib
+import io
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from hydra._internal import hydra as hydra_program
+from hydra._internal import utils
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.default_element import GroupDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from onecycle_sweeps import checks, keys
+from onecycle_sweeps.checks import ConfigError
+
+# Groups of which a trial has one choice.
+GROUPS = (*checks.BUILT, "task", *checks.GLOBAL_GROUPS)
+# Options that say what the program is to do, of which there can be one.
+DEEDS = ("run", "multirun", "cfg", "info", "shell_completion")
+OF_A_SWEEPER = ("params", "max_batch_size")
+OF_A_SWEEPER = ("params", "max_batch_size")
+ADD_M, ONE_VALUE = "add -m to try each of them", "one is needed here"
+BRACKETS = {"[": "]", "{": "}", "(": ")"}
+
+
+def arguments(argv: Sequence[str]) -> list[str]:
+    """What was typed in an order that Hydra takes: options first. Raises ConfigError for an option that it has not."""
+    parser = utils.get_args_parser()
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            read = parser.parse_intermixed_args(list(argv))
+    except SystemExit as end:
+        if not end.code:
+            raise
+        _refuse_option(parser, said.getvalue().strip().rpartition("error: ")[2], argv)
+    deeds = [f"--{deed.replace('_', '-')}" for deed in DEEDS if getattr(read, deed)]
+    if len(deeds) > 1:
+        raise ConfigError(f"{' and '.join(deeds)} do not go together: leave one out")
+    if read.resolve and not read.cfg and not read.help:
+        raise ConfigError("--resolve goes with --cfg job: it resolves what that shows")
+    if read.experimental_rerun:
+        raise ConfigError("--experimental-rerun is not supported: the verb resume repeats a recorded command")
+    options, overrides = list(argv), list(read.overrides)
+    for override in reversed(overrides):
+        del options[len(options) - 1 - options[::-1].index(override)]
+    return [*options, *overrides]
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Let Hydra load configs by a Loader within, and turn what it refuses into a ConfigError."""
+    names, report = hydra_program.__dict__, utils.run_and_report
+    names["ConfigLoaderImpl"] = Loader
+    # It would print its errors in several lines, and end with status 1.
+    utils.run_and_report = lambda function: function()
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_line(error)) from error
+    finally:
+        names["ConfigLoaderImpl"], utils.run_and_report = ConfigLoaderImpl, report
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader of configs, which raises ConfigError for whatever cannot be composed."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """The composed config."""
+        try:
+            self._refuse_several_choices(overrides)
+            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        except ConfigError:
+            raise
+        except Exception as error:
+            # Hydra asks whether it is a sweep before it composes in earnest, and drops the answer.
+            if not validate_sweep_overrides:
+                raise
+            line = self._line(error, config_name, overrides, sweeps=run_mode == RunMode.MULTIRUN)
+            raise ConfigError(line if from_shell else line.replace(ADD_M, ONE_VALUE)) from error
+
+    def _refuse_several_choices(self, overrides: Sequence[str]) -> None:
+        """Hydra would merge the choices of a list into one config."""
+        for override in overrides:
+            group, _, value = override.partition("=")
+            if group in GROUPS and value.startswith("["):
+                choices = ",".join(part.strip() for part in value.strip("[]").split(","))
+                raise ConfigError(f"{override}: a trial has one {group}; {group}={choices} -m compares them")
+
+    def _line(self, error: Exception, config_name: str | None, overrides: Sequence[str], *, sweeps: bool) -> str:
+        """The line for what was raised as a config was composed."""
+        parsed = []
+        for override in overrides:
+            try:
+                parsed.append(OverridesParser.create().parse_override(override))
+            except HydraException as unreadable:
+                return _unreadable(override, unreadable)
+        if isinstance(error, MissingConfigException):
+            return self._missing(error, config_name, parsed)
+        for override in parsed:
+            if override.is_sweep_override():
+                if not sweeps:
+                    return f"{override.input_line} is several values: {ADD_M}"
+                if override.is_hydra_override():
+                    return f"{override.input_line}: Hydra's own keys have one value in a sweep"
+            elif line := self._amiss_of_group(override):
+                return line
+        if isinstance(error, yaml.YAMLError | OSError | UnicodeDecodeError):
+            return self._of_file(error)
+        config = self._composed(config_name, [o for o in parsed if self._is_choice(o)])
+        lines = (_amiss_of_value(o, config) for o in parsed if not self._is_choice(o) and not o.is_sweep_override())
+        return next(filter(None, lines), None) or self._amiss_of_file(_line(error))
+
+    def _is_choice(self, override: Override) -> bool:
+        return self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+
+    def _composed(self, config_name: str | None, choices: Sequence[Override]) -> Any:
+        """The config of these choices in groups, or of none where they do not compose."""
+        typed = [override.input_line for override in choices if override.input_line]
+        for lines in (typed, []):
+            with suppress(Exception):
+                return super().load_configuration(config_name, lines, RunMode.MULTIRUN, validate_sweep_overrides=False)
+        return OmegaConf.create({})
+
+    def _amiss_of_group(self, override: Override) -> str | None:
+        """What is wrong with the choice in a group, as far as it shows without a composition."""
+        group, typed = override.key_or_group, override.input_line
+        if not group:
+            return f"{typed} cannot be read: write key=value, such as policy=onecycle"
+        if not self._is_choice(override):
+            return None
+        chosen = override.value()
+        if override.is_delete():
+            return None
+        if group in GROUPS:
+            if override.package:
+                return f"{typed}: the place of {group} in the config is fixed, write {group}={chosen}"
+            if override.is_add():
+                return f"{typed}: {group} has a place for one choice, write {group}={chosen} without the +"
+        if override.is_force_add():
+            return f"{typed}: write {group}={chosen} without the ++"
+        if not isinstance(chosen, str | list) or chosen == "":
+            none = f", or leave it out for none, or ~{group}" if group in checks.GLOBAL_GROUPS else ""
+            return f"{typed}: name a choice of {group}{none}; {self._choices(group)}"
+        return None
+
+    def _missing(self, error: MissingConfigException, config_name: str | None, parsed: Sequence[Override]) -> str:
+        """The line for a config file that is not there."""
+        missing = error.missing_cfg_file or ""
+        if missing in (config_name, f"{config_name}.yaml"):
+            places = ", ".join(source.path for source in self.get_sources() if source.scheme() == "file")
+            return f"--config-name {config_name}: there is no {missing.removesuffix('.yaml')}.yaml in {places}"
+        group, _, name = missing.rpartition("/")
+        where = ""
+        for override in parsed:
+            if missing == f"{override.key_or_group}/{override.value()}":
+                group, name, where = override.key_or_group, str(override.value()), ""
+                break
+            if self._is_choice(override) and self._chooses(f"{override.key_or_group}/{override.value()}", missing):
+                where = f" in {override.key_or_group}/{override.value()}.yaml"
+        near = difflib.get_close_matches(name, self._options(group), 1)
+        said, known = f"{group}={name}{where}: there is no such choice", self._choices(group)
+        return f"{said}; did you mean {near[0]}? {known[0].upper()}{known[1:]}" if near else f"{said}; {known}"
+
+    def _chooses(self, file: str, missing: str) -> bool:
+        """Whether a file's defaults list has a choice in a group."""
+        with suppress(Exception):
+            loaded = self.repository.load_config(file)
+            listed = loaded.defaults_list or () if loaded else ()
+            return any(f"{d.group}/{d.value}".strip("/") == missing for d in listed if isinstance(d, GroupDefault))
+        return False
+
+    def _options(self, group: str) -> list[str]:
+        """The choices of a group, those of folders within it too."""
+        found = [name for name in self.get_group_options(group) if not name.startswith("_")]
+        for folder in self.get_group_options(group, ObjectType.GROUP):
+            found += [f"{folder}/{name}" for name in self._options(f"{group}/{folder}")]
+        return found
+
+    def _choices(self, group: str) -> str:
+        if options := self._options(group):
+            return f"the choices are {', '.join(options)}"
+        groups = [name for name in self.get_group_options("", ObjectType.GROUP) if name != "hydra"]
+        near = difflib.get_close_matches(group, groups, 1)
+        return f"there is no group {group}" + (f", did you mean {near[0]}?" if near else "")
+
+    def _amiss_of_file(self, line: str) -> str:
+        """A line about a defaults list, with the group that was meant."""
+        if found := re.match(r"In '?([\w/.-]+)'?: Could not override '([^']+)'", line):
+            groups = [*GROUPS, *self.get_group_options("", ObjectType.GROUP), "hydra/launcher", "hydra/sweeper"]
+            near = difflib.get_close_matches(found[2], groups, 1)
+            meant = f"; did you mean {near[0]}?" if near else f"; the groups are {', '.join(GROUPS)}"
+            return f"{found[1]}.yaml overrides {found[2]}, which is no group{meant}"
+        return line
+
+    def _of_file(self, error: Exception) -> str:
+        if not isinstance(error, UnicodeDecodeError):
+            return _line(error)
+        # The error has no name of a file.
+        for source in self.get_sources():
+            for path in sorted(Path(source.path).rglob("*.yaml")) if source.scheme() == "file" else ():
+                try:
+                    path.read_text(encoding="utf-8")
+                except UnicodeDecodeError:
+                    return f"{path} is not text in UTF-8"
+        return _line(error)
+
+
+def _refuse_option(parser: argparse.ArgumentParser, reason: str, argv: Sequence[str]) -> NoReturn:
+    if not (unknown := re.match(r"unrecognized arguments: (-\S+)", reason)):
+        raise ConfigError(reason)
+    option, _, value = unknown[1].partition("=")
+    options = set(re.findall(r"--[\w-]+", parser.format_usage()))
+    if near := difflib.get_close_matches(option, options, 1, 0.75):
+        raise ConfigError(f"unknown option {option}; did you mean {near[0]}?")
+    if not option.startswith("--"):
+        raise ConfigError(f"unknown option {option}; the options are {', '.join(sorted(options))}")
+    value = value or next((after for before, after in pairwise(argv) if before == option), "...")
+    key = option.strip("-").replace("-", "_")
+    known = [*checks.KEYS, *GROUPS]
+    key = key if key in known else keys.suggestion(key, known) or key
+    raise ConfigError(f"unknown option {option}; keys are written without dashes, {key}={value}")
+
+
+def _unreadable(override: str, error: HydraException) -> str:
+    """The line for an override that does not follow Hydra's grammar."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override} is no override: write key=value, such as policy=onecycle"
+    if not re.fullmatch(r"(\+\+?|~)?[\w$/@.:-]+", key):
+        return f"{override} cannot be read: {key!r} is not the name of a key"
+    if value.endswith(","):
+        return f"{override} cannot be read: there is no value after the last comma"
+    for opened, closed in BRACKETS.items():
+        if value.count(opened) != value.count(closed):
+            missing = closed if value.count(opened) > value.count(closed) else opened
+            return f"{override} cannot be read: a {missing} is missing"
+    quoted = f'{key}="{value}"'
+    with suppress(HydraException):
+        OverridesParser.create().parse_override(quoted)
+        return f"{override} cannot be read: quote its value, {shlex.quote(quoted)}"
+    return f"{override} cannot be read: {_line(error)}"
+
+
+def _amiss_of_value(override: Override, config: Any) -> str | None:
+    """What is wrong with an override of a value in a config, or of several in one node."""
+    key, typed = override.key_or_group, override.input_line or ""
+    if override.package:
+        return f"{typed}: {key} is no group, so @{override.package} means nothing"
+    value = typed.partition("=")[2]
+    within = override.value()
+    inner = [(one, str(v)) for one, v in keys.leaves(within, key)] if isinstance(within, dict) else [(key, value)]
+    with suppress(OmegaConfBaseException):
+        for one, given in inner:
+            if (above := next((place for place in _above(one) if _is_value(config, place)), None)) is not None:
+                return f"{typed}: {above} is a single value ({OmegaConf.select(config, above)}), which has no keys"
+            if not _has(config, one) and not override.is_add() and not override.is_force_add():
+                return _unknown(one, given, config, deleted=typed if override.is_delete() else None)
+        if override.is_add() and _has(config, key):
+            return f"{typed}: {key} is there already, write {key}={value}"
+        if override.is_delete() and override.value() is not None:
+            return f"{typed}: {key} is {OmegaConf.select(config, key)}, write ~{key}"
+    return None
+
+
+def _unknown(key: str, value: str, config: Any, *, deleted: str | None) -> str:
+    """The line for a key that a config has not."""
+    top, _, rest = key.partition(".")
+    if key.startswith(f"{checks.LAUNCHER}."):
+        launcher = [str(name) for name in OmegaConf.select(config, checks.LAUNCHER) or () if name != "_target_"]
+        return checks.unknown_to_launcher(key.removeprefix(f"{checks.LAUNCHER}."), value, launcher)
+    node = OmegaConf.to_container(config, resolve=False)
+    names = dict.fromkeys(name.partition("[")[0] for name, _ in keys.leaves(node) if not name.endswith("_target_"))
+    known = [*checks.KEYS, *GROUPS, *(name for name in names if name.startswith("hydra.") == key.startswith("hydra."))]
+    line = keys.unknown(key, known, value)
+    if deleted:
+        return f"{deleted}: there is no key {key}" if "?" not in line else line
+    if top in checks.BUILT and rest and not keys.suggestion(key, known):
+        target = OmegaConf.select(config, f"{top}._target_")
+        return f"{line}; another one that {target} takes is typed with a +: +{key}={value}"
+    return line
+
+
+def _above(key: str) -> Iterator[str]:
+    """The nodes that a key is in."""
+    parts = key.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts)))
+
+
+def _is_value(config: Any, key: str) -> bool:
+    """Whether a key is there and its value has no keys of its own."""
+    return (node := OmegaConf.select(config, key)) is not None and not OmegaConf.is_config(node)
+
+
+def _has(config: Any, key: str) -> bool:
+    """Whether a key is there, if only with null or ??? as its value."""
+    node, _, leaf = key.rpartition(".")
+    inside = OmegaConf.select(config, node) if node else config
+    return isinstance(inside, DictConfig) and leaf in inside
+
+
+def _line(error: BaseException) -> str:
+    """An error of Hydra's, OmegaConf's or YAML's in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, OverrideParseException):
+        reason = str(error).removeprefix(f"Error parsing override '{error.override}'")
+        return " ".join(reason.partition("See https")[0].split())
+    if isinstance(error, InstantiationException) and (
+        found := re.search(r"unexpected keyword argument '(\w+)'.*full_key: ([\w.]+)", str(error), re.DOTALL)
+    ):
+        return keys.unknown(f"{found[2]}.{found[1]}", [f"{found[2]}.{key}" for key in OF_A_SWEEPER])
+    if isinstance(error, InterpolationResolutionError):
+        # It takes a moment to import.
+        from onecycle_sweeps import settings
+
+        return settings.unresolvable(error)
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    return " ".join(re.split(r"Config search path:|\n    full_key:|To append to your", text)[0].split())
