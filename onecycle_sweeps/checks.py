@@ -209,7 +209,7 @@ def check_keys(config: Mapping[str, Any], read_elsewhere: Iterable[str] = ()) ->
             file = f"a file of {group}/ that sets keys of the whole config begins with the line # @package _global_"
             raise ConfigError(f"unknown key {key}: {file}")
         known = [*KEYS, *GLOBAL_GROUPS, *(other for other in values if other not in unread)]
-        raise ConfigError(keys.unknown(key, known, values[key]))
+        raise ConfigError(keys.unknown(key.removesuffix("._target_"), known, values[key]))
 
 
 def check(config: dict[str, Any]) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.utils import get_object, instantiate
 
-from hydra_plugins.onecycle_sweeps.launcher import Launcher, plain_settings
+from hydra_plugins.onecycle_sweeps.launcher import plain_settings
 from onecycle_sweeps import settings, trial
 from onecycle_sweeps.checks import LOCAL_LAUNCHER, check, check_launcher
 from onecycle_sweeps.launch.slurm.request import KEYS
@@ -81,7 +82,7 @@ def test_every_task_ends_in_a_result_of_its_kind(file: Path, runs_dir: Path):
 def test_every_launcher_is_one_of_hydras(file: Path):
     launcher = instantiate(composed(f"hydra/launcher={file.name}").hydra.launcher)
     assert isinstance(launcher, Launcher)
-    check_launcher(plain_settings(launcher.settings), {"local": LOCAL_LAUNCHER, "slurm": KEYS}[file.name])
+    check_launcher(plain_settings(vars(launcher)["settings"]), {"local": LOCAL_LAUNCHER, "slurm": KEYS}[file.name])
 
 
 def test_the_sweeper_is_hydras_own_but_for_the_composition_beforehand():

@@ -1,0 +1,234 @@
+"""Every word of a command is done or refused: one line, exit status 2, before anything runs."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from onecycle_sweeps import __main__ as program
+from onecycle_sweeps import arguments, mistakes, settings
+from program import write
+
+Typing = Callable[..., str]
+FILES = {
+    "conf/experiment/typo.yaml": "# @package _global_\nepoch: 3\n",
+    "conf/experiment/deep.yaml": "# @package _global_\nrange_test: {num_it: 300}\ntracking: {run_name: x}\n",
+    "conf/experiment/choice.yaml": "# @package _global_\ndefaults: [override /policy: onecyle]\n",
+    "conf/experiment/group.yaml": "# @package _global_\ndefaults: [override /polcy: onecycle]\n",
+    "conf/experiment/headless.yaml": "epochs: 3\n",
+    "conf/experiment/listed.yaml": "- 3\n",
+    "conf/experiment/broken.yaml": "# @package _global_\nepochs: 2\n batch_size: [3\n",
+    "conf/experiment/twice.yaml": "# @package _global_\nepochs: 2\nepochs: 3\n",
+    "conf/experiment/gres.yaml": "# @package _global_\nhydra: {launcher: {gres: 'gpu:1'}}\n",
+    "conf/experiment/unused.yaml": (
+        "# @package _global_\nwidths: {small: 16, large: 32}\nmodel:\n  channels: ['${widths.small}']\n"
+    ),
+    "conf/policy/bare.yaml": "max_lr: ${max_lr}\n",
+}
+
+
+@pytest.fixture
+def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Typing]:
+    """Types a command in a fresh folder; returns the one line that it is refused with, after a look at its status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(arguments, "wants_workers", lambda argv: False)
+    for name in program.fork_server.THREAD_VARIABLES:
+        monkeypatch.setenv(name, "1")
+
+    def typed(*argv: str) -> str:
+        monkeypatch.setattr("sys.argv", ["onecycle-sweeps", *argv])
+        with pytest.raises(SystemExit) as ended:
+            program.main()
+        said = capsys.readouterr()
+        assert ended.value.code == 2, said
+        assert not said.out
+        assert said.err.startswith("onecycle_sweeps: ") and said.err.count("\n") == 1
+        # No trial was begun.
+        assert not list(tmp_path.glob("runs/*/config.yaml"))
+        return said.err.removeprefix("onecycle_sweeps: ").strip()
+
+    yield typed
+
+
+@pytest.mark.parametrize(
+    ("typed", "key", "meant"),
+    [
+        ("+accumulate_grad_batches=1,4 -m", "accumulate_grad_batches", "nothing reads it"),
+        ("+loss=focal", "loss", "nothing reads it"),
+        ("++ema=0.999", "ema", "nothing reads it"),
+        ("+label_smothing=0.1", "label_smothing", "did you mean label_smoothing?"),
+        ("+epoch=3", "epoch", "did you mean epochs?"),
+        ("epoch=3", "epoch", "did you mean epochs?"),
+        ("+epoch=1,2 -m", "epoch", "did you mean epochs?"),
+        ("batch-size=3", "batch-size", "did you mean batch_size?"),
+        ("+bs=64", "bs", "did you mean batch_size?"),
+        ("weight_decay=0.1", "weight_decay", "did you mean optimizer.weight_decay?"),
+        ("+momentum=0.9", "momentum", "did you mean optimizer.momentum?"),
+        ("+pct_start=0.2", "pct_start", "did you mean policy.pct_start?"),
+        ("policy.pct_strat=0.2", "policy.pct_strat", "did you mean policy.pct_start?"),
+        ("optimizer={momentm: 0.8}", "optimizer.momentm", "did you mean optimizer.momentum?"),
+        ("+lr=0.1", "lr", "the rate is max_lr=0.1"),
+        ("learning_rate=0.1", "learning_rate", "the rate is max_lr=0.1"),
+        ("+optimizer.lr=0.1", "optimizer.lr", "the rate is max_lr=0.1"),
+        ("optimizer.lr=0.1,0.2 -m", "optimizer.lr", "the rate is max_lr=0.1"),
+        ("optimizer=adam +optimizer.betas=[0.9,0.99]", "optimizer.betas", "optimizer.momentum and optimizer.beta2"),
+        ("+range_test.num_it=300", "range_test.num_it", "did you mean range_test.steps?"),
+        ("range_tset.steps=300", "range_tset.steps", "did you mean range_test.steps?"),
+        ("+tracking.run_name=x", "tracking.run_name", "the keys of tracking are uri, experiment"),
+        ("+policy@second=step", "second", "nothing reads it"),
+        (
+            "+widths={small: 16, large: 32} model.channels=[${widths.small}]",
+            "widths.large",
+            "the keys of widths are small",
+        ),
+        ("hydra.lancher.workers=2", "hydra.lancher.workers", "did you mean hydra.launcher.workers?"),
+        ("+hydra.launcher.gres=gpu:1 -m", "hydra.launcher.gres", "hydra/launcher=slurm"),
+        (
+            "+hydra.launcher.gres=gpu:1 hydra/launcher=slurm -m",
+            "hydra.launcher.gres",
+            'hydra.launcher.additional_parameters={gres: "gpu:1"}',
+        ),
+        ("hydra.launcher.partion=x hydra/launcher=slurm -m", "partion", "did you mean hydra.launcher.partition?"),
+        ("+hydra.launcher.n_jobs=2 -m", "hydra.launcher.n_jobs", "did you mean hydra.launcher.workers?"),
+        ("+hydra.sweeper.parms.seed=1 -m", "hydra.sweeper.parms", "did you mean hydra.sweeper.params?"),
+        ("+hydra.sweeper.params.sed='1,2' -m", "sed", "did you mean seed?"),
+        ("hydra.launcher.workers=2", "hydra.launcher.workers=2", "add -m"),
+        ("+hydra.launcher.gres=gpu:1", "hydra.launcher.gres", "add -m"),
+        ("hydra/sweeper=basic", "hydra/sweeper=basic", "add -m"),
+        ("--epochs 3", "--epochs", "epochs=3"),
+        ("--config-dir conf experiment=typo", "epoch", "did you mean epochs?"),
+        ("--config-dir conf experiment=typo seed=0,1 -m", "epoch", "did you mean epochs?"),
+        ("--config-dir conf experiment=deep", "range_test.num_it", "did you mean range_test.steps?"),
+        ("--config-dir conf experiment=headless", "experiment.epochs", "# @package _global_"),
+        ("--config-dir conf experiment=listed", "experiment[0]", "# @package _global_"),
+        ("--config-dir conf experiment=gres -m", "hydra.launcher.gres", "workers"),
+        ("--config-dir conf experiment=unused", "widths.large", "small"),
+        ("status +foo=1", "foo", "nothing reads it"),
+        ("report epoch=3", "epoch", "did you mean epochs?"),
+        ("doctor +epoch=3", "epoch", "did you mean epochs?"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_named_with_what_was_meant(
+    typing: Typing, tmp_path: Path, typed: str, key: str, meant: str
+):
+    write(tmp_path, FILES)
+    line = typing(*_words(typed))
+    assert key in line
+    assert meant in line
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("experiment=mnist_sampl", "did you mean mnist_sample? The choices are cifar10_fast, mnist_sample, "),
+        ("experiment=mnist_sampl -m", "did you mean mnist_sample?"),
+        ("recipe=nope", "mnist_sample/onecycle_5e-2, "),
+        ("recipe=mnist_sample/onecycle_5e-2,mnist_sample/onecycel -m", "recipe=mnist_sample/onecycel"),
+        ("policy=onecyle", "did you mean onecycle? The choices are clr, constant, "),
+        ("policy=constant,onecyle -m", "policy=onecyle: there is no such choice; did you mean onecycle?"),
+        ("polcy=onecycle", "did you mean policy?"),
+        ("policy=", "the choices are clr, constant, "),
+        ("data=null", "the choices are ants_bees, "),
+        ("model=3", "model=3: name a choice of model"),
+        ("experiment=null", "leave it out for none"),
+        ("policy=[constant,onecycle]", "policy=constant,onecycle -m"),
+        ("policy=constant,onecycle", "add -m"),
+        ("seed=0,1", "add -m"),
+        ("seed=range(3)", "add -m"),
+        ("seed=glob(*) -m", "no value"),
+        ("+policy=constant", "policy=constant without the +"),
+        ("policy@second=step", "policy=step"),
+        ("~policy", "policy"),
+        ("~nothing", "there is no key nothing"),
+        ("hydra/launcher=slrum -m", "did you mean slurm?"),
+        ("hydra/sweeper=nope -m", "basic, grid"),
+        ("hydra.launcher.workers=1,2 -m", "hydra.launcher.workers=1,2"),
+        ("epochs=${nope}", "epochs cannot be resolved: there is no key nope"),
+        ("epochs=${nope} -m", "epochs cannot be resolved: there is no key nope"),
+        ("runs_dir=${oc.env:NOPE}", "runs_dir cannot be resolved: Environment variable 'NOPE' not found"),
+        ("epochs=${epochs}", "epochs cannot be resolved"),
+        ("epochs=ü", "quote its value, 'epochs=\"ü\"'"),
+        ("data.classes=[3,7", "a ] is missing"),
+        ("seed=0, -m", "no value after the last comma"),
+        ("epochs.foo=1", "epochs is a single value (10)"),
+        ("policy=onecycle fast", "fast is no override"),
+        ("=1", "key=value"),
+        ("+seed=1", "write seed=1"),
+        ("--multirunn", "did you mean --multirun?"),
+        ("-x", "unknown option -x"),
+        ("--cfg jobb", "'jobb'"),
+        ("--cfg job -m", "do not go together"),
+        ("--cfg job --resolve epochs=${nope}", "there is no key nope"),
+        ("--config-name nope", "there is no nope.yaml in "),
+        ("--config-dir nope", "nope"),
+        ("--config-dir conf experiment=choice", "policy=onecyle in experiment/choice.yaml"),
+        ("--config-dir conf experiment=group", "experiment/group.yaml overrides polcy"),
+        ("--config-dir conf experiment=broken", "experiment/broken.yaml, line 3: "),
+        ("--config-dir conf experiment=twice", "experiment/twice.yaml, line 3: "),
+        ("--config-dir conf policy=bare", "policy._target_ is missing"),
+        ("statu", "did you mean status?"),
+        ("status policy=onecyle", "did you mean onecycle?"),
+        ("status epochs=${nope}", "there is no key nope"),
+    ],
+)
+def test_what_hydra_refuses_is_one_line(typing: Typing, tmp_path: Path, typed: str, said: str):
+    write(tmp_path, FILES)
+    assert said in typing(*_words(typed))
+
+
+def test_a_file_that_is_not_utf_8_is_named(typing: Typing, tmp_path: Path):
+    write(tmp_path, {"conf/experiment/latin.yaml": ""})
+    (tmp_path / "conf/experiment/latin.yaml").write_bytes(b"a: \xfc\n")
+    assert f"{tmp_path}/conf/experiment/latin.yaml" in typing("--config-dir", "conf", "experiment=latin")
+
+
+def test_hydras_word_for_a_traceback_gives_it(
+    typing: Typing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr("sys.argv", ["onecycle-sweeps", "epoch=3"])
+    with pytest.raises(SystemExit, match="2"):
+        program.main()
+    assert "Traceback" in (said := capsys.readouterr().err)
+    assert said.endswith("onecycle_sweeps: unknown key epoch; did you mean epochs?\n")
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(tmp_path: Path):
+    typed = ["policy=onecycle", "-m", "seed=0,1", "--config-dir", str(tmp_path), "epochs=2"]
+    ordered = mistakes.arguments(typed)
+    assert ordered == ["-m", "--config-dir", str(tmp_path), "policy=onecycle", "seed=0,1", "epochs=2"]
+    assert mistakes.arguments(ordered) == ordered
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "+widths.small=16 model.channels=['${widths.small}',32]",
+        "+a=3 +b=${a} epochs=${b}",
+        '+rates={constant: 0.1, onecycle: 0.2} max_lr="${rates.${hydra:runtime.choices.policy}}"',
+        "+folder=x hydra.sweep.dir=${folder}/sweeps",
+        "experiment=mnist_sample",
+        "recipe=mnist_sample/onecycle_5e-2",
+        "optimizer._target_=torch.optim.RMSprop ~optimizer.nesterov ~optimizer.fused +optimizer.alpha=0.9",
+        "~experiment",
+    ],
+)
+def test_a_key_that_is_read_is_taken(typed: str):
+    with mistakes.told_in_a_line(), initialize_config_dir(str(arguments.CONF), version_base="1.3"):
+        config = compose("config", _words(typed), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        settings.plain(config)
+
+
+def _words(typed: str) -> list[str]:
+    """What a shell makes of a line without quotes, but for the spaces within braces."""
+    words, depth = [""], 0
+    for letter in typed:
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if letter == " " and not depth:
+            words.append("")
+        else:
+            words[-1] += letter
+    return words
