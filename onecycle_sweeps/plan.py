@@ -100,6 +100,10 @@ class Planner:
         self._build_once(build, config["policy"], config["epochs"], rate, steps, env_set)
         return self._trial(config, request, data, None if rate else test)
 
+    def steps_per_epoch(self, config: Config) -> int:
+        """How many steps an epoch of a config has that was planned."""
+        return self._describe_data(config)[0].train // config["batch_size"]
+
     def _build_once(self, build: Callable[[], object], *of: Any) -> None:
         """Build what a trial will, which raises where it cannot be built, unless the same was built before."""
         key = json.dumps(of, sort_keys=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 
 from onecycle_sweeps import published
@@ -17,9 +17,15 @@ TRAIN, RANGE_TEST = "train", "range_test"
 NAMED_APART = ("policy", "recipe", "seed")
 
 
+Group = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One trial of a sweep; `varies` is what tells it from its neighbours, in the order of its name."""
+    """One trial of a sweep; `varies` is what tells it from its neighbours, in the order of its name.
+
+    `also` has the names of other groups that were typed and come to the same trial.
+    """
 
     signature: str
     kind: str
@@ -27,9 +33,10 @@ class Entry:
     needs: str | None = None
     target_accuracy: float | None = None
     reused: bool = False
+    also: tuple[str, ...] = ()
 
     @property
-    def group(self) -> tuple[tuple[str, str], ...]:
+    def group(self) -> Group:
         """What a comparison is made by: all that varies but the seed."""
         return tuple((key, value) for key, value in self.varies.items() if key != "seed")
 
@@ -87,7 +94,7 @@ def load(folder: Path) -> Sweep:
     if data is None:
         raise FileNotFoundError(f"{folder} is no sweep: it has no sweep.json")
     data["published"] = published.read(data.get("published"))
-    data["trials"] = tuple(Entry(**entry) for entry in data["trials"])
+    data["trials"] = tuple(Entry(**entry | {"also": tuple(entry.get("also", ()))}) for entry in data["trials"])
     return Sweep(**data | {"runs_dir": folder.parent.parent, "command": tuple(data["command"])})
 
 
@@ -129,8 +136,20 @@ def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
             varies = {"policy": leaders[trial.request.overrides], **rest, "seed": str(trial.config["seed"])}
             needs = trial.range_test.signature if trial.range_test else None
             entry = Entry(trial.signature, TRAIN, varies, needs, trial.config["target_accuracy"])
-            found.setdefault(trial.signature, entry)
+            found[trial.signature] = _with_name(found.setdefault(trial.signature, entry), entry)
     return tuple(found.values())
+
+
+def _with_name(known: Entry, entry: Entry) -> Entry:
+    """The entry of a trial with the name of a group that it was asked for in as well."""
+    if entry.group == known.group or (name := group_name(entry.group)) in known.also:
+        return known
+    return replace(known, also=(*known.also, name))
+
+
+def group_name(group: Group) -> str:
+    """A group's name: its policy, then every other key with its value."""
+    return " ".join(value if key == "policy" else f"{key}={value}" for key, value in group)
 
 
 def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict[str, str]]) -> Iterator[Entry]:
@@ -150,7 +169,7 @@ def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
     """What each trial's name begins with: its policy, or its recipe without the folder of its preset."""
     recipes = {recipe for t in trials if (recipe := t.request.choices.get("recipe"))}
     short = len({PurePath(recipe).name for recipe in recipes}) == len(recipes)
-    several = len({t.request.choices.get("policy") for t in trials if "policy" in _typed(t)}) > 1
+    several = len({t.request.choices.get("policy") for t in trials if "policy" in typed(t)}) > 1
     found = {}
     for trial in trials:
         choices = trial.request.choices
@@ -163,13 +182,13 @@ def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
 
 def _varying(trials: Sequence[Trial]) -> dict[tuple[str, ...], dict[str, str]]:
     """For the overrides of each trial, those that not all trials share."""
-    parsed = {t.request.overrides: _typed(t) for t in trials}
+    parsed = {t.request.overrides: typed(t) for t in trials}
     keys = {key for overrides in parsed.values() for key in overrides}
     shared = {key for key in keys if len({overrides.get(key) for overrides in parsed.values()}) == 1}
     return {typed: {k: v for k, v in o.items() if k not in shared} for typed, o in parsed.items()}
 
 
-def _typed(trial: Trial) -> dict[str, str]:
+def typed(trial: Trial) -> dict[str, str]:
     """A trial's overrides by their keys."""
     split = (override.partition("=") for override in trial.request.overrides)
     return {key.lstrip("+~"): value for key, _, value in split}

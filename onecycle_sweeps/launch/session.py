@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from onecycle_sweeps import provenance, published, sweep, tracking
 from onecycle_sweeps.checks import OF_THE_SWEEP, ConfigError
 from onecycle_sweeps.folder import Busy, TrialFolder
+from onecycle_sweeps.launch import alike
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.launch.reuse import outdated
@@ -54,6 +55,7 @@ class Session:
             published=published.read(config.get(OF_THE_SWEEP)),
         )
         self._sequential, self.ships = sequential, ships
+        self._said: set[str] = set()
         self._open = ExitStack()
         self._shipper: tracking.Shipper | None = None
 
@@ -66,6 +68,8 @@ class Session:
         self.trials += asked
         todo, reused = self._record(asked)
         changed = outdated(self.sweep, reused).code
+        for line in self.alike(asked, self.sweep.trials):
+            print(line, file=sys.stderr, flush=True)
         with Display(self.sweep, len(todo), len(reused), changed) as display:
             if self.ships and not self._shipper:
                 self._shipper = self._open.enter_context(tracking.Shipper(self.sweep.folder))
@@ -73,6 +77,14 @@ class Session:
                 for event in events:
                     display.show(event)
         return [objective(self.sweep.trial(trial.signature)) for trial in asked]
+
+    def alike(self, asked: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
+        """A line, once in a session, for each thing that was typed and makes no difference between trainings."""
+        trainings = alike.Trainings(asked, self.planner.steps_per_epoch)
+        for line in (*alike.names_of_one(entries), *trainings.without_effect()):
+            if line not in self._said:
+                self._said.add(line)
+                yield line
 
     def deliver(self, files: Sequence[Path], description: str) -> str | None:
         """Bring MLflow up to date, the report's files with it; returns why that failed, if it did."""

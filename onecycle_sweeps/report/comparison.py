@@ -20,7 +20,8 @@ class Row:
     """One group of trials that differ in their seed alone; the spreads are over the seeds that finished.
 
     Accuracies are fractions. `steps_to_target` is over the finished seeds that reached it, `steps_to_target.count`
-    of them, known to within `resolution` steps; `counts` says how many trials have which status.
+    of them, known to within `resolution` steps; `counts` says how many trials have which status. `also` are the names
+    of groups that come to the same trials.
     """
 
     group: Group
@@ -34,11 +35,12 @@ class Row:
     steps_to_target: Spread | None
     resolution: int | None
     seconds: Spread | None
+    also: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """What the group's trials share: `onecycle epochs=5`."""
-        return group_name(self.group)
+        """What the group's trials share, `onecycle epochs=5`, by all its names: `constant = same`."""
+        return " = ".join([group_name(self.group), *self.also])
 
     @property
     def finished(self) -> int:
@@ -126,6 +128,7 @@ def _row(group: Group, members: Sequence[Outcome]) -> Row:
         steps_to_target=spread([steps for o in finished if (steps := o.steps_to_target) is not None]),
         resolution=max((gap for o in finished if (gap := o.evaluation_gap) is not None), default=None),
         seconds=over("seconds"),
+        also=tuple(dict.fromkeys(name for o in members for name in o.entry.also)),
     )
 
 

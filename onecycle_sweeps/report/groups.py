@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.sweep import TRAIN
+from onecycle_sweeps.sweep import TRAIN, Group
+from onecycle_sweeps.sweep import group_name as group_name
 
-Group = tuple[tuple[str, str], ...]
 RATES = ("max_lr_scale", "max_lr", "policy.max_lr")
 TRANSFORMS = ("data.augment", "data.evaluation")
 
@@ -48,11 +48,6 @@ def by_group(outcomes: Iterable[Outcome]) -> dict[Group, list[Outcome]]:
         if outcome.entry.kind == TRAIN:
             groups.setdefault(outcome.entry.group, []).append(outcome)
     return groups
-
-
-def group_name(group: Group) -> str:
-    """A group's name: its policy, then every other key with its value."""
-    return " ".join(value if key == "policy" else f"{key}={value}" for key, value in group)
 
 
 def families(outcomes: Iterable[Outcome]) -> list[Family]:

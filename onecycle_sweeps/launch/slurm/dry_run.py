@@ -35,6 +35,8 @@ def show(requests: Sequence[Request], settings: Settings) -> None:
     planned = {one.signature: one for trial in asked for one in (trial.range_test, trial) if one}
     stands = {entry.signature: _standing(whole, planned[entry.signature]) for entry in entries}
     todo = [entry for entry in entries if stands[entry.signature] == WAITING]
+    for line in session.alike(asked, entries):
+        conclusion.say(line)
     conclusion.say(f"sweep {whole.id}: {len(entries)} trials, {len(todo)} of them to be submitted")
     for entry in entries:
         rate = (whole.trial(entry.signature).resolved() or {}).get("max_lr")
