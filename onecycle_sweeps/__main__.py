@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps import arguments, credentials
+from onecycle_sweeps import arguments, credentials, terminal
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.launch import fork_server
 
@@ -21,6 +21,7 @@ def main() -> None:
 
     The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was asked, 130 after Ctrl-C.
     """
+    terminal.print_anything()
     arguments.add_code(sys.argv[1:], Path.cwd())
     if (shown := credentials.without(sys.argv[1:])) != sys.argv[1:]:
         # Every user of a machine reads the arguments of its processes.

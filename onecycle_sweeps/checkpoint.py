@@ -1,13 +1,14 @@
 """A trial's state at one step: one dict in one file, replaced whole, loaded without running code."""
 
 import io
-import os
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from onecycle_sweeps import storage
 
 
 class Corrupt(Exception):
@@ -16,23 +17,13 @@ class Corrupt(Exception):
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint by a durable new one; on an error the old one stays."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    # torch would hide why a write fails, such as a disk that is full.
+    storage.write(path, packed(storage.marked(state)))
+
+
+def packed(state: dict[str, Any]) -> memoryview:
+    """The content of a file that keeps this state. torch would hide why a write fails, such as a full disk."""
     torch.save(state, content := io.BytesIO())
-    try:
-        with part.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    return content.getbuffer()
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
@@ -46,4 +37,6 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | Non
         raise Corrupt(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or "step" not in state:
         raise Corrupt(f"{path} is not a checkpoint: it has no step")
+    if (found := state.pop("format", 0)) != storage.FORMAT:
+        raise Corrupt(f"{path} has format {found}, and this version of the program resumes from {storage.FORMAT}")
     return state

@@ -21,6 +21,7 @@ from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.slurm import standings
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
+from onecycle_sweeps.state import Earlier, state, unusable
 from onecycle_sweeps.sweep import Sweep
 
 # What a verb may be given beside its sweep and overrides.
@@ -77,6 +78,7 @@ def doctor(config: DictConfig, overrides: list[str], *, probing: bool) -> int:
 def status(which: Sweep) -> int:
     """How each trial of the sweep stands; with --watch until all have ended."""
     _ask_the_cluster(which)
+    _name_earlier(which)
     report.show_status(which, Console(highlight=False))
     return 0
 
@@ -86,7 +88,7 @@ def watch(which: Sweep) -> int:
     from onecycle_sweeps.launch.slurm import watching
 
     _ask_the_cluster(which)
-    trials = [entry for entry in which.trials if not which.trial(entry.signature).result()]
+    trials = [entry for entry in which.trials if not state(which.trial(entry.signature)).has_result]
     with Display(which, len(trials)) as display:
         for event in watching.watch(which, trials):
             display.show(event)
@@ -98,7 +100,8 @@ def cancel(which: Sweep) -> int:
     from onecycle_sweeps.launch.slurm import chain
 
     trials = [which.trial(entry.signature) for entry in which.trials]
-    for trial in (open_trials := [trial for trial in trials if not trial.result()]):
+    _name_lost(which)
+    for trial in (open_trials := [trial for trial in trials if not state(trial).has_result]):
         trial.write("cancel", {"time": time.time()})
     for line in (remarks := chain.cancel(which)):
         conclusion.complain(f"onecycle_sweeps: {line}: each job ends by itself once it sees that it is cancelled")
@@ -109,6 +112,7 @@ def cancel(which: Sweep) -> int:
 def write_report(which: Sweep) -> int:
     """The comparison again, with its figures, from what has finished so far."""
     _ask_the_cluster(which)
+    _name_earlier(which)
     outcomes = report.read(which)
     comparison = report.compare(which, outcomes)
     page, *others = report.write(which, outcomes, comparison)
@@ -120,6 +124,8 @@ def write_report(which: Sweep) -> int:
 def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
     _ask_the_cluster(which)
+    _name_earlier(which)
+    _name_lost(which)
     if not tracking.is_current(which):
         outcomes = report.read(which)
         comparison = report.compare(which, outcomes)
@@ -144,7 +150,7 @@ def ui(which: Sweep) -> int:
 
 def _found(config: DictConfig, uri: str, overrides: list[str], names: list[str]) -> Sweep:
     """The sweep that is meant, with the tracker that was typed; raises LookupError."""
-    which = sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None)
+    which = sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None, _passed_over)
     arguments.add_code(which.command, Path(which.cwd))
     typed = {override.partition("=")[0] for override in overrides}
     if "tracking.uri" in typed:
@@ -152,6 +158,28 @@ def _found(config: DictConfig, uri: str, overrides: list[str], names: list[str])
     if "tracking.experiment" in typed:
         which = replace(which, experiment=config.tracking.experiment)
     return which
+
+
+def _passed_over(line: str) -> None:
+    conclusion.complain(f"onecycle_sweeps: {line}; the latest of the others is taken")
+
+
+def _name_earlier(which: Sweep) -> None:
+    """Say of how many trials the records are of an earlier version, which are read but not continued."""
+    found = [entry for entry in which.trials if isinstance(unusable(which.trial(entry.signature)), Earlier)]
+    if found:
+        conclusion.complain(
+            f"onecycle_sweeps: {len(found)} of {len(which.trials)} trials were recorded by an earlier version of the "
+            "program: they are shown as they are, and the sweep's command trains them again"
+        )
+
+
+def _name_lost(which: Sweep) -> None:
+    """Say of which trials a record cannot be used, a line for each."""
+    for entry in which.trials:
+        stands = state(which.trial(entry.signature))
+        if stands.is_unreadable:
+            conclusion.complain(f"onecycle_sweeps: {stands.cause}")
 
 
 def _ask_the_cluster(which: Sweep) -> None:

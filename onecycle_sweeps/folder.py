@@ -1,20 +1,32 @@
-"""A trial's folder: the names of its files, its lock, and JSON that is either whole or absent."""
+"""A trial's folder: the names of its files and its lock."""
 
-import fcntl
-import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
+from onecycle_sweeps import locks, storage
+from onecycle_sweeps.storage import Damaged, Fields, Unreadable
+
 ATTEMPTS_LEAVE = (
-    *("journal", "result.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt", "log.txt"),
+    *("journal", "result.json", "job.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt", "log.txt"),
     *("lr_momentum.png", "range_test.png", "range_test.csv"),
 )
+# What only an attempt writes, which holds the trial's lock.
+OF_AN_ATTEMPT = ("result.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt")
+CAUSE: Fields = {"cause": (str, type(None))}
+RESULT: Fields = {
+    **CAUSE,
+    **{"kind": str, "status": str, "metrics": dict, "steps": int, "warnings": list},
+    **{"attempt": int, "finished": (int, float)},
+}
+RESOLVED: Fields = {"max_lr": (int, float, type(None)), "total_steps": int}
+FAILURE: Fields = {**CAUSE, "time": (int, float)}
+JOB: Fields = {"status": str, "submission": str, "index": int}
 LOOK_SECONDS = 0.2
 # PyYAML's own in Python take ten times as long.
 LOADER, DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -62,20 +74,21 @@ class TrialFolder:
     def create(self, config: dict[str, Any], hydra: dict[str, Any] | None = None) -> None:
         """Make the folder with the trial's config.yaml, and hydra.yaml if there is one, as they were asked for last."""
         self.journal.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path / "config.yaml", yaml.dump(config, Dumper=DUMPER, sort_keys=False))
+        storage.write(self.path / "config.yaml", yaml.dump(storage.marked(config), Dumper=DUMPER, sort_keys=False))
         if hydra is None:
             self.remove("hydra.yaml")
         else:
-            write_atomically(self.path / "hydra.yaml", yaml.dump(hydra, Dumper=DUMPER, sort_keys=False))
+            storage.write(self.path / "hydra.yaml", yaml.dump(storage.marked(hydra), Dumper=DUMPER, sort_keys=False))
 
-    def put_aside(self) -> None:
+    def put_aside(self, names: Collection[str] = ATTEMPTS_LEAVE) -> None:
         """Move what earlier attempts left into a folder of its own; raises Busy while the trial is at work."""
         if not self.path.exists():
             return
         with self.lock():
-            place = self.path / f"before-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            place = storage.part_of(self.path / time.strftime("before-%Y%m%d-%H%M%S"))
+            place = place.with_name(place.name.removeprefix("."))
             place.mkdir()
-            for name in ATTEMPTS_LEAVE:
+            for name in names:
                 if (self.path / name).exists():
                     os.replace(self.path / name, place / name)
 
@@ -85,8 +98,18 @@ class TrialFolder:
         return self.result() is not None and (not model or (self.path / "model.pt").exists())
 
     def config(self) -> dict[str, Any]:
-        """The trial's config as asked."""
-        return yaml.load((self.path / "config.yaml").read_text(), Loader=LOADER)
+        """The trial's config as asked; raises Unreadable where it is missing or damaged."""
+        return self._yaml("config.yaml")
+
+    def _yaml(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        if (data := storage.read_bytes(path)) is None:
+            raise Damaged(f"{path} is missing")
+        try:
+            content = yaml.load(data, Loader=LOADER)
+        except (yaml.YAMLError, ValueError) as error:
+            raise Damaged(f"{path} is damaged (no YAML)") from error
+        return storage.unmarked(path, content)[1]
 
     @property
     def is_hydras(self) -> bool:
@@ -95,47 +118,86 @@ class TrialFolder:
 
     def hydra(self) -> dict[str, Any]:
         """Hydra's own config of the trial's job."""
-        return yaml.load((self.path / "hydra.yaml").read_text(), Loader=LOADER)
+        return self._yaml("hydra.yaml")
 
     def resolved(self) -> dict[str, Any] | None:
         """What the first attempt fixed: rate, precision, device, versions; None before it."""
-        return read_json(self.path / "resolved.json")
+        return storage.read_json(self.path / "resolved.json", RESOLVED)
+
+    def max_lr(self) -> float | None:
+        """The rate that the first attempt fixed; None before it, and where that cannot be read."""
+        try:
+            return (self.resolved() or {}).get("max_lr")
+        except Unreadable:
+            return None
 
     def result(self) -> dict[str, Any] | None:
         """What the trial came to; None while it has not."""
-        return read_json(self.path / "result.json")
+        return storage.read_json(self.path / "result.json", RESULT)
+
+    def formats(self) -> set[int]:
+        """The formats of what the trial fixed and came to, as far as it has."""
+        found = (
+            storage.load_json(self.path / name, fields)
+            for name, fields in (("resolved.json", RESOLVED), ("result.json", RESULT))
+        )
+        return {each[0] for each in found if each}
 
     def failure(self) -> dict[str, Any] | None:
         """Why the last attempt failed; None if it did not."""
-        return read_json(self.path / "failure.json")
+        return storage.read_json(self.path / "failure.json", FAILURE)
 
     def job(self) -> dict[str, Any] | None:
         """The job that a cluster was given last for the trial, and how it was seen last; None if there was none."""
-        return read_json(self.path / "job.json")
+        return storage.read_json(self.path / "job.json", JOB)
+
+    def last_job(self) -> dict[str, Any]:
+        """The same, empty where there was none, and where it cannot be read."""
+        try:
+            return self.job() or {}
+        except Unreadable:
+            return {}
 
     def is_cancelled(self) -> bool:
         """Whether its user wants no attempt at it, until the trial is asked for again."""
         return (self.path / "cancel.json").exists()
 
-    def write(self, name: str, data: dict[str, Any]) -> None:
-        """Write NAME.json whole or not at all."""
-        write_json(self.path / f"{name}.json", data)
+    def write(self, name: str, data: dict[str, Any], *, attempt: int | None = None) -> None:
+        """Write NAME.json whole or not at all; for an attempt as `put` does."""
+        content = storage.as_json(data)
+        if attempt is None:
+            storage.write(self.path / f"{name}.json", content)
+        else:
+            self.put(f"{name}.json", content, attempt)
+
+    def put(self, name: str, content: str | memoryview, attempt: int) -> None:
+        """Replace a file of an attempt's; raises Superseded, and the file stays, if a later attempt has begun.
+
+        One that begins after the check, and before the file is replaced, removes what is to replace it.
+        """
+        try:
+            storage.write(self.path / name, content, check=lambda: self.check_current(attempt))
+        except FileNotFoundError:
+            self.check_current(attempt)
+            raise
 
     def remove(self, name: str) -> None:
-        """Remove a file of the folder if it is there, and what killed writers left of it."""
-        for path in (self.path / name, *self.path.glob(f".{name}.*")):
-            path.unlink(missing_ok=True)
+        """Remove a file of the folder if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def remove_parts(self) -> None:
+        """Remove what earlier attempts were writing: one that still wants to put it in place finds it gone."""
+        storage.remove_parts(self.path, OF_AN_ATTEMPT)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the trial; raises Busy when another process holds it. The lock ends with its process."""
-        with (self.path / "lock").open("a") as file:
+        try:
             # Whoever looks whether the trial is at work holds the lock for an instant.
-            deadline = time.monotonic() + LOOK_SECONDS
-            while not _try_lock(file, fcntl.LOCK_EX):
-                if time.monotonic() > deadline:
-                    raise Busy(f"another process works on {self.path}")
-                time.sleep(LOOK_SECONDS / 10)
+            held = locks.take(self.path / "lock", seconds=LOOK_SECONDS)
+        except locks.Held as error:
+            raise Busy(f"another process works on {self.path}") from error
+        with held:
             yield
 
     def seize(self) -> None:
@@ -144,15 +206,12 @@ class TrialFolder:
 
     def is_locked(self) -> bool:
         """Whether a process works on the trial at this moment."""
-        try:
-            with (self.path / "lock").open("r") as file:
-                return not _try_lock(file, fcntl.LOCK_SH)
-        except FileNotFoundError:
-            return False
+        return locks.is_held(self.path / "lock")
 
     def attempts(self) -> int:
         """The number of the newest attempt, 0 before the first."""
-        return max((int(path.stem) for path in self.journal.glob("[0-9]*.jsonl")), default=0)
+        found = (path.stem for path in self.journal.glob("[0-9]*.jsonl"))
+        return max((int(stem) for stem in found if stem.isdecimal()), default=0)
 
     def check_current(self, attempt: int) -> None:
         """Raise Superseded if there is a later attempt than this one."""
@@ -171,38 +230,3 @@ def check_mine(path: Path) -> None:
         return
     if owner not in (os.geteuid(), ROOT, UNKNOWN):
         raise PermissionError(f"{path} says what code is run, and belongs to user {owner}: take a runs_dir of your own")
-
-
-def _try_lock(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by a durable new version of it: a reader sees the old one or the new one, whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Replace a JSON file, whole or not at all."""
-    write_atomically(path, json.dumps(data, indent=2) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file's content; None where there is no such file."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None

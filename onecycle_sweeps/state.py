@@ -1,9 +1,12 @@
 """How a trial stands, decided from its own records."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.storage import Damaged, OtherFormat, Unreadable
 
 WAITING, QUEUED, RUNNING, FINISHED = "waiting", "queued", "running", "finished"
 DIVERGED, FAILED, CANCELLED, LOST = "diverged", "failed", "cancelled", "lost"
@@ -11,12 +14,25 @@ STOPPED = "stopped"
 ENDED = (FINISHED, DIVERGED, FAILED, CANCELLED, LOST)
 
 
+class Earlier(OtherFormat):
+    """The records have no format: they can be read, but are not continued."""
+
+
 @dataclass(frozen=True)
 class State:
-    """A trial's status word, and the cause where it failed or is lost."""
+    """A trial's status word, the cause where it failed or is lost, and what it came to, nothing before that.
+
+    `is_unreadable` is whether it is lost because a record of it cannot be used.
+    """
 
     status: str
     cause: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    is_unreadable: bool = field(default=False, compare=False)
+
+    @property
+    def has_result(self) -> bool:
+        return self.status in (FINISHED, DIVERGED)
 
 
 @dataclass(frozen=True)
@@ -39,14 +55,56 @@ class Progress:
 
 
 def state(trial: TrialFolder) -> State:
-    """The trial's state: its result first, then whether it is at work or cancelled, then its job, then its last end."""
-    if result := trial.result():
-        return State(result["status"], result.get("cause"))
+    """The trial's state: its result first, then whether it is at work or cancelled, then its job, then its last end.
+
+    A trial of which a record cannot be used has no result: it is lost, and the cause names the file.
+    """
+    try:
+        return _state(trial)
+    except Damaged as error:
+        return State(LOST, f"{error}: the sweep's command trains it again", is_unreadable=True)
+    except Unreadable as error:
+        return State(LOST, str(error), is_unreadable=True)
+
+
+def result_of(trial: TrialFolder) -> Mapping[str, Any]:
+    """What the trial came to, empty before it has; raises Unreadable where its journal does not reach so far.
+
+    Of the journal its first and its last step are looked at: a report reads what lies between.
+    """
+    if (result := trial.result()) is None:
+        return {}
+    end = journal.end_of(trial.journal, result["attempt"])
+    if end is None:
+        raise Damaged(f"the journal in {trial.journal} is damaged: attempt {result['attempt']} is missing or empty")
+    if end < result["steps"]:
+        raise Damaged(f"the journal in {trial.journal} is damaged: it ends at step {end} of {result['steps']}")
+    return result
+
+
+def unusable(trial: TrialFolder) -> Unreadable | None:
+    """Why nothing may be reused or continued of what a trial's earlier attempts left; None where it may."""
+    try:
+        trial.failure()
+        trial.job()
+        formats = trial.formats() | {attempt.format for attempt in journal.attempts(trial.journal)}
+        if 0 in formats:
+            return Earlier(f"{trial.path} was recorded by an earlier version of the program")
+        result_of(trial)
+    except Unreadable as error:
+        return error
+    return None
+
+
+def _state(trial: TrialFolder) -> State:
+    trial.resolved()
+    if result := result_of(trial):
+        return State(result["status"], result["cause"], result)
     if trial.is_locked():
         return State(RUNNING)
     # It may have ended between the two looks.
-    if result := trial.result():
-        return State(result["status"], result.get("cause"))
+    if result := result_of(trial):
+        return State(result["status"], result["cause"], result)
     if trial.is_cancelled():
         return State(CANCELLED)
     job = trial.job() or {}
@@ -65,8 +123,11 @@ def state(trial: TrialFolder) -> State:
 
 
 def progress(trial: TrialFolder) -> Progress | None:
-    """Where a running trial stands; None before its first block of steps."""
-    resolved, block, head = trial.resolved(), journal.latest(trial.journal), journal.newest_head(trial.journal)
+    """Where a running trial stands; None before its first block of steps, and where that cannot be read."""
+    try:
+        resolved, block, head = trial.resolved(), journal.latest(trial.journal), journal.newest_head(trial.journal)
+    except Unreadable:
+        return None
     if not resolved or not block or not head:
         return None
     losses = block.metrics[journal.TRAIN_LOSS]

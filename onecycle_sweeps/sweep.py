@@ -3,14 +3,15 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 
-from onecycle_sweeps import published
-from onecycle_sweeps.folder import TrialFolder, read_json, write_json
+from onecycle_sweeps import published, storage
+from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.published import Published
+from onecycle_sweeps.storage import Damaged, Unreadable
 
 TRAIN, RANGE_TEST = "train", "range_test"
 # Keys that stand in a name without being written out.
@@ -85,35 +86,45 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         data = asdict(self)
         del data["runs_dir"]
-        write_json(self.folder / "sweep.json", data)
+        storage.remove_parts(self.folder)
+        storage.write_json(self.folder / "sweep.json", data)
 
 
 def load(folder: Path) -> Sweep:
-    """Read a sweep's folder; raises FileNotFoundError where it is none."""
-    data = read_json(folder / "sweep.json")
+    """Read a sweep's folder; raises FileNotFoundError where it is none, Unreadable where its record cannot be used."""
+    data = storage.read_json(path := folder / "sweep.json")
     if data is None:
         raise FileNotFoundError(f"{folder} is no sweep: it has no sweep.json")
-    data["published"] = published.read(data.get("published"))
-    data["trials"] = tuple(Entry(**entry | {"also": tuple(entry.get("also", ()))}) for entry in data["trials"])
-    return Sweep(**data | {"runs_dir": folder.parent.parent, "command": tuple(data["command"])})
+    try:
+        data["published"] = published.read(data.get("published"))
+        data["trials"] = tuple(Entry(**entry | {"also": tuple(entry.get("also", ()))}) for entry in data["trials"])
+        return Sweep(**data | {"runs_dir": folder.parent.parent, "command": tuple(data["command"])})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
-def find(runs_dir: Path, name: str | None = None) -> Sweep:
+def find(runs_dir: Path, name: str | None = None, pass_over: Callable[[str], object] = str) -> Sweep:
     """The sweep of an id, of a prefix of one, or at a path; without a name the latest.
 
-    Raises LookupError with one line where none or several fit.
+    Without a name, a sweep whose record cannot be used is passed over, and `pass_over` is told why.
+    Raises LookupError with one line where none or several fit, Unreadable for the record of the one that is named.
     """
     if name and (Path(name) / "sweep.json").is_file():
         return load(Path(name).resolve())
     known = [path.parent for path in (runs_dir / "sweeps").glob("*/sweep.json")]
     fitting = [path for path in known if path.name.startswith(name or "")]
-    if not fitting:
-        wanted = f"no sweep begins with {name}" if name else "there is no sweep"
-        raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; runs_dir=... says where to look")
     if name and len(fitting) > 1 and name not in {path.name for path in fitting}:
         raise LookupError(f"several sweeps begin with {name}: {', '.join(sorted(path.name for path in fitting))}")
-    exact = [path for path in fitting if path.name == name]
-    return load(exact[0] if exact else max(fitting, key=lambda path: (path / "sweep.json").stat().st_mtime))
+    if name and fitting:
+        exact = [path for path in fitting if path.name == name]
+        return load((exact or fitting)[0])
+    for folder in sorted(fitting, key=lambda path: (path / "sweep.json").stat().st_mtime, reverse=True):
+        try:
+            return load(folder)
+        except Unreadable as error:
+            pass_over(str(error))
+    wanted = f"no sweep begins with {name}" if name else "there is no sweep"
+    raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; runs_dir=... says where to look")
 
 
 def identity(signatures: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from onecycle_sweeps.report.outcomes import Outcome, Series
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 
 Points = Mapping[int, float]
+ONECYCLE = "onecycle_sweeps.policies.OneCycle"
 
 
 def sweep(tmp_path: Path, *entries: Entry) -> Sweep:
@@ -49,6 +50,12 @@ def range_test_entry(**varies: str) -> Entry:
     return Entry("range", RANGE_TEST, varies)
 
 
+def a_result(**told: Any) -> dict[str, Any]:
+    """What stands in a result.json, as far as a test does not tell it otherwise."""
+    usual = {"kind": "train", "status": "finished", "cause": None, "metrics": {}, "steps": 0, "warnings": []}
+    return usual | {"attempt": 1, "finished": 0.0} | told
+
+
 def training(
     folder: TrialFolder,
     *,
@@ -64,7 +71,13 @@ def training(
 ) -> None:
     """A trial's folder: evaluations by step, and a result that agrees with them unless `status` is not an end."""
     accuracy, loss = accuracy or {}, loss or {}
-    folder.create({"task": "train", "seed": 0, "policy": {"_target_": "onecycle_sweeps.policies.OneCycle"}})
+    if status == "finished" and accuracy:
+        # It was evaluated after its last step.
+        lr = (*lr, *[lr[-1]] * (max(accuracy) + 1 - len(lr)))
+        steps = max(accuracy) + 1
+    else:
+        steps = len(lr)
+    folder.create({"task": "train", "seed": 0, "evaluations_per_epoch": 1, "policy": {"_target_": ONECYCLE}})
     fixed = {"max_lr": max_lr, "max_lr_from": "range_test:range", "total_steps": len(lr)}
     folder.write("resolved", fixed | dict(resolved or {}))
     book = Journal(folder.journal, folder.attempts() + 1, 0)
@@ -79,7 +92,8 @@ def training(
             final = list(accuracy.values())[-1]
             metrics |= {"final/val_accuracy": final, "best/val_accuracy": max(accuracy.values())}
         metrics |= result.pop("metrics", {})
-        folder.write("result", {"status": status, "cause": cause, "metrics": metrics, "steps": len(lr)} | result)
+        told = {"status": status, "cause": cause, "metrics": metrics, "steps": steps, "steps_per_epoch": steps}
+        folder.write("result", a_result(**told, attempt=folder.attempts()) | result)
         book.end(status, cause)
     if status == "failed":
         folder.write("failure", {"cause": cause, "attempt": 1, "time": 0.0})
@@ -106,7 +120,7 @@ def range_test(
         step += len(run)
     if suggestions is not None:
         metrics = {f"suggestion/{rule}": rate for rule, rate in suggestions.items()} | {"seconds": 1.0}
-        folder.write("result", {"status": "finished", "cause": None, "metrics": metrics, "steps": step})
+        folder.write("result", a_result(kind="range_test", metrics=metrics, steps=step))
     book.end("finished" if suggestions is not None else "failed")
 
 

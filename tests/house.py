@@ -8,7 +8,7 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("keys",),
+    ("keys", "storage", "locks"),
     (
         "onecycle_sweeps",
         "policies",
@@ -22,6 +22,7 @@ FLOORS = (
         "arguments",
         "affinity",
         "credentials",
+        "terminal",
     ),
     ("scheduler", "data", "settings", "state", "published", "fingerprints"),
     ("training", "hydra_job", "inputs"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
@@ -56,7 +57,7 @@ def attempt(
     end: str | None = None,
     shift: float = 0.0,
     losses: Sequence[float] = (),
-    config: Mapping[str, Any] = MappingProxyType({"max_lr": "auto"}),
+    config: Mapping[str, Any] = MappingProxyType({"max_lr": "auto", "evaluations_per_epoch": 1}),
 ) -> None:
     """One more attempt over steps [start, stop), evaluated at its last step; `shift` makes other values of them."""
     trial.create(dict(config))
@@ -81,8 +82,11 @@ def attempt(
 def finish(trial: TrialFolder, status: str = "finished", **result: Any) -> float:
     """Give the trial its result; returns the time that stands in it."""
     now = time.time()
-    fields = {"cause": None, "metrics": {"seconds": 1.5}, "steps": 100, "attempt": trial.attempts(), "warnings": []}
-    trial.write("result", {"status": status, **fields, **result, "finished": now})
+    number = trial.attempts()
+    steps = journal.end_of(trial.journal, number) or 0
+    fields = {"kind": "train", "cause": None, "metrics": {"seconds": 1.5}, "attempt": number, "warnings": []}
+    sizes = {"steps": steps, "steps_per_epoch": steps}
+    trial.write("result", {"status": status, **fields, **sizes, **result, "finished": now})
     trial.remove("checkpoint.pt")
     trial.remove("failure.json")
     return now

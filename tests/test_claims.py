@@ -184,7 +184,7 @@ def test_one_seed_at_another_precision_is_enough_to_be_flagged(tmp_path: Path) -
     sweep = swept(tmp_path, {"constant": BASE, "onecycle": BETTER})
     for one in sweep.trials:
         precision = "bf16" if one.signature == "onecycle:2" else "fp32"
-        sweep.trial(one.signature).write("resolved", {"max_lr": 0.1, "precision": precision})
+        sweep.trial(one.signature).write("resolved", {"max_lr": 0.1, "total_steps": 5, "precision": precision})
     assert report.compare(sweep).claims.flags == ("onecycle and constant differ in precision: fp32 or bf16 and fp32",)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps import cli
+from onecycle_sweeps import cli, locks
 from onecycle_sweeps.launch import places
 from onecycle_sweeps.launch.slurm import probe
 from slurm_cluster import Cluster, up
@@ -235,8 +235,8 @@ def test_a_folder_that_nodes_may_not_see_is_told_apart(
         f"2 1 8:2 / {tmp_path} rw,relatime shared:1 - {kind} server:/home rw\n"
         f"3 1 8:2 / {tmp_path}/runs-of-another rw - tmpfs none rw\n"
     )
-    monkeypatch.setattr(places, "MOUNTS", tmp_path / "mounts")
-    assert places.file_system(tmp_path / "runs") == kind
+    monkeypatch.setattr(locks, "MOUNTS", tmp_path / "mounts")
+    assert locks.file_system(tmp_path / "runs") == kind
     assert words in places.runs_dir(tmp_path / "runs", on_nodes=True).line
     assert "machine" not in places.runs_dir(tmp_path / "runs", on_nodes=False).line
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import hand_made
 import real_trials
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launch import estimate
 from onecycle_sweeps.launch.slurm import dry_run
 from program import run
@@ -25,8 +27,9 @@ def submissions(out: str) -> dict[str, str]:
 def finished(runs_dir: Path, *overrides: str, seconds: float, steps: int, device: str = "cpu") -> TrialFolder:
     """A trial with a result that took so long."""
     folder = real_trials.made(runs_dir, *overrides)
-    folder.write("resolved", {"device": device, "max_lr": 0.1})
-    folder.write("result", {"status": "finished", "cause": None, "metrics": {"seconds": seconds}, "steps": steps})
+    folder.write("resolved", {"device": device, "max_lr": 0.1, "total_steps": steps})
+    Journal(folder.journal, 1, 0).append(0, {"train/loss": [1.0] * steps})
+    folder.write("result", hand_made.a_result(metrics={"seconds": seconds}, steps=steps))
     return folder
 
 
@@ -58,7 +61,9 @@ def test_it_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster, runs_d
 def test_without_slurm_it_tells_what_is_left_to_do_and_leaves_no_sweep(runs_dir: Path):
     short = ("max_lr=0.1", "epochs=2", "batch_size=256")
     finished(runs_dir, *short, "seed=0", seconds=20.0, steps=10)
-    real_trials.made(runs_dir, *short, "seed=1").write("job", {"status": "queued"})
+    real_trials.made(runs_dir, *short, "seed=1").write(
+        "job", {"status": "queued", "submission": "sweeps/s/jobs/j.json", "index": 0}
+    )
     before = {path for path in runs_dir.rglob("*") if "data" not in path.parts}
     done = run(runs_dir.parent, *DRY, *short, "-m", PATH=str(Path(sys.executable).parent))
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps import checkpoint, journal, trial
+from onecycle_sweeps import checkpoint, journal, storage, trial
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.state import FAILED, State, state
 from onecycle_sweeps.trial import TrialFailed
@@ -38,10 +38,18 @@ def full(path: Path) -> Path:
     return path
 
 
+def with_part(monkeypatch: pytest.MonkeyPatch, name: str, part: Path) -> None:
+    """Let the next version of a file be written there first, once."""
+    part_of, left = storage.part_of, [part]
+    monkeypatch.setattr(storage, "part_of", lambda path: left.pop() if path.name == name and left else part_of(path))
+
+
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "result.json", "resolved.json"])
-def test_a_file_without_room_fails_the_trial_with_that_reason(runs_dir: Path, beside: Path, name: str):
+def test_a_file_without_room_fails_the_trial_with_that_reason(
+    runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
     folder = made(runs_dir, *KEPT)
-    full(folder.path / f".{name}.{os.getpid()}")
+    with_part(monkeypatch, name, full(folder.path / f".{name}.part"))
     with pytest.raises(TrialFailed, match=r"^the disk is full: ") as raised:
         trial.run(folder)
     assert NO_SPACE in str(raised.value)
@@ -82,9 +90,9 @@ def test_a_journal_without_room_fails_the_trial_and_stays_readable(
 
 def test_a_failure_that_only_the_journal_could_take_is_known(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     folder = made(runs_dir, *KEPT)
-    full(folder.path / f".result.json.{os.getpid()}")
+    with_part(monkeypatch, "result.json", full(folder.path / ".result.json.part"))
 
-    def no_room(*_: object) -> None:
+    def no_room(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(TrialFolder, "write", no_room)

@@ -61,7 +61,7 @@ def test_the_rate_that_the_test_itself_records_is_taken(tmp_path: Path):
     made = mapped(tmp_path, {(0, 0.9): 1.0, (1e-3, 0.9): 1.0})
     folder = made.trial("range0")
     metrics = {"suggestion/max_lr": 0.1, "suggestion/divergence": 0.5, "range/lowest_loss": 0.25, "seconds": 1.0}
-    folder.write("result", {"status": "finished", "cause": None, "metrics": metrics, "steps": 100})
+    folder.write("result", hand_made.a_result(kind="range_test", metrics=metrics, steps=100))
     cell = only(made).cells[0]
     assert cell.limit is not None and 0.5 / 10 ** (5 / 99) <= cell.limit < 0.5
     assert cell.lowest_loss == 0.25

@@ -216,7 +216,8 @@ def test_a_trial_that_is_held_runs(folder: TrialFolder):
 
 def test_a_trial_with_a_result_is_what_its_result_says(folder: TrialFolder):
     folder.write("failure", {"cause": "an older attempt's", "attempt": 1, "time": 0.0})
-    folder.write("result", {"status": "diverged", "cause": "the loss is nan at step 3"})
+    Journal(folder.journal, 1, 0).end("diverged")
+    folder.write("result", hand_made.a_result(status="diverged", cause="the loss is nan at step 3"))
     with folder.lock():
         assert state(folder) == State("diverged", "the loss is nan at step 3")
 
@@ -239,7 +240,7 @@ def test_a_trial_that_left_no_word_is_lost(folder: TrialFolder):
 
 def test_progress_is_the_last_step_that_was_written(folder: TrialFolder):
     assert progress(folder) is None
-    folder.write("resolved", {"total_steps": 100})
+    folder.write("resolved", {"max_lr": 0.1, "total_steps": 100})
     book = Journal(folder.journal, 1, 20)
     assert progress(folder) is None
     book.append(20, {"schedule/lr": [0.1, 0.2], "train/loss": [2.0, 1.5]})

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import filecmp
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from onecycle_sweeps import locks, storage
 from onecycle_sweeps.dataset.source import Source, check, images, labels
-from onecycle_sweeps.dataset.writing import flush, write_part
+from onecycle_sweeps.dataset.writing import write_part
+from onecycle_sweeps.storage import Damaged
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a cache folder; a process that dies gives it back."""
+def locked(folder: Path) -> IO[bytes]:
+    """Hold the lock of a cache folder until what is returned is closed; a process that dies gives it back."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return locks.take(folder.with_name(f"{folder.name}.lock"))
 
 
 def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], None], *, afresh: bool) -> None:
@@ -35,7 +31,7 @@ def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], N
     Raises ValueError for arrays that do not fit together, OSError where the disk refuses them, and what `load` and
     `check_files` raise.
     """
-    if folder.is_dir() and not afresh:
+    if folder.is_dir() and not afresh and is_current(folder / "source.json"):
         return
     source = load()
     check(source)
@@ -49,7 +45,7 @@ def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], N
             shapes |= write_part(unfinished, part, images(source, part), labels(source, part))
         skipped = {reason: list(names) for reason, names in source.skipped.items()}
         content = {"class_names": source.class_names, "shapes": shapes, "skipped": skipped}
-        write_json(unfinished / "source.json", content)
+        storage.write_json(unfinished / "source.json", content)
         check_files()
         _put_in_place(unfinished, folder)
     except BaseException as error:
@@ -73,7 +69,7 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         os.rename(unfinished, folder)
-    _sync_folder(folder.parent)
+    storage.sync_folder(folder.parent)
 
 
 def has_val(folder: Path) -> bool:
@@ -84,6 +80,18 @@ def has_val(folder: Path) -> bool:
 def skipped(folder: Path) -> dict[str, list[str]]:
     """The names of the files that the source's loader passed over, by the reason."""
     return read_json(folder / "source.json")["skipped"]
+
+
+def is_current(path: Path) -> bool:
+    """Whether a JSON file of a cache has the format of today, or is damaged: what is earlier is made again.
+
+    Raises OtherFormat for a format that is not known.
+    """
+    try:
+        found = storage.load_json(path)
+    except Damaged:
+        return True
+    return found is None or found[0] == storage.FORMAT
 
 
 def shape(folder: Path, name: str) -> tuple[int, ...]:
@@ -115,28 +123,13 @@ def mapped(folder: Path, name: str) -> np.ndarray:
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON file of the cache; raises ValueError, with the file and what to do, for a damaged one."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = storage.read_json(path)
+    except Damaged as error:
         raise _damaged(path) from error
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that a reader sees all of it or none."""
-    unfinished = path.with_name(f"{path.name}.tmp")
-    with unfinished.open("w") as file:
-        json.dump(content, file)
-        flush(file)
-    os.replace(unfinished, path)
-    _sync_folder(path.parent)
+    if content is None:
+        raise _damaged(path)
+    return content
 
 
 def _damaged(path: Path) -> ValueError:
     return ValueError(f"{path} is damaged or missing: delete the folder {path.parent}, the next run decodes it again")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from onecycle_sweeps import storage
 from onecycle_sweeps.dataset import cache
 from onecycle_sweeps.dataset.doubts import Part, doubts, passed_over
 from onecycle_sweeps.dataset.source import Source
@@ -78,11 +79,11 @@ def prepare(
     rule = [float(val_fraction), split_seed, kept]
     key = hashlib.sha256(json.dumps([[field.name for field in fields(Facts)], rule]).encode()).hexdigest()[:12]
     path = folder / f"split-{key}.json"
-    if afresh or not path.exists():
+    if afresh or not path.exists() or not cache.is_current(path):
         with cache.locked(folder):
             cache.ensure(read, folder, check, afresh=afresh)
-            if not path.exists():
-                cache.write_json(path, asdict(_describe(folder, float(val_fraction), split_seed, kept)))
+            if not path.exists() or not cache.is_current(path):
+                storage.write_json(path, asdict(_describe(folder, float(val_fraction), split_seed, kept)))
     return Facts.from_json(cache.read_json(path))
 
 

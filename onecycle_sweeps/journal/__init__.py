@@ -4,6 +4,7 @@ A file begins with the attempt and the step that it continues from. After it com
 that say up to which step a durable checkpoint reaches, and at the end how the attempt ended.
 """
 
+from onecycle_sweeps.journal.coverage import evaluation_points, evaluations_by, lacks
 from onecycle_sweeps.journal.lines import attempt_files
 from onecycle_sweeps.journal.reading import durable, read
 from onecycle_sweeps.journal.record import (
@@ -18,7 +19,7 @@ from onecycle_sweeps.journal.record import (
     Block,
     Record,
 )
-from onecycle_sweeps.journal.seeking import attempts, blocks, latest, newest_head
+from onecycle_sweeps.journal.seeking import attempts, blocks, end_of, latest, newest_head
 from onecycle_sweeps.journal.writing import Journal
 
 __all__ = [
@@ -37,6 +38,10 @@ __all__ = [
     "attempts",
     "blocks",
     "durable",
+    "end_of",
+    "evaluation_points",
+    "evaluations_by",
+    "lacks",
     "latest",
     "newest_head",
     "read",

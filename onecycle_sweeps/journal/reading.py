@@ -8,9 +8,12 @@ from onecycle_sweeps.journal.lines import attempt_files, attempt_of
 from onecycle_sweeps.journal.record import Attempt, Block, Record
 
 
-def read(folder: Path) -> Record:
-    """All attempts in a journal folder, stitched: one that continues from step k replaces the steps from k on."""
-    found = tuple(a for a in map(_read_attempt, attempt_files(folder)) if a)
+def read(folder: Path, last: int | None = None) -> Record:
+    """All attempts in a journal folder, stitched: one that continues from step k replaces the steps from k on.
+
+    `last` is the last attempt that counts: that which wrote a result, which no later one has changed.
+    """
+    found = tuple(a for a in map(_read_attempt, attempt_files(folder, last)) if a)
     blocks = (block for attempt, stop in stitched(found) for block in between(attempt.blocks, 0, stop))
     return Record(found, tuple(blocks), durable(found))
 
@@ -38,4 +41,4 @@ def between(found: Iterable[Block], start: int, stop: int) -> Iterator[Block]:
 
 def _read_attempt(path: Path) -> Attempt | None:
     with path.open("rb") as file:
-        return attempt_of(file)
+        return attempt_of(path, file)

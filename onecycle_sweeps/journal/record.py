@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from onecycle_sweeps.storage import FORMAT
+
 LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", "train/loss"
 TRAIN_ACCURACY, VAL_LOSS, VAL_ACCURACY = "train/accuracy", "val/loss", "val/accuracy"
 SMOOTHED_LOSS = "range/loss_smoothed"
@@ -32,6 +34,7 @@ class Attempt:
     """One execution of a trial as its file tells it; `saved` is the number of steps its last checkpoint covers.
 
     `place` says where it ran, in the words of whoever sent it there, and `notes` what its user is to know of its start.
+    `format` is that of its file.
     """
 
     number: int
@@ -45,6 +48,7 @@ class Attempt:
     torn: int
     place: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from onecycle_sweeps.journal.reading import between, stitched
 from onecycle_sweeps.journal.record import TRAIN_LOSS, Attempt, Block
 
 TAIL_BYTES = 1 << 18
+LOSSES = f'"{TRAIN_LOSS}":'.encode()
 # So near to what is looked for, reading on costs no more than another look.
 NEAR_BYTES = 1 << 16
 
@@ -34,6 +35,19 @@ def blocks(folder: Path, known: Sequence[Attempt], start: int = 0, stop: int = s
                 yield from between(blocks_of(lines_of(file)), start, min(stop, end))
 
 
+def end_of(folder: Path, attempt: int) -> int | None:
+    """The step after the last one that an attempt's file has; None where it lacks its head, or is not there."""
+    path = attempt_file(folder, attempt)
+    try:
+        with path.open("rb") as file:
+            if (head := attempt_of(path, [file.readline()])) is None:
+                return None
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+                return max((block.end for block in blocks_of(lines_of(_last(data, LOSSES)))), default=head.start)
+    except FileNotFoundError:
+        return None
+
+
 def latest(folder: Path) -> Block | None:
     """The last block of steps in the newest attempt's file, found from the file's tail."""
     for path in reversed(attempt_files(folder)[-1:]):
@@ -49,7 +63,7 @@ def newest_head(folder: Path) -> Attempt | None:
     """The newest attempt as its first line tells it, without its blocks."""
     for path in reversed(attempt_files(folder)[-1:]):
         with path.open("rb") as file:
-            return attempt_of([file.readline()])
+            return attempt_of(path, [file.readline()])
     return None
 
 
@@ -77,7 +91,7 @@ def _outline(path: Path) -> Attempt | None:
         if not os.fstat(file.fileno()).st_size:
             return None
         with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            return attempt_of(chain([head], _last(data, b'"saved":'), _last(data, b'"end":')))
+            return attempt_of(path, chain([head], _last(data, b'"saved":'), _last(data, b'"end":')))
 
 
 def _last(data: mmap.mmap, key: bytes) -> Iterator[bytes]:

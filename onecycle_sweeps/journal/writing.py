@@ -10,27 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps.journal.lines import attempt_file
+from onecycle_sweeps.storage import marked
 
 
 class Journal:
     """The writer of one attempt's file, which it alone opens; each call appends whole lines.
 
-    `notes` are lines for the user about how the attempt begins.
+    As soon as the file is there, all earlier attempts are superseded. Without `start` its head is left to `begin`.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        attempt: int,
-        start: int,
-        place: Mapping[str, str] | None = None,
-        notes: Sequence[str] = (),
+        self, folder: Path, attempt: int, start: int | None = None, place: Mapping[str, str] | None = None
     ) -> None:
-        self.path = attempt_file(folder, attempt)
+        self.path, self._attempt = attempt_file(folder, attempt), attempt
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         self._torn = False
-        head = {"attempt": attempt, "from": start, "time": time.time(), "host": socket.gethostname()}
-        self._write(head | ({"place": place} if place else {}) | ({"notes": notes} if notes else {}))
+        if start is not None:
+            self.begin(start, place)
+
+    def begin(self, start: int, place: Mapping[str, str] | None = None, notes: Sequence[str] = ()) -> None:
+        """Write the head: the step that the attempt continues from, where it runs, and what its user is to know."""
+        head = {"attempt": self._attempt, "from": start, "time": time.time(), "host": socket.gethostname()}
+        self._write(marked(head | ({"place": place} if place else {}) | ({"notes": list(notes)} if notes else {})))
 
     def append(self, step: int, metrics: Mapping[str, Sequence[float]]) -> None:
         """Write the values of consecutive steps, the first of which is `step`.

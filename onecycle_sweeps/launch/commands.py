@@ -16,6 +16,7 @@ from onecycle_sweeps.launch.direction import minimising
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
+from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import TRAIN, Sweep
 
 INTERRUPTED = 130
@@ -149,7 +150,7 @@ def _ending_in_a_line() -> Iterator[None]:
         yield
     except ConfigError as error:
         sys.exit(conclusion.refuse(error))
-    except (local.WorkerLost, Refused, OSError) as error:
+    except (local.WorkerLost, Refused, Unreadable, OSError) as error:
         conclusion.complain(f"onecycle_sweeps: {error}")
         sys.exit(conclusion.FAILURE)
 

@@ -14,7 +14,8 @@ from rich.text import Text
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launch.queue import Event
-from onecycle_sweeps.state import ENDED, RUNNING, progress
+from onecycle_sweeps.state import ENDED, RUNNING, progress, state
+from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 REFRESH_SECONDS = 0.5
@@ -72,7 +73,10 @@ class Display:
     def _tell_notes(self) -> None:
         """Print what there is to know of how trials began, once their attempts have."""
         for signature, entry in list(self._unheard.items()):
-            head = journal.newest_head(self.sweep.trial(signature).journal)
+            try:
+                head = journal.newest_head(self.sweep.trial(signature).journal)
+            except Unreadable:
+                continue
             if head and head.number > self._attempts.get(signature, 0):
                 self._attempts[signature] = head.number
                 del self._unheard[signature]
@@ -103,8 +107,7 @@ class Display:
 
 def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -> str:
     """One line for a trial that has ended."""
-    name = entry.name((trial.resolved() or {}).get("max_lr"))
-    metrics = (trial.result() or {}).get("metrics", {})
+    name, metrics = entry.name(trial.max_lr()), state(trial).result.get("metrics", {})
     facts = [cause] if cause else []
     if "final/val_accuracy" in metrics:
         facts.append(f"val accuracy {metrics['final/val_accuracy']:.2%}")
@@ -116,7 +119,7 @@ def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -
 
 
 def _name(sweep: Sweep, entry: Entry) -> str:
-    return entry.name((sweep.trial(entry.signature).resolved() or {}).get("max_lr"))
+    return entry.name(sweep.trial(entry.signature).max_lr())
 
 
 def _progress_line(trial: TrialFolder) -> str | None:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from onecycle_sweeps import dataset, settings
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.settings import Config
+from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST
 
 # So many steps are timed, after those that warm up.
@@ -68,11 +69,14 @@ def _earlier(runs_dir: Path, device: str) -> dict[str, list[float]]:
     paces: dict[str, list[float]] = {}
     for path in runs_dir.glob("*/result.json"):
         trial = TrialFolder(path.parent)
-        result, resolved = trial.result(), trial.resolved()
+        try:
+            result, resolved, config = trial.result(), trial.resolved(), trial.config()
+        except Unreadable:
+            continue
         if not result or not resolved or not resolved["device"].startswith(device):
             continue
         if result["steps"] and (seconds := result["metrics"].get("seconds")):
-            paces.setdefault(_kind(trial.config()), []).append(seconds / result["steps"])
+            paces.setdefault(_kind(config), []).append(seconds / result["steps"])
     return paces
 
 

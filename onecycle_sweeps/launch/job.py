@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from onecycle_sweeps import journal, trial
+from onecycle_sweeps import journal, terminal, trial
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.launch.queue import NOT_AN_END
 from onecycle_sweeps.launch.worker import LEFT, READY
@@ -134,13 +134,14 @@ def _draw(folder: TrialFolder) -> None:
 
 
 def serve() -> None:
-    """Execute the trials whose folders come on standard input, a line each; answer each by a line of JSON.
+    """Execute the trials whose folders come on standard input, each a line of JSON; answer each by another.
 
     The end of standard input, as when the launching process dies, asks the trial at work to save and leave; so does
     SIGTERM, after which the exit status is LEFT.
     """
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", 1, "utf-8")
     os.dup2(2, 1)
+    terminal.print_anything()
     stopping = threading.Event()
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -167,7 +168,7 @@ def serve() -> None:
     try:
         print(READY, file=answers)
         while (order := orders.get()) is not None and not stopping.is_set():
-            folder = TrialFolder(Path(order))
+            folder = TrialFolder(Path(json.loads(order)))
             _send_output_to(folder.log)
             print(json.dumps(asdict(execute(folder, stopping.is_set))), file=answers)
     except BrokenPipeError:

@@ -28,7 +28,7 @@ def _granted() -> int | None:
 def cpu_quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float | None:
     """The cores' worth of time that the narrowest cgroup around this process grants; None where there is no bound."""
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     quotas = []
@@ -66,7 +66,7 @@ def _nvidias() -> int:
     """How many GPUs NVIDIA's driver lists; 0 without one."""
     if not shutil.which("nvidia-smi"):
         return 0
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", check=False)
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
@@ -74,10 +74,10 @@ def _quota(folder: Path) -> list[float]:
     """A cgroup's own quota in cores, from version 2's file or version 1's."""
     try:
         if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
         else:
             quota, period = (folder / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
-            quota, period = quota.read_text(), period.read_text()
+            quota, period = quota.read_text(encoding="utf-8"), period.read_text(encoding="utf-8")
         return [int(quota) / int(period)] if quota.strip() not in ("max", "-1") else []
     except (OSError, ValueError):
         return []

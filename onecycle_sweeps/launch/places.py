@@ -6,11 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from urllib.parse import urlsplit
 
-from onecycle_sweeps import tracking
+from onecycle_sweeps import locks, tracking
 from onecycle_sweeps.launch.finding import Finding, fails, ok
 from onecycle_sweeps.tracking.store import address, database_file, greet
 
-MOUNTS = Path("/proc/self/mountinfo")
 # File systems that several machines mount; a FUSE one says its name after a dot.
 SHARED = (
     "nfs",
@@ -35,12 +34,14 @@ def runs_dir(folder: Path, *, on_nodes: bool) -> Finding:
     about = "runs_dir"
     try:
         place = _try_writing(folder)
+    except locks.NoLocks as error:
+        return fails(about, str(error))
     except OSError as error:
         return fails(about, f"{folder} cannot be written to ({error.strerror}): take another by runs_dir=...")
     line = f"{folder} can be written to, with {shutil.disk_usage(place).free / 1e9:.0f} GB free"
     if not on_nodes:
         return ok(about, line)
-    kind = file_system(place)
+    kind = locks.file_system(place)
     if kind.removeprefix("fuse.").startswith(SHARED):
         return ok(about, f"{line}, on {kind}, which machines share")
     return ok(about, f"{line}; warning: {kind} looks like this machine's own, the nodes must see it too (try --probe)")
@@ -52,6 +53,8 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
     if file := database_file(uri):
         try:
             _try_writing(file.parent)
+        except locks.NoLocks as error:
+            return fails(about, str(error))
         except OSError as error:
             return fails(about, f"{file.parent} cannot be written to ({error.strerror}): take another tracking.uri=...")
         if file.exists() and not os.access(file, os.R_OK | os.W_OK):
@@ -68,19 +71,6 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
     return ok(about, f"{address(uri)} answers")
 
 
-def file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on; `unknown` where this machine does not tell."""
-    try:
-        mounts = [line.split() for line in MOUNTS.read_text().splitlines()]
-    except OSError:
-        return "unknown"
-    folder = folder.resolve()
-    around = [words for words in mounts if folder.is_relative_to(words[4].replace("\\040", " "))]
-    # Of several at one place the last one counts.
-    best = max(enumerate(around), key=lambda found: (len(found[1][4]), found[0]), default=None)
-    return best[1][best[1].index("-") + 1] if best else "unknown"
-
-
 def _try_writing(folder: Path) -> Path:
     """Write to a folder, or to the nearest one above it that is there; returns that one. Raises OSError."""
     place = next(path for path in (folder, *folder.parents) if path.exists())
@@ -88,6 +78,7 @@ def _try_writing(folder: Path) -> Path:
         file.write(b"onecycle")
         file.flush()
         os.fsync(file.fileno())
+    locks.check(place)
     return place
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onecycle_sweeps import provenance
+from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import Entry, Sweep
 
 NAMED = 3
@@ -32,9 +33,15 @@ def outdated(sweep: Sweep, entries: Iterable[Entry]) -> Outdated:
     here: dict[tuple[str, ...], dict[str, Any]] = {}
     changes: list[provenance.Change] = []
     for entry in entries:
+        if not entry.reused:
+            continue
         trial = sweep.trial(entry.signature)
-        if entry.reused and (resolved := trial.resolved()):
-            targets = provenance.targets(config := trial.config())
+        try:
+            resolved, config = trial.resolved(), trial.config()
+        except Unreadable:
+            continue
+        if resolved:
+            targets = provenance.targets(config)
             if targets not in here:
                 here[targets] = provenance.record(provenance.code(config))
             if change := provenance.change(resolved, here[targets]):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import provenance, published, sweep, tracking
+from onecycle_sweeps import locks, provenance, published, sweep, tracking
 from onecycle_sweeps.checks import OF_THE_SWEEP, ConfigError
 from onecycle_sweeps.folder import Busy, TrialFolder
 from onecycle_sweeps.launch import alike
@@ -17,7 +17,8 @@ from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.queue import Event
 from onecycle_sweeps.launch.reuse import outdated
 from onecycle_sweeps.plan import Planner, Request, Trial
-from onecycle_sweeps.state import DIVERGED
+from onecycle_sweeps.state import DIVERGED, Earlier, state, unusable
+from onecycle_sweeps.storage import Damaged
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
@@ -66,11 +67,13 @@ class Session:
         """
         asked = [self.planner.plan(request) for request in requests]
         self.trials += asked
-        todo, reused = self._record(asked)
+        todo, reused, remarks = self._record(asked)
         changed = outdated(self.sweep, reused).code
         for line in self.alike(asked, self.sweep.trials):
             print(line, file=sys.stderr, flush=True)
         with Display(self.sweep, len(todo), len(reused), changed) as display:
+            for line in remarks:
+                display.show(Event(news=line))
             if self.ships and not self._shipper:
                 self._shipper = self._open.enter_context(tracking.Shipper(self.sweep.folder))
             with closing(run(self.sweep, todo)) as events:
@@ -95,19 +98,35 @@ class Session:
         """Let the tracker take in what is left, for a bounded time."""
         self._open.close()
 
-    def _record(self, asked: Sequence[Trial]) -> tuple[list[Entry], list[Entry]]:
+    def _record(self, asked: Sequence[Trial]) -> tuple[list[Entry], list[Entry], list[str]]:
         """Make the trials' folders and write sweep.json.
 
-        Returns the entries that are still to be run, and those whose results were there before the command.
+        Returns the entries that are still to be run, those whose results were there before the command, and lines on
+        records that cannot be used.
         """
+        _check_locks(self.runs_dir)
+        remarks, earlier, refused = [], 0, set()
         wanted = {t.signature: t for trial in asked for t in (trial.range_test, trial) if t}
         known = {entry.signature: entry for entry in self.sweep.trials}
         for signature, trial in wanted.items():
             folder = TrialFolder(self.runs_dir / signature)
             if trial.request.config["rerun"] and signature not in known:
                 _put_aside(folder)
+            elif (reason := unusable(folder)) and isinstance(reason, Earlier | Damaged):
+                _put_aside(folder)
+                earlier += isinstance(reason, Earlier)
+                remarks += [f"{reason}: the trial is trained again"] if isinstance(reason, Damaged) else []
+            elif reason:
+                refused.add(signature)
+                remarks.append(str(reason))
+                continue
             folder.create(trial.config, trial.request.hydra)
-        done = {s for s, trial in wanted.items() if self.sweep.trial(s).done(trial.config)}
+        if earlier:
+            remarks.append(
+                f"{earlier} of {len(wanted)} trials were recorded by an earlier version of the program: nothing of "
+                "them is reused, and what was recorded lies in their folders under before-*"
+            )
+        done = {s for s, trial in wanted.items() if s not in refused and self.sweep.trial(s).done(trial.config)}
         entries = tuple(
             replace(e, reused=known[e.signature].reused if e.signature in known else e.signature in done)
             for e in sweep.entries(self.trials)
@@ -115,20 +134,30 @@ class Session:
         identity = self.sweep.id if self._sequential else sweep.identity(e.signature for e in entries)
         self.sweep = replace(self.sweep, id=identity, trials=entries)
         self.sweep.save()
-        todo = [e for e in entries if e.signature in wanted and e.signature not in done]
+        todo = [e for e in entries if e.signature in wanted and e.signature not in done | refused]
         for entry in todo:
             self.sweep.trial(entry.signature).remove("cancel.json")
-        return todo, [e for e in entries if e.reused and e.signature not in known]
+        return todo, [e for e in entries if e.reused and e.signature not in known], remarks
 
 
 def objective(trial: TrialFolder) -> float:
     """What a sweeper maximises: final val accuracy, a range test's rate; diverged 0, failed not a number."""
-    result = trial.result()
-    if result is None:
+    stands = state(trial)
+    if not stands.has_result:
         return math.nan
-    if result["status"] == DIVERGED:
+    if stands.status == DIVERGED:
         return 0.0
-    return result["metrics"]["suggestion/max_lr" if result["kind"] == RANGE_TEST else "final/val_accuracy"]
+    name = "suggestion/max_lr" if stands.result["kind"] == RANGE_TEST else "final/val_accuracy"
+    return stands.result["metrics"].get(name, math.nan)
+
+
+def _check_locks(runs_dir: Path) -> None:
+    """Refuse a place where trials cannot be locked, before one of them fails of it."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        locks.check(runs_dir)
+    except locks.NoLocks as error:
+        raise ConfigError(str(error)) from error
 
 
 def _put_aside(folder: TrialFolder) -> None:

@@ -1,5 +1,6 @@
 """A worker process as its launching process sees it: orders go in, a line comes back for each."""
 
+import json
 import os
 import selectors
 import signal
@@ -57,9 +58,9 @@ class Worker:
         self._silent, self._ended = threading.Event(), threading.Event()
         self._given = self._apart = False
         (orders, ordering), (answers, answering) = os.pipe(), os.pipe()
-        self._orders, output = os.fdopen(ordering, "w", buffering=1), os.fdopen(answers, "rb", buffering=0)
+        self._orders, output = os.fdopen(ordering, "w", 1, "utf-8"), os.fdopen(answers, "rb", buffering=0)
         try:
-            with open(orders) as given, open(answering, "w") as said, self.log.open("a") as errors:
+            with open(orders, "rb") as given, open(answering, "wb") as said, self.log.open("ab") as errors:
                 self.pid = self.server.fork(self.environment, [given.fileno(), said.fileno(), errors.fileno()])
         except BaseException as error:
             self._orders.close()
@@ -124,7 +125,7 @@ class Worker:
             self.start()
         self._given, self._apart = True, trial.is_hydras
         try:
-            self._orders.write(f"{trial.path}\n")
+            self._orders.write(f"{json.dumps(str(trial.path))}\n")
         except BrokenPipeError:
             return False
         self.entry = entry

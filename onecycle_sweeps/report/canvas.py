@@ -1,7 +1,6 @@
 """What all figures share: a figure that needs no display, its colours, and its file."""
 
 import io
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onecycle_sweeps.folder import write_atomically
+from onecycle_sweeps import storage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,14 +134,9 @@ def figure_of(axes: "Axes") -> "Figure":
 
 def save(axes: "Axes", path: Path, dpi: int = 150) -> Path:
     """Write the figure that the axes are part of as a PNG; the path holds the earlier picture or this one, whole."""
-    figure = figure_of(axes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
-        figure.savefig(part, dpi=dpi)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    figure_of(axes).savefig(picture := io.BytesIO(), dpi=dpi, format="png")
+    storage.write(path, picture.getbuffer())
     return path
 
 
@@ -155,7 +149,7 @@ def save_both(axes: "Axes", path: Path) -> list[Path]:
     # What the picture was laid out like serves the other form too.
     figure_of(axes).set_layout_engine("none")
     scalable = path.with_suffix(".svg")
-    write_atomically(scalable, SIZE.sub(' width="100%"', svg(axes), count=1))
+    storage.write(scalable, SIZE.sub(' width="100%"', svg(axes), count=1))
     return [path, scalable]
 
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps.folder import TrialFolder, write_atomically
+from onecycle_sweeps import storage
+from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.report.claims import Claims
 from onecycle_sweeps.report.curves import range_tests
 from onecycle_sweeps.report.outcomes import Outcome, read
@@ -126,5 +127,5 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue())
+    storage.write(path, text.getvalue())
     return path

@@ -10,7 +10,8 @@ from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.report.curves import RangeTestCurve, range_tests
 from onecycle_sweeps.report.series import Series, Trajectory, clock, series, trajectory
 from onecycle_sweeps.report.statistics import Arrival
-from onecycle_sweeps.state import DIVERGED, FINISHED, state
+from onecycle_sweeps.state import DIVERGED, FINISHED, LOST, State, state
+from onecycle_sweeps.storage import Damaged, Unreadable
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 
 # Of the way from chance to certainty, what an accuracy that is about chance has come at most.
@@ -21,6 +22,7 @@ AT_CHANCE = 0.05
 class Outcome:
     """One trial as a report sees it; `result` and `resolved` are empty while the files are not there.
 
+    A trial of which a record is damaged is lost, and has nothing else: what is not known is no result.
     `clock` has the seconds of training behind each evaluation, by its step. `used` is what the optimizer used, kept of
     one trial of each group: the first that finished, or all up to it. `curves` are those of a range test's seeds.
     """
@@ -30,10 +32,10 @@ class Outcome:
     status: str
     cause: str | None
     attempts: int
-    result: dict[str, Any]
-    resolved: dict[str, Any]
-    val_loss: Series
-    val_accuracy: Series
+    result: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+    val_loss: Series = field(default_factory=Series)
+    val_accuracy: Series = field(default_factory=Series)
     clock: Mapping[int, float] = field(default_factory=dict)
     used: Trajectory = field(default_factory=Trajectory)
     curves: tuple[RangeTestCurve, ...] = ()
@@ -51,6 +53,14 @@ class Outcome:
     @property
     def metrics(self) -> dict[str, float]:
         return self.result.get("metrics", {})
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The trial's config as asked; empty where that is not there, or cannot be read."""
+        try:
+            return self.folder.config()
+        except Unreadable:
+            return {}
 
     @property
     def finished(self) -> bool:
@@ -107,9 +117,20 @@ def read(sweep: Sweep) -> tuple[Outcome, ...]:
 
 def _outcome(entry: Entry, folder: TrialFolder, *, with_trajectory: bool) -> Outcome:
     stands = state(folder)
-    trained = entry.kind == TRAIN
-    record = journal.read(folder.journal) if trained else journal.Record((), (), 0)
-    result = folder.result() or {}
+    try:
+        return _read(entry, folder, stands, with_trajectory=with_trajectory)
+    except Unreadable as error:
+        cause = stands.cause if stands.status == LOST else f"{error}: rerun=true trains it again"
+        return Outcome(entry, folder, LOST, cause, folder.attempts(), {}, {})
+
+
+def _read(entry: Entry, folder: TrialFolder, stands: State, *, with_trajectory: bool) -> Outcome:
+    """What the folder says of a trial that stands like this; raises Unreadable."""
+    trained, result = entry.kind == TRAIN, stands.result
+    resolved = folder.resolved() or {}
+    record = journal.read(folder.journal, result.get("attempt")) if trained or result else journal.Record((), (), 0)
+    if result and (lacking := _lacks(record, folder.config(), stands)):
+        raise Damaged(f"the journal in {folder.journal} is damaged: it has {lacking}")
     return Outcome(
         entry=entry,
         folder=folder,
@@ -117,13 +138,23 @@ def _outcome(entry: Entry, folder: TrialFolder, *, with_trajectory: bool) -> Out
         cause=stands.cause,
         attempts=folder.attempts(),
         result=result,
-        resolved=folder.resolved() or {},
-        val_loss=series(record, journal.VAL_LOSS),
-        val_accuracy=series(record, journal.VAL_ACCURACY),
+        resolved=resolved,
+        val_loss=series(record, journal.VAL_LOSS) if trained else Series(),
+        val_accuracy=series(record, journal.VAL_ACCURACY) if trained else Series(),
         clock=clock(record, result.get("metrics", {}).get("seconds")),
         used=trajectory(record) if trained and with_trajectory else Trajectory(),
         curves=() if trained else tuple(range_tests(folder)),
     )
+
+
+def _lacks(record: journal.Record, config: Mapping[str, Any], stands: State) -> str | None:
+    """What a trial's journal lacks of what its result says."""
+    steps, evaluated = stands.result["steps"], set()
+    if per_epoch := stands.result["kind"] == TRAIN and config.get("evaluations_per_epoch"):
+        # One that diverges does so before the evaluation that is due after the same step.
+        last = steps if stands.status == FINISHED else steps - 1
+        evaluated = journal.evaluations_by(last, stands.result["steps_per_epoch"], per_epoch)
+    return journal.lacks(record, steps, evaluated)
 
 
 def _pairs(values: Series) -> Iterator[tuple[int, float]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from onecycle_sweeps.folder import write_atomically
+from onecycle_sweeps import storage
 from onecycle_sweeps.report import page_asked, page_panels, page_record, page_result
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.markup import listed, text
@@ -51,7 +51,7 @@ def write_page(
         ("Files", page_record.files(written)),
     ]
     path = sweep.report / PAGE
-    write_atomically(path, page(page_asked.title(outcomes), page_asked.origin(sweep), sections))
+    storage.write(path, page(page_asked.title(outcomes), page_asked.origin(sweep), sections))
     return path
 
 
@@ -71,7 +71,7 @@ def page(title: str, origin: str, sections: Sequence[Section]) -> str:
 <title>{text(title)}</title>
 <link rel="icon" href="data:,">
 <style>
-{STYLE.read_text()}</style>
+{STYLE.read_text(encoding="utf-8")}</style>
 </head>
 <body>
 <header>

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from onecycle_sweeps.report.groups import by_group
@@ -35,13 +35,14 @@ def typed(sweep: Sweep) -> str:
     return without_secrets(f"python -m onecycle_sweeps {shlex.join(sweep.command)}".strip())
 
 
-def configs_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+def configs_of(outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:
     """A config of each group that has begun."""
-    firsts = [members[0].folder for members in by_group(outcomes).values()] or [o.folder for o in outcomes]
-    return [folder.config() for folder in firsts if (folder.path / "config.yaml").exists()]
+    groups = [*by_group(outcomes).values()] or [[outcome] for outcome in outcomes]
+    firsts = (next((config for o in members if (config := o.config)), None) for members in groups)
+    return [config for config in firsts if config]
 
 
-def asked(sweep: Sweep, outcomes: Sequence[Outcome], configs: Sequence[dict[str, Any]]) -> str:
+def asked(sweep: Sweep, outcomes: Sequence[Outcome], configs: Sequence[Mapping[str, Any]]) -> str:
     """What the sweep was to compare, on what, and how its trials stand."""
     kinds = Counter(outcome.entry.kind for outcome in outcomes)
     counted = {TRAIN: "training", RANGE_TEST: "range test"}
@@ -76,7 +77,7 @@ def _few(values: Sequence[str]) -> str:
     return ", ".join(values[:SHOWN]) + more
 
 
-def _common(configs: Iterable[dict[str, Any]], key: str) -> str:
+def _common(configs: Iterable[Mapping[str, Any]], key: str) -> str:
     """What the configs have under a key, in words; several where they differ."""
     return text(_few(list(dict.fromkeys(_words(config[key]) for config in configs if config.get(key) is not None))))
 

@@ -1,7 +1,7 @@
 """How a sweep's trials ended, and all that repeating them takes."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def doubts(comparison: Comparison) -> str:
     return listed([*said, *map(text, comparison.notes)]) if said or comparison.notes else ""
 
 
-def repeating(sweep: Sweep, outcomes: Sequence[Outcome], configs: Sequence[dict[str, Any]]) -> str:
+def repeating(sweep: Sweep, outcomes: Sequence[Outcome], configs: Sequence[Mapping[str, Any]]) -> str:
     """The command, its place, and the versions and data behind the results."""
     resolved = [outcome.resolved for outcome in outcomes]
     packages = dict.fromkeys(name for one in resolved for name in one.get("versions", {}))
@@ -99,7 +99,7 @@ def _final(outcome: Outcome) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def _ran_on(resolved: Iterable[dict[str, Any]]) -> Iterable[str]:
+def _ran_on(resolved: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     keys = [one for one in resolved if one]
     for key in ("device", "precision"):
         if values := [one[key] for one in keys if key in one]:

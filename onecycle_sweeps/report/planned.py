@@ -1,5 +1,6 @@
 """What a policy planned for a trial, beside what its optimizer used."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ def plan(outcome: Outcome) -> Plan:
     return Plan(planned, off or _difference("momentum", planned.momentum, outcome.used.momentum))
 
 
-def _planned(config: dict[str, Any], resolved: dict[str, Any], *, with_momentum: bool) -> Trajectory:
+def _planned(config: dict[str, Any], resolved: Mapping[str, Any], *, with_momentum: bool) -> Trajectory:
     per_epoch = resolved.get("steps_per_epoch") or resolved["total_steps"] // config["epochs"]
     with settings.environment(config):
         policy = settings.policy(config, resolved["max_lr"], per_epoch)

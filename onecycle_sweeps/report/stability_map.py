@@ -116,8 +116,7 @@ def next_command(one: StabilityMap, pick: Cell, sweep: Sweep) -> str:
 
 
 def _cell(test: Outcome) -> Cell:
-    begun = (test.folder.path / "config.yaml").exists()
-    config: Mapping[str, Any] = test.folder.config().get("optimizer", {}) if begun else {}
+    config: Mapping[str, Any] = test.config.get("optimizer", {})
     values = (test.entry.varies.get(key, config.get(key.rpartition(".")[2])) for key in MAPPED)
     weight_decay, momentum = (None if value is None else float(value) for value in values)
     curves, metrics = test.curves, test.metrics

@@ -20,7 +20,7 @@ def show_status(sweep: Sweep, console: Console) -> None:
     for entry in sweep.trials:
         status, detail = _standing(sweep, entry)
         counts[status] += 1
-        name = entry.name((sweep.trial(entry.signature).resolved() or {}).get("max_lr"))
+        name = entry.name(sweep.trial(entry.signature).max_lr())
         table.add_row(*map(Text, (name, entry.signature, status, detail)))
     console.print(table)
     console.print(Text(f"sweep {sweep.id}: {', '.join(f'{count} {status}' for status, count in counts.items())}"))
@@ -32,7 +32,7 @@ def _standing(sweep: Sweep, entry: Entry) -> tuple[str, str]:
     if now.status == RUNNING:
         seen = progress(trial)
         return now.status, f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}" if seen else "starting"
-    metrics = (trial.result() or {}).get("metrics", {})
+    metrics = now.result.get("metrics", {})
     if "final/val_accuracy" in metrics:
         return now.status, f"val accuracy {metrics['final/val_accuracy']:.2%}"
     if "suggestion/max_lr" in metrics:

@@ -12,6 +12,7 @@ from onecycle_sweeps import journal, state
 from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.folder import DUMPER, TrialFolder
 from onecycle_sweeps.journal import Attempt
+from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking.store import address
 from onecycle_sweeps.tracking.values import BATCH, Point, as_params, as_tags, batches, flat, milliseconds, storable
@@ -89,7 +90,7 @@ class Account:
 
     def params(self) -> dict[str, str]:
         """The config, and what was used where it leaves that open; a range test has no max_lr."""
-        asked = {key: value for key, value in self.folder.config().items() if key not in (*NOT_PARAMS, "max_lr")}
+        asked = {key: value for key, value in self._asked().items() if key not in (*NOT_PARAMS, "max_lr")}
         used = {key: self.resolved[key] for key in USED if self.resolved.get(key) is not None}
         return as_params(flat(asked) | used)
 
@@ -121,10 +122,17 @@ class Account:
 
     def config(self) -> str:
         """The trial's config.yaml without credentials."""
-        config = self.folder.config()
+        config = self._asked()
         tracking = config.get("tracking", {})
         shown = {"tracking": tracking | {"uri": address(tracking["uri"])}} if "uri" in tracking else {}
         return redacted(yaml.dump(config | shown, Dumper=DUMPER, sort_keys=False))
+
+    def _asked(self) -> dict[str, Any]:
+        """The config, empty where it cannot be read."""
+        try:
+            return self.folder.config()
+        except Unreadable:
+            return {}
 
     def artifacts(self) -> list[Path]:
         """The other files that an ended trial leaves."""
@@ -149,19 +157,28 @@ class Account:
 
 
 def standing(folder: TrialFolder) -> Standing:
-    """How a trial stands at this moment; one that has its result is told by that file alone."""
-    if result := folder.result():
-        return Standing(result["status"], result["cause"], result["attempt"], result["finished"])
-    now = state.state(folder)
-    milestone = folder.result() or folder.failure() or {"time": _modified(folder.checkpoint)}
+    """How a trial stands at this moment; one that has its result is told by that alone."""
+    try:
+        if result := state.result_of(folder):
+            return Standing(result["status"], result["cause"], result["attempt"], result["finished"])
+        now = state.state(folder)
+        milestone = now.result or folder.failure() or {"time": _modified(folder.checkpoint)}
+    except Unreadable:
+        now, milestone = state.state(folder), {"time": _modified(folder.checkpoint)}
     return Standing(now.status, now.cause, folder.attempts(), milestone.get("finished", milestone.get("time")))
 
 
 def account(sweep: Sweep, entry: Entry, now: Standing) -> Account:
     """Read a trial's folder, which stood as `now` tells a moment ago: what it had written by then is read whole."""
     folder = sweep.trial(entry.signature)
-    result = folder.result() if now.status in (state.FINISHED, state.DIVERGED) else None
-    return Account(entry, folder, now, journal.attempts(folder.journal), folder.resolved() or {}, result, sweep.created)
+    try:
+        result = folder.result() if now.status in (state.FINISHED, state.DIVERGED) else None
+        attempts, resolved = journal.attempts(folder.journal), folder.resolved() or {}
+    except Unreadable as error:
+        # Nothing is told of a trial of which a record cannot be used, but that.
+        lost = now._replace(status=state.LOST, cause=now.cause or str(error))
+        return Account(entry, folder, lost, (), {}, None, sweep.created)
+    return Account(entry, folder, now, attempts, resolved, result, sweep.created)
 
 
 def _modified(path: Path) -> float | None:

@@ -31,9 +31,14 @@ class Shipper:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", __name__, str(self._folder), str(self._interval), str(self._grace), self._only]
-        with (self._folder / "shipper.log").open("a") as log:
+        with (self._folder / "shipper.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+                start_new_session=True,
             )
         return self
 
@@ -62,7 +67,7 @@ class Shipper:
 
 def work(folder: Path, interval: float, grace: float, only: str) -> None:
     """Ship until standard input ends, as it also does when the launching process dies; each line is a delivery."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", 1, "utf-8")
     os.dup2(2, 1)
     orders: SimpleQueue[str] = SimpleQueue()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps.folder import read_json, write_json
+from onecycle_sweeps.storage import Damaged, OtherFormat, marked, read_json, unmarked, write_json
 from onecycle_sweeps.tracking.store import locked
 
 
@@ -66,7 +66,7 @@ class Ledger:
     def save(self) -> None:
         """Make what is one for the whole sweep durable: for who holds the sweep's lock."""
         data = {key: value for key, value in vars(self).items() if key not in ("folder", "address")}
-        write_json(_file(self.folder), (read_json(_file(self.folder)) or {}) | {self.address: data})
+        write_json(_file(self.folder), _stores(self.folder) | {self.address: data})
 
     @contextmanager
     def page(self, signature: str, expired: Callable[[], bool]) -> Iterator["Page"]:
@@ -76,7 +76,7 @@ class Ledger:
         begun = path.exists()
         with locked(path, expired) as file:
             content = _content(path)
-            yield Page(file, self, content, self._shipped(content), begun or self.address in content)
+            yield Page(file.fileno(), self, content, self._shipped(content), begun or self.address in content)
 
     def _shipped(self, content: dict[str, Any]) -> Shipped | None:
         known = content.get(self.address)
@@ -107,18 +107,27 @@ class Page:
         known = vars(self.shipped) if self.shipped else {}
         self._content[self._book.address] = {"token": self._book.token, **known}
         # In one piece over what was there, which is its first line from then on whatever follows.
-        os.pwrite(self._file, json.dumps(self._content).encode() + b"\n", 0)
+        os.pwrite(self._file, json.dumps(marked(self._content)).encode() + b"\n", 0)
 
 
 def load(folder: Path, address: str) -> Ledger:
     """A sweep folder's ledger of one store, empty where there is none."""
-    data = (read_json(_file(folder)) or {}).get(address, {})
+    data = _stores(folder).get(address, {})
     names = {each.name for each in fields(Ledger)}
     return Ledger(folder, address, **{key: value for key, value in data.items() if key in names})
 
 
 def _file(folder: Path) -> Path:
     return folder / "tracking.json"
+
+
+def _stores(folder: Path) -> dict[str, Any]:
+    """What tracking.json says of each store; raises Unreadable."""
+    try:
+        return read_json(_file(folder)) or {}
+    except Damaged as error:
+        advice = "without it, sync fills a store with runs of its own: delete it, and in MLflow the runs that are there"
+        raise Damaged(f"{error}: {advice}") from error
 
 
 def _page(folder: Path, signature: str) -> Path:
@@ -128,6 +137,8 @@ def _page(folder: Path, signature: str) -> Path:
 def _content(path: Path) -> dict[str, Any]:
     """What a page says of each store; nothing where it is not there, or not whole."""
     try:
-        return json.loads(path.read_bytes().partition(b"\n")[0])
+        return unmarked(path, json.loads(path.read_bytes().partition(b"\n")[0]))[1]
+    except OtherFormat:
+        raise
     except (FileNotFoundError, ValueError):
         return {}

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps.state import ENDED
+from onecycle_sweeps.state import ENDED, LOST
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import parent, view
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Account
@@ -114,7 +114,9 @@ class Runs:
         """The run on the trial's page; a trial that has been begun anew is to get another in place of it."""
         if page.shipped is None:
             return None
-        if page.shipped.first == account.first and page.shipped.finished in (None, account.finished):
+        # Of a trial that is lost there is nothing that could take the place of its run.
+        known = page.shipped.first == account.first and page.shipped.finished in (None, account.finished)
+        if known or account.standing.status == LOST:
             return self.client.get_run(page.shipped.run_id)
         self.client.delete_run(page.shipped.run_id)
         page.shipped = None
@@ -156,7 +158,7 @@ class Runs:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         with TemporaryDirectory() as folder:
-            (Path(folder) / "config.yaml").write_text(account.config())
+            (Path(folder) / "config.yaml").write_text(account.config(), encoding="utf-8")
             for path in account.artifacts():
                 (Path(folder) / path.name).symlink_to(path)
             get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self.client.tracking_uri).log_artifacts(

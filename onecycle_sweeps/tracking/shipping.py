@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import Standing, account, standing
@@ -39,7 +40,7 @@ def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None
             _publish(runs, files, description)
             if not left:
                 seal(runs)
-    except StoreUnreachable as error:
+    except (StoreUnreachable, Unreadable) as error:
         return str(error)
     if left.refused:
         return f"the store refused {len(left.refused)} runs, such as {left.refused[0]}"

@@ -1,17 +1,17 @@
 """A store that MLflow keeps: its address, the lock beside it, and a client that fails soon and with one line."""
 
-import fcntl
 import gc
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
+from onecycle_sweeps import locks
 from onecycle_sweeps.credentials import redacted, whole
+from onecycle_sweeps.locks import never as never
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,11 +33,6 @@ ENVIRONMENT = {
 
 class StoreUnreachable(Exception):
     """The store cannot be used at this moment; the message is one line, without credentials."""
-
-
-def never() -> bool:
-    """No time limit."""
-    return False
 
 
 def absolute_uri(uri: str, cwd: Path) -> str:
@@ -83,26 +78,15 @@ def stamp(uri: str) -> str | None:
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {int.from_bytes(head[24:])}"
 
 
-@contextmanager
-def locked(path: Path, expired: Callable[[], bool]) -> Iterator[int]:
-    """Hold a lock file, open to be read and written; raises StoreUnreachable if others hold it for too long.
+def locked(path: Path, expired: Callable[[], bool]) -> IO[bytes]:
+    """Hold a lock file, open to be read and written, until it is closed or its process ends.
 
-    The lock ends with its process.
+    Raises StoreUnreachable if others hold it for too long.
     """
-    deadline = time.monotonic() + LOCK_SECONDS
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if expired() or time.monotonic() > deadline:
-                    raise StoreUnreachable(f"other processes hold {path}") from None
-                time.sleep(0.05)
-        yield file
-    finally:
-        os.close(file)
+        return locks.take(path, seconds=LOCK_SECONDS, given_up=expired)
+    except locks.Held:
+        raise StoreUnreachable(f"other processes hold {path}") from None
 
 
 @contextmanager

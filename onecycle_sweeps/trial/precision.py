@@ -34,7 +34,7 @@ def chosen(device: str, model: nn.Module) -> str:
 def cpu_computes_bf16(info: Path = CPU_INFO) -> bool:
     """Whether this machine's processor multiplies in bf16, by the flags that Linux tells; elsewhere it is not known."""
     try:
-        listed = re.search(r"^(?:flags|Features)\s*:(.*)$", info.read_text(), re.MULTILINE)
+        listed = re.search(r"^(?:flags|Features)\s*:(.*)$", info.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return False
     return listed is not None and not CPU_FLAGS.isdisjoint(listed[1].split())

@@ -12,8 +12,11 @@ from typing import Any
 from onecycle_sweeps import checkpoint, journal, provenance, settings
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder, check_mine
 from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.locks import NoLocks
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.settings import Config
+from onecycle_sweeps.state import unusable
+from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.trial import range_test, resolve
 from onecycle_sweeps.trial.train import Attempt, State, Stopped, complete, train
 
@@ -37,17 +40,22 @@ def run(
     with trial.lock(), _logging_to(trial):
         try:
             check_mine(trial.path / "config.yaml")
-        except PermissionError as error:
+            config = trial.config()
+            if reason := unusable(trial):
+                raise reason
+        except (PermissionError, Unreadable) as error:
             raise TrialFailed(str(error)) from error
-        config = trial.config()
         if (result := trial.result()) and trial.done(config):
             return result
         code = provenance.code(config)
         provenance.import_afresh(code)
-        state, notes = _usable_checkpoint(trial, config, code)
-        number, start = trial.attempts() + 1, state["step"] if state else 0
+        number = trial.attempts() + 1
         try:
-            book = Journal(trial.journal, number, start, place, notes)
+            book = Journal(trial.journal, number)
+            # An earlier attempt that still runs cannot replace from now on what is looked for here.
+            trial.remove_parts()
+            state, notes = _usable_checkpoint(trial, config, code)
+            book.begin(start := state["step"] if state else 0, place, notes)
         except OSError as error:
             raise _failed(trial, number, error) from error
         log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, start)
@@ -62,20 +70,27 @@ def _conclude(attempt: Attempt, config: Config, code: Code, state: State | None)
             driven = _drive(attempt, config, code, state)
         result = driven | {"kind": config["task"], "attempt": number, "finished": time.time()}
         book.sync()
-        trial.check_current(number)
-        trial.write("result", result)
-        book.saved(result["steps"])
+        trial.write("result", result, attempt=number)
     except (Stopped, Superseded) as reason:
         log.info("attempt %d leaves: %s", number, reason)
-        book.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
+        with suppress(OSError):
+            book.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
         raise
     except Exception as error:
         raise _failed(trial, number, error, book) from error
-    trial.remove("checkpoint.pt")
     log.info("trial %s %s: %s", trial.signature, result["status"], result["cause"] or result["metrics"])
     for warning in result["warnings"]:
         log.warning("%s", warning)
-    book.end(result["status"], result["cause"])
+    # It has its result, whatever a full disk makes of what is left to do.
+    for last in (
+        lambda: book.saved(result["steps"]),
+        lambda: trial.remove("checkpoint.pt"),
+        lambda: book.end(result["status"], result["cause"]),
+    ):
+        try:
+            last()
+        except OSError as error:
+            log.error("not all could be written that follows a result: %s", error)
     return result
 
 
@@ -85,12 +100,12 @@ def _drive(attempt: Attempt, config: Config, code: Code, state: State | None) ->
     resolved = trial.resolved()
     if resolved is None or state is None:
         resolved = resolve.resolve(config, facts, lambda: _rate_found(attempt, config), resolved, code)
-        trial.write("resolved", resolved)
+        trial.write("resolved", resolved, attempt=attempt.number)
         if resolved["max_lr"] is not None:
             log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])
     elif provenance.change(resolved, provenance.record(code)):
         resolved |= provenance.record(code)
-        trial.write("resolved", resolved)
+        trial.write("resolved", resolved, attempt=attempt.number)
     resolve.prepare_torch(config, resolved)
     data = resolve.data(trial, config, facts, resolved)
     if config["task"] == "range_test":
@@ -144,19 +159,21 @@ def _said(line: str) -> str:
     return line
 
 
-def _failed(trial: TrialFolder, number: int, error: Exception, book: Journal | None = None) -> TrialFailed:
+def _failed(trial: TrialFolder, number: int, error: Exception, book: Journal | None = None) -> Exception:
     """The failure of an attempt, left in the folder and in the journal as far as the disk takes it."""
     log.error("attempt %d failed", number, exc_info=error)
-    cause = cause_of(error)
+    cause, superseded = cause_of(error), None
     for note in (
-        lambda: trial.write("failure", {"cause": cause, "attempt": number, "time": time.time()}),
+        lambda: trial.write("failure", {"cause": cause, "attempt": number, "time": time.time()}, attempt=number),
         lambda: book and book.end("failed", cause),
     ):
         try:
             note()
         except OSError as reason:
             log.error("the failure could not be recorded: %s", reason)
-    return TrialFailed(cause)
+        except Superseded as reason:
+            superseded = reason
+    return superseded or TrialFailed(cause)
 
 
 def cause_of(error: BaseException) -> str:
@@ -164,7 +181,7 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {error}"
     message = " ".join(str(error).split()) or "no message"
-    if isinstance(error, ValueError | FileNotFoundError):
+    if isinstance(error, ValueError | FileNotFoundError | NoLocks):
         return message
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {message} ({os.path.basename(frame.filename)}:{frame.lineno})"
@@ -172,7 +189,7 @@ def cause_of(error: BaseException) -> str:
 
 @contextmanager
 def _logging_to(trial: TrialFolder) -> Iterator[None]:
-    handler = logging.FileHandler(trial.log, delay=True)
+    handler = logging.FileHandler(trial.log, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.addHandler(handler)

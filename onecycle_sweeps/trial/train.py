@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from onecycle_sweeps import checkpoint, journal, settings
+from onecycle_sweeps import checkpoint, journal, settings, storage
 from onecycle_sweeps.batch_norm import norms, recalibrated
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.journal import Journal, evaluation_points
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.settings import Config
@@ -63,7 +63,7 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
         if not cause and learner.data.test is not None:
             metrics["final/test_accuracy"] = evaluate(learner, learner.data.test).accuracy
         if config["save_model"]:
-            checkpoint.save(attempt.trial.path / "model.pt", learner.model.state_dict())
+            attempt.trial.put("model.pt", checkpoint.packed(learner.model.state_dict()), attempt.number)
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
     warnings = [*_notes(record), *learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
     chance = guards.chance(learner.data.val)
@@ -119,7 +119,6 @@ def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> No
     """Make the journal and then a checkpoint at this step durable, unless a later attempt has begun."""
     learner.data.check()
     attempt.book.sync()
-    attempt.trial.check_current(attempt.number)
     state = {
         "step": watch.seen,
         "watch": asdict(watch),
@@ -129,9 +128,9 @@ def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> No
         "random": torch.get_rng_state(),
         "random_python": random.getstate(),
         "random_numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
-        "random_cuda": torch.cuda.get_rng_state_all() if learner.data.train.images.device.type == "cuda" else [],
+        "random_cuda": torch.cuda.get_rng_state(device) if (device := _device(learner)).type == "cuda" else None,
     }
-    checkpoint.save(attempt.trial.checkpoint, state)
+    attempt.trial.put("checkpoint.pt", checkpoint.packed(storage.marked(state)), attempt.number)
     attempt.book.saved(watch.seen)
 
 
@@ -141,23 +140,20 @@ def _restore(learner: Learner, state: State) -> None:
     torch.set_rng_state(state["random"].cpu())
     random.setstate(state["random_python"])
     np.random.set_state(tuple(state["random_numpy"]))
-    if state["random_cuda"]:
-        torch.cuda.set_rng_state_all([random.cpu() for random in state["random_cuda"]])
+    if state["random_cuda"] is not None:
+        # The trial's own device alone: a machine may have others than the one that saved.
+        torch.cuda.set_rng_state(state["random_cuda"].cpu(), _device(learner))
 
 
-def evaluation_points(total_steps: int, steps_per_epoch: int, per_epoch: int) -> set[int]:
-    """The numbers of steps after which the net is evaluated: evenly spread, the end of each epoch among them."""
-    count = total_steps // steps_per_epoch * per_epoch
-    return {max(1, round(i * steps_per_epoch / per_epoch)) for i in range(1, count + 1)}
+def _device(learner: Learner) -> torch.device:
+    return learner.data.train.images.device
 
 
 def complete(record: journal.Record, state: State, evaluations_per_epoch: int) -> bool:
     """Whether a record has all that a checkpoint's state counts on: each step before it, and each evaluation."""
-    step, steps_per_epoch = state["step"], state["watch"]["steps_per_epoch"]
-    begun = (1 + step // steps_per_epoch) * steps_per_epoch
-    points = evaluation_points(begun, steps_per_epoch, evaluations_per_epoch)
-    evaluated = set(record.series(journal.VAL_ACCURACY)[0])
-    return record.covers(journal.TRAIN_LOSS, step) and evaluated >= {point - 1 for point in points if point <= step}
+    step = state["step"]
+    due = journal.evaluations_by(step, state["watch"]["steps_per_epoch"], evaluations_per_epoch)
+    return journal.lacks(record, step, due) is None
 
 
 def _notes(record: journal.Record) -> list[str]:

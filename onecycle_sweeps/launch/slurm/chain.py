@@ -72,7 +72,7 @@ def submit_again(sweep: Sweep, trials: Sequence[Entry]) -> Iterator[str]:
     """
     asked: dict[str, tuple[Submission, list[Entry]]] = {}
     for entry in trials:
-        told = sweep.trial(entry.signature).job() or {}
+        told = sweep.trial(entry.signature).last_job()
         path = sweep.runs_dir / told["submission"]
         try:
             # Its settings have shell lines.

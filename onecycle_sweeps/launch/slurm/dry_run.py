@@ -39,8 +39,8 @@ def show(requests: Sequence[Request], settings: Settings) -> None:
         conclusion.say(line)
     conclusion.say(f"sweep {whole.id}: {len(entries)} trials, {len(todo)} of them to be submitted")
     for entry in entries:
-        rate = (whole.trial(entry.signature).resolved() or {}).get("max_lr")
-        conclusion.say(f"  {stands[entry.signature]:<16}{entry.signature}  {entry.name(rate)}")
+        name = entry.name(whole.trial(entry.signature).max_lr())
+        conclusion.say(f"  {stands[entry.signature]:<16}{entry.signature}  {name}")
     for heading, text in _submissions(whole, todo, stands, settings):
         conclusion.say(f"\n--- {heading}\n{text.rstrip()}")
     conclusion.say(f"\nestimate: {_estimate(whole, [planned[entry.signature] for entry in todo], settings)}")

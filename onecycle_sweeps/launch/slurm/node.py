@@ -27,7 +27,8 @@ from onecycle_sweeps import arguments, journal, sweep, tracking  # noqa: E402
 from onecycle_sweeps.folder import TrialFolder  # noqa: E402
 from onecycle_sweeps.launch.slurm import cluster, endings, records  # noqa: E402
 from onecycle_sweeps.launch.slurm.records import Submission  # noqa: E402
-from onecycle_sweeps.state import FAILED  # noqa: E402
+from onecycle_sweeps.state import FAILED, state  # noqa: E402
+from onecycle_sweeps.storage import Unreadable  # noqa: E402
 from onecycle_sweeps.sweep import Sweep  # noqa: E402
 
 # The exit status of a job that saved and left (sysexits.h, EX_TEMPFAIL).
@@ -66,7 +67,11 @@ def _in_vain(trial: TrialFolder, submission: Submission) -> str | None:
     """Why another attempt would come to nothing: those before did, or the range test that it needs failed by itself."""
     if endings.is_futile(journal.attempts(trial.journal), submission.since):
         return f"{endings.FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
-    if (needs := trial.config()["needs"]["range_test"]) is None or (test := trial.sibling(needs)).result():
+    try:
+        needs = trial.config()["needs"]["range_test"]
+    except Unreadable as error:
+        return str(error)
+    if needs is None or state(test := trial.sibling(needs)).has_result:
         return None
     last = next(reversed(journal.attempts(test.journal)), None)
     failed = last is not None and last.end == FAILED and last.time >= submission.since

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from onecycle_sweeps import provenance
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.folder import TrialFolder, read_json, write_json
+from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launch import conclusion
 from onecycle_sweeps.launch.finding import Finding, fails, ok
 from onecycle_sweeps.launch.slurm import cluster, endings, request
 from onecycle_sweeps.launch.slurm.cluster import OVER, Job, Refused
 from onecycle_sweeps.launch.slurm.request import Settings
 from onecycle_sweeps.launch.slurm.submission import asking, command
+from onecycle_sweeps.storage import read_json, write_json
 
 TIMEOUT_MIN = 2
 LOOK_SECONDS = 1.0

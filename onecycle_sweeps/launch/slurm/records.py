@@ -1,15 +1,14 @@
 """Submissions on disk, in a sweep's folder `jobs/`: written before sbatch is called, so that none is forgotten."""
 
-import errno
-import fcntl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps.folder import read_json, write_json
+from onecycle_sweeps import locks
+from onecycle_sweeps.storage import Damaged, Unreadable, read_json, write_json
 from onecycle_sweeps.sweep import Sweep
 
 # So long may an sbatch still be on its way whose launching process has died.
@@ -44,17 +43,14 @@ class Submission:
 def alone(sweep: Sweep, *, waiting: bool) -> Iterator[bool]:
     """Whether no other process looks after jobs in this RUNS_DIR, or submits some; none does until this is left.
 
-    Without `waiting` it is false at once while one does. Where the file system knows no locks it is always true.
+    Without `waiting` it is false at once while one does.
     """
-    with (sweep.runs_dir / "sweeps" / "jobs.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waiting else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-                raise
+    try:
+        held = locks.take(sweep.runs_dir / "sweeps" / "jobs.lock", seconds=None if waiting else 0)
+    except locks.Held:
+        yield False
+        return
+    with held:
         yield True
 
 
@@ -69,14 +65,20 @@ def place(sweep: Sweep, name: str) -> Path:
 
 
 def load(path: Path) -> Submission | None:
-    """A submission as it was written down; None where it is not there."""
+    """A submission as it was written down; None where it is not there. Raises Unreadable."""
     if (data := read_json(path)) is None:
         return None
-    data["trials"] = tuple(data["trials"])
-    return Submission(**data)
+    try:
+        data["trials"] = tuple(data["trials"])
+        return Submission(**data)
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
 def all_of(sweep: Sweep) -> list[Submission]:
-    """The submissions of a sweep, the first one first."""
-    found = [load(path) for path in folder(sweep).glob("onecycle-*.json")]
-    return sorted((one for one in found if one), key=lambda one: one.created)
+    """The submissions of a sweep that can be read, the first one first."""
+    found: list[Submission] = []
+    for path in folder(sweep).glob("onecycle-*.json"):
+        with suppress(Unreadable):
+            found += filter(None, [load(path)])
+    return sorted(found, key=lambda one: one.created)

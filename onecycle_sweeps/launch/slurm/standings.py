@@ -13,7 +13,8 @@ from onecycle_sweeps.launch.slurm import cluster, endings, records
 from onecycle_sweeps.launch.slurm.cluster import Job, Seen
 from onecycle_sweeps.launch.slurm.endings import Ending
 from onecycle_sweeps.launch.slurm.records import Submission, load
-from onecycle_sweeps.state import LOST, QUEUED, RUNNING, STOPPED
+from onecycle_sweeps.state import LOST, QUEUED, RUNNING, STOPPED, state
+from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import Sweep
 
 ENDED = "ended"
@@ -73,7 +74,7 @@ def _without_result(over: Mapping[Open, Job | None]) -> list[Open]:
         for one in left:
             # To list a folder is to ask a file server anew.
             list(one.trial.path.iterdir())
-        left = [one for one in left if not one.trial.result()]
+        left = [one for one in left if not state(one.trial).has_result]
     return left
 
 
@@ -82,12 +83,16 @@ def opened(sweep: Sweep) -> Iterator[Open]:
     known: dict[Path, Submission | None] = {}
     for entry in sweep.trials:
         trial = sweep.trial(entry.signature)
-        told = trial.job()
-        if not told or told["status"] not in (QUEUED, RUNNING) or trial.result():
+        try:
+            told = trial.job()
+            if not told or told["status"] not in (QUEUED, RUNNING) or state(trial).has_result:
+                continue
+            path = sweep.runs_dir / told["submission"]
+            if path not in known:
+                known[path] = load(path)
+        except Unreadable:
+            # How the trial stands says which file it is.
             continue
-        path = sweep.runs_dir / told["submission"]
-        if path not in known:
-            known[path] = load(path)
         submission = known[path]
         if submission:
             yield Open(trial, told, path, submission)
@@ -156,7 +161,7 @@ def _vanish(one: Open, mine: Sequence[Attempt]) -> None:
 
 def _tell(one: Open, news: dict[str, Any]) -> None:
     """Write news of a trial's job, unless the trial has another one by now."""
-    now = one.trial.job() or {}
+    now = one.trial.last_job()
     same = all(now.get(key) == one.told[key] for key in ("submission", "index"))
     if same and {key: now.get(key) for key in news} != news:
         one.trial.write("job", now | news)

@@ -68,7 +68,7 @@ def submit(
     made.write(path := records.place(sweep, name))
     for index, signature in enumerate(trials):
         trial = sweep.trial(signature)
-        tries = (trial.job() or {}).get("tries", 0) if again else 0
+        tries = trial.last_job().get("tries", 0) if again else 0
         trial.write("job", pointer(sweep, made, index) | {"tries": tries})
     try:
         made = replace(made, array=_array(executor, command, name))

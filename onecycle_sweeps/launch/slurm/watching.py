@@ -52,7 +52,7 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
 
 
 def _may_go_on(sweep: Sweep, entry: Entry) -> bool:
-    return bool((sweep.trial(entry.signature).job() or {}).get("again"))
+    return bool(sweep.trial(entry.signature).last_job().get("again"))
 
 
 def _look(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
