@@ -385,11 +385,12 @@ def test_test_accuracy_is_compared_where_every_trial_has_it(tmp_path: Path) -> N
 def test_speed_ups_count_the_seeds_that_never_reached_the_target(tmp_path: Path) -> None:
     entries = [entry(f"{p}{s}", p, s, target=0.9) for p in ("constant", "onecycle") for s in range(4)]
     sweep = hand_made.sweep(tmp_path, *entries)
-    courses = [{1: 0.5, 3: 0.9}, {1: 0.6, 7: 0.95}, {1: 0.5, 7: 0.6}, {1: 0.5, 5: 0.94}]
-    courses += [{1: 0.91}, {1: 0.93, 3: 0.92}, {1: 0.95, 3: 0.91}]
+    courses = [{1: 0.5, 3: 0.9, 7: 0.9}, {1: 0.6, 7: 0.95}, {1: 0.5, 7: 0.6}, {1: 0.5, 5: 0.94, 7: 0.9}]
+    courses += [{1: 0.91, 7: 0.9}, {1: 0.93, 3: 0.92, 7: 0.9}, {1: 0.95, 3: 0.91, 7: 0.9}]
+    rates = [0.1] * 8
     for one, course in zip(entries, courses, strict=False):
-        training(sweep.trial(one.signature), accuracy=course)
-    training(sweep.trial("onecycle3"), status="diverged", cause="nan", accuracy={1: 0.95})
+        training(sweep.trial(one.signature), accuracy=course, lr=rates)
+    training(sweep.trial("onecycle3"), status="diverged", cause="nan", accuracy={1: 0.95}, lr=rates)
     claim = only(report.compare(sweep).claims)
     assert claim.speedup is not None
     assert (claim.speedup.pairs, claim.speedup.missed_baseline, claim.speedup.missed) == (4, 1, 1)

@@ -11,6 +11,7 @@ import pytest
 
 import recorded
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launch import display
 from onecycle_sweeps.launch.display import Display, describe
 from onecycle_sweeps.launch.queue import Event
@@ -66,6 +67,7 @@ def test_results_that_were_there_already_are_counted(made: Sweep, capfd: pytest.
 def test_a_range_test_that_ends_tells_its_rate(made: Sweep):
     trial = TrialFolder(made.runs_dir / "r")
     trial.create({"task": "range_test"})
+    Journal(trial.journal, 1, 0)
     recorded.finish(trial, metrics={"suggestion/max_lr": 0.1234, "seconds": 2.0})
     line = describe(trial, recorded.range_test("r"), FINISHED, None)
     assert line == "range test: finished, max_lr 0.123, 2.0 s"

@@ -179,7 +179,9 @@ def test_an_attempt_that_was_superseded_replaces_nothing(runs_dir: Path, beside:
     def taken_over() -> bool:
         """Another host without this one's locks begins the third attempt."""
         if next(steps) == at:
-            (folder.journal / "0003.jsonl").write_text('{"attempt":3,"from":2,"time":0.0,"host":"elsewhere"}\n')
+            (folder.journal / "0003.jsonl").write_text(
+                '{"format":1,"attempt":3,"from":2,"time":0.0,"host":"elsewhere"}\n'
+            )
             return at < STEPS
         return False
 
