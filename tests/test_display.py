@@ -58,6 +58,32 @@ def test_without_a_terminal_a_long_trial_says_now_and_then_where_it_is(
     assert re.fullmatch(r"clr max_lr=0\.8 seed=0: step 60/100, loss 2\.59, lr 0\.59(, \d+ s left)?", line)
 
 
+def test_what_there_is_to_know_of_how_a_trial_began_is_told_once_when_it_has_begun(
+    made: Sweep, capfd: pytest.CaptureFixture[str]
+):
+    with Display(made, 2) as shown:
+        shown.show(Event(entries(made)["a"], RUNNING))
+        assert not capfd.readouterr().err
+        note = "net.py changed: the trial begins again from step 0"
+        Journal(made.trial("a").journal, 2, 0, notes=[note]).end("failed")
+        for event in (Event(), Event(), Event(entries(made)["a"], FAILED, "the disk is full")):
+            shown.show(event)
+    told, ended = capfd.readouterr().err.splitlines()
+    assert told == f"clr max_lr=0.8 seed=0: {note}"
+    assert ended.startswith("[1/2]")
+    with Display(made, 1) as shown:
+        shown.show(Event(entries(made)["a"], RUNNING))
+        shown.show(Event())
+    assert not capfd.readouterr().err
+
+
+def test_code_that_changed_since_a_result_was_made_is_said_before_anything_runs(
+    made: Sweep, capfd: pytest.CaptureFixture[str]
+):
+    with Display(made, 1, 1, ["layers.py"]):
+        assert "1 of 2 results were there already" in (line := capfd.readouterr().err) and "layers.py" in line
+
+
 def test_results_that_were_there_already_are_counted(made: Sweep, capfd: pytest.CaptureFixture[str]):
     with Display(made, 1, 1):
         pass
@@ -82,6 +108,7 @@ SHOW = """
 import sys
 from pathlib import Path
 from onecycle_sweeps import sweep
+from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launch import display
 from onecycle_sweeps.launch.queue import Event
 

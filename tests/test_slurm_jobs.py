@@ -21,6 +21,7 @@ from cluster_sweeps import (
     states,
     trainings,
 )
+from onecycle_sweeps import journal
 from slurm_cluster import Cluster
 
 pytestmark = pytest.mark.slow
@@ -148,6 +149,23 @@ def test_cancel_ends_what_runs_and_what_waits_and_resume_goes_on(cluster: Cluste
     assert run(cluster, tmp_path, "resume", pause=0.0).returncode == 0
     assert run(cluster, tmp_path, "status", "--watch").stdout.rstrip().endswith("2 finished")
     check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
+
+
+def test_a_net_that_is_edited_before_the_jobs_go_on_begins_again_and_whoever_waits_is_told(
+    cluster: Cluster, tmp_path: Path
+):
+    net = "from nodes_code import Slow\n\n\nclass Mine(Slow):\n    pass\n"
+    (tmp_path / "mine.py").write_text(net)
+    words = [word.replace("nodes_code.Slow", "mine.Mine") for word in overrides("Slow", "seed=0")]
+    command = start(cluster, program.with_store(tmp_path), *words)
+    at_step(tmp_path, 30)
+    assert run(cluster, tmp_path, "cancel").returncode == 0
+    ends(command, tmp_path)
+    (tmp_path / "mine.py").write_text(f"{net}# edited\n")
+    assert ends(start(cluster, tmp_path, *words, pause=0.0), tmp_path) == 0
+    assert "mine.py changed after step" in said(tmp_path)
+    record = journal.read(trainings(tmp_path)["0"].journal)
+    assert [attempt.start for attempt in record.attempts] == [0, 0]
 
 
 @IN_BOTH_MODES
