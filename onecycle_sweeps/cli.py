@@ -4,16 +4,15 @@ import difflib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import arguments, mistakes, report, settings, sweep, tracking
-from onecycle_sweeps.arguments import CONF, is_verb
+from onecycle_sweeps import arguments, mistakes, report, settings, sweep, tracking, typed
+from onecycle_sweeps.arguments import is_verb
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launch import conclusion, ui_server
@@ -44,18 +43,18 @@ def main(argv: list[str]) -> int:
         print(f"python -m onecycle_sweeps {verb} {takes} [overrides]: {does.__doc__}")
         return 0
     flagged = FLAGS.get(verb) in rest
-    # The doctor may be given what a sweep is given.
-    rest = [argument for argument in rest if argument not in (FLAGS.get(verb), "-m" if verb == DOCTOR else None)]
-    names = [argument for argument in rest if is_verb(argument)]
-    if len(names) > (most := 0 if verb == DOCTOR else 1):
-        return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
-    overrides = [argument for argument in rest if argument not in names]
     try:
-        with mistakes.told_in_a_line(), initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", overrides, return_hydra_config=True)
+        asked = typed.options([argument for argument in rest if argument != FLAGS.get(verb)])
+        names = [argument for argument in asked.overrides if is_verb(argument)]
+        if len(names) > (most := 0 if verb == DOCTOR else 1):
+            return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
+        overrides = asked.overrides = [argument for argument in asked.overrides if argument not in names]
+        with mistakes.told_in_a_line():
+            # A verb may be given what a sweep is given.
+            config, requests = typed.composed(asked, jobs=verb == DOCTOR)
         settings.plain(config)
         if verb == DOCTOR:
-            return doctor(config, overrides, probing=flagged)
+            return doctor(config, requests, probing=flagged)
         uri = tracking.absolute_uri(config.tracking.uri, Path.cwd())
         if verb == "ui" and not names:
             return ui_server.become(uri)
@@ -67,12 +66,11 @@ def main(argv: list[str]) -> int:
         return _mistake(str(error).splitlines()[0])
 
 
-def doctor(config: DictConfig, overrides: list[str], *, probing: bool) -> int:
+def doctor(config: DictConfig, requests: Sequence[Request], *, probing: bool) -> int:
     """What would fail later, a line for each thing that a sweep needs; with --probe a short job looks from a node."""
     from onecycle_sweeps.launch import doctor as checks
 
-    request = Request(settings.plain(config), tuple(overrides), dict(config.hydra.runtime.choices))
-    return checks.examine(request, settings.launcher(config), probing=probing)
+    return checks.examine(requests, settings.launcher(config), probing=probing)
 
 
 def status(which: Sweep) -> int:
@@ -152,10 +150,10 @@ def _found(config: DictConfig, uri: str, overrides: list[str], names: list[str])
     """The sweep that is meant, with the tracker that was typed; raises LookupError."""
     which = sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None, _passed_over)
     arguments.add_code(which.command, Path(which.cwd))
-    typed = {override.partition("=")[0] for override in overrides}
-    if "tracking.uri" in typed:
+    keys = {override.partition("=")[0] for override in overrides}
+    if "tracking.uri" in keys:
         which = replace(which, tracking_uri=uri)
-    if "tracking.experiment" in typed:
+    if "tracking.experiment" in keys:
         which = replace(which, experiment=config.tracking.experiment)
     return which
 

@@ -54,9 +54,9 @@ def plain(config: DictConfig, hydra: Any = None) -> Config:
     return resolved(own(config), read_by_hydra(hydra) if hydra else ()) | ({ENV_SET: env_set} if env_set else {})
 
 
-def typed_of_hydra(hydra: Any) -> list[str]:
-    """The overrides of Hydra's own config as they were typed: some can be resolved in a job alone."""
-    found = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
+def typed(hydra: Any, part: str) -> list[str]:
+    """The overrides of a `part` of the config, hydra or task, as they were typed: some are resolved in a job alone."""
+    found = OmegaConf.to_container(hydra.overrides[part], resolve=False)
     assert isinstance(found, list)
     return list(map(str, found))
 

@@ -29,7 +29,7 @@ FLOORS = (
     ("range_test", "batch_norm"),
     ("trial", "plan"),
     ("sweep", "composition", "mistakes"),
-    ("tracking", "report"),
+    ("tracking", "report", "typed"),
     ("launch",),
     ("cli", "hydra_plugins"),
     ("__main__",),
@@ -50,6 +50,7 @@ WITH_HYDRA = (
     "trial",
     "settings",
     "hydra_job",
+    "typed",
 )
 HOMES = {"mlflow": ("tracking",), "submitit": ("launch.slurm",), "hydra": WITH_HYDRA, "omegaconf": WITH_HYDRA}
 

@@ -11,6 +11,7 @@ import pytest
 from onecycle_sweeps import cli, locks
 from onecycle_sweeps.launch import places
 from onecycle_sweeps.launch.slurm import probe
+from program import write
 from slurm_cluster import Cluster, up
 from test_verbs import unused_port
 
@@ -244,3 +245,28 @@ def test_a_folder_that_nodes_may_not_see_is_told_apart(
 def test_it_takes_no_sweep(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["doctor", "5weeb1d0"]) == 2
     assert capsys.readouterr().err == "onecycle_sweeps: doctor takes no sweep, got 1: 5weeb1d0\n"
+
+
+@pytest.mark.parametrize("option", ["--config-dir my", "--config-dir=my", "-cd my"])
+def test_it_takes_what_a_sweep_takes(doctor: Doctor, tmp_path: Path, option: str):
+    write(tmp_path, {"my/policy/mine.yaml": "_target_: onecycle_sweeps.policies.Constant\nmax_lr: ${max_lr}\n"})
+    status, told = doctor("-m", "policy=mine,constant", *option.split(), "seed=0,1", "max_lr=0.1")
+    assert (status, told["trial"]) == (0, "ok: it has 1437 training and 360 validation samples")
+
+
+def test_it_looks_at_every_trial_of_a_sweep_and_at_the_ends_of_a_search(doctor: Doctor, tmp_path: Path):
+    search = "_target_: mine.Search\nparams: {batch_size: 'range(64, 2000)'}\n"
+    write(tmp_path, {"my/hydra/sweeper/search.yaml": search})
+    for typed in (["batch_size=64,2000", "max_lr=0.1"], ["hydra/sweeper=search", "max_lr=interval(0.1, 0.5)"]):
+        status, told = doctor("--config-dir", "my", *typed)
+        assert status == 1
+        assert "FAILS: batch_size must be at most the 1437 training samples" in told["trial"]
+
+
+@pytest.mark.parametrize(
+    "typed", ["--config-dir nowhere", "--config-dir", "--config-name nowhere", "--cfg job", "--nope"]
+)
+def test_an_option_that_cannot_be_taken_is_one_line(typed: str, capsys: pytest.CaptureFixture[str]):
+    for verb in ("doctor", "status"):
+        assert cli.main([verb, *typed.split()]) == 2
+        assert capsys.readouterr().err.count("\n") == 1

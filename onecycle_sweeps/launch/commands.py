@@ -65,7 +65,7 @@ def check_sweep(hydra: Any) -> None:
 
 def _check_hydra(hydra: Any, elsewhere: tuple[str, ...], where: str) -> None:
     """Raise ConfigError for what was typed of Hydra's own config and is read `elsewhere`, or nowhere."""
-    for override in settings.typed_of_hydra(hydra):
+    for override in settings.typed(hydra, "hydra"):
         if override.lstrip("+~").startswith(elsewhere):
             raise ConfigError(f"{override} {where}")
     if hydra.job.chdir:

@@ -1,6 +1,6 @@
 """What would fail later: each thing that a sweep needs is tried beforehand, as far as that costs nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,26 @@ NO_CLUSTER = "hydra/launcher=slurm was not asked for"
 PROBE = "--probe submits one short job that looks from a node"
 
 
-def examine(request: Request, launcher: Mapping[str, Any], *, probing: bool) -> int:
+def examine(requests: Sequence[Request], launcher: Mapping[str, Any], *, probing: bool) -> int:
     """Print what each check came to; returns 1 if one fails. `probing` lets a job look from a node as well."""
     failed = False
-    for finding in _findings(request, launcher, probing):
+    for finding in _findings(requests, launcher, probing):
         conclusion.say(str(finding))
         failed = failed or finding.word == FAILS
     return conclusion.FAILURE if failed else 0
 
 
-def _findings(request: Request, launcher: Mapping[str, Any], probing: bool) -> Iterator[Finding]:
+def _findings(requests: Sequence[Request], launcher: Mapping[str, Any], probing: bool) -> Iterator[Finding]:
     on_slurm = "timeout_min" in launcher
-    yield (readable := _config(request, launcher, on_slurm))
+    yield (readable := _config(requests, launcher, on_slurm))
     if not readable.good:
         yield from (skipped(about, "the config comes first") for about in ("runs_dir", "trial", "tracking", *SLURM))
         return
+    request = requests[0]
     folder = Path(request.config["runs_dir"]).absolute()
     uri = tracking.absolute_uri(request.config["tracking"]["uri"], Path.cwd())
     yield (writable := places.runs_dir(folder, on_nodes=on_slurm))
-    yield _trial(request, folder, on_slurm) if writable.good else skipped("trial", "its data is kept in runs_dir")
+    yield _trials(requests, folder, on_slurm) if writable.good else skipped("trial", "its data is kept in runs_dir")
     yield places.tracker(uri, on_nodes=on_slurm)
     if not on_slurm:
         yield from (skipped(about, NO_CLUSTER) for about in SLURM)
@@ -52,11 +53,12 @@ def _findings(request: Request, launcher: Mapping[str, Any], probing: bool) -> I
         yield from probe.probe(launcher, folder, uri)
 
 
-def _config(request: Request, launcher: Mapping[str, Any], on_slurm: bool) -> Finding:
+def _config(requests: Sequence[Request], launcher: Mapping[str, Any], on_slurm: bool) -> Finding:
     from onecycle_sweeps.launch.slurm import request as asked
 
     try:
-        checks.check(request.config)
+        for request in requests:
+            checks.check(request.config)
         if on_slurm:
             asked.check({**launcher, "dry_run": True})
         else:
@@ -66,13 +68,16 @@ def _config(request: Request, launcher: Mapping[str, Any], on_slurm: bool) -> Fi
     return ok("config", "every value can be used")
 
 
-def _trial(request: Request, runs_dir: Path, on_slurm: bool) -> Finding:
-    """Whether a trial can be planned, for which its data has to be there."""
+def _trials(requests: Sequence[Request], runs_dir: Path, on_slurm: bool) -> Finding:
+    """Whether the trials can be planned, for which their data has to be there."""
+    planner, found = Planner(runs_dir, elsewhere=on_slurm), {}
     try:
-        config = Planner(runs_dir, elsewhere=on_slurm).plan(request).config
+        trials = [planner.plan(request) for request in requests]
     except ConfigError as error:
         return fails("trial", str(error))
-    cache = runs_dir / "data" / config["needs"]["data"]
-    with settings.environment(config):
-        facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
-    return ok("trial", f"it has {facts.train} training and {facts.val} validation samples")
+    for config in (trial.config for trial in trials):
+        cache = runs_dir / "data" / config["needs"]["data"]
+        with settings.environment(config):
+            found[cache] = dataset.prepare(settings.loader(config), cache, **settings.split(config))
+    facts = dict.fromkeys(f"{one.train} training and {one.val} validation samples" for one in found.values())
+    return ok("trial", f"it has {', or '.join(facts)}")
