@@ -34,7 +34,11 @@ def options(argv: Sequence[str]) -> Namespace:
 
 
 def composed(typed: Namespace, *, jobs: bool) -> tuple[DictConfig, list[Request]]:
-    """The whole config of a sweep typed in this folder, and its jobs if these are wanted; raises what Hydra raises."""
+    """The whole config of a command typed in this folder, and if they are wanted the jobs that it has as a sweep.
+
+    Raises ConfigError or what Hydra raises.
+    """
+    mode = RunMode.MULTIRUN if jobs or typed.multirun else RunMode.RUN
     search_path = create_config_search_path(os.path.abspath(typed.config_path or CONF))
     if typed.config_dir:
         if not os.path.isdir(typed.config_dir):
@@ -44,7 +48,7 @@ def composed(typed: Namespace, *, jobs: bool) -> tuple[DictConfig, list[Request]
     hydra = Hydra.create_main_hydra2("onecycle_sweeps", search_path)
     try:
         name, overrides = typed.config_name or "config", typed.overrides
-        config = hydra.compose_config(name, overrides, RunMode.MULTIRUN, from_shell=False)
+        config = hydra.compose_config(name, overrides, mode, from_shell=False)
         composer, listed = Composer(hydra.config_loader, config), _jobs(hydra, config) if jobs else []
         return config, [composer.compose(job, number) for number, job in enumerate(listed)]
     finally:
