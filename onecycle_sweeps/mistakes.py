@@ -296,9 +296,15 @@ def _unknown(key: str, value: str, config: Any, *, deleted: str | None) -> str:
     line = keys.unknown(key, known, value)
     if deleted:
         return f"{deleted}: there is no key {key}" if "?" not in line else line
-    if top in checks.BUILT and rest and not keys.suggestion(key, known):
+    if keys.suggestion(key, known):
+        return line
+    if top in checks.BUILT and rest:
         target = OmegaConf.select(config, f"{top}._target_")
         return f"{line}; another one that {target} takes is typed with a +: +{key}={value}"
+    # Such as hydra.job.env_set, whose keys have any name.
+    inside = OmegaConf.select(config, key.rpartition(".")[0]) if top == "hydra" else None
+    if isinstance(inside, DictConfig) and OmegaConf.get_type(inside) is dict:
+        return f"{key} is not there yet, it is added with a +: +{key}={value}"
     return line
 
 

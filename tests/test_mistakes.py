@@ -97,6 +97,8 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("hydra.launcher.workers=2", "hydra.launcher.workers=2", "add -m"),
         ("+hydra.launcher.gres=gpu:1", "hydra.launcher.gres", "add -m"),
         ("hydra/sweeper=basic", "hydra/sweeper=basic", "add -m"),
+        ("hydra.job.env_set.MINE=3", "hydra.job.env_set.MINE", "+hydra.job.env_set.MINE=3"),
+        ("optimizer.dampening=0.1", "optimizer.dampening", "+optimizer.dampening=0.1"),
         ("--epochs 3", "--epochs", "epochs=3"),
         ("--config-dir conf experiment=typo", "epoch", "did you mean epochs?"),
         ("--config-dir conf experiment=typo seed=0,1 -m", "epoch", "did you mean epochs?"),
