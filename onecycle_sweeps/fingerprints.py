@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onecycle_sweeps.dataset import progress, walk
+from onecycle_sweeps.dataset.files import MEMOS
 
 CONTENT, STAT = "content", "stat"
 MEMO_VERSION = 1
@@ -55,7 +56,7 @@ Files = Mapping[str, Known]
 
 def memos(runs_dir: Path) -> Path:
     """The folder of what is remembered of hashed files."""
-    return runs_dir / "data" / "fingerprints"
+    return runs_dir.joinpath(*MEMOS)
 
 
 def take(paths: Iterable[Path], memos: Path, *, by: str = CONTENT, afresh: bool = False) -> dict[str, str]:

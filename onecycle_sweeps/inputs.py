@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,12 @@ class Inputs:
     prints: Mapping[str, str]
 
 
-def of_data(node: Node, memos: Path, *, inside: Iterable[Path] = (), afresh: bool = False) -> Inputs:
+def of_data(node: Node, memos: Path, *, afresh: bool = False) -> Inputs:
     """The files that a data node names below its `root`, in the working folder or by absolute paths.
 
     `files` are those that count of the folders they lie in. Without `files`, `path` or another name below `root` all
     of `root` counts, and where it does not exist its wording.
-    Raises FileNotFoundError if one of `files` is missing, ValueError for a folder that holds one of `inside`, which
-    the program itself writes into.
+    Raises FileNotFoundError if one of `files` is missing.
     """
     named = dict(_named_in_data(node))
     root = node.get("root")
@@ -40,7 +39,7 @@ def of_data(node: Node, memos: Path, *, inside: Iterable[Path] = (), afresh: boo
         named["root"] = [] if placed else [top]
     kept = {key: value for key, value in node.items() if key not in KEEPING}
     by = node.get("fingerprint", fingerprints.CONTENT)
-    return _inputs(kept, named, memos, by=by, inside=inside, afresh=afresh)
+    return _inputs(kept, named, memos, by=by, afresh=afresh)
 
 
 def of_node(node: Node, memos: Path, *, afresh: bool = False) -> Inputs:
@@ -50,7 +49,7 @@ def of_node(node: Node, memos: Path, *, afresh: bool = False) -> Inputs:
         paths = [path for path in _matches(Path(), value) if path.is_file() or (path.is_dir() and "/" in value)]
         if paths:
             named[key] = paths
-    return _inputs(node, named, memos, by=fingerprints.CONTENT, inside=(), afresh=afresh)
+    return _inputs(node, named, memos, by=fingerprints.CONTENT, afresh=afresh)
 
 
 def missing(node: Node) -> bool:
@@ -83,15 +82,7 @@ def _top(node: Node) -> Path:
     return Path(root).expanduser() if isinstance(root, str) else Path()
 
 
-def _inputs(
-    node: Node, named: Mapping[str, list[Path]], memos: Path, *, by: str, inside: Iterable[Path], afresh: bool
-) -> Inputs:
-    for key, path in ((key, path) for key, paths in named.items() for path in paths):
-        if path.is_dir() and any(_lies_in(place, path) for place in inside):
-            raise ValueError(
-                f"data.{key} names {path.absolute()}, which holds the working folder or runs_dir and changes while "
-                "trials run: list what is read of it in data.files, or start the command in another folder"
-            )
+def _inputs(node: Node, named: Mapping[str, list[Path]], memos: Path, *, by: str, afresh: bool) -> Inputs:
     prints = fingerprints.take((path for paths in named.values() for path in paths), memos, by=by, afresh=afresh)
     found = {key: [_counted(path, prints, len(paths)) for path in paths] for key, paths in named.items()}
     return Inputs({"node": _without_places(node, found), "files": found}, prints)

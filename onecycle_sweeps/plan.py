@@ -134,11 +134,10 @@ class Planner:
         """Fingerprint a data set and decode it; raises Changed if its files are others once they have been read."""
         named_by_code = settings.text_defaults(node)
         loaded = named_by_code | {key: value for key, value in node.items() if key not in settings.SPLIT_KEYS}
-        inside = (Path.cwd(), self.runs_dir)
-        named = inputs.of_data(loaded, self.memos, inside=inside, afresh=config["rerun"])
+        named = inputs.of_data(loaded, self.memos, afresh=config["rerun"])
 
         def check() -> None:
-            if inputs.of_data(loaded, self.memos, inside=inside) != named:
+            if inputs.of_data(loaded, self.memos) != named:
                 names = ", ".join(named.prints) or f"what data={node['_target_']} names"
                 raise fingerprints.Changed(
                     f"{names} changed while it was read: start the command again once nothing writes there, or list "

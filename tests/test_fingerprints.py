@@ -298,11 +298,25 @@ def test_a_loader_that_fetches_its_files_is_read_again_with_them(tmp_path: Path,
     assert fingerprints.check(first.config["needs"]["files"], fingerprints.memos(tmp_path / "runs")) is None
 
 
-def test_the_folder_that_is_worked_in_cannot_be_data_as_a_whole(tmp_path: Path, own):
-    overrides = own(fixed=str(tmp_path / "a" / "d.npz"))
-    with pytest.raises(ConfigError, match=r"^data.root names .*, which holds the working folder or runs_dir"):
-        planned(tmp_path / "runs", *overrides("+data.root=."))
-    assert planned(tmp_path / "runs", *overrides("+data.root=..", "+data.files=[a/d.npz]")).signature
+def test_what_this_program_writes_into_a_folder_of_data_is_no_data(tmp_path: Path, own, monkeypatch):
+    monkeypatch.chdir(tmp_path / "a")
+    overrides = own()("+data.root=.")
+    first = made(Path("runs"), *overrides)
+    Path("mlflow.db").write_bytes(b"a store")
+    trial.run(first)
+    assert planned(Path("runs"), *overrides).signature == first.signature
+    arrays(Path(), 7)
+    assert planned(Path("runs"), *overrides).signature != first.signature
+
+
+def test_photographs_in_the_folder_that_is_worked_in_are_told_from_the_runs(photos: Path, monkeypatch):
+    monkeypatch.chdir(photos)
+    for _ in range(2):
+        folder = made(Path("runs"), *asked(Path(), "data.root=."))
+        Path("mlflow.db").write_bytes(b"a store")
+        (folder.path / "lr_momentum.png").write_bytes(encoded(picture(0)))
+    trial.run(folder)
+    assert (folder.resolved() or {})["data"]["skipped"] == 0
 
 
 def test_rerun_reads_afresh_what_no_key_names(tmp_path: Path, own, monkeypatch):
