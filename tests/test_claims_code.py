@@ -26,7 +26,7 @@ def claims(tmp_path: Path, makers: Makers, test: Mapping[str, Any] | None = None
     made = hand_made.sweep(tmp_path, *([range_test_entry()] if test else []), *entries)
     if test:
         hand_made.range_test(made.trial("range"), [(0.1, 2.0, 2.0), (1.0, 1.0, 1.5)], suggestions={"max_lr": 0.3})
-        made.trial("range").write("resolved", dict(test))
+        made.trial("range").write("resolved", {"max_lr": None, "max_lr_from": None, "total_steps": 2} | dict(test))
     for when, (one, (policy, seed)) in enumerate(zip(entries, names, strict=True)):
         accuracy = {4: FINALS[policy.split("-")[0]][seed]}
         maker = makers[policy][seed]

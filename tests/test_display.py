@@ -65,7 +65,7 @@ def test_what_there_is_to_know_of_how_a_trial_began_is_told_once_when_it_has_beg
         shown.show(Event(entries(made)["a"], RUNNING))
         assert not capfd.readouterr().err
         note = "net.py changed: the trial begins again from step 0"
-        Journal(made.trial("a").journal, 2, 0, notes=[note]).end("failed")
+        Journal(made.trial("a").journal, 2).begin(0, notes=[note])
         for event in (Event(), Event(), Event(entries(made)["a"], FAILED, "the disk is full")):
             shown.show(event)
     told, ended = capfd.readouterr().err.splitlines()
