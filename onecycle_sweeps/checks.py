@@ -1,6 +1,7 @@
 """The values of a config, checked before anything runs: each refusal names the key, the bound and the value."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -152,6 +153,30 @@ REPLACED = {
 }
 
 LAUNCHER = "hydra.launcher"
+
+# What no run needs more of. More would fail later, in torch, in memory or on the disk, or never end.
+MOST_SEED, MOST_RATE = 2**32 - 1, 1e9
+MOST: dict[str, float] = {
+    "epochs": 10**6,
+    "batch_size": 10**9,
+    "seed": MOST_SEED,
+    "max_lr": MOST_RATE,
+    "max_lr_scale": MOST_RATE,
+    "policy.max_lr": MOST_RATE,
+    "optimizer.weight_decay": MOST_RATE,
+    "optimizer.body_lr_scale": MOST_RATE,
+    "range_test.start_lr": MOST_RATE,
+    "range_test.end_lr": MOST_RATE,
+    "range_test.steps": 10**5,
+    "range_test.seeds": MOST_SEED,
+    "data.split_seed": MOST_SEED,
+    "data.size": 4096,
+    "clip_norm": 1e9,
+    "checkpoint_minutes": 10**6,
+}
+MOST_RANGE_TEST_SEEDS = 100
+WORKERS_PER_CPU = 16
+
 LOCAL_LAUNCHER = {
     "workers": (either(whole(1), one_of("auto")), "a whole number of at least 1 or auto"),
     "jobs_per_gpu": (whole(1), "a whole number of at least 1"),
@@ -170,7 +195,9 @@ NOT_BY_ENV_SET = {
 }
 
 
-def check_launcher(settings: Mapping[str, Any], known: Mapping[str, tuple[Check, str]]) -> None:
+def check_launcher(
+    settings: Mapping[str, Any], known: Mapping[str, tuple[Check, str]], most: Mapping[str, float] | None = None
+) -> None:
     """Raise ConfigError for a key of hydra.launcher that is not known, or whose value cannot be used."""
     for key in settings:
         if key not in known:
@@ -180,6 +207,12 @@ def check_launcher(settings: Mapping[str, Any], known: Mapping[str, tuple[Check,
             raise ConfigError(f"{LAUNCHER}.{key} is missing, it must be {what}")
         if not accepts(settings[key]):
             raise ConfigError(f"{LAUNCHER}.{key} must be {what}, got {settings[key]!r}")
+        _check_most(f"{LAUNCHER}.{key}", settings[key], (most or {}).get(key, math.inf))
+
+
+def check_local_launcher(settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key of hydra/launcher=local whose value cannot be used on this machine."""
+    check_launcher(settings, LOCAL_LAUNCHER, {"workers": WORKERS_PER_CPU * _cpus(), "jobs_per_gpu": 64})
 
 
 def unknown_to_launcher(key: str, value: Any, known: Sequence[str]) -> str:
@@ -226,6 +259,8 @@ def check(config: dict[str, Any]) -> None:
                 raise ConfigError(f"{key} is missing, it must be {what}")
         elif not accepts(node[leaf]):
             raise ConfigError(f"{key} must be {what}, got {node[leaf]!r}")
+        else:
+            _check_most(key, node[leaf], MOST.get(key, math.inf))
     test = config["range_test"]
     if test["start_lr"] >= test["end_lr"]:
         raise ConfigError(
@@ -237,6 +272,8 @@ def check(config: dict[str, Any]) -> None:
             f"range_test.end_lr must be so far above range_test.start_lr ({test['start_lr']}) that the rate rises at "
             f"each of {test['steps']} steps, got {test['end_lr']}"
         )
+    if (count := len(test["seeds"])) > MOST_RANGE_TEST_SEEDS:
+        raise ConfigError(f"range_test.seeds must be at most {MOST_RANGE_TEST_SEEDS} seeds, got {count}")
     if test["mode"] == "exp" and test["start_lr"] == 0:
         raise ConfigError("range_test.start_lr must be above 0 where range_test.mode is exp, got 0")
     check_env_set(config.get("env_set", ()))
@@ -263,3 +300,30 @@ def check_batch(batch_size: int, samples: int) -> None:
     """Raise ConfigError if a batch is larger than the training set."""
     if batch_size > samples:
         raise ConfigError(f"batch_size must be at most the {samples} training samples, got {batch_size}")
+
+
+def check_threads(threads: Any, cpus_elsewhere: int | None) -> None:
+    """Raise ConfigError for more threads than there are CPUs: here, or where a job is granted so many elsewhere."""
+    if isinstance(threads, int) and threads > (cpus_elsewhere or _cpus()):
+        granted = f"hydra.launcher.cpus_per_task={cpus_elsewhere}"
+        bound = granted if cpus_elsewhere else f"the {_cpus()} CPUs of this machine"
+        raise ConfigError(f"threads must be at most {bound}, got {threads}")
+
+
+def check_evaluations(per_epoch: int, steps_per_epoch: int) -> None:
+    """Raise ConfigError for more evaluations in an epoch than it has steps."""
+    if per_epoch > steps_per_epoch:
+        raise ConfigError(
+            f"evaluations_per_epoch must be at most the {steps_per_epoch} steps of an epoch, got {per_epoch}"
+        )
+
+
+def _check_most(key: str, value: Any, most: float) -> None:
+    """Raise ConfigError for a number, or one of a list, above the bound."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and number > most:
+            raise ConfigError(f"{key} must be at most {most:.0f}, got {number}")
+
+
+def _cpus() -> int:
+    return os.cpu_count() or 1

@@ -8,19 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-
 from onecycle_sweeps import checks, dataset, fingerprints, inputs, provenance, settings
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.inputs import Inputs
+from onecycle_sweeps.policies import check_policy
 from onecycle_sweeps.settings import Config
 
 # Keys that say where and how a trial runs, or what is read from it, not what it computes.
 BYSTANDERS = ("runs_dir", "tracking", "threads", "target_accuracy", "checkpoint_minutes", "save_model", "rerun")
 PLACE_OF_DATA = ("root", "path", "files", *inputs.KEEPING)
-# Where a range test is still to find the rate, the other keys of a policy are checked below a rate out of reach.
-UNREACHED_RATE = 1e9
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,12 @@ class Data:
 class Planner:
     """Turns requests into trials; what it learns of a data set serves all requests that use it.
 
-    `elsewhere` is whether they will run on another machine, whose devices are not known here.
+    `cpus_elsewhere` is how many CPUs each is granted where it will run on another machine, whose devices are not known
+    here.
     """
 
-    def __init__(self, runs_dir: Path, *, elsewhere: bool = False) -> None:
-        self.runs_dir, self.elsewhere = runs_dir, elsewhere
+    def __init__(self, runs_dir: Path, *, cpus_elsewhere: int | None = None) -> None:
+        self.runs_dir, self.cpus_elsewhere = runs_dir, cpus_elsewhere
         self.memos = fingerprints.memos(runs_dir)
         self._read_afresh: set[str] = set()
         self._inputs: dict[str, Inputs] = {}
@@ -76,8 +75,10 @@ class Planner:
         """The trial that a request asks for; raises ConfigError with one line that names key, bound and value."""
         try:
             return self._plan(request)
-        except (ValueError, TypeError, OSError, ImportError, HydraException) as error:
-            raise ConfigError(" ".join(str(error).split())) from error
+        except ConfigError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ConfigError(in_a_line(error)) from error
 
     def _plan(self, request: Request) -> Trial:
         checks.check(request.config)
@@ -86,7 +87,8 @@ class Planner:
 
     def _plan_in_its_environment(self, request: Request) -> Trial:
         config = request.config
-        if config["device"].startswith("cuda") and not self.elsewhere:
+        checks.check_threads(config["threads"], self.cpus_elsewhere)
+        if config["device"].startswith("cuda") and self.cpus_elsewhere is None:
             _check_cuda(config["device"])
         facts, data = self._describe_data(config)
         checks.check_batch(config["batch_size"], facts.train)
@@ -96,8 +98,9 @@ class Planner:
         if config["task"] == "range_test":
             return test
         rate, steps = settings.max_lr(config), facts.train // config["batch_size"]
-        build = partial(settings.policy, config, rate or UNREACHED_RATE, steps)
-        self._build_once(build, config["policy"], config["epochs"], rate, steps, env_set)
+        checks.check_evaluations(config["evaluations_per_epoch"], steps)
+        check = partial(_check_policy, config, steps)
+        self._build_once(check, config["policy"], config["epochs"], rate, steps, env_set)
         return self._trial(config, request, data, None if rate else test)
 
     def steps_per_epoch(self, config: Config) -> int:
@@ -178,6 +181,11 @@ class Planner:
         if key not in self._inputs:
             self._inputs[key] = inputs.of_node(node, self.memos, afresh=afresh)
         return self._inputs[key]
+
+
+def _check_policy(config: Config, steps_per_epoch: int) -> None:
+    name = f"policy._target_={config['policy']['_target_']}"
+    check_policy(name, settings.outlined_policy(config, steps_per_epoch), config["epochs"] * steps_per_epoch)
 
 
 def _hash(value: Any) -> str:

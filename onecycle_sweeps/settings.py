@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 from hydra.core.utils import env_override
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps import checks, credentials, keys
+from onecycle_sweeps import checks, credentials, keys, targets
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.dataset import Facts, Source
 from onecycle_sweeps.dataset.augmentation import Transform
+from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.policies import Policy
 
 Config = dict[str, Any]
@@ -29,6 +30,8 @@ ENV_SET = "env_set"
 SPLIT_KEYS = ("val_fraction", "split_seed", "classes")
 # Lists of transforms: for training batches, and for evaluations.
 TRANSFORM_KEYS = ("augment", "evaluation")
+# Where a range test is still to find the rate, the other keys of a policy are checked below a rate out of reach.
+UNREACHED_RATE = 1e9
 # A range test serves every policy, every seed and every length of training. It evaluates in mode linear alone.
 NOT_OF_A_RANGE_TEST = ("policy", "max_lr", "max_lr_scale", "epochs", "seed", "evaluations_per_epoch")
 
@@ -111,11 +114,19 @@ def unresolvable(error: OmegaConfBaseException) -> str:
     return f"{error.full_key or 'a value'} cannot be resolved: {reason}"
 
 
-def build(node: Config, **offered: Any) -> Any:
-    """Call a config node's `_target_` with the node's keys, and with those of `offered` that it has a parameter for."""
-    parameters = inspect.signature(get_object(node["_target_"])).parameters
-    taken = {name: value for name, value in offered.items() if name in parameters}
-    return _call(node, **taken)
+def build(name: str, node: Config, **offered: Any) -> Any:
+    """Call the `_target_` of the config node `name` with the node's keys and those of `offered` that it can take.
+
+    Raises ValueError, with the key, for a target that is not there, and for keys that it does not take or lacks.
+    """
+    parameters = targets.parameters(targets.located(f"{name}._target_", node["_target_"]))
+    taken = {key: value for key, value in offered.items() if key in parameters}
+    for key, value in taken.items():
+        if key in node and node[key] != value:
+            raise ValueError(
+                f"{name}.{key} follows from the trial, which makes it {value}: leave it out, got {node[key]}"
+            )
+    return _call(name, node, **taken)
 
 
 def loader(config: Config) -> Callable[[], Source]:
@@ -126,15 +137,12 @@ def loader(config: Config) -> Callable[[], Source]:
 
 def _load(node: Config) -> Source:
     seed_generators(0)
-    return _call(node)
+    return _call("data", node)
 
 
 def text_defaults(node: Config) -> Config:
-    """The texts that a node's `_target_` takes where the node says nothing, which may name files as well."""
-    try:
-        parameters = inspect.signature(get_object(node["_target_"])).parameters
-    except (ImportError, ValueError, TypeError, HydraException):
-        return {}  # said where it is called
+    """The texts that the data node's `_target_` takes where the node says nothing, which may name files as well."""
+    parameters = targets.parameters(targets.located("data._target_", node["_target_"]))
     named = {name: one.default for name, one in parameters.items() if name not in node}
     return {name: str(default) for name, default in named.items() if isinstance(default, str | PurePath)}
 
@@ -156,7 +164,12 @@ def policy(config: Config, max_lr: float, steps_per_epoch: int) -> Policy:
     """The trial's policy with its peak at `max_lr`."""
     total_steps = config["epochs"] * steps_per_epoch
     node = {key: value for key, value in config["policy"].items() if key != "max_lr"}
-    return build(node, max_lr=max_lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return build("policy", node, max_lr=max_lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+
+
+def outlined_policy(config: Config, steps_per_epoch: int) -> Policy:
+    """The trial's policy before it runs, with its peak out of reach where a range test is still to find the rate."""
+    return policy(config, max_lr(config) or UNREACHED_RATE, steps_per_epoch)
 
 
 def max_lr(config: Config) -> float | None:
@@ -176,15 +189,17 @@ def range_test(config: Config) -> Config:
 def _transforms(config: Config, key: str, facts: Facts) -> Iterator[Transform]:
     height, width = facts.height, facts.width
     for place, node in enumerate(config["data"].get(key, [])):
+        name = f"data.{key}[{place}]"
         try:
-            transform = build(node, mean=facts.mean)
+            transform = build(name, node, mean=facts.mean)
             if not isinstance(transform, Transform):
                 raise ValueError(f"{node['_target_']} makes no transform, which is called with images and has `output`")
             height, width = transform.output(height, width)
             if key == "evaluation":
                 _check_repeats(transform)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"data.{key}[{place}]: {error}") from error
+        except (Exception, SystemExit) as error:
+            said = in_a_line(error)
+            raise ValueError(said if said.startswith(name) else f"{name}: {said}") from error
         yield transform
 
 
@@ -197,8 +212,9 @@ def _check_repeats(transform: Transform) -> None:
         raise ValueError(f"{name} draws at random, an evaluation needs one that does not, like CenterCrop") from None
 
 
-def _call(node: Config, **taken: Any) -> Any:
+def _call(name: str, node: Config, **taken: Any) -> Any:
     """Call a node's `_target_`; what that raises comes as it is, where Hydra would wrap it in words of its own."""
+    targets.check(name, node, taken)
     try:
         return instantiate(node, **taken, _convert_="all")
     except InstantiationException as error:

@@ -64,10 +64,10 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         ("policy=clr policy.base_lr=abc", "base_lr must be a finite number, got 'abc'"),
         ("policy=step policy.milestones=0.5", "milestones must be a list of numbers, got 0.5"),
         ("policy.anneal_strategy=exp", "anneal_strategy must be one of cos, linear, got 'exp'"),
-        ("policy.three_phase=1", "three_phase must be true or false, got 1"),
+        ("policy.three_phase=1", "policy.three_phase must be true or false, got 1"),
         ("policy._target_=null", "policy._target_ must be the dotted name of a class or function, got None"),
         ("model._target_=5", "model._target_ must be the dotted name of a class or function, got 5"),
-        ("+policy.pct_strat=0.2", "OneCycle.__init__() got an unexpected keyword argument 'pct_strat'"),
+        ("+policy.pct_strat=0.2", "unknown key policy.pct_strat; did you mean policy.pct_start?"),
         # A negative or zero rate, or none at all.
         ("max_lr=0", RATE + "0"),
         ("max_lr=-0.1", RATE + "-0.1"),

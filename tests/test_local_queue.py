@@ -90,9 +90,9 @@ def test_no_training_begins_before_its_range_test_has_ended(healthy: Seen):
 @pytest.mark.parametrize(
     ("model", "cause"),
     [
-        ("Raising", "ArithmeticError: no way forward (models.py:7)"),
+        ("Raising", "ArithmeticError: no way forward (models.py:7 in forward)"),
         ("Killed", "the worker was killed by signal 9 (SIGKILL): out of memory, perhaps"),
-        ("Leaving", "its code left the process by sys.exit('enough')"),
+        ("Leaving", "the code left the process by sys.exit('enough') (models.py:16 in forward)"),
         ("Vanishing", "the worker exited with status 0"),
     ],
 )
@@ -119,7 +119,7 @@ def test_what_a_dying_worker_said_stands_in_its_trials_log(troubled: Seen):
 
 @pytest.mark.slow
 def test_a_range_test_that_fails_is_run_once_and_fails_what_waits_for_it(troubled: Seen):
-    cause = "ArithmeticError: no way forward (models.py:7)"
+    cause = "ArithmeticError: no way forward (models.py:7 in forward)"
     assert troubled.ended()["range_test Raising"] == ("failed", cause)
     (test,) = [e for e in troubled.sweep.trials if e.kind == RANGE_TEST]
     for seed in (1, 2):

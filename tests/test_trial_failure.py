@@ -13,8 +13,11 @@ from real_trials import SHORT, made
 @pytest.mark.parametrize(
     ("override", "cause"),
     [
-        ("model._target_=users_code.Impossible", r"RuntimeError: no room for 10 classes \(users_code.py:\d+\)"),
-        ("optimizer._target_=users_code.Sulking", r"ArithmeticError: not today \(users_code.py:\d+\)"),
+        (
+            "model._target_=users_code.Impossible",
+            r"RuntimeError: no room for 10 classes \(users_code.py:\d+ in __init__\)",
+        ),
+        ("optimizer._target_=users_code.Sulking", r"ArithmeticError: not today \(users_code.py:\d+ in step\)"),
         ("model.channels=[]", r"channels must name .* got \[\]"),
     ],
 )

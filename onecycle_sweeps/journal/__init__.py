@@ -4,7 +4,7 @@ A file begins with the attempt and the step that it continues from. After it com
 that say up to which step a durable checkpoint reaches, and at the end how the attempt ended.
 """
 
-from onecycle_sweeps.journal.coverage import evaluation_points, evaluations_by, lacks
+from onecycle_sweeps.journal.coverage import evaluation_points, is_evaluation_point, lacks
 from onecycle_sweeps.journal.lines import attempt_files
 from onecycle_sweeps.journal.reading import durable, read
 from onecycle_sweeps.journal.record import (
@@ -40,7 +40,7 @@ __all__ = [
     "durable",
     "end_of",
     "evaluation_points",
-    "evaluations_by",
+    "is_evaluation_point",
     "lacks",
     "latest",
     "newest_head",

@@ -3,10 +3,18 @@
 from onecycle_sweeps.journal.record import LR, TRAIN_LOSS, VAL_ACCURACY, Record
 
 
-def evaluation_points(total_steps: int, steps_per_epoch: int, per_epoch: int) -> set[int]:
-    """The numbers of steps after which the net is evaluated: evenly spread, the end of each epoch among them."""
-    count = total_steps // steps_per_epoch * per_epoch
-    return {max(1, round(i * steps_per_epoch / per_epoch)) for i in range(1, count + 1)}
+def evaluation_points(steps: int, steps_per_epoch: int, per_epoch: int) -> set[int]:
+    """The numbers of steps, up to `steps`, after which the net is evaluated: evenly spread, epochs' ends among them."""
+    per_epoch = min(per_epoch, steps_per_epoch)
+    spread = (round(i * steps_per_epoch / per_epoch) for i in range(1, steps * per_epoch // steps_per_epoch + 2))
+    return {point for point in spread if point <= steps}
+
+
+def is_evaluation_point(step: int, steps_per_epoch: int, per_epoch: int) -> bool:
+    """Whether a number of steps is among them, which takes no memory however long the run is."""
+    per_epoch = min(per_epoch, steps_per_epoch)
+    near = step * per_epoch // steps_per_epoch
+    return any(round(i * steps_per_epoch / per_epoch) == step for i in (near, near + 1) if i)
 
 
 def lacks(record: Record, steps: int, evaluated: set[int]) -> str | None:
@@ -16,9 +24,3 @@ def lacks(record: Record, steps: int, evaluated: set[int]) -> str | None:
     if missing := sorted(evaluated - {step + 1 for step in record.series(VAL_ACCURACY)[0]}):
         return f"no evaluation after step {missing[0] - 1}"
     return None
-
-
-def evaluations_by(step: int, steps_per_epoch: int, per_epoch: int) -> set[int]:
-    """The numbers of steps, up to `step`, after which the net has been evaluated by then."""
-    begun = (1 + step // steps_per_epoch) * steps_per_epoch
-    return {point for point in evaluation_points(begun, steps_per_epoch, per_epoch) if point <= step}

@@ -11,8 +11,9 @@ from typing import Any
 
 from onecycle_sweeps import checks, settings
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.launch import conclusion, fork_server, here, local
+from onecycle_sweeps.launch import conclusion, fork_server, here, local, rehearsal
 from onecycle_sweeps.launch.direction import minimising
+from onecycle_sweeps.launch.rehearsal import Rehearsals
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
@@ -35,7 +36,7 @@ def one_trial(config: Any, hydra: Any) -> None:
         _check_one_trial(hydra)
         request = Request(settings.plain(config, hydra), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         checks.check(request.config)
-        session = Session(request.config, single=True)
+        session = Session(request.config, Rehearsals(rehearsal.here), single=True)
         with _interruptible(session, conclusion.say_how_to_continue):
             session.launch([request], here.run)
             status = conclusion.conclude(session)
@@ -92,11 +93,12 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], 
     """Run a sweeper's jobs on this machine's workers; returns each one's objective."""
     with _ending_in_a_line():
         config = requests[0].config
-        checks.check_launcher(launcher, checks.LOCAL_LAUNCHER)
+        checks.check_local_launcher(launcher)
         checks.check(config)
         if not _sessions:
             _say_what_sweeps_the_jobs(hydra, config)
-            _sessions.append(Session(config, single=False, sequential=sequential))
+            rehearsals = Rehearsals(partial(rehearsal.apart, fork_server.of_this_process))
+            _sessions.append(Session(config, rehearsals, single=False, sequential=sequential))
         threads = 1 if config["threads"] == "auto" else config["threads"]
         workers = None if launcher["workers"] == "auto" else launcher["workers"]
         places = partial(local.places, config["device"], threads, workers, launcher["jobs_per_gpu"])
@@ -119,11 +121,14 @@ def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any],
             raise ConfigError(f"hydra.launcher.{key} leaves a sweeper that learns from results without any")
         if not _sessions:
             _say_what_sweeps_the_jobs(hydra, config)
+        rehearsals = Rehearsals(rehearsal.in_a_process_of_its_own, elsewhere=True)
         if launcher["dry_run"]:
-            dry_run.show(requests, launcher)
+            dry_run.show(requests, launcher, rehearsals)
             return [math.nan] * len(requests)
         if not _sessions:
-            _sessions.append(Session(config, single=False, sequential=sequential, elsewhere=True, ships=waits))
+            cpus = launcher["cpus_per_task"]
+            made = Session(config, rehearsals, single=False, sequential=sequential, cpus_elsewhere=cpus, ships=waits)
+            _sessions.append(made)
         session = _sessions[0]
         with _interruptible(session, conclusion.say_how_jobs_go_on):
             run = partial(watching.run, launcher, report=not sequential)

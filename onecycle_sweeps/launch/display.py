@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from onecycle_sweeps import journal
+from onecycle_sweeps.faults import wanted_in_full
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launch.queue import Event
-from onecycle_sweeps.state import ENDED, RUNNING, progress, state
+from onecycle_sweeps.state import ENDED, FAILED, RUNNING, progress, state
 from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
@@ -65,6 +66,8 @@ class Display:
             self.ended[status] += 1
             trial, done = self.sweep.trial(entry.signature), f"[{self.ended.total()}/{self.todo}]"
             self.console.print(Text(f"{done} {describe(trial, entry, status, event.cause)}"))
+            if status == FAILED and wanted_in_full():
+                self.console.print(Text((trial.failure() or {}).get("traceback", "")))
         interval = REFRESH_SECONDS if self._live else PLAIN_SECONDS
         if time.monotonic() - self._shown >= interval:
             self._shown = time.monotonic()

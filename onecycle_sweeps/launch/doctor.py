@@ -6,8 +6,9 @@ from typing import Any
 
 from onecycle_sweeps import checks, dataset, settings, tracking
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.launch import conclusion, places
+from onecycle_sweeps.launch import conclusion, places, rehearsal
 from onecycle_sweeps.launch.finding import FAILS, Finding, fails, ok, skipped
+from onecycle_sweeps.launch.rehearsal import Rehearsals
 from onecycle_sweeps.plan import Planner, Request
 
 SLURM = ("slurm", "sbatch")
@@ -34,7 +35,8 @@ def _findings(requests: Sequence[Request], launcher: Mapping[str, Any], probing:
     folder = Path(request.config["runs_dir"]).absolute()
     uri = tracking.absolute_uri(request.config["tracking"]["uri"], Path.cwd())
     yield (writable := places.runs_dir(folder, on_nodes=on_slurm))
-    yield _trials(requests, folder, on_slurm) if writable.good else skipped("trial", "its data is kept in runs_dir")
+    cpus = launcher["cpus_per_task"] if on_slurm else None
+    yield _trials(requests, folder, cpus) if writable.good else skipped("trial", "its data is kept in runs_dir")
     yield places.tracker(uri, on_nodes=on_slurm)
     if not on_slurm:
         yield from (skipped(about, NO_CLUSTER) for about in SLURM)
@@ -62,22 +64,24 @@ def _config(requests: Sequence[Request], launcher: Mapping[str, Any], on_slurm: 
         if on_slurm:
             asked.check({**launcher, "dry_run": True})
         else:
-            checks.check_launcher(launcher, checks.LOCAL_LAUNCHER)
+            checks.check_local_launcher(launcher)
     except ConfigError as error:
         return fails("config", str(error))
     return ok("config", "every value can be used")
 
 
-def _trials(requests: Sequence[Request], runs_dir: Path, on_slurm: bool) -> Finding:
-    """Whether the trials can be planned, for which their data has to be there."""
-    planner, found = Planner(runs_dir, elsewhere=on_slurm), {}
+def _trials(requests: Sequence[Request], runs_dir: Path, cpus_elsewhere: int | None) -> Finding:
+    """Whether the trials can be planned, for which their data has to be there, and could take a step."""
+    planner, found = Planner(runs_dir, cpus_elsewhere=cpus_elsewhere), {}
     try:
         trials = [planner.plan(request) for request in requests]
-    except ConfigError as error:
+        rehearsals = Rehearsals(rehearsal.in_a_process_of_its_own, elsewhere=cpus_elsewhere is not None)
+        rehearsals.check(trials, runs_dir)
+    except (ConfigError, OSError) as error:
         return fails("trial", str(error))
     for config in (trial.config for trial in trials):
         cache = runs_dir / "data" / config["needs"]["data"]
         with settings.environment(config):
             found[cache] = dataset.prepare(settings.loader(config), cache, **settings.split(config))
     facts = dict.fromkeys(f"{one.train} training and {one.val} validation samples" for one in found.values())
-    return ok("trial", f"it has {', or '.join(facts)}")
+    return ok("trial", f"it has {', or '.join(facts)}, and can take a step")

@@ -58,15 +58,16 @@ class ForkServer:
                 start_new_session=True,
             )
 
-    def fork(self, environment: Mapping[str, str], files: Sequence[int]) -> int:
+    def fork(self, environment: Mapping[str, str], files: Sequence[int], work: str | None = None) -> int:
         """Fork a process with `files` as its standard input, output and errors, in a session of its own.
 
+        It runs the function `serve` of the module `work`, or a worker's where none is named.
         Returns its id, which stays its own until `status` has told its end; raises OSError where there can be none.
         """
         with self._one_at_a_time:
             for _ in range(2):
                 self.start()
-                if answer := self._ask({"fork": dict(environment)}, files):
+                if answer := self._ask({"fork": dict(environment), "work": work or WORK}, files):
                     if "error" in answer:
                         raise OSError(answer["error"])
                     return answer["pid"]

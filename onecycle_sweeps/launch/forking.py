@@ -19,8 +19,11 @@ COUNT_SECONDS = 60.0
 
 
 def main(module: str) -> None:
-    """Answer the launching process at standard input until it closes it; each process forked runs `module`'s serve."""
-    serve = importlib.import_module(module).serve
+    """Answer the launching process at standard input until it closes it.
+
+    Each process forked runs the `serve` of the module asked for; `module` is imported before the first.
+    """
+    importlib.import_module(module)
     line = socket.socket(fileno=os.dup(0))
     ended: dict[int, int | None] = {}
     # A collection in one of the processes would write to all objects, and so copy the pages that they lie in.
@@ -28,11 +31,11 @@ def main(module: str) -> None:
     with suppress(BrokenPipeError):
         while (request := receive(line))[0]:
             match json.loads(request[0]):
-                case {"fork": environment}:
+                case {"fork": environment, "work": work}:
                     answer = _fork(environment, request[1])
                     if answer is None:
                         line.close()
-                        return serve()
+                        return importlib.import_module(work).serve()
                     ended.pop(answer.get("pid", 0), None)
                 case {"status": pid}:
                     answer = {"status": _status(pid, ended)}

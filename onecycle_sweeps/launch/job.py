@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from onecycle_sweeps import journal, terminal, trial
+from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.launch.queue import NOT_AN_END
 from onecycle_sweeps.launch.worker import LEFT, READY
 from onecycle_sweeps.state import CANCELLED
 from onecycle_sweeps.trial.allocator import keep_freed_memory
-from onecycle_sweeps.trial.running import cause_of
 
 log = logging.getLogger("onecycle_sweeps")
 BUSY, STOPPED, SUPERSEDED, FAILED = "busy", "stopped", "superseded", "failed"
@@ -94,7 +94,7 @@ def _as_hydra_runs_it(folder: TrialFolder, stopped: Callable[[], bool], place: M
         pass
     except Exception as error:
         log.exception("Hydra's part of the job failed")
-        return Outcome(FAILED, cause_of(error))
+        return Outcome(FAILED, in_a_line(error))
     return outcome
 
 
@@ -111,9 +111,7 @@ def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, s
     except trial.TrialFailed as error:
         return Outcome(FAILED, str(error))
     except OSError as error:
-        return Outcome(FAILED, cause_of(error))
-    except SystemExit as error:
-        return Outcome(FAILED, f"its code left the process by sys.exit({error.code!r})")
+        return Outcome(FAILED, in_a_line(error))
 
 
 def _draw(folder: TrialFolder) -> None:

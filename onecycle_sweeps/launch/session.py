@@ -15,6 +15,7 @@ from onecycle_sweeps.folder import Busy, TrialFolder
 from onecycle_sweeps.launch import alike
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.queue import Event
+from onecycle_sweeps.launch.rehearsal import Rehearsals
 from onecycle_sweeps.launch.reuse import outdated
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.state import DIVERGED, Earlier, state, unusable
@@ -27,20 +28,22 @@ Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
 class Session:
     """A sweep from its first launch to its report; a sequential sweeper launches several times in one session.
 
-    `elsewhere` is whether its trials run on other machines, `ships` whether this one fills MLflow meanwhile.
+    `cpus_elsewhere` is what its trials are granted where they run on other machines, `ships` whether this one fills
+    MLflow meanwhile.
     """
 
     def __init__(
         self,
         config: Mapping[str, Any],
+        rehearsals: Rehearsals,
         *,
         single: bool,
         sequential: bool = False,
-        elsewhere: bool = False,
+        cpus_elsewhere: int | None = None,
         ships: bool = True,
     ) -> None:
         self.runs_dir = Path(config["runs_dir"]).absolute()
-        self.planner = Planner(self.runs_dir, elsewhere=elsewhere)
+        self.planner = Planner(self.runs_dir, cpus_elsewhere=cpus_elsewhere)
         self.trials: list[Trial] = []
         self.sweep = Sweep(
             id=sweep.fresh_identity() if sequential else "",
@@ -55,6 +58,7 @@ class Session:
             trials=(),
             published=published.read(config.get(OF_THE_SWEEP)),
         )
+        self._rehearsals = rehearsals
         self._sequential, self.ships = sequential, ships
         self._said: set[str] = set()
         self._open = ExitStack()
@@ -65,7 +69,7 @@ class Session:
 
         Raises ConfigError before anything runs if one of them cannot be done.
         """
-        asked = [self.planner.plan(request) for request in requests]
+        asked = self.plan(requests)
         self.trials += asked
         todo, reused, remarks = self._record(asked)
         changed = outdated(self.sweep, reused).code
@@ -80,6 +84,13 @@ class Session:
                 for event in events:
                     display.show(event)
         return [objective(self.sweep.trial(trial.signature)) for trial in asked]
+
+    def plan(self, requests: Sequence[Request]) -> list[Trial]:
+        """The trials that are asked for; raises ConfigError for one that could take no step."""
+        asked = [self.planner.plan(request) for request in requests]
+        todo = [t for t in asked if t.config["rerun"] or not self.sweep.trial(t.signature).done(t.config)]
+        self._rehearsals.check(todo, self.runs_dir)
+        return asked
 
     def alike(self, asked: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
         """A line, once in a session, for each thing that was typed and makes no difference between trainings."""

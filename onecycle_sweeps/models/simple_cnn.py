@@ -26,8 +26,8 @@ class SimpleCNN(nn.Module):
         head: str = "linear",
     ) -> None:
         super().__init__()
-        if not channels or min(channels) < 1:
-            raise ValueError(f"channels must name at least one width, each from 1 on, got {list(channels)}")
+        if not isinstance(channels, Sequence) or not channels or not all(type(c) is int and c > 0 for c in channels):
+            raise ValueError(f"channels must name at least one width, each from 1 on, got {channels}")
         if head not in ("linear", "conv"):
             raise ValueError(f"head must be linear or conv, got {head!r}")
         widths = [in_channels, *channels]

@@ -153,7 +153,7 @@ def _lacks(record: journal.Record, config: Mapping[str, Any], stands: State) -> 
     if per_epoch := stands.result["kind"] == TRAIN and config.get("evaluations_per_epoch"):
         # One that diverges does so before the evaluation that is due after the same step.
         last = steps if stands.status == FINISHED else steps - 1
-        evaluated = journal.evaluations_by(last, stands.result["steps_per_epoch"], per_epoch)
+        evaluated = journal.evaluation_points(last, stands.result["steps_per_epoch"], per_epoch)
     return journal.lacks(record, steps, evaluated)
 
 

@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 
-from onecycle_sweeps import dataset, fingerprints, provenance, settings
+from onecycle_sweeps import dataset, fingerprints, provenance, settings, targets
 from onecycle_sweeps.dataset import Dataset, Facts
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.provenance import Code
@@ -19,6 +18,8 @@ from onecycle_sweeps.training import Learner
 from onecycle_sweeps.trial import compiler, precision
 
 Resolved = dict[str, Any]
+# The rate of an optimizer that has no default, which is never used.
+UNTIL_THE_POLICY_SETS_IT = 1e-3
 
 
 def resolve(
@@ -36,17 +37,17 @@ def resolve(
     normalised, in place of by the training set's own statistics.
     """
     fixed = fixed or {}
-    device, model = fixed.get("device") or _device(config["device"]), _model(config, facts)
+    device, net = fixed.get("device") or _device(config["device"]), model(config, facts)
     steps_per_epoch = facts.train // config["batch_size"]
     resolved = {
         "max_lr": None,
         "max_lr_from": None,
         "steps_per_epoch": steps_per_epoch,
         "device": device,
-        "precision": precision.chosen(device, model) if config["precision"] == "auto" else config["precision"],
+        "precision": precision.chosen(device, net) if config["precision"] == "auto" else config["precision"],
         "threads": 1 if config["threads"] == "auto" else config["threads"],
         **{key: fixed[key] for key in ("precision", "threads") if key in fixed},
-        "normalisation": getattr(model, "normalisation", None),
+        "normalisation": getattr(net, "normalisation", None),
         **provenance.record(code or provenance.code(config)),
         "data": {
             "train": facts.train,
@@ -84,13 +85,19 @@ def check_files(trial: TrialFolder, config: Config) -> None:
 
 def data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Dataset:
     """The trial's data set on its device, with what is done to its images."""
-    if chosen := resolved.get("normalisation"):
-        mean, std = map(tuple, chosen)
-        facts = replace(facts, mean=mean, std=std)
+    facts = normalised(facts, resolved.get("normalisation"))
     loaded = dataset.load(_cache(trial, config), facts, resolved["device"], settings.loader(config))
     if loaded.train.undecoded:
         loaded = replace(loaded, check=partial(check_files, trial, config))
     return replace(loaded, **settings.transforms(config, facts))
+
+
+def normalised(facts: Facts, normalisation: Any) -> Facts:
+    """The facts with a model's own (mean, std) of each channel, if it has any."""
+    if not normalisation:
+        return facts
+    mean, std = map(tuple, normalisation)
+    return replace(facts, mean=mean, std=std)
 
 
 def prepare_torch(config: Config, resolved: Resolved) -> None:
@@ -108,10 +115,10 @@ def prepare_torch(config: Config, resolved: Resolved) -> None:
 def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Learner:
     """A fresh net with the weights that follow from `seed`, and its optimizer."""
     settings.seed_generators(seed)
-    model = _model(config, data.facts).to(resolved["device"], memory_format=torch.channels_last)
+    net = model(config, data.facts).to(resolved["device"], memory_format=torch.channels_last)
     return Learner(
-        model,
-        _optimizer(config["optimizer"], model),
+        net,
+        optimizer(config["optimizer"], net),
         data,
         config["batch_size"],
         seed,
@@ -121,16 +128,21 @@ def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Lea
     )
 
 
-def _model(config: Config, facts: Facts) -> Any:
-    return settings.build(config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
+def model(config: Config, facts: Facts) -> Any:
+    """The net of a config node, with the weights that the generators draw next."""
+    return settings.build("model", config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
 
 
-def _optimizer(node: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
+def optimizer(node: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a config node; where it has a `beta2`, its `momentum` is beta1."""
     node = dict(node)
-    create, scale = get_object(node.pop("_target_")), node.pop("body_lr_scale", 1)
+    create, scale = targets.located("optimizer._target_", node.pop("_target_")), node.pop("body_lr_scale", 1)
     if "beta2" in node:
         node["betas"] = (node.pop("momentum"), node.pop("beta2"))
+    takes = targets.parameters(create)
+    if "lr" in takes and takes["lr"].default is takes["lr"].empty:
+        node["lr"] = UNTIL_THE_POLICY_SETS_IT
+    targets.fits("optimizer", node, create, given=list(takes)[:1])
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = create(parameters if scale == 1 else _head_and_body(model, parameters, scale), **node)
     check_groups(optimizer)

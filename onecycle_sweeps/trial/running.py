@@ -1,18 +1,15 @@
 """Runs a trial's folder to its result: build, resume, drive, record, and say why where it fails."""
 
-import errno
 import logging
-import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from onecycle_sweeps import checkpoint, journal, provenance, settings
+from onecycle_sweeps.faults import in_a_line, in_full
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder, check_mine
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.locks import NoLocks
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.state import unusable
@@ -76,7 +73,8 @@ def _conclude(attempt: Attempt, config: Config, code: Code, state: State | None)
         with suppress(OSError):
             book.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
         raise
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        # Nobody but the trial's own code raises the last two: a Ctrl-C reaches the launching process alone.
         raise _failed(trial, number, error, book) from error
     log.info("trial %s %s: %s", trial.signature, result["status"], result["cause"] or result["metrics"])
     for warning in result["warnings"]:
@@ -159,12 +157,13 @@ def _said(line: str) -> str:
     return line
 
 
-def _failed(trial: TrialFolder, number: int, error: Exception, book: Journal | None = None) -> Exception:
+def _failed(trial: TrialFolder, number: int, error: BaseException, book: Journal | None = None) -> Exception:
     """The failure of an attempt, left in the folder and in the journal as far as the disk takes it."""
     log.error("attempt %d failed", number, exc_info=error)
-    cause, superseded = cause_of(error), None
+    cause, superseded = in_a_line(error), None
+    failure = {"cause": cause, "attempt": number, "time": time.time(), "traceback": in_full(error)}
     for note in (
-        lambda: trial.write("failure", {"cause": cause, "attempt": number, "time": time.time()}, attempt=number),
+        lambda: trial.write("failure", failure, attempt=number),
         lambda: book and book.end("failed", cause),
     ):
         try:
@@ -174,17 +173,6 @@ def _failed(trial: TrialFolder, number: int, error: Exception, book: Journal | N
         except Superseded as reason:
             superseded = reason
     return superseded or TrialFailed(cause)
-
-
-def cause_of(error: BaseException) -> str:
-    """A failure in one line, with the line of code that it came from unless it is the user's to mend."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full: {error}"
-    message = " ".join(str(error).split()) or "no message"
-    if isinstance(error, ValueError | FileNotFoundError | NoLocks):
-        return message
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {message} ({os.path.basename(frame.filename)}:{frame.lineno})"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from onecycle_sweeps import checkpoint, journal, settings, storage
 from onecycle_sweeps.batch_norm import norms, recalibrated
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.journal import Journal, evaluation_points
+from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.settings import Config
@@ -85,18 +85,19 @@ def _drive(
 ) -> str | None:
     """Take every step that is left; returns why the training diverged, if it did."""
     recorder = Recorder(attempt.book)
-    points = evaluation_points(policy.total_steps, watch.steps_per_epoch, config["evaluations_per_epoch"])
+    per_epoch = config["evaluations_per_epoch"]
     interval, saved = 60 * config["checkpoint_minutes"], time.monotonic()
     for step in steps(learner, policy, watch.seen):
         done = step.index + 1
         leaving = attempt.stopped()
         due = recorder.add(step)
+        evaluating = journal.is_evaluation_point(done, watch.steps_per_epoch, per_epoch)
         saving = (leaving or time.monotonic() - saved >= interval) and done < policy.total_steps
-        if not (due or saving or done in points or done % watch.steps_per_epoch == 0):
+        if not (due or saving or evaluating or done % watch.steps_per_epoch == 0):
             continue
         if cause := recorder.flush(watch):
             return cause
-        if done in points:
+        if evaluating:
             with as_evaluated(config, learner):
                 seen = evaluate(learner, learner.data.val)
             values = {journal.TRAIN_ACCURACY: watch.accuracy(), journal.VAL_LOSS: seen.loss}
@@ -152,7 +153,7 @@ def _device(learner: Learner) -> torch.device:
 def complete(record: journal.Record, state: State, evaluations_per_epoch: int) -> bool:
     """Whether a record has all that a checkpoint's state counts on: each step before it, and each evaluation."""
     step = state["step"]
-    due = journal.evaluations_by(step, state["watch"]["steps_per_epoch"], evaluations_per_epoch)
+    due = journal.evaluation_points(step, state["watch"]["steps_per_epoch"], evaluations_per_epoch)
     return journal.lacks(record, step, due) is None
 
 

@@ -19,7 +19,7 @@ def net(name: str, in_channels: int) -> nn.Module:
     """A fresh net of 10 classes in channels_last."""
     torch.manual_seed(0)
     node = settings.plain(composed(f"model={name}"))["model"]
-    return settings.build(node, in_channels=in_channels, num_classes=10).to(memory_format=torch.channels_last)
+    return settings.build("model", node, in_channels=in_channels, num_classes=10).to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ class Work:
         """A net with the first weights of the program's."""
         torch.manual_seed(SEED)
         facts = self.data.facts
-        model = settings.build(self.trial.config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
+        model = settings.build(
+            "model", self.trial.config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes
+        )
         return model.to(memory_format=torch.channels_last)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:

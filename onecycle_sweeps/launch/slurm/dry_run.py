@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from onecycle_sweeps import sweep
 from onecycle_sweeps.launch import conclusion, estimate
+from onecycle_sweeps.launch.rehearsal import Rehearsals
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.launch.slurm import cluster, request
 from onecycle_sweeps.launch.slurm.cluster import Refused
@@ -23,13 +24,14 @@ LARGEST_ARRAY = 1001
 RANGE_TESTS, TRAININGS = "RANGE_TESTS", "TRAININGS"
 
 
-def show(requests: Sequence[Request], settings: Settings) -> None:
+def show(requests: Sequence[Request], settings: Settings, rehearsals: Rehearsals) -> None:
     """Print what a submission would do, and leave nothing behind but decoded data.
 
     Raises ConfigError if one of the trials cannot be done.
     """
-    session = Session(requests[0].config, single=False, elsewhere=True, ships=False)
-    asked = [session.planner.plan(one) for one in requests]
+    cpus = settings["cpus_per_task"]
+    session = Session(requests[0].config, rehearsals, single=False, cpus_elsewhere=cpus, ships=False)
+    asked = session.plan(requests)
     entries = sweep.entries(asked)
     whole = replace(session.sweep, id=sweep.identity(entry.signature for entry in entries), trials=entries)
     planned = {one.signature: one for trial in asked for one in (trial.range_test, trial) if one}

@@ -44,11 +44,13 @@ KEYS = {
     "wait": (switch, "true or false"),
     "dry_run": (switch, "true or false"),
 }
+# More than any cluster has, in minutes, CPUs, gigabytes, GPUs and jobs.
+MOST = {"timeout_min": 10**6, "cpus_per_task": 4096, "mem_gb": 10**6, "gpus_per_node": 64, "array_parallelism": 10**6}
 
 
 def check(settings: Settings) -> None:
     """Raise ConfigError, in one line, for what cannot be asked of a cluster, or not from this machine."""
-    checks.check_launcher(settings, KEYS)
+    checks.check_launcher(settings, KEYS, MOST)
     for option in settings["additional_parameters"] or ():
         if option.replace("_", "-") in NEVER_PARAMETERS:
             raise ConfigError(f"hydra.launcher.additional_parameters.{option} is set by {LAUNCHER}: leave it out")

@@ -1,0 +1,171 @@
+"""A trial tried on a few samples before it counts: its net, a step, an evaluation, and its optimizer."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from onecycle_sweeps import scheduler, settings
+from onecycle_sweeps.dataset import Dataset, Facts, Split
+from onecycle_sweeps.dataset.augmentation import Draws
+from onecycle_sweeps.faults import in_a_line
+from onecycle_sweeps.policies import Hyper
+from onecycle_sweeps.settings import Config
+from onecycle_sweeps.training import Learner, evaluate
+from onecycle_sweeps.trial import compiler, resolve
+
+SAMPLES = 2
+NEEDS_GPU = re.compile("cuda|nvidia|triton", re.IGNORECASE)
+
+
+class Rehearsal:
+    """Tries configs in turn; configs in a row that share a net try it once, and then their optimizers.
+
+    Samples are noise in the shape of the data. They are tried on the CPU, and on a GPU if the CPU does not do.
+    """
+
+    def __init__(self) -> None:
+        self._tried = ""
+        self._net: nn.Module | None = None
+
+    def attempt(self, config: Config, facts: Facts, *, elsewhere: bool = False) -> None:
+        """Raise ValueError, in one line, for a trial that could not take a step.
+
+        Where it is to run `elsewhere`, a GPU that is missing here is no reason to refuse it.
+        """
+        compiler.postpone()
+        try:
+            self._attempt(config, facts, "cpu")
+        except ValueError as error:
+            if config["device"] == "cpu":
+                raise
+            if torch.cuda.is_available():
+                self._attempt(config, facts, "cuda")
+            elif not elsewhere or not NEEDS_GPU.search(str(error)):
+                raise
+
+    def _attempt(self, config: Config, facts: Facts, device: str) -> None:
+        with torch.random.fork_rng(devices=[]):
+            net = self._trained(config, facts, device)
+            with _blaming("optimizer", "optimizer cannot be made", config["optimizer"]):
+                optimizer = resolve.optimizer(config["optimizer"], net)
+            scheduler.apply(optimizer, _first(config, facts))
+            with _blaming("optimizer", "optimizer cannot take a step", config["optimizer"]):
+                optimizer.step()
+
+    def _trained(self, config: Config, facts: Facts, device: str) -> nn.Module:
+        """The config's net with the gradients of a batch."""
+        of_config = [config.get(key) for key in ("model", "data", "precision", settings.ENV_SET)]
+        matters = [*of_config, min(SAMPLES, config["batch_size"]), device]
+        key = json.dumps([matters, asdict(facts)], sort_keys=True)
+        if self._net is None or self._tried != key:
+            # One net at a time is kept in memory.
+            self._net = None
+            self._net, self._tried = _with_gradients(config, facts, device), key
+        return self._net
+
+
+def _with_gradients(config: Config, facts: Facts, device: str) -> nn.Module:
+    node = config["model"]
+    with _blaming("model", "model cannot be made", node):
+        net = resolve.model(config, facts)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"model._target_={node['_target_']} must make a torch.nn.Module, got {_kind(net)}")
+    with _blaming("model", "model.normalisation must be the means and the deviations of the channels", node):
+        data = _noise(config, resolve.normalised(facts, getattr(net, "normalisation", None)), device)
+        data.normalise(data.train.images)
+    if not any(p.requires_grad for p in net.parameters()):
+        raise ValueError(f"model._target_={node['_target_']} has no parameter that is trained")
+    net = net.to(device).to(memory_format=torch.channels_last)
+    images = _augmented(data)
+    # The optimizer is tried apart.
+    idle = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    learner = Learner(net, idle, data, len(images), 0, bf16=config["precision"] == "bf16")
+    with _scores_checked(net, f"model._target_={node['_target_']}", len(images), facts.num_classes):
+        net.train()
+        with _blaming("model", f"model cannot be trained on images of shape {tuple(images.shape)}", node):
+            cross_entropy(learner.scores(images).float(), data.train.labels).backward()
+        with _blaming("model", f"model cannot be evaluated on images of shape {tuple(data.val.images.shape)}", node):
+            evaluate(learner, data.val)
+        net.train()
+    return net
+
+
+def _noise(config: Config, facts: Facts, device: str) -> Dataset:
+    """A few images of noise, for a data set of these facts."""
+    count = min(SAMPLES, config["batch_size"])
+    images = torch.randint(0, 256, (count, facts.in_channels, facts.height, facts.width), dtype=torch.uint8)
+    numbers = torch.arange(count)
+    part = Split(images.to(device), (numbers % facts.num_classes).to(device), numbers.to(device))
+    return replace(Dataset(part, part, None, facts), **settings.transforms(config, facts))
+
+
+def _augmented(data: Dataset) -> Tensor:
+    """The training images as their transforms leave them; raises ValueError for a transform that cannot take them."""
+    images, count = data.train.images, len(data.train)
+    for place, transform in enumerate(data.augment):
+        name = f"data.augment[{place}]"
+        with _blaming("data", f"{name} cannot take images of shape {tuple(images.shape)}"):
+            given: Any = transform(images, Draws(0, 0, place, data.train.index))
+        if not isinstance(given, Tensor) or given.dtype != torch.uint8:
+            raise ValueError(f"{name} must give uint8 images, got {_kind(given)}")
+        if given.ndim != 4 or given.shape[:2] != (count, data.facts.in_channels):
+            raise ValueError(f"{name} must give as many images as it takes, {count}, got shape {tuple(given.shape)}")
+        images = given
+    return images
+
+
+def _first(config: Config, facts: Facts) -> Hyper:
+    """What the trial sets before its first step."""
+    if config["task"] == "range_test":
+        return Hyper(config["range_test"]["end_lr"])
+    return settings.outlined_policy(config, facts.train // config["batch_size"])(0)
+
+
+@contextmanager
+def _scores_checked(net: nn.Module, name: str, count: int, num_classes: int) -> Iterator[None]:
+    """Within it the net must give class scores as one tensor of the right shape."""
+
+    def check(_: nn.Module, __: Any, scores: Any) -> None:
+        wanted = f"{name} must give {num_classes} scores, one for each class of the data"
+        if not isinstance(scores, Tensor):
+            raise ValueError(f"{wanted}, as one tensor of shape ({count}, {num_classes}), got {_kind(scores)}")
+        if scores.shape != (count, num_classes):
+            raise ValueError(f"{wanted}: shape ({count}, {num_classes}) for {count} images, got {tuple(scores.shape)}")
+
+    handle = net.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype}"
+    kind = type(value).__name__
+    return f"a {kind} of {len(value)}" if isinstance(value, tuple | list | dict) else f"a {kind}"
+
+
+@contextmanager
+def _blaming(section: str, what: str, node: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Turn whatever is raised within into one line: a refusal of our own with its key, anything else with the settings.
+
+    `node` is what the config has in its section of that name.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        said = in_a_line(error)
+        if isinstance(error, ValueError) and said == " ".join(str(error).split()):
+            known = said.split(" ", 1)[0] in (node or {})
+            raise ValueError(f"{section}.{said}" if known else said) from error
+        keys = ", ".join(f"{key}={value!r}" for key, value in (node or {}).items() if not key.startswith("_"))
+        made_by = f"; it is {node['_target_']}({keys})" if node else ""
+        raise ValueError(f"{what}: {said}{made_by}") from error

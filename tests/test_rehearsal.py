@@ -1,0 +1,262 @@
+"""What cannot work is refused before anything runs, in one line that names it."""
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import users_mistakes
+from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.launch import rehearsal
+from onecycle_sweeps.launch.fork_server import ForkServer
+from onecycle_sweeps.launch.rehearsal import Order, Refusal, Rehearsals
+from onecycle_sweeps.plan import Planner
+from real_trials import SHORT, planned, request
+
+
+def net(name: str) -> tuple[str, str]:
+    """The overrides that take one of the user's nets."""
+    return "~model", f"+model={{_target_: users_mistakes.{name}}}"
+
+
+def policy(name: str) -> tuple[str, str]:
+    """The overrides that take one of the user's policies."""
+    return "~policy", f"+policy={{_target_: users_mistakes.{name}, max_lr: 0.1}}"
+
+
+def optimizer(target: str) -> tuple[str, ...]:
+    """The overrides that take an optimizer which knows nothing of momentum."""
+    return f"optimizer._target_={target}", "~optimizer.momentum", "~optimizer.nesterov"
+
+
+def order(runs_dir: Path, *overrides: str, elsewhere: bool = False) -> Order:
+    return Order(planned(runs_dir, *SHORT, *overrides).config, str(runs_dir), elsewhere)
+
+
+def refusal(runs_dir: Path, *overrides: str) -> str:
+    """The line that a trial is refused with before it runs."""
+    found = rehearsal.here([order(runs_dir, *overrides)])
+    assert found
+    assert "\n" not in found.line
+    return found.line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.channels=0"], r"^model\.channels must .* got 0$"),
+        (["model.channels=abc"], r"^model\.channels must .* got abc$"),
+        (["model.head=xyz"], r"^model\.head must be linear or conv, got 'xyz'$"),
+        (["model.bn=abc"], r"^model\.bn must be true or false, got 'abc'$"),
+        (["+model.num_classes=7"], r"^model\.num_classes follows .* 10: .* got 7$"),
+        (["+model.chanels=[8]"], r"unknown key model\.chanels; did you mean model\.channels\?$"),
+        (["model=resnet20", "model.depth=21"], r"^model\.depth must be 6n\+2 .* got 21$"),
+        (["model=torchvision", "model.name=resnet34x"], r"^model\.name .* resnet34, .* got 'resnet34x'$"),
+        (["model._target_=nowhere.Net"], r"^model\._target_=nowhere\.Net: there is no module nowhere"),
+        (["model._target_=users_mistakes.Nett"], r"users_mistakes has no Nett, did you mean Net\?$"),
+        (["model._target_=math.pi"], r"^model\._target_ must be the dotted name of a class or function, got math\.pi"),
+        (["model=resnet9", "batch_size=1"], r"shape \(1, 1, 8, 8\): .*more than 1 value per channel"),
+        (
+            ["+optimizer.wieght_decay=1"],
+            r"unknown key optimizer\.wieght_decay; did you mean optimizer\.weight_decay\?$",
+        ),
+        (["optimizer.momentum=0", "policy=constant"], r"^optimizer .*Nesterov momentum .*momentum=0"),
+        (["optimizer.fused=abc"], r"^optimizer\.fused must be true or false, got 'abc'$"),
+        (["optimizer.nesterov=1"], r"^optimizer\.nesterov must be true or false, got 1$"),
+        (
+            ["optimizer.body_lr_scale=0.1"],
+            r"^optimizer\.body_lr_scale must be 1 for a model without a head .* got 0\.1$",
+        ),
+        (["optimizer._target_=torch.optim.SDG"], r"torch\.optim has no SDG, did you mean SGD\?$"),
+        ([*optimizer("torch.optim.Adagrad")], r"^Adagrad has neither momentum nor betas"),
+        (
+            [*optimizer("torch.optim.LBFGS"), "~optimizer.weight_decay", "~optimizer.fused", "policy=constant"],
+            r"^optimizer cannot take a step: TypeError: .*closure",
+        ),
+        ([*optimizer("torch.optim.Muon"), "~optimizer.fused"], r"^optimizer cannot be made: ValueError: Muon"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_choice_that_cannot_work_is_named_with_its_value(runs_dir: Path, overrides: list[str], words: str):
+    assert re.search(words, refusal(runs_dir, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Pair", r"must give 10 scores.* as one tensor of shape \(2, 10\), got a tuple of 2$"),
+        ("Named", r"must give 10 scores.* got a dict of 1$"),
+        ("TooManyClasses", r"must give 10 scores.* got \(2, 11\)$"),
+        ("Untrainable", r"model\._target_=users_mistakes\.Untrainable has no parameter that is trained"),
+        ("Larger", r"images of shape \(2, 1, 8, 8\): RuntimeError: .* \(users_mistakes\.py:\d+ in forward\)"),
+        ("Detached", r"cannot be trained .*RuntimeError: element 0 of tensors does not require grad"),
+        ("FailsInEvaluation", r"cannot be evaluated .*KeyError: 'scale' \(users_mistakes\.py:\d+ in forward\)"),
+        ("Leaves", r"left the process by sys\.exit\(3\) \(users_mistakes\.py:\d+ in forward\)"),
+        ("Wide", r"^model\.width is missing, which Wide needs"),
+        ("Line", r"^model\.max_lr is missing, which Line needs"),
+        ("value_error", r"ValueError: invalid literal .*'many' \(users_mistakes\.py:\d+ in value_error\)"),
+    ],
+)
+def test_a_net_of_the_users_that_cannot_be_trained_is_named_with_its_line(runs_dir: Path, name: str, words: str):
+    assert re.search(words, refusal(runs_dir, *net(name)))
+
+
+def test_a_sound_net_with_an_optimizer_that_has_no_default_rate_is_taken(runs_dir: Path):
+    typed = ("~optimizer.weight_decay", "~optimizer.fused", "+optimizer.momentum=0.9")
+    assert rehearsal.here([order(runs_dir, *net("Net"), *optimizer("users_mistakes.Older"), *typed)]) is None
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["optimizer=adam"], ["precision=bf16"], ["task=range_test"], ["model=lenet", "batch_size=1"]]
+)
+def test_what_can_work_is_taken(runs_dir: Path, overrides: list[str]):
+    assert rehearsal.here([order(runs_dir, *overrides)]) is None
+
+
+def test_a_transform_that_does_not_give_images_is_named_with_its_place(runs_dir: Path):
+    flip = "{_target_: onecycle_sweeps.dataset.augmentation.Flip}"
+    line = refusal(runs_dir, f"+data.augment=[{flip},{{_target_: users_mistakes.Floats}}]")
+    assert line == "data.augment[1] must give uint8 images, got a tensor of torch.float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Nan", r"^policy\._target_=users_mistakes\.Nan must give finite rates .* got lr=nan at step 7$"),
+        ("Negative", r"finite rates of at least 0, got lr=-\S+ at step 21$"),
+        ("Bare", r"must answer a step with Hyper\(lr, momentum\), got 0\.1 at step 0$"),
+        ("Heavy", r"must give momenta in \[0, 1\) or None, got momentum=1\.0 at step 0$"),
+        ("Divides", r"^ZeroDivisionError: .* \(users_mistakes\.py:\d+ in __call__\)$"),
+        ("Shorter", r"must have the total_steps that the run gives it, 110, got 109$"),
+        ("Endless", r"must have the total_steps that the run gives it, 110, got none$"),
+        ("Net", r"^policy\.in_channels is missing|^unknown key"),
+    ],
+)
+def test_a_policy_of_the_users_that_no_run_can_follow_is_refused(runs_dir: Path, name: str, words: str):
+    with pytest.raises(ConfigError, match=words):
+        planned(runs_dir, *policy(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("key_error", "^KeyError: 'labels'"),
+        ("assertion", "^AssertionError: no labels"),
+        ("runtime_error", "^RuntimeError: no message"),
+        ("value_error", "^ValueError: invalid literal .* 'many'"),
+        ("system_exit", r"left the process by sys\.exit\(None\)"),
+    ],
+)
+def test_an_error_in_a_loader_is_told_with_its_line_whatever_its_type(runs_dir: Path, name: str, words: str):
+    with pytest.raises(ConfigError, match=rf"{words}.* \(users_mistakes\.py:\d+ in {name}\)$") as raised:
+        planned(runs_dir, f"data._target_=users_mistakes.{name}")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import numpy\n1 / 0\n", r"ZeroDivisionError: .* \(broken_module\.py:2 in <module>\)$"),
+        ("def net(:\n", r"SyntaxError: .* \(broken_module\.py:1\)$"),
+        ("\nimport torchvisoin\n", r"ModuleNotFoundError: .*torchvisoin.* \(broken_module\.py:2 in <module>\)$"),
+        ("raise SystemExit('later')\n", r"sys\.exit\('later'\) \(broken_module\.py:1 in <module>\)$"),
+    ],
+)
+def test_a_module_that_fails_as_it_is_imported_is_told_with_its_line(
+    runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+):
+    (tmp_path / "broken_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = refusal(runs_dir, "model._target_=broken_module.Net")
+    assert line.startswith("model._target_=broken_module.Net cannot be imported: ")
+    assert re.search(words, line)
+
+
+def test_a_net_that_wants_a_gpu_is_left_to_the_machine_that_has_one(runs_dir: Path):
+    if users_mistakes.torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    assert rehearsal.here([order(runs_dir, *net("NeedsGpu"), elsewhere=True)]) is None
+    assert "NVIDIA" in refusal(runs_dir, *net("NeedsGpu"))
+
+
+def test_what_was_tried_for_one_launch_is_not_tried_for_the_next(runs_dir: Path):
+    asked: list[str] = []
+
+    def note(orders: Any) -> None:
+        asked.append(" ".join(str(one.config["batch_size"]) for one in orders))
+
+    rehearsals = Rehearsals(note)
+    plan = partial(planned, runs_dir, *SHORT)
+    rehearsals.check([plan("seed=0"), plan("seed=1"), plan("epochs=3")], runs_dir)
+    rehearsals.check([plan("seed=2"), plan("batch_size=32")], runs_dir)
+    rehearsals.check([plan("seed=3")], runs_dir)
+    assert asked == ["256", "32"]
+
+
+def test_a_refusal_keeps_its_traceback_for_who_asks(runs_dir: Path):
+    rehearsals = Rehearsals(lambda _: Refusal("no", "Traceback of it"))
+    with pytest.raises(ConfigError, match=r"^no\b") as raised:
+        rehearsals.check([planned(runs_dir)], runs_dir)
+    assert raised.value.__notes__ == ["Traceback of it"]
+
+
+@pytest.mark.slow
+def test_a_process_apart_tries_them_and_may_die_of_it(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    server = ForkServer()
+    apart = partial(rehearsal.apart, server)
+    try:
+        assert apart([order(runs_dir), order(runs_dir, "optimizer=adam")]) is None
+        refused = apart([order(runs_dir), order(runs_dir, *net("FailsInEvaluation"))])
+        assert refused
+        assert "KeyError: 'scale'" in refused.line
+        assert "Traceback" in refused.traceback
+        for name, ending in (("Crashes", "SIGSEGV"), ("Exits", "exited with status 0"), ("ForkedCrash", "SIGKILL")):
+            died = apart([order(runs_dir), order(runs_dir, *net(name))])
+            assert died
+            assert re.match(rf"model\._target_=users_mistakes\.{name} .*{ending}", died.line)
+            assert died.killed is (name == "ForkedCrash")
+            on_a_node = Rehearsals(lambda _, found=died: found, elsewhere=True)
+            if not died.killed:
+                with pytest.raises(ConfigError):
+                    on_a_node.check([planned(runs_dir)], runs_dir)
+            else:
+                # The node may have the memory that this machine lacks.
+                on_a_node.check([planned(runs_dir)], runs_dir)
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("seed=18446744073709551616", "epochs=1000000000000", "evaluations_per_epoch=1000000000", "threads=100000"),
+        *(
+            "max_lr=1e10",
+            "max_lr_scale=1e10",
+            "policy.max_lr=1e10",
+            "range_test.steps=1000000000",
+            "data.split_seed=1e10",
+        ),
+        *(
+            "range_test.end_lr=1e10",
+            "range_test.seeds=[0,18446744073709551616]",
+            "clip_norm=1e12",
+            "batch_size=10000000000",
+        ),
+        *("optimizer.weight_decay=1e10", "optimizer.body_lr_scale=1e10", "checkpoint_minutes=1e300", "max_lr=1e400"),
+    ],
+)
+def test_a_number_beyond_all_use_is_refused_with_its_bound(runs_dir: Path, typed: str):
+    with pytest.raises(ConfigError, match=rf"^{re.escape(typed.partition('=')[0])} must .*, got "):
+        planned(runs_dir, typed)
+
+
+def test_a_job_has_no_more_threads_than_it_is_granted_cpus(runs_dir: Path):
+    planner = Planner(runs_dir, cpus_elsewhere=600)
+    assert planner.plan(request(runs_dir, "threads=600")).config["threads"] == 600
+    with pytest.raises(ConfigError, match=r"threads must be at most hydra\.launcher\.cpus_per_task=600, got 601"):
+        planner.plan(request(runs_dir, "threads=601"))

@@ -1,0 +1,181 @@
+"""Code as a user brings it along before it works: each net, policy, transform and loader here has one mistake."""
+
+import math
+import os
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onecycle_sweeps.policies import Hyper
+
+
+class Net(nn.Module):
+    """A sound net, whose flaws its children bring."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(in_channels * 64, num_classes)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.scores(images.flatten(1))
+
+
+class Pair(Net):
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images), images
+
+
+class Named(Net):
+    def forward(self, images: Tensor) -> Any:
+        return {"scores": super().forward(images)}
+
+
+class TooManyClasses(Net):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes + 1)
+
+
+class Untrainable(Net):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes)
+        self.requires_grad_(False)
+
+
+class Larger(Net):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels * 2, num_classes)
+
+
+class Detached(Net):
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images).detach()
+
+
+class FailsInEvaluation(Net):
+    def forward(self, images: Tensor) -> Any:
+        if not self.training:
+            raise KeyError("scale")
+        return super().forward(images)
+
+
+class Leaves(Net):
+    def forward(self, images: Tensor) -> Any:
+        raise SystemExit(3)
+
+
+class Wide(Net):
+    def __init__(self, in_channels: int, num_classes: int, width: int) -> None:
+        super().__init__(in_channels, num_classes)
+
+
+class NeedsGpu(Net):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system")
+
+
+class Crashes(Net):
+    def forward(self, images: Tensor) -> Any:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Exits(Net):
+    def forward(self, images: Tensor) -> Any:
+        os._exit(0)
+
+
+class ForkedCrash(Net):
+    """It leaves a process behind that holds its files open, and dies."""
+
+    def forward(self, images: Tensor) -> Any:
+        if not os.fork():
+            signal.pause()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Older(torch.optim.SGD):
+    """An optimizer of the older kind, which has no default rate."""
+
+    def __init__(self, params: Any, lr: float, momentum: float = 0) -> None:
+        super().__init__(params, lr, momentum)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A sound policy, whose flaws its children bring."""
+
+    max_lr: float
+    total_steps: int
+
+    def __call__(self, step: int) -> Any:
+        return Hyper(self.max_lr)
+
+
+class Nan(Line):
+    def __call__(self, step: int) -> Any:
+        return Hyper(math.nan if step == 7 else self.max_lr)
+
+
+class Negative(Line):
+    def __call__(self, step: int) -> Any:
+        return Hyper(self.max_lr * (1 - step / 20))
+
+
+class Bare(Line):
+    def __call__(self, step: int) -> Any:
+        return self.max_lr
+
+
+class Heavy(Line):
+    def __call__(self, step: int) -> Any:
+        return Hyper(self.max_lr, 1.0)
+
+
+class Divides(Line):
+    def __call__(self, step: int) -> Any:
+        return Hyper(self.max_lr / abs(step - 13))
+
+
+class Shorter(Line):
+    def __init__(self, max_lr: float, total_steps: int) -> None:
+        super().__init__(max_lr, total_steps - 1)
+
+
+class Endless:
+    def __init__(self, max_lr: float) -> None:
+        self.max_lr = max_lr
+
+    def __call__(self, step: int) -> Hyper:
+        return Hyper(self.max_lr)
+
+
+class Floats:
+    """A transform that forgets what images are made of."""
+
+    def output(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def __call__(self, images: Tensor, draws: Any) -> Tensor:
+        return images / 255
+
+
+def key_error(**_: Any) -> Any:
+    return {}["labels"]
+
+
+def assertion(**_: Any) -> Any:
+    assert math.isnan(0), "no\nlabels"
+
+
+def runtime_error(**_: Any) -> Any:
+    raise RuntimeError
+
+
+def value_error(**_: Any) -> Any:
+    return int("many")
+
+
+def system_exit(**_: Any) -> Any:
+    raise SystemExit
