@@ -117,7 +117,8 @@ class TrialFolder:
         return (self.path / "hydra.yaml").exists()
 
     def hydra(self) -> dict[str, Any]:
-        """Hydra's own config of the trial's job."""
+        """Hydra's own config of the trial's job; raises PermissionError for one that another user wrote."""
+        check_mine(self.path / "hydra.yaml")
         return self._yaml("hydra.yaml")
 
     def resolved(self) -> dict[str, Any] | None:

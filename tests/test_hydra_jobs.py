@@ -1,5 +1,6 @@
 """What a user asks of Hydra is done around each job: selections, environment, callbacks, folders; or it is refused."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from onecycle_sweeps.composition import Composer
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.hydra_job import UNLESS_TOLD
 from onecycle_sweeps.launch.direction import minimising
+from onecycle_sweeps.launch.job import execute
 from onecycle_sweeps.plan import Planner, Request
 from onecycle_sweeps.sweep import Sweep
 from program import drive, planned, run, sweep_of, trials, with_store, write
-from real_trials import CONF
+from real_trials import CONF, made
 
 FILES = {
     "hydra_code.py": Path(hydra_code.__file__).read_text(),
@@ -145,6 +147,17 @@ def test_a_trial_of_hydras_has_a_worker_of_its_own(folder: Path, monkeypatch: py
     seen = drive(made, todo, places=1)
     assert {status for status, _ in seen.ended().values()} == {"finished"}
     assert seen.started == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_hydras_config_of_another_user_runs_nothing(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    trial = made(runs_dir, "max_lr=0.1", "epochs=1")
+    trial.create(trial.config(), UNLESS_TOLD | {"callbacks": {"noting": {"_target_": "hydra_code.Noting"}}})
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    os.chown(trial.path / "hydra.yaml", 4321, -1)
+    outcome = execute(trial, lambda: False)
+    assert outcome.status == "failed"
+    assert "hydra.yaml" in (outcome.cause or "")
 
 
 def check_noted(folder: Path, sweep: Sweep) -> None:
