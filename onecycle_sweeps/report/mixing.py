@@ -47,6 +47,6 @@ def _named(outcomes: Sequence[Outcome]) -> str:
     """Trainings by their groups and seeds: `onecycle (seeds 0, 1)`."""
     found: list[str] = []
     for group, members in by_group(outcomes).items():
-        seeds = [o.entry.varies["seed"] for o in members]
+        seeds = sorted((o.entry.varies["seed"] for o in members), key=int)
         found.append(f"{group_name(group)} (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)})")
     return " and ".join(found)
