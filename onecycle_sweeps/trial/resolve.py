@@ -80,7 +80,11 @@ def facts(trial: TrialFolder, config: Config) -> Facts:
 
 def check_files(trial: TrialFolder, config: Config) -> None:
     """Raise ValueError, in one line that names them, if files of the trial changed since it was planned."""
-    fingerprints.check(config["needs"].get("files", {}), fingerprints.memos(trial.runs_dir))
+    weights = os.path.abspath(os.path.expanduser(str(config["model"].get("weights_file"))))
+    # Weights that are gone are told by the net that reads them.
+    planned: dict[str, str] = config["needs"].get("files", {})
+    files = {path: value for path, value in planned.items() if path != weights or os.path.exists(path)}
+    fingerprints.check(files, fingerprints.memos(trial.runs_dir))
 
 
 def data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Dataset:
