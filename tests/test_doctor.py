@@ -78,7 +78,7 @@ def test_without_a_cluster_all_is_well_or_skipped(doctor: Doctor, runs_dir: Path
     status, told = doctor("-m")
     assert status == 0
     assert list(told) == ["config", "runs_dir", "trial", "tracking", "slurm", "sbatch", ""]
-    assert told["trial"] == "ok: it has 1437 training and 360 validation samples"
+    assert told["trial"] == "ok: it has 1437 training and 360 validation samples, and can take a step"
     assert told["slurm"].startswith("skipped: hydra/launcher=slurm was not asked for")
     assert [path.name for path in runs_dir.iterdir()] == ["data"]
     assert not (runs_dir.parent / "mlflow.db").exists()
@@ -251,7 +251,7 @@ def test_it_takes_no_sweep(capsys: pytest.CaptureFixture[str]):
 def test_it_takes_what_a_sweep_takes(doctor: Doctor, tmp_path: Path, option: str):
     write(tmp_path, {"my/policy/mine.yaml": "_target_: onecycle_sweeps.policies.Constant\nmax_lr: ${max_lr}\n"})
     status, told = doctor("-m", "policy=mine,constant", *option.split(), "seed=0,1", "max_lr=0.1")
-    assert (status, told["trial"]) == (0, "ok: it has 1437 training and 360 validation samples")
+    assert (status, told["trial"]) == (0, "ok: it has 1437 training and 360 validation samples, and can take a step")
 
 
 def test_it_looks_at_every_trial_of_a_sweep_and_at_the_ends_of_a_search(doctor: Doctor, tmp_path: Path):
