@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps import arguments, credentials, terminal
+from onecycle_sweeps import arguments, credentials, paths, terminal
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.launch import fork_server
 
@@ -22,6 +22,7 @@ def main() -> None:
     The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was asked, 130 after Ctrl-C.
     """
     terminal.print_anything()
+    sys.argv[1:] = paths.typed_with_homes(sys.argv[1:])
     arguments.add_code(sys.argv[1:], Path.cwd())
     if (shown := credentials.without(sys.argv[1:])) != sys.argv[1:]:
         # Every user of a machine reads the arguments of its processes.
@@ -38,14 +39,22 @@ def main() -> None:
 
 
 def _verb() -> int:
+    _start_no_threads()
     from onecycle_sweeps import cli
 
-    return cli.main(sys.argv[1:])
+    try:
+        return cli.main(sys.argv[1:])
+    finally:
+        fork_server.of_this_process.close()
+
+
+def _start_no_threads() -> None:
+    """Let what is loaded from here on start no threads of its own: a trial takes as many as `threads` says."""
+    os.environ.update(dict.fromkeys(fork_server.THREAD_VARIABLES, "1"))
 
 
 def _command() -> int:
-    # What loads below this is to start no threads of its own: a trial takes as many as `threads` says.
-    os.environ.update(dict.fromkeys(fork_server.THREAD_VARIABLES, "1"))
+    _start_no_threads()
     # The workers' process takes a second or two to import torch: Hydra composes meanwhile.
     if arguments.wants_workers(sys.argv[1:]):
         with suppress(OSError):

@@ -2,30 +2,36 @@
 
 import difflib
 import os
-import sys
+import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import arguments, mistakes, report, settings, sweep, tracking, typed
+from onecycle_sweeps import arguments, mistakes, report, retyping, settings, sweep, tracking, typed
 from onecycle_sweeps.arguments import is_verb
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.folder import check_mine
-from onecycle_sweeps.launch import conclusion, ui_server
+from onecycle_sweeps.launch import commands, conclusion, ui_server
 from onecycle_sweeps.launch.display import Display
 from onecycle_sweeps.launch.slurm import standings
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
+from onecycle_sweeps.settings import Config
 from onecycle_sweeps.state import Earlier, state, unusable
 from onecycle_sweeps.sweep import Sweep
 
 # What a verb may be given beside its sweep and overrides.
 FLAGS = {"status": "--watch", "doctor": "--probe"}
-DOCTOR = "doctor"
+DOCTOR, SYNC, RESUME, UI = "doctor", "sync", "resume", "ui"
+MOST_WORDS = 160
+# What a verb may be told of where a sweep and its records are.
+LAUNCHER = ("hydra/launcher", "hydra.launcher")
+PLACES = ("runs_dir", "tracking.uri", "tracking.experiment")
 MISTAKE = 2
 
 
@@ -48,17 +54,22 @@ def main(argv: list[str]) -> int:
         names = [argument for argument in asked.overrides if is_verb(argument)]
         if len(names) > (most := 0 if verb == DOCTOR else 1):
             return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
-        overrides = asked.overrides = [argument for argument in asked.overrides if argument not in names]
+        overrides = [argument for argument in asked.overrides if argument not in names]
+        # A recorded sweep has a launcher of its own, to which what is typed of it belongs.
+        of_launcher = [one for one in overrides if verb == RESUME and _key(one).startswith(LAUNCHER)]
+        asked.overrides = [one for one in overrides if one not in of_launcher]
         with mistakes.told_in_a_line():
             # A verb may be given what a sweep is given.
-            config, requests = typed.composed(asked, jobs=verb == DOCTOR)
-        settings.plain(config)
+            whole, requests = typed.composed(asked, jobs=verb == DOCTOR)
+        config = settings.plain(whole)
         if verb == DOCTOR:
-            return doctor(config, requests, probing=flagged)
-        uri = tracking.absolute_uri(config.tracking.uri, Path.cwd())
-        if verb == "ui" and not names:
-            return ui_server.become(uri)
-        which = _found(config, uri, overrides, names)
+            return doctor(whole, requests, probing=flagged)
+        if verb == UI and not names:
+            tracking.check_uri(config["tracking"]["uri"])
+            return ui_server.become(config["tracking"]["uri"])
+        which = _found(config, overrides, names, fills=verb in (SYNC, UI, RESUME))
+        if verb == RESUME:
+            return resume(which, asked.overrides, of_launcher)
         return watch(which) if flagged else VERBS[verb](which)
     except ConfigError as error:
         return conclusion.refuse(error)
@@ -134,11 +145,69 @@ def sync(which: Sweep) -> int:
     return 0
 
 
-def resume(which: Sweep) -> int:
-    """The recorded command again: what has finished is kept, the rest goes on from where it stands."""
+def resume(which: Sweep, overrides: Sequence[str] = (), of_launcher: Sequence[str] = ()) -> int:
+    """The rest of the sweep as it was asked for: what has finished is kept, and its own configs count, not today's."""
     check_mine(which.folder / "sweep.json")
-    os.chdir(which.cwd)
-    os.execv(sys.executable, [sys.executable, "-m", "onecycle_sweeps", *which.command])
+    for override in overrides:
+        if (key := _key(override)) not in (*PLACES, "tracking", "experiment", "recipe"):
+            raise ValueError(
+                f"resume goes on with a sweep as it was asked for, and takes no {key}: type {override} with a command "
+                f"of its own; resume takes {', '.join(PLACES)} and hydra.launcher"
+            )
+    for entry in which.trials:
+        if not (path := which.trial(entry.signature).path / "config.yaml").exists():
+            raise LookupError(f"{path} is gone, by which its trial would go on: the sweep's command makes it again")
+    _enter(which)
+    launcher = which.launcher
+    try:
+        config, requests = typed.composed(typed.options(which.command), jobs=not which.single)
+        if which.single:
+            requests = [Request(settings.plain(config))]
+        change = None if which.sequential else retyping.difference(which, requests)
+        if launcher is None and not which.single:
+            launcher = settings.launcher(config)
+    except Exception as error:  # whatever is wrong with it, the sweep does not need it
+        change = f"cannot be composed ({textwrap.shorten(str(error), MOST_WORDS)})"
+    if change:
+        conclusion.complain(f"onecycle_sweeps: the command of sweep {which.id} {change}; the sweep goes on as it was")
+    if which.sequential:
+        conclusion.complain(
+            f"onecycle_sweeps: sweep {which.id} goes on with the trials that its sweeper had asked for; "
+            "only its command makes it search further, in another sweep"
+        )
+    return commands.resume(which, _launcher(launcher, of_launcher))
+
+
+def _enter(which: Sweep) -> None:
+    """Change to the folder that a sweep's command was typed in, or to where that was moved together with the sweep."""
+    folder = before = Path(which.cwd)
+    trials = [which.trial(entry.signature) for entry in which.trials]
+    if not before.is_dir():
+        made_in = before / trials[0].config()["runs_dir"]
+        above = len(made_in.relative_to(before).parts) if made_in.is_relative_to(before) else 0
+        folder = which.runs_dir.parents[above - 1] if above else Path.cwd()
+        for trial in trials:
+            if (found := settings.moved(config := trial.config(), before, folder)) != config:
+                trial.write_config(found)
+    os.chdir(folder)
+    arguments.add_code(which.command, folder)
+
+
+def _launcher(recorded: Mapping[str, Any] | None, changes: Sequence[str]) -> dict[str, Any] | None:
+    """The keys of hydra.launcher as recorded, but for those that are typed; None for a trial without a launcher."""
+    if recorded is None:
+        if changes:
+            raise ValueError(f"{changes[0]} is for a sweep, and this is one trial that runs in its command's process")
+        return None
+    choice = "hydra/launcher"
+    name = "slurm" if commands.is_slurm(recorded) else "local"
+    with mistakes.told_in_a_line():
+        config, _ = typed.composed(typed.options([f"{choice}={name}", *changes]), jobs=False)
+    asked = settings.launcher(config)
+    if config.hydra.runtime.choices[choice] != name:
+        return asked
+    changed = {_key(override).removeprefix("hydra.launcher.").partition(".")[0] for override in changes}
+    return {**recorded, **{key: value for key, value in asked.items() if key in changed}}
 
 
 def ui(which: Sweep) -> int:
@@ -146,15 +215,26 @@ def ui(which: Sweep) -> int:
     return ui_server.become(which.tracking_uri, which)
 
 
-def _found(config: DictConfig, uri: str, overrides: list[str], names: list[str]) -> Sweep:
-    """The sweep that is meant, with the tracker that was typed; raises LookupError."""
-    which = sweep.find(Path(config.runs_dir).absolute(), names[0] if names else None, _passed_over)
+def _key(override: str) -> str:
+    """The key that an override sets."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, fills: bool) -> Sweep:
+    """The sweep that is meant, with the tracker that was typed; raises LookupError.
+
+    `fills` is whether its store is to be there, which may have been moved since.
+    """
+    which = sweep.find(Path(config["runs_dir"]), names[0] if names else None, _passed_over)
     arguments.add_code(which.command, Path(which.cwd))
-    keys = {override.partition("=")[0] for override in overrides}
-    if "tracking.uri" in keys:
-        which = replace(which, tracking_uri=uri)
-    if "tracking.experiment" in keys:
-        which = replace(which, experiment=config.tracking.experiment)
+    keys = {_key(override) for override in overrides}
+    if keys & {"tracking.uri", "tracking"}:
+        tracking.check_uri(config["tracking"]["uri"])
+        which = replace(which, tracking_uri=config["tracking"]["uri"])
+    elif fills:
+        tracking.check_store(which)
+    if keys & {"tracking.experiment", "tracking"}:
+        which = replace(which, experiment=config["tracking"]["experiment"])
     return which
 
 
@@ -190,9 +270,9 @@ VERBS: dict[str, Callable[[Sweep], int]] = {
     "status": status,
     "cancel": cancel,
     "report": write_report,
-    "sync": sync,
-    "resume": resume,
-    "ui": ui,
+    SYNC: sync,
+    RESUME: resume,
+    UI: ui,
 }
 
 

@@ -1,9 +1,11 @@
 """A sweep's jobs composed as Hydra composes them, but once for each set of choices in config groups."""
 
 import pickle
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
@@ -11,14 +13,41 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps import hydra_job, settings
+from onecycle_sweeps import hydra_job, paths, settings
 from onecycle_sweeps.plan import Request
 
 # What an interpolation of Hydra's own config begins with.
 OF_HYDRA = "${hydra:"
+
+
+class HydrasFolders(Callback):
+    """Expands `~` in the paths of the folders that Hydra makes by itself, before it makes them."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Locate the folder of one trial."""
+        _locate(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Locate the folder of a sweep."""
+        _locate(config, "sweep")
+
+
+def _locate(config: DictConfig, mode: str) -> None:
+    node = config.hydra[mode]
+    try:
+        found = paths.expanded(node.dir)
+    except ValueError as error:
+        # An exception of a callback is a warning to Hydra, which then makes the folder.
+        print(f"onecycle_sweeps: hydra.{mode}.dir: {error}", file=sys.stderr)
+        sys.exit(2)
+    # What is the same stays an interpolation, which tells who reads a key.
+    if found != node.dir:
+        with read_write(node):
+            node.dir = found
 
 
 @dataclass(frozen=True)

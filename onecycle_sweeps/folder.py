@@ -74,11 +74,15 @@ class TrialFolder:
     def create(self, config: dict[str, Any], hydra: dict[str, Any] | None = None) -> None:
         """Make the folder with the trial's config.yaml, and hydra.yaml if there is one, as they were asked for last."""
         self.journal.mkdir(parents=True, exist_ok=True)
-        storage.write(self.path / "config.yaml", yaml.dump(storage.marked(config), Dumper=DUMPER, sort_keys=False))
+        self.write_config(config)
         if hydra is None:
             self.remove("hydra.yaml")
         else:
             storage.write(self.path / "hydra.yaml", yaml.dump(storage.marked(hydra), Dumper=DUMPER, sort_keys=False))
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the trial's config.yaml."""
+        storage.write(self.path / "config.yaml", yaml.dump(storage.marked(config), Dumper=DUMPER, sort_keys=False))
 
     def put_aside(self, names: Collection[str] = ATTEMPTS_LEAVE) -> None:
         """Move what earlier attempts left into a folder of its own; raises Busy while the trial is at work."""

@@ -13,12 +13,12 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps import settings
+from onecycle_sweeps import paths, settings
 
 VERSION_BASE = "1.3"
 # What Hydra's config says in this program unless it is told otherwise: of such a job only the trial is to be run.
 UNLESS_TOLD = {
-    "callbacks": {},
+    "callbacks": {"folders": {"_target_": "onecycle_sweeps.composition.HydrasFolders"}},
     "output_subdir": None,
     "verbose": False,
     "sweep": {"dir": "${runs_dir}/sweeps", "subdir": "."},
@@ -43,6 +43,7 @@ def content(config: DictConfig) -> dict[str, Any]:
             part = OmegaConf.masked_copy(config.hydra, [str(key)])
             part._set_parent(config)
             found |= _resolved(part, typed=key == "overrides")
+    found["sweep"]["dir"] = paths.expanded(found["sweep"]["dir"])
     copied = found["job"]["env_copy"]
     found["job"]["env_set"] = {k: v for k, v in found["job"]["env_set"].items() if k not in copied}
     return found

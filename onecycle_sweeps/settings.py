@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps import checks, credentials, keys, targets
+from onecycle_sweeps import checks, credentials, keys, paths, targets
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.dataset import Facts, Source
 from onecycle_sweeps.dataset.augmentation import Transform
@@ -27,6 +27,9 @@ from onecycle_sweeps.policies import Policy
 Config = dict[str, Any]
 # The key of a trial's config that holds hydra.job.env_set, if it sets anything.
 ENV_SET = "env_set"
+# What these name is the same from every working folder: a job begins in its own, and a sweep may be continued from
+# another. data.path is a place below data.root.
+PATHS = (("runs_dir",), ("data", "root"), ("model", "weights_file"))
 SPLIT_KEYS = ("val_fraction", "split_seed", "classes")
 # Lists of transforms: for training batches, and for evaluations.
 TRANSFORM_KEYS = ("augment", "evaluation")
@@ -88,10 +91,10 @@ def read_by_hydra(hydra: Any) -> frozenset[str]:
 
 
 def resolved(config: DictConfig, read_elsewhere: Iterable[str] = ()) -> Config:
-    """A config as plain data, resolved, and without a store's credentials.
+    """A config as plain data, resolved, with its paths made absolute, and without a store's credentials.
 
-    Raises ConfigError for a key that nothing reads, `read_elsewhere` beside the config, and for a value that cannot be
-    resolved.
+    Raises ConfigError for a key that nothing reads, `read_elsewhere` beside the config, for a value that cannot be
+    resolved, and for a home folder that there is not.
     """
     typed = OmegaConf.to_container(config, resolve=False)
     assert isinstance(typed, dict)
@@ -101,10 +104,47 @@ def resolved(config: DictConfig, read_elsewhere: Iterable[str] = ()) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(unresolvable(error)) from error
     assert isinstance(content, dict)
-    match content:
+    return located({str(key): value for key, value in content.items()}, Path.cwd())
+
+
+def located(config: Config, cwd: Path) -> Config:
+    """A plain config whose paths, given as they are seen from `cwd`, are the same from everywhere."""
+    config = {
+        key: paths.with_homes(value) if isinstance(value, dict) and "_target_" in value else value
+        for key, value in config.items()
+    }
+    for *parents, leaf in PATHS:
+        node = config
+        for parent in parents:
+            node = found if isinstance(found := node.get(parent), dict) else {}
+        # Without a text there is nothing to locate, and the checks say so.
+        if isinstance(value := node.get(leaf), str) and value.strip():
+            node[leaf] = _absolute(".".join((*parents, leaf)), value, paths.absolute, cwd)
+    match config:
         case {"tracking": {"uri": str(uri)}}:
-            content["tracking"]["uri"] = credentials.entrusted(uri)
-    return {str(key): value for key, value in content.items()}
+            config["tracking"]["uri"] = credentials.entrusted(_absolute("tracking.uri", uri, paths.absolute_uri, cwd))
+    return config
+
+
+def moved(config: Config, before: Path, now: Path) -> Config:
+    """A located config after the folder `before` was moved to `now`: what is gone there and is here is found again."""
+    config = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
+    for *parents, leaf in PATHS:
+        node = config
+        for parent in parents:
+            node = found if isinstance(found := node.get(parent), dict) else {}
+        if isinstance(value := node.get(leaf), str) and not (before / value).exists():
+            inside = (before / value).is_relative_to(before)
+            if inside and (place := now / (before / value).relative_to(before)).exists():
+                node[leaf] = str(place)
+    return config
+
+
+def _absolute(key: str, value: str, locate: Callable[[str, Path], str], cwd: Path) -> str:
+    try:
+        return locate(value, cwd)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def unresolvable(error: OmegaConfBaseException) -> str:

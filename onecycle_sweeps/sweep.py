@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 from onecycle_sweeps import published, storage
 from onecycle_sweeps.folder import TrialFolder
@@ -54,6 +55,7 @@ class Entry:
 class Sweep:
     """The trials of one command; `single` is a command without -m, which has no parent run.
 
+    `launcher` has the keys of hydra.launcher, and `sequential` is whether its sweeper learned from results.
     `published` is what the command's preset is compared with.
     """
 
@@ -68,6 +70,8 @@ class Sweep:
     single: bool
     trials: tuple[Entry, ...]
     published: Published | None = None
+    launcher: dict[str, Any] | None = None
+    sequential: bool = False
 
     @property
     def folder(self) -> Path:

@@ -24,6 +24,7 @@ FLOORS = (
         "credentials",
         "terminal",
         "faults",
+        "paths",
     ),
     ("scheduler", "data", "targets", "state", "published", "fingerprints"),
     ("settings",),
@@ -31,7 +32,7 @@ FLOORS = (
     ("range_test", "batch_norm"),
     ("trial", "plan"),
     ("sweep", "composition", "mistakes"),
-    ("tracking", "report", "typed"),
+    ("tracking", "report", "typed", "retyping"),
     ("launch",),
     ("cli", "hydra_plugins"),
     ("__main__",),
@@ -60,7 +61,7 @@ HOMES = {"mlflow": ("tracking",), "submitit": ("launch.slurm",), "hydra": WITH_H
 TORCH = ("torch", "torchvision")
 TORCH_FREE = (
     *("__main__", "cli", "hydra_plugins", "policies", "journal"),
-    *("keys", "mistakes", "plan", "composition", "sweep", "tracking", "report"),
+    *("keys", "mistakes", "plan", "composition", "sweep", "retyping", "tracking", "report"),
 )
 TORCH_ON_DEMAND = ("plan",)
 

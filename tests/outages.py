@@ -185,7 +185,7 @@ class Training:
 
     def shipped(self) -> int:
         """The step up to which all has arrived by the ledger."""
-        runs = ledger.load(self.sweep.folder, self.sweep.tracking_uri).runs
+        runs = ledger.load(self.sweep).runs
         return runs[self.sweep.trials[0].signature].next if runs else 0
 
     def complaints(self) -> int:
@@ -218,7 +218,7 @@ class Training:
         """What each time has cost, by what the store has when all is over."""
         times = [moment for (moment,) in struct.iter_unpack("d", (self.folder / "steps").read_bytes())]
         signature = self.sweep.trials[0].signature
-        run_id = ledger.load(self.sweep.folder, self.sweep.tracking_uri).runs[signature].run_id
+        run_id = ledger.load(self.sweep).runs[signature].run_id
         wanted = Counter(row for row in written(self.sweep.trial(signature), 1) if row[0] in PER_STEP)
         found = Counter(arrived(self.sweep, run_id))
         assert wanted.total() == len(PER_STEP) * len(times)

@@ -158,7 +158,7 @@ def test_the_printed_link_overlays_the_rates_of_all_runs_of_this_sweep_and_of_no
 def test_a_sweeps_page_has_its_table_its_figures_and_its_report(
     server: Server, swept: Swept, page: Any, complaints: list[str]
 ):
-    book = ledger.load(swept.whole.folder, server.uri)
+    book = ledger.load(swept.whole)
     base = public(server, f"{server.uri}/#/experiments/{book.experiment}/runs/{book.parent}")
     page.goto(base)
     page.get_by_text("Mean ± standard deviation").wait_for(timeout=SECONDS)

@@ -149,7 +149,7 @@ def test_a_store_that_was_removed_is_filled_again(made: Sweep, tmp_path: Path):
     attempt(made.trial("a"), 0, 50)
     finish(made.trial("a"))
     tracking.ship(made)
-    book = ledger.load(made.folder, made.tracking_uri)
+    book = ledger.load(made)
     book.parent = "0" * 32
     book.save()
     fresh = replace(made, experiment=f"{tmp_path.name} again")

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from onecycle_sweeps import tracking
+from onecycle_sweeps import paths, tracking
 from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.tracking import ledger
@@ -21,7 +21,7 @@ def test_the_overlay_link_opens_a_view_of_this_sweep_alone(tmp_path: Path, entry
     assert tracking.overlay_link(made) == "http://127.0.0.1:5000/#/experiments"
     tracking.ship(made)
     page, _, query = urlsplit(tracking.overlay_link(made)).fragment.partition("?")
-    token = ledger.load(made.folder, made.tracking_uri).token
+    token = ledger.load(made).token
     ((experiment,),) = ask(made, "SELECT experiment_id FROM experiments WHERE name = ?", made.experiment)
     assert page == f"/experiments/{experiment}/runs"
     assert parse_qs(query)["compareRunsMode"] == ["CHART"]
@@ -68,7 +68,7 @@ def test_an_address_has_no_credentials(uri: str, shown: str):
     ],
 )
 def test_a_relative_sqlite_path_is_made_absolute(uri: str, absolute: str):
-    assert tracking.absolute_uri(uri, Path("/there")) == absolute
+    assert paths.absolute_uri(uri, Path("/there")) == absolute
 
 
 def test_the_ui_is_served_on_loopback_and_its_uri_is_no_argument():

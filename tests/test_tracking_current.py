@@ -51,9 +51,9 @@ def elsewhere(code: str) -> str:
 
 def test_a_store_that_others_write_to_is_asked(made: Sweep, tmp_path: Path):
     delivered(tmp_path / "other", id="other", experiment=f"{tmp_path.name} other", uri=made.tracking_uri)
-    before = ledger.load(made.folder, made.tracking_uri).stamp
+    before = ledger.load(made).stamp
     assert tracking.is_current(made)
-    assert ledger.load(made.folder, made.tracking_uri).stamp != before
+    assert ledger.load(made).stamp != before
 
 
 def run_it_again(made: Sweep) -> None:
@@ -117,7 +117,7 @@ def test_a_write_ahead_log_hides_changes_so_its_store_is_asked(tmp_path: Path):
     attempt(made.trial("a"), 0, 50)
     finish(made.trial("a"))
     deliver(made)
-    assert ledger.load(made.folder, made.tracking_uri).stamp is None
+    assert ledger.load(made).stamp is None
     assert tracking.is_current(made)
     parent = runs(made)["sweep 5weeb1d0"]["id"]
     importlib.import_module("mlflow").MlflowClient(made.tracking_uri).delete_run(parent)

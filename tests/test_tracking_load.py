@@ -65,7 +65,7 @@ def test_jobs_that_ship_a_trial_each_of_one_fresh_sweep_side_by_side_make_one_sw
         write_all(made)
     assert not tracking.ship(made)
     assert all_arrived(made, made.trials)
-    book = ledger.load(made.folder, made.tracking_uri)
+    book = ledger.load(made)
     found = importlib.import_module("mlflow").MlflowClient(made.tracking_uri).search_runs([book.experiment])
     assert len(found) == len(made.trials) + 1
     assert {run.data.tags.get("mlflow.parentRunId") for run in found} == {None, book.parent}
@@ -98,7 +98,7 @@ def test_whoever_ships_a_trial_at_work_waits_for_nobody_who_ships_another(
         tracking.ship(made)
     attempt(trial, 0, 100, saved=60)
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
-    book = ledger.load(made.folder, made.tracking_uri)
+    book = ledger.load(made)
     with trial.lock(), store.locked(made.folder / "tracking.lock", store.never), book.page("t00", store.never):
         assert not tracking.ship(made, only=["t01"])
     assert stored(made, "t01") == written(trial, 2, lambda step: step < 60)
@@ -106,7 +106,7 @@ def test_whoever_ships_a_trial_at_work_waits_for_nobody_who_ships_another(
 
 def all_arrived(made: Sweep, entries: Sequence[Entry]) -> bool:
     """Whether the store has each point of these trials once."""
-    book = ledger.load(made.folder, made.tracking_uri)
+    book = ledger.load(made)
     whole = sorted((name, step) for name in PER_STEP for step in range(STEPS))
     return all(
         [point[:2] for point in outages.arrived(made, book.runs[entry.signature].run_id)] == whole for entry in entries

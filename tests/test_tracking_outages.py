@@ -128,7 +128,7 @@ def test_a_full_disk_under_the_server_costs_no_step_and_no_point(
 
 def lost_and_doubled(made: Sweep) -> tuple[int, int]:
     """What lacks and what is there twice, of all trials."""
-    runs = ledger.load(made.folder, made.tracking_uri).runs
+    runs = ledger.load(made).runs
     lost = doubled = 0
     for entry in made.trials:
         wanted = Counter(row for row in written(made.trial(entry.signature), 1) if row[0] in PER_STEP)

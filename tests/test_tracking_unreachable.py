@@ -118,7 +118,7 @@ def test_what_is_no_store_is_unreachable(made: Sweep, uri: str, tmp_path: Path):
 
 def test_a_deleted_experiment_is_named(made: Sweep):
     tracking.ship(made)
-    experiment = ledger.load(made.folder, made.tracking_uri).experiment
+    experiment = ledger.load(made).experiment
     assert experiment
     importlib.import_module("mlflow").MlflowClient(made.tracking_uri).delete_experiment(experiment)
     assert made.experiment in refusal(made, made.tracking_uri)
@@ -129,7 +129,7 @@ def test_a_run_that_the_store_refuses_costs_the_others_nothing(made: Sweep, tmp_
     tracking.ship(made)
     attempt(made.trial("b"), 0, 20, saved=20, end="stopped")
     tracking.ship(made)
-    run = ledger.load(made.folder, made.tracking_uri).runs["b"]
+    run = ledger.load(made).runs["b"]
     importlib.import_module("mlflow").MlflowClient(made.tracking_uri).delete_run(run.run_id)
     attempt(made.trial("b"), 20, 40)
     finish(made.trial("b"))

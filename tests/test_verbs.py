@@ -110,15 +110,6 @@ def test_a_mistake_is_one_line_and_status_2(
     assert "hunter2" not in err
 
 
-def test_resume_says_if_its_folder_is_gone(tmp_path: Path, mixed: Sweep, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "gone").mkdir()
-    moved = hand_made.sweep(tmp_path / "gone")
-    shutil.move(moved.runs_dir, tmp_path / "kept")
-    (tmp_path / "gone").rmdir()
-    assert cli.main(["resume", "runs_dir=kept"]) == 2
-    assert f"'{tmp_path}/gone'" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(("verb", "takes"), [*((verb, "[SWEEP]") for verb in cli.VERBS), ("doctor", "[--probe]")])
 def test_each_verb_explains_itself(verb: str, takes: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main([verb, "--help"]) == 0

@@ -14,7 +14,7 @@ from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.launch import conclusion, fork_server, here, local, rehearsal
 from onecycle_sweeps.launch.direction import minimising
 from onecycle_sweeps.launch.rehearsal import Rehearsals
-from onecycle_sweeps.launch.session import Session
+from onecycle_sweeps.launch.session import Run, Session
 from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.storage import Unreadable
@@ -82,7 +82,7 @@ def _say_what_sweeps_the_jobs(hydra: Any, config: Mapping[str, Any]) -> None:
         conclusion.complain(
             f"onecycle_sweeps: the sweeper minimises, and final val accuracy is better where it is higher: add {key}"
         )
-    if Path(hydra.sweep.dir) != Path(config["runs_dir"]) / "sweeps":
+    if Path(hydra.sweep.dir).absolute() != Path(config["runs_dir"]) / "sweeps":
         conclusion.complain(
             f"onecycle_sweeps: {hydra.sweep.dir} takes what Hydra writes of its jobs; trials, results and the report "
             f"are in {config['runs_dir']} (runs_dir=...)"
@@ -98,12 +98,9 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], 
         if not _sessions:
             _say_what_sweeps_the_jobs(hydra, config)
             rehearsals = Rehearsals(partial(rehearsal.apart, fork_server.of_this_process))
-            _sessions.append(Session(config, rehearsals, single=False, sequential=sequential))
-        threads = 1 if config["threads"] == "auto" else config["threads"]
-        workers = None if launcher["workers"] == "auto" else launcher["workers"]
-        places = partial(local.places, config["device"], threads, workers, launcher["jobs_per_gpu"])
+            _sessions.append(Session(config, rehearsals, single=False, sequential=sequential, launcher=launcher))
         with _interruptible(_sessions[0], conclusion.say_how_to_continue):
-            return _sessions[0].launch(requests, lambda sweep, todo: local.run(_crew, sweep, todo, places(len(todo))))
+            return _sessions[0].launch(requests, _on_workers(config, launcher))
 
 
 def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
@@ -126,13 +123,56 @@ def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any],
             dry_run.show(requests, launcher, rehearsals)
             return [math.nan] * len(requests)
         if not _sessions:
-            cpus = launcher["cpus_per_task"]
-            made = Session(config, rehearsals, single=False, sequential=sequential, cpus_elsewhere=cpus, ships=waits)
+            made = Session(
+                config,
+                rehearsals,
+                single=False,
+                sequential=sequential,
+                cpus_elsewhere=launcher["cpus_per_task"],
+                launcher=launcher,
+                ships=waits,
+            )
             _sessions.append(made)
         session = _sessions[0]
         with _interruptible(session, conclusion.say_how_jobs_go_on):
             run = partial(watching.run, launcher, report=not sequential)
             return session.launch(requests, run)
+
+
+def resume(recorded: Sweep, launcher: Mapping[str, Any] | None) -> int:
+    """Run what is left of a recorded sweep, where `launcher` says; returns the exit status."""
+    from onecycle_sweeps.launch.slurm import request, watching
+
+    with _ending_in_a_line():
+        config = recorded.trial(recorded.trials[0].signature).config()
+        tracker = {"uri": recorded.tracking_uri, "experiment": recorded.experiment}
+        begun = partial(
+            Session,
+            {"runs_dir": str(recorded.runs_dir), "tracking": tracker},
+            Rehearsals(rehearsal.here),
+            single=recorded.single,
+            sequential=recorded.sequential,
+            launcher=launcher,
+        )
+        how = conclusion.say_how_to_resume
+        if not launcher:
+            session, run = begun(), here.run
+        elif is_slurm(launcher):
+            request.check(launcher)
+            session = begun(ships=launcher["wait"])
+            run, how = partial(watching.run, launcher, report=True), conclusion.say_how_jobs_go_on
+        else:
+            checks.check_local_launcher(launcher)
+            session, run = begun(), _on_workers(config, launcher)
+        _sessions.append(session)
+        with _interruptible(session, how):
+            session.resume(recorded, run)
+    return conclude_sweep()
+
+
+def is_slurm(launcher: Mapping[str, Any]) -> bool:
+    """Whether these are the keys of hydra/launcher=slurm."""
+    return "timeout_min" in launcher
 
 
 def conclude_sweep() -> int:
@@ -146,6 +186,14 @@ def conclude_sweep() -> int:
     with _ending_in_a_line(), _interruptible(session, conclusion.say_how_to_continue):
         _crew.leave()
         return conclusion.conclude(session)
+
+
+def _on_workers(config: Mapping[str, Any], launcher: Mapping[str, Any]) -> Run:
+    """What runs trials on this machine's workers."""
+    threads = 1 if config["threads"] == "auto" else config["threads"]
+    workers = None if launcher["workers"] == "auto" else launcher["workers"]
+    places = partial(local.places, config["device"], threads, workers, launcher["jobs_per_gpu"])
+    return lambda sweep, todo: local.run(_crew, sweep, todo, places(len(todo)))
 
 
 @contextmanager

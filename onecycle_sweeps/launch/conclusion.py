@@ -4,10 +4,11 @@ import os
 import shlex
 import sys
 import traceback
+from pathlib import Path
 
 from rich.console import Console
 
-from onecycle_sweeps import report, tracking
+from onecycle_sweeps import paths, report, tracking
 from onecycle_sweeps.launch.reuse import outdated
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.report.program import program as program
@@ -63,6 +64,11 @@ def say_how_to_continue(sweep: Sweep) -> None:
     say(f"stopped; what had been done is saved. To go on: {program()} {shlex.join(sweep.command)}")
 
 
+def say_how_to_resume(sweep: Sweep) -> None:
+    """After an interruption of what is resumed: the recorded command may ask for something else by now."""
+    say(f"stopped; what had been done is saved. To go on: {program()} resume {sweep.id}{_place(sweep)}")
+
+
 def say_how_jobs_go_on(sweep: Sweep) -> None:
     """After a submission that nobody waits for any more: what was submitted goes on by itself."""
     where = f"{sweep.id}{_place(sweep)}"
@@ -71,9 +77,18 @@ def say_how_jobs_go_on(sweep: Sweep) -> None:
 
 
 def _place(sweep: Sweep) -> str:
-    """The overrides without which a verb would not find the sweep."""
-    typed = [o for o in sweep.command if o.startswith(("runs_dir=", "tracking."))]
-    return "".join(f" {shlex.quote(override)}" for override in typed)
+    """The overrides without which a verb that is typed here would not find the sweep, or not its store."""
+    typed = dict(override.split("=", 1) for override in sweep.command if "=" in override)
+    found = {}
+    if sweep.runs_dir != Path("runs").absolute():
+        asked = typed.get("runs_dir", "")
+        found["runs_dir"] = asked if asked and Path(asked).absolute() == sweep.runs_dir else str(sweep.runs_dir)
+    uri, experiment = "tracking.uri", "tracking.experiment"
+    if uri in typed and paths.absolute_uri(typed[uri], Path.cwd()) == sweep.tracking_uri:
+        found[uri] = typed[uri]
+    if typed.get(experiment) == sweep.experiment:
+        found[experiment] = sweep.experiment
+    return "".join(f" {shlex.quote(f'{key}={value}')}" for key, value in found.items())
 
 
 def _other_code(sweep: Sweep) -> str | None:

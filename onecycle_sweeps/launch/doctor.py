@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import checks, dataset, settings, tracking
+from onecycle_sweeps import checks, dataset, settings
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.launch import conclusion, places, rehearsal
 from onecycle_sweeps.launch.finding import FAILS, Finding, fails, ok, skipped
@@ -32,8 +32,8 @@ def _findings(requests: Sequence[Request], launcher: Mapping[str, Any], probing:
         yield from (skipped(about, "the config comes first") for about in ("runs_dir", "trial", "tracking", *SLURM))
         return
     request = requests[0]
-    folder = Path(request.config["runs_dir"]).absolute()
-    uri = tracking.absolute_uri(request.config["tracking"]["uri"], Path.cwd())
+    folder = Path(request.config["runs_dir"])
+    uri = request.config["tracking"]["uri"]
     yield (writable := places.runs_dir(folder, on_nodes=on_slurm))
     cpus = launcher["cpus_per_task"] if on_slurm else None
     yield _trials(requests, folder, cpus) if writable.good else skipped("trial", "its data is kept in runs_dir")

@@ -50,6 +50,10 @@ def runs_dir(folder: Path, *, on_nodes: bool) -> Finding:
 def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
     """Whether a store can be used from here; a server is asked something that its host check would refuse."""
     about = "tracking"
+    try:
+        tracking.check_uri(uri)
+    except ValueError as error:
+        return fails(about, str(error))
     if file := database_file(uri):
         try:
             _try_writing(file.parent)
@@ -57,8 +61,6 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
             return fails(about, str(error))
         except OSError as error:
             return fails(about, f"{file.parent} cannot be written to ({error.strerror}): take another tracking.uri=...")
-        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
-            return fails(about, f"{file} is not yours to write: take another by tracking.uri=...")
         return ok(about, f"{address(uri)} can be written to from here, which is where it is filled")
     try:
         greet(uri)

@@ -19,7 +19,7 @@ from onecycle_sweeps.launch.rehearsal import Rehearsals
 from onecycle_sweeps.launch.reuse import outdated
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.state import DIVERGED, Earlier, state, unusable
-from onecycle_sweeps.storage import Damaged
+from onecycle_sweeps.storage import Damaged, Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
@@ -39,10 +39,15 @@ class Session:
         *,
         single: bool,
         sequential: bool = False,
+        launcher: Mapping[str, Any] | None = None,
         cpus_elsewhere: int | None = None,
         ships: bool = True,
     ) -> None:
-        self.runs_dir = Path(config["runs_dir"]).absolute()
+        self.runs_dir = Path(config["runs_dir"])
+        try:
+            tracking.check_uri(config["tracking"]["uri"])
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self.planner = Planner(self.runs_dir, cpus_elsewhere=cpus_elsewhere)
         self.trials: list[Trial] = []
         self.sweep = Sweep(
@@ -52,11 +57,13 @@ class Session:
             cwd=str(Path.cwd()),
             created=time.time(),
             git_commit=provenance.git_commit(Path.cwd()),
-            tracking_uri=tracking.absolute_uri(config["tracking"]["uri"], Path.cwd()),
+            tracking_uri=config["tracking"]["uri"],
             experiment=config["tracking"]["experiment"],
             single=single,
             trials=(),
             published=published.read(config.get(OF_THE_SWEEP)),
+            launcher=dict(launcher) if launcher else None,
+            sequential=sequential,
         )
         self._rehearsals = rehearsals
         self._sequential, self.ships = sequential, ships
@@ -72,17 +79,9 @@ class Session:
         asked = self.plan(requests)
         self.trials += asked
         todo, reused, remarks = self._record(asked)
-        changed = outdated(self.sweep, reused).code
         for line in self.alike(asked, self.sweep.trials):
             print(line, file=sys.stderr, flush=True)
-        with Display(self.sweep, len(todo), len(reused), changed) as display:
-            for line in remarks:
-                display.show(Event(news=line))
-            if self.ships and not self._shipper:
-                self._shipper = self._open.enter_context(tracking.Shipper(self.sweep.folder))
-            with closing(run(self.sweep, todo)) as events:
-                for event in events:
-                    display.show(event)
+        self._run(todo, run, reused, remarks)
         return [objective(self.sweep.trial(trial.signature)) for trial in asked]
 
     def plan(self, requests: Sequence[Request]) -> list[Trial]:
@@ -91,6 +90,30 @@ class Session:
         todo = [t for t in asked if t.config["rerun"] or not self.sweep.trial(t.signature).done(t.config)]
         self._rehearsals.check(todo, self.runs_dir)
         return asked
+
+    def resume(self, recorded: Sweep, run: Run) -> None:
+        """Run what is left of a recorded sweep by its trials' configs on disk; nothing is planned again."""
+        here = {
+            key: getattr(self.sweep, key) for key in ("cwd", "git_commit", "tracking_uri", "experiment", "launcher")
+        }
+        self.sweep = replace(recorded, **here)
+        self.sweep.save()
+        _check_locks(self.runs_dir)
+        todo, remarks = [], []
+        for entry in recorded.trials:
+            trial = recorded.trial(entry.signature)
+            try:
+                if isinstance(reason := unusable(trial), Earlier | Damaged):
+                    _put_aside(trial)
+                    remarks.append(f"{reason}: the trial is trained again")
+                elif reason:
+                    raise reason
+                if not trial.done(trial.config()):
+                    todo.append(entry)
+            except Unreadable as error:
+                remarks.append(str(error))
+        self._ask_again(todo)
+        self._run(todo, run, (), remarks)
 
     def alike(self, asked: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
         """A line, once in a session, for each thing that was typed and makes no difference between trainings."""
@@ -108,6 +131,22 @@ class Session:
     def close(self) -> None:
         """Let the tracker take in what is left, for a bounded time."""
         self._open.close()
+
+    def _run(self, todo: Sequence[Entry], run: Run, reused: Sequence[Entry], remarks: Sequence[str]) -> None:
+        changed = outdated(self.sweep, reused).code
+        with Display(self.sweep, len(todo), len(reused), changed) as display:
+            for line in remarks:
+                display.show(Event(news=line))
+            if self.ships and not self._shipper:
+                self._shipper = self._open.enter_context(tracking.Shipper(self.sweep.folder))
+            with closing(run(self.sweep, todo)) as events:
+                for event in events:
+                    display.show(event)
+
+    def _ask_again(self, todo: Sequence[Entry]) -> None:
+        """Take back that trials were cancelled."""
+        for entry in todo:
+            self.sweep.trial(entry.signature).remove("cancel.json")
 
     def _record(self, asked: Sequence[Trial]) -> tuple[list[Entry], list[Entry], list[str]]:
         """Make the trials' folders and write sweep.json.
@@ -146,8 +185,7 @@ class Session:
         self.sweep = replace(self.sweep, id=identity, trials=entries)
         self.sweep.save()
         todo = [e for e in entries if e.signature in wanted and e.signature not in done | refused]
-        for entry in todo:
-            self.sweep.trial(entry.signature).remove("cancel.json")
+        self._ask_again(todo)
         return todo, [e for e in entries if e.reused and e.signature not in known], remarks
 
 

@@ -8,7 +8,6 @@ from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Standing, account, standing
 from onecycle_sweeps.tracking.ledger import Ledger
-from onecycle_sweeps.tracking.store import address
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,8 @@ class Backlog:
 
 def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
     """Whether there is something to ship by the account of the ledger: the store itself is not asked."""
-    book, known = ledger.load(sweep.folder, address(sweep.tracking_uri)), list(standings_of(sweep, only))
-    if book.experiment is None or any(lacks(book, entry, now) for entry, now in known):
+    book, known = ledger.load(sweep), list(standings_of(sweep, only))
+    if not book.named or book.experiment is None or any(lacks(book, entry, now) for entry, now in known):
         return True
     if book.parent is None or are_at_work(book, known):
         return False
@@ -35,7 +34,7 @@ def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
 
 def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
     """What the sweep's store lacks by the account of the ledger: the store itself is not asked."""
-    book = ledger.load(sweep.folder, address(sweep.tracking_uri))
+    book = ledger.load(sweep)
     missing = [(entry, now) for entry, now in standings_of(sweep) if lacks(book, entry, now)]
     runs = points = 0
     for entry, now in missing:

@@ -19,7 +19,7 @@ def overlay_link(sweep: Sweep, port: int = PORT) -> str:
     """
     store = address(sweep.tracking_uri)
     host = store.rstrip("/") if is_server(sweep.tracking_uri) else f"http://127.0.0.1:{port}"
-    book = ledger.load(sweep.folder, store)
+    book = ledger.load(sweep)
     if book.experiment is None:
         return f"{host}/#/experiments"
     page = f"{host}/#/experiments/{book.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"

@@ -1,4 +1,4 @@
-"""What a store already has of a sweep, as files in the sweep's folder tell it, for each store apart.
+"""What a store already has of a sweep, as files in the sweep's folder tell it, for each experiment of a store apart.
 
 tracking.json has what is one for the whole sweep; `tracking/<signature>.json` is a page for each trial, which is its
 lock as well, so that those who ship different trials need not wait for each other.
@@ -9,12 +9,16 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps.storage import Damaged, OtherFormat, marked, read_json, unmarked, write_json
-from onecycle_sweeps.tracking.store import locked
+from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.tracking.store import address, locked
+
+# What the place of a ledger in its file tells.
+NOT_KEPT = ("folder", "address", "name", "named")
 
 
 @dataclass
@@ -33,14 +37,18 @@ class Shipped:
 
 @dataclass
 class Ledger:
-    """A sweep in one store. The token is a tag of each of its runs, by which they are found again after a crash.
+    """A sweep in one experiment of a store, which `name` and `experiment`, its id there, tell.
 
+    The token is a tag of each of its runs, by which they are found again after a crash.
+    `named` is whether the ledger was kept under the experiment's name; before version 1 it was kept by store alone.
     `view` is whether the view of its charts is there that the sweep's link opens.
     `complete` is what the sweep looked like when all of it had arrived, `stamp` what the store did.
     """
 
     folder: Path
     address: str
+    name: str
+    named: bool = True
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     experiment: str | None = None
     parent: str | None = None
@@ -65,8 +73,14 @@ class Ledger:
 
     def save(self) -> None:
         """Make what is one for the whole sweep durable: for who holds the sweep's lock."""
-        data = {key: value for key, value in vars(self).items() if key not in ("folder", "address")}
-        write_json(_file(self.folder), _stores(self.folder) | {self.address: data})
+        self.named = True
+        data = {key: value for key, value in vars(self).items() if key not in NOT_KEPT}
+        others = {
+            place: {name: kept for name, kept in _by_name(known).items() if kept["token"] != self.token}
+            for place, known in _stores(self.folder).items()
+        }
+        others.setdefault(self.address, {})[self.name] = data
+        write_json(_file(self.folder), {place: known for place, known in others.items() if known})
 
     @contextmanager
     def page(self, signature: str, expired: Callable[[], bool]) -> Iterator["Page"]:
@@ -76,11 +90,11 @@ class Ledger:
         begun = path.exists()
         with locked(path, expired) as file:
             content = _content(path)
-            yield Page(file.fileno(), self, content, self._shipped(content), begun or self.address in content)
+            yield Page(file.fileno(), self, content, self._shipped(content), begun or bool(content))
 
     def _shipped(self, content: dict[str, Any]) -> Shipped | None:
-        known = content.get(self.address)
-        if known is None or known["token"] != self.token or "run_id" not in known:
+        known = next((known for known in content.values() if known["token"] == self.token), {})
+        if "run_id" not in known:
             return None
         return Shipped(**{key: value for key, value in known.items() if key != "token"})
 
@@ -105,16 +119,45 @@ class Page:
         again, and a run is searched for.
         """
         known = vars(self.shipped) if self.shipped else {}
-        self._content[self._book.address] = {"token": self._book.token, **known}
+        token = self._book.token
+        others = {key: kept for key, kept in self._content.items() if kept["token"] != token}
+        self._content = others | {token: {"token": token, **known}}
         # In one piece over what was there, which is its first line from then on whatever follows.
         os.pwrite(self._file, json.dumps(marked(self._content)).encode() + b"\n", 0)
 
 
-def load(folder: Path, address: str) -> Ledger:
-    """A sweep folder's ledger of one store, empty where there is none."""
-    data = _stores(folder).get(address, {})
-    names = {each.name for each in fields(Ledger)}
-    return Ledger(folder, address, **{key: value for key, value in data.items() if key in names})
+def load(sweep: Sweep) -> Ledger:
+    """The ledger of a sweep's experiment in its store, empty where there is none.
+
+    One that was kept by store alone is taken for it, and is not `named`: the store is to be asked what it belongs to.
+    """
+    known = _stores(sweep.folder).get(address(sweep.tracking_uri), {})
+    if _is_by_store_alone(known):
+        return replace(_made(sweep, known), named=False)
+    return _made(sweep, known.get(sweep.experiment, {}))
+
+
+def others(sweep: Sweep) -> Iterator[Ledger]:
+    """The ledgers of the sweep that belong to other experiments, or to other stores."""
+    for place, known in _stores(sweep.folder).items():
+        for name, kept in _by_name(known).items():
+            if (place, name) != (address(sweep.tracking_uri), sweep.experiment):
+                yield replace(_made(sweep, kept), address=place, name=name)
+
+
+def _made(sweep: Sweep, kept: dict[str, Any]) -> Ledger:
+    names = {each.name for each in fields(Ledger)} - {*NOT_KEPT}
+    place = sweep.folder, address(sweep.tracking_uri), sweep.experiment
+    return Ledger(*place, **{key: value for key, value in kept.items() if key in names})
+
+
+def _by_name(known: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a store by the names of experiments; one that was kept by store alone has none."""
+    return {"": known} if _is_by_store_alone(known) else known
+
+
+def _is_by_store_alone(known: dict[str, Any]) -> bool:
+    return isinstance(known.get("token"), str)
 
 
 def _file(folder: Path) -> Path:

@@ -39,7 +39,7 @@ class Runs:
     def are_open(self) -> bool:
         """Whether the ledger has all that is made once for the sweep."""
         parent = self.ledger.parent is not None or self.sweep.single
-        return self.ledger.experiment is not None and self.ledger.view and parent
+        return self.ledger.named and self.ledger.experiment is not None and self.ledger.view and parent
 
     def open(self) -> None:
         """Make the experiment, the sweep's view and, for a sweep with -m, the parent run, where they are not there."""

@@ -7,7 +7,7 @@ from onecycle_sweeps.tracking import ledger
 from onecycle_sweeps.tracking.due import standings_of
 from onecycle_sweeps.tracking.opening import is_gone, lock_of, opened
 from onecycle_sweeps.tracking.runs import Runs
-from onecycle_sweeps.tracking.store import address, locked, never, stamp
+from onecycle_sweeps.tracking.store import locked, never, stamp
 
 
 def is_current(sweep: Sweep) -> bool:
@@ -15,21 +15,21 @@ def is_current(sweep: Sweep) -> bool:
 
     It is asked, unless it is an sqlite file that nobody has changed since that was so. Raises StoreUnreachable.
     """
-    book = ledger.load(sweep.folder, address(sweep.tracking_uri))
-    if book.complete is None or book.complete != _appearance(sweep):
+    book = ledger.load(sweep)
+    if not book.named or book.complete is None or book.complete != _appearance(sweep):
         return False
     if book.stamp is not None and book.stamp == stamp(sweep.tracking_uri):
         return True
     with opened(sweep, never) as runs:
         if runs.ledger.complete:
             seal(runs)
-    return ledger.load(sweep.folder, book.address).complete == book.complete
+    return ledger.load(sweep).complete == book.complete
 
 
 def seal(runs: Runs) -> None:
     """Note how the store and the sweep look with all of it there, so that a look tells whether that is still so."""
     with locked(lock_of(runs.sweep), runs.expired):
-        book = ledger.load(runs.sweep.folder, runs.ledger.address)
+        book = ledger.load(runs.sweep)
         # What its users change from here on makes the store look otherwise.
         book.stamp = stamp(runs.sweep.tracking_uri)
         book.complete = None if is_gone(runs.client, book) else _appearance(runs.sweep)

@@ -94,7 +94,7 @@ def _bring(runs: Runs, entry: Entry) -> list[str]:
 def _end_parent(runs: Runs) -> None:
     """Give the parent run the status that the trials have together."""
     with locked(lock_of(runs.sweep), runs.expired):
-        book = ledger.load(runs.sweep.folder, runs.ledger.address)
+        book = ledger.load(runs.sweep)
         standings = [now for _, now in standings_of(runs.sweep)]
         replace(runs, ledger=book).end_parent(parent.status(standings), parent.ended(standings))
 

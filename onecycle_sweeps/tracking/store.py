@@ -1,13 +1,16 @@
 """A store that MLflow keeps: its address, the lock beside it, and a client that fails soon and with one line."""
 
+import difflib
 import gc
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from onecycle_sweeps import locks
 from onecycle_sweeps.credentials import redacted, whole
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 10
 LOCK_SECONDS = 600
 LINE_LENGTH = 400
+SERVER_SCHEMES = ("http", "https")
+SERVER_DIALECTS = ("postgresql", "mysql", "mssql")
+DIALECTS = ("sqlite", *SERVER_DIALECTS)
+SQLITE_HEAD = b"SQLite format 3\0"
 # A batch of points is some tens of thousands of objects in MLflow, none of which outlives it.
 YOUNG_OBJECTS = 50_000
 # Each request is made once, and soon given up: a server may have done what it gave no answer to, and to ask it again
@@ -35,12 +42,74 @@ class StoreUnreachable(Exception):
     """The store cannot be used at this moment; the message is one line, without credentials."""
 
 
-def absolute_uri(uri: str, cwd: Path) -> str:
-    """The same store from every working folder: a relative sqlite path is taken from `cwd`."""
-    dialect, mark, path = uri.partition(":///")
-    if not dialect.startswith("sqlite") or not mark or path.startswith(("/", ":")) or not path:
-        return uri
-    return f"{dialect}:///{os.path.normpath(cwd.absolute() / path)}"
+def check_uri(uri: str) -> None:
+    """Raise ValueError, in one line, for a URI that is no store, as far as that is seen without opening it."""
+    scheme, mark, _ = uri.partition("://")
+    dialect, place = scheme.partition("+")[0], address(uri).removeprefix(scheme)
+    if is_server(uri):
+        _check_server(uri)
+    elif dialect == "sqlite" and mark:
+        _check_database_file(uri)
+    elif dialect in SERVER_DIALECTS and mark:
+        _check_driver(uri)
+    elif re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
+        raise ValueError(f"tracking.uri={uri} has no scheme: a server's address begins as in http://{uri}")
+    elif near := difflib.get_close_matches(dialect.lower(), (*SERVER_SCHEMES, *DIALECTS), 1, 0.7) if mark else []:
+        raise ValueError(f"tracking.uri={address(uri)} has an unknown scheme: did you mean {near[0]}{place}?")
+    elif uri.partition(":")[0] in ("file", uri) and uri not in ("databricks", "databricks-uc", "uc"):
+        raise ValueError(
+            f"tracking.uri={uri} is a folder, and MLflow advises a database in its place: sqlite:///mlflow.db "
+            "(`mlflow migrate-filestore` takes over what a folder holds)"
+        )
+    else:
+        raise ValueError(
+            f"tracking.uri={address(uri)} is no store that this program can fill: take a database, such as "
+            "sqlite:///mlflow.db, or the address of an MLflow server, http://..."
+        )
+
+
+def _check_server(uri: str) -> None:
+    try:
+        parts = urlsplit(uri)
+        if not parts.hostname or parts.port == 0:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"tracking.uri={address(uri)} names no server: http://HOST or http://HOST:PORT") from None
+
+
+def _check_database_file(uri: str) -> None:
+    file = database_file(uri)
+    if not file or file.name.startswith(":") or str(file).startswith("file:"):
+        path = uri.partition("://")[2].lstrip("/")
+        name = path if path and not path.startswith((":", "file:")) else "mlflow.db"
+        raise ValueError(
+            f"tracking.uri={uri} names no file: sqlite:///{name} (three slashes) lies in the working folder, "
+            f"sqlite:////abs/{name} (four) elsewhere"
+        )
+    if file.exists():
+        if not file.is_file():
+            raise ValueError(f"tracking.uri: {file} is a folder: name a file, such as sqlite:///{file}/mlflow.db")
+        if not os.access(file, os.R_OK | os.W_OK):
+            raise ValueError(f"tracking.uri: {file} is not yours to write: name another file")
+        with file.open("rb") as opened:
+            if (head := opened.read(len(SQLITE_HEAD))) and head != SQLITE_HEAD:
+                raise ValueError(f"tracking.uri: {file} is no sqlite database: name another file")
+        return
+    above = next(folder for folder in file.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"tracking.uri: {file} cannot be made, since {above} cannot be written to: name another file")
+
+
+def _check_driver(uri: str) -> None:
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        create_engine(uri).dispose()
+    except (ArgumentError, ImportError, ValueError) as error:
+        line = redacted(" ".join(str(error).split()))
+        hint = "; for PostgreSQL: pip install 'psycopg[binary]'" if uri.startswith("postgresql") else ""
+        raise ValueError(f"tracking.uri={address(uri)} cannot be opened here: {line}{hint}") from error
 
 
 def address(uri: str) -> str:

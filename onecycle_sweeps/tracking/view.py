@@ -20,10 +20,15 @@ BARS = {TRAIN: ("final/val_accuracy",), RANGE_TEST: ()}
 COLUMNS, CARD_HEIGHT = 2, 400
 
 
+def key(token: str) -> str:
+    """The name of the experiment's tag that holds a sweep's view."""
+    return f"{TAG}.{token}"
+
+
 def tag(sweep: Sweep, token: str) -> tuple[str, str]:
     """The experiment's tag that the link of a sweep names, with what it holds."""
     packed = zlib.compress(json.dumps(state(sweep, token)).encode(), 9)
-    return f"{TAG}.{token}", f"deflate;{base64.b64encode(packed).decode()}"
+    return key(token), f"deflate;{base64.b64encode(packed).decode()}"
 
 
 def state(sweep: Sweep, token: str) -> dict[str, Any]:

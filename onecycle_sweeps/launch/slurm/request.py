@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from onecycle_sweeps import checks
+from onecycle_sweeps import checks, paths
 from onecycle_sweeps.checks import ConfigError, either, none, number, switch, text, whole
 
 Settings = Mapping[str, Any]
@@ -65,10 +65,11 @@ def parameters(settings: Settings) -> dict[str, Any]:
     own: dict[str, Any] = {"time": settings["timeout_min"], "signal_delay_s": notice(settings["timeout_min"])}
     if settings["mem_gb"]:
         own["mem"] = f"{round(1024 * settings['mem_gb'])}MB"
-    others = {option.replace("_", "-"): value for option, value in (settings["additional_parameters"] or {}).items()}
+    typed = paths.with_homes(settings["additional_parameters"] or {})
+    others = {option.replace("_", "-"): value for option, value in typed.items()}
     requeued = {} if {"no-requeue", "requeue"} & set(others) else {"requeue": True}
     # srun does not take over the batch's number of cores (SLURM 22.05 to 23.02).
-    arguments = [f"--cpus-per-task={settings['cpus_per_task']}", *settings["srun_args"]]
+    arguments = [f"--cpus-per-task={settings['cpus_per_task']}", *paths.with_homes(settings["srun_args"])]
     own |= {"additional_parameters": others | requeued, "srun_args": arguments}
     own["setup"] = ["set -euo pipefail", *settings["setup"]]
     return asked | own
