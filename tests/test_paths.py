@@ -93,8 +93,7 @@ def test_the_environment_may_name_the_home_folder(home: Path, monkeypatch: pytes
 
 
 def test_paths_of_a_request_to_slurm_are_expanded_and_its_shell_lines_left_to_the_shell(home: Path):
-    with_slurm = real_trials.composed("hydra/launcher=slurm").hydra.launcher
-    asked = {str(key): value for key, value in (OmegaConf.to_container(with_slurm) or {}).items()} | {
+    asked = settings.launcher(real_trials.composed("hydra/launcher=slurm")) | {
         "setup": ["cd ~/x"],
         "srun_args": ["~/bin/a"],
         "additional_parameters": {"container_image": "~/x.sqsh"},

@@ -14,7 +14,7 @@ from onecycle_sweeps import cli, settings
 from onecycle_sweeps.launch import commands
 from onecycle_sweeps.sweep import Sweep
 from program import QUICK, planned, sweep_of, with_store
-from recorded import finish
+from recorded import attempt, finish
 
 LOCAL = {"workers": 1, "jobs_per_gpu": 1}
 SLURM = {"timeout_min": 60, "partition": "long", "wait": True}
@@ -48,7 +48,9 @@ def test_it_trains_what_was_asked_for_in_the_folder_that_the_sweep_was_moved_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path / "old", typed=f"{' '.join(QUICK)} policy=step policy.gamma=0.2 seed=0,1,2 rerun=true -m")
-    finish(made.trial(made.trials[0].signature), metrics={"final/val_accuracy": 0.5, "final/val_loss": 1.0})
+    done = made.trial(made.trials[0].signature)
+    attempt(done, 0, 11, end="finished", config=done.config())
+    finish(done, metrics={"final/val_accuracy": 0.5, "final/val_loss": 1.0, "seconds": 1.0}, steps=11)
     shutil.move(tmp_path / "old", tmp_path / "new")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -63,7 +65,8 @@ def test_it_trains_what_was_asked_for_in_the_folder_that_the_sweep_was_moved_to(
     now = sweep_of(tmp_path / "new")
     assert [entry.signature for entry in now.trials] == [entry.signature for entry in made.trials]
     assert {now.trial(entry.signature).config()["policy"]["gamma"] for entry in now.trials} == {0.5}
-    assert [now.trial(entry.signature).attempts() for entry in now.trials] == [0, 1], "what had finished is kept"
+    assert [now.trial(entry.signature).attempts() for entry in now.trials] == [1, 1]
+    assert (now.trial(now.trials[0].signature).result() or {})["steps"] == 11, "what had finished is kept"
     assert now.cwd == str(tmp_path / "new")
     assert not (tmp_path / "old").exists()
 

@@ -105,6 +105,7 @@ class Session:
             try:
                 if isinstance(reason := unusable(trial), Earlier | Damaged):
                     _put_aside(trial)
+                    trial.journal.mkdir(exist_ok=True)
                     remarks.append(f"{reason}: the trial is trained again")
                 elif reason:
                     raise reason
