@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import tracking
+from onecycle_sweeps.storage import read_json
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
 from recorded import ask, attempt, database, finish, runs, stored, sweep, training, written
@@ -37,12 +38,12 @@ def count(made: Sweep) -> int:
 def as_kept_by_store_alone(made: Sweep) -> None:
     """Make the ledger one of an earlier version, which did not tell experiments apart."""
     path = made.folder / "tracking.json"
-    ((address, by_name),) = json.loads(path.read_text()).items()
+    ((place, by_name),) = (read_json(path) or {}).items()
     (known,) = by_name.values()
-    path.write_text(json.dumps({address: known}))
+    path.write_text(json.dumps({place: known}))
     for page in (made.folder / "tracking").glob("*.json"):
-        (shipped,) = json.loads(page.read_text()).values()
-        page.write_text(json.dumps({address: shipped}) + "\n")
+        (shipped,) = (read_json(page) or {}).values()
+        page.write_text(json.dumps({place: shipped}) + "\n")
 
 
 def test_another_experiment_gets_the_finished_sweep_as_well(tmp_path: Path):
@@ -98,18 +99,24 @@ def test_a_renamed_experiment_goes_on_under_both_names(tmp_path: Path):
     assert count(made) == before + 1, "the trial was run again: its run, and nothing else, is another"
 
 
-@pytest.mark.parametrize("kept_by_store_alone", [False, True])
-def test_a_database_that_was_moved_is_known_by_what_it_has(tmp_path: Path, kept_by_store_alone: bool):
+@pytest.mark.parametrize(("kept_by_store_alone", "linked"), [(False, False), (True, False), (False, True)])
+def test_a_database_that_was_moved_is_known_by_what_it_has(tmp_path: Path, kept_by_store_alone: bool, linked: bool):
     made = delivered(tmp_path, uri=f"sqlite:///{tmp_path}/here/mlflow.db")
     if kept_by_store_alone:
         as_kept_by_store_alone(made)
     before = count(made)
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = replace(made, tracking_uri=f"sqlite:///{tmp_path}/there/mlflow.db")
+    line = tracking.deliver(moved, [], "onecycle")
+    assert line and f"{tmp_path}/here is gone" in line, "MLflow would put files there"
+    assert not (tmp_path / "here").exists()
+    if linked:
+        (tmp_path / "here").symlink_to(tmp_path / "there")
+    else:
+        (tmp_path / "here").mkdir()
     assert tracking.deliver(moved, [], "onecycle") is None
     assert count(moved) == before
     assert stored(moved, "a") == written(made.trial("a"), 1)
-    assert not database(made).exists()
 
 
 def test_a_copy_of_a_database_is_a_store_of_its_own(tmp_path: Path):

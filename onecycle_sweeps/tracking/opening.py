@@ -86,8 +86,8 @@ def _belongs_to(other: Ledger, experiment: "Experiment", place: str) -> bool:
     """Whether a ledger tells of this experiment: by its id in the same store, by its token in a file that was moved."""
     if other.address == place:
         return other.experiment == experiment.experiment_id
-    file = database_file(other.address)
-    moved = file is not None and not file.exists()
+    file, now = database_file(other.address), database_file(place)
+    moved = file is not None and now is not None and (not file.exists() or file.samefile(now))
     return moved and view.key(other.token) in experiment.tags
 
 
