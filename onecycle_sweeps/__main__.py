@@ -21,6 +21,7 @@ def main() -> None:
 
     The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was asked, 130 after Ctrl-C.
     """
+    _name_files_in_utf8()
     terminal.print_anything()
     sys.argv[1:] = paths.typed_with_homes(sys.argv[1:])
     arguments.add_code(sys.argv[1:], Path.cwd())
@@ -36,6 +37,16 @@ def main() -> None:
         sys.exit(conclusion.refuse(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _name_files_in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding for the names of files.
+
+    What is written to disk names files, and other machines read it.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def _verb() -> int:

@@ -38,7 +38,10 @@ BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
 def arguments(argv: Sequence[str]) -> list[str]:
-    """What was typed in an order that Hydra takes: options first. Raises ConfigError for an option that it has not."""
+    """What was typed, with options first where overrides stand on both sides of one, which Hydra does not take.
+
+    Raises ConfigError for an option that there is not.
+    """
     parser = utils.get_args_parser()
     said = io.StringIO()
     try:
@@ -55,6 +58,9 @@ def arguments(argv: Sequence[str]) -> list[str]:
         raise ConfigError("--resolve goes with --cfg job: it resolves what that shows")
     if read.experimental_rerun:
         raise ConfigError("--experimental-rerun is not supported: the verb resume repeats a recorded command")
+    with redirect_stderr(io.StringIO()), suppress(SystemExit):
+        parser.parse_args(list(argv))
+        return list(argv)
     options, overrides = list(argv), list(read.overrides)
     for override in reversed(overrides):
         del options[len(options) - 1 - options[::-1].index(override)]

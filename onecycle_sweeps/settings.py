@@ -239,7 +239,7 @@ def _transforms(config: Config, key: str, facts: Facts) -> Iterator[Transform]:
                 _check_repeats(transform)
         except (Exception, SystemExit) as error:
             said = in_a_line(error)
-            raise ValueError(said if said.startswith(name) else f"{name}: {said}") from error
+            raise ValueError(said if name in said else f"{name}: {said}") from error
         yield transform
 
 

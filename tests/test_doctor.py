@@ -95,7 +95,7 @@ def test_a_good_cluster_takes_the_request_and_nothing_is_submitted(clinic: Clust
 
 @pytest.mark.parametrize(
     ("asked", "words"),
-    [("partition=nowhere", "Invalid partition name"), ("gpus_per_node=99", "node configuration is not available")],
+    [("partition=nowhere", "Invalid partition name"), ("gpus_per_node=32", "node configuration is not available")],
 )
 def test_what_the_cluster_does_not_have_is_named(at_the_clinic: Doctor, asked: str, words: str):
     status, told = at_the_clinic(f"hydra.launcher.{asked}", "--probe")

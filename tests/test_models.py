@@ -191,9 +191,9 @@ def test_a_resnet_of_another_depth_is_refused(depth):
 
 
 def test_a_simple_cnn_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match=r"channels must name .*got \[\]"):
+    with pytest.raises(ValueError, match=r"channels must name .*got \(\)"):
         SimpleCNN(1, 10, channels=())
-    with pytest.raises(ValueError, match=r"channels must name .*got \[16, 0\]"):
+    with pytest.raises(ValueError, match=r"channels must name .*got \(16, 0\)"):
         SimpleCNN(1, 10, channels=(16, 0))
     with pytest.raises(ValueError, match="head must be linear or conv, got 'mlp'"):
         SimpleCNN(1, 10, head="mlp")

@@ -41,7 +41,9 @@ def made(
             if isinstance(end, str):
                 training(folder, status=end, cause="nan")
             else:
-                training(folder, accuracy={step: end}, loss={step: 0.1}, lr=[0.1] * (step + 1), steps_per_epoch=50)
+                # Each epoch ends with an evaluation, the target is reached at the last one alone.
+                accuracy = dict.fromkeys(range(49, step, 50), 0.0) | {step: end}
+                training(folder, accuracy=accuracy, loss={step: 0.1}, lr=[0.1] * (step + 1), steps_per_epoch=50)
     found = replace(found, published=facts or preset(), command=command)
     found.save()
     return found
@@ -218,7 +220,9 @@ def test_rows_of_unlike_precision_are_not_compared(tmp_path: Path):
     found = made(tmp_path, (0.92, 0.93), (0.90, 0.92), facts=preset(rows={}, pairs=[PAIR | {"gain": 0}]))
     for one in found.trials:
         precision = "bf16" if one.varies["policy"] == "one" else "fp32"
-        found.trial(one.signature).write("resolved", {"max_lr": 0.1, "precision": precision})
+        found.trial(one.signature).write(
+            "resolved", (found.trial(one.signature).resolved() or {}) | {"precision": precision}
+        )
     row = only(found)
     assert row.verdict == "not comparable" and "precision: bf16 against fp32" in row.reasons
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import hand_made
-from onecycle_sweeps import folder, journal, report
+from onecycle_sweeps import journal, report, storage
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 POINTS = [(10 ** (i / 20 - 4), 2.3 - i / 60, 2.3 - i / 60) for i in range(100)]
@@ -32,10 +32,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     def watch(module, name: str) -> None:
         read = getattr(module, name)
         monkeypatch.setattr(
-            module, name, lambda path: (counted.update([f"{path.parent.name}/{path.name}"]), read(path))[1]
+            module,
+            name,
+            lambda path, *rest: (counted.update([f"{path.parent.name}/{path.name}"]), read(path, *rest))[1],
         )
 
-    watch(folder, "read_json")
+    watch(storage, "read_json")
     watch(journal, "read")
     return counted
 

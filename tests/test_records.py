@@ -18,7 +18,8 @@ from onecycle_sweeps import locks, report, storage, sweep, trial
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launch import places
+from onecycle_sweeps.launch import places, rehearsal
+from onecycle_sweeps.launch.rehearsal import Rehearsals
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.state import Earlier, state, unusable
 from onecycle_sweeps.storage import Damaged, OtherFormat
@@ -114,7 +115,7 @@ def test_a_result_that_cannot_be_reused_is_made_again_and_that_is_said(
     assert told.pop("format") == 1
     path.write_text(json.dumps(told) if spoil == "format" else "")
     asked = request(runs_dir, *KEPT)
-    session = Session(asked.config, single=True, ships=False)
+    session = Session(asked.config, Rehearsals(rehearsal.here), single=True, ships=False)
     seen: list[str] = []
 
     def note(whole: sweep.Sweep, todo: Any):
@@ -164,7 +165,7 @@ def test_a_lock_on_a_file_that_lost_its_name_is_no_lock(tmp_path: Path):
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 def test_a_place_without_locks_is_refused_in_one_line(runs_dir: Path, monkeypatch: pytest.MonkeyPatch, code: int):
     asked = request(runs_dir, *KEPT)
-    session = Session(asked.config, single=True, ships=False)
+    session = Session(asked.config, Rehearsals(rehearsal.here), single=True, ships=False)
 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))

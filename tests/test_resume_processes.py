@@ -1,5 +1,6 @@
 """Whole processes that are killed, asked to leave, started twice, or left without a disk: nothing is lost."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -128,7 +129,7 @@ def test_a_worker_that_gets_a_sigterm_saves_and_leaves(runs_dir: Path, beside: P
     with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
         assert process.stdout.readline() == "ready\n"
-        process.stdin.write(f"{folder.path}\n")
+        process.stdin.write(f"{json.dumps(str(folder.path))}\n")
         process.stdin.flush()
         wait_until(lambda: len(journal.read(folder.journal).blocks) > 0)
         process.send_signal(signal.SIGTERM)

@@ -1,6 +1,5 @@
 """Images beyond the bound of the cache are decoded in every epoch, and nothing else differs: batches, facts, trials."""
 
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from onecycle_sweeps import trial
-from onecycle_sweeps.dataset import Dataset, Facts, batches, evaluation_batches, load, prepare
+from onecycle_sweeps.dataset import Dataset, Facts, batches, cache, evaluation_batches, load, prepare
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from photographs import classes, laid, packed, source
 from real_trials import made, outcome, planned, stop_after
@@ -109,7 +108,7 @@ def test_an_image_that_has_gone_is_named_at_once(photos: Path):
 @pytest.mark.parametrize("pack", [False, True], ids=["folder", "archive"])
 def test_photographs_that_changed_since_are_noticed(photos: Path, pack: bool):
     _, folder = prepared(photos, "undecoded")
-    facts = Facts.from_json(json.loads(next(folder.glob("split-*.json")).read_text()))
+    facts = Facts.from_json(cache.read_json(next(folder.glob("split-*.json"))))
     laid(photos, classes("train/", names=("ants",), each=21))
     path = packed(photos.with_suffix(".tar"), files_of(photos)) if pack else photos
     with pytest.raises(ValueError, match=f"the train images are not those that {folder} was made from"):

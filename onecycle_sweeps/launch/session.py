@@ -87,7 +87,7 @@ class Session:
     def plan(self, requests: Sequence[Request]) -> list[Trial]:
         """The trials that are asked for; raises ConfigError for one that could take no step."""
         asked = [self.planner.plan(request) for request in requests]
-        todo = [t for t in asked if t.config["rerun"] or not self.sweep.trial(t.signature).done(t.config)]
+        todo = [t for t in asked if t.config["rerun"] or not _is_done(self.sweep.trial(t.signature), t.config)]
         self._rehearsals.check(todo, self.runs_dir)
         return asked
 
@@ -188,6 +188,14 @@ class Session:
         todo = [e for e in entries if e.signature in wanted and e.signature not in done | refused]
         self._ask_again(todo)
         return todo, [e for e in entries if e.reused and e.signature not in known], remarks
+
+
+def _is_done(folder: TrialFolder, config: Mapping[str, Any]) -> bool:
+    """Whether a trial's result is there and can be read."""
+    try:
+        return folder.done(dict(config))
+    except Unreadable:
+        return False
 
 
 def objective(trial: TrialFolder) -> float:

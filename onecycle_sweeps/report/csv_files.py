@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import storage
+from onecycle_sweeps import journal, storage
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.report.claims import Claims
 from onecycle_sweeps.report.curves import range_tests
@@ -59,7 +59,7 @@ def write_claims_csv(claims: Claims, path: Path) -> Path:
 
 def write_range_test_csv(trial: TrialFolder) -> Path:
     """range_test.csv in the trial's folder: seed_run (0-based), step within that run, lr, loss, loss_smoothed."""
-    curves = range_tests(trial)
+    curves = range_tests(journal.read(trial.journal))
     rows = [
         {"seed_run": run, "step": step, "lr": lr, "loss": loss, "loss_smoothed": known(smoothed)}
         for run, curve in enumerate(curves)

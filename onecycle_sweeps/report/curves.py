@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.folder import TrialFolder
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,8 @@ class RangeTestCurve:
     accuracies: tuple[tuple[float, float], ...] = ()
 
 
-def range_tests(trial: TrialFolder) -> list[RangeTestCurve]:
-    """The curves of a range test, one per seed: the next begins where the rate does not rise."""
-    record = journal.read(trial.journal)
+def range_tests(record: journal.Record) -> list[RangeTestCurve]:
+    """The curves in a range test's record, one per seed: the next begins where the rate does not rise."""
     smoothed = dict(zip(*record.series(journal.SMOOTHED_LOSS), strict=True))
     rates, losses = (record.series(name)[1] for name in (journal.LR, journal.TRAIN_LOSS))
     points = [

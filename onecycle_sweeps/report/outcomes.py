@@ -128,7 +128,7 @@ def _read(entry: Entry, folder: TrialFolder, stands: State, *, with_trajectory: 
     """What the folder says of a trial that stands like this; raises Unreadable."""
     trained, result = entry.kind == TRAIN, stands.result
     resolved = folder.resolved() or {}
-    record = journal.read(folder.journal, result.get("attempt")) if trained or result else journal.Record((), (), 0)
+    record = journal.read(folder.journal, result.get("attempt"))
     if result and (lacking := _lacks(record, folder.config(), stands)):
         raise Damaged(f"the journal in {folder.journal} is damaged: it has {lacking}")
     return Outcome(
@@ -143,7 +143,7 @@ def _read(entry: Entry, folder: TrialFolder, stands: State, *, with_trajectory: 
         val_accuracy=series(record, journal.VAL_ACCURACY) if trained else Series(),
         clock=clock(record, result.get("metrics", {}).get("seconds")),
         used=trajectory(record) if trained and with_trajectory else Trajectory(),
-        curves=() if trained else tuple(range_tests(folder)),
+        curves=() if trained else tuple(range_tests(record)),
     )
 
 

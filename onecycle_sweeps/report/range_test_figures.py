@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.curves import RangeTestCurve, range_tests
@@ -68,7 +69,7 @@ def draw_range_test(trial: TrialFolder) -> Path:
 
     Raises ValueError where the journal has no step.
     """
-    if not (curves := range_tests(trial)):
+    if not (curves := range_tests(journal.read(trial.journal))):
         raise ValueError(f"{trial.journal} has no range test to draw")
     test = _figure("Range test", "", trial, trial.result() or {}, curves)
     (loss,) = canvas.axes(width=7.5, height=4.8)

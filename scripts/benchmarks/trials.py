@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from onecycle_sweeps import cli, settings, sweep
+from onecycle_sweeps import arguments, settings, sweep
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.sweep import Sweep
 
@@ -16,7 +16,7 @@ from onecycle_sweeps.sweep import Sweep
 @functools.cache
 def composed(*overrides: str) -> Any:
     """The config that these overrides compose, with Hydra's own node."""
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with initialize_config_dir(str(arguments.CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=True)
 
 
