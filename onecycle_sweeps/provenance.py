@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 PROGRAM, DISTRIBUTION = "onecycle_sweeps", "onecycle-sweeps"
+# What every trial runs, whatever its config names.
+TRAINING = f"{PROGRAM}.trial.run"
 PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm")
 LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
 IMPORTING_CALLS = ("import_module", "__import__")
@@ -35,12 +37,13 @@ class Code:
 
     `targets` has for each `_target_` a hash of all its files, or the version of the library that it belongs to;
     `files` has the hash of each file, by its place below the folder where Python finds it, such as `mine/nets.py`;
-    `behind` has the files of each target.
+    `behind` has the files of each target; `libraries` the version of each that these files import, but for Python's.
     """
 
     targets: dict[str, str]
     files: dict[str, str]
     behind: dict[str, tuple[str, ...]]
+    libraries: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,38 @@ def versions() -> dict[str, str]:
     return found
 
 
+def of_trial(config: Any) -> Code:
+    """The code that makes a trial's result: what its config names, and this program's, unless it is installed."""
+    return _code((*targets(config), *([TRAINING] if program() else [])))
+
+
 def code(config: Any) -> Code:
     """The code behind each `_target_` of a config, as it stands on disk at this moment."""
+    return _code(targets(config))
+
+
+@functools.cache
+def program() -> tuple["_Module", ...]:
+    """The modules of this program that every trial runs; none where it is installed, and its version says all.
+
+    Read once by each process, which goes on with what it has imported when these files change.
+    """
+    modules = tuple(_Search().behind(TRAINING))
+    for module in modules:
+        _ = module.digest
+    return modules
+
+
+def _code(targets: Iterable[str]) -> Code:
     importlib.invalidate_caches()
     search = _Search()
-    behind = {target: search.behind(target) for target in targets(config)}
+    behind = {target: list(program()) if target == TRAINING else search.behind(target) for target in targets}
     files = {module.label: module.digest for modules in behind.values() for module in modules}
     return Code(
         targets={target: _hash(target, modules) for target, modules in behind.items()},
         files=dict(sorted(files.items())),
         behind={target: tuple(module.label for module in modules) for target, modules in behind.items()},
+        libraries=_versions_of(search.libraries),
     )
 
 
@@ -85,7 +110,7 @@ def code_hashes(config: Any) -> dict[str, str]:
 
 def record(code: Code) -> dict[str, Any]:
     """What is kept beside a result of its code and versions."""
-    return {"versions": versions(), "code": code.targets, "files": code.files}
+    return {"versions": code.libraries | versions(), "code": code.targets, "files": code.files}
 
 
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
@@ -153,7 +178,7 @@ class _Module:
         except OSError:
             return b""
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         return hashlib.sha256(self.content).hexdigest()[:12]
 
@@ -182,6 +207,8 @@ class _Search:
 
     def __init__(self) -> None:
         self._known: dict[str, _Module | None] = {}
+        # The packages that the user's own code imports of others.
+        self.libraries: set[str] = set()
 
     def behind(self, target: str) -> list[_Module]:
         """The modules of files that a dotted name takes, itself and all that it imports of the user's own.
@@ -197,6 +224,8 @@ class _Search:
             seen.add(dotted)
             modules, rest = self._path(dotted)
             if not modules or not modules[0].is_own:
+                if modules and not within and dotted != target:
+                    self.libraries.add(modules[0].name)
                 continue
             if within:
                 # The packages of this program do no more than to name what their modules have.
@@ -323,6 +352,12 @@ def _version(top: str) -> str:
     for distribution in importlib.metadata.packages_distributions().get(top, []):
         return f"{distribution} {importlib.metadata.version(distribution)}"
     return "unknown version"
+
+
+def _versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of libraries by the names of their distributions, without Python's own."""
+    found = (_version(package).rpartition(" ") for package in sorted(set(packages) - sys.stdlib_module_names))
+    return {name: version for name, _, version in found if name != "unknown"}
 
 
 def _is_own(path: Path) -> bool:

@@ -1,8 +1,13 @@
 """What made a result is written down: versions, the commit, and a hash of the code that a config names."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -189,3 +194,44 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pyte
     assert provenance.git_commit(tmp_path) is None
     monkeypatch.setenv("PATH", "")
     assert provenance.git_commit(tmp_path) is None
+
+
+def test_the_code_that_every_trial_runs_counts_where_it_is_not_installed():
+    found = provenance.of_trial({"_target_": "onecycle_sweeps.policies.OneCycle"})
+    assert {"onecycle_sweeps/training.py", "onecycle_sweeps/trial/train.py", "onecycle_sweeps/dataset/batches.py"} <= (
+        found.files.keys()
+    )
+    assert not [name for name in found.files if name.startswith(("onecycle_sweeps/report", "onecycle_sweeps/launch"))]
+
+
+def test_an_edit_of_the_code_that_every_trial_runs_is_other_code(tmp_path: Path):
+    shutil.copytree(Path(provenance.__file__).parent, tmp_path / "onecycle_sweeps")
+    first = in_a_process(tmp_path)
+    assert in_a_process(tmp_path) == first
+    with (tmp_path / "onecycle_sweeps" / "training.py").open("a") as file:
+        file.write("# edited\n")
+    assert provenance.change(first, in_a_process(tmp_path)) == provenance.Change(("onecycle_sweeps/training.py",))
+
+
+def test_the_version_says_all_of_a_program_that_is_installed(tmp_path: Path):
+    place = tmp_path / "site-packages"
+    shutil.copytree(Path(provenance.__file__).parent, place / "onecycle_sweeps")
+    assert in_a_process(place)["files"] == {}
+
+
+def in_a_process(place: Path) -> dict[str, Any]:
+    """The record of a trial whose config names no code, made by the program that lies at `place`."""
+    asked = "import json; from onecycle_sweeps import provenance as p; print(json.dumps(p.record(p.of_trial({}))))"
+    environment = os.environ | {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", asked], cwd=place, env=environment, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout)
+
+
+def test_the_libraries_that_the_users_code_imports_are_kept_by_their_versions(users: Path):
+    (users / "mine_alone.py").write_text("import json, numpy.linalg, nowhere\nfrom mine.nets import Net\n")
+    (users / "mine" / "nets.py").write_text("def build():\n    from PIL import Image\n")
+    found = provenance.of_trial({"_target_": "mine_alone.Net"})
+    assert found.libraries == {name: version(name) for name in ("numpy", "pillow")}
+    now = provenance.record(found)
+    before = now | {"versions": now["versions"] | {"numpy": "1.0"}}
+    assert provenance.change(before, now).versions == (f"numpy was 1.0 and is {version('numpy')}",)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from onecycle_sweeps import provenance
+
 MOST_BYTES, STANDARD_FILES = 2**16, 3
 RUNNING = "running"
 # How long torch may take to count the GPUs: a driver that wakes up takes seconds.
@@ -24,6 +26,8 @@ def main(module: str) -> None:
     Each process forked runs the `serve` of the module asked for; `module` is imported before the first.
     """
     importlib.import_module(module)
+    # What is edited from here on is not what the workers run.
+    provenance.program()
     line = socket.socket(fileno=os.dup(0))
     ended: dict[int, int | None] = {}
     # A collection in one of the processes would write to all objects, and so copy the pages that they lie in.

@@ -48,7 +48,7 @@ def resolve(
         "threads": 1 if config["threads"] == "auto" else config["threads"],
         **{key: fixed[key] for key in ("precision", "threads") if key in fixed},
         "normalisation": getattr(net, "normalisation", None),
-        **provenance.record(code or provenance.code(config)),
+        **provenance.record(code or provenance.of_trial(config)),
         "data": {
             "train": facts.train,
             "val": facts.val,

@@ -44,7 +44,7 @@ def run(
             raise TrialFailed(str(error)) from error
         if (result := trial.result()) and trial.done(config):
             return result
-        code = provenance.code(config)
+        code = provenance.of_trial(config)
         provenance.import_afresh(code)
         number = trial.attempts() + 1
         try:
