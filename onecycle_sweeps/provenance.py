@@ -1,7 +1,8 @@
 """What made a result: versions, the git commit, and the code that a config names, with all that this code imports.
 
 Code is found in its files and never run. A library counts by its version. The user's own modules count by the content
-of their files, wherever these lie: in the working folder, beside a config, or installed as editable.
+of their files, wherever these lie: in the working folder, beside a config, or installed as editable; so do those of
+this program that every trial runs, unless it is installed as a library.
 """
 
 import ast
@@ -110,7 +111,7 @@ def code_hashes(config: Any) -> dict[str, str]:
 
 def record(code: Code) -> dict[str, Any]:
     """What is kept beside a result of its code and versions."""
-    return {"versions": code.libraries | versions(), "code": code.targets, "files": code.files}
+    return {"versions": versions() | code.libraries, "code": code.targets, "files": code.files}
 
 
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change:

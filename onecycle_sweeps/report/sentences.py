@@ -89,7 +89,8 @@ def flags(case: Case) -> Iterator[str]:
     """A line for each thing that forbids a verdict."""
     where = f" at {case.setting}" if case.setting else ""
     for key, (ours, theirs) in case.unlike.items():
-        yield f"{case.name} and {case.baseline}{where} differ in {key}: {ours} and {theirs}"
+        each = f"each have {ours}" if ours == theirs else f"{ours} and {theirs}"
+        yield f"{case.name} and {case.baseline}{where} differ in {key}: {each}"
 
 
 def _verdict(case: Case) -> str:
