@@ -1,15 +1,20 @@
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
+from onecycle_sweeps.launch.fork_server import THREAD_VARIABLES
 from slurm_cluster import cluster as cluster
 from tracking_server import server as server
+
+# As in each process of the program: threads that wait for work take the time of the other tests. Libraries look at it
+# when they are loaded, so nothing above may load NumPy or torch.
+os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
 
 # A suite that a shell has started in the background ignores Ctrl-C, and so would each process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,11 +25,18 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on a real cluster or a real tracking server need much beside them, so scripts/test runs them apart."""
+    """Tests on a real cluster or a real tracking server need much beside them, so scripts/test runs them apart.
+
+    Files with whole processes come first, so that no core is idle while another one still has minutes before it.
+    """
     for item in items:
-        for fixture, marker in (("cluster", "slurm"), ("server", "server")):
+        for fixture, marker in (("cluster", "slurm"), ("clinic", "slurm"), ("server", "server")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+        if "clinic" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("clinic"))
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +86,8 @@ def _made(folder: Path, decoded: Path) -> Path:
 @pytest.fixture
 def mnist(tmp_path: Path) -> Path:
     """A root of idx files: 60 training and 20 test images of noise, 8x8."""
+    import numpy as np
+
     from test_data import idx_bytes
 
     raw = tmp_path / "root" / "MNIST" / "raw"

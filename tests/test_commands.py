@@ -170,38 +170,6 @@ def test_a_sweep_in_batches_is_one_sweep(swept: Swept):
     assert len(ROW.findall(done.stdout)) == 2
 
 
-@pytest.mark.parametrize(
-    ("typed", "line"),
-    [
-        (("hydra/launcher=local",), "onecycle_sweeps: hydra/launcher=local needs a sweep: add -m"),
-        (("hydra.launcher.workers=2",), "onecycle_sweeps: hydra.launcher.workers=2 needs a sweep: add -m"),
-        (("hydra.sweep.dir=out",), "onecycle_sweeps: hydra.sweep.dir=out needs a sweep: add -m"),
-        (("hydra.run.dir=out", "-m"), "onecycle_sweeps: hydra.run.dir=out is of one trial: leave out -m"),
-        (("hydra.job.chdir=true",), "onecycle_sweeps: hydra.job.chdir=true cannot be done"),
-        (("+hydra.job.env_set.MY_TOKEN=1", "-m"), "onecycle_sweeps: hydra.job.env_set.MY_TOKEN cannot be set"),
-        (
-            ("hydra/launcher=basic", "-m"),
-            "onecycle_sweeps: hydra/launcher=basic cannot run this program's sweeps: leave it out, or take local",
-        ),
-        (
-            ("hydra.launcher.workers=0", "-m"),
-            "onecycle_sweeps: hydra.launcher.workers must be a whole number of at least 1 or auto, got 0",
-        ),
-        (
-            ("stauts",),
-            "onecycle_sweeps: unknown verb 'stauts'; did you mean status?",
-        ),
-    ],
-)
-def test_what_cannot_be_done_is_one_line_and_status_2(typed: tuple[str, ...], line: str, tmp_path: Path):
-    done = run(tmp_path, *typed)
-    assert done.returncode == 2
-    assert done.stderr.startswith(line)
-    assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.glob("runs/*/config.yaml"))
-    assert not (tmp_path / "mlflow.db").exists()
-
-
 def test_help_and_the_config_are_hydras_and_leave_nothing_behind(tmp_path: Path):
     assert "== Configuration groups ==" in run(tmp_path, "--help").stdout
     shown = run(tmp_path, "--cfg", "job", "policy=clr").stdout

@@ -84,7 +84,7 @@ def outcomes(ours: Composer, overrides: Sequence[str]) -> Iterator[Any]:
 JOBS = st.tuples(st.lists(st.sampled_from(CHOICES), max_size=2), st.lists(st.sampled_from(VALUES), max_size=4))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(JOBS.flatmap(lambda parts: st.permutations(parts[0] + parts[1])))
 @example(["seed=3", "policy=clr", "policy.max_lr=0.5", "++policy.extra=2", "model=lenet", "~epochs"])
 @example(["policy={gamma: 2}", "+policy@second=step", "max_lr=${epochs}", "+model.added={a: {b: [1, '${seed}']}}"])
@@ -110,17 +110,15 @@ def test_no_value_is_carried_from_one_job_to_the_next(ours: Composer):
         assert ours.compose(["policy=clr"]) == before, override
 
 
-def test_hydra_composes_a_thousand_jobs_once_for_each_of_four_policies(
-    loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch
-):
+def test_hydra_composes_many_jobs_once_for_each_of_four_policies(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch):
     ours, load, composed = composer(loader), loader.load_sweep_config, []
     monkeypatch.setattr(
         loader, "load_sweep_config", lambda master, typed: (composed.append(typed), load(master, typed))[1]
     )
     policies = [f"policy={name}" for name in ("constant", "step", "clr", "onecycle")]
-    requests = [ours.compose([*typed, "max_lr=0.1"]) for typed in product(policies, (f"seed={i}" for i in range(250)))]
+    requests = [ours.compose([*typed, "max_lr=0.1"]) for typed in product(policies, (f"seed={i}" for i in range(25)))]
     assert composed == [[policy] for policy in policies]
-    assert [request.config["seed"] for request in requests] == 4 * list(range(250))
+    assert [request.config["seed"] for request in requests] == 4 * list(range(25))
     assert {request.choices["policy"] for request in requests} == {"constant", "step", "clr", "onecycle"}
 
 

@@ -206,10 +206,6 @@ def test_a_sweeps_jobs_have_their_environment_callbacks_and_folders(folder: Path
     assert "1 of 1 results were there already" in done.stderr
     assert not TrialFolder(folder / "runs" / dark).is_hydras
 
-    refused = run(folder, "--config-dir", "my", "experiment=on_slurm")
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "hydra/launcher=slurm needs a sweep: add -m" in refused.stderr
-
 
 @pytest.mark.parametrize(
     ("node", "instead"),

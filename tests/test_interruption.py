@@ -24,11 +24,11 @@ from program import MODULE, helpers, points, recorded_points, run, runs_of, star
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interruption")]
 
-LONG = ("policy=onecycle", "max_lr=0.1", "epochs=240", "save_model=true", "checkpoint_minutes=0.003")
+LONG = ("policy=onecycle", "max_lr=0.1", "epochs=120", "save_model=true", "checkpoint_minutes=0.003")
 SWEEP = (*LONG, "seed=0,1", "-m")
 TO_GO_ON = f"stopped; what had been done is saved. To go on: {program()} "
 INTERRUPTED = 130
-# How far an attempt gets before it is stopped, of the 2,640 steps of a trial.
+# How far an attempt gets before it is stopped, of the 1,320 steps of a trial.
 STEPS = 60
 
 

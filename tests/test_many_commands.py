@@ -1,4 +1,4 @@
-"""Eight commands that are typed at once in a fresh folder, each with trials of its own and trials that others share."""
+"""Five commands that are typed at once in a fresh folder, each with trials of its own and trials that others share."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from program import ask, points, recorded_points, runs_of, start, trials
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many_commands")]
 
 # The first two are the same command, and each other one shares a trial with its neighbours.
-SEEDS = ("0,1", "0,1", "1,2", "2,3", "3,4", "4,5", "5,6", "6,0")
+SEEDS = ("0,1", "0,1", "1,2", "2,3", "3,0")
 COMMAND = ("policy=constant", "max_lr=0.1", "epochs=5", "hydra.launcher.workers=1", "-m")
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_trial_is_trained_twice(folder: Path):
     assert {signature: one.attempts() for signature, one in trials(folder).items()} == dict.fromkeys(trials(folder), 1)
-    assert len(trials(folder)) == 7
+    assert len(trials(folder)) == 4
 
 
 def test_each_command_has_its_sweep(folder: Path):

@@ -22,6 +22,7 @@ FILES = {
     "conf/experiment/broken.yaml": "# @package _global_\nepochs: 2\n batch_size: [3\n",
     "conf/experiment/twice.yaml": "# @package _global_\nepochs: 2\nepochs: 3\n",
     "conf/experiment/gres.yaml": "# @package _global_\nhydra: {launcher: {gres: 'gpu:1'}}\n",
+    "conf/experiment/on_slurm.yaml": "# @package _global_\ndefaults: [override /hydra/launcher: slurm]\n",
     "conf/experiment/unused.yaml": (
         "# @package _global_\nwidths: {small: 16, large: 32}\nmodel:\n  channels: ['${widths.small}']\n"
     ),
@@ -178,6 +179,33 @@ def test_a_key_that_nothing_reads_is_named_with_what_was_meant(
 def test_what_hydra_refuses_is_one_line(typing: Typing, tmp_path: Path, typed: str, said: str):
     write(tmp_path, FILES)
     assert said in typing(*_words(typed))
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("hydra/launcher=local", "hydra/launcher=local needs a sweep: add -m"),
+        ("--config-dir conf experiment=on_slurm", "hydra/launcher=slurm needs a sweep: add -m"),
+        ("hydra.launcher.workers=2", "hydra.launcher.workers=2 needs a sweep: add -m"),
+        ("hydra.sweep.dir=out", "hydra.sweep.dir=out needs a sweep: add -m"),
+        ("hydra.run.dir=out -m", "hydra.run.dir=out is of one trial: leave out -m"),
+        ("hydra.job.chdir=true", "hydra.job.chdir=true cannot be done"),
+        ("+hydra.job.env_set.MY_TOKEN=1 -m", "hydra.job.env_set.MY_TOKEN cannot be set"),
+        (
+            "hydra/launcher=basic -m",
+            "hydra/launcher=basic cannot run this program's sweeps: leave it out, or take local",
+        ),
+        (
+            "hydra.launcher.workers=0 -m",
+            "hydra.launcher.workers must be a whole number of at least 1 or auto, got 0",
+        ),
+        ("stauts", "unknown verb 'stauts'; did you mean status?"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(typing: Typing, tmp_path: Path, typed: str, line: str):
+    write(tmp_path, FILES)
+    assert typing(*_words(typed)).startswith(line)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_file_that_is_not_utf_8_is_named(typing: Typing, tmp_path: Path):

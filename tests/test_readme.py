@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from program import with_store
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -25,7 +27,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+    return with_store(tmp_path_factory.mktemp("readme"))
 
 
 def test_the_readme_has_at_most_150_lines():

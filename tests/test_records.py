@@ -24,7 +24,7 @@ from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.state import Earlier, state, unusable
 from onecycle_sweeps.storage import Damaged, OtherFormat
 from onecycle_sweeps.trial import train
-from program import run
+from program import run, with_store
 from real_trials import SHORT as QUICK
 from real_trials import made, outcome, request, undisturbed
 
@@ -233,6 +233,7 @@ def test_only_the_generator_of_the_trials_own_gpu_is_saved_and_restored(monkeypa
 def test_a_terminal_and_a_locale_of_ascii_are_enough(tmp_path: Path):
     folder = tmp_path / "caf\u00e9"
     folder.mkdir()
+    with_store(tmp_path).joinpath("mlflow.db").rename(folder / "mlflow.db")
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     asked = ("policy=constant", "max_lr=0.1", "epochs=1", "seed=0,1", "-m")
     done = run(folder, *asked, **plain)

@@ -139,7 +139,10 @@ def unused_port() -> int:
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_store_was_away_is_brought_to_another_by_sync(tmp_path: Path):
+def test_a_sweep_whose_store_was_away_is_brought_to_another_by_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
     uri = f"http://127.0.0.1:{unused_port()}"
     done = run(tmp_path, *QUICK, "seed=0,1", f"tracking.uri={uri}", "-m")
     made = sweep_of(tmp_path)
@@ -149,11 +152,10 @@ def test_a_sweep_whose_store_was_away_is_brought_to_another_by_sync(tmp_path: Pa
     assert f"the MLflow store {uri} cannot be used: " in told
     assert told.endswith(f"; later: {program()} sync {made.id} tracking.uri={uri}")
 
-    assert run(tmp_path, "sync").returncode == 2
+    assert cli.main(["sync"]) == 2
     with_store(tmp_path)
-    done = run(tmp_path, "sync", "tracking.uri=sqlite:///mlflow.db", "tracking.experiment=later")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"sweep {made.id} is in MLflow: http://127.0.0.1:5000/#/experiments/")
+    assert cli.main(["sync", "tracking.uri=sqlite:///mlflow.db", "tracking.experiment=later"]) == 0
+    assert capsys.readouterr().out.startswith(f"sweep {made.id} is in MLflow: http://127.0.0.1:5000/#/experiments/")
     assert ask(tmp_path, "SELECT count(*) FROM experiments WHERE name = 'later'") == [(1,)]
     for signature, trial in trials(tmp_path).items():
         ((run_id, status, of),) = runs_of(tmp_path, signature)
