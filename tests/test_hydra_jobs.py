@@ -85,7 +85,7 @@ def test_a_jobs_hydra_config_is_what_hydra_makes_of_it(composer: Any):
     config = ours.loader.load_sweep_config(ours.master, overrides)
     assert made["sweep"] == {"dir": config.hydra.sweep.dir, "subdir": "+shade=dark,experiment=noting,seed=3"}
     assert made["overrides"] == OmegaConf.to_container(config.hydra.overrides)
-    assert made["callbacks"] == {"noting": {"_target_": "hydra_code.Noting"}}
+    assert made["callbacks"] == UNLESS_TOLD["callbacks"] | {"noting": {"_target_": "hydra_code.Noting"}}
     assert (made["job"]["env_set"], made["job"]["num"]) == ({"SHADE": "dark"}, 5)
 
 
