@@ -4,13 +4,14 @@ import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from onecycle_sweeps import locks, storage
-from onecycle_sweeps.storage import Damaged, Fields, Unreadable
+from onecycle_sweeps.storage import Damaged, Fields, Replaceable, Unreadable
 
 ATTEMPTS_LEAVE = (
     *("journal", "result.json", "job.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt", "log.txt"),
@@ -27,6 +28,9 @@ RESULT: Fields = {
 RESOLVED: Fields = {"max_lr": (int, float, type(None)), "total_steps": int}
 FAILURE: Fields = {**CAUSE, "time": (int, float)}
 JOB: Fields = {"status": str, "submission": str, "index": int}
+# What a trial goes on without where it is damaged: who runs it next replaces it.
+SPARE = ("failure.json", "job.json")
+PUT_ASIDE, WRITTEN_AGAIN = "the sweep's command puts it aside and goes on", "the sweep's command writes it again"
 LOOK_SECONDS = 0.2
 # PyYAML's own in Python take ten times as long.
 LOADER, DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -103,17 +107,20 @@ class TrialFolder:
 
     def config(self) -> dict[str, Any]:
         """The trial's config as asked; raises Unreadable where it is missing or damaged."""
-        return self._yaml("config.yaml")
-
-    def _yaml(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        if (data := storage.read_bytes(path)) is None:
-            raise Damaged(f"{path} is missing")
         try:
-            content = yaml.load(data, Loader=LOADER)
-        except (yaml.YAMLError, ValueError) as error:
-            raise Damaged(f"{path} is damaged (no YAML)") from error
-        return storage.unmarked(path, content)[1]
+            return _yaml(self.path / "config.yaml")
+        except Damaged as error:
+            raise Replaceable(str(error), WRITTEN_AGAIN) from error
+
+    def check_config(self) -> None:
+        """Raise what `config` raises; a file that was found whole is read again only once it is another."""
+        path = self.path / "config.yaml"
+        try:
+            found = path.stat()
+        except OSError:
+            self.config()
+        else:
+            _check_config(self.path, found.st_ino, found.st_size, found.st_mtime_ns)
 
     @property
     def is_hydras(self) -> bool:
@@ -123,7 +130,7 @@ class TrialFolder:
     def hydra(self) -> dict[str, Any]:
         """Hydra's own config of the trial's job; raises PermissionError for one that another user wrote."""
         check_mine(self.path / "hydra.yaml")
-        return self._yaml("hydra.yaml")
+        return _yaml(self.path / "hydra.yaml")
 
     def resolved(self) -> dict[str, Any] | None:
         """What the first attempt fixed: rate, precision, device, versions; None before it."""
@@ -150,11 +157,18 @@ class TrialFolder:
 
     def failure(self) -> dict[str, Any] | None:
         """Why the last attempt failed; None if it did not."""
-        return storage.read_json(self.path / "failure.json", FAILURE)
+        return self._spare("failure.json", FAILURE)
+
+    def last_failure(self) -> dict[str, Any]:
+        """The same, empty where there was none, and where it cannot be read."""
+        try:
+            return self.failure() or {}
+        except Unreadable:
+            return {}
 
     def job(self) -> dict[str, Any] | None:
         """The job that a cluster was given last for the trial, and how it was seen last; None if there was none."""
-        return storage.read_json(self.path / "job.json", JOB)
+        return self._spare("job.json", JOB)
 
     def last_job(self) -> dict[str, Any]:
         """The same, empty where there was none, and where it cannot be read."""
@@ -162,6 +176,25 @@ class TrialFolder:
             return self.job() or {}
         except Unreadable:
             return {}
+
+    def _spare(self, name: str, fields: Fields) -> dict[str, Any] | None:
+        try:
+            return storage.read_json(self.path / name, fields)
+        except Damaged as error:
+            raise Replaceable(str(error), PUT_ASIDE) from error
+
+    def put_spare_aside(self) -> list[str]:
+        """Move what is damaged of what the trial goes on without; returns a line on each such file."""
+        found = []
+        for name, read in zip(SPARE, (self.failure, self.job), strict=True):
+            try:
+                read()
+            except Replaceable as error:
+                self.put_aside([name])
+                found.append(f"{error}: it is put aside, and the trial goes on")
+            except Unreadable:
+                pass
+        return found
 
     def is_cancelled(self) -> bool:
         """Whether its user wants no attempt at it, until the trial is asked for again."""
@@ -222,6 +255,21 @@ class TrialFolder:
         """Raise Superseded if there is a later attempt than this one."""
         if (newest := self.attempts()) > attempt:
             raise Superseded(f"attempt {newest} has taken over from attempt {attempt} in {self.path}")
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if (data := storage.read_bytes(path)) is None:
+        raise Damaged(f"{path} is missing")
+    try:
+        content = yaml.load(data, Loader=LOADER)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged (no YAML)") from error
+    return storage.unmarked(path, content)[1]
+
+
+@cache
+def _check_config(path: Path, *_: int) -> None:
+    TrialFolder(path).config()
 
 
 def check_mine(path: Path) -> None:

@@ -1,12 +1,13 @@
 """How a trial stands, decided from its own records."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.storage import Damaged, OtherFormat, Unreadable
+from onecycle_sweeps.storage import Damaged, OtherFormat, Replaceable, Unreadable
 
 WAITING, QUEUED, RUNNING, FINISHED = "waiting", "queued", "running", "finished"
 DIVERGED, FAILED, CANCELLED, LOST = "diverged", "failed", "cancelled", "lost"
@@ -62,13 +63,13 @@ def state(trial: TrialFolder) -> State:
     try:
         return _state(trial)
     except Damaged as error:
-        return State(LOST, f"{error}: the sweep's command trains it again", is_unreadable=True)
+        return State(LOST, f"{error}: {error.remedy}", is_unreadable=True)
     except Unreadable as error:
         return State(LOST, str(error), is_unreadable=True)
 
 
 def result_of(trial: TrialFolder) -> Mapping[str, Any]:
-    """What the trial came to, empty before it has; raises Unreadable where its journal does not reach so far.
+    """What the trial came to, empty before it has; raises Unreadable where what belongs to it is missing or damaged.
 
     Of the journal its first and its last step are looked at: a report reads what lies between.
     """
@@ -79,27 +80,34 @@ def result_of(trial: TrialFolder) -> Mapping[str, Any]:
         raise Damaged(f"the journal in {trial.journal} is damaged: attempt {result['attempt']} is missing or empty")
     if end < result["steps"]:
         raise Damaged(f"the journal in {trial.journal} is damaged: it ends at step {end} of {result['steps']}")
+    if trial.resolved() is None:
+        raise Damaged(f"{trial.path / 'resolved.json'} is missing, which tells the rate and the code of the result")
+    trial.check_config()
     return result
 
 
 def unusable(trial: TrialFolder) -> Unreadable | None:
     """Why nothing may be reused or continued of what a trial's earlier attempts left; None where it may."""
     try:
-        trial.failure()
-        trial.job()
+        for read in (trial.check_config, trial.failure, trial.job):
+            with suppress(Replaceable):
+                read()
         formats = trial.formats() | {attempt.format for attempt in journal.attempts(trial.journal)}
         if 0 in formats:
             return Earlier(f"{trial.path} was recorded by an earlier version of the program")
-        result_of(trial)
+        with suppress(Replaceable):
+            result_of(trial)
     except Unreadable as error:
         return error
     return None
 
 
 def _state(trial: TrialFolder) -> State:
-    trial.resolved()
     if result := result_of(trial):
         return State(result["status"], result["cause"], result)
+    trial.resolved()
+    if trial.path.exists():
+        trial.check_config()
     if trial.is_locked():
         return State(RUNNING)
     # It may have ended between the two looks.

@@ -21,7 +21,17 @@ class Unreadable(ValueError):
 
 
 class Damaged(Unreadable):
-    """The file is not what any version of the program has written."""
+    """The file is not what any version of the program has written; `remedy` is what becomes of its trial."""
+
+    remedy = "the sweep's command trains it again"
+
+
+class Replaceable(Damaged):
+    """The file is damaged, and its trial goes on without it."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class OtherFormat(Unreadable):
@@ -108,7 +118,7 @@ def load_json(path: Path, fields: Fields | None = None) -> tuple[int, dict[str, 
         return None
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged ({'not whole' if data.strip() else 'empty'})") from error
     return unmarked(path, content, fields)
 

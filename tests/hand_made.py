@@ -120,6 +120,7 @@ def range_test(
         step += len(run)
     if suggestions is not None:
         metrics = {f"suggestion/{rule}": rate for rule, rate in suggestions.items()} | {"seconds": 1.0}
+        folder.write("resolved", {"max_lr": None, "total_steps": step})
         folder.write("result", a_result(kind="range_test", metrics=metrics, steps=step))
     book.end("finished" if suggestions is not None else "failed")
 

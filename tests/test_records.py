@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,12 @@ from onecycle_sweeps import locks, report, storage, sweep, trial
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launch import places, rehearsal
+from onecycle_sweeps.launch import commands, places, rehearsal
 from onecycle_sweeps.launch.rehearsal import Rehearsals
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.state import Earlier, state, unusable
 from onecycle_sweeps.storage import Damaged, OtherFormat
+from onecycle_sweeps.tracking.account import standing
 from onecycle_sweeps.trial import train
 from program import run, with_store
 from real_trials import SHORT as QUICK
@@ -42,6 +44,20 @@ def pair(tmp_path: Path) -> sweep.Sweep:
     for seed, one in enumerate(entries):
         hand_made.training(whole.trial(one.signature), accuracy={4: 0.9 + seed / 100})
     return whole
+
+
+def launched(runs_dir: Path) -> list[str]:
+    """The signatures of the trials that a command has still to run."""
+    asked = request(runs_dir, *KEPT)
+    session = Session(asked.config, Rehearsals(rehearsal.here), single=True, ships=False)
+    seen: list[str] = []
+
+    def note(whole: sweep.Sweep, todo: Any):
+        seen.extend(entry.signature for entry in todo)
+        yield from ()
+
+    session.launch([asked], note)
+    return seen
 
 
 def test_trials_without_their_journals_are_no_trials_that_never_arrived(pair: sweep.Sweep):
@@ -66,6 +82,66 @@ def test_a_record_that_cannot_be_used_is_named_and_the_rest_goes_on(pair: sweep.
     }
     assert str(path.parent) in str(outcomes["onecycle1"].cause)
     assert report.compare(pair, tuple(outcomes.values())).claims.claims[0].difference is not None
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "resolved.json"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "\0" * 40, "[" * 100_000])
+def test_a_finished_trial_is_lost_to_every_verb_where_a_record_is_gone_or_damaged(
+    pair: sweep.Sweep, name: str, content: str | None
+):
+    folder = pair.trial("onecycle1")
+    assert state(folder).status == "finished"
+    (folder.path / name).unlink()
+    if content is not None:
+        (folder.path / name).write_text(content)
+    stands = state(folder)
+    assert stands.status == standing(folder).status == "lost" and stands.is_unreadable
+    assert str(folder.path / name) in str(stands.cause)
+    assert (unusable(folder) is None) == (name == "config.yaml"), "the sweep's command writes a config again"
+
+
+@pytest.mark.parametrize("name", ["failure.json", "job.json"])
+def test_what_a_trial_goes_on_without_is_put_aside_alone(runs_dir: Path, name: str, capfd: pytest.CaptureFixture[str]):
+    folder = made(runs_dir, *KEPT)
+    (folder.path / name).write_text("{")
+    folder.checkpoint.write_text("kept")
+    assert str(folder.path / name) in str(state(folder).cause)
+    assert launched(runs_dir) == [folder.signature]
+    assert str(folder.path / name) in capfd.readouterr().err
+    assert folder.checkpoint.read_text() == "kept"
+    assert not (folder.path / name).exists() and len(list(folder.path.glob(f"before-*/{name}"))) == 1
+    assert state(folder).status == "waiting"
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "config.yaml"])
+def test_a_record_of_a_later_version_is_not_overwritten(runs_dir: Path, name: str, capfd: pytest.CaptureFixture[str]):
+    folder = made(runs_dir, *KEPT)
+    launched(runs_dir)
+    path = next(runs_dir.glob("sweeps/*/sweep.json")) if name == "sweep.json" else folder.path / name
+    later = path.read_text().replace("format: 1", "format: 7").replace('"format": 1', '"format": 7')
+    path.write_text(later)
+    if name == "sweep.json":
+        with pytest.raises(ConfigError, match="format 7"):
+            launched(runs_dir)
+    else:
+        assert launched(runs_dir) == []
+        assert "format 7" in capfd.readouterr().err
+    assert path.read_text() == later
+
+
+def test_a_keyboard_interrupt_that_no_signal_has_raised_is_a_mistake_of_the_users_code(
+    runs_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    session: Any = SimpleNamespace(close=lambda: None, sweep=None)
+    before = signal.getsignal(signal.SIGINT)
+    said: list[Any] = []
+    with pytest.raises(SystemExit) as left, commands._ending_in_a_line(), commands._interruptible(session, said.append):
+        raise KeyboardInterrupt
+    assert left.value.code == 2 and "test_records.py" in capsys.readouterr().err and said == []
+    with pytest.raises(SystemExit) as left, commands._ending_in_a_line(), commands._interruptible(session, said.append):
+        signal.raise_signal(signal.SIGINT)
+    assert left.value.code == 130 and said == [None]
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.parametrize("key", ["train/loss", "val/accuracy"])
@@ -114,16 +190,7 @@ def test_a_result_that_cannot_be_reused_is_made_again_and_that_is_said(
     told = json.loads(path.read_text())
     assert told.pop("format") == 1
     path.write_text(json.dumps(told) if spoil == "format" else "")
-    asked = request(runs_dir, *KEPT)
-    session = Session(asked.config, Rehearsals(rehearsal.here), single=True, ships=False)
-    seen: list[str] = []
-
-    def note(whole: sweep.Sweep, todo: Any):
-        seen.extend(entry.signature for entry in todo)
-        yield from ()
-
-    session.launch([asked], note)
-    assert seen == [folder.signature]
+    assert launched(runs_dir) == [folder.signature]
     assert folder.result() is None and folder.attempts() == 0
     assert ("earlier version" if spoil == "format" else str(path)) in capfd.readouterr().err
     trial.run(folder)

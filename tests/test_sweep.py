@@ -217,6 +217,7 @@ def test_a_trial_that_is_held_runs(folder: TrialFolder):
 def test_a_trial_with_a_result_is_what_its_result_says(folder: TrialFolder):
     folder.write("failure", {"cause": "an older attempt's", "attempt": 1, "time": 0.0})
     Journal(folder.journal, 1, 0).end("diverged")
+    folder.write("resolved", {"max_lr": 0.1, "total_steps": 10})
     folder.write("result", hand_made.a_result(status="diverged", cause="the loss is nan at step 3"))
     with folder.lock():
         assert state(folder) == State("diverged", "the loss is nan at step 3")

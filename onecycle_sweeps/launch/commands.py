@@ -11,6 +11,7 @@ from typing import Any
 
 from onecycle_sweeps import checks, settings
 from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.launch import conclusion, fork_server, here, local, rehearsal
 from onecycle_sweeps.launch.direction import minimising
 from onecycle_sweeps.launch.rehearsal import Rehearsals
@@ -212,19 +213,28 @@ def _ending_in_a_line() -> Iterator[None]:
 def _interruptible(session: Session, say_how: Callable[[Sweep], None]) -> Iterator[None]:
     """On Ctrl-C or SIGTERM the trials at work have saved by now: ship what there is, say how to go on, and leave.
 
-    A second Ctrl-C leaves the shipping to `sync`.
+    A second Ctrl-C leaves the shipping to `sync`. A KeyboardInterrupt that no signal has raised is a mistake in the
+    user's code.
     """
+    asked = False
 
     def interrupt(*_: object) -> None:
+        nonlocal asked
+        asked = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # What a shell has started in its background ignores Ctrl-C.
+    signals = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) != signal.SIG_IGN else [])]
+    before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         with suppress(KeyboardInterrupt):
             session.close()
+        if not asked:
+            raise ConfigError(in_a_line(error)) from error
         say_how(session.sweep)
         sys.exit(INTERRUPTED)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -67,7 +67,7 @@ class Display:
             trial, done = self.sweep.trial(entry.signature), f"[{self.ended.total()}/{self.todo}]"
             self.console.print(Text(f"{done} {describe(trial, entry, status, event.cause)}"))
             if status == FAILED and wanted_in_full():
-                self.console.print(Text((trial.failure() or {}).get("traceback", "")))
+                self.console.print(Text(trial.last_failure().get("traceback", "")))
         interval = REFRESH_SECONDS if self._live else PLAIN_SECONDS
         if time.monotonic() - self._shown >= interval:
             self._shown = time.monotonic()

@@ -70,7 +70,7 @@ class Queue:
         trial = self.sweep.trial(entry.signature)
         self._lost[entry.signature] = cause
         with suppress(OSError):
-            if (trial.failure() or {}).get("cause") != cause:
+            if trial.last_failure().get("cause") != cause:
                 trial.write("failure", {"cause": cause, "attempt": trial.attempts(), "time": time.time()})
         return Event(entry, FAILED, cause)
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ class Session:
         for entry in recorded.trials:
             trial = recorded.trial(entry.signature)
             try:
+                remarks += trial.put_spare_aside()
                 if isinstance(reason := unusable(trial), Earlier | Damaged):
                     _put_aside(trial)
                     trial.journal.mkdir(exist_ok=True)
@@ -159,7 +160,10 @@ class Session:
         records that cannot be used.
         """
         _check_locks(self.runs_dir)
-        remarks, earlier, refused, to_make = [], 0, set(), []
+        entries = sweep.entries(self.trials)
+        identity = self.sweep.id if self._sequential else sweep.identity(e.signature for e in entries)
+        self.sweep = replace(self.sweep, id=identity)
+        remarks, earlier, refused, to_make = _flaws_of(self.sweep), 0, set(), []
         wanted = {t.signature: t for trial in asked for t in (trial.range_test, trial) if t}
         known = {entry.signature: entry for entry in self.sweep.trials}
         for signature, trial in wanted.items():
@@ -174,6 +178,8 @@ class Session:
                 refused.add(signature)
                 remarks.append(str(reason))
                 continue
+            else:
+                remarks += folder.put_spare_aside()
             to_make.append((folder, trial))
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda made: made[0].create(made[1].config, made[1].request.hydra), to_make))
@@ -185,10 +191,9 @@ class Session:
         done = {s for s, trial in wanted.items() if s not in refused and self.sweep.trial(s).done(trial.config)}
         entries = tuple(
             replace(e, reused=known[e.signature].reused if e.signature in known else e.signature in done)
-            for e in sweep.entries(self.trials)
+            for e in entries
         )
-        identity = self.sweep.id if self._sequential else sweep.identity(e.signature for e in entries)
-        self.sweep = replace(self.sweep, id=identity, trials=entries)
+        self.sweep = replace(self.sweep, trials=entries)
         self.sweep.save()
         todo = [e for e in entries if e.signature in wanted and e.signature not in done | refused]
         self._ask_again(todo)
@@ -221,6 +226,18 @@ def _check_locks(runs_dir: Path) -> None:
         locks.check(runs_dir)
     except locks.NoLocks as error:
         raise ConfigError(str(error)) from error
+
+
+def _flaws_of(which: Sweep) -> list[str]:
+    """A line where the sweep's record is damaged; raises ConfigError for one that this version may not replace."""
+    try:
+        with suppress(FileNotFoundError):
+            sweep.load(which.folder)
+    except Damaged as error:
+        return [f"{error}: it is written again"]
+    except Unreadable as error:
+        raise ConfigError(str(error)) from error
+    return []
 
 
 def _put_aside(folder: TrialFolder) -> None:

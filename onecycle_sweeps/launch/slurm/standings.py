@@ -129,7 +129,7 @@ def _conclude(one: Open, job: Job | None) -> None:
     trial, attempts = one.trial, journal.attempts(one.trial.journal)
     number = job.id if job else one.job_id
     mine = [a for a in attempts if a.place.get("slurm_job_id") == number]
-    failure = trial.failure() or {}
+    failure = trial.last_failure()
     if not mine and trial.is_locked():
         _tell(one, {"status": ENDED, "cause": "another process works on it", "again": True})
     elif failure and (mine or failure.get("slurm_job_id") == number):
