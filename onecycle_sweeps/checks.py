@@ -15,6 +15,14 @@ class ConfigError(ValueError):
     """What was asked cannot be done; the message is one line for the user."""
 
 
+class UnknownKey(ConfigError):
+    """Nothing reads this `key`, wherever it was written."""
+
+    def __init__(self, line: str, key: str) -> None:
+        super().__init__(line)
+        self.key = key
+
+
 def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False) -> "Check":
     """A finite number from `low` to `high`; `above` and `below` leave the bound itself out."""
 
@@ -236,13 +244,13 @@ def check_keys(config: Mapping[str, Any], read_elsewhere: Iterable[str] = ()) ->
     optimizer = config.get("optimizer")
     for key, meant in REPLACED.items():
         if isinstance(optimizer, Mapping) and key in optimizer and (key != "betas" or "beta2" in optimizer):
-            raise ConfigError(f"unknown key optimizer.{key}; {meant.format(optimizer[key])}")
+            raise UnknownKey(f"unknown key optimizer.{key}; {meant.format(optimizer[key])}", f"optimizer.{key}")
     for key in (unread := keys.unread(values, KEYS, read_elsewhere)):
         if (group := re.split(r"[.\[]", key)[0]) in GLOBAL_GROUPS:
             file = f"a file of {group}/ that sets keys of the whole config begins with the line # @package _global_"
-            raise ConfigError(f"unknown key {key}: {file}")
+            raise UnknownKey(f"unknown key {key}: {file}", key)
         known = [*KEYS, *GLOBAL_GROUPS, *(other for other in values if other not in unread)]
-        raise ConfigError(keys.unknown(key.removesuffix("._target_"), known, values[key]))
+        raise UnknownKey(keys.unknown(key.removesuffix("._target_"), known, values[key]), key)
 
 
 def check(config: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from onecycle_sweeps import arguments, mistakes, report, retyping, settings, sweep, tracking, typed
 from onecycle_sweeps.arguments import is_verb
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.checks import GLOBAL_GROUPS, ConfigError
 from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launch import commands, conclusion, ui_server
 from onecycle_sweeps.launch.display import Display
@@ -64,12 +64,13 @@ def main(argv: list[str]) -> int:
         config = settings.plain(whole)
         if verb == DOCTOR:
             return doctor(whole, requests, probing=flagged)
+        _check_of_use(verb, asked.overrides)
         if verb == UI and not names:
             tracking.check_uri(config["tracking"]["uri"])
             return ui_server.become(config["tracking"]["uri"])
         which = _found(config, overrides, names, fills=verb in (SYNC, UI, RESUME))
         if verb == RESUME:
-            return resume(which, asked.overrides, of_launcher)
+            return resume(which, of_launcher)
         return watch(which) if flagged else VERBS[verb](which)
     except ConfigError as error:
         return conclusion.refuse(error)
@@ -145,15 +146,9 @@ def sync(which: Sweep) -> int:
     return 0
 
 
-def resume(which: Sweep, overrides: Sequence[str] = (), of_launcher: Sequence[str] = ()) -> int:
+def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
     """The rest of the sweep as it was asked for: what has finished is kept, and its own configs count, not today's."""
     check_mine(which.folder / "sweep.json")
-    for override in overrides:
-        if (key := _key(override)) not in (*PLACES, "tracking", "experiment", "recipe"):
-            raise ValueError(
-                f"resume goes on with a sweep as it was asked for, and takes no {key}: type {override} with a command "
-                f"of its own; resume takes {', '.join(PLACES)} and hydra.launcher"
-            )
     for entry in which.trials:
         if not (path := which.trial(entry.signature).path / "config.yaml").exists():
             raise LookupError(f"{path} is gone, by which its trial would go on: the sweep's command makes it again")
@@ -218,6 +213,18 @@ def ui(which: Sweep) -> int:
 def _key(override: str) -> str:
     """The key that an override sets."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def _check_of_use(verb: str, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override that says nothing of where a sweep and its records are."""
+    for override in overrides:
+        key = _key(override)
+        if key not in (*PLACES, "tracking", *GLOBAL_GROUPS, "hydra.searchpath"):
+            launcher = " and hydra.launcher" if verb == RESUME else ""
+            raise ConfigError(
+                f"{verb} is about a recorded sweep, which {override} does not change: leave it out, or type it with a "
+                f"command of its own; {verb} takes {', '.join(PLACES)}{launcher}"
+            )
 
 
 def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, fills: bool) -> Sweep:

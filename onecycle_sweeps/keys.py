@@ -113,6 +113,11 @@ def unread(values: Mapping[str, Any], known: Sequence[str], read_elsewhere: Iter
     return list(rest)
 
 
+def read_in(node: Mapping[str, Any]) -> frozenset[str]:
+    """The keys that the values of a node read by interpolation."""
+    return frozenset(name for key, value in leaves(node) for name in references(key, value))
+
+
 def references(key: str, value: Any) -> Iterator[str]:
     """The keys that a value reads by interpolation; of one whose name is interpolated itself, the node it is in."""
     text = value if isinstance(value, str) else ""

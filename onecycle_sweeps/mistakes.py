@@ -3,10 +3,13 @@
 import argparse
 import difflib
 import io
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,10 +18,15 @@ import yaml
 from hydra._internal import hydra as hydra_program
 from hydra._internal import utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import DefaultsList
+from hydra.core import utils as core_utils
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import GroupDefault
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import env_override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,7 +40,8 @@ GROUPS = (*checks.BUILT, "task", *checks.GLOBAL_GROUPS)
 # Options that say what the program is to do, of which there can be one.
 DEEDS = ("run", "multirun", "cfg", "info", "shell_completion")
 OF_A_SWEEPER = ("params", "max_batch_size")
-OF_A_SWEEPER = ("params", "max_batch_size")
+# Choices that come with a package of Hydra's.
+OF_PACKAGES = {f"hydra/sweeper={name}": f"hydra-{name}-sweeper" for name in ("optuna", "ax", "nevergrad")}
 ADD_M, ONE_VALUE = "add -m to try each of them", "one is needed here"
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
@@ -40,7 +49,8 @@ BRACKETS = {"[": "]", "{": "}", "(": ")"}
 def arguments(argv: Sequence[str]) -> list[str]:
     """What was typed, with options first where overrides stand on both sides of one, which Hydra does not take.
 
-    Raises ConfigError for an option that there is not.
+    A --config-path counts from here, where Hydra would look from its program's file. Raises ConfigError for an option
+    that there is not, and for a folder that is not there.
     """
     parser = utils.get_args_parser()
     said = io.StringIO()
@@ -58,32 +68,90 @@ def arguments(argv: Sequence[str]) -> list[str]:
         raise ConfigError("--resolve goes with --cfg job: it resolves what that shows")
     if read.experimental_rerun:
         raise ConfigError("--experimental-rerun is not supported: the verb resume repeats a recorded command")
+    for option, folder in (("--config-dir", read.config_dir), ("--config-path", read.config_path)):
+        if folder is not None and not folder.startswith("pkg://") and not os.path.isdir(folder):
+            raise ConfigError(f"{option} {folder}: there is no such folder")
+    located = [f"--config-path={os.path.abspath(read.config_path)}"] if _is_relative(read.config_path) else []
     with redirect_stderr(io.StringIO()), suppress(SystemExit):
         parser.parse_args(list(argv))
-        return list(argv)
+        return [*argv, *located]
     options, overrides = list(argv), list(read.overrides)
     for override in reversed(overrides):
         del options[len(options) - 1 - options[::-1].index(override)]
-    return [*options, *overrides]
+    return [*options, *located, *overrides]
+
+
+def _is_relative(folder: str | None) -> bool:
+    return folder is not None and not folder.startswith("pkg://") and not os.path.isabs(folder)
 
 
 @contextmanager
 def told_in_a_line() -> Iterator[None]:
     """Let Hydra load configs by a Loader within, and turn what it refuses into a ConfigError."""
-    names, report = hydra_program.__dict__, utils.run_and_report
-    names["ConfigLoaderImpl"] = Loader
+    names, report, override = hydra_program.__dict__, utils.run_and_report, core_utils.env_override
+    loaded: list[_Loaded] = []
+    names["ConfigLoaderImpl"] = partial(Loader, loaded)
     # It would print its errors in several lines, and end with status 1.
     utils.run_and_report = lambda function: function()
+    core_utils.env_override = _environment
     try:
         yield
+    except checks.UnknownKey as error:
+        file = next(filter(None, (one.file(error.key) for one in loaded[-1:])), None)
+        raise ConfigError(f"{file}: {error}" if file else str(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_line(error)) from error
     finally:
         names["ConfigLoaderImpl"], utils.run_and_report = ConfigLoaderImpl, report
+        core_utils.env_override = override
+
+
+def _environment(env: Any) -> AbstractContextManager[None]:
+    """Sets variables for a while; hydra.job.env_set comes from Hydra cut off from what it interpolates."""
+    return env_override(HydraConfig.get().job.env_set if OmegaConf.is_config(env) else env)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A config as it was asked for, whose files can be searched for a key."""
+
+    loader: "Loader"
+    config_name: str | None
+    overrides: tuple[str, ...]
+    run_mode: RunMode
+
+    def file(self, key: str) -> str | None:
+        """The file that gives a key its value, if one does."""
+        with suppress(HydraException, OmegaConfBaseException):
+            listed = self.loader.compute_defaults_list(self.config_name, list(self.overrides), self.run_mode)
+            for default in reversed(listed.defaults):
+                if not default.config_path or not (found := self.loader.repository.load_config(default.config_path)):
+                    continue
+                package = f"{default.package}." if default.package else ""
+                if key.startswith(package) and found.path and _has(found.config, key.removeprefix(package)):
+                    return f"{found.path.removeprefix('file://')}/{default.config_path.removesuffix('.yaml')}.yaml"
+        return None
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader of configs, which raises ConfigError for whatever cannot be composed."""
+    """Hydra's loader of configs, which raises ConfigError for whatever cannot be composed; `loaded` has the latest."""
+
+    def __init__(self, loaded: list[_Loaded], config_search_path: ConfigSearchPath) -> None:
+        super().__init__(config_search_path)
+        self._loaded = loaded
+        self._composes_jobs = False
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The config of a job."""
+        self._composes_jobs = True
+        return super().load_sweep_config(master_config, sweep_overrides)
+
+    def compute_defaults_list(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> DefaultsList:
+        """The files that make up a config."""
+        try:
+            return super().compute_defaults_list(config_name, overrides, run_mode)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(self._line(error, config_name, overrides, sweeps=True)) from error
 
     def load_configuration(
         self,
@@ -96,7 +164,12 @@ class Loader(ConfigLoaderImpl):
         """The composed config."""
         try:
             self._refuse_several_choices(overrides)
-            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            self._loaded[:] = [_Loaded(self, config_name, tuple(overrides), run_mode)]
+            config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            # The jobs of a sweep are checked one by one, once all that was typed for them is in their configs.
+            if run_mode == RunMode.RUN and not self._composes_jobs:
+                _check_keys(config)
+            return config
         except ConfigError:
             raise
         except Exception as error:
@@ -185,6 +258,8 @@ class Loader(ConfigLoaderImpl):
                 break
             if self._is_choice(override) and self._chooses(f"{override.key_or_group}/{override.value()}", missing):
                 where = f" in {override.key_or_group}/{override.value()}.yaml"
+        if (package := OF_PACKAGES.get(f"{group}={name}")) and name not in self._options(group):
+            return f"{group}={name}{where} needs {package}: pip install {package}"
         near = difflib.get_close_matches(name, self._options(group), 1)
         said, known = f"{group}={name}{where}: there is no such choice", self._choices(group)
         return f"{said}; did you mean {near[0]}? {known[0].upper()}{known[1:]}" if near else f"{said}; {known}"
@@ -231,6 +306,14 @@ class Loader(ConfigLoaderImpl):
                 except UnicodeDecodeError:
                     return f"{path} is not text in UTF-8"
         return _line(error)
+
+
+def _check_keys(config: DictConfig) -> None:
+    """Raise ConfigError for a key of a composed config that nothing reads."""
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    of_hydra = content.pop("hydra")
+    checks.check_keys({str(key): value for key, value in content.items()}, keys.read_in(of_hydra))
 
 
 def _refuse_option(parser: argparse.ArgumentParser, reason: str, argv: Sequence[str]) -> NoReturn:
@@ -343,6 +426,13 @@ def _line(error: BaseException) -> str:
         found := re.search(r"unexpected keyword argument '(\w+)'.*full_key: ([\w.]+)", str(error), re.DOTALL)
     ):
         return keys.unknown(f"{found[2]}.{found[1]}", [f"{found[2]}.{key}" for key in OF_A_SWEEPER])
+    if isinstance(error, InstantiationException) and (found := re.search(r"full_key: ([\w.]+)", str(error))):
+        reason = error
+        while (deeper := reason.__cause__) is not None:
+            reason = deeper
+        located = reason is not error and not isinstance(reason, ModuleNotFoundError | AttributeError)
+        said = f"{type(reason).__name__}: {reason}" if located else str(error).partition(", set env var")[0]
+        return f"{found[1]}: {' '.join(said.partition('full_key')[0].split())}"
     if isinstance(error, InterpolationResolutionError):
         # It takes a moment to import.
         from onecycle_sweeps import settings

@@ -47,6 +47,9 @@ def with_homes(node: Any) -> Any:
 def typed_with_homes(arguments: Sequence[str]) -> list[str]:
     """A command's arguments with home folders in the place of `~`, which a shell expands in some arguments alone."""
     return [
-        TYPED_HOME.sub(lambda found: os.path.expanduser(found[1]), argument) if "=" in argument else argument
+        TYPED_HOME.sub(lambda found: os.path.expanduser(found[1]), argument)
+        if "=" in argument
+        # No deletion of a key begins like this.
+        else (os.path.expanduser(argument) if argument.startswith("~/") else argument)
         for argument in arguments
     ]

@@ -87,7 +87,8 @@ def launcher(config: DictConfig) -> Config:
 def read_by_hydra(hydra: Any) -> frozenset[str]:
     """The keys that Hydra's own node of a composed config reads by interpolation."""
     node = OmegaConf.to_container(hydra, resolve=False)
-    return frozenset(name for key, value in keys.leaves(node) for name in keys.references(key, value))
+    assert isinstance(node, dict)
+    return keys.read_in({str(key): value for key, value in node.items()})
 
 
 def resolved(config: DictConfig, read_elsewhere: Iterable[str] = ()) -> Config:

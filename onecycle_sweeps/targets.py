@@ -3,11 +3,11 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from onecycle_sweeps import keys
+from onecycle_sweeps import checks, keys
 from onecycle_sweeps.faults import in_a_line
 
 Parameters = Mapping[str, inspect.Parameter]
@@ -61,10 +61,10 @@ def fits(name: str, node: Mapping[str, Any], target: Any, given: Iterable[str] =
     said = getattr(target, "__name__", str(target))
     of_any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
     by_name = [key for key, p in takes.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if (foreign := [key for key in named if key not in by_name]) and not of_any_name:
+        known = [f"{name}.{one}" for one in by_name if one not in given]
+        raise ValueError(_not_taken([f"{name}.{key}" for key in foreign], known, said))
     for key, value in named.items():
-        if key not in by_name and not of_any_name:
-            known = [f"{name}.{one}" for one in by_name if one not in given]
-            raise ValueError(keys.unknown(f"{name}.{key}", known))
         if key in by_name and _is_switch(takes[key]) and not _is_switched(takes[key], value):
             raise ValueError(f"{name}.{key} must be true or false, got {value!r}")
     if "_args_" in node or node.get("_partial_"):
@@ -72,6 +72,16 @@ def fits(name: str, node: Mapping[str, Any], target: Any, given: Iterable[str] =
     lacking = [key for key in by_name if takes[key].default is inspect.Parameter.empty]
     if missing := [key for key in lacking if key not in named and key not in given]:
         raise ValueError(f"{name}.{missing[0]} is missing, which {said} needs: give it in the YAML or as an override")
+
+
+def _not_taken(foreign: Sequence[str], known: Sequence[str], target: str) -> str:
+    """The line for keys that a target does not take: misspelt, or from the YAML of another target."""
+    for key in foreign:
+        if (meant := keys.suggestion(key, known)) and key not in checks.CHECKS:
+            return f"unknown key {key}; did you mean {meant}?"
+    takes = f"{target} takes {', '.join(key.rpartition('.')[2] for key in known) or 'none'}"
+    without = " ".join(f"~{key}" for key in foreign)
+    return f"unknown key {foreign[0]}: {takes}; to leave out what it does not take, type {without}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

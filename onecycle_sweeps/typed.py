@@ -41,8 +41,6 @@ def composed(typed: Namespace, *, jobs: bool) -> tuple[DictConfig, list[Request]
     mode = RunMode.MULTIRUN if jobs or typed.multirun else RunMode.RUN
     search_path = create_config_search_path(os.path.abspath(typed.config_path or CONF))
     if typed.config_dir:
-        if not os.path.isdir(typed.config_dir):
-            raise ConfigError(f"--config-dir {typed.config_dir}: there is no such folder")
         own = f"file://{os.path.abspath(typed.config_dir)}"
         search_path.prepend("command-line", own, SearchPathQuery(provider="schema"))
     hydra = Hydra.create_main_hydra2("onecycle_sweeps", search_path)

@@ -26,6 +26,7 @@ FILES = {
     "conf/experiment/unused.yaml": (
         "# @package _global_\nwidths: {small: 16, large: 32}\nmodel:\n  channels: ['${widths.small}']\n"
     ),
+    "conf/optimizer/rated.yaml": "_target_: torch.optim.SGD\nlr: 0.1\n",
     "conf/policy/bare.yaml": "max_lr: ${max_lr}\n",
 }
 
@@ -108,7 +109,21 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("--config-dir conf experiment=listed", "experiment[0]", "# @package _global_"),
         ("--config-dir conf experiment=gres -m", "hydra.launcher.gres", "workers"),
         ("--config-dir conf experiment=unused", "widths.large", "small"),
+        ("--config-dir conf experiment=typo", "epoch", "conf/experiment/typo.yaml: unknown key"),
+        ("--config-dir conf optimizer=sgd,rated seed=0 -m", "optimizer.lr", "conf/optimizer/rated.yaml: unknown key"),
+        ("+foo=1 --cfg job", "foo", "nothing reads it"),
+        (
+            "optimizer._target_=torch.optim.RMSprop +optimizer.alpha=0.9 max_lr=0.1",
+            "optimizer.nesterov",
+            "type ~optimizer.nesterov ~optimizer.fused",
+        ),
+        ("optimizer._target_=torch.optim.Adagrad max_lr=0.1", "optimizer.momentum", "Adagrad takes lr_decay"),
+        ("+hydra.callbacks.mine={_target_: nowhere.Mine}", "hydra.callbacks.mine", "nowhere.Mine"),
+        ("hydra/sweeper=optuna -m", "hydra/sweeper=optuna", "pip install hydra-optuna-sweeper"),
         ("status +foo=1", "foo", "nothing reads it"),
+        ("status epochs=3", "epochs=3", "leave it out"),
+        ("report hydra.launcher.workers=2", "hydra.launcher.workers=2", "leave it out"),
+        ("cancel policy=clr,step -m", "policy=clr,step", "leave it out"),
         ("report epoch=3", "epoch", "did you mean epochs?"),
         ("doctor +epoch=3", "epoch", "did you mean epochs?"),
     ],
@@ -165,7 +180,8 @@ def test_a_key_that_nothing_reads_is_named_with_what_was_meant(
         ("--cfg job -m", "do not go together"),
         ("--cfg job --resolve epochs=${nope}", "there is no key nope"),
         ("--config-name nope", "there is no nope.yaml in "),
-        ("--config-dir nope", "nope"),
+        ("--config-dir nope", "--config-dir nope: there is no such folder"),
+        ("--config-path nope", "--config-path nope: there is no such folder"),
         ("--config-dir conf experiment=choice", "policy=onecyle in experiment/choice.yaml"),
         ("--config-dir conf experiment=group", "experiment/group.yaml overrides polcy"),
         ("--config-dir conf experiment=broken", "experiment/broken.yaml, line 3: "),
@@ -250,6 +266,19 @@ def test_a_key_that_is_read_is_taken(typed: str):
         config = compose("config", _words(typed), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         settings.plain(config)
+
+
+def test_the_environment_of_one_trial_may_name_keys_of_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write(tmp_path, {"notes.py": "import os\n\nraise RuntimeError(os.environ['SHADE'])\n"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(arguments, "wants_workers", lambda argv: False)
+    typed = ["+hydra.job.env_set.SHADE=s${seed}", "model._target_=notes.Net", "seed=4", "max_lr=0.1"]
+    monkeypatch.setattr("sys.argv", ["onecycle-sweeps", *typed])
+    with pytest.raises(SystemExit, match="2"):
+        program.main()
+    assert "RuntimeError: s4" in capsys.readouterr().err
 
 
 def _words(typed: str) -> list[str]:

@@ -77,6 +77,7 @@ def test_of_a_node_with_a_target_every_path_in_the_home_folder_is_expanded_and_n
         ("data.files=[~/a,~/b]", "data.files=[{home}/a,{home}/b]"),
         ("tracking.uri=sqlite:///~/x.db", "tracking.uri=sqlite:///{home}/x.db"),
         ("~optimizer.momentum", "~optimizer.momentum"),
+        ("~/conf", "{home}/conf"),
         ("tracking.experiment=a~/b", "tracking.experiment=a~/b"),
         ("hydra.launcher.setup=['cd ~/x']", "hydra.launcher.setup=['cd ~/x']"),
     ],

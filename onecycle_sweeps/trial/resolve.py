@@ -146,7 +146,7 @@ def optimizer(node: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
     takes = targets.parameters(create)
     if "lr" in takes and takes["lr"].default is takes["lr"].empty:
         node["lr"] = UNTIL_THE_POLICY_SETS_IT
-    targets.fits("optimizer", node, create, given=list(takes)[:1])
+    targets.fits("optimizer", node, create, given=[*list(takes)[:1], "lr"])
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = create(parameters if scale == 1 else _head_and_body(model, parameters, scale), **node)
     check_groups(optimizer)
