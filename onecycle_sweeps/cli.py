@@ -23,6 +23,7 @@ from onecycle_sweeps.launch.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.state import Earlier, state, unusable
+from onecycle_sweeps.storage import Damaged
 from onecycle_sweeps.sweep import Sweep
 
 # What a verb may be given beside its sweep and overrides.
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
         if verb == DOCTOR:
             return doctor(whole, requests, probing=flagged)
         _check_of_use(verb, asked.overrides)
-        if verb == UI and not names:
+        if verb == UI and not names and _is_of_no_sweep(config, overrides):
             tracking.check_uri(config["tracking"]["uri"])
             return ui_server.become(config["tracking"]["uri"])
         which = _found(config, overrides, names, fills=verb in (SYNC, UI, RESUME))
@@ -150,8 +151,10 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
     """The rest of the sweep as it was asked for: what has finished is kept, and its own configs count, not today's."""
     check_mine(which.folder / "sweep.json")
     for entry in which.trials:
-        if not (path := which.trial(entry.signature).path / "config.yaml").exists():
-            raise LookupError(f"{path} is gone, by which its trial would go on: the sweep's command makes it again")
+        try:
+            which.trial(entry.signature).check_config()
+        except Damaged as error:
+            raise LookupError(f"{error}, and by it its trial would go on: {error.remedy}") from error
     _enter(which)
     launcher = which.launcher
     try:
@@ -243,6 +246,12 @@ def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, fi
     if keys & {"tracking.experiment", "tracking"}:
         which = replace(which, experiment=config["tracking"]["experiment"])
     return which
+
+
+def _is_of_no_sweep(config: Config, overrides: Sequence[str]) -> bool:
+    """Whether a verb that names no sweep is of a store alone: one was typed, or there is no sweep yet."""
+    typed_store = {_key(override) for override in overrides} & {"tracking.uri", "tracking"}
+    return bool(typed_store) or not any(Path(config["runs_dir"], "sweeps").glob("*/sweep.json"))
 
 
 def _passed_over(line: str) -> None:

@@ -150,12 +150,15 @@ def test_a_search_goes_no_further_and_that_is_said(
     assert taken_up
 
 
+@pytest.mark.parametrize("content", [None, "", "format: 7\n"])
 def test_a_trial_without_its_config_is_named(
-    tmp_path: Path, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: str | None, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path)
     path = made.trial(made.trials[1].signature).path / "config.yaml"
     path.unlink()
+    if content is not None:
+        path.write_text(content)
     assert cli.main(["resume", f"runs_dir={made.runs_dir}"]) == 2
     assert str(path) in capsys.readouterr().err
     assert not taken_up
