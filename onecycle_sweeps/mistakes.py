@@ -412,7 +412,8 @@ def _has(config: Any, key: str) -> bool:
     """Whether a key is there, if only with null or ??? as its value."""
     node, _, leaf = key.rpartition(".")
     inside = OmegaConf.select(config, node) if node else config
-    return isinstance(inside, DictConfig) and leaf in inside
+    # Where the value is ???, `in` says that there is none.
+    return isinstance(inside, DictConfig) and leaf in list(inside)
 
 
 def _line(error: BaseException) -> str:

@@ -66,10 +66,12 @@ class Planner:
     def __init__(self, runs_dir: Path, *, cpus_elsewhere: int | None = None) -> None:
         self.runs_dir, self.cpus_elsewhere = runs_dir, cpus_elsewhere
         self.memos = fingerprints.memos(runs_dir)
-        self._read_afresh: set[str] = set()
+        self._read: set[str] = set()
         self._inputs: dict[str, Inputs] = {}
         self._data: dict[str, tuple[dataset.Facts, Data]] = {}
         self._built: set[str] = set()
+        # Lines for the user on what no check can see.
+        self.remarks: list[str] = []
 
     def plan(self, request: Request) -> Trial:
         """The trial that a request asks for; raises ConfigError with one line that names key, bound and value."""
@@ -149,11 +151,21 @@ class Planner:
 
         source = _hash([named.identity, apart])
         data = Data(source, _hash([source, provenance.code_hashes(node)]), named.prints)
-        afresh = config["rerun"] and data.cache not in self._read_afresh
+        afresh = config["rerun"] and data.cache not in self._read
         folder = self.runs_dir / "data" / data.cache
+        if not (named.prints or afresh or data.cache in self._read) and folder.is_dir():
+            self._remark_unseen(node["_target_"])
         facts = dataset.prepare(load, folder, check=check, afresh=afresh, **settings.split(config))
-        self._read_afresh.add(data.cache)
+        self._read.add(data.cache)
         return facts, data
+
+    def _remark_unseen(self, loader: str) -> None:
+        """Say of a loader of the user's own that its data comes from an earlier command, and may have changed."""
+        if not loader.startswith(f"{provenance.PROGRAM}."):
+            self.remarks.append(
+                f"the data of {loader} is as an earlier command read it: no key of data names a file or folder, so "
+                "that no change is noticed; rerun=true reads it afresh, and +data.files=[PATH] names what it reads"
+            )
 
     def _trial(self, config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
         config = {key: value for key, value in config.items() if key != checks.OF_THE_SWEEP}

@@ -328,6 +328,23 @@ def test_rerun_reads_afresh_what_no_key_names(tmp_path: Path, own, monkeypatch):
     assert not np.array_equal(pixels(runs_dir, *overrides, "rerun=true"), seen)
 
 
+def test_data_of_an_earlier_command_that_no_key_names_is_said_to_be_so(tmp_path: Path, own):
+    runs_dir, overrides = tmp_path / "runs", own(fixed=str(tmp_path / "a" / "d.npz"))
+    named = f"+data.files=[{tmp_path}/a/d.npz]"
+
+    def remarks(*keys: str) -> list[str]:
+        planner = Planner(runs_dir)
+        for seed in range(2):
+            planner.plan(request(runs_dir, *keys, f"seed={seed}"))
+        return planner.remarks
+
+    assert remarks(*overrides()) == []
+    (line,) = remarks(*overrides())
+    assert "rerun=true" in line and "+data.files=" in line
+    assert remarks(*overrides("rerun=true")) == remarks(*overrides(named)) == remarks(*overrides(named)) == []
+    assert remarks() == remarks() == []
+
+
 def test_rerun_decodes_a_data_set_once_for_all_trials_and_keeps_what_is_the_same(tmp_path: Path, own):
     overrides, runs_dir = own("with Path('calls').open('a') as calls: calls.write('x')"), tmp_path / "runs"
     keys = overrides(f"+data.file={tmp_path}/a/d.npz")

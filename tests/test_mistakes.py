@@ -71,6 +71,7 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("+pct_start=0.2", "pct_start", "did you mean policy.pct_start?"),
         ("policy.pct_strat=0.2", "policy.pct_strat", "did you mean policy.pct_start?"),
         ("optimizer={momentm: 0.8}", "optimizer.momentm", "did you mean optimizer.momentum?"),
+        ("data=image_folder data.path=photos data.files=[a]", "data.files", "+data.files=[a]"),
         ("+lr=0.1", "lr", "the rate is max_lr=0.1"),
         ("learning_rate=0.1", "learning_rate", "the rate is max_lr=0.1"),
         ("+optimizer.lr=0.1", "optimizer.lr", "the rate is max_lr=0.1"),

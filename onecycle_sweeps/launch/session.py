@@ -121,9 +121,12 @@ class Session:
         self._run(todo, run, (), remarks)
 
     def alike(self, asked: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
-        """A line, once in a session, for each thing that was typed and makes no difference between trainings."""
+        """A line, once in a session, for each thing that was typed and makes no difference between trainings.
+
+        And for data whose changes nothing shows.
+        """
         trainings = alike.Trainings(asked, self.planner.steps_per_epoch)
-        for line in (*alike.names_of_one(entries), *trainings.without_effect()):
+        for line in (*self.planner.remarks, *alike.names_of_one(entries), *trainings.without_effect()):
             if line not in self._said:
                 self._said.add(line)
                 yield line
