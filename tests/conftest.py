@@ -33,8 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in (("cluster", "slurm"), ("clinic", "slurm"), ("server", "server")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-        if "clinic" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("clinic"))
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 

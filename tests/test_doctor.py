@@ -22,7 +22,7 @@ Doctor = Callable[..., tuple[int, dict[str, str]]]
 
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One cluster for all questions: none of them changes it."""
+    """One cluster for all questions of a process: none of them changes it."""
     with up(tmp_path_factory.mktemp("slurm")) as made:
         yield made
 
