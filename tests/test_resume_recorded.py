@@ -137,7 +137,7 @@ def test_it_takes_nothing_that_would_make_other_trials(
     made = waiting(tmp_path)
     typed = typed.lstrip("+")
     assert cli.main(["resume", f"runs_dir={made.runs_dir}", typed]) == 2
-    assert f"no {word}: " in capsys.readouterr().err
+    assert f"which {word}=" in capsys.readouterr().err
     assert not taken_up
 
 
