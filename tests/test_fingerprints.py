@@ -311,12 +311,14 @@ def test_what_this_program_writes_into_a_folder_of_data_is_no_data(tmp_path: Pat
 
 def test_photographs_in_the_folder_that_is_worked_in_are_told_from_the_runs(photos: Path, monkeypatch):
     monkeypatch.chdir(photos)
-    for _ in range(2):
-        folder = made(Path("runs"), *asked(Path(), "data.root=."))
-        Path("mlflow.db").write_bytes(b"a store")
-        (folder.path / "lr_momentum.png").write_bytes(encoded(picture(0)))
-    trial.run(folder)
-    assert (folder.resolved() or {})["data"]["skipped"] == 0
+    overrides = asked(Path(), "data.root=.")
+    first = made(Path("runs"), *overrides)
+    Path("mlflow.db").write_bytes(b"a store")
+    (first.path / "lr_momentum.png").write_bytes(encoded(picture(0)))
+    again = made(Path("runs"), *overrides)
+    assert again.signature == first.signature
+    trial.run(again)
+    assert (again.resolved() or {})["data"]["skipped"] == 0
 
 
 def test_rerun_reads_afresh_what_no_key_names(tmp_path: Path, own, monkeypatch):

@@ -150,7 +150,7 @@ def check(made: Sweep, steps: int) -> None:
     """Raise Incomplete unless the first and the last trial have each step once."""
     from mlflow import MlflowClient
 
-    client, book = MlflowClient(made.tracking_uri), ledger.load(made.folder, made.tracking_uri)
+    client, book = MlflowClient(made.tracking_uri), ledger.load(made)
     for entry in (made.trials[0], made.trials[-1]):
         for name in stores.OURS:
             found = [point.step for point in client.get_metric_history(book.runs[entry.signature].run_id, name)]
