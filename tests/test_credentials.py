@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from onecycle_sweeps import credentials, folder
@@ -29,6 +29,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(schemes, secrets, places)
 def test_a_password_is_in_the_environment_and_nowhere_else(scheme: str, secret: str, place: str):
     password = quote(secret, safe="")
+    assume(password not in f"{scheme}://someone")
     uri = f"{scheme}://someone:{password}@{place}"
     kept = entrusted(uri)
     assert password not in kept.replace(place, "")

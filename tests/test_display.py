@@ -93,6 +93,7 @@ def test_results_that_were_there_already_are_counted(made: Sweep, capfd: pytest.
 def test_a_range_test_that_ends_tells_its_rate(made: Sweep):
     trial = TrialFolder(made.runs_dir / "r")
     trial.create({"task": "range_test"})
+    trial.write("resolved", {"max_lr": None, "total_steps": 100})
     Journal(trial.journal, 1, 0)
     recorded.finish(trial, metrics={"suggestion/max_lr": 0.1234, "seconds": 2.0})
     line = describe(trial, recorded.range_test("r"), FINISHED, None)
