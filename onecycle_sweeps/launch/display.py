@@ -57,9 +57,11 @@ class Display:
             self.console.print(Text(event.news))
         if entry and status == RUNNING:
             self.running[entry.signature] = entry
-            self._unheard[entry.signature] = entry
         elif entry and status:
             self.running.pop(entry.signature, None)
+        if entry and (status == RUNNING or status in ENDED):
+            # A short job may end before it was seen to run.
+            self._unheard[entry.signature] = entry
         self._tell_notes()
         if entry and status in ENDED:
             self._unheard.pop(entry.signature, None)
