@@ -1,6 +1,7 @@
 """Faults of a tracking server, injected under a real training, and what they cost."""
 
 import http.client
+import json
 import os
 import signal
 import statistics
@@ -246,7 +247,7 @@ def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training
         program.WORKER, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as worker:
         assert worker.stdin and worker.stdout
-        print(made.trial(entry.signature).path, file=worker.stdin, flush=True)
+        print(json.dumps(str(made.trial(entry.signature).path)), file=worker.stdin, flush=True)
         begun = Training(folder, made, environment)
         with tracking.Shipper(made.folder, interval=0.2, grace=2.0):
             try:

@@ -113,8 +113,13 @@ def complaints(page: Any) -> list[str]:
     A browser that lays out a page of MLflow's charts in more than one frame calls that an error too, which it is not.
     """
     said: list[str] = []
-    page.on("console", lambda message: message.type == "error" and said.append(message.text))
-    page.on("pageerror", lambda error: "ResizeObserver loop" not in str(error) and said.append(str(error)))
+
+    def complain(text: str) -> None:
+        if "ResizeObserver loop" not in text:
+            said.append(text)
+
+    page.on("console", lambda message: message.type == "error" and complain(message.text))
+    page.on("pageerror", lambda error: complain(str(error)))
     page.on("response", lambda answer: answer.status >= 400 and said.append(f"{answer.status} {answer.url}"))
     page.on(
         "request",
