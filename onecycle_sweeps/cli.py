@@ -33,7 +33,6 @@ MOST_WORDS = 160
 # What a verb may be told of where a sweep and its records are.
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
 PLACES = ("runs_dir", "tracking.uri", "tracking.experiment")
-MISTAKE = 2
 
 
 def main(argv: list[str]) -> int:
@@ -294,4 +293,4 @@ VERBS: dict[str, Callable[[Sweep], int]] = {
 
 def _mistake(line: str) -> int:
     conclusion.complain(f"onecycle_sweeps: {line}")
-    return MISTAKE
+    return conclusion.MISTAKE

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from onecycle_sweeps import storage
 from onecycle_sweeps.dataset import progress, walk
 from onecycle_sweeps.dataset.files import MEMOS
 
 CONTENT, STAT = "content", "stat"
-MEMO_VERSION = 1
 # A file that was written shortly before it was hashed might be written again within one tick of the file system's
 # clock, which leaves its times as they are: it is hashed again next time.
 SETTLED_NS = 2 * 10**9
@@ -131,29 +130,21 @@ def _memo(memos: Path, top: str) -> Path:
 
 
 def _remembered(memos: Path, top: str) -> dict[str, Known]:
-    """What was remembered of a path; nothing where the memo is missing, damaged or of another version."""
+    """What was remembered of a path; nothing where the memo is missing, damaged or of another format."""
     try:
-        content = json.loads(_memo(memos, top).read_bytes())
-        if (content["version"], content["path"]) != (MEMO_VERSION, top):
+        content = storage.read_json(_memo(memos, top), {"path": str, "files": dict})
+        if content is None or content["path"] != top:
             return {}
         return {name: Known(*entry) for name, entry in content["files"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (storage.Unreadable, TypeError):
         return {}
 
 
 def _remember(memos: Path, top: str, files: Files) -> None:
     """Write a path's memo whole or not at all; a disk that refuses it costs no more than hashing again."""
-    content = {"version": MEMO_VERSION, "path": top, "files": files}
     with suppress(OSError):
         memos.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(prefix=".part-", dir=memos)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file)
-            os.replace(part, _memo(memos, top))
-        except BaseException:
-            os.unlink(part)
-            raise
+        storage.write(_memo(memos, top), json.dumps(storage.marked({"path": top, "files": files})))
 
 
 def _hashed(top: str, names: Sequence[str]) -> Iterator[Known]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -138,10 +138,7 @@ class TrialFolder:
 
     def max_lr(self) -> float | None:
         """The rate that the first attempt fixed; None before it, and where that cannot be read."""
-        try:
-            return (self.resolved() or {}).get("max_lr")
-        except Unreadable:
-            return None
+        return _or_empty(self.resolved).get("max_lr")
 
     def result(self) -> dict[str, Any] | None:
         """What the trial came to; None while it has not."""
@@ -161,10 +158,7 @@ class TrialFolder:
 
     def last_failure(self) -> dict[str, Any]:
         """The same, empty where there was none, and where it cannot be read."""
-        try:
-            return self.failure() or {}
-        except Unreadable:
-            return {}
+        return _or_empty(self.failure)
 
     def job(self) -> dict[str, Any] | None:
         """The job that a cluster was given last for the trial, and how it was seen last; None if there was none."""
@@ -172,10 +166,7 @@ class TrialFolder:
 
     def last_job(self) -> dict[str, Any]:
         """The same, empty where there was none, and where it cannot be read."""
-        try:
-            return self.job() or {}
-        except Unreadable:
-            return {}
+        return _or_empty(self.job)
 
     def _spare(self, name: str, fields: Fields) -> dict[str, Any] | None:
         try:
@@ -255,6 +246,14 @@ class TrialFolder:
         """Raise Superseded if there is a later attempt than this one."""
         if (newest := self.attempts()) > attempt:
             raise Superseded(f"attempt {newest} has taken over from attempt {attempt} in {self.path}")
+
+
+def _or_empty(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+    """What a record holds; nothing where there is none, or it cannot be read."""
+    try:
+        return read() or {}
+    except Unreadable:
+        return {}
 
 
 def _yaml(path: Path) -> dict[str, Any]:

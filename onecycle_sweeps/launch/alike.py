@@ -14,8 +14,6 @@ OURS = "onecycle_sweeps."
 MOMENTUM, SPLIT_SEED = "optimizer.momentum", "data.split_seed"
 # So many steps tell most trajectories apart.
 LOOKS = 32
-# Where a range test is still to find the rate, policies are compared below a rate that no other key of theirs reaches.
-RATE_TO_COME = 1e9
 
 
 def names_of_one(entries: Sequence[Entry]) -> list[str]:
@@ -99,11 +97,11 @@ class Trainings:
 
     def _policy(self, trial: Trial) -> tuple[Policy, list[Hyper]]:
         """The training's policy, and what it says of some steps."""
-        config, rate, steps = trial.config, settings.max_lr(trial.config) or RATE_TO_COME, self._steps(trial)
-        key = json.dumps([config["policy"], config["epochs"], rate, steps], sort_keys=True)
+        config, steps = trial.config, self._steps(trial)
+        key = json.dumps([config["policy"], config["epochs"], settings.max_lr(config), steps], sort_keys=True)
         if key not in self._policies:
             with settings.environment(config):
-                policy = settings.policy(config, rate, self._steps_per_epoch(config))
+                policy = settings.outlined_policy(config, self._steps_per_epoch(config))
                 looks = sorted({round((steps - 1) * i / (LOOKS - 1)) for i in range(LOOKS)})
                 self._policies[key] = policy, [policy(step) for step in looks]
         return self._policies[key]

@@ -1,14 +1,13 @@
 """The end of a command: the report is written, published and printed, every failure listed, and where to look."""
 
-import os
 import shlex
 import sys
-import traceback
 from pathlib import Path
 
 from rich.console import Console
 
 from onecycle_sweeps import paths, report, tracking
+from onecycle_sweeps.faults import in_full, wanted_in_full
 from onecycle_sweeps.launch.reuse import outdated
 from onecycle_sweeps.launch.session import Session
 from onecycle_sweeps.report.program import program as program
@@ -53,8 +52,8 @@ def complain(line: str) -> None:
 
 def refuse(error: Exception) -> int:
     """Tell a mistake of the user's in one line, behind its traceback where Hydra is to show it; the exit status."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exception(error)
+    if wanted_in_full():
+        print(in_full(error), end="", file=sys.stderr)
     complain(f"onecycle_sweeps: {error}")
     return MISTAKE
 

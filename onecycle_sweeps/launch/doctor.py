@@ -7,6 +7,7 @@ from typing import Any
 from onecycle_sweeps import checks, dataset, settings
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.launch import conclusion, places, rehearsal
+from onecycle_sweeps.launch.commands import is_slurm
 from onecycle_sweeps.launch.finding import FAILS, Finding, fails, ok, skipped
 from onecycle_sweeps.launch.rehearsal import Rehearsals
 from onecycle_sweeps.plan import Planner, Request
@@ -26,7 +27,7 @@ def examine(requests: Sequence[Request], launcher: Mapping[str, Any], *, probing
 
 
 def _findings(requests: Sequence[Request], launcher: Mapping[str, Any], probing: bool) -> Iterator[Finding]:
-    on_slurm = "timeout_min" in launcher
+    on_slurm = is_slurm(launcher)
     yield (readable := _config(requests, launcher, on_slurm))
     if not readable.good:
         yield from (skipped(about, "the config comes first") for about in ("runs_dir", "trial", "tracking", *SLURM))

@@ -146,6 +146,6 @@ def _died(process: _Process, errors: IO[bytes]) -> Refusal:
     """What to say of a process that ended without an answer."""
     errors.seek(0)
     last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-    how = how_it_ended(process.status) if isinstance(process.status, int) else "ended, how is not known"
+    how = how_it_ended(process.status) if isinstance(process.status, int) else "ended with an unknown exit status"
     did = f"model._target_={process.trying} was tried on a few samples, and the process that did it {how}"
     return Refusal(": ".join([did, *last]), killed=process.status == -signal.SIGKILL)
