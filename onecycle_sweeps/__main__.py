@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from onecycle_sweeps import arguments, credentials, paths, terminal
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.launch import fork_server
+from onecycle_sweeps.launching import fork_server
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,7 +32,7 @@ def main() -> None:
     try:
         sys.exit(_verb() if arguments.is_verb(first) else _command())
     except ConfigError as error:
-        from onecycle_sweeps.launch import conclusion
+        from onecycle_sweeps.launching import conclusion
 
         sys.exit(conclusion.refuse(error))
     except KeyboardInterrupt:
@@ -72,9 +72,9 @@ def _command() -> int:
             fork_server.of_this_process.start()
     try:
         one_trial()
-        if "onecycle_sweeps.launch.commands" not in sys.modules:
+        if "onecycle_sweeps.launching.commands" not in sys.modules:
             return 0
-        from onecycle_sweeps.launch import commands
+        from onecycle_sweeps.launching import commands
 
         return commands.conclude_sweep()
     finally:
@@ -90,7 +90,7 @@ def one_trial() -> None:
 
     @hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")
     def run(config: "DictConfig") -> None:
-        from onecycle_sweeps.launch import commands
+        from onecycle_sweeps.launching import commands
 
         commands.one_trial(config, HydraConfig.get())
 

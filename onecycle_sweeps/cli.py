@@ -16,10 +16,10 @@ from onecycle_sweeps import arguments, mistakes, report, retyping, settings, swe
 from onecycle_sweeps.arguments import is_verb
 from onecycle_sweeps.checks import GLOBAL_GROUPS, ConfigError
 from onecycle_sweeps.folder import check_mine
-from onecycle_sweeps.launch import commands, conclusion, ui_server
-from onecycle_sweeps.launch.display import Display
-from onecycle_sweeps.launch.slurm import standings
-from onecycle_sweeps.launch.slurm.cluster import Refused
+from onecycle_sweeps.launching import commands, conclusion, ui_server
+from onecycle_sweeps.launching.display import Display
+from onecycle_sweeps.launching.slurm import standings
+from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.state import Earlier, state, unusable
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 def doctor(config: DictConfig, requests: Sequence[Request], *, probing: bool) -> int:
     """What would fail later, a line for each thing that a sweep needs; with --probe a short job looks from a node."""
-    from onecycle_sweeps.launch import doctor as checks
+    from onecycle_sweeps.launching import doctor as checks
 
     return checks.examine(requests, settings.launcher(config), probing=probing)
 
@@ -95,7 +95,7 @@ def status(which: Sweep) -> int:
 
 def watch(which: Sweep) -> int:
     """How the trials of the sweep come along, until all have ended; jobs that a limit ended are submitted again."""
-    from onecycle_sweeps.launch.slurm import watching
+    from onecycle_sweeps.launching.slurm import watching
 
     _ask_the_cluster(which)
     trials = [entry for entry in which.trials if not state(which.trial(entry.signature)).has_result]
@@ -107,7 +107,7 @@ def watch(which: Sweep) -> int:
 
 def cancel(which: Sweep) -> int:
     """End the sweep's trials that have not ended: those at work save first. The recorded command goes on with them."""
-    from onecycle_sweeps.launch.slurm import chain
+    from onecycle_sweeps.launching.slurm import chain
 
     trials = [which.trial(entry.signature) for entry in which.trials]
     _name_lost(which)

@@ -109,7 +109,7 @@ def _job_processes(cluster: Cluster, text: str) -> Iterator[int]:
             shown = Path(f"/proc/{pid}/environ").read_text(errors="replace")
         except OSError:
             continue
-        if words[0] == sys.executable and "onecycle_sweeps.launch.slurm.node" in words and text in shown:
+        if words[0] == sys.executable and "onecycle_sweeps.launching.slurm.node" in words and text in shown:
             yield pid
 
 

@@ -33,7 +33,7 @@ FLOORS = (
     ("trial", "plan"),
     ("sweep", "composition", "mistakes"),
     ("tracking", "report", "typed", "retyping"),
-    ("launch",),
+    ("launching",),
     ("cli", "hydra_plugins"),
     ("__main__",),
 )
@@ -55,7 +55,7 @@ WITH_HYDRA = (
     "hydra_job",
     "typed",
 )
-HOMES = {"mlflow": ("tracking",), "submitit": ("launch.slurm",), "hydra": WITH_HYDRA, "omegaconf": WITH_HYDRA}
+HOMES = {"mlflow": ("tracking",), "submitit": ("launching.slurm",), "hydra": WITH_HYDRA, "omegaconf": WITH_HYDRA}
 
 # The submitting side starts without torch. Plan asks torch for its devices only where a config names one.
 TORCH = ("torch", "torchvision")

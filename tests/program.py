@@ -18,17 +18,17 @@ import pytest
 import real_trials
 from onecycle_sweeps import journal, sweep
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.launch import local
-from onecycle_sweeps.launch.fork_server import ForkServer
-from onecycle_sweeps.launch.queue import Event
-from onecycle_sweeps.launch.worker import Worker
+from onecycle_sweeps.launching import local
+from onecycle_sweeps.launching.fork_server import ForkServer
+from onecycle_sweeps.launching.queue import Event
+from onecycle_sweeps.launching.worker import Worker
 from onecycle_sweeps.plan import Planner
 from onecycle_sweeps.sweep import Entry, Sweep
 
 MODULE = (sys.executable, "-m", "onecycle_sweeps")
 SCRIPT = (str(Path(sys.executable).with_name("onecycle-sweeps")),)
 QUICK = ("policy=constant", "max_lr=0.1", "epochs=1")
-WORKER = (sys.executable, "-c", "from onecycle_sweeps.launch import job; job.serve()")
+WORKER = (sys.executable, "-c", "from onecycle_sweeps.launching import job; job.serve()")
 TIMEOUT_SECONDS = 300
 NEW_STORE = "import sys; from onecycle_sweeps.tracking.store import reached\nwith reached(sys.argv[1]): pass"
 SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, journal.VAL_LOSS, journal.VAL_ACCURACY)

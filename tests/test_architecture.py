@@ -26,12 +26,12 @@ BREACHES = [
     (house.imports_run_downwards, {"onecycle_sweeps/training.py": "from onecycle_sweeps import trial"}),
     (house.imports_run_downwards, {"onecycle_sweeps/training.py": "from onecycle_sweeps.trial import run"}),
     (house.imports_run_downwards, {"onecycle_sweeps/training.py": "def f():\n    import onecycle_sweeps.trial"}),
-    (house.imports_run_downwards, {"onecycle_sweeps/report/page.py": "from ..launch import job"}),
+    (house.imports_run_downwards, {"onecycle_sweeps/report/page.py": "from ..launching import job"}),
     (house.imports_run_downwards, {"onecycle_sweeps/report/page.py": "import onecycle_sweeps.tracking"}),
     (house.imports_run_downwards, {"onecycle_sweeps/trial.py": "import hydra_plugins.onecycle_sweeps"}),
     (house.nobody_imports_what_conf_names, {"onecycle_sweeps/trial.py": "from onecycle_sweeps.models import lenet"}),
     (house.a_library_stays_in_its_home, {"onecycle_sweeps/trial.py": "def f():\n    from mlflow import log_metric"}),
-    (house.a_library_stays_in_its_home, {"onecycle_sweeps/launch/local.py": "import submitit"}),
+    (house.a_library_stays_in_its_home, {"onecycle_sweeps/launching/local.py": "import submitit"}),
     (house.a_library_stays_in_its_home, {"onecycle_sweeps/training.py": "from omegaconf import OmegaConf"}),
     (house.the_submitting_side_starts_without_torch, {"onecycle_sweeps/cli.py": "def f():\n    import torch"}),
     (house.the_submitting_side_starts_without_torch, {"onecycle_sweeps/report/page.py": "import torchvision.io"}),
@@ -56,7 +56,7 @@ BREACHES = [
     ),
     (house.every_name_says_something, {"onecycle_sweeps/report/figure_utils.py": ""}),
 ]
-STANDING = ("__init__", "trial", "tracking", "journal", "models/lenet", "data/idx", "launch/job", "report/__init__")
+STANDING = ("__init__", "trial", "tracking", "journal", "models/lenet", "data/idx", "launching/job", "report/__init__")
 
 
 @pytest.mark.parametrize(("rule", "files"), BREACHES, ids=_name)

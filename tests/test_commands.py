@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.launch.conclusion import program
+from onecycle_sweeps.launching.conclusion import program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 from program import ask, points, recorded_points, run, runs_of, sweep_of, trials, with_store, write
 

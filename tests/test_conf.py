@@ -12,7 +12,7 @@ from hydra.utils import get_object, instantiate
 from hydra_plugins.onecycle_sweeps.launcher import plain_settings
 from onecycle_sweeps import settings, trial
 from onecycle_sweeps.checks import LOCAL_LAUNCHER, check, check_launcher
-from onecycle_sweeps.launch.slurm.request import KEYS
+from onecycle_sweeps.launching.slurm.request import KEYS
 from real_trials import CONF, composed, made
 
 FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle_sweeps.launch import fork_server, local, machine
-from onecycle_sweeps.launch import worker as worker_module
-from onecycle_sweeps.launch.fork_server import ForkServer
-from onecycle_sweeps.launch.worker import LEFT, Worker
+from onecycle_sweeps.launching import fork_server, local, machine
+from onecycle_sweeps.launching import worker as worker_module
+from onecycle_sweeps.launching.fork_server import ForkServer
+from onecycle_sweeps.launching.worker import LEFT, Worker
 from onecycle_sweeps.state import state
 from onecycle_sweeps.sweep import Entry, Sweep
 from program import QUICK, drive, planned, wait_until

@@ -12,9 +12,9 @@ import pytest
 import recorded
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launch import display
-from onecycle_sweeps.launch.display import Display, describe
-from onecycle_sweeps.launch.queue import Event
+from onecycle_sweeps.launching import display
+from onecycle_sweeps.launching.display import Display, describe
+from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
 
@@ -110,8 +110,8 @@ import sys
 from pathlib import Path
 from onecycle_sweeps import sweep
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launch import display
-from onecycle_sweeps.launch.queue import Event
+from onecycle_sweeps.launching import display
+from onecycle_sweeps.launching.queue import Event
 
 display.REFRESH_SECONDS = 0.0
 made = sweep.load(Path(sys.argv[1]))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import cli, locks
-from onecycle_sweeps.launch import places
-from onecycle_sweeps.launch.slurm import probe
+from onecycle_sweeps.launching import places
+from onecycle_sweeps.launching.slurm import probe
 from program import write
 from slurm_cluster import Cluster, up
 from test_verbs import unused_port
@@ -171,7 +171,7 @@ def test_ctrl_c_cancels_the_probe(clinic: Cluster, at_the_clinic: Doctor, monkey
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onecycle_sweeps.launch.slurm.cluster.look", interrupt)
+    monkeypatch.setattr("onecycle_sweeps.launching.slurm.cluster.look", interrupt)
     with pytest.raises(KeyboardInterrupt):
         at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
     assert clinic.run("squeue", "--noheader") == ""

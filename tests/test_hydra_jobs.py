@@ -17,8 +17,8 @@ from onecycle_sweeps.checks import ConfigError, check_env_set
 from onecycle_sweeps.composition import Composer
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.hydra_job import UNLESS_TOLD
-from onecycle_sweeps.launch.direction import minimising
-from onecycle_sweeps.launch.job import execute
+from onecycle_sweeps.launching.direction import minimising
+from onecycle_sweeps.launching.job import execute
 from onecycle_sweeps.plan import Planner, Request
 from onecycle_sweeps.sweep import Sweep
 from program import drive, planned, run, sweep_of, trials, with_store, write

@@ -18,7 +18,7 @@ import pytest
 import real_trials
 from onecycle_sweeps import __main__, trial
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.launch.conclusion import program
+from onecycle_sweeps.launching.conclusion import program
 from onecycle_sweeps.state import progress
 from program import MODULE, helpers, points, recorded_points, run, runs_of, start, trials, wait_until, with_store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.launch.worker import LEFT
+from onecycle_sweeps.launching.worker import LEFT
 from onecycle_sweeps.state import state
 from onecycle_sweeps.sweep import RANGE_TEST
 from program import QUICK, WORKER, Seen, drive, helpers, planned, wait_until, write

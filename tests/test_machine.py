@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import affinity
-from onecycle_sweeps.launch import machine
+from onecycle_sweeps.launching import machine
 
 Cgroup = Callable[[str, dict[str, str]], float | None]
 
@@ -30,7 +30,7 @@ def quota(tmp_path: Path) -> Cgroup:
 
 def test_a_process_bound_to_one_core_has_one_core():
     bind = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})"
-    ask = "from onecycle_sweeps.launch import machine; print(machine.cores())"
+    ask = "from onecycle_sweeps.launching import machine; print(machine.cores())"
     done = subprocess.run([sys.executable, "-c", f"{bind}; {ask}"], capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr
 

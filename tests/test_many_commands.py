@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import sweep
-from onecycle_sweeps.launch.conclusion import program
+from onecycle_sweeps.launching.conclusion import program
 from program import ask, points, recorded_points, runs_of, start, trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many_commands")]

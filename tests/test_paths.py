@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 import real_trials
 from onecycle_sweeps import cli, composition, paths, settings
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.launch import rehearsal
-from onecycle_sweeps.launch.rehearsal import Rehearsals
-from onecycle_sweeps.launch.session import Session
-from onecycle_sweeps.launch.slurm import request
+from onecycle_sweeps.launching import rehearsal
+from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching.session import Session
+from onecycle_sweeps.launching.slurm import request
 from program import run, sweep_of, with_store, write
 
 ME = pwd.getpwuid(os.getuid()).pw_name

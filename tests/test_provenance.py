@@ -201,7 +201,9 @@ def test_the_code_that_every_trial_runs_counts_where_it_is_not_installed():
     assert {"onecycle_sweeps/training.py", "onecycle_sweeps/trial/train.py", "onecycle_sweeps/dataset/batches.py"} <= (
         found.files.keys()
     )
-    assert not [name for name in found.files if name.startswith(("onecycle_sweeps/report", "onecycle_sweeps/launch"))]
+    assert not [
+        name for name in found.files if name.startswith(("onecycle_sweeps/report", "onecycle_sweeps/launching"))
+    ]
 
 
 def test_an_edit_of_the_code_that_every_trial_runs_is_other_code(tmp_path: Path):

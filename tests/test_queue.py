@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import hand_made
-from onecycle_sweeps.launch import queue
-from onecycle_sweeps.launch.queue import Event, Queue
+from onecycle_sweeps.launching import queue
+from onecycle_sweeps.launching.queue import Event, Queue
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 
 TESTS = [Entry(name, RANGE_TEST, {"model": name}) for name in ("first", "second")]

@@ -19,9 +19,9 @@ from onecycle_sweeps import locks, report, storage, sweep, trial
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launch import commands, places, rehearsal
-from onecycle_sweeps.launch.rehearsal import Rehearsals
-from onecycle_sweeps.launch.session import Session
+from onecycle_sweeps.launching import commands, places, rehearsal
+from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.state import Earlier, state, unusable
 from onecycle_sweeps.storage import Damaged, OtherFormat
 from onecycle_sweeps.tracking.account import standing

@@ -10,9 +10,9 @@ import pytest
 
 import users_mistakes
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.launch import rehearsal
-from onecycle_sweeps.launch.fork_server import ForkServer
-from onecycle_sweeps.launch.rehearsal import Order, Refusal, Rehearsals
+from onecycle_sweeps.launching import rehearsal
+from onecycle_sweeps.launching.fork_server import ForkServer
+from onecycle_sweeps.launching.rehearsal import Order, Refusal, Rehearsals
 from onecycle_sweeps.plan import Planner
 from real_trials import SHORT, planned, request
 

@@ -11,7 +11,7 @@ import pytest
 
 import hand_made
 from onecycle_sweeps import cli, settings
-from onecycle_sweeps.launch import commands
+from onecycle_sweeps.launching import commands
 from onecycle_sweeps.sweep import Sweep
 from program import QUICK, planned, sweep_of, with_store
 from recorded import attempt, finish

@@ -7,10 +7,10 @@ import pytest
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launch.slurm import endings, request
-from onecycle_sweeps.launch.slurm.cluster import Job
-from onecycle_sweeps.launch.slurm.endings import FUTILE_ATTEMPTS, Ending, ending, is_futile
-from onecycle_sweeps.launch.slurm.records import Submission
+from onecycle_sweeps.launching.slurm import endings, request
+from onecycle_sweeps.launching.slurm.cluster import Job
+from onecycle_sweeps.launching.slurm.endings import FUTILE_ATTEMPTS, Ending, ending, is_futile
+from onecycle_sweeps.launching.slurm.records import Submission
 
 PLACE = {"slurm_job_id": "7_0", "slurm_restarts": "0", "node": "n1"}
 
@@ -120,7 +120,7 @@ def test_the_notice_before_a_time_limit_is_a_tenth_of_it_and_two_minutes_at_most
 
 
 def test_a_submission_is_the_same_after_it_was_written_down(tmp_path: Path):
-    from onecycle_sweeps.launch.slurm import records
+    from onecycle_sweeps.launching.slurm import records
 
     made = Submission("onecycle-a-b", ("5161",), {"setup": ["a"]}, 1.0, 2.0)
     made.write(tmp_path / "one.json")

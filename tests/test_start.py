@@ -20,7 +20,7 @@ OWN = (
 TRAIN = f"""
 import json, sys
 from pathlib import Path
-from onecycle_sweeps.launch import job
+from onecycle_sweeps.launching import job
 import real_trials
 seen = {{}}
 for model in sys.argv[2:]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from submitit import SlurmExecutor
 
-from onecycle_sweeps.launch.slurm.submission import Sbatch
+from onecycle_sweeps.launching.slurm.submission import Sbatch
 
 
 def test_submitit_has_the_private_functions_that_are_used():

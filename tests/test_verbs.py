@@ -15,7 +15,7 @@ import pytest
 
 import hand_made
 from onecycle_sweeps import arguments, cli
-from onecycle_sweeps.launch.conclusion import program
+from onecycle_sweeps.launching.conclusion import program
 from onecycle_sweeps.sweep import Sweep
 from program import QUICK, ask, points, recorded_points, run, runs_of, start, sweep_of, trials, wait_until, with_store
 

@@ -23,7 +23,7 @@ class Launcher(HydraLauncher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra offers before the first launch, and refuse what cannot be done around the jobs."""
         from onecycle_sweeps.composition import Composer
-        from onecycle_sweeps.launch import commands
+        from onecycle_sweeps.launching import commands
 
         commands.check_sweep(config.hydra)
         # A sweeper writes the config to disk, and the jobs inherit what is to be copied from this process.
@@ -35,7 +35,7 @@ class Launcher(HydraLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; a trial that failed is listed by the sweep, and no failure of the launch."""
         from onecycle_sweeps.checks import ConfigError
-        from onecycle_sweeps.launch import commands
+        from onecycle_sweeps.launching import commands
 
         if not job_overrides:
             raise ConfigError("the overrides name no value to try: glob() finds choices of groups alone")

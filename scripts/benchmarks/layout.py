@@ -11,7 +11,7 @@ from typing import IO
 from benchmarks.nets import Setting
 from benchmarks.tables import Result, Table
 from benchmarks.work import Options
-from onecycle_sweeps.launch.machine import cores
+from onecycle_sweeps.launching.machine import cores
 
 CAPTION = """Bare training steps at batch {batch} on made-up images (SGD with Nesterov, channels_last), each process \
 for {seconds:g} s from a common start. A row is a layout on {cores} cores, in turn with the others, {rounds} rounds; \

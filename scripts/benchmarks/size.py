@@ -6,7 +6,7 @@ from benchmarks import processes
 from benchmarks.processes import Spent
 from benchmarks.tables import Result, Table
 from benchmarks.work import Options
-from onecycle_sweeps.launch.machine import cores
+from onecycle_sweeps.launching.machine import cores
 
 TRAIN = ("data=digits", "policy=constant", "max_lr=0.1", "epochs=1", "batch_size=1024")
 CAPTION = """Sweeps of so many trials, each a training of one step on digits, made by the program itself on {cores} \

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import processes
 from benchmarks.tables import Result, Table
 from benchmarks.work import Options
-from onecycle_sweeps.launch.machine import cores
+from onecycle_sweeps.launching.machine import cores
 
 TIMEOUT_SECONDS = 300.0
 SETTLE_SECONDS = 1.0

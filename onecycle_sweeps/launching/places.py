@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 from urllib.parse import urlsplit
 
 from onecycle_sweeps import locks, tracking
-from onecycle_sweeps.launch.finding import Finding, fails, ok
+from onecycle_sweeps.launching.finding import Finding, fails, ok
 from onecycle_sweeps.tracking.store import address, database_file, greet
 
 # File systems that several machines mount; a FUSE one says its name after a dot.

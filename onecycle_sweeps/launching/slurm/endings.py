@@ -8,7 +8,7 @@ from signal import SIGUSR2
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Attempt
-from onecycle_sweeps.launch.slurm.cluster import Job
+from onecycle_sweeps.launching.slurm.cluster import Job
 from onecycle_sweeps.state import STOPPED
 
 # As many attempts in a row that save no later step, and the trial is given up.

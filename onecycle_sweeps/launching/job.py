@@ -15,8 +15,8 @@ from pathlib import Path
 from onecycle_sweeps import journal, terminal, trial
 from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
-from onecycle_sweeps.launch.queue import NOT_AN_END
-from onecycle_sweeps.launch.worker import LEFT, READY
+from onecycle_sweeps.launching.queue import NOT_AN_END
+from onecycle_sweeps.launching.worker import LEFT, READY
 from onecycle_sweeps.state import CANCELLED
 from onecycle_sweeps.trial.allocator import keep_freed_memory
 
@@ -73,7 +73,7 @@ class _Unfinished(BaseException):
 def _as_hydra_runs_it(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Outcome:
     """Run a trial as Hydra's own launchers run a job: with its environment, in its output folder, between callbacks."""
     from onecycle_sweeps import hydra_job
-    from onecycle_sweeps.launch.session import objective
+    from onecycle_sweeps.launching.session import objective
 
     outcome = Outcome(BUSY, f"another process works on {folder.path}")
     if folder.is_locked():

@@ -6,11 +6,11 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from queue import Empty
 
-from onecycle_sweeps.launch import fork_server, machine
-from onecycle_sweeps.launch.fork_server import THREAD_VARIABLES, ForkServer
-from onecycle_sweeps.launch.queue import Event, Queue
-from onecycle_sweeps.launch.worker import LEFT, READY, Heard, Worker
-from onecycle_sweeps.launch.worker import WorkerLost as WorkerLost
+from onecycle_sweeps.launching import fork_server, machine
+from onecycle_sweeps.launching.fork_server import THREAD_VARIABLES, ForkServer
+from onecycle_sweeps.launching.queue import Event, Queue
+from onecycle_sweeps.launching.worker import LEFT, READY, Heard, Worker
+from onecycle_sweeps.launching.worker import WorkerLost as WorkerLost
 from onecycle_sweeps.state import RUNNING, STOPPED
 from onecycle_sweeps.sweep import Entry, Sweep
 

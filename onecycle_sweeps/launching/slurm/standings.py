@@ -9,10 +9,10 @@ from typing import Any
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Attempt
-from onecycle_sweeps.launch.slurm import cluster, endings, records
-from onecycle_sweeps.launch.slurm.cluster import Job, Seen
-from onecycle_sweeps.launch.slurm.endings import Ending
-from onecycle_sweeps.launch.slurm.records import Submission, load
+from onecycle_sweeps.launching.slurm import cluster, endings, records
+from onecycle_sweeps.launching.slurm.cluster import Job, Seen
+from onecycle_sweeps.launching.slurm.endings import Ending
+from onecycle_sweeps.launching.slurm.records import Submission, load
 from onecycle_sweeps.state import LOST, QUEUED, RUNNING, STOPPED, state
 from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import Sweep

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from onecycle_sweeps import sweep
-from onecycle_sweeps.launch import conclusion, estimate
-from onecycle_sweeps.launch.rehearsal import Rehearsals
-from onecycle_sweeps.launch.session import Session
-from onecycle_sweeps.launch.slurm import cluster, request
-from onecycle_sweeps.launch.slurm.cluster import Refused
-from onecycle_sweeps.launch.slurm.records import Submission
-from onecycle_sweeps.launch.slurm.request import Settings
-from onecycle_sweeps.launch.slurm.submission import prepared
+from onecycle_sweeps.launching import conclusion, estimate
+from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching.session import Session
+from onecycle_sweeps.launching.slurm import cluster, request
+from onecycle_sweeps.launching.slurm.cluster import Refused
+from onecycle_sweeps.launching.slurm.records import Submission
+from onecycle_sweeps.launching.slurm.request import Settings
+from onecycle_sweeps.launching.slurm.submission import prepared
 from onecycle_sweeps.plan import Request, Trial
 from onecycle_sweeps.state import QUEUED, RUNNING, WAITING, state
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep

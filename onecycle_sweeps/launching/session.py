@@ -13,11 +13,11 @@ from typing import Any
 from onecycle_sweeps import locks, provenance, published, sweep, tracking
 from onecycle_sweeps.checks import OF_THE_SWEEP, ConfigError
 from onecycle_sweeps.folder import Busy, TrialFolder
-from onecycle_sweeps.launch import alike
-from onecycle_sweeps.launch.display import Display
-from onecycle_sweeps.launch.queue import Event
-from onecycle_sweeps.launch.rehearsal import Rehearsals
-from onecycle_sweeps.launch.reuse import outdated
+from onecycle_sweeps.launching import alike
+from onecycle_sweeps.launching.display import Display
+from onecycle_sweeps.launching.queue import Event
+from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching.reuse import outdated
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.state import DIVERGED, Earlier, state, unusable
 from onecycle_sweeps.storage import Damaged, Unreadable

@@ -13,8 +13,8 @@ from queue import SimpleQueue
 from typing import IO
 
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.launch.fork_server import ForkServer, how_it_ended
-from onecycle_sweeps.launch.forking import MOST_BYTES, RUNNING
+from onecycle_sweeps.launching.fork_server import ForkServer, how_it_ended
+from onecycle_sweeps.launching.forking import MOST_BYTES, RUNNING
 from onecycle_sweeps.sweep import Entry
 
 READY = "ready"

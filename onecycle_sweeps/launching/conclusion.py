@@ -8,8 +8,8 @@ from rich.console import Console
 
 from onecycle_sweeps import paths, report, tracking
 from onecycle_sweeps.faults import in_full, wanted_in_full
-from onecycle_sweeps.launch.reuse import outdated
-from onecycle_sweeps.launch.session import Session
+from onecycle_sweeps.launching.reuse import outdated
+from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.report.program import program as program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 

@@ -25,8 +25,8 @@ from contextlib import ExitStack  # noqa: E402
 
 from onecycle_sweeps import arguments, journal, sweep, tracking  # noqa: E402
 from onecycle_sweeps.folder import TrialFolder  # noqa: E402
-from onecycle_sweeps.launch.slurm import cluster, endings, records  # noqa: E402
-from onecycle_sweeps.launch.slurm.records import Submission  # noqa: E402
+from onecycle_sweeps.launching.slurm import cluster, endings, records  # noqa: E402
+from onecycle_sweeps.launching.slurm.records import Submission  # noqa: E402
 from onecycle_sweeps.state import FAILED, state  # noqa: E402
 from onecycle_sweeps.storage import Unreadable  # noqa: E402
 from onecycle_sweeps.sweep import Sweep  # noqa: E402
@@ -91,7 +91,7 @@ def place() -> dict[str, str]:
 
 
 def _execute(trial: TrialFolder) -> int:
-    from onecycle_sweeps.launch import job
+    from onecycle_sweeps.launching import job
 
     here = place()
     until = time.monotonic() + BUSY_SECONDS

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from onecycle_sweeps.folder import check_mine
-from onecycle_sweeps.launch.slurm import cluster, records, request, standings
-from onecycle_sweeps.launch.slurm.cluster import Refused
-from onecycle_sweeps.launch.slurm.records import Submission
-from onecycle_sweeps.launch.slurm.request import Settings
-from onecycle_sweeps.launch.slurm.submission import submit
+from onecycle_sweeps.launching.slurm import cluster, records, request, standings
+from onecycle_sweeps.launching.slurm.cluster import Refused
+from onecycle_sweeps.launching.slurm.records import Submission
+from onecycle_sweeps.launching.slurm.request import Settings
+from onecycle_sweeps.launching.slurm.submission import submit
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 IN_FLIGHT_PAUSE = 1.0

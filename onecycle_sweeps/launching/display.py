@@ -14,7 +14,7 @@ from rich.text import Text
 from onecycle_sweeps import journal
 from onecycle_sweeps.faults import wanted_in_full
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.launch.queue import Event
+from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.state import ENDED, FAILED, RUNNING, progress, state
 from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep

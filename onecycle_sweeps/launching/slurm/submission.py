@@ -14,10 +14,10 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from onecycle_sweeps.launch.slurm import cluster, records, request
-from onecycle_sweeps.launch.slurm.cluster import Refused
-from onecycle_sweeps.launch.slurm.records import Submission
-from onecycle_sweeps.launch.slurm.request import Settings
+from onecycle_sweeps.launching.slurm import cluster, records, request
+from onecycle_sweeps.launching.slurm.cluster import Refused
+from onecycle_sweeps.launching.slurm.records import Submission
+from onecycle_sweeps.launching.slurm.request import Settings
 from onecycle_sweeps.state import QUEUED
 from onecycle_sweeps.sweep import Sweep
 
@@ -123,7 +123,7 @@ def asking(settings: Settings, folder: Path, name: str, cwd: str, count: int = 1
 
 def command(path: Path, module: str = "node") -> str:
     """What each job of a submission runs: this Python, in the environment that it was submitted from."""
-    python = [sys.executable, "-u", "-m", f"onecycle_sweeps.launch.slurm.{module}", str(path)]
+    python = [sys.executable, "-u", "-m", f"onecycle_sweeps.launching.slurm.{module}", str(path)]
     return shlex.join(["bash", "-c", DEAF, "node", *python])
 
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Generator, Sequence
 
-from onecycle_sweeps.launch.queue import Event
-from onecycle_sweeps.launch.slurm import chain, cluster, records, standings
-from onecycle_sweeps.launch.slurm.cluster import Refused
-from onecycle_sweeps.launch.slurm.request import Settings
+from onecycle_sweeps.launching.queue import Event
+from onecycle_sweeps.launching.slurm import chain, cluster, records, standings
+from onecycle_sweeps.launching.slurm.cluster import Refused
+from onecycle_sweeps.launching.slurm.request import Settings
 from onecycle_sweeps.state import ENDED, QUEUED, RUNNING, WAITING, state
 from onecycle_sweeps.sweep import Entry, Sweep
 

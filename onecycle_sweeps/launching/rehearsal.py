@@ -14,12 +14,12 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.launch.fork_server import ForkServer, how_it_ended
-from onecycle_sweeps.launch.forking import RUNNING
-from onecycle_sweeps.launch.refusal import Order, Refusal
+from onecycle_sweeps.launching.fork_server import ForkServer, how_it_ended
+from onecycle_sweeps.launching.forking import RUNNING
+from onecycle_sweeps.launching.refusal import Order, Refusal
 from onecycle_sweeps.plan import Trial
 
-WORK = "onecycle_sweeps.launch.rehearsing"
+WORK = "onecycle_sweeps.launching.rehearsing"
 # What a trial's config says of its rate, seed and length does not change whether it can take a step.
 NO_MATTER = ("seed", "epochs", "evaluations_per_epoch", "runs_dir", "tracking", "threads", "target_accuracy", "rerun")
 
@@ -58,7 +58,7 @@ class Rehearsals:
 
 def here(orders: Sequence[Order]) -> Refusal | None:
     """Try them in this process, which imports torch for it."""
-    from onecycle_sweeps.launch.rehearsing import first_refusal
+    from onecycle_sweeps.launching.rehearsing import first_refusal
 
     return first_refusal(orders)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from onecycle_sweeps import dataset, settings
 from onecycle_sweeps.faults import in_a_line, in_full
-from onecycle_sweeps.launch.refusal import Order, Refusal
+from onecycle_sweeps.launching.refusal import Order, Refusal
 from onecycle_sweeps.trial.rehearsal import Rehearsal
 
 

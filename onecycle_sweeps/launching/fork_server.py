@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import IO, Any
 
-from onecycle_sweeps.launch.forking import receive, send
+from onecycle_sweeps.launching.forking import receive, send
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # The module that a worker's work is in: its function `serve`.
-WORK = "onecycle_sweeps.launch.job"
+WORK = "onecycle_sweeps.launching.job"
 
 
 class ForkServer:
@@ -49,7 +49,7 @@ class ForkServer:
         with theirs, tempfile.TemporaryFile() as errors:
             self._errors = self._open.enter_context(os.fdopen(os.dup(errors.fileno()), "rb"))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "onecycle_sweeps.launch.forking", WORK, *sys.path],
+                [sys.executable, "-m", "onecycle_sweeps.launching.forking", WORK, *sys.path],
                 stdin=theirs.fileno(),
                 stdout=errors,
                 stderr=errors,

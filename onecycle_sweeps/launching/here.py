@@ -4,7 +4,7 @@ import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from onecycle_sweeps.launch.queue import Event, Queue
+from onecycle_sweeps.launching.queue import Event, Queue
 from onecycle_sweeps.state import RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
 
@@ -16,7 +16,7 @@ def run(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
 
     Leaving the iteration asks the trial at work to save and leave.
     """
-    from onecycle_sweeps.launch.job import execute
+    from onecycle_sweeps.launching.job import execute
     from onecycle_sweeps.trial.allocator import keep_freed_memory
 
     # Before the thread has begun, so that it shares the memory of this one.

@@ -6,10 +6,10 @@ from typing import Any
 
 from onecycle_sweeps import checks, dataset, settings
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.launch import conclusion, places, rehearsal
-from onecycle_sweeps.launch.commands import is_slurm
-from onecycle_sweeps.launch.finding import FAILS, Finding, fails, ok, skipped
-from onecycle_sweeps.launch.rehearsal import Rehearsals
+from onecycle_sweeps.launching import conclusion, places, rehearsal
+from onecycle_sweeps.launching.commands import is_slurm
+from onecycle_sweeps.launching.finding import FAILS, Finding, fails, ok, skipped
+from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.plan import Planner, Request
 
 SLURM = ("slurm", "sbatch")
@@ -42,7 +42,7 @@ def _findings(requests: Sequence[Request], launcher: Mapping[str, Any], probing:
     if not on_slurm:
         yield from (skipped(about, NO_CLUSTER) for about in SLURM)
         return
-    from onecycle_sweeps.launch.slurm import probe
+    from onecycle_sweeps.launching.slurm import probe
 
     yield (reachable := probe.reach(launcher))
     yield (
@@ -57,7 +57,7 @@ def _findings(requests: Sequence[Request], launcher: Mapping[str, Any], probing:
 
 
 def _config(requests: Sequence[Request], launcher: Mapping[str, Any], on_slurm: bool) -> Finding:
-    from onecycle_sweeps.launch.slurm import request as asked
+    from onecycle_sweeps.launching.slurm import request as asked
 
     try:
         for request in requests:

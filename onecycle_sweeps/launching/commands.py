@@ -12,11 +12,11 @@ from typing import Any
 from onecycle_sweeps import checks, settings
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.faults import in_a_line
-from onecycle_sweeps.launch import conclusion, fork_server, here, local, rehearsal
-from onecycle_sweeps.launch.direction import minimising
-from onecycle_sweeps.launch.rehearsal import Rehearsals
-from onecycle_sweeps.launch.session import Run, Session
-from onecycle_sweeps.launch.slurm.cluster import Refused
+from onecycle_sweeps.launching import conclusion, fork_server, here, local, rehearsal
+from onecycle_sweeps.launching.direction import minimising
+from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching.session import Run, Session
+from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import TRAIN, Sweep
@@ -106,7 +106,7 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], 
 
 def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
     """Submit a sweeper's jobs to a SLURM cluster; returns each one's objective, which is no number without a wait."""
-    from onecycle_sweeps.launch.slurm import dry_run, request, watching
+    from onecycle_sweeps.launching.slurm import dry_run, request, watching
 
     with _ending_in_a_line():
         # What was typed did not tell that no worker would be wanted here.
@@ -142,7 +142,7 @@ def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any],
 
 def resume(recorded: Sweep, launcher: Mapping[str, Any] | None) -> int:
     """Run what is left of a recorded sweep, where `launcher` says; returns the exit status."""
-    from onecycle_sweeps.launch.slurm import request, watching
+    from onecycle_sweeps.launching.slurm import request, watching
 
     with _ending_in_a_line():
         config = recorded.trial(recorded.trials[0].signature).config()

@@ -5,7 +5,7 @@ import socket
 from typing import NoReturn
 
 from onecycle_sweeps import tracking
-from onecycle_sweeps.launch import conclusion
+from onecycle_sweeps.launching import conclusion
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking.interface import PORT
 
