@@ -8,7 +8,7 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("keys", "storage", "locks"),
+    ("keys", "storage", "locks", "measures"),
     (
         "onecycle_sweeps",
         "policies",
@@ -61,7 +61,7 @@ HOMES = {"mlflow": ("tracking",), "submitit": ("launching.slurm",), "hydra": WIT
 TORCH = ("torch", "torchvision")
 TORCH_FREE = (
     *("__main__", "cli", "hydra_plugins", "policies", "journal"),
-    *("keys", "mistakes", "plan", "composition", "sweep", "retyping", "tracking", "report"),
+    *("measures", "keys", "mistakes", "plan", "composition", "sweep", "retyping", "tracking", "report"),
 )
 TORCH_ON_DEMAND = ("plan",)
 

@@ -11,6 +11,7 @@ import torch
 from onecycle_sweeps import dataset, fingerprints, provenance, settings, targets
 from onecycle_sweeps.dataset import Dataset, Facts
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.measures import ACCURACY
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.scheduler import check_groups
 from onecycle_sweeps.settings import Config
@@ -48,6 +49,7 @@ def resolve(
         "threads": 1 if config["threads"] == "auto" else config["threads"],
         **{key: fixed[key] for key in ("precision", "threads") if key in fixed},
         "normalisation": getattr(net, "normalisation", None),
+        "headline": ACCURACY.as_record(),
         **provenance.record(code or provenance.of_trial(config)),
         "data": {
             "train": facts.train,
