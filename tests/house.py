@@ -2,37 +2,24 @@
 
 import graphlib
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("keys", "storage", "locks", "measures"),
-    (
-        "onecycle_sweeps",
-        "policies",
-        "dataset",
-        "models",
-        "journal",
-        "checkpoint",
-        "provenance",
-        "folder",
-        "checks",
-        "arguments",
-        "affinity",
-        "credentials",
-        "terminal",
-        "faults",
-        "paths",
-    ),
-    ("scheduler", "data", "targets", "state", "published", "fingerprints"),
+    ("files", "terminal", "credentials", "measures", "keys", "storage", "locks"),
+    ("onecycle_sweeps", "config", "checks", "arguments", "affinity", "faults", "paths"),
+    ("policies", "images", "models", "journal", "checkpoint", "provenance", "dataset", "folder"),
+    ("scheduler", "objectives", "sources", "fingerprints", "trial_folder", "data", "targets", "state", "published"),
     ("settings",),
-    ("training", "hydra_job", "inputs"),
+    ("loop", "training", "hydra_job", "inputs"),
     ("range_test", "batch_norm"),
-    ("trial", "plan"),
-    ("sweep", "composition", "mistakes"),
-    ("tracking", "report", "typed", "retyping"),
+    ("trial", "planning", "plan"),
+    ("sweep", "composing", "composition", "mistakes"),
+    ("outcome", "typed", "retyping"),
+    ("tracking", "report"),
     ("launching",),
     ("cli", "hydra_plugins"),
     ("__main__",),
@@ -40,30 +27,33 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # Only conf/ names these, by _target_.
-IMPORTED_BY_NOBODY = ("models", "data")
+IMPORTED_BY_NOBODY = ("models", "sources", "data")
 
 WITH_HYDRA = (
-    "__main__",
-    "cli",
-    "hydra_plugins",
-    "plan",
-    "composition",
-    "mistakes",
-    "sweep",
-    "trial",
-    "settings",
-    "hydra_job",
-    "typed",
+    *("__main__", "cli", "hydra_plugins", "config", "composing", "planning", "sweep", "trial"),
+    *("plan", "composition", "mistakes", "settings", "hydra_job", "typed"),
 )
-HOMES = {"mlflow": ("tracking",), "submitit": ("launching.slurm",), "hydra": WITH_HYDRA, "omegaconf": WITH_HYDRA}
+HOMES = {
+    "mlflow": ("tracking",),
+    "submitit": ("launching.slurm",),
+    "hydra": WITH_HYDRA,
+    "omegaconf": WITH_HYDRA,
+}
 
 # The submitting side starts without torch. Plan asks torch for its devices only where a config names one.
 TORCH = ("torch", "torchvision")
 TORCH_FREE = (
     *("__main__", "cli", "hydra_plugins", "policies", "journal"),
-    *("measures", "keys", "mistakes", "plan", "composition", "sweep", "retyping", "tracking", "report"),
+    *("files", "config", "measures", "planning", "composing", "sweep", "outcome", "tracking", "report"),
+    *("keys", "mistakes", "plan", "composition", "retyping"),
 )
-TORCH_ON_DEMAND = ("plan",)
+TORCH_ON_DEMAND = ("planning", "plan")
+
+# Names that are still found twice.
+TWICE = {
+    *("curves", "loading", "published", "range_test", "rehearsal", "statistics", "writing"),
+    *("Attempt", "Block", "Measure", "Outcome", "Part", "Seen", "Step"),
+}
 
 SAYS_NOTHING = {"util", "utils", "common", "helper", "helpers", "manager", "handler", "base", "core"}
 
@@ -130,6 +120,31 @@ def no_import_is_circular(house: House) -> Iterator[str]:
         yield " <- ".join(error.args[1])
 
 
+def no_two_modules_share_a_name(house: House) -> Iterator[str]:
+    places: dict[str, list[str]] = defaultdict(list)
+    for module in house.files:
+        places[module.rpartition(".")[2]].append(module)
+    # The package's own name is that of Hydra's namespace for its plugin as well.
+    for name in places.keys() - TWICE - {"onecycle_sweeps"}:
+        if len(places[name]) > 1:
+            yield f"{' and '.join(places[name])} have one name"
+
+
+def no_two_classes_share_a_name(house: House) -> Iterator[str]:
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, module in house.classes:
+        places[name].append(module)
+    for name in places.keys() - TWICE:
+        if len(places[name]) > 1:
+            yield f"{' and '.join(places[name])} have a class named {name}"
+
+
+def no_module_only_forwards(house: House) -> Iterator[str]:
+    for module, path in house.files.items():
+        if path.stem != "__init__" and house.only_forwards(module):
+            yield f"{module} defines nothing: import from where its names are defined"
+
+
 def every_name_says_something(house: House) -> Iterator[str]:
     for module, path in sorted(house.files.items()):
         if SAYS_NOTHING & {word for part in path.with_suffix("").parts for word in part.split("_")}:
@@ -144,5 +159,8 @@ RULES: tuple[Callable[[House], Iterator[str]], ...] = (
     the_submitting_side_starts_without_torch,
     the_plugin_loads_hydra_alone,
     no_import_is_circular,
+    no_two_modules_share_a_name,
+    no_two_classes_share_a_name,
+    no_module_only_forwards,
     every_name_says_something,
 )
