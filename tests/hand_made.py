@@ -6,7 +6,7 @@ from typing import Any
 
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.report.outcomes import Outcome, Series
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 
 Points = Mapping[int, float]
@@ -42,8 +42,8 @@ def made_up(policy: str, seed: int, accuracy: float, varies: Mapping[str, str] |
     """A finished training as a report sees it, without a folder; `more` are metrics like `test_accuracy`."""
     signature = f"{policy}{seed}"
     metrics = {"final/val_accuracy": accuracy, **{f"final/{name}": value for name, value in more.items()}}
-    one, folder, none = entry(signature, policy, seed, varies), TrialFolder(Path(signature)), Series((), ())
-    return Outcome(one, folder, "finished", None, 1, {"metrics": metrics}, {}, none, none)
+    one, folder = entry(signature, policy, seed, varies), TrialFolder(Path(signature))
+    return Outcome(one, folder, "finished", attempts=1, result={"metrics": metrics})
 
 
 def range_test_entry(**varies: str) -> Entry:

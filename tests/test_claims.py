@@ -11,9 +11,9 @@ from scipy import stats
 import hand_made
 from hand_made import entry, made_up, training
 from onecycle_sweeps import report
+from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report import page_result
 from onecycle_sweeps.report.claims import Claim, Claims, claims_of
-from onecycle_sweeps.report.outcomes import read
 from onecycle_sweeps.report.statistics import LEVEL
 from onecycle_sweeps.sweep import Sweep
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import hand_made
 from hand_made import entry, range_test_entry, training
+from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report.claims import Claims, claims_of
-from onecycle_sweeps.report.outcomes import read
 
 NET = {"net.Net": "n1"}
 OLD, NEW = {"net.py": "a1", "layers.py": "b1"}, {"net.py": "a1", "layers.py": "b2"}

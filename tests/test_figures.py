@@ -10,10 +10,10 @@ import hand_made
 from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.budget_figure import budgets_of, draw_budgets
 from onecycle_sweeps.report.comparison import compare
-from onecycle_sweeps.report.outcomes import read
 from onecycle_sweeps.report.shown import styles_of
 from onecycle_sweeps.sweep import Sweep
 

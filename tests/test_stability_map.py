@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import hand_made
 from onecycle_sweeps import report
-from onecycle_sweeps.report.outcomes import read
+from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report.program import program
 from onecycle_sweeps.report.stability_map import Cell, StabilityMap, next_command, stability_maps
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from onecycle_sweeps.outcome import Outcome
+from onecycle_sweeps.outcome import read as read
 from onecycle_sweeps.report import range_test_figures
 from onecycle_sweeps.report.budget_figure import budgets_of
 from onecycle_sweeps.report.comparison import Comparison as Comparison
@@ -11,8 +13,6 @@ from onecycle_sweeps.report.csv_files import write_claims_csv, write_stability_c
 from onecycle_sweeps.report.csv_files import write_csv as write_csv
 from onecycle_sweeps.report.csv_files import write_range_test_csv as write_range_test_csv
 from onecycle_sweeps.report.curve_files import write_curves
-from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.report.outcomes import read as read
 from onecycle_sweeps.report.page import PAGE as PAGE
 from onecycle_sweeps.report.page import write_page
 from onecycle_sweeps.report.range_test_figures import draw_range_test as draw_range_test

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.claims import measure_of
 from onecycle_sweeps.report.groups import Family, families, group_name
-from onecycle_sweeps.report.outcomes import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import sentences
 from onecycle_sweeps.report.groups import Family, families
 from onecycle_sweeps.report.mixing import mixed
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.pairing import BUDGET, Pairing, at_chance, is_called, pairings
 from onecycle_sweeps.report.picking import picks
 from onecycle_sweeps.report.statistics import LEVEL, Difference, Speedup, holm, holm_levels

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from onecycle_sweeps.outcome import Outcome, read
 from onecycle_sweeps.report.claims import Claims, claims_of
 from onecycle_sweeps.report.groups import Group, by_group, group_name, standing
-from onecycle_sweeps.report.outcomes import Outcome, read
 from onecycle_sweeps.report.published import compare_published, published_notes
 from onecycle_sweeps.report.spread import Spread, spread
 from onecycle_sweeps.report.stability_map import StabilityMap, stability_lines, stability_maps

@@ -10,9 +10,8 @@ from typing import Any
 
 from onecycle_sweeps import journal, storage
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.outcome import Outcome, range_test_curves, read
 from onecycle_sweeps.report.claims import Claims
-from onecycle_sweeps.report.curves import range_tests
-from onecycle_sweeps.report.outcomes import Outcome, read
 from onecycle_sweeps.report.stability_map import StabilityMap
 from onecycle_sweeps.report.statistics import Difference, Speedup
 from onecycle_sweeps.sweep import Sweep
@@ -59,7 +58,7 @@ def write_claims_csv(claims: Claims, path: Path) -> Path:
 
 def write_range_test_csv(trial: TrialFolder) -> Path:
     """range_test.csv in the trial's folder: seed_run (0-based), step within that run, lr, loss, loss_smoothed."""
-    curves = range_tests(journal.read(trial.journal))
+    curves = range_test_curves(journal.read(trial.journal))
     rows = [
         {"seed_run": run, "step": step, "lr": lr, "loss": loss, "loss_smoothed": known(smoothed)}
         for run, curve in enumerate(curves)

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from onecycle_sweeps.outcome import Outcome, Series
 from onecycle_sweeps.report.csv_files import known, write_rows
 from onecycle_sweeps.report.groups import group_name
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.range_test_figures import RangeTestFigure
-from onecycle_sweeps.report.series import Series
 from onecycle_sweeps.report.shown import Example, Shown
 
 # The rows of a trial are thinned to at most twice as many, its last step kept; the journal has every step.
@@ -19,7 +18,7 @@ def write_curves(
     folder: Path, outcomes: Sequence[Outcome], groups: Shown, tests: Sequence[RangeTestFigure]
 ) -> Iterator[Path]:
     """evaluations.csv, trajectories.csv and range_tests.csv, as far as there are data."""
-    if any(outcome.val_loss or outcome.val_accuracy for outcome in outcomes):
+    if any(outcome.val_loss or outcome.val for outcome in outcomes):
         yield write_evaluations(folder / "evaluations.csv", outcomes)
     if groups.examples:
         yield write_trajectories(folder / "trajectories.csv", groups)
@@ -57,7 +56,7 @@ def write_range_tests(path: Path, tests: Sequence[RangeTestFigure]) -> Path:
 
 
 def _evaluations(outcome: Outcome) -> Iterator[dict[str, Any]]:
-    columns = {"val/loss": _by_step(outcome.val_loss), "val/accuracy": _by_step(outcome.val_accuracy)}
+    columns = {"val/loss": _by_step(outcome.val_loss), "val/accuracy": _by_step(outcome.val)}
     for step in sorted({step for column in columns.values() for step in column}):
         seconds = f"{outcome.clock[step]:.3f}" if step in outcome.clock else None
         told = {"signature": outcome.entry.signature, "name": outcome.name, "step": step, "seconds": seconds}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.sweep import TRAIN, Group
 from onecycle_sweeps.sweep import group_name as group_name
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onecycle_sweeps import provenance
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report.groups import by_group, group_name
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN
 
 

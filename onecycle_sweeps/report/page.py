@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onecycle_sweeps import storage
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import page_asked, page_panels, page_record, page_result
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.markup import listed, text
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.page_stability import stability
 from onecycle_sweeps.report.range_test_figures import RangeTestFigure
 from onecycle_sweeps.report.shown import Shown

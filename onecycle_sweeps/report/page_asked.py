@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report.groups import by_group
 from onecycle_sweeps.report.markup import command, facts, text
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.program import without_secrets
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import canvas, range_test_figures, val_figures
 from onecycle_sweeps.report.budget_figure import budgets_of, draw_budgets
 from onecycle_sweeps.report.canvas import Style
 from onecycle_sweeps.report.groups import group_name
 from onecycle_sweeps.report.markup import figure, listed, paragraph, text
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.range_test_figures import RULES, VERDICT, RangeTestFigure
 from onecycle_sweeps.report.shown import Shown
 from onecycle_sweeps.report.themed import themed, variable

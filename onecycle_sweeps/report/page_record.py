@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import page_asked
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.markup import command, facts, listed, paragraph, table, text
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.table import warned
 from onecycle_sweeps.state import FINISHED
 from onecycle_sweeps.sweep import Sweep

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onecycle_sweeps import provenance
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report.groups import Family, group_name
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.statistics import LEVEL, Difference, Speedup, paired_difference, speed_up
 
 BUDGET = "steps"

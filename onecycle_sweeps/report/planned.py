@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onecycle_sweeps import settings
-from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.report.series import Series, Trajectory
+from onecycle_sweeps.outcome import Outcome, Series, Trajectory
 
 
 @dataclass(frozen=True)

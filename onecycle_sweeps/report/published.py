@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from onecycle_sweeps import provenance
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.plan import BYSTANDERS, PLACE_OF_DATA
 from onecycle_sweeps.published import Figure, Pair, Published
 from onecycle_sweeps.report.claims import Claim
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.pairing import at_chance
 from onecycle_sweeps.report.published_pairs import compare_pair
 from onecycle_sweeps.report.verdicts import (

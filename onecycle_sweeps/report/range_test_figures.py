@@ -9,9 +9,8 @@ import numpy as np
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.outcome import Outcome, RangeTestCurve, range_test_curves
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.curves import RangeTestCurve, range_tests
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.sweep import RANGE_TEST
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def draw_range_test(trial: TrialFolder) -> Path:
 
     Raises ValueError where the journal has no step.
     """
-    if not (curves := range_tests(journal.read(trial.journal))):
+    if not (curves := range_test_curves(journal.read(trial.journal))):
         raise ValueError(f"{trial.journal} has no range test to draw")
     test = _figure("Range test", "", trial, trial.result() or {}, curves)
     (loss,) = canvas.axes(width=7.5, height=4.8)
@@ -100,7 +99,7 @@ def draw_curves(loss: "Axes", test: RangeTestFigure, *, in_words: bool = True) -
         loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
         label = _once("smoothed loss" + (f", each of {len(test.curves)} seeds" if len(test.curves) > 1 else ""), run)
         loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
-    if any(curve.accuracies for curve in test.curves):
+    if any(curve.evaluations for curve in test.curves):
         _draw_accuracies(loss, test.curves)
     if test.logarithmic:
         canvas.logarithmic_rates(loss)
@@ -131,8 +130,8 @@ def _draw_accuracies(loss: "Axes", curves: Sequence[RangeTestCurve]) -> None:
     beside.set_ylabel("val accuracy (%)")
     beside.set_ylim(0, 100)
     beside.spines["top"].set_visible(False)
-    for run, curve in enumerate(curve for curve in curves if curve.accuracies):
-        rates, values = zip(*curve.accuracies, strict=True)
+    for run, curve in enumerate(curve for curve in curves if curve.evaluations):
+        rates, values = zip(*curve.evaluations, strict=True)
         percent = [100 * value for value in values]
         beside.plot(rates, percent, ".-", color=canvas.COLOURS[5], linewidth=1.2, label=_once("val accuracy", run))
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.groups import Group, by_group, group_name
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.planned import Plan, plan
 
 

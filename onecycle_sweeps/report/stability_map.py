@@ -8,8 +8,7 @@ from statistics import median_low
 from typing import Any
 
 from onecycle_sweeps import range_test
-from onecycle_sweeps.report.curves import RangeTestCurve
-from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.outcome import Outcome, RangeTestCurve
 from onecycle_sweeps.report.program import program, without_secrets
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 

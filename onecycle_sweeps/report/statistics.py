@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from onecycle_sweeps.outcome import Arrival
+
 # An adjusted p-value below this supports a claim.
 LEVEL = 0.05
 POWER = 0.8
@@ -32,14 +34,6 @@ class Difference:
     pairs: int
     detectable: float | None
     level: float = LEVEL
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """When a trial came to a target: after so many steps, or, where `reached` is false, not within them."""
-
-    steps: int
-    reached: bool
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.outcome import Series, trajectory
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.series import Series, trajectory
 from onecycle_sweeps.report.shown import Shown
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.groups import Group, group_name
-from onecycle_sweeps.report.outcomes import Outcome
 from onecycle_sweeps.report.shown import Shown
 from onecycle_sweeps.report.val_measures import ACCURACY, AXIS_LABELS, STEPS, Against, Band, Measure, band
 from onecycle_sweeps.state import DIVERGED, FINISHED

@@ -7,9 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onecycle_sweeps.outcome import Outcome, Series
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.outcomes import Outcome
-from onecycle_sweeps.report.series import Series
 from onecycle_sweeps.state import DIVERGED
 
 Floats = NDArray[np.float64]
@@ -23,7 +22,7 @@ AXIS_LABELS: dict[Against, str] = {STEPS: canvas.STEP, SECONDS: "seconds of trai
 class Measure:
     """What a figure shows of each trial: `values * scale`, under a title and an axis label in words."""
 
-    field: Literal["val_accuracy", "val_loss"]
+    field: Literal["val", "val_loss"]
     title: str
     label: str
     scale: float
@@ -37,7 +36,7 @@ class Measure:
         return np.asarray(found.steps, dtype=float), np.where(np.isfinite(values), values, np.nan)
 
 
-ACCURACY = Measure("val_accuracy", "Validation accuracy", "val accuracy (%)", 100.0, ".2f", False)
+ACCURACY = Measure("val", "Validation accuracy", "val accuracy (%)", 100.0, ".2f", False)
 LOSS = Measure("val_loss", "Validation loss", "val loss", 1.0, "#.3g", True)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onecycle_sweeps.report.outcomes import Outcome
+from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report.spread import Spread, spread
 from onecycle_sweeps.state import DIVERGED
 

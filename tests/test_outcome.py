@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.report.series import clock
+from onecycle_sweeps.outcome import clock
 
 
 def attempt(folder: Path, number: int, start: int, began: float, evaluations: Sequence[tuple[int, float]]) -> None:

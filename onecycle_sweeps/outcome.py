@@ -1,0 +1,309 @@
+"""What became of a trial of a sweep, read from its folder at one moment: for the report and for tracking alike."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from onecycle_sweeps import journal, measures
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.state import DIVERGED, FINISHED, LOST, state
+from onecycle_sweeps.storage import Damaged, Unreadable
+from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
+
+# A measure is at chance while it has come at most this fraction of the way from chance to a perfect value.
+AT_CHANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of one metric and their steps, in order of steps."""
+
+    steps: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def pairs(self) -> Iterator[tuple[int, float]]:
+        return zip(self.steps, self.values, strict=True)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The learning rate and the momentum of each step; `momentum` is empty where the optimizer has none."""
+
+    lr: Series = Series()
+    momentum: Series = Series()
+
+
+@dataclass(frozen=True)
+class RangeTestCurve:
+    """The range test of one seed, with a value per step: learning rate, batch loss and smoothed loss.
+
+    The smoothed loss is NaN from divergence on, and everywhere if too few steps precede it. `evaluations` are pairs of
+    a learning rate and the headline measure on the validation part; only a linear ramp has them.
+    """
+
+    lr: tuple[float, ...]
+    loss: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    evaluations: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The number of steps after which a trial reached its target, or, if it did not, the length of its whole run."""
+
+    steps: int
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one trial; `result` and `resolved` are empty while those files do not exist.
+
+    A trial with an unreadable record is lost, and nothing but the cause is told about it. `attempts` is the number of
+    the newest attempt, `history` all attempts without their blocks. `written` is the time in seconds of the newest
+    of result, failure and checkpoint, None before the first of them.
+
+    The remaining fields come from the journal's series, and are empty unless `with_series` or `read` has filled them:
+    the headline measure and the loss of each evaluation, the seconds of training before it (`clock`, by step), the
+    trajectory that the optimizer used, and the curves of a range test, one per seed.
+    """
+
+    entry: Entry
+    folder: TrialFolder
+    status: str
+    cause: str | None = None
+    attempts: int = 0
+    result: Mapping[str, Any] = field(default_factory=dict)
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    written: float | None = None
+    history: tuple[journal.Attempt, ...] = ()
+    val: Series = Series()
+    val_loss: Series = Series()
+    clock: Mapping[int, float] = field(default_factory=dict)
+    used: Trajectory = Trajectory()
+    curves: tuple[RangeTestCurve, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the trial's run, which is its legend in a chart."""
+        return self.entry.name(self.max_lr)
+
+    @property
+    def max_lr(self) -> float | None:
+        """The learning rate that the trial used; None for a range test and before the first attempt."""
+        return self.resolved.get("max_lr")
+
+    @property
+    def headline(self) -> Measure:
+        """The measure that the trial is judged by."""
+        return measures.headline(self.resolved)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the end; empty before there is a result."""
+        return self.result.get("metrics", {})
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The trial's config as asked; empty if it is missing or unreadable."""
+        try:
+            return self.folder.config()
+        except Unreadable:
+            return {}
+
+    @property
+    def finished(self) -> bool:
+        return self.status == FINISHED
+
+    @property
+    def ended(self) -> bool:
+        """Whether the trial has a result; a divergence is one too."""
+        return self.status in (FINISHED, DIVERGED)
+
+    @property
+    def final(self) -> float | None:
+        """The headline measure of the last evaluation on the validation part; None before there is a result."""
+        return self.metrics.get(self.headline.final_val)
+
+    @property
+    def chance(self) -> float | None:
+        """The value of guessing the most frequent class, if the final value is hardly better; None otherwise."""
+        chance, final = self.result.get("chance"), self.final
+        if not self.finished or chance is None or final is None:
+            return None
+        return chance if final - chance <= AT_CHANCE * (1 - chance) else None
+
+    @property
+    def steps_to_target(self) -> int | None:
+        """The steps taken when an evaluation first reached the target; None if none did, or without a target."""
+        target = self.entry.target_accuracy
+        if target is None:
+            return None
+        return next((step + 1 for step, value in self.val.pairs() if self.headline.reaches(value, target)), None)
+
+    @property
+    def arrival(self) -> Arrival | None:
+        """When the trial reached its target; a diverged one never did. None without a target or a result."""
+        if self.entry.target_accuracy is None or not self.ended:
+            return None
+        if self.finished and (steps := self.steps_to_target):
+            return Arrival(steps, reached=True)
+        planned = self.resolved.get("total_steps", self.result.get("steps", 1))
+        return Arrival(max([planned, *(step + 1 for step in self.val.steps)]), reached=False)
+
+    @property
+    def evaluation_gap(self) -> int | None:
+        """The most steps between two evaluations, or before the first: the resolution of `steps_to_target`."""
+        ends = [0, *(step + 1 for step in self.val.steps)]
+        return max((later - earlier for earlier, later in pairwise(ends)), default=None)
+
+
+def look(entry: Entry, folder: TrialFolder) -> Outcome:
+    """What a trial's records say at this moment; of the journal only the outline of each attempt is read.
+
+    `status` and `written` are read first: what the trial writes in the meantime is seen in the journal, never missed.
+    """
+    found = state(folder)
+    attempts, written = folder.attempts(), _written(folder, found.result)
+    try:
+        resolved, history = folder.resolved() or {}, journal.attempts(folder.journal)
+    except Unreadable as error:
+        return _lost(Outcome(entry, folder, LOST, found.cause, attempts, written=written), error)
+    return Outcome(entry, folder, found.status, found.cause, attempts, found.result, resolved, written, history)
+
+
+def with_series(outcome: Outcome, *, with_trajectory: bool = False) -> Outcome:
+    """The outcome with the series of its journal; a trial whose journal lacks part of its result becomes lost."""
+    if not outcome.history:
+        return outcome
+    trained, result = outcome.entry.kind == TRAIN, outcome.result
+    try:
+        record = journal.read(outcome.folder.journal, result.get("attempt"))
+        if missing := _missing(record, outcome):
+            raise Damaged(f"the journal in {outcome.folder.journal} is damaged: it has {missing}")
+    except Unreadable as error:
+        return _lost(outcome, error)
+    return replace(
+        outcome,
+        val=series(record, outcome.headline.val) if trained else Series(),
+        val_loss=series(record, measures.LOSS.val) if trained else Series(),
+        clock=clock(record, outcome.metrics.get("seconds")),
+        used=trajectory(record) if trained and with_trajectory else Trajectory(),
+        curves=() if trained else range_test_curves(record, outcome.headline),
+    )
+
+
+def read(sweep: Sweep) -> tuple[Outcome, ...]:
+    """The outcomes of all trials and range tests of a sweep with their series, in the sweep's order.
+
+    `used` is kept for the trials of each group up to the first that finished: one trial stands for its group.
+    """
+    found: list[Outcome] = []
+    shown: set[tuple[tuple[str, str], ...]] = set()
+    for entry in sweep.trials:
+        outcome = look(entry, sweep.trial(entry.signature))
+        outcome = with_series(outcome, with_trajectory=entry.group not in shown)
+        if outcome.finished and outcome.used.lr:
+            shown.add(entry.group)
+        found.append(outcome)
+    return tuple(found)
+
+
+def series(record: journal.Record, name: str) -> Series:
+    """One metric of a journal."""
+    steps, values = record.series(name)
+    return Series(tuple(steps), tuple(values))
+
+
+def trajectory(record: journal.Record) -> Trajectory:
+    """The learning rates and momenta that the optimizer used, as far as the journal goes."""
+    return Trajectory(series(record, journal.LR), series(record, journal.MOMENTUM))
+
+
+def range_test_curves(record: journal.Record, headline: Measure = measures.ACCURACY) -> tuple[RangeTestCurve, ...]:
+    """The curves in a range test's journal, one per seed: the next seed begins where the rate does not rise."""
+    smoothed = dict(zip(*record.series(journal.SMOOTHED_LOSS), strict=True))
+    rates, losses = (record.series(name)[1] for name in (journal.LR, journal.TRAIN_LOSS))
+    points = [
+        (rate, loss, smoothed.get(step, math.nan)) for step, (rate, loss) in enumerate(zip(rates, losses, strict=True))
+    ]
+    starts = [i for i, (one, following) in enumerate(pairwise(points), start=1) if following[0] <= one[0]]
+    bounds = [0, *starts, len(points)] if points else [0]
+    evaluations = list(zip(*record.series(headline.val), strict=True))
+    return tuple(
+        RangeTestCurve(
+            *zip(*points[start:stop], strict=True),
+            evaluations=tuple((points[step][0], value) for step, value in evaluations if start <= step < stop),
+        )
+        for start, stop in pairwise(bounds)
+    )
+
+
+def clock(record: journal.Record, seconds: float | None = None) -> dict[int, float]:
+    """The seconds of training before each evaluation, by its step.
+
+    Steps that a later attempt repeated do not count, and neither does time between attempts. If the `seconds` of the
+    whole training are known, the excess of the attempts over it, which is the time to read data and build the net, is
+    divided evenly among the attempts and subtracted.
+    """
+    spans = list(_spans(record))
+    total = sum(last - began for began, last, _ in spans)
+    setup = max(total - seconds, 0.0) / len(spans) if seconds is not None and spans else 0.0
+    found: dict[int, float] = {}
+    before = 0.0
+    for began, last, evaluated in spans:
+        found |= {step: max(before + time - began - setup, 0.0) for step, time in evaluated}
+        before += max(last - began - setup, 0.0)
+    return found
+
+
+def _spans(record: journal.Record) -> Iterator[tuple[float, float, list[tuple[int, float]]]]:
+    """For each attempt with steps in the record: when it began, the time of its last block, its evaluations' times."""
+    ends = [attempt.start for attempt in record.attempts[1:]]
+    for i, attempt in enumerate(record.attempts):
+        stop = min(ends[i:], default=None)
+        kept = [block for block in attempt.blocks if stop is None or block.step < stop]
+        if kept:
+            evaluated = [(b.step, b.time) for b in kept if any(name.startswith("val/") for name in b.metrics)]
+            yield attempt.time, kept[-1].time, evaluated
+
+
+def _lost(outcome: Outcome, error: Unreadable) -> Outcome:
+    """A trial with a record that cannot be used."""
+    cause = outcome.cause if outcome.status == LOST and outcome.cause else f"{error}: rerun=true trains it again"
+    return Outcome(outcome.entry, outcome.folder, LOST, cause, outcome.attempts, written=outcome.written)
+
+
+def _missing(record: journal.Record, outcome: Outcome) -> str | None:
+    """What a journal lacks of the result that belongs to it."""
+    result = outcome.result
+    if not result:
+        return None
+    steps, config, evaluated = result["steps"], outcome.folder.config(), set()
+    if per_epoch := result["kind"] == TRAIN and config.get("evaluations_per_epoch"):
+        # A trial that diverges does so before the evaluation that is due after the same step.
+        last = steps if outcome.finished else steps - 1
+        evaluated = journal.evaluation_points(last, result["steps_per_epoch"], per_epoch)
+    return journal.lacks(record, steps, evaluated)
+
+
+def _written(folder: TrialFolder, result: Mapping[str, Any]) -> float | None:
+    """When the trial wrote its result, its failure or its last checkpoint, in seconds."""
+    if result:
+        return result["finished"]
+    failure = folder.last_failure()
+    return failure["time"] if failure else _modified(folder.checkpoint)
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
