@@ -9,7 +9,7 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("files", "terminal", "credentials", "measures", "keys", "storage", "locks"),
+    ("files", "terminal", "credentials", "measures", "keys", "storage", "locks", "validation"),
     ("onecycle_sweeps", "config", "checks", "arguments", "affinity", "faults", "paths"),
     ("policies", "images", "models", "journal", "checkpoint", "provenance", "dataset", "folder"),
     ("scheduler", "objectives", "sources", "fingerprints", "trial_folder", "data", "targets", "state", "published"),

@@ -39,14 +39,14 @@ def test_a_ramp_leaves_the_momentum_to_the_optimizer_and_holds_its_last_rate() -
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"start_lr": 0.0}, "start_lr must be above 0, got 0.0"),
-        ({"start_lr": -0.1, "mode": "linear"}, "start_lr must be at least 0, got -0.1"),
+        ({"start_lr": 0.0}, "start_lr must be a number above 0, got 0.0"),
+        ({"start_lr": -0.1, "mode": "linear"}, "start_lr must be a number of at least 0, got -0.1"),
         ({"start_lr": 1.0}, "start_lr must be below end_lr=1.0, got 1.0"),
-        ({"start_lr": "abc"}, "start_lr must be a finite number, got 'abc'"),
+        ({"start_lr": "abc"}, "start_lr must be a number above 0, got 'abc'"),
         ({"end_lr": math.inf}, "end_lr must be a finite number, got inf"),
         ({"total_steps": 99}, "total_steps of a range test must be at least 100, got 99"),
         ({"total_steps": 150.5}, "total_steps must be a whole number of at least 1, got 150.5"),
-        ({"mode": "cos"}, "mode must be one of exp, linear, got 'cos'"),
+        ({"mode": "cos"}, "mode must be exp or linear, got 'cos'"),
     ],
 )
 def test_a_ramp_that_cannot_work_is_refused(setting: dict[str, Any], message: str) -> None:

@@ -125,13 +125,13 @@ def test_a_transform_that_does_not_give_images_is_named_with_its_place(runs_dir:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Nan", r"^policy\._target_=users_mistakes\.Nan must give finite rates .* got lr=nan at step 7$"),
+        ("Nan", r"^policy\._target_=users_mistakes\.Nan must return finite rates .* got lr=nan at step 7$"),
         ("Negative", r"finite rates of at least 0, got lr=-\S+ at step 21$"),
-        ("Bare", r"must answer a step with Hyper\(lr, momentum\), got 0\.1 at step 0$"),
-        ("Heavy", r"must give momenta in \[0, 1\) or None, got momentum=1\.0 at step 0$"),
+        ("Bare", r"must return Hyper\(lr, momentum\), got 0\.1 at step 0$"),
+        ("Heavy", r"must return momenta in \[0, 1\) or None, got momentum=1\.0 at step 0$"),
         ("Divides", r"^ZeroDivisionError: .* \(users_mistakes\.py:\d+ in __call__\)$"),
-        ("Shorter", r"must have the total_steps that the run gives it, 110, got 109$"),
-        ("Endless", r"must have the total_steps that the run gives it, 110, got none$"),
+        ("Shorter", r"must have the total_steps of the run, 110, got 109$"),
+        ("Endless", r"must have the total_steps of the run, 110, got none$"),
         ("Net", r"^policy\.in_channels is missing|^unknown key"),
     ],
 )

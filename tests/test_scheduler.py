@@ -3,19 +3,22 @@
 import copy
 import io
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.optim import SGD, Adagrad, AdamW, Optimizer
+from torch.optim import SGD, Adagrad, AdamW, Optimizer, RMSprop
 
+from onecycle_sweeps import trial
 from onecycle_sweeps.policies import CLR, Constant, Hyper, OneCycle, Policy
-from onecycle_sweeps.scheduler import PolicyScheduler, used
+from onecycle_sweeps.scheduler import PolicyScheduler, apply, used
+from real_trials import SHORT, made
 
 POLICY = OneCycle(0.5, 20)
 
 
-def made(kind: str = "sgd") -> Optimizer:
+def sgd_or_adamw(kind: str = "sgd") -> Optimizer:
     torch.manual_seed(0)
     layers = torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
     groups = [{"params": list(layers[0].parameters())}, {"params": list(layers[1].parameters())}]
@@ -52,19 +55,19 @@ def saved(*objects: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("policy", [POLICY, CLR(0.4, 20)])
 def test_optimizer_uses_the_policys_values_at_every_step(kind: str, policy: Policy) -> None:
-    optimizer = made(kind)
+    optimizer = sgd_or_adamw(kind)
     assert trained(optimizer, PolicyScheduler(optimizer, policy), 20) == planned(policy, range(20))
 
 
 def test_last_value_is_held_past_the_end() -> None:
-    optimizer = made()
+    optimizer = sgd_or_adamw()
     scheduler = PolicyScheduler(optimizer, POLICY)
     trained(optimizer, scheduler, 20)
     assert trained(optimizer, scheduler, 5) == [POLICY(19)] * 5
 
 
 def test_every_param_group_has_the_policys_rate() -> None:
-    optimizer = made()
+    optimizer = sgd_or_adamw()
     scheduler = PolicyScheduler(optimizer, POLICY)
     trained(optimizer, scheduler, 4)
     values = [Hyper(group["lr"], group["momentum"]) for group in optimizer.param_groups]
@@ -74,7 +77,7 @@ def test_every_param_group_has_the_policys_rate() -> None:
 
 def test_momentum_stays_the_optimizers_where_the_policy_has_none() -> None:
     for kind in ("sgd", "adamw"):
-        optimizer = made(kind)
+        optimizer = sgd_or_adamw(kind)
         assert trained(optimizer, PolicyScheduler(optimizer, Constant(0.1, 3)), 3) == [Hyper(0.1, 0.7)] * 3
 
 
@@ -90,12 +93,12 @@ def test_policy_that_cycles_momentum_is_refused_where_there_is_none() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("done", range(21))
 def test_resume_at_any_step_equals_an_undisturbed_run(kind: str, done: int) -> None:
-    first = made(kind)
+    first = sgd_or_adamw(kind)
     scheduler = PolicyScheduler(first, POLICY)
     trained(first, scheduler, done)
     states = saved(first, scheduler)
     for order in ((0, 1), (1, 0)):
-        optimizer = made(kind)
+        optimizer = sgd_or_adamw(kind)
         resumed = PolicyScheduler(optimizer, POLICY)
         for index in order:
             (optimizer, resumed)[index].load_state_dict(states[index])
@@ -105,12 +108,12 @@ def test_resume_at_any_step_equals_an_undisturbed_run(kind: str, done: int) -> N
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_resume_with_another_policy_obeys_the_one_it_is_given(order: tuple[int, int]) -> None:
-    first = made()
+    first = sgd_or_adamw()
     scheduler = PolicyScheduler(first, OneCycle(5.0, 20))
     trained(first, scheduler, 8)
     states = saved(first, scheduler)
     longer = OneCycle(0.3, 40)
-    optimizer = made()
+    optimizer = sgd_or_adamw()
     resumed = PolicyScheduler(optimizer, longer)
     for index in order:
         (optimizer, resumed)[index].load_state_dict(states[index])
@@ -118,26 +121,26 @@ def test_resume_with_another_policy_obeys_the_one_it_is_given(order: tuple[int, 
 
 
 def test_state_is_the_step_count_alone() -> None:
-    optimizer = made()
+    optimizer = sgd_or_adamw()
     scheduler = PolicyScheduler(optimizer, POLICY)
     trained(optimizer, scheduler, 6)
     assert scheduler.state_dict() == {"last_epoch": 6}
 
 
 def test_scheduler_alone_restored_sets_the_rate_at_once() -> None:
-    optimizer = made()
+    optimizer = sgd_or_adamw()
     PolicyScheduler(optimizer, POLICY).load_state_dict({"last_epoch": 11})
     assert used(optimizer) == POLICY(11)
 
 
 def test_last_epoch_starts_at_the_step_after_it() -> None:
-    optimizer = made()
+    optimizer = sgd_or_adamw()
     scheduler = PolicyScheduler(optimizer, POLICY, last_epoch=4)
     assert trained(optimizer, scheduler, 15) == planned(POLICY, range(5, 20))
 
 
 def test_scheduler_that_is_gone_leaves_the_optimizer_alone() -> None:
-    optimizer = made()
+    optimizer = sgd_or_adamw()
     PolicyScheduler(optimizer, POLICY)
     state = optimizer.state_dict()
     state["param_groups"][0]["lr"] = 0.123
@@ -146,8 +149,159 @@ def test_scheduler_that_is_gone_leaves_the_optimizer_alone() -> None:
 
 
 def test_scheduler_and_optimizer_can_be_copied_and_pickled() -> None:
-    optimizer = made()
+    optimizer = sgd_or_adamw()
     scheduler = PolicyScheduler(optimizer, POLICY)
     trained(optimizer, scheduler, 3)
     for again in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
         assert trained(again.optimizer, again, 17) == planned(POLICY, range(3, 20))
+
+
+def two_groups() -> list[dict[str, object]]:
+    return [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 7.0)]
+
+
+@pytest.mark.parametrize("optimizer", [SGD(two_groups()), RMSprop(two_groups()), AdamW(two_groups())])
+def test_what_is_applied_is_what_is_used(optimizer: Optimizer) -> None:
+    apply(optimizer, Hyper(0.1, 0.85))
+    assert used(optimizer) == Hyper(0.1, 0.85)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+
+
+def test_a_group_with_lr_scale_gets_so_many_times_the_rate_and_the_same_momentum() -> None:
+    head, body, tail = ({"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(3))
+    optimizer = SGD([body | {"lr_scale": 0.1}, head, tail | {"lr_scale": 0.01, "lr": torch.tensor(1.0)}], momentum=0.5)
+    apply(optimizer, Hyper(0.3, 0.85))
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.3 * 0.1, 0.3, pytest.approx(0.003)]
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.85}
+    assert used(optimizer) == Hyper(0.3, 0.85)
+
+
+def test_the_scheduler_scales_every_group_alike_also_after_a_resume() -> None:
+    def fresh() -> tuple[SGD, PolicyScheduler]:
+        head, body = ({"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(2))
+        optimizer = SGD([head, body | {"lr_scale": 0.1}], momentum=0.5)
+        return optimizer, PolicyScheduler(optimizer, OneCycle(0.3, 20))
+
+    optimizer, scheduler = fresh()
+    policy = OneCycle(0.3, 20)
+    for step in range(20):
+        if step == 7:
+            saved = optimizer.state_dict(), scheduler.state_dict()
+            optimizer, scheduler = fresh()
+            optimizer.load_state_dict(saved[0])
+            scheduler.load_state_dict(saved[1])
+        rates = [policy(step).lr, policy(step).lr * 0.1]
+        assert [group["lr"] for group in optimizer.param_groups] == rates == scheduler.get_last_lr()
+        assert {group["momentum"] for group in optimizer.param_groups} == {policy(step).momentum}
+        optimizer.step()
+        scheduler.step()
+
+
+def test_momentum_none_leaves_the_optimizers_own() -> None:
+    optimizer = SGD(two_groups(), momentum=0.7)
+    apply(optimizer, Hyper(0.1))
+    assert used(optimizer) == Hyper(0.1, 0.7)
+
+
+def test_only_the_first_beta_of_every_group_is_set() -> None:
+    optimizer = AdamW(two_groups(), betas=(0.9, 0.99))
+    apply(optimizer, Hyper(0.1, 0.85))
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.85, 0.99)] * 2
+
+
+def test_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
+    rate = torch.tensor(1.0, dtype=torch.float64)
+    optimizer = AdamW([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    apply(optimizer, Hyper(0.25))
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert used(optimizer) == Hyper(0.25, 0.9)
+
+
+def test_momentum_for_an_optimizer_without_one_is_refused_before_anything_is_set() -> None:
+    optimizer = Adagrad(two_groups())
+    with pytest.raises(ValueError) as refusal:
+        apply(optimizer, Hyper(0.1, 0.9))
+    assert "Adagrad has neither momentum nor betas" in str(refusal.value)
+    assert "set cycle_momentum=false" in str(refusal.value)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 7.0]
+    apply(optimizer, Hyper(0.1))
+    assert used(optimizer) == Hyper(0.1)
+
+
+def groups(*keys: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"params": [torch.nn.Parameter(torch.zeros(1))]} | one for one in keys]
+
+
+def rates(optimizer: Optimizer) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def test_groups_of_unlike_rates_are_refused_and_left_as_they_are() -> None:
+    optimizer = SGD(groups({"lr": 0.1}, {"lr": 0.01}), lr=1.0, momentum=0.9)
+    with pytest.raises(ValueError, match=r"rates 0\.1, 0\.01.*lr_scale"):
+        PolicyScheduler(optimizer, POLICY)
+    assert rates(optimizer) == [0.1, 0.01]
+    assert all("initial_lr" not in group for group in optimizer.param_groups)
+
+
+def test_a_scale_gives_a_group_its_share_whatever_rate_it_was_made_with() -> None:
+    optimizer = SGD(groups({"lr": 0.1}, {"lr": 0.01, "lr_scale": 0.1}), lr=1.0, momentum=0.9)
+    scheduler = PolicyScheduler(optimizer, POLICY)
+    for step in range(20):
+        assert rates(optimizer) == [POLICY(step).lr, POLICY(step).lr * 0.1]
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf"), "0.1", True, None])
+def test_a_scale_that_is_none_is_refused(scale: Any) -> None:
+    with pytest.raises(ValueError, match="lr_scale"):
+        PolicyScheduler(SGD(groups({}, {"lr_scale": scale}), lr=1.0, momentum=0.9), POLICY)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: SGD(groups({"momentum": 0.9}, {"momentum": 0.5}), lr=1.0),
+        lambda: AdamW(groups({"betas": (0.9, 0.99)}, {"betas": (0.5, 0.99)})),
+    ],
+)
+def test_groups_of_unlike_momenta_are_refused_where_the_policy_cycles_it(optimizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"momenta 0\.9, 0\.5.*cycle_momentum=false"):
+        PolicyScheduler(optimizer(), POLICY)
+    kept = optimizer()
+    PolicyScheduler(kept, Constant(0.1, 3))
+    assert {group.get("momentum", group.get("betas", (0,))[0]) for group in kept.param_groups} == {0.9, 0.5}
+
+
+def test_a_group_that_is_added_obeys_from_the_next_step_on() -> None:
+    optimizer = SGD(groups({}), lr=1.0, momentum=0.9)
+    scheduler = PolicyScheduler(optimizer, POLICY)
+    for group in groups({}, {"lr_scale": 0.1}):
+        optimizer.add_param_group(group)
+    optimizer.step()
+    scheduler.step()
+    assert rates(optimizer) == scheduler.get_last_lr() == [POLICY(1).lr, POLICY(1).lr, POLICY(1).lr * 0.1]
+
+
+def test_a_group_that_is_added_with_a_rate_of_its_own_is_refused() -> None:
+    optimizer = SGD(groups({}), lr=1.0, momentum=0.9)
+    scheduler = PolicyScheduler(optimizer, POLICY)
+    optimizer.add_param_group(groups({"lr": 0.01})[0])
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"added with the rate 0\.01.*lr_scale"):
+        scheduler.step()
+
+
+def test_a_second_scheduler_takes_over_groups_that_are_scaled() -> None:
+    optimizer = SGD(groups({}, {"lr_scale": 0.1}), lr=1.0, momentum=0.9)
+    PolicyScheduler(optimizer, POLICY)
+    PolicyScheduler(optimizer, Constant(0.3, 5))
+    assert rates(optimizer) == [0.3, 0.3 * 0.1]
+
+
+@pytest.mark.parametrize(("key", "word"), [("lr", "lr_scale"), ("momentum", "cycle_momentum=false")])
+def test_a_trial_refuses_an_optimizer_of_unlike_groups(runs_dir: Path, key: str, word: str) -> None:
+    folder = made(runs_dir, *SHORT, "optimizer._target_=users_code.unlike_groups", f"+optimizer.key={key}")
+    with pytest.raises(trial.TrialFailed, match=word):
+        trial.run(folder)

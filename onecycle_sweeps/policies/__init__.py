@@ -1,10 +1,9 @@
 """Learning-rate policies: pure functions from a step to the learning rate and momentum of that step."""
 
-from onecycle_sweeps.policies.checking import check_policy
 from onecycle_sweeps.policies.clr import CLR
 from onecycle_sweeps.policies.decay import Constant, Inv, Step
-from onecycle_sweeps.policies.hyper import Hyper, Policy
 from onecycle_sweeps.policies.onecycle import OneCycle
-from onecycle_sweeps.policies.warmed import Cosine, Wsd
+from onecycle_sweeps.policies.policy import Hyper, Policy, check_policy
+from onecycle_sweeps.policies.warmup import Cosine, Wsd
 
 __all__ = ["CLR", "Constant", "Cosine", "Hyper", "Inv", "OneCycle", "Policy", "Step", "Wsd", "check_policy"]

@@ -1,11 +1,11 @@
-"""Policies that only ever fall: constant, step and inv. None of them sets the momentum."""
+"""Policies whose rate never rises: constant, step and inv. None of them sets the momentum."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from onecycle_sweeps.policies import bounds
-from onecycle_sweeps.policies.hyper import Hyper, held
+from onecycle_sweeps.policies.policy import Hyper, clamp_step, require_run
+from onecycle_sweeps.validation import number, require, whole
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Constant:
     total_steps: int
 
     def __post_init__(self) -> None:
-        bounds.run(self.max_lr, self.total_steps)
+        require_run(self.max_lr, self.total_steps)
 
     def __call__(self, step: int) -> Hyper:
-        held(step, self.total_steps)
+        clamp_step(step, self.total_steps)
         return Hyper(float(self.max_lr))
 
 
@@ -33,23 +33,23 @@ class Inv:
     power: float = 0.75
 
     def __post_init__(self) -> None:
-        bounds.run(self.max_lr, self.total_steps)
-        bounds.number("gamma", self.gamma, at_least=0)
-        bounds.number("power", self.power, at_least=0)
+        require_run(self.max_lr, self.total_steps)
+        require("gamma", self.gamma, number(at_least=0))
+        require("power", self.power, number(at_least=0))
 
     def __call__(self, step: int) -> Hyper:
-        step = held(step, self.total_steps)
+        step = clamp_step(step, self.total_steps)
         return Hyper(self.max_lr * (1 + self.gamma * step) ** -self.power)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Starts at max_lr and is multiplied by gamma at each milestone, as torch's MultiStepLR and StepLR.
+    """Starts at max_lr and is multiplied by gamma at each milestone, like torch's MultiStepLR and StepLR.
 
-    milestones: increasing. Below 1 a fraction of the run, at step round(fraction * total_steps); from 1 on an
-        epoch, at step round(epoch * steps_per_epoch). One beyond the end of the run is never reached, as in torch.
-        (0.5, 0.75) where neither milestones nor step_size is given.
-    step_size: epochs between drops; excludes milestones.
+    milestones: increasing. Below 1 a fraction of the run, at step round(fraction * total_steps); from 1
+        on an epoch, at step round(epoch * steps_per_epoch). One beyond the end of the run is never reached, as in
+        torch. The default is (0.5, 0.75), unless step_size is given.
+    step_size: epochs between drops; cannot be combined with milestones.
     """
 
     max_lr: float
@@ -60,11 +60,11 @@ class Step:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        bounds.run(self.max_lr, self.total_steps)
-        bounds.count("steps_per_epoch", self.steps_per_epoch)
-        bounds.number("gamma", self.gamma, above=0, at_most=1)
+        require_run(self.max_lr, self.total_steps)
+        require("steps_per_epoch", self.steps_per_epoch, whole(1))
+        require("gamma", self.gamma, number(above=0, at_most=1))
         if self.step_size is not None:
-            bounds.count("step_size", self.step_size)
+            require("step_size", self.step_size, whole(1))
             if self.milestones is not None:
                 raise ValueError(
                     "milestones and step_size exclude each other, "
@@ -74,16 +74,16 @@ class Step:
         if self.milestones is not None:
             if isinstance(self.milestones, str) or not isinstance(self.milestones, Sequence):
                 raise ValueError(f"milestones must be a list of numbers, got {self.milestones!r}")
-            # A tuple, whatever a config held: the policy stays hashable and cannot be edited.
+            # A config holds a list; a tuple keeps the policy hashable and immutable.
             object.__setattr__(self, "milestones", tuple(self.milestones))
-        self._refuse_disorder()
+        self._check_milestones()
 
-    def _refuse_disorder(self) -> None:
+    def _check_milestones(self) -> None:
         given = self._milestones()
         if not given:
-            raise ValueError("milestones must hold at least one milestone, got []: for no drop use policy=constant")
+            raise ValueError("milestones must have at least one element, got []: without a drop use policy=constant")
         for milestone in given:
-            bounds.number("milestones", milestone, above=0)
+            require("milestones", milestone, number(above=0))
         drops = self.drops()
         if drops[0] < 1:
             raise ValueError(
@@ -96,11 +96,11 @@ class Step:
         return (0.5, 0.75) if self.milestones is None else self.milestones
 
     def drops(self) -> tuple[int, ...]:
-        """The steps from which on the rate is lower, where the policy goes by milestones."""
+        """The steps at which the rate drops, if there is no step_size."""
         return tuple(round(m * (self.total_steps if m < 1 else self.steps_per_epoch)) for m in self._milestones())
 
     def __call__(self, step: int) -> Hyper:
-        step = held(step, self.total_steps)
+        step = clamp_step(step, self.total_steps)
         if self.step_size is not None:
             passed = step // (self.step_size * self.steps_per_epoch)
         else:

@@ -1,15 +1,14 @@
-"""The 1cycle policy (Smith 2018, arXiv:1803.09820), as torch's OneCycleLR, and with the published tails."""
+"""The 1cycle policy (Smith 2018, arXiv:1803.09820), like torch's OneCycleLR, and with the published tails."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from onecycle_sweeps.policies import bounds
-from onecycle_sweeps.policies.curves import SHAPES, blend
-from onecycle_sweeps.policies.hyper import Hyper, held
+from onecycle_sweeps.policies.policy import SHAPES, Hyper, clamp_step, interpolate, require_momenta, require_run
+from onecycle_sweeps.validation import SWITCH, number, one_of, require
 
 
 class Phase(NamedTuple):
-    """From the end of the phase before it to `end` (a step, not always a whole one), along a shape."""
+    """One phase of the cycle: from the end of the previous one to the step `end`, which may lie between two steps."""
 
     end: float
     lr: tuple[float, float]
@@ -19,7 +18,7 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Rises from initial_lr = max_lr/div_factor to max_lr and falls; momentum, if cycled, does the opposite.
+    """Rises from initial_lr = max_lr/div_factor to max_lr and falls again; if momentum is cycled, it does the opposite.
 
     Phases end where torch's do, at fraction*total_steps - 1: the peak is hit where pct_start*total_steps is whole.
     pct_start: fraction of the whole run in which the rate rises.
@@ -45,21 +44,21 @@ class OneCycle:
     tail_div: float = 100.0
 
     def __post_init__(self) -> None:
-        bounds.run(self.max_lr, self.total_steps)
-        bounds.number("pct_start", self.pct_start, above=0, below=1)
-        bounds.choice("anneal_strategy", self.anneal_strategy, "cos", "linear")
-        bounds.flag("cycle_momentum", self.cycle_momentum)
-        bounds.momenta(self.base_momentum, self.max_momentum)
-        bounds.number("div_factor", self.div_factor, at_least=1)
-        bounds.number("final_div_factor", self.final_div_factor, at_least=1 / self.div_factor)
-        bounds.flag("three_phase", self.three_phase)
-        bounds.choice("tail", self.tail, "none", "constant", "linear", "cos")
-        bounds.number("pct_tail", self.pct_tail, above=0, below=1)
-        bounds.number("tail_div", self.tail_div, at_least=1)
-        self._refuse_missing_phases()
+        require_run(self.max_lr, self.total_steps)
+        require("pct_start", self.pct_start, number(above=0, below=1))
+        require("anneal_strategy", self.anneal_strategy, one_of("cos", "linear"))
+        require("cycle_momentum", self.cycle_momentum, SWITCH)
+        require_momenta(self.base_momentum, self.max_momentum)
+        require("div_factor", self.div_factor, number(at_least=1))
+        require("final_div_factor", self.final_div_factor, number(at_least=1 / self.div_factor))
+        require("three_phase", self.three_phase, SWITCH)
+        require("tail", self.tail, one_of("none", "constant", "linear", "cos"))
+        require("pct_tail", self.pct_tail, number(above=0, below=1))
+        require("tail_div", self.tail_div, number(at_least=1))
+        self._check_phases()
 
-    def _refuse_missing_phases(self) -> None:
-        """A phase without length would divide by zero or start in the middle of the next one."""
+    def _check_phases(self) -> None:
+        """Raise ValueError for a phase without length: it would divide by zero or overlap with the next one."""
         rise = self.pct_start * self.total_steps
         if rise <= 1:
             raise ValueError(
@@ -74,7 +73,7 @@ class OneCycle:
         if self.tail == "none":
             return
         if self.three_phase:
-            raise ValueError(f"three_phase and a tail exclude each other, got tail={self.tail}: set one of them off")
+            raise ValueError(f"three_phase and a tail exclude each other, got tail={self.tail}: switch one of them off")
         if self.pct_start + self.pct_tail >= 1:
             raise ValueError(
                 "pct_start + pct_tail must be below 1, the fall lies between them, "
@@ -103,10 +102,12 @@ class OneCycle:
         return [up, down, Phase(total - 1, (initial_lr, initial_lr / self.tail_div), (high, high), self.tail)]
 
     def __call__(self, step: int) -> Hyper:
-        step = held(step, self.total_steps)
+        step = clamp_step(step, self.total_steps)
         phases = self._phases()
         index = next(i for i, phase in enumerate(phases) if step <= phase.end)
         begin = phases[index - 1].end if index else 0.0
         phase = phases[index]
-        share = SHAPES[phase.shape]((step - begin) / (phase.end - begin))
-        return Hyper(blend(*phase.lr, share), blend(*phase.momentum, share) if self.cycle_momentum else None)
+        fraction = SHAPES[phase.shape]((step - begin) / (phase.end - begin))
+        return Hyper(
+            interpolate(*phase.lr, fraction), interpolate(*phase.momentum, fraction) if self.cycle_momentum else None
+        )

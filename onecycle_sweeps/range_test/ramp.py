@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from onecycle_sweeps.policies import Hyper, bounds
-from onecycle_sweeps.policies.hyper import held
+from onecycle_sweeps.policies import Hyper
+from onecycle_sweeps.policies.policy import clamp_step
+from onecycle_sweeps.validation import number, one_of, require, whole
 
 MIN_STEPS = 100
 # By so much of itself a rate has to rise from step to step, lest the floats between them run out.
@@ -26,15 +27,12 @@ class Ramp:
     mode: Literal["exp", "linear"] = "exp"
 
     def __post_init__(self) -> None:
-        bounds.choice("mode", self.mode, "exp", "linear")
-        if self.mode == "exp":
-            bounds.number("start_lr", self.start_lr, above=0)
-        else:
-            bounds.number("start_lr", self.start_lr, at_least=0)
-        bounds.number("end_lr", self.end_lr)
+        require("mode", self.mode, one_of("exp", "linear"))
+        require("start_lr", self.start_lr, number(above=0) if self.mode == "exp" else number(at_least=0))
+        require("end_lr", self.end_lr, number())
         if self.start_lr >= self.end_lr:
             raise ValueError(f"start_lr must be below end_lr={self.end_lr}, got {self.start_lr}")
-        bounds.count("total_steps", self.total_steps)
+        require("total_steps", self.total_steps, whole(1))
         if self.total_steps < MIN_STEPS:
             raise ValueError(f"total_steps of a range test must be at least {MIN_STEPS}, got {self.total_steps}")
 
@@ -46,7 +44,7 @@ class Ramp:
 
     def __call__(self, step: int) -> Hyper:
         """The rate at a step (0-based). Raises ValueError for a step below 0."""
-        part = held(step, self.total_steps) / (self.total_steps - 1)
+        part = clamp_step(step, self.total_steps) / (self.total_steps - 1)
         if self.mode == "exp":
             return Hyper(self.start_lr ** (1 - part) * self.end_lr**part)
         return Hyper(self.start_lr * (1 - part) + self.end_lr * part)

@@ -1,0 +1,99 @@
+"""What a policy is, how one is checked, and the shapes that policies are made of."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from onecycle_sweeps.validation import number, require, whole
+
+# Of a run with more steps, a user's own policy is called at this many of them.
+MOST_STEPS, SAMPLED_STEPS = 10_000, 1000
+# Our own policies are tested to keep their bounds, so a few steps are enough.
+SAMPLED_STEPS_OF_OURS = 50
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """The learning rate and momentum of one step; momentum None leaves the optimizer's own in place."""
+
+    lr: float
+    momentum: float | None = None
+
+
+class Policy(Protocol):
+    """A pure function of the step. Past the last step it returns that step's values."""
+
+    @property
+    def total_steps(self) -> int: ...
+
+    def __call__(self, step: int, /) -> Hyper: ...
+
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: progress,
+    "cos": lambda progress: (1 - math.cos(math.pi * progress)) / 2,
+    "sqrt": math.sqrt,
+    "constant": lambda progress: 1.0,
+}
+"""Each maps the progress through a phase, 0 to 1, to the fraction of the way from its start value to its end value."""
+
+
+def interpolate(start: float, end: float, fraction: float) -> float:
+    """The value at a fraction of the way; equal to `end` at 1, which the plain formula is not always."""
+    return end if fraction == 1 else start + (end - start) * fraction
+
+
+def clamp_step(step: int, total_steps: int) -> int:
+    """The step, or the last one once the run is over. Raises ValueError below 0."""
+    if step < 0:
+        raise ValueError(f"step must be at least 0, got {step}")
+    return min(step, total_steps - 1)
+
+
+def require_run(max_lr: object, total_steps: object) -> None:
+    """Raise ValueError for an invalid peak rate or length of a run."""
+    require("max_lr", max_lr, number(above=0))
+    require("total_steps", total_steps, whole(1))
+
+
+def require_momenta(base_momentum: float, max_momentum: float) -> None:
+    """Raise ValueError for momenta outside [0, 1), or if the base is above the maximum."""
+    require("base_momentum", base_momentum, number(at_least=0, below=1))
+    require("max_momentum", max_momentum, number(at_least=0, below=1))
+    if base_momentum > max_momentum:
+        raise ValueError(f"base_momentum must be at most max_momentum={max_momentum}, got {base_momentum}")
+
+
+def check_policy(name: str, policy: Any, total_steps: int) -> None:
+    """Raise ValueError, naming the policy `name`, unless `policy` is one of `total_steps` steps with usable values.
+
+    What the policy itself raises is passed on.
+    """
+    if not callable(policy):
+        raise ValueError(f"{name} must make a policy, which is called with a step, got {type(policy).__name__}")
+    length = getattr(policy, "total_steps", None)
+    if not whole(1).accepts(length) or length != total_steps:
+        got = "none" if length is None else repr(length)
+        raise ValueError(f"{name} must have the total_steps of the run, {total_steps}, got {got}")
+    ours = type(policy).__module__.startswith("onecycle_sweeps.policies")
+    for step in _steps_to_check(total_steps, ours):
+        _check_values(name, step, policy(step))
+
+
+def _steps_to_check(total_steps: int, ours: bool) -> Iterable[int]:
+    if not ours and total_steps <= MOST_STEPS:
+        return range(total_steps)
+    intervals = SAMPLED_STEPS_OF_OURS if ours else SAMPLED_STEPS
+    return sorted({round(i * (total_steps - 1) / intervals) for i in range(intervals + 1)})
+
+
+def _check_values(name: str, step: int, values: Any) -> None:
+    if not hasattr(values, "lr") or not hasattr(values, "momentum"):
+        raise ValueError(f"{name} must return Hyper(lr, momentum), got {values!r} at step {step}")
+    if not number(at_least=0).accepts(values.lr):
+        raise ValueError(f"{name} must return finite rates of at least 0, got lr={values.lr!r} at step {step}")
+    if values.momentum is not None and not number(at_least=0, below=1).accepts(values.momentum):
+        raise ValueError(
+            f"{name} must return momenta in [0, 1) or None, got momentum={values.momentum!r} at step {step}"
+        )
