@@ -75,7 +75,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         ("max_lr=inf", RATE + "inf"),
         ("policy.max_lr=0", "policy." + RATE + "0"),
         ("max_lr_scale=0", "max_lr_scale must be a number above 0, got 0"),
-        ("policy=clr policy.base_lr=-0.1", "base_lr must be at least 0, got -0.1"),
+        ("policy=clr policy.base_lr=-0.1", "base_lr must be a number of at least 0, got -0.1"),
         ("policy=clr max_lr=0.1 policy.base_lr=0.5", "base_lr must be at most max_lr=0.1, got 0.5"),
         ("policy=clr max_lr=1 max_lr_scale=0.1 policy.base_lr=0.5", "base_lr must be at most max_lr=0.1, got 0.5"),
         ("policy=cosine max_lr=0.1 policy.eta_min=1", "eta_min must be at most max_lr=0.1, got 1"),
