@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says nothing of the product where several tests share two cores.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all but the tests marked cuda: a trial takes one where it may, and then computes other bits.
+
+    Who sets CUDA_VISIBLE_DEVICES has the last word.
+    """
+    if config.getoption("markexpr") != "cuda" and shutil.which("nvidia-smi"):
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -95,6 +105,22 @@ def mnist(tmp_path: Path) -> Path:
         (raw / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(drawn.integers(0, 256, (count, 8, 8))))
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(count) % 10))
     return tmp_path / "root"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each kind of device that this machine has."""
+    return request.param if request.param == "cpu" else request.getfixturevalue("cuda")
+
+
+@pytest.fixture(scope="session")
+def cuda() -> str:
+    """A CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return "cuda"
 
 
 @pytest.fixture

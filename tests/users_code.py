@@ -108,3 +108,19 @@ def unlike_groups(parameters: list[Tensor], key: str, **settings: Any) -> torch.
     """An optimizer whose last parameter is to be trained with a tenth of the others' rate, or of their momentum."""
     last = {"params": parameters[-1:], key: 0.09}
     return torch.optim.SGD([{"params": parameters[:-1]}, last], lr=0.9, **settings)
+
+
+class Hungry(nn.Module):
+    """A net that asks for more memory than a device has, once it has been given some."""
+
+    BYTES = 2**30
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(in_channels * 64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.is_cuda:
+            some = torch.ones(self.BYTES, dtype=torch.uint8, device=images.device)
+            torch.empty(2**46, dtype=torch.uint8, device=some.device)
+        return self.scores(images.flatten(1))

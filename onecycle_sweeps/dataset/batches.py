@@ -147,7 +147,9 @@ def _images(split: Split, batches: Iterable[Tensor]) -> Iterator[Tensor]:
     # On a CPU a trial takes no more of the machine for decoding than it has threads for training.
     processes = torch.get_num_threads() if device.type == "cpu" else None
     for images in split.undecoded.read((samples.cpu().numpy() for samples in batches), processes):
-        yield torch.from_numpy(images).to(device)
+        decoded = torch.from_numpy(images)
+        # From pinned memory a copy to a GPU is made beside its work; from any other, both wait for each other.
+        yield decoded if device.type == "cpu" else decoded.pin_memory().to(device, non_blocking=True)
 
 
 def _permutation(size: int, seed: int, epoch: int) -> Tensor:

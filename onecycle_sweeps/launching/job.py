@@ -19,6 +19,7 @@ from onecycle_sweeps.launching.queue import NOT_AN_END
 from onecycle_sweeps.launching.worker import LEFT, READY
 from onecycle_sweeps.state import CANCELLED
 from onecycle_sweeps.trial.allocator import keep_freed_memory
+from onecycle_sweeps.trial.resolve import gpu_is_lost
 
 log = logging.getLogger("onecycle_sweeps")
 BUSY, STOPPED, SUPERSEDED, FAILED = "busy", "stopped", "superseded", "failed"
@@ -168,7 +169,11 @@ def serve() -> None:
         while (order := orders.get()) is not None and not stopping.is_set():
             folder = TrialFolder(Path(json.loads(order)))
             _send_output_to(folder.log)
-            print(json.dumps(asdict(execute(folder, stopping.is_set))), file=answers)
+            outcome = execute(folder, stopping.is_set)
+            print(json.dumps(asdict(outcome)), file=answers)
+            if outcome.status == FAILED and gpu_is_lost():
+                # Nothing works on it any more in this process, and another one takes the trials that wait.
+                os._exit(LEFT)
     except BrokenPipeError:
         pass
     sys.exit(status)

@@ -48,6 +48,7 @@ def resolve(
         "precision": precision.chosen(device, net) if config["precision"] == "auto" else config["precision"],
         "threads": 1 if config["threads"] == "auto" else config["threads"],
         **{key: fixed[key] for key in ("precision", "threads") if key in fixed},
+        **(gpu(device) if device.startswith("cuda") else {}),
         "normalisation": getattr(net, "normalisation", None),
         "headline": ACCURACY.as_record(),
         **provenance.record(code or provenance.of_trial(config)),
@@ -68,6 +69,33 @@ def resolve(
     elif rate is None:
         rate, source = find_rate() * config["max_lr_scale"], f"range_test:{config['needs']['range_test']}"
     return resolved | {"max_lr": rate, "max_lr_from": source, "total_steps": config["epochs"] * steps_per_epoch}
+
+
+def gpu(device: str) -> Resolved:
+    """The card, and those settings of torch's that decide how it computes."""
+    card, cudnn = torch.cuda.get_device_properties(device), torch.backends.cudnn
+    return {
+        "gpu": {
+            "name": card.name,
+            "capability": f"{card.major}.{card.minor}",
+            "cuda": torch.version.cuda or torch.version.hip,
+            "cudnn": cudnn.version(),
+            "cudnn_benchmark": cudnn.benchmark,
+            "tf32_convolutions": cudnn.allow_tf32,
+            "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        }
+    }
+
+
+def gpu_is_lost() -> bool:
+    """Whether an error, such as a failed assertion in a kernel, has ended all that this process can do on its GPU."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def facts(trial: TrialFolder, config: Config) -> Facts:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import torch
+
 from onecycle_sweeps import checkpoint, journal, provenance, settings
 from onecycle_sweeps.faults import in_a_line, in_full
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder, check_mine
@@ -105,13 +107,26 @@ def _drive(attempt: Attempt, config: Config, code: Code, state: State | None) ->
         resolved |= provenance.record(code)
         trial.write("resolved", resolved, attempt=attempt.number)
     resolve.prepare_torch(config, resolved)
-    data = resolve.data(trial, config, facts, resolved)
-    if config["task"] == "range_test":
-        result = range_test.find_rate(attempt, config, resolved, data)
-    else:
-        result = train(attempt, config, resolved, resolve.learner(config, resolved, data, config["seed"]), state)
+    with _fitting("the data set"):
+        data = resolve.data(trial, config, facts, resolved)
+    with _fitting(f"a training at batch_size={config['batch_size']}"):
+        if config["task"] == "range_test":
+            result = range_test.find_rate(attempt, config, resolved, data)
+        else:
+            result = train(attempt, config, resolved, resolve.learner(config, resolved, data, config["seed"]), state)
     data.check()
     return result
+
+
+@contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    """Say in one line what does not fit into a GPU's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        # What torch says after that is advice on its own settings.
+        told = ". ".join(" ".join(str(error).split()).split(". ")[:3])
+        raise ValueError(f"{what} does not fit into the GPU's memory: {told}") from error
 
 
 def _rate_found(attempt: Attempt, config: Config) -> float:

@@ -41,13 +41,12 @@ class Result:
     rounds: Mapping[str, Any] = field(default_factory=dict)
 
 
-def markdown(facts: Mapping[str, str], quick: bool, measured: Mapping[str, Result]) -> str:
+def markdown(facts: Mapping[str, str], quick: bool, measured: Mapping[str, Result], title: str = "Benchmark") -> str:
     """The page: where it was measured, the requirements, then each part's tables."""
-    return "\n".join(_lines(facts, quick, measured)) + "\n"
+    return "\n".join([f"# {title}\n", *_lines(facts, quick, measured)]) + "\n"
 
 
 def _lines(facts: Mapping[str, str], quick: bool, measured: Mapping[str, Result]) -> Iterator[str]:
-    yield "# Benchmark\n"
     if quick:
         yield "**Quick mode: tiny sizes, which show that everything runs. No figure means much.**\n"
     yield from _table(("measured with", ""), facts.items())

@@ -57,6 +57,7 @@ class Work:
     steps: int
     batch_size: int
     max_lr: float = 0.1
+    device: str = "cpu"
 
     @cached_property
     def trial(self) -> Trial:
@@ -69,7 +70,7 @@ class Work:
         config = self.trial.config
         cache = self.runs_dir / "data" / config["needs"]["data"]
         facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
-        return dataset.load(cache, facts, "cpu")
+        return dataset.load(cache, facts, self.device)
 
     @cached_property
     def order(self) -> list[Tensor]:
@@ -77,7 +78,7 @@ class Work:
         size = len(self.data.train)
         positions = Split(torch.empty(size, 0), torch.arange(size), torch.arange(size))
         drawn = dataset.batches(positions, self.batch_size, SEED)
-        return [batch for _, (_, batch) in zip(range(self.steps), drawn, strict=False)]
+        return [batch.to(self.device) for _, (_, batch) in zip(range(self.steps), drawn, strict=False)]
 
     def net(self) -> nn.Module:
         """A net with the first weights of the program's."""
@@ -86,7 +87,7 @@ class Work:
         model = settings.build(
             "model", self.trial.config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes
         )
-        return model.to(memory_format=torch.channels_last)
+        return model.to(self.device, memory_format=torch.channels_last)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised images and the labels at some positions of the training set."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from onecycle_sweeps.dataset.augmentation.draws import below
 from onecycle_sweeps.dataset.augmentation.transform import check_pixels
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from onecycle_sweeps.dataset.augmentation.draws import Draws
@@ -43,7 +45,7 @@ class Cutout:
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         top, left = draws.words(2)
         rows, columns = self._covered(top, images.shape[2]), self._covered(left, images.shape[3])
-        colour = images.new_tensor([round(value) for value in self.mean]).view(1, -1, 1, 1)
+        colour = _colour(tuple(round(value) for value in self.mean), images.dtype, images.device)
         return colour.where(rows[:, None, :, None] & columns[:, None, None, :], images)
 
     def _covered(self, words: Tensor, length: int) -> Tensor:
@@ -53,3 +55,11 @@ class Cutout:
         start = below(words, length - self.size + 1) if self.inside else below(words, length) - self.size // 2
         pixels = torch.arange(length, device=words.device)
         return (pixels >= start[:, None]) & (pixels < start[:, None] + self.size)
+
+
+@lru_cache
+def _colour(mean: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A value for each channel (1, C, 1, 1): copied to a GPU once, since each copy would wait for the GPU."""
+    import torch
+
+    return torch.tensor(mean, dtype=dtype, device=device).view(1, -1, 1, 1)

@@ -1,0 +1,45 @@
+"""A sweep of short trials on one card. Trials are not packed by this version: several workers may share the card."""
+
+from benchmarks.tables import Result, Table
+from gpu_check import sweeps
+from gpu_check.figures import Options, taken
+from gpu_check.step import NOISE
+
+TRIALS, TOGETHER = 24, 8
+CAPTION = """This version does not pack trials into one process; what there is are several workers on a card. \
+{trials} trials of simple_cnn (4 policies x {seeds} seeds, max_lr 0.1), one epoch of {steps} steps at batch 128 \
+on 60,000 images of 1x28x28, each command once. Training seconds are from the first step of all to the last trial's \
+last; between trials is the median from a trial's last step to its worker's next first one, with evaluation, result, \
+pictures and the next one's start; busy is nvidia-smi's, over the whole command."""
+
+
+def run(options: Options) -> Result:
+    """Both commands."""
+    return taken({"sweep": sweep}, options)
+
+
+def sweep(options: Options) -> Result:
+    """The same trials one after the other, and eight workers on the card."""
+    seeds = options.sized(TRIALS // 4, 1)
+    train, side = options.sized(60_000, 512), options.sized(28, 8)
+    size = (f"+data.train={train}", "+data.test=1000", "+data.channels=1", f"+data.side={side}")
+    net = ("model=simple_cnn", "model._target_=gpu_check.stand_ins.StampedCNN")
+    rest = ("policy=constant,step,clr,onecycle", "max_lr=0.1", "-m", f"device={options.device}")
+    words = (*NOISE, *size, *net, *rest, "epochs=1", f"seed={','.join(map(str, range(seeds)))}")
+    rows, rounds = [], {}
+    for together in (1, options.sized(TOGETHER, 2)):
+        workers = (f"hydra.launcher.workers={together}", f"hydra.launcher.jobs_per_gpu={together}")
+        ran = sweeps.run(options.scratch / str(together), *words, *workers)
+        statuses = [result["status"] for result in ran.results()]
+        if len(statuses) != 4 * seeds:
+            raise RuntimeError(f"{len(statuses)} of {4 * seeds} trials have a result")
+        rows.append((f"jobs_per_gpu={together}", ran.seconds, ran.busy_seconds(), ran.between_trials(), ran.busy))
+        rounds[str(together)] = {"stamps": ran.stamps(), "statuses": statuses}
+    first = rows[0][2]
+    table = Table(
+        "A sweep of short trials",
+        CAPTION.format(trials=4 * seeds, seeds=seeds, steps=train // 128),
+        ("workers", "s from Enter to exit", "training s", "s between trials", "GPU busy", "times as fast in training"),
+        [(*row, first / row[2]) for row in rows],
+    )
+    return Result([table], (), (), rounds)

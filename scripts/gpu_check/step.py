@@ -1,0 +1,273 @@
+"""What a step, an epoch and a range test cost on the GPU, beside the loops that people write."""
+
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import islice, pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks import costs, loops, machine, stores
+from benchmarks.loops import Side
+from benchmarks.tables import Requirement, Result, Table
+from benchmarks.timed_nets import WARM_STEPS
+from benchmarks.trials import planned
+from benchmarks.work import SEED, VALIDATION, Work
+from gpu_check import card, plain
+from gpu_check.figures import Options, taken
+from gpu_check.plain import Recipe
+from onecycle_sweeps import journal, trial
+from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.training import Learner, steps
+from onecycle_sweeps.trial import resolve
+from onecycle_sweeps.trial.recording import Recorder
+
+NOISE = ("data=digits", "data._target_=gpu_check.stand_ins.noise")
+OURS, BARE, GRAPH = "this program, journal on disk", "bare eager loop", "bare loop, a CUDA graph captured by hand"
+ROUNDS, STEPS, BATCH = 5, 468, 128
+STEP = """One epoch of {steps} steps of simple_cnn, batch {batch}, images of 1x28x28 on the device, fp32, SGD with \
+Nesterov under a 1cycle schedule, an evaluation of {validation} images at the end, the same first weights and batch \
+order for all; {rounds} rounds in turn after one that is not counted. Counted is the time from the beginning of step \
+{warm} to the return of the training, when the GPU has finished. The graph holds batch, forward and backward pass; \
+rate and momentum change between its replays, so the fused update stays outside it."""
+WORK = """Steps {first} to {last} of an epoch, as the program takes and records them. Kernels and copies are those \
+that torch.profiler saw on the device; a synchronising call is one that torch.cuda.set_sync_debug_mode warns of."""
+EPOCHS = 6
+EPOCH = """`experiment=cifar10_fast data=cifar10_jpeg epochs={epochs}`: ResNet-9, batch 512, {steps} steps an epoch, \
+an evaluation of {val:,} images. Seconds are the median of the epochs after the first, with its evaluation. The plain \
+loop has its images on the device, normalised, padded and in bf16, crops, flips and cuts a whole epoch at once, \
+and runs bf16 autocast, channels_last and the fused SGD; it logs one accuracy an epoch. The Lightning row is a DataLoader of \
+{workers} processes, torchvision's transforms on PIL images (without Cutout), bf16-mixed, MLFlowLogger (sqlite) and \
+LearningRateMonitor at every step."""
+WORKERS = 8
+RANGE_TEST = """`task=range_test` of 200 steps of ResNet-9 on CIFAR-10, batch 512: a trial's folder brought to its \
+verdict in a process that has torch and the decoded images at hand, first and once more."""
+
+
+def run(options: Options) -> Result:
+    """All figures of one process."""
+    return taken({"step": step, "work": work, "epoch": epoch, "range test": range_test}, options)
+
+
+def step(options: Options) -> Result:
+    """A step of a small net beside the bare loop and a graph of it."""
+    torch.set_num_threads(1)
+    count, batch = options.sized(STEPS, 10), options.sized(BATCH, 16)
+    side = options.sized(28, 8)
+    size = (f"+data.train={count * batch}", f"+data.test={VALIDATION}", "+data.channels=1", f"+data.side={side}")
+    asked = (f"device={options.device}", "precision=fp32", "threads=1", "max_lr=0.1", "epochs=1", f"seed={SEED}")
+    net = ("model=simple_cnn", "model._target_=benchmarks.timed_nets.TimedCNN")
+    small = Work(
+        options.scratch / "runs",
+        (*NOISE, *size, *net, *asked, f"batch_size={batch}", "policy=onecycle"),
+        count,
+        batch,
+        device=options.device,
+    )
+    sides = [Side(BARE, loops.bare), Side(OURS, loops.journalled, stores.OURS)]
+    if options.device == "cuda":
+        sides.append(Side(GRAPH, plain.graphed))
+    rounds = options.sized(ROUNDS, 1)
+    measured = costs.interleaved({one.name: partial(one.run, small) for one in sides}, rounds, warm=1)
+    rows = [(one.name, 1000 * costs.wall(measured, one.name), costs.ratio(measured, one.name, BARE)) for one in sides]
+    caption = STEP.format(steps=count, batch=batch, validation=VALIDATION, rounds=rounds, warm=WARM_STEPS)
+    table = Table("A step of simple_cnn", caption, ("way to train", "ms/step", "time / bare loop"), rows)
+    faster = 1 / costs.ratio(measured, OURS, BARE)
+    required = Requirement("a step with full logging: times as fast as the bare loop", faster, 3, at_least=True)
+    return Result([table], [required], (), {name: [asdict(cost) for cost in taken] for name, taken in measured.items()})
+
+
+def work(options: Options) -> Result:
+    """Kernels, copies and synchronising calls of a step."""
+    count = options.sized(20, 2)
+    chosen = {
+        "simple_cnn, batch 128": (
+            *NOISE,
+            *_shape(options, 1),
+            "model=simple_cnn",
+            f"batch_size={options.sized(128, 8)}",
+        ),
+        "ResNet-9 as in cifar10_fast, batch 512": (
+            *("experiment=cifar10_fast", *NOISE, *_shape(options, 3), f"batch_size={options.sized(512, 8)}"),
+        ),
+    }
+    rows, rounds = [], {}
+    for name, overrides in chosen.items():
+        kernels, copies = _profiled(_learner(options, *overrides), count)
+        calls = _synchronising(_learner(options, *overrides), count)
+        rows.append((name, kernels / count, copies / count, sum(calls.values()) / count))
+        rounds[name] = dict(calls)
+    columns = ("net", "kernels a step", "copies a step", "synchronising calls a step")
+    table = Table("What a step asks of the GPU", WORK.format(first=3, last=2 + count), columns, rows)
+    return Result(
+        [table], [Requirement(f"{row[0]}: synchronising calls a step", row[3], 0) for row in rows], (), rounds
+    )
+
+
+def epoch(options: Options) -> Result:
+    """An epoch of cifar10_fast beside the plainest fast loop and Lightning's."""
+    epochs = options.sized(EPOCHS, 3)
+    one = _planned(options, *cifar10(options), f"epochs={epochs}", "seed=0")
+    folder = _made(options, one)
+    with card.watched() as usage:
+        trial.run(folder)
+    ours = _epochs(folder)
+    learner = _built(folder)
+    recipe = Recipe(epochs, learner.batch_size)
+    sides = {OURS: ours}
+    for benchmark in (False, True):
+        name = f"the plainest fast loop, cuDNN {'timing its algorithms' if benchmark else 'by its heuristics'}"
+        fresh = resolve.model(one.config, learner.data.facts)
+        sides[name] = [seconds for seconds, _ in plain.epochs(fresh, learner.data, recipe, benchmark)][1:]
+    left_out = []
+    if machine.missing("lightning"):
+        left_out.append(machine.left_out("the Lightning loop", "lightning"))
+    else:
+        sides["DataLoader, torchvision, Lightning, MLFlowLogger"] = _lightning(options, one, learner)
+    taken = {name: median(seconds) for name, seconds in sides.items()}
+    fastest = min(seconds for name, seconds in taken.items() if name.startswith("the plainest"))
+    rows = [(name, seconds, taken[OURS] / seconds) for name, seconds in taken.items()]
+    per_epoch, val = len(learner.data.train) // learner.batch_size, len(learner.data.val)
+    caption = EPOCH.format(epochs=epochs, steps=per_epoch, val=val, workers=WORKERS)
+    caption += f" nvidia-smi saw the GPU busy for {usage} of the trial's time, its start included."
+    table = Table("An epoch of cifar10_fast", caption, ("way to train", "s/epoch", "this program's time / its"), rows)
+    required = [Requirement("cifar10_fast: time beside the plainest fast loop's", taken[OURS] / fastest, 1.05)]
+    if not left_out:
+        slow = list(taken.values())[-1]
+        required.append(
+            Requirement("cifar10_fast: times as fast as Lightning's", slow / taken[OURS], 10, at_least=True)
+        )
+    return Result([table], required, left_out, sides)
+
+
+def range_test(options: Options) -> Result:
+    """A range test of ResNet-9 with its verdict."""
+    count = options.sized(200, 100)
+    data = ("data=digits", "epochs=1") if options.quick else cifar10(options)
+    asked = (*data, "task=range_test", "max_lr=auto", f"range_test.steps={count}")
+    rows: list[Sequence[Any]] = []
+    for turn in ("first", "again"):
+        folder = _made(options, _planned(options, *asked), afresh=True)
+        began = time.perf_counter()
+        result = trial.run(folder)
+        seconds = time.perf_counter() - began
+        verdict = result["metrics"]["suggestion/max_lr"]
+        rows.append((turn, result["steps"], seconds, 1000 * seconds / result["steps"], verdict))
+    columns = ("turn", "steps until it diverged", "s", "ms/step", "max_lr")
+    required = Requirement("a range test of 200 steps: seconds", rows[0][2], 3)
+    return Result([Table("A range test of ResNet-9", RANGE_TEST, columns, rows)], [required])
+
+
+def _shape(options: Options, channels: int) -> Sequence[str]:
+    """Noise in the shape of Fashion-MNIST (1 channel) or CIFAR-10 (3)."""
+    side = options.sized({1: 28, 3: 32}[channels], 8)
+    count = options.sized(60_000, 80)
+    return (f"+data.train={count}", "+data.test=1000", f"+data.channels={channels}", f"+data.side={side}")
+
+
+def cifar10(options: Options) -> Sequence[str]:
+    """The preset on CIFAR-10's JPEGs, or in quick mode on a little noise; raises FileNotFoundError without them."""
+    if options.quick:
+        return ("experiment=cifar10_fast", *NOISE, *_shape(options, 3), "batch_size=16", "model=lenet")
+    archive = Path(os.environ.get("ONECYCLE_DATA", "data")) / "cifar10_jpeg.tar"
+    if not archive.exists():
+        raise FileNotFoundError(f"there is no {archive}: ONECYCLE_DATA names the folder that has it")
+    return ("experiment=cifar10_fast", "data=cifar10_jpeg")
+
+
+def _planned(options: Options, *overrides: str) -> Trial:
+    return planned(options.scratch / "runs", *overrides, f"device={options.device}")
+
+
+def _made(options: Options, asked: Trial, afresh: bool = False) -> TrialFolder:
+    folder = TrialFolder(options.scratch / "runs" / asked.signature)
+    if afresh and folder.path.exists():
+        folder.put_aside()
+    folder.create(asked.config)
+    return folder
+
+
+def _built(folder: TrialFolder) -> Learner:
+    """The learner of a trial's first step, with the precision that the program chooses."""
+    config, facts = folder.config(), resolve.facts(folder, folder.config())
+    fixed = resolve.resolve(config, facts, lambda: 0.1)
+    resolve.prepare_torch(config, fixed)
+    return resolve.learner(config, fixed, resolve.data(folder, config, facts, fixed), config["seed"])
+
+
+def _learner(options: Options, *overrides: str) -> Learner:
+    return _built(_made(options, _planned(options, *overrides, "max_lr=0.1", "seed=0")))
+
+
+def _recorded(learner: Learner, count: int, begin: Callable[[], Any]) -> Iterator[None]:
+    """Take three steps, call `begin`, and take `count` more as a trial does; yields before what follows them."""
+    from onecycle_sweeps.policies import Constant
+
+    recorder = Recorder(None)  # pyright: ignore[reportArgumentType]
+    stream = steps(learner, Constant(0.1, 3 + count))
+    for _ in islice(stream, 3):
+        pass
+    begin()
+    for one in stream:
+        recorder.add(one)
+    yield
+
+
+def _profiled(learner: Learner, count: int) -> tuple[int, int]:
+    """How many kernels and how many copies those steps started on the device."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    profiler = torch.profiler.profile(activities=activities if learner.data.train.images.is_cuda else activities[:1])
+
+    def begin() -> None:
+        _wait(learner)
+        profiler.start()
+
+    for _ in _recorded(learner, count, begin):
+        _wait(learner)
+        profiler.stop()
+    names = [event.name for event in profiler.events() or () if event.device_type.name == "CUDA"]
+    copies = sum(name.startswith(("Memcpy", "Memset")) for name in names)
+    return len(names) - copies, copies
+
+
+def _synchronising(learner: Learner, count: int) -> Counter[str]:
+    """The synchronising calls of those steps, by the line that made them."""
+    if not learner.data.train.images.is_cuda:
+        return Counter()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in _recorded(learner, count, lambda: torch.cuda.set_sync_debug_mode("warn")):
+            torch.cuda.set_sync_debug_mode("default")
+    found = [one for one in seen if "synchronizing CUDA operation" in str(one.message)]
+    return Counter(f"{Path(one.filename).name}:{one.lineno}" for one in found)
+
+
+def _epochs(folder: TrialFolder) -> list[float]:
+    """The seconds of each epoch but the first, by the times at which its evaluation was recorded."""
+    ends = [block.time for block in journal.read(folder.journal).blocks if journal.VAL_ACCURACY in block.metrics]
+    return [end - start for start, end in pairwise(ends)]
+
+
+def _lightning(options: Options, asked: Trial, learner: Learner) -> list[float]:
+    from gpu_check import lightning_loop
+
+    data = learner.data
+    parts = []
+    for split in (data.train, data.val):
+        parts += [split.images[split.index].permute(0, 2, 3, 1).cpu().numpy(), split.labels[split.index].cpu().numpy()]
+    net, recipe = resolve.model(asked.config, data.facts), Recipe(3, learner.batch_size)
+    accelerator = "gpu" if options.device == "cuda" else "cpu"
+    return lightning_loop.epochs(net, tuple(parts), recipe, options.sized(WORKERS, 0), options.scratch, accelerator)
+
+
+def _wait(learner: Learner) -> None:
+    if learner.data.train.images.is_cuda:
+        torch.cuda.synchronize()

@@ -1,0 +1,44 @@
+"""The tests marked cuda."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from benchmarks.tables import Result, Table
+from gpu_check.card import ROOT
+from gpu_check.figures import Options
+
+SECONDS = 240
+CAPTION = """`pytest -m cuda` over {files}: {passed} passed, {failed} failed, {skipped} skipped, in {seconds:.0f} s of \
+their own time. Each row is one that did not pass, or one of the slowest."""
+SLOWEST = 3
+
+
+def run(options: Options) -> Result:
+    """All of them, in processes beside each other where pytest-xdist is installed."""
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_devices*.py"))
+    report = options.scratch / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    done = subprocess.run([*command, "-n", "4", *files], cwd=ROOT, stdout=sys.stderr, timeout=SECONDS, check=False)
+    if not report.exists():
+        return Result([], (), [f"pytest ended with status {done.returncode} and no report"])
+    return told(report, files)
+
+
+def told(report: Path, files: list[str]) -> Result:
+    """What pytest's report says."""
+    cases = [(case, _outcome(case), float(case.get("time", 0))) for case in ElementTree.parse(report).iter("testcase")]
+    count = {word: sum(outcome == word for _, outcome, _ in cases) for word in ("passed", "failed", "skipped")}
+    slowest = sorted(cases, key=lambda one: -one[2])[:SLOWEST]
+    shown = [one for one in cases if one[1] != "passed"] + [one for one in slowest if one[1] == "passed"]
+    rows = [(case.get("name", ""), outcome, seconds) for case, outcome, seconds in shown]
+    caption = CAPTION.format(files=", ".join(files), **count, seconds=sum(seconds for *_, seconds in cases))
+    failed = [case.get("name", "") for case, outcome, _ in cases if outcome == "failed"]
+    return Result([Table("Tests on the GPU", caption, ("test", "", "s"), rows)], (), (), {**count, "names": failed})
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    if case.find("failure") is not None or case.find("error") is not None:
+        return "failed"
+    return "skipped" if case.find("skipped") is not None else "passed"
