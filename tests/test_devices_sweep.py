@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.launch import local
-from onecycle_sweeps.launch.fork_server import ForkServer
+from onecycle_sweeps.launching import local
+from onecycle_sweeps.launching.fork_server import ForkServer
 from onecycle_sweeps.state import FAILED, FINISHED
 from program import QUICK, planned, run, sweep_of, with_store, write
 

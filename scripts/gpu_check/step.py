@@ -26,6 +26,7 @@ from gpu_check.plain import Recipe
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.policies import Constant
 from onecycle_sweeps.training import Learner, steps
 from onecycle_sweeps.trial import resolve
 from onecycle_sweeps.trial.recording import Recorder
@@ -42,11 +43,11 @@ WORK = """Steps {first} to {last} of an epoch, as the program takes and records 
 that torch.profiler saw on the device; a synchronising call is one that torch.cuda.set_sync_debug_mode warns of."""
 EPOCHS = 6
 EPOCH = """`experiment=cifar10_fast data=cifar10_jpeg epochs={epochs}`: ResNet-9, batch 512, {steps} steps an epoch, \
-an evaluation of {val:,} images. Seconds are the median of the epochs after the first, with its evaluation. The plain \
-loop has its images on the device, normalised, padded and in bf16, crops, flips and cuts a whole epoch at once, \
-and runs bf16 autocast, channels_last and the fused SGD; it logs one accuracy an epoch. The Lightning row is a DataLoader of \
-{workers} processes, torchvision's transforms on PIL images (without Cutout), bf16-mixed, MLFlowLogger (sqlite) and \
-LearningRateMonitor at every step."""
+an evaluation of {val:,} images. Seconds are the median of the epochs after the first, with its evaluation. The \
+plain loop has its images on the device, normalised, padded and in bf16, crops, flips and cuts a whole epoch at \
+once, and runs bf16 autocast, channels_last and the fused SGD; it logs one accuracy an epoch. The Lightning row is a \
+DataLoader of {workers} processes, torchvision's transforms on PIL images (without Cutout), bf16-mixed, MLFlowLogger \
+(sqlite) and LearningRateMonitor at every step."""
 WORKERS = 8
 RANGE_TEST = """`task=range_test` of 200 steps of ResNet-9 on CIFAR-10, batch 512: a trial's folder brought to its \
 verdict in a process that has torch and the decoded images at hand, first and once more."""
@@ -209,8 +210,6 @@ def _learner(options: Options, *overrides: str) -> Learner:
 
 def _recorded(learner: Learner, count: int, begin: Callable[[], Any]) -> Iterator[None]:
     """Take three steps, call `begin`, and take `count` more as a trial does; yields before what follows them."""
-    from onecycle_sweeps.policies import Constant
-
     recorder = Recorder(None)  # pyright: ignore[reportArgumentType]
     stream = steps(learner, Constant(0.1, 3 + count))
     for _ in islice(stream, 3):
