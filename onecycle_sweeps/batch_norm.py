@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from onecycle_sweeps.dataset import batches
+from onecycle_sweeps.images import batches
 from onecycle_sweeps.training import Learner
 
 BATCHES = 100

@@ -89,7 +89,7 @@ Check = Callable[[Any], bool]
 POSITIVE = number(0, above=True)
 MOMENTUM = number(0, 1, below=True)
 TARGET = (text, "the dotted name of a class or function")
-TRANSFORMS = (nodes, "a list of transforms, such as [{_target_: onecycle_sweeps.dataset.augmentation.Flip}]")
+TRANSFORMS = (nodes, "a list of transforms, such as [{_target_: onecycle_sweeps.images.augmentation.Flip}]")
 CHECKS: dict[str, tuple[Check, str]] = {
     "model._target_": TARGET,
     "data._target_": TARGET,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onecycle_sweeps import storage
-from onecycle_sweeps.dataset import progress, walk
-from onecycle_sweeps.dataset.files import MEMOS
+from onecycle_sweeps.images import progress, walk
+from onecycle_sweeps.images.input_files import MEMOS
 
 CONTENT, STAT = "content", "stat"
 # A file that was written shortly before it was hashed might be written again within one tick of the file system's

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import checks, dataset, fingerprints, inputs, provenance, settings
+from onecycle_sweeps import checks, fingerprints, images, inputs, provenance, settings
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.dataset import Source
 from onecycle_sweeps.faults import in_a_line
+from onecycle_sweeps.images import Source
 from onecycle_sweeps.inputs import Inputs
 from onecycle_sweeps.policies import check_policy
 from onecycle_sweeps.settings import Config
@@ -68,7 +68,7 @@ class Planner:
         self.memos = fingerprints.memos(runs_dir)
         self._read: set[str] = set()
         self._inputs: dict[str, Inputs] = {}
-        self._data: dict[str, tuple[dataset.Facts, Data]] = {}
+        self._data: dict[str, tuple[images.Facts, Data]] = {}
         self._built: set[str] = set()
         # Lines for the user on what no check can see.
         self.remarks: list[str] = []
@@ -116,7 +116,7 @@ class Planner:
             build()
             self._built.add(key)
 
-    def _describe_data(self, config: Config) -> tuple[dataset.Facts, Data]:
+    def _describe_data(self, config: Config) -> tuple[images.Facts, Data]:
         """The facts of the data set, split as asked, and where it comes from and is kept."""
         node = {k: v for k, v in config["data"].items() if k not in settings.TRANSFORM_KEYS}
         # What a loader reads from the environment may decide on what it loads.
@@ -135,7 +135,7 @@ class Planner:
 
     def _read_data(
         self, config: Config, node: Config, apart: Config, load: Callable[[], Source]
-    ) -> tuple[dataset.Facts, Data]:
+    ) -> tuple[images.Facts, Data]:
         """Fingerprint a data set and decode it; raises Changed if its files are others once they have been read."""
         named_by_code = settings.text_defaults(node)
         loaded = named_by_code | {key: value for key, value in node.items() if key not in settings.SPLIT_KEYS}
@@ -155,7 +155,7 @@ class Planner:
         folder = self.runs_dir / "data" / data.cache
         if not (named.prints or afresh or data.cache in self._read) and folder.is_dir():
             self._remark_unseen(node["_target_"])
-        facts = dataset.prepare(load, folder, check=check, afresh=afresh, **settings.split(config))
+        facts = images.prepare(load, folder, check=check, afresh=afresh, **settings.split(config))
         self._read.add(data.cache)
         return facts, data
 

@@ -19,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from onecycle_sweeps import checks, credentials, keys, paths, targets
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.dataset import Facts, Source
-from onecycle_sweeps.dataset.augmentation import Transform
 from onecycle_sweeps.faults import in_a_line
+from onecycle_sweeps.images import Facts, Source
+from onecycle_sweeps.images.augmentation import Transform
 from onecycle_sweeps.policies import Policy
 
 Config = dict[str, Any]
@@ -195,7 +195,7 @@ def text_defaults(node: Config) -> Config:
 
 
 def split(config: Config) -> dict[str, Any]:
-    """How the data set is divided: the keywords of `dataset.prepare`."""
+    """How the data set is divided: the keywords of `images.prepare`."""
     return {key: config["data"][key] for key in SPLIT_KEYS}
 
 

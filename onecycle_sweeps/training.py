@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from onecycle_sweeps.dataset import Dataset, Split, batches, evaluation_batches
+from onecycle_sweeps.images import Dataset, Split, batches, evaluation_batches
 from onecycle_sweeps.policies import Hyper, Policy
 from onecycle_sweeps.scheduler import apply, used
 

@@ -8,9 +8,9 @@ import numpy as np
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
-from onecycle_sweeps.data.digits import load
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.images import Source
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
+from onecycle_sweeps.sources.digits import load
 
 AT_IMPORT = os.environ.get("SHADE")
 

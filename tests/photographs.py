@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from onecycle_sweeps.data import image_folder
-from onecycle_sweeps.data.image_folder import decoding
-from onecycle_sweeps.dataset import Source, Undecoded
+from onecycle_sweeps.images import Source, Undecoded
+from onecycle_sweeps.sources import decoding, image_folder
 
 SIZE = 8
 

@@ -1,6 +1,5 @@
 """The transforms once more, as plain as can be: one image and one pixel at a time, with whole numbers of any size."""
 
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -9,19 +8,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Words:
-    """The words that one sample has for the transform at one place of the list in one epoch."""
+    """The words that one sample has for one transform in one epoch, as whole numbers from 0 to 2**64 - 1."""
 
-    seed: int
-    epoch: int
-    place: int
-    sample: int
+    values: tuple[int, ...]
 
     def __getitem__(self, number: int) -> int:
-        key = int.from_bytes(hashlib.sha256(f"{self.seed},{self.epoch},{self.place}".encode()).digest()[:8])
-        z = (key + (64 * self.sample + number + 1) * 0x9E3779B97F4A7C15) % 2**64
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-        return z ^ z >> 31
+        return self.values[number] % 2**64
 
     def below(self, number: int, bound: int) -> int:
         return (self[number] >> 32) * bound >> 32

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import functional
 
-from onecycle_sweeps.dataset import Split, batches
-from onecycle_sweeps.dataset.augmentation import (
+from onecycle_sweeps.images import Split, batches
+from onecycle_sweeps.images.augmentation import (
     CenterCrop,
     Cutout,
     Draws,
+    EpochWords,
     Flip,
     PadCrop,
     RandomResizedCrop,
@@ -23,7 +24,7 @@ from onecycle_sweeps.dataset.augmentation import (
 from plain_augmentation import Words, box, cutout, cutout_inside, flip, pad_crop, resized
 
 SEED, EPOCH, PLACE = 3, 5, 2
-SAMPLES = torch.tensor([0, 7, 6, 59_999, 7, 2**40, *range(100, 160)])
+SAMPLES = torch.tensor([0, 7, 6, 59_999, 7, 59_998, *range(100, 160)])
 Plain = Callable[[np.ndarray, Words], np.ndarray]
 
 
@@ -33,13 +34,17 @@ def drawn(channels: int, height: int, width: int, count: int = len(SAMPLES)) -> 
 
 
 def draws(samples: Tensor = SAMPLES) -> Draws:
-    return Draws(SEED, EPOCH, PLACE, samples)
+    return Draws(EpochWords(SEED, EPOCH, PLACE, 60_000), samples)
+
+
+def plain_words() -> list[Words]:
+    """The words of each of SAMPLES."""
+    return [Words(tuple(column)) for column in draws().words(22).T.tolist()]
 
 
 def plainly(plain: Plain, images: Tensor) -> Tensor:
     """The reference on each image with the words of its sample."""
-    pairs = zip(images.numpy(), SAMPLES.tolist(), strict=True)
-    one_by_one = [plain(image, Words(SEED, EPOCH, PLACE, sample)) for image, sample in pairs]
+    one_by_one = [plain(image, words) for image, words in zip(images.numpy(), plain_words(), strict=True)]
     return torch.from_numpy(np.stack(one_by_one))
 
 
@@ -71,7 +76,7 @@ def test_a_cutout_inside_lies_at_each_place_as_often_as_pages() -> None:
     """cifar10-fast's Cutout(h, w) chooses `x0` from range(W + 1 - w) and `y0` from range(H + 1 - h) at random."""
     height, width, size, count = 6, 8, 3, 24_000
     images = torch.full((count, 1, height, width), 255, dtype=torch.uint8)
-    holes = Cutout(size, inside=True)(images, Draws(SEED, EPOCH, PLACE, torch.arange(count)))[:, 0].numpy() == 0
+    holes = Cutout(size, inside=True)(images, draws(torch.arange(count)))[:, 0].numpy() == 0
     assert (holes.sum(axis=(1, 2)) == size * size).all()
     tops, lefts = holes.any(axis=2).argmax(axis=1), holes.any(axis=1).argmax(axis=1)
     found = np.zeros((height + 1 - size, width + 1 - size))
@@ -113,7 +118,7 @@ def test_random_resized_crop_equals_the_plain_reference(
 ):
     images, transform = drawn(*shape), RandomResizedCrop(size, scale, ratio)
     _, height, width = shape
-    boxes = [box(Words(SEED, EPOCH, PLACE, sample), height, width, scale, ratio) for sample in SAMPLES.tolist()]
+    boxes = [box(words, height, width, scale, ratio) for words in plain_words()]
     assert torch.stack(transform.boxes(draws(), height, width), 1).tolist() == [list(one) for one in boxes]
     expected = np.stack([resized(image, *one, size) for image, one in zip(images.numpy(), boxes, strict=True)])
     assert torch.equal(transform(images, draws()), torch.from_numpy(expected))
@@ -160,5 +165,5 @@ def test_transforms_go_into_each_other_in_the_order_of_the_list():
     images, labels = next(batches(split, 20, SEED, 3, chain))
     by_hand = split.images[labels]
     for place, transform in enumerate(chain):
-        by_hand = transform(by_hand, Draws(SEED, 3, place, labels))
+        by_hand = transform(by_hand, Draws(EpochWords(SEED, 3, place, 20), labels))
     assert torch.equal(images, by_hand)

@@ -12,10 +12,18 @@ import torch
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop as Torchvisions
 
-from onecycle_sweeps.dataset import Split, batches
-from onecycle_sweeps.dataset.augmentation import Cutout, Draws, Flip, PadCrop, RandomResizedCrop, Transform
-from onecycle_sweeps.dataset.augmentation.draws import below, fractions, splitmix64
-from plain_augmentation import Words
+from onecycle_sweeps.images import Split, batches
+from onecycle_sweeps.images.augmentation import (
+    Cutout,
+    Draws,
+    EpochWords,
+    Flip,
+    PadCrop,
+    RandomResizedCrop,
+    Transform,
+    below,
+    fractions,
+)
 
 CHAIN = (RandomResizedCrop(10, (0.3, 1.0)), PadCrop(2), Flip(), Cutout(3))
 SIZE, SEED = 60, 11
@@ -39,29 +47,27 @@ def epochs(count: int, batch_size: int, seed: int = SEED, chain: Sequence[Transf
     return found
 
 
-def test_the_generator_is_splitmix64():
-    words = splitmix64(1234567, torch.arange(5))
-    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
-    assert [word % 2**64 for word in words.tolist()] == known
-
-
-@pytest.mark.parametrize(("seed", "epoch", "place"), [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2**40, 999, 7)])
-def test_words_are_those_of_whole_numbers_without_a_bound(seed: int, epoch: int, place: int):
-    samples = [0, 1, 59_999, 2**50]
-    words = Draws(seed, epoch, place, torch.tensor(samples)).words(64)
-    plain = [[Words(seed, epoch, place, sample)[number] for sample in samples] for number in range(64)]
-    assert [[word % 2**64 for word in row] for row in words.tolist()] == plain
+def draws(count: int, seed: int = 0, epoch: int = 0, place: int = 0) -> Draws:
+    """The draws of a batch that holds every one of `count` stored samples in order."""
+    return Draws(EpochWords(seed, epoch, place, count), torch.arange(count))
 
 
 def test_no_two_words_of_a_set_are_the_same():
-    draws = [Draws(seed, epoch, place, torch.arange(500)) for seed in (0, 1) for epoch in (0, 1) for place in (0, 1)]
-    words = torch.cat([one.words(64).flatten() for one in draws])
+    all_draws = [draws(500, seed, epoch, place) for seed in (0, 1) for epoch in (0, 1) for place in (0, 1)]
+    words = torch.cat([one.words(64).flatten() for one in all_draws])
     assert len(words.unique()) == len(words)
 
 
-def test_a_sample_has_a_limited_number_of_words():
-    with pytest.raises(ValueError, match=r"may draw 1\.\.64 words for a sample, got 65"):
-        Draws(0, 0, 0, torch.arange(3)).words(65)
+def test_a_samples_words_do_not_depend_on_how_many_are_drawn_first():
+    once, again = draws(500), draws(500)
+    few = again.words(2).clone()
+    assert torch.equal(once.words(5), again.words(5))
+    assert torch.equal(few, again.words(5)[:2])
+
+
+def test_a_transform_that_draws_no_word_is_refused():
+    with pytest.raises(ValueError, match="at least 1 word for a sample, got 0"):
+        draws(3).words(0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, SIZE])
@@ -106,20 +112,18 @@ def test_the_same_transform_draws_anew_at_each_place_of_the_list():
 
 
 def test_without_transforms_nothing_is_drawn_and_batches_are_those_of_the_stored_set(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("onecycle_sweeps.dataset.augmentation.draws.splitmix64", None)
+    monkeypatch.setattr(EpochWords, "first", None)
     monkeypatch.setitem(vars(sys.modules[batches.__module__]), "Draws", None)
     for images, labels in islice(batches(split(), 12, SEED), 11):
         assert torch.equal(images, split().images[labels])
 
 
-WORDS = Draws(1, 2, 3, torch.arange(40_000)).words(4)
+WORDS = draws(40_000, 1, 2, 3).words(4)
 
 
 def test_half_of_the_images_are_mirrored_in_each_epoch_and_each_sample_in_half_of_the_epochs():
     images = torch.tensor([0, 1], dtype=torch.uint8).expand(4000, 1, 1, 2)
-    mirrored = torch.stack(
-        [Flip()(images, Draws(0, e, 0, torch.arange(4000)))[:, 0, 0, 0] for e in range(100)]
-    ).double()
+    mirrored = torch.stack([Flip()(images, draws(4000, epoch=e))[:, 0, 0, 0] for e in range(100)]).double()
     assert stats.binomtest(int(mirrored.sum()), mirrored.numel()).pvalue > 0.01
     assert mirrored.mean(1).std() == pytest.approx(0.5 / 4000**0.5, rel=0.3)
     assert mirrored.mean(0).std() == pytest.approx(0.5 / 100**0.5, rel=0.1)
@@ -151,14 +155,12 @@ def test_fractions_are_uniform_between_0_and_1():
 def test_every_place_of_a_padded_image_is_as_likely():
     images = torch.zeros(40_000, 1, 5, 5, dtype=torch.uint8)
     images[:, 0, 2, 2] = 1
-    seen = PadCrop(2, "zero")(images, Draws(0, 0, 0, torch.arange(40_000))).flatten(1)
+    seen = PadCrop(2, "zero")(images, draws(40_000)).flatten(1)
     assert stats.chisquare(seen.sum(0)).pvalue > 0.01
 
 
 def test_the_parts_of_random_resized_crop_are_distributed_as_torchvisions():
-    top, left, height, width = (
-        side.numpy() for side in RandomResizedCrop(8).boxes(Draws(0, 0, 0, torch.arange(4000)), 200, 130)
-    )
+    top, left, height, width = (side.numpy() for side in RandomResizedCrop(8).boxes(draws(4000), 200, 130))
     torch.manual_seed(0)
     image = torch.zeros(1, 200, 130)
     theirs = [Torchvisions.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
@@ -170,6 +172,6 @@ def test_the_parts_of_random_resized_crop_are_distributed_as_torchvisions():
 
 def test_transforms_are_described_without_torch():
     code = (
-        "import sys, onecycle_sweeps.dataset.augmentation as a; a.PadCrop().output(8, 8); print('torch' in sys.modules)"
+        "import sys, onecycle_sweeps.images.augmentation as a; a.PadCrop().output(8, 8); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -10,7 +10,7 @@ from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.trial import Stopped
 from real_trials import SHORT, made, outcome, planned, stop_after
 
-HERE = "_target_: onecycle_sweeps.dataset.augmentation"
+HERE = "_target_: onecycle_sweeps.images.augmentation"
 AUGMENT = f"data.augment=[{{{HERE}.PadCrop, padding: 1}}, {{{HERE}.Flip}}, {{{HERE}.Cutout, size: 2}}]"
 CROPPED = (f"data.augment=[{{{HERE}.RandomResizedCrop, size: 6}}]", f"data.evaluation=[{{{HERE}.CenterCrop, size: 6}}]")
 KEPT = (*SHORT, "save_model=true", "checkpoint_minutes=1e-9")

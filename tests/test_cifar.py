@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from onecycle_sweeps.data import cifar
-from onecycle_sweeps.dataset import load, prepare
+from onecycle_sweeps.images import load, prepare
+from onecycle_sweeps.sources import cifar
 from photographs import laid
 from real_trials import composed
 

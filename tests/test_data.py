@@ -13,8 +13,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from onecycle_sweeps.data import digits, idx
-from onecycle_sweeps.dataset import load, prepare
+from onecycle_sweeps.images import load, prepare
+from onecycle_sweeps.sources import digits, idx
 from real_trials import CONF, composed
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -48,7 +48,7 @@ def test_idx_files_of_any_size_are_read_as_written(raw):
 
 
 def test_idx_files_are_read_without_torch(raw):
-    reading = f"import sys; from onecycle_sweeps.data import idx; idx.load({str(raw.parents[1])!r}, 'MNIST')"
+    reading = f"import sys; from onecycle_sweeps.sources import idx; idx.load({str(raw.parents[1])!r}, 'MNIST')"
     seen = subprocess.run([sys.executable, "-c", f"{reading}; print('torch' in sys.modules)"], stdout=subprocess.PIPE)
     assert seen.stdout == b"False\n"
 

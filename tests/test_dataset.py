@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle_sweeps.dataset import Dataset, Facts, Source, Split, batches, evaluation_batches, load, prepare
+from onecycle_sweeps.images import Dataset, Facts, Source, Split, batches, evaluation_batches, load, prepare
 
 WHOLE = {"val_fraction": 0, "split_seed": 0, "classes": None}
 
@@ -232,7 +232,7 @@ PREPARE_IN_A_PROCESS = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from onecycle_sweeps.dataset import Source, prepare
+from onecycle_sweeps.images import Source, prepare
 
 folder = Path(sys.argv[1])
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
-from onecycle_sweeps.data.image_folder import decoding
+from onecycle_sweeps.sources import decoding
 from photographs import encoded, picture, square
 
 ORIENTED = {

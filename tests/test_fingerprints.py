@@ -195,7 +195,7 @@ def test_files_that_change_while_they_are_decoded_leave_no_cache(tmp_path: Path,
 LOADER = """
 from pathlib import Path
 import numpy as np
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.images import Source
 
 FIXED = {fixed!r}
 

@@ -5,7 +5,7 @@ import torch
 
 import users_code
 from onecycle_sweeps import batch_norm, trial
-from onecycle_sweeps.dataset import Source, prepare
+from onecycle_sweeps.images import Source, prepare
 from onecycle_sweeps.journal import Attempt, Block, Record
 from onecycle_sweeps.trial import Stopped, guards, resolve
 from real_trials import made, outcome, series, stop_after, undisturbed

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onecycle_sweeps.dataset import Source, prepare
+from onecycle_sweeps.images import Source, prepare
 from photographs import classes, laid, packed, pixels, source
 
 PARTS = classes("train/", "val/")

@@ -14,18 +14,18 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
-from onecycle_sweeps.data import image_folder
-from onecycle_sweeps.data.image_folder.loading import EXTENSIONS
-from onecycle_sweeps.dataset import Facts, Source, batches, load, prepare
+from onecycle_sweeps.images import Facts, Source, batches, load, prepare
+from onecycle_sweeps.sources import image_folder
+from onecycle_sweeps.sources.image_folder import EXTENSIONS
 from photographs import classes, encoded, laid, picture, source
 
 WHOLE = {"val_fraction": 0, "split_seed": 0, "classes": None}
 PREPARE = """
 import sys
 from pathlib import Path
-from onecycle_sweeps.data import image_folder
-from onecycle_sweeps.data.image_folder.loading import EXTENSIONS
-from onecycle_sweeps.dataset import prepare
+from onecycle_sweeps.sources import image_folder
+from onecycle_sweeps.sources.image_folder import EXTENSIONS
+from onecycle_sweeps.images import prepare
 
 folder = Path(sys.argv[1])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onecycle_sweeps.data import image_folder
+from onecycle_sweeps.sources import image_folder
 from photographs import classes, encoded, laid, packed, picture, pixels, source, square
 
 PNG = encoded(picture(0))
@@ -180,7 +180,7 @@ def circle(root: Path) -> None:
         ({"train/wasps/": b""}, None, "the class folder {root}/train/wasps/ holds no image"),
         ({"val/wasps/notes.txt": b"x"}, None, "the class folder {root}/val/wasps/ holds no image"),
         ({"train/1.png": PNG}, None, "{root}/train/1.png lies in no class folder"),
-        ({}, circle, "{root}/train/ants/again links to a folder that it lies in"),
+        ({}, circle, "{root}/train/ants/again links to a folder that contains it"),
         ({}, lambda root: (root / "train").rename(root / "tra"), "{root} holds tra/, val/: is tra/ a part or a class?"),
     ],
 )

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from onecycle_sweeps.dataset import batches, evaluation_batches, load, prepare
+from onecycle_sweeps.images import batches, evaluation_batches, load, prepare
 from onecycle_sweeps.models.lenet import LeNet
 from onecycle_sweeps.models.resnet import Block, ResNet
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
@@ -202,7 +202,7 @@ def test_a_simple_cnn_that_cannot_be_is_refused():
 def test_fastais_net_learns_threes_from_sevens(real_data, tmp_path):
     if not (real_data / "MNIST" / "raw").is_dir():
         pytest.skip(f"no MNIST/raw in {real_data}")
-    from onecycle_sweeps.data import idx
+    from onecycle_sweeps.sources import idx
 
     facts = prepare(
         lambda: idx.load(str(real_data), "MNIST"), tmp_path / "cache", val_fraction=0, split_seed=0, classes=[3, 7]

@@ -201,7 +201,7 @@ def test_data_whose_loader_was_edited_is_decoded_anew_for_the_same_trial(
     runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     loader = tmp_path / "own_digits.py"
-    loader.write_text("from onecycle_sweeps.data.digits import load as load\n")
+    loader.write_text("from onecycle_sweeps.sources.digits import load as load\n")
     monkeypatch.syspath_prepend(tmp_path)
     overrides = ("data._target_=own_digits.load", *AT_A_RATE)
     before = planned(runs_dir, *overrides)

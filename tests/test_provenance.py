@@ -198,7 +198,7 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pyte
 
 def test_the_code_that_every_trial_runs_counts_where_it_is_not_installed():
     found = provenance.of_trial({"_target_": "onecycle_sweeps.policies.OneCycle"})
-    assert {"onecycle_sweeps/training.py", "onecycle_sweeps/trial/train.py", "onecycle_sweeps/dataset/batches.py"} <= (
+    assert {"onecycle_sweeps/training.py", "onecycle_sweeps/trial/train.py", "onecycle_sweeps/images/batches.py"} <= (
         found.files.keys()
     )
     assert not [

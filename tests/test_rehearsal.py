@@ -117,7 +117,7 @@ def test_what_can_work_is_taken(runs_dir: Path, overrides: list[str]):
 
 
 def test_a_transform_that_does_not_give_images_is_named_with_its_place(runs_dir: Path):
-    flip = "{_target_: onecycle_sweeps.dataset.augmentation.Flip}"
+    flip = "{_target_: onecycle_sweeps.images.augmentation.Flip}"
     line = refusal(runs_dir, f"+data.augment=[{flip},{{_target_: users_mistakes.Floats}}]")
     assert line == "data.augment[1] must give uint8 images, got a tensor of torch.float32"
 

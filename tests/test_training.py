@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
 
 from onecycle_sweeps import training
-from onecycle_sweeps.dataset import Dataset, Source, batches, load, prepare
+from onecycle_sweeps.images import Dataset, Source, batches, load, prepare
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
 from onecycle_sweeps.policies import Constant, Hyper, OneCycle
 from onecycle_sweeps.training import Learner, evaluate, steps

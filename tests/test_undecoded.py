@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from onecycle_sweeps import trial
-from onecycle_sweeps.dataset import Dataset, Facts, batches, cache, evaluation_batches, load, prepare
+from onecycle_sweeps.images import Dataset, Facts, batches, cache, evaluation_batches, load, prepare
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from photographs import classes, laid, packed, source
 from real_trials import made, outcome, planned, stop_after

@@ -33,7 +33,7 @@ class Flat(nn.Sequential):
 CODE = """
 import numpy as np
 
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.images import Source
 
 
 def stripes(samples):

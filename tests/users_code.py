@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.images import Source
 
 # What is to happen in a forward pass in training: each is called with the number of passes so far.
 in_training: list[Callable[[int], None]] = []

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import checks, dataset, settings
+from onecycle_sweeps import checks, images, settings
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.launching import conclusion, places, rehearsal
 from onecycle_sweeps.launching.commands import is_slurm
@@ -83,6 +83,6 @@ def _trials(requests: Sequence[Request], runs_dir: Path, cpus_elsewhere: int | N
     for config in (trial.config for trial in trials):
         cache = runs_dir / "data" / config["needs"]["data"]
         with settings.environment(config):
-            found[cache] = dataset.prepare(settings.loader(config), cache, **settings.split(config))
+            found[cache] = images.prepare(settings.loader(config), cache, **settings.split(config))
     facts = dict.fromkeys(f"{one.train} training and {one.val} validation samples" for one in found.values())
     return ok("trial", f"it has {', or '.join(facts)}, and can take a step")

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from onecycle_sweeps import dataset, settings
+from onecycle_sweeps import images, settings
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.storage import Unreadable
@@ -50,7 +50,7 @@ def _steps(config: Config, runs_dir: Path, probed: bool) -> float:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     cache = runs_dir / "data" / config["needs"]["data"]
     with settings.environment(config):
-        facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
+        facts = images.prepare(settings.loader(config), cache, **settings.split(config))
     evaluations = config["evaluations_per_epoch"] * facts.val / config["batch_size"] * FORWARD_SHARE
     return config["epochs"] * (facts.train // config["batch_size"] + (evaluations if probed else 0))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import dataset, settings
+from onecycle_sweeps import images, settings
 from onecycle_sweeps.faults import in_a_line, in_full
 from onecycle_sweeps.launching.refusal import Order, Refusal
 from onecycle_sweeps.trial.rehearsal import Rehearsal
@@ -22,7 +22,7 @@ def first_refusal(orders: Sequence[Order], trying: Callable[[Order], None] = lam
         try:
             with settings.environment(config):
                 cache = Path(order.runs_dir) / "data" / config["needs"]["data"]
-                facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
+                facts = images.prepare(settings.loader(config), cache, **settings.split(config))
                 rehearsal.attempt(config, facts, elsewhere=order.elsewhere)
         except (Exception, SystemExit) as error:
             return Refusal(in_a_line(error), in_full(error))

@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.dataset import Split
+from onecycle_sweeps.images import Split
 from onecycle_sweeps.policies import Policy
 
 # Of the way from chance to certainty that training accuracy must have come for it to be high ...

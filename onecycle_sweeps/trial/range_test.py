@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from onecycle_sweeps import journal, range_test
-from onecycle_sweeps.dataset import Dataset
+from onecycle_sweeps.images import Dataset
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Evaluation, Step, evaluate, steps
 from onecycle_sweeps.trial.recording import columns

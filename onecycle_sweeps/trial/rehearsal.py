@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps import scheduler, settings
-from onecycle_sweeps.dataset import Dataset, Facts, Split
-from onecycle_sweeps.dataset.augmentation import Draws
 from onecycle_sweeps.faults import in_a_line
+from onecycle_sweeps.images import Dataset, Facts, Split
+from onecycle_sweeps.images.augmentation import Draws, EpochWords
 from onecycle_sweeps.policies import Hyper
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner, evaluate
@@ -112,7 +112,7 @@ def _augmented(data: Dataset) -> Tensor:
     for place, transform in enumerate(data.augment):
         name = f"data.augment[{place}]"
         with _blaming("data", f"{name} cannot take images of shape {tuple(images.shape)}"):
-            given: Any = transform(images, Draws(0, 0, place, data.train.index))
+            given: Any = transform(images, Draws(EpochWords(0, 0, place, count, images.device), data.train.index))
         if not isinstance(given, Tensor) or given.dtype != torch.uint8:
             raise ValueError(f"{name} must give uint8 images, got {_kind(given)}")
         if given.ndim != 4 or given.shape[:2] != (count, data.facts.in_channels):

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from onecycle_sweeps import dataset, fingerprints, provenance, settings, targets
-from onecycle_sweeps.dataset import Dataset, Facts
+from onecycle_sweeps import fingerprints, images, provenance, settings, targets
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.images import Dataset, Facts
 from onecycle_sweeps.measures import ACCURACY
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.scheduler import check_groups
@@ -105,7 +105,7 @@ def facts(trial: TrialFolder, config: Config) -> Facts:
     """
     check = partial(check_files, trial, config)
     check()
-    return dataset.prepare(settings.loader(config), _cache(trial, config), check=check, **settings.split(config))
+    return images.prepare(settings.loader(config), _cache(trial, config), check=check, **settings.split(config))
 
 
 def check_files(trial: TrialFolder, config: Config) -> None:
@@ -120,7 +120,7 @@ def check_files(trial: TrialFolder, config: Config) -> None:
 def data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Dataset:
     """The trial's data set on its device, with what is done to its images."""
     facts = normalised(facts, resolved.get("normalisation"))
-    loaded = dataset.load(_cache(trial, config), facts, resolved["device"], settings.loader(config))
+    loaded = images.load(_cache(trial, config), facts, resolved["device"], settings.loader(config))
     if loaded.train.undecoded:
         loaded = replace(loaded, check=partial(check_files, trial, config))
     return replace(loaded, **settings.transforms(config, facts))

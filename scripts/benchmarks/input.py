@@ -15,8 +15,8 @@ from benchmarks.costs import Cost, Rounds
 from benchmarks.nets import net
 from benchmarks.tables import Requirement, Result, Table
 from benchmarks.work import Options
-from onecycle_sweeps.dataset import Dataset, Facts, Split, batches
-from onecycle_sweeps.dataset.augmentation import Flip, PadCrop
+from onecycle_sweeps.images import Dataset, Facts, Split, batches
+from onecycle_sweeps.images.augmentation import Flip, PadCrop
 
 BATCH, HALVES = 128, (0.5,) * 3
 OURS, V1 = "this program, a batch at a time", "torchvision v1, PIL images"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.trials import planned
-from onecycle_sweeps import dataset, settings
-from onecycle_sweeps.data import digits, idx
-from onecycle_sweeps.dataset import Dataset, Source, Split
+from onecycle_sweeps import images, settings
+from onecycle_sweeps.sources import digits, idx
+from onecycle_sweeps.images import Dataset, Source, Split
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Trial
 
@@ -69,15 +69,15 @@ class Work:
         """The images as the program maps them."""
         config = self.trial.config
         cache = self.runs_dir / "data" / config["needs"]["data"]
-        facts = dataset.prepare(settings.loader(config), cache, **settings.split(config))
-        return dataset.load(cache, facts, self.device)
+        facts = images.prepare(settings.loader(config), cache, **settings.split(config))
+        return images.load(cache, facts, self.device)
 
     @cached_property
     def order(self) -> list[Tensor]:
         """The positions of each batch's images, as the program draws them, epoch after epoch."""
         size = len(self.data.train)
         positions = Split(torch.empty(size, 0), torch.arange(size), torch.arange(size))
-        drawn = dataset.batches(positions, self.batch_size, SEED)
+        drawn = images.batches(positions, self.batch_size, SEED)
         return [batch.to(self.device) for _, (_, batch) in zip(range(self.steps), drawn, strict=False)]
 
     def net(self) -> nn.Module:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from onecycle_sweeps import storage
-from onecycle_sweeps.dataset import cache
-from onecycle_sweeps.dataset.doubts import Part, doubts, passed_over
-from onecycle_sweeps.dataset.source import Source
-from onecycle_sweeps.dataset.statistics import mean_and_std
+from onecycle_sweeps.images import cache
+from onecycle_sweeps.images.source import Source
+
+# So many names are listed in a warning.
+NAMED = 5
+# The channels' sums are taken over about so many bytes of images at a time.
+CHUNK_BYTES = 2**23
 
 
 @dataclass(frozen=True)
@@ -166,3 +170,78 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
         doubts=(*doubts(folder, parts, names), *passed_over(skipped)),
         skipped=sum(map(len, skipped.values())),
     )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a split: the positions of its samples among the source's `train`, `val` or `test` arrays."""
+
+    source: str
+    index: np.ndarray
+
+
+def doubts(folder: Path, parts: Mapping[str, Part], classes: Mapping[int, str]) -> Iterator[str]:
+    """A line for each doubt about the parts, `train` among them, and the names of the `classes` that they may hold.
+
+    Images are the same if their pixels are; where the cache keeps no pixels, if the sums over each channel are.
+    """
+    for name, part in parts.items():
+        present = set(np.unique(cache.mapped(folder, f"{part.source}_labels")[part.index]).tolist())
+        if missing := [title for number, title in classes.items() if number not in present]:
+            yield f"the {name} part has no sample of class {_few(missing)}"
+    trained_on = set(_fingerprints(folder, parts["train"]))
+    for name, part in parts.items():
+        shared = 0 if name == "train" else sum(one in trained_on for one in _fingerprints(folder, part))
+        if shared:
+            yield f"{shared} of {len(part.index)} {name} images are among the training images too"
+
+
+def passed_over(skipped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A line on the files that a loader passed over, whose names come by the reason."""
+    if count := sum(map(len, skipped.values())):
+        said = (f"{reason} ({_few(names)})" for reason, names in skipped.items() if names)
+        yield f"{count} file{'s were' if count > 1 else ' was'} passed over: {'; '.join(said)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _fingerprints(folder: Path, part: Part) -> Iterator[bytes]:
+    images = cache.mapped(folder, f"{part.source}_{'images' if cache.keeps_pixels(folder) else 'sums'}")
+    for position in part.index:
+        yield hashlib.blake2b(images[position].tobytes(), digest_size=16).digest()
+
+
+def mean_and_std(folder: Path, train: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation of each channel over the training images at the positions `train`.
+
+    Raises ValueError for a channel that does not vary.
+    """
+    _, _, height, width = cache.shape(folder, "train_images")
+    if cache.keeps_pixels(folder):
+        sums = _sums(cache.mapped(folder, "train_images"), train)
+    else:
+        sums = cache.mapped(folder, "train_sums")[train].sum(axis=0)
+    moments = [_moments(int(values), int(squares), len(train) * height * width) for values, squares in sums]
+    for channel, (mean, std) in enumerate(moments):
+        if std == 0:
+            raise ValueError(f"the training images must vary in every channel, channel {channel} is {mean:g} only")
+    return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
+
+
+def _sums(images: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The sums of the values of each channel and of their squares, int64 (C, 2), by counts of the 256 values."""
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    size = 1 + CHUNK_BYTES // images[0].nbytes
+    for start in range(0, len(index), size):
+        chunk = images[index[start : start + size]]
+        for channel in range(images.shape[1]):
+            counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
+    values = np.arange(256)
+    return counts @ np.stack([values, values**2], axis=1)
+
+
+def _moments(values: int, squares: int, count: int) -> tuple[float, float]:
+    """Mean and deviation from the sums over `count` pixels, in whole numbers as far as they go."""
+    return values / count, math.sqrt((count * squares - values**2) / count**2)

@@ -1,6 +1,6 @@
 """The 8x8 handwritten digits that come inside scikit-learn: no download, 1,797 images."""
 
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.images import Source
 
 
 def load() -> Source:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.images import Source
 
 # The data sets of this layout, and their classes in torchvision's words.
 CLASSES = {

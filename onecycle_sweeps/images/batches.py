@@ -1,4 +1,4 @@
-"""The tensors of a split: normalised, and drawn in batches that follow from (seed, epoch)."""
+"""The tensors of a split: mapped from the cache, normalised, and drawn in batches that follow from (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import tee
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps.dataset.augmentation import Draws, Transform
-from onecycle_sweeps.dataset.facts import Facts
-from onecycle_sweeps.dataset.source import Undecoded
+import numpy as np
+
+from onecycle_sweeps.images import cache
+from onecycle_sweeps.images.augmentation import Draws, EpochWords, Transform
+from onecycle_sweeps.images.facts import Facts, positions
+from onecycle_sweeps.images.source import Source, Undecoded
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -118,9 +123,13 @@ def _shuffled(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     drawn, ahead = tee(_order(split, batch_size, seed, start))
     pictures = _images(split, (samples for _, samples, _ in ahead))
+    words_of: tuple[int, list[EpochWords]] = (-1, [])
     for images, (epoch, samples, labels) in zip(pictures, drawn, strict=True):
-        for place, transform in enumerate(augment):
-            images = transform(images, Draws(seed, epoch, place, samples))
+        if epoch != words_of[0]:
+            size, device = len(split.labels), samples.device
+            words_of = epoch, [EpochWords(seed, epoch, place, size, device) for place in range(len(augment))]
+        for transform, words in zip(augment, words_of[1], strict=True):
+            images = transform(images, Draws(words, samples))
         yield images, labels
 
 
@@ -158,3 +167,63 @@ def _permutation(size: int, seed: int, epoch: int) -> Tensor:
     digest = hashlib.sha256(f"{seed},{epoch}".encode()).digest()
     # Drawn on the CPU whatever the device, so that every device sees the same order.
     return torch.randperm(size, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7])))
+
+
+def load(folder: Path, facts: Facts, device: torch.device | str, read: Callable[[], Source] | None = None) -> Dataset:
+    """Map the cached arrays of a prepared split; on a CPU nothing is copied, and processes share the pages.
+
+    `read` gives the source again where the cache keeps no pixels. Raises ValueError, with the file and what to do, for
+    an array that is missing or damaged, and for a source that is not what the cache was made from.
+    """
+    source = None
+    if not cache.keeps_pixels(folder):
+        if read is None:
+            raise ValueError(f"{folder} keeps no pixels: the source's loader is needed to decode them")
+        source = read()
+    train, held_out = positions(
+        cache.mapped(folder, "train_labels"), facts.val_fraction, facts.split_seed, facts.classes
+    )
+    official, _ = positions(cache.mapped(folder, "test_labels"), 0.0, facts.split_seed, facts.classes)
+    own = _split(folder, "train", train, facts, device, source)
+    other = _split(folder, "test", official, facts, device, source)
+    test = other if facts.test else None
+    if cache.has_val(folder):
+        index, _ = positions(cache.mapped(folder, "val_labels"), 0.0, facts.split_seed, facts.classes)
+        return Dataset(own, _split(folder, "val", index, facts, device, source), test, facts)
+    if not facts.val_fraction:
+        return Dataset(own, other, None, facts)
+    val = Split(own.images, own.labels, _tensor(held_out, device), own.undecoded)
+    return Dataset(own, val, test, facts)
+
+
+def _split(
+    folder: Path, part: str, index: np.ndarray, facts: Facts, device: torch.device | str, source: Source | None
+) -> Split:
+    labels = cache.mapped(folder, f"{part}_labels")
+    if source:
+        undecoded = _undecoded(folder, part, labels, source)
+        images = np.empty((0, *undecoded.shape[1:]), np.uint8)
+    else:
+        undecoded, images = None, cache.mapped(folder, f"{part}_images")
+    if facts.classes is not None:
+        numbers = np.full(1 + max(labels.max(initial=0), *facts.classes), -1)
+        numbers[list(facts.classes)] = np.arange(len(facts.classes))
+        labels = numbers[labels]
+    return Split(_tensor(images, device), _tensor(labels, device), _tensor(index, device), undecoded)
+
+
+def _undecoded(folder: Path, part: str, labels: np.ndarray, source: Source) -> Undecoded:
+    """The images of a part as they lie, if the cache was made from them and does not keep them."""
+    found = getattr(source, f"{part}_images")
+    if not isinstance(found, Undecoded) or found.kept:
+        raise ValueError(f"{folder} keeps no pixels of images that may be kept: delete it, the next run decodes them")
+    same = np.array_equal(getattr(source, f"{part}_labels"), labels)
+    if not same or found.shape != cache.shape(folder, f"{part}_images"):
+        raise ValueError(f"the {part} images are not those that {folder} was made from: start the command again")
+    return found
+
+
+def _tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
+    import torch
+
+    return torch.from_numpy(array).to(device)

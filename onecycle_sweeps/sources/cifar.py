@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.images import Source
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10

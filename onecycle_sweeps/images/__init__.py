@@ -1,0 +1,23 @@
+"""Images and labels from any source: decoded once into a cache, split, described, mapped, and drawn in batches.
+
+Nothing here imports torch before `load`, so that the submitting side describes a cached data set without torch.
+"""
+
+from onecycle_sweeps.images.batches import Dataset, Split, batches, evaluation_batches, load
+from onecycle_sweeps.images.facts import Facts, prepare
+from onecycle_sweeps.images.input_files import progress, walk
+from onecycle_sweeps.images.source import Source, Undecoded
+
+__all__ = [
+    "Dataset",
+    "Facts",
+    "Source",
+    "Split",
+    "Undecoded",
+    "batches",
+    "evaluation_batches",
+    "load",
+    "prepare",
+    "progress",
+    "walk",
+]

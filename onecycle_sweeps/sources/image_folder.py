@@ -1,0 +1,450 @@
+"""Photographs in class folders: <path>/train/CLASS/* beside val/ or test/, or <path>/CLASS/*, in a folder or a .tar.
+
+`load` finds out which files are the images of which part and class, `Tree` where their bytes lie (nothing is ever
+extracted), and `_read` lets a few processes decode them, a batch ahead.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import combinations, islice, permutations
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+
+from onecycle_sweeps import affinity
+from onecycle_sweeps.images import Source, Undecoded, progress
+from onecycle_sweeps.images.input_files import hidden, walk
+from onecycle_sweeps.sources import decoding
+
+# A file with such a name must be an image. One with another name is if Pillow finds that it is.
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+# The usual names of part folders, in lower case.
+ROLES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+OFFICIAL = ("val", "test")
+NO_IMAGE, NO_CLASS, LEFT_OUT = "no image", "in no class folder", "in a part that data.test_part leaves out"
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+# Each decoding process takes about 30 MB; so many keep up with any disk.
+MOST_PROCESSES = 16
+# So many of the images that cannot be read are named.
+NAMED = 5
+
+
+def load(root: str, path: str, size: int, test_part: str | None = None, max_cached_gb: float = 8) -> Source:
+    """The images of a folder or archive as RGB squares: uint8 (N, 3, size, size), classes in the order of their names.
+
+    The shorter side is resized to `size` and the middle cut out (`decoding.square`). A part for validation or for
+    testing is the official test part; where there are both, they are the source's val and test parts, unless
+    `test_part` names the one to use. Above `max_cached_gb` of 1e9 bytes for all pixels the images are decoded in every
+    epoch, and not kept.
+    Raises FileNotFoundError where there is nothing at `path`, absolute or below `root`; ValueError, with the path, for
+    folders that make no data set; reading the images raises ValueError for those that cannot be read.
+    """
+    if type(size) is not int or size < 1:
+        raise ValueError(f"size must be a whole number of at least 1, got {size!r}")
+    if test_part not in (None, *OFFICIAL):
+        raise ValueError(f"test_part must be null, val or test, got {test_part!r}")
+    place = Path(root, path).expanduser().absolute()
+    if not place.exists():
+        raise FileNotFoundError(
+            f"no folder or archive of images at {place}: set data.path to one, absolute or below data.root, "
+            "which is ONECYCLE_DATA by default"
+        )
+    tree = look_into(place)
+    images = _image_names(tree, EXTENSIONS)
+    tops = _tops(tree, images)
+    used = {role: top for role, top in tops.items() if role == "train" or test_part in (None, role)}
+    if test_part and test_part not in tops:
+        found = ", ".join(_folder(top) for role, top in tops.items() if role != "train") or "none"
+        raise ValueError(f"data.test_part={test_part} names no part of {place}, which has {found} beside train/")
+    parts = {role: _classes(tree, top, images) for role, top in used.items()}
+    class_names = _agreed(tree, list(parts.values()))
+    pixels = 3 * size * size * sum(len(part.files) for part in parts.values())
+    kept = pixels <= max_cached_gb * 1e9
+    if tree.packed and not kept:
+        raise ValueError(
+            f"{place} must be a .tar that is not compressed: its images have {pixels / 1e9:.1f} GB of pixels, more "
+            f"than data.max_cached_gb={max_cached_gb}, and are decoded in every epoch"
+        )
+    # The one part that is held against the training part is the official one, whichever it is.
+    val = parts.pop("val") if {"val", "test"} <= parts.keys() else None
+    train, test = [*parts.values(), LabelledFiles("", class_names, [], [])][:2]
+    return Source(
+        _images(tree, train, size, kept),
+        np.array(train.labels, int),
+        _images(tree, test, size, kept),
+        np.array(test.labels, int),
+        class_names,
+        val and _images(tree, val, size, kept),
+        val and np.array(val.labels, int),
+        _skipped(tree, images, tops, used, {*train.files, *test.files, *(val.files if val else ())}),
+    )
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """The image files of one part in the order of their names, and the class of each."""
+
+    top: str
+    class_names: tuple[str, ...]
+    files: list[str]
+    labels: list[int]
+
+
+def _tops(tree: Tree, images: Collection[str]) -> dict[str, str]:
+    """The folder of each part by its role, the training part first; one alone where there are no parts.
+
+    Raises ValueError, with what was found, where it is not clear which folders are parts and which are classes.
+    """
+    top = ""
+    while len(below := tree.below[top]) == 1 and tree.below[f"{top}{below[0]}/"]:
+        if (role := ROLES.get(below[0].lower())) in OFFICIAL:
+            raise ValueError(f"{tree.path(top)} holds {_folder(below[0])} alone: there is no part to train on, train/")
+        top = f"{top}{below[0]}/"
+        if role == "train":
+            _check_classes(tree, top)
+            return {"train": top}
+    named = {name: role for name in below if (role := ROLES.get(name.lower()))}
+    here = f"{tree.path(top)} holds {', '.join(map(_folder, below))}"
+    if not named:
+        _check_undivided(tree, top, images)
+        return {"train": top}
+    for role in dict.fromkeys(named.values()):
+        if len(same := [_folder(name) for name in named if named[name] == role]) > 1:
+            raise ValueError(f"{here}: {' and '.join(same)} may both be the {role} part, only one can be there")
+    roles = {role: f"{top}{name}/" for name, role in named.items()}
+    with_images = {file.removeprefix(top).partition("/")[0] for file in images if file.startswith(top)}
+    if others := [name for name in below if name in with_images and name not in named]:
+        raise ValueError(
+            f"{here}: is {_folder(others[0])} a part or a class? Parts are train/, val/ and test/, and classes that "
+            "lie beside folders of such names must be put below train/"
+        )
+    if "train" not in roles:
+        raise ValueError(f"{here}: there is no part to train on, train/")
+    if len(roles) == 1:
+        raise ValueError(f"{here}: there is no part to hold against {_folder(next(iter(named)))}, val/ or test/")
+    for part in roles.values():
+        _check_classes(tree, part)
+    return {role: roles[role] for role in ("train", *OFFICIAL) if role in roles}
+
+
+def _check_classes(tree: Tree, top: str) -> None:
+    """Raise ValueError for a class folder that is divided into parts."""
+    for name in tree.below[top]:
+        roles = {ROLES.get(inner.lower()): inner for inner in tree.below[f"{top}{name}/"]}
+        if "train" in roles and not roles.keys().isdisjoint(OFFICIAL):
+            found = ", ".join(_folder(inner) for role, inner in roles.items() if role)
+            raise ValueError(
+                f"{tree.path(f'{top}{name}/')} holds {found}: parts must lie above the classes, train/{_folder(name)}"
+            )
+
+
+def _check_undivided(tree: Tree, top: str, images: Collection[str]) -> None:
+    """Raise ValueError for folders that hold folders of the same names: either may be the classes."""
+    _check_classes(tree, top)
+    holders = {file.rpartition("/")[0] for file in images}
+    divided: dict[tuple[str, ...], str] = {}
+    for name in tree.below[top]:
+        if f"{top}{name}" in holders:
+            continue
+        for pair in combinations([one for one in tree.below[f"{top}{name}/"] if f"{top}{name}/{one}" in holders], 2):
+            if other := divided.get(pair):
+                raise ValueError(
+                    f"{tree.path(top)} holds {_folder(other)} and {_folder(name)}, and both hold "
+                    f"{' and '.join(map(_folder, pair))}: are these the classes? Name parts train/, val/ and test/, or "
+                    "put the classes below one folder train/"
+                )
+            divided[pair] = name
+
+
+def _folder(name: str) -> str:
+    return f"{name.rstrip('/').rpartition('/')[2]}/".encode(errors="backslashreplace").decode()
+
+
+def _classes(tree: Tree, top: str, images: Collection[str]) -> LabelledFiles:
+    """The images of a part; raises ValueError for one without two classes that each have some."""
+    numbers = {name: number for number, name in enumerate(tree.below[top])}
+    files = [name for name in tree.files if name in images and name.startswith(top)]
+    if len(numbers) < 2:
+        found = f": {', '.join(numbers)}/" if numbers else ""
+        raise ValueError(
+            f"{tree.path(top)} must hold a folder for each of at least two classes, got {len(numbers)}{found}"
+        )
+    if loose := [name for name in files if "/" not in name.removeprefix(top)]:
+        raise ValueError(f"{tree.path(loose[0])} lies in no class folder")
+    labels = [numbers[name.removeprefix(top).partition("/")[0]] for name in files]
+    for number in sorted(set(numbers.values()) - set(labels)):
+        name = f"{top}{list(numbers)[number]}/"
+        raise ValueError(f"the class folder {tree.path(name)} holds no image that Pillow can read")
+    return LabelledFiles(top, tuple(numbers), files, labels)
+
+
+def _skipped(
+    tree: Tree, images: Collection[str], tops: Mapping[str, str], used: Mapping[str, str], taken: Collection[str]
+) -> dict[str, list[str]]:
+    """The files that were passed over, by the reason; what is hidden is not counted."""
+    left_out = tuple(top for role, top in tops.items() if role not in used)
+    found: dict[str, list[str]] = {}
+    for name in tree.files:
+        if name not in taken:
+            image = LEFT_OUT if left_out and name.startswith(left_out) else NO_CLASS
+            reason = image if name in images else NO_IMAGE
+            found.setdefault(reason, []).append(name.encode(errors="backslashreplace").decode())
+    return found
+
+
+def _agreed(tree: Tree, parts: Sequence[LabelledFiles]) -> tuple[str, ...]:
+    """The names of the classes, as they can be printed; raises ValueError for one that not all parts have."""
+    for part, other in permutations(parts, 2):
+        for name in sorted(set(part.class_names) - set(other.class_names)):
+            raise ValueError(f"the class {name} is in {tree.path(part.top)} and not in {tree.path(other.top)}")
+    return tuple(name.encode(errors="backslashreplace").decode() for name in parts[0].class_names)
+
+
+def _images(tree: Tree, part: LabelledFiles, size: int, kept: bool) -> Undecoded:
+    return Undecoded((len(part.files), 3, size, size), kept, partial(_read, tree, part.files, size))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The folders and files below `root`, by their names in it; `packed` if it is an archive that is compressed."""
+
+    root: Path
+    folders: tuple[str, ...]
+    files: Mapping[str, decoding.Place]
+    packed: bool = False
+
+    @cached_property
+    def below(self) -> Mapping[str, list[str]]:
+        """The names of the folders in each folder, whose own name ends with a slash, or is empty at the top."""
+        found: dict[str, list[str]] = {"": [], **{f"{name}/": [] for name in self.folders}}
+        for name in self.folders:
+            above, slash, last = name.rpartition("/")
+            found[above + slash].append(last)
+        return found
+
+    def path(self, name: str) -> str:
+        """Where a file or folder lies, as a text that can be printed; a folder's ends with a slash if its name does."""
+        slash = "/" if name.endswith("/") else ""
+        return f"{self.root / name}{slash}".encode(errors="backslashreplace").decode()
+
+    @contextmanager
+    def archive(self) -> Iterator[int | None]:
+        """An open descriptor that the places of an archive count in; None for a folder.
+
+        A compressed archive is unpacked, as the one file it is, into a temporary file without a name.
+        """
+        if self.root.is_dir():
+            yield None
+        elif not self.packed:
+            with self.root.open("rb") as file:
+                yield file.fileno()
+        else:
+            with tempfile.TemporaryFile() as file:
+                with _damage_named(self.root), tarfile.open(self.root) as tar:
+                    assert tar.fileobj
+                    tar.fileobj.seek(0)
+                    while block := tar.fileobj.read(2**20):
+                        file.write(block)
+                file.flush()
+                yield file.fileno()
+
+
+def look_into(path: Path) -> Tree:
+    """The tree of a folder or of a .tar, .tar.gz or .tar.xz, without what is hidden.
+
+    Raises ValueError, with the path, for a file that is no archive, for a damaged one, and for one that holds anything
+    but folders and files, each in its place; OSError for what cannot be read.
+    """
+    if path.is_dir():
+        folders, files = walk(path)
+        return Tree(path, tuple(folders), {name: str(path / name) for name in files})
+    if not _is_archive(path):
+        raise ValueError(f"{path} is neither a folder nor a .tar, .tar.gz or .tar.xz archive")
+    with _damage_named(path), tarfile.open(path) as tar:
+        return _tree(path, tar)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except EOFError:
+        return False
+
+
+def _tree(path: Path, tar: tarfile.TarFile) -> Tree:
+    folders: set[str] = set()
+    files: dict[str, decoding.Place] = {}
+    for member in tar.getmembers():
+        name = _checked(path, member)
+        above = [str(folder) for folder in name.parents][:-1]
+        if any(map(hidden, name.parts)):
+            continue
+        folders.update(above)
+        if member.isfile():
+            files[str(name)] = (member.offset_data, member.size)
+        elif name.parts:
+            folders.add(str(name))
+    assert tar.fileobj
+    tar.fileobj.seek(tar.offset)
+    # tarfile takes a damaged header for the end.
+    if (end := tar.fileobj.read(tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no {'header' if end else 'end mark'} at byte {tar.offset}")
+    packed = not isinstance(tar.fileobj, io.BufferedReader)
+    return Tree(path, tuple(sorted(folders)), dict(sorted(files.items())), packed)
+
+
+def _checked(path: Path, member: tarfile.TarInfo) -> PurePosixPath:
+    """A member's place below the archive's top; raises ValueError for one that is no folder or file there."""
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"{path} is refused: its member {member.name!r} lies outside of it")
+    if member.issparse() or not (member.isfile() or member.isdir()):
+        kind = "link" if member.islnk() or member.issym() else "special file"
+        raise ValueError(f"{path} is refused: its member {member.name!r} is a {kind}, where only files are read")
+    return name
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+
+
+def _image_names(tree: Tree, endings: tuple[str, ...]) -> set[str]:
+    """The names of a tree's images: files whose names end as images' do, and others that Pillow finds to be some."""
+    sure = {name for name in tree.files if name.lower().endswith(endings)}
+    if others := [name for name in tree.files if name not in sure]:
+        with tree.archive() as archive, progress("looking into files of other names", len(others), "files") as count:
+            for name in others:
+                count(1)
+                with suppress(OSError, ValueError), decoding.opened(tree.files[name], archive) as file:
+                    if decoding.is_image(file):
+                        sure.add(name)
+    return sure
+
+
+def _read(
+    tree: Tree, names: Sequence[str], size: int, batches: Iterable[np.ndarray], processes: int | None
+) -> Iterator[np.ndarray]:
+    """The decoded images, uint8 (n, 3, size, size), at each array of positions in `names` in turn.
+
+    Raises ValueError that names the images which cannot be read: all of them where `batches` has an end to wait for,
+    else those of the batch.
+    """
+    count = processes or min(affinity.processors(), MOST_PROCESSES)
+    problems: list[str] = []
+    with _decoders(tree, size, count) as decoders:
+        shares = ([names[int(i)] for i in share] for batch in batches for share in np.array_split(batch, count))
+        asked: deque[tuple[Decoder, list[str]]] = deque()
+        for decoder, share in zip(decoders, shares, strict=False):
+            asked.append(decoder.ask(share))
+        while asked:
+            whole = np.empty((sum(len(share) for _, share in islice(asked, count)), 3, size, size), np.uint8)
+            start = 0
+            for _ in range(count):
+                decoder, share = asked.popleft()
+                problems += decoder.answer(share, whole[start : start + len(share)])
+                start += len(share)
+                asked.extend(decoder.ask(following) for following in islice(shares, 1))
+            if not problems:
+                yield whole
+            elif not isinstance(batches, Sized):
+                break
+    if problems:
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        few = "" if len(problems) == 1 else f"{len(problems)} images: "
+        raise ValueError(f"cannot read {few}{'; '.join(problems[:NAMED])}{more}")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One decoding process; what it says of itself when it dies goes to `errors`."""
+
+    tree: Tree
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+
+    def ask(self, names: list[str]) -> tuple[Decoder, list[str]]:
+        """Let the process decode the files of these names; returns both for the answer's turn."""
+        assert self.process.stdin
+        places = [self.tree.files[name] for name in names]
+        try:
+            self.process.stdin.write(json.dumps(places).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._death() from error
+        return self, names
+
+    def answer(self, names: list[str], pixels: np.ndarray) -> list[str]:
+        """Fill `pixels` with what was asked for; returns each file that cannot be read, with the reason."""
+        stream = self.process.stdout
+        assert isinstance(stream, io.BufferedReader)
+        line = stream.readline()
+        if not line or stream.readinto(pixels.reshape(-1).data) < pixels.size:
+            raise self._death()
+        return [f"{self.tree.path(names[number])}: {reason}" for number, reason in json.loads(line)]
+
+    def _death(self) -> ValueError:
+        code = self.process.wait()
+        self.errors.seek(0)
+        words = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        killed = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"status {code}"
+        hint = ", out of memory perhaps" if code == -signal.SIGKILL else ""
+        return ValueError(": ".join([f"a decoding process ended with {killed}{hint}", *words]))
+
+
+@contextmanager
+def _decoders(tree: Tree, size: int, count: int) -> Iterator[Sequence[Decoder]]:
+    """Start the processes, and end them when the caller leaves."""
+    with ExitStack() as stack:
+        errors = stack.enter_context(tempfile.TemporaryFile())
+        archive = stack.enter_context(tree.archive())
+        descriptors = () if archive is None else (archive,)
+        # Without its own folder on the path, where a module might have the name of one that Pillow wants.
+        command = [sys.executable, "-P", str(Path(decoding.__file__)), str(size), *map(str, descriptors)]
+        decoders = []
+        for _ in range(count):
+            # A session of its own: a Ctrl-C is this process's to answer.
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                pass_fds=descriptors,
+                start_new_session=True,
+            )
+            stack.callback(_end, process)
+            decoders.append(Decoder(tree, process, errors))
+        yield decoders
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    # Closing flushes, to a process that may have died before.
+    with suppress(BrokenPipeError), process:
+        pass
