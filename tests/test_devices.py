@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 import users_code
 from onecycle_sweeps import journal, settings, trial
-from onecycle_sweeps.dataset import Split, batches
-from onecycle_sweeps.dataset.augmentation import Cutout, Draws, Flip, PadCrop, RandomResizedCrop
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.images import Split, batches
+from onecycle_sweeps.images.augmentation import Cutout, Draws, EpochWords, Flip, PadCrop, RandomResizedCrop
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.range_test import Ramp
 from onecycle_sweeps.training import Learner, evaluate, steps
@@ -28,7 +28,7 @@ NETS = {
     "bf16": ("precision=bf16",),
     "dropout": ("~model", "+model={_target_: users_code.WithDropout}"),
     "adamw": ("optimizer=adamw", "max_lr=0.01", "clip_norm=0.5"),
-    "augmented": ("data.augment=[{_target_: onecycle_sweeps.dataset.augmentation.Cutout, size: 3}]",),
+    "augmented": ("data.augment=[{_target_: onecycle_sweeps.images.augmentation.Cutout, size: 3}]",),
 }
 nets = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 
@@ -135,9 +135,9 @@ def test_an_evaluation_counts_each_sample_once(runs_dir: Path, device: str, prec
 @pytest.mark.parametrize("transform", CHAIN, ids=lambda transform: type(transform).__name__)
 def test_what_is_done_to_an_image_is_the_same_on_every_device(device: str, transform: Any):
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (60, 3, 12, 12), dtype=np.uint8))
-    samples = torch.arange(60) * 12_345_678_901
-    here = transform(images, Draws(3, 1, 0, samples))
-    there = transform(images.to(device), Draws(3, 1, 0, samples.to(device)))
+    samples = torch.arange(60) * 12_345
+    here = transform(images, Draws(EpochWords(3, 1, 0, 10**6), samples))
+    there = transform(images.to(device), Draws(EpochWords(3, 1, 0, 10**6, device), samples.to(device)))
     assert there.device.type == device and torch.equal(there.cpu(), here)
 
 
@@ -155,7 +155,7 @@ def test_batches_are_the_same_on_every_device(device: str):
 @pytest.mark.cuda
 def test_steps_within_an_epoch_never_wait_for_the_gpu(runs_dir: Path, cuda: str):
     chain = ", ".join(
-        f"{{_target_: onecycle_sweeps.dataset.augmentation.{name}}}"
+        f"{{_target_: onecycle_sweeps.images.augmentation.{name}}}"
         for name in ("PadCrop", "Flip", "Cutout, size: 3", "RandomResizedCrop, size: 8")
     )
     learner = built(made(runs_dir, *SHORT, f"data.augment=[{chain}]", f"device={cuda}", "clip_norm=1"))

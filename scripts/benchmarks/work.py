@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from benchmarks.trials import planned
 from onecycle_sweeps import images, settings
-from onecycle_sweeps.sources import digits, idx
-from onecycle_sweeps.images import Dataset, Source, Split
 from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.images import Dataset, Source, Split
 from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.sources import digits, idx
 
 VALIDATION = 128
 SEED = 0

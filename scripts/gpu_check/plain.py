@@ -12,7 +12,7 @@ from benchmarks import costs
 from benchmarks.costs import Cost
 from benchmarks.loops import SGD_SETTINGS, Points, evaluate
 from benchmarks.work import Work
-from onecycle_sweeps.dataset import Dataset
+from onecycle_sweeps.images import Dataset
 from onecycle_sweeps.policies import OneCycle
 
 PADDING, HOLE = 4, 8

@@ -6,7 +6,7 @@ import time
 import numpy as np
 from torch import Tensor
 
-from onecycle_sweeps.dataset import Source
+from onecycle_sweeps.images import Source
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
 
 
