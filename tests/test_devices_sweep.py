@@ -1,11 +1,13 @@
 """Workers on GPUs: each sees its own, and one whose GPU is lost is replaced."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+import users_code
 from onecycle_sweeps import journal
 from onecycle_sweeps.launching import local
 from onecycle_sweeps.launching.fork_server import ForkServer
@@ -19,6 +21,7 @@ from onecycle_sweeps.models.simple_cnn import SimpleCNN
 class Looking(SimpleCNN):
     def forward(self, images):
         print("sees", torch.cuda.device_count(), "of", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+        print("holds", torch.cuda.memory_allocated(), "bytes", flush=True)
         return super().forward(images)
 
 class Asserting(SimpleCNN):
@@ -68,5 +71,19 @@ def test_a_sweep_trains_on_the_gpu_and_each_worker_sees_one_alone(folder: Path, 
 def test_a_gpu_that_is_lost_costs_its_own_trial_alone(folder: Path, cuda: str):
     lost = (*QUICK, "~model", "+model={_target_: models.Asserting}", f"device={cuda}")
     first, *others = ended(folder, lost, (*QUICK, f"device={cuda}"), (*QUICK, f"device={cuda}", "seed=1"))
-    assert first[0] == FAILED and first[1] and "assert" in first[1] and "\n" not in first[1]
-    assert others == [(FINISHED, None)] * 2
+    assert first[0] == FAILED and first[1] and first[1].startswith("the GPU is lost (") and "assert" in first[1]
+    assert "\n" not in first[1] and others == [(FINISHED, None)] * 2
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+def test_what_does_not_fit_is_named_and_its_memory_is_given_back(folder: Path, cuda: str):
+    hungry, looking = (
+        (*QUICK, "~model", f"+model={{_target_: {net}}}", f"device={cuda}")
+        for net in ("users_code.Hungry", "models.Looking")
+    )
+    first, second = ended(folder, hungry, looking)
+    assert first[0] == FAILED and first[1] and "batch_size=128 does not fit into the GPU's memory: " in first[1]
+    assert "\n" not in first[1] and second == (FINISHED, None)
+    log = sweep_of(folder).trial(sweep_of(folder).trials[1].signature).log.read_text()
+    assert max(int(held) for held in re.findall(r"holds (\d+) bytes", log)) < users_code.Hungry.BYTES

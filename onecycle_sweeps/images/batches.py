@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# The images that are augmented at once on a GPU.
+AUGMENTED_BYTES = 2**26
+
+
 @dataclass(frozen=True)
 class Split:
     """One part of a data set: the samples of `images` and `labels` at the positions `index`.
@@ -60,6 +64,9 @@ class Dataset:
         """uint8 (N, C, H, W) -> float32 in channels_last, less the training mean, by the training deviation."""
         import torch
 
+        if images.device.type != "cpu":
+            scaled = images.to(torch.float32, memory_format=torch.channels_last)
+            return scaled.sub_(self._moments[0]).div_(self._moments[1])
         whole = (1, *images.shape[1:])
         mean, std = (
             moment.expand(whole).contiguous(memory_format=torch.channels_last)
@@ -121,7 +128,7 @@ def _in_order(
 def _shuffled(
     split: Split, batch_size: int, seed: int, start: int, augment: Sequence[Transform]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    drawn, ahead = tee(_order(split, batch_size, seed, start))
+    drawn, ahead = tee(_order(split, batch_size, seed, start, _together(split, batch_size, augment)))
     pictures = _images(split, (samples for _, samples, _ in ahead))
     words_of: tuple[int, list[EpochWords]] = (-1, [])
     for images, (epoch, samples, labels) in zip(pictures, drawn, strict=True):
@@ -130,17 +137,30 @@ def _shuffled(
             words_of = epoch, [EpochWords(seed, epoch, place, size, device) for place in range(len(augment))]
         for transform, words in zip(augment, words_of[1], strict=True):
             images = transform(images, Draws(words, samples))
-        yield images, labels
+        yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
 
 
-def _order(split: Split, batch_size: int, seed: int, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The epoch, the positions and the labels of each batch from step `start` on, without an end."""
-    epoch, first = divmod(start, len(split) // batch_size)
+def _together(split: Split, batch_size: int, augment: Sequence[Transform]) -> int:
+    """How many batches are augmented at once.
+
+    On a GPU as many as AUGMENTED_BYTES hold, because starting the kernels takes longer than they take for one batch.
+    The transforms of this package treat each image by itself; a user's may mix the images of a batch.
+    """
+    own = all(type(transform).__module__ == Draws.__module__ for transform in augment)
+    if split.images.device.type == "cpu" or split.undecoded or not augment or not own:
+        return 1
+    return max(1, AUGMENTED_BYTES // (batch_size * split.images[0].numel()))
+
+
+def _order(split: Split, batch_size: int, seed: int, start: int, together: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The epoch, the positions and the labels of up to `together` batches at a time, from step `start` on."""
+    steps = len(split) // batch_size
+    epoch, first = divmod(start, steps)
     while True:
         order = split.index.index_select(0, _permutation(len(split), seed, epoch).to(split.index.device))
         labels = split.labels.index_select(0, order)
-        for step in range(first, len(split) // batch_size):
-            here = slice(step * batch_size, (step + 1) * batch_size)
+        for step in range(first, steps, together):
+            here = slice(step * batch_size, min(step + together, steps) * batch_size)
             yield epoch, order[here], labels[here]
         epoch, first = epoch + 1, 0
 

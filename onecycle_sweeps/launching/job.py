@@ -19,7 +19,7 @@ from onecycle_sweeps.launching.queue import NOT_AN_END
 from onecycle_sweeps.launching.worker import LEFT, READY
 from onecycle_sweeps.state import CANCELLED
 from onecycle_sweeps.trial.allocator import keep_freed_memory
-from onecycle_sweeps.trial.resolve import gpu_is_lost
+from onecycle_sweeps.trial.resolve import lost_gpu
 
 log = logging.getLogger("onecycle_sweeps")
 BUSY, STOPPED, SUPERSEDED, FAILED = "busy", "stopped", "superseded", "failed"
@@ -171,7 +171,7 @@ def serve() -> None:
             _send_output_to(folder.log)
             outcome = execute(folder, stopping.is_set)
             print(json.dumps(asdict(outcome)), file=answers)
-            if outcome.status == FAILED and gpu_is_lost():
+            if outcome.status == FAILED and lost_gpu():
                 # Nothing works on it any more in this process, and another one takes the trials that wait.
                 os._exit(LEFT)
     except BrokenPipeError:

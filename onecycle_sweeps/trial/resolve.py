@@ -87,15 +87,18 @@ def gpu(device: str) -> Resolved:
     }
 
 
-def gpu_is_lost() -> bool:
-    """Whether an error, such as a failed assertion in a kernel, has ended all that this process can do on its GPU."""
+def lost_gpu() -> str | None:
+    """What has ended all that this process can do on its GPU, such as a failed assertion in a kernel; else None.
+
+    It is seen at whatever is called next, which says less of it.
+    """
     if not torch.cuda.is_initialized():
-        return False
+        return None
     try:
         torch.cuda.synchronize()
-    except RuntimeError:
-        return True
-    return False
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None
 
 
 def facts(trial: TrialFolder, config: Config) -> Facts:

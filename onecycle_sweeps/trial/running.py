@@ -176,6 +176,8 @@ def _failed(trial: TrialFolder, number: int, error: BaseException, book: Journal
     """The failure of an attempt, left in the folder and in the journal as far as the disk takes it."""
     log.error("attempt %d failed", number, exc_info=error)
     cause, superseded = in_a_line(error), None
+    if lost := resolve.lost_gpu():
+        cause = f"the GPU is lost ({lost}): {cause}"
     failure = {"cause": cause, "attempt": number, "time": time.time(), "traceback": in_full(error)}
     for note in (
         lambda: trial.write("failure", failure, attempt=number),

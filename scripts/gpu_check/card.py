@@ -22,12 +22,16 @@ IDENTITY = ("card", "code")
 def facts() -> dict[str, str]:
     """The card first, then the machine around it and the versions."""
     properties = torch.cuda.get_device_properties(0)
+    around = machine.facts()
+    if around["git commit"].endswith("-dirty"):
+        # It says less than the digest of the code.
+        del around["git commit"]
     return {
         "card": f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB",
         "driver": _asked("driver_version") or "unknown",
         "CUDA, cuDNN": f"{torch.version.cuda}, {torch.backends.cudnn.version()}",
         "code": _digest(),
-    } | machine.facts()
+    } | around
 
 
 def _digest() -> str:

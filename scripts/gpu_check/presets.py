@@ -1,16 +1,23 @@
 """Published results, reproduced."""
 
+from pathlib import Path
 from statistics import mean
 
-from benchmarks.tables import Requirement, Result, Table
-from gpu_check import sweeps
-from gpu_check.figures import Options, taken
-from gpu_check.step import cifar10
+import torch
 
-SEEDS, PUBLISHED = 3, 0.9408
+from benchmarks.tables import Requirement, Result, Table
+from benchmarks.trials import planned
+from gpu_check import plain, sweeps
+from gpu_check.figures import Options, taken
+from gpu_check.plain import Recipe
+from gpu_check.step import built, cifar10, made
+from onecycle_sweeps.trial import resolve
+
+SEEDS, PLAIN_SEEDS, PUBLISHED = 3, 2, 0.9408
 CAPTION = """`experiment=cifar10_fast data=cifar10_jpeg seed={seeds} -m`: David Page's ResNet-9, 24 epochs, 94.08 % \
-(median of 50 runs) on the lossless images. These are JPEGs, which cost a little. Seconds are of a trial's training \
-with its evaluations; the command took {seconds:.0f} s from Enter to exit, decoding and report included."""
+(median of 50 runs) on the lossless images. These are JPEGs of 0.9 kB with halved colours. Mean: {mean:.2%}; the \
+plainest fast loop on the same images, {times} seeds: {plain:.2%}. Seconds are of a trial's training with its \
+evaluations; the command took {seconds:.0f} s from Enter to exit, decoding and report included."""
 
 
 def run(options: Options) -> Result:
@@ -27,12 +34,23 @@ def cifar10_fast(options: Options) -> Result:
     metrics = [result["metrics"] for result in ran.results()]
     reached = [one["final/val_accuracy"] for one in metrics]
     rows = [(f"{one['final/val_accuracy']:.2%}", f"{one['best/val_accuracy']:.2%}", one["seconds"]) for one in metrics]
-    table = Table(
-        "cifar10_fast",
-        CAPTION.format(seeds=seeds, seconds=ran.seconds) + f" Mean: {mean(reached):.2%}.",
-        ("final val accuracy", "best", "s"),
-        rows,
-    )
-    what = "cifar10_fast: mean accuracy, within 0.3 points"
-    required = Requirement(what, mean(reached), PUBLISHED - 0.003, at_least=True)
-    return Result([table], [required], (), {"accuracies": reached})
+    peers = plain_accuracies(ran.folder / "runs", options)
+    caption = CAPTION.format(seeds=seeds, seconds=ran.seconds, mean=mean(reached), plain=mean(peers), times=len(peers))
+    table = Table("cifar10_fast", caption, ("final val accuracy", "best", "s"), rows)
+    required = [
+        Requirement("cifar10_fast: mean accuracy", mean(reached), PUBLISHED - 0.003, at_least=True),
+        Requirement("cifar10_fast: its points below the plain loop's", 100 * (mean(peers) - mean(reached)), 0.3),
+    ]
+    return Result([table], required, (), {"accuracies": reached, "plain": peers})
+
+
+def plain_accuracies(runs_dir: Path, options: Options) -> list[float]:
+    """What the plainest fast loop reaches on the same images."""
+    asked = planned(runs_dir, *cifar10(options), f"device={options.device}", "seed=0")
+    learner = built(made(runs_dir, asked))
+    recipe, found = Recipe(options.sized(24, 2), learner.batch_size), []
+    for seed in range(PLAIN_SEEDS):
+        torch.manual_seed(seed)
+        net = resolve.model(asked.config, learner.data.facts)
+        found.append([accuracy for _, accuracy in plain.epochs(net, learner.data, recipe, benchmark=True)][-1])
+    return found

@@ -49,13 +49,19 @@ once, and runs bf16 autocast, channels_last and the fused SGD; it logs one accur
 DataLoader of {workers} processes, torchvision's transforms on PIL images (without Cutout), bf16-mixed, MLFlowLogger \
 (sqlite) and LearningRateMonitor at every step."""
 WORKERS = 8
+TORCHVISION = ("mobilenet_v2", "resnet50")
+NETS = ("lenet", "simple_cnn", "resnet20", "resnet56", "resnet9", "wrn_22", *TORCHVISION)
+PRECISION = """Steps of the program at batch {batch} on noise of 3x32x32, median of 3 turns of 20 steps. fp32 computes \
+convolutions in TF32, torch's default."""
 RANGE_TEST = """`task=range_test` of 200 steps of ResNet-9 on CIFAR-10, batch 512: a trial's folder brought to its \
 verdict in a process that has torch and the decoded images at hand, first and once more."""
 
 
 def run(options: Options) -> Result:
     """All figures of one process."""
-    return taken({"step": step, "work": work, "epoch": epoch, "range test": range_test}, options)
+    return taken(
+        {"step": step, "work": work, "epoch": epoch, "range test": range_test, "precision": precision}, options
+    )
 
 
 def step(options: Options) -> Result:
@@ -67,7 +73,7 @@ def step(options: Options) -> Result:
     asked = (f"device={options.device}", "precision=fp32", "threads=1", "max_lr=0.1", "epochs=1", f"seed={SEED}")
     net = ("model=simple_cnn", "model._target_=benchmarks.timed_nets.TimedCNN")
     small = Work(
-        options.scratch / "runs",
+        _runs(options),
         (*NOISE, *size, *net, *asked, f"batch_size={batch}", "policy=onecycle"),
         count,
         batch,
@@ -117,11 +123,11 @@ def epoch(options: Options) -> Result:
     """An epoch of cifar10_fast beside the plainest fast loop and Lightning's."""
     epochs = options.sized(EPOCHS, 3)
     one = _planned(options, *cifar10(options), f"epochs={epochs}", "seed=0")
-    folder = _made(options, one)
+    folder = made(_runs(options), one)
     with card.watched() as usage:
         trial.run(folder)
     ours = _epochs(folder)
-    learner = _built(folder)
+    learner = built(folder)
     recipe = Recipe(epochs, learner.batch_size)
     sides = {OURS: ours}
     for benchmark in (False, True):
@@ -156,7 +162,7 @@ def range_test(options: Options) -> Result:
     asked = (*data, "task=range_test", "max_lr=auto", f"range_test.steps={count}")
     rows: list[Sequence[Any]] = []
     for turn in ("first", "again"):
-        folder = _made(options, _planned(options, *asked), afresh=True)
+        folder = made(_runs(options), _planned(options, *asked), afresh=True)
         began = time.perf_counter()
         result = trial.run(folder)
         seconds = time.perf_counter() - began
@@ -165,6 +171,37 @@ def range_test(options: Options) -> Result:
     columns = ("turn", "steps until it diverged", "s", "ms/step", "max_lr")
     required = Requirement("a range test of 200 steps: seconds", rows[0][2], 3)
     return Result([Table("A range test of ResNet-9", RANGE_TEST, columns, rows)], [required])
+
+
+def precision(options: Options) -> Result:
+    """The two precisions of several nets."""
+    nets = ("lenet", "simple_cnn") if options.quick else NETS
+    count, turns, batch = options.sized(20, 2), options.sized(3, 1), options.sized(128, 8)
+    rows: list[Sequence[Any]] = []
+    for net in nets:
+        model = ("model=torchvision", f"model.name={net}") if net in TORCHVISION else (f"model={net}",)
+        asked = (*NOISE, *_shape(options, 3), *model, f"batch_size={batch}")
+        learners = {one: _learner(options, *asked, f"precision={one}") for one in ("fp32", "bf16")}
+        seconds = {one: [_seconds(learner, count) for _ in range(turns + 1)][1:] for one, learner in learners.items()}
+        fp32, bf16 = (median(seconds[one]) for one in ("fp32", "bf16"))
+        weights = sum(weights.numel() for weights in learners["fp32"].model.parameters())
+        rows.append((net, weights, 1000 * fp32, 1000 * bf16, fp32 / bf16, _learner(options, *asked).bf16))
+    columns = ("net", "weights", "fp32 ms/step", "bf16 ms/step", "fp32 / bf16", "precision=auto takes")
+    shown = [(*row[:-1], "bf16" if row[-1] else "fp32") for row in rows]
+    return Result([Table("Precision", PRECISION.format(batch=batch), columns, shown)])
+
+
+def _seconds(learner: Learner, count: int) -> float:
+    """What a step takes, the GPU's work included."""
+    stream = steps(learner, Constant(0.01, 5 + count))
+    for _ in islice(stream, 5):
+        pass
+    _wait(learner)
+    began = time.perf_counter()
+    for _ in stream:
+        pass
+    _wait(learner)
+    return (time.perf_counter() - began) / count
 
 
 def _shape(options: Options, channels: int) -> Sequence[str]:
@@ -184,19 +221,16 @@ def cifar10(options: Options) -> Sequence[str]:
     return ("experiment=cifar10_fast", "data=cifar10_jpeg")
 
 
-def _planned(options: Options, *overrides: str) -> Trial:
-    return planned(options.scratch / "runs", *overrides, f"device={options.device}")
-
-
-def _made(options: Options, asked: Trial, afresh: bool = False) -> TrialFolder:
-    folder = TrialFolder(options.scratch / "runs" / asked.signature)
+def made(runs_dir: Path, asked: Trial, afresh: bool = False) -> TrialFolder:
+    """A trial's folder as a command makes it before anything runs."""
+    folder = TrialFolder(runs_dir / asked.signature)
     if afresh and folder.path.exists():
         folder.put_aside()
     folder.create(asked.config)
     return folder
 
 
-def _built(folder: TrialFolder) -> Learner:
+def built(folder: TrialFolder) -> Learner:
     """The learner of a trial's first step, with the precision that the program chooses."""
     config, facts = folder.config(), resolve.facts(folder, folder.config())
     fixed = resolve.resolve(config, facts, lambda: 0.1)
@@ -204,8 +238,16 @@ def _built(folder: TrialFolder) -> Learner:
     return resolve.learner(config, fixed, resolve.data(folder, config, facts, fixed), config["seed"])
 
 
+def _planned(options: Options, *overrides: str) -> Trial:
+    return planned(_runs(options), *overrides, f"device={options.device}")
+
+
+def _runs(options: Options) -> Path:
+    return options.scratch / "runs"
+
+
 def _learner(options: Options, *overrides: str) -> Learner:
-    return _built(_made(options, _planned(options, *overrides, "max_lr=0.1", "seed=0")))
+    return built(made(_runs(options), _planned(options, *overrides, "max_lr=0.1", "seed=0")))
 
 
 def _recorded(learner: Learner, count: int, begin: Callable[[], Any]) -> Iterator[None]:
