@@ -152,13 +152,12 @@ def test_batches_are_the_same_on_every_device(device: str):
         assert torch.equal(labels, same.cpu()) and torch.equal(one, other.cpu())
 
 
-@pytest.mark.cuda
-def test_batches_that_are_augmented_together_are_those_that_are_augmented_apart(cuda: str, monkeypatch: Any):
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (90, 3, 12, 12), dtype=np.uint8)).to(cuda)
-    split = Split(images, torch.arange(90, device=cuda), torch.arange(90, device=cuda))
+def test_batches_that_are_augmented_together_are_those_that_are_augmented_apart(device: str, monkeypatch: Any):
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (90, 3, 12, 12), dtype=np.uint8))
+    split = Split(images.to(device), torch.arange(90, device=device), torch.arange(90, device=device))
     streams = []
-    for most in (1, 3 * 16 * images[0].numel(), 2**26):
-        monkeypatch.setattr(sys.modules[batches.__module__], "AUGMENTED_BYTES", most)
+    for count in (1, 2, 99):
+        monkeypatch.setattr(sys.modules[batches.__module__], "_together", lambda *_, count=count: count)
         streams.append(list(islice(batches(split, 16, 5, 2, CHAIN), 9)))
     for (one, labels), *others in zip(*streams, strict=True):
         assert all(torch.equal(labels, same) and torch.equal(one, other) for other, same in others)

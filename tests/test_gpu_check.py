@@ -59,9 +59,8 @@ def test_a_test_that_fails_on_the_gpu_is_in_the_table(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "figure", [step.step, step.work, step.range_test, step.precision], ids=lambda figure: figure.__name__
-)
-def test_a_figure_is_taken_on_a_cpu_in_tiny_sizes(tmp_path: Path, one_thread: None, figure: figures.Figure):
+@pytest.mark.parametrize("name", ["step", "work", "range_test", "precision"])
+def test_a_figure_is_taken_on_a_cpu_in_tiny_sizes(tmp_path: Path, one_thread: None, name: str):
+    figure: figures.Figure = getattr(step, name)
     (table,) = figure(Options(tmp_path, "cpu", quick=True)).tables
     assert len(table.rows) == 2 and {len(row) for row in table.rows} == {len(table.columns)}
