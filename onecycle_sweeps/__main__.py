@@ -22,7 +22,7 @@ def main() -> None:
     The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was asked, 130 after Ctrl-C.
     """
     _name_files_in_utf8()
-    terminal.print_anything()
+    terminal.replace_unencodable()
     sys.argv[1:] = paths.typed_with_homes(sys.argv[1:])
     arguments.add_code(sys.argv[1:], Path.cwd())
     if (shown := credentials.without(sys.argv[1:])) != sys.argv[1:]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from onecycle_sweeps import storage
+from onecycle_sweeps import files
 
 
 class Corrupt(Exception):
@@ -17,7 +17,7 @@ class Corrupt(Exception):
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint by a durable new one; on an error the old one stays."""
-    storage.write(path, packed(storage.marked(state)))
+    files.write(path, packed(files.with_format(state)))
 
 
 def packed(state: dict[str, Any]) -> memoryview:
@@ -37,6 +37,6 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | Non
         raise Corrupt(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or "step" not in state:
         raise Corrupt(f"{path} is not a checkpoint: it has no step")
-    if (found := state.pop("format", 0)) != storage.FORMAT:
-        raise Corrupt(f"{path} has format {found}, and this version of the program resumes from {storage.FORMAT}")
+    if (found := state.pop("format", 0)) != files.FORMAT:
+        raise Corrupt(f"{path} has format {found}, and this version of the program resumes from {files.FORMAT}")
     return state

@@ -15,6 +15,7 @@ from rich.console import Console
 from onecycle_sweeps import arguments, mistakes, report, retyping, settings, sweep, tracking, typed
 from onecycle_sweeps.arguments import is_verb
 from onecycle_sweeps.checks import GLOBAL_GROUPS, ConfigError
+from onecycle_sweeps.files import Damaged
 from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launching import commands, conclusion, ui_server
 from onecycle_sweeps.launching.display import Display
@@ -23,7 +24,6 @@ from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.state import Earlier, state, unusable
-from onecycle_sweeps.storage import Damaged
 from onecycle_sweeps.sweep import Sweep
 
 # What a verb may be given beside its sweep and overrides.

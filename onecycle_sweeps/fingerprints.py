@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from onecycle_sweeps import storage
+from onecycle_sweeps.files import Unreadable, read_json, with_format, write
 from onecycle_sweeps.images import progress, walk
 from onecycle_sweeps.images.input_files import MEMOS
 
@@ -132,11 +132,11 @@ def _memo(memos: Path, top: str) -> Path:
 def _remembered(memos: Path, top: str) -> dict[str, Known]:
     """What was remembered of a path; nothing where the memo is missing, damaged or of another format."""
     try:
-        content = storage.read_json(_memo(memos, top), {"path": str, "files": dict})
+        content = read_json(_memo(memos, top), {"path": str, "files": dict})
         if content is None or content["path"] != top:
             return {}
         return {name: Known(*entry) for name, entry in content["files"].items()}
-    except (storage.Unreadable, TypeError):
+    except (Unreadable, TypeError):
         return {}
 
 
@@ -144,7 +144,7 @@ def _remember(memos: Path, top: str, files: Files) -> None:
     """Write a path's memo whole or not at all; a disk that refuses it costs no more than hashing again."""
     with suppress(OSError):
         memos.mkdir(parents=True, exist_ok=True)
-        storage.write(_memo(memos, top), json.dumps(storage.marked({"path": top, "files": files})))
+        write(_memo(memos, top), json.dumps(with_format({"path": top, "files": files})))
 
 
 def _hashed(top: str, names: Sequence[str]) -> Iterator[Known]:

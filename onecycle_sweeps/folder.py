@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from onecycle_sweeps import locks, storage
-from onecycle_sweeps.storage import Damaged, Fields, Replaceable, Unreadable
+from onecycle_sweeps import files
+from onecycle_sweeps.files import Damaged, Fields, Replaceable, Unreadable
 
 ATTEMPTS_LEAVE = (
     *("journal", "result.json", "job.json", "resolved.json", "failure.json", "checkpoint.pt", "model.pt", "log.txt"),
@@ -82,18 +82,18 @@ class TrialFolder:
         if hydra is None:
             self.remove("hydra.yaml")
         else:
-            storage.write(self.path / "hydra.yaml", yaml.dump(storage.marked(hydra), Dumper=DUMPER, sort_keys=False))
+            files.write(self.path / "hydra.yaml", yaml.dump(files.with_format(hydra), Dumper=DUMPER, sort_keys=False))
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the trial's config.yaml."""
-        storage.write(self.path / "config.yaml", yaml.dump(storage.marked(config), Dumper=DUMPER, sort_keys=False))
+        files.write(self.path / "config.yaml", yaml.dump(files.with_format(config), Dumper=DUMPER, sort_keys=False))
 
     def put_aside(self, names: Collection[str] = ATTEMPTS_LEAVE) -> None:
         """Move what earlier attempts left into a folder of its own; raises Busy while the trial is at work."""
         if not self.path.exists():
             return
         with self.lock():
-            place = storage.part_of(self.path / time.strftime("before-%Y%m%d-%H%M%S"))
+            place = files.temporary_path(self.path / time.strftime("before-%Y%m%d-%H%M%S"))
             place = place.with_name(place.name.removeprefix("."))
             place.mkdir()
             for name in names:
@@ -134,7 +134,7 @@ class TrialFolder:
 
     def resolved(self) -> dict[str, Any] | None:
         """What the first attempt fixed: rate, precision, device, versions; None before it."""
-        return storage.read_json(self.path / "resolved.json", RESOLVED)
+        return files.read_json(self.path / "resolved.json", RESOLVED)
 
     def max_lr(self) -> float | None:
         """The rate that the first attempt fixed; None before it, and where that cannot be read."""
@@ -142,12 +142,12 @@ class TrialFolder:
 
     def result(self) -> dict[str, Any] | None:
         """What the trial came to; None while it has not."""
-        return storage.read_json(self.path / "result.json", RESULT)
+        return files.read_json(self.path / "result.json", RESULT)
 
     def formats(self) -> set[int]:
         """The formats of what the trial fixed and came to, as far as it has."""
         found = (
-            storage.load_json(self.path / name, fields)
+            files.read_json_with_format(self.path / name, fields)
             for name, fields in (("resolved.json", RESOLVED), ("result.json", RESULT))
         )
         return {each[0] for each in found if each}
@@ -170,7 +170,7 @@ class TrialFolder:
 
     def _spare(self, name: str, fields: Fields) -> dict[str, Any] | None:
         try:
-            return storage.read_json(self.path / name, fields)
+            return files.read_json(self.path / name, fields)
         except Damaged as error:
             raise Replaceable(str(error), PUT_ASIDE) from error
 
@@ -193,9 +193,9 @@ class TrialFolder:
 
     def write(self, name: str, data: dict[str, Any], *, attempt: int | None = None) -> None:
         """Write NAME.json whole or not at all; for an attempt as `put` does."""
-        content = storage.as_json(data)
+        content = files.to_json(data)
         if attempt is None:
-            storage.write(self.path / f"{name}.json", content)
+            files.write(self.path / f"{name}.json", content)
         else:
             self.put(f"{name}.json", content, attempt)
 
@@ -205,7 +205,7 @@ class TrialFolder:
         One that begins after the check, and before the file is replaced, removes what is to replace it.
         """
         try:
-            storage.write(self.path / name, content, check=lambda: self.check_current(attempt))
+            files.write(self.path / name, content, before_replacing=lambda: self.check_current(attempt))
         except FileNotFoundError:
             self.check_current(attempt)
             raise
@@ -214,17 +214,17 @@ class TrialFolder:
         """Remove a file of the folder if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
-    def remove_parts(self) -> None:
+    def remove_temporary(self) -> None:
         """Remove what earlier attempts were writing: one that still wants to put it in place finds it gone."""
-        storage.remove_parts(self.path, OF_AN_ATTEMPT)
+        files.remove_temporary(self.path, OF_AN_ATTEMPT)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the trial; raises Busy when another process holds it. The lock ends with its process."""
         try:
             # Whoever looks whether the trial is at work holds the lock for an instant.
-            held = locks.take(self.path / "lock", seconds=LOOK_SECONDS)
-        except locks.Held as error:
+            held = files.lock(self.path / "lock", seconds=LOOK_SECONDS)
+        except files.AlreadyLocked as error:
             raise Busy(f"another process works on {self.path}") from error
         with held:
             yield
@@ -235,7 +235,7 @@ class TrialFolder:
 
     def is_locked(self) -> bool:
         """Whether a process works on the trial at this moment."""
-        return locks.is_held(self.path / "lock")
+        return files.is_locked(self.path / "lock")
 
     def attempts(self) -> int:
         """The number of the newest attempt, 0 before the first."""
@@ -257,13 +257,13 @@ def _or_empty(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    if (data := storage.read_bytes(path)) is None:
+    if (data := files.read_bytes(path)) is None:
         raise Damaged(f"{path} is missing")
     try:
         content = yaml.load(data, Loader=LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise Damaged(f"{path} is damaged (no YAML)") from error
-    return storage.unmarked(path, content)[1]
+    return files.split_format(path, content)[1]
 
 
 @cache

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import journal, measures
+from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.state import DIVERGED, FINISHED, LOST, state
-from onecycle_sweeps.storage import Damaged, Unreadable
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 
 # A measure is at chance while it has come at most this fraction of the way from chance to a perfect value.

@@ -10,11 +10,11 @@ from typing import Any
 
 from onecycle_sweeps import checks, fingerprints, images, inputs, provenance, settings
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.images import Source
 from onecycle_sweeps.inputs import Inputs
 from onecycle_sweeps.policies import check_policy
 from onecycle_sweeps.settings import Config
+from onecycle_sweeps.terminal import in_one_line
 
 # Keys that say where and how a trial runs, or what is read from it, not what it computes.
 BYSTANDERS = ("runs_dir", "tracking", "threads", "target_accuracy", "checkpoint_minutes", "save_model", "rerun")
@@ -80,7 +80,7 @@ class Planner:
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
-            raise ConfigError(in_a_line(error)) from error
+            raise ConfigError(in_one_line(error)) from error
 
     def _plan(self, request: Request) -> Trial:
         checks.check(request.config)

@@ -19,10 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from onecycle_sweeps import checks, credentials, keys, paths, targets
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.images import Facts, Source
 from onecycle_sweeps.images.augmentation import Transform
 from onecycle_sweeps.policies import Policy
+from onecycle_sweeps.terminal import in_one_line
 
 Config = dict[str, Any]
 # The key of a trial's config that holds hydra.job.env_set, if it sets anything.
@@ -245,7 +245,7 @@ def _transforms(config: Config, key: str, facts: Facts) -> Iterator[Transform]:
             if key == "evaluation":
                 _check_repeats(transform)
         except (Exception, SystemExit) as error:
-            said = in_a_line(error)
+            said = in_one_line(error)
             raise ValueError(said if name in said else f"{name}: {said}") from error
         yield transform
 

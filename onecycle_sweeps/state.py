@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onecycle_sweeps import journal
+from onecycle_sweeps.files import Damaged, Replaceable, UnknownFormat, Unreadable
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.storage import Damaged, OtherFormat, Replaceable, Unreadable
 
 WAITING, QUEUED, RUNNING, FINISHED = "waiting", "queued", "running", "finished"
 DIVERGED, FAILED, CANCELLED, LOST = "diverged", "failed", "cancelled", "lost"
@@ -15,7 +15,7 @@ STOPPED = "stopped"
 ENDED = (FINISHED, DIVERGED, FAILED, CANCELLED, LOST)
 
 
-class Earlier(OtherFormat):
+class Earlier(UnknownFormat):
     """The records have no format: they can be read, but are not continued."""
 
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from onecycle_sweeps import published, storage
+from onecycle_sweeps import files, published
+from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.published import Published
-from onecycle_sweeps.storage import Damaged, Unreadable
 
 TRAIN, RANGE_TEST = "train", "range_test"
 # Keys that stand in a name without being written out.
@@ -90,13 +90,13 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         data = asdict(self)
         del data["runs_dir"]
-        storage.remove_parts(self.folder)
-        storage.write_json(self.folder / "sweep.json", data)
+        files.remove_temporary(self.folder)
+        files.write_json(self.folder / "sweep.json", data)
 
 
 def load(folder: Path) -> Sweep:
     """Read a sweep's folder; raises FileNotFoundError where it is none, Unreadable where its record cannot be used."""
-    data = storage.read_json(path := folder / "sweep.json")
+    data = files.read_json(path := folder / "sweep.json")
     if data is None:
         raise FileNotFoundError(f"{folder} is no sweep: it has no sweep.json")
     try:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from onecycle_sweeps import checks, keys
-from onecycle_sweeps.faults import in_a_line
+from onecycle_sweeps.terminal import in_one_line
 
 Parameters = Mapping[str, inspect.Parameter]
 SWITCHES = ("bool", "bool | None", "None | bool", "Optional[bool]", "typing.Optional[bool]")
@@ -107,7 +107,7 @@ def _imported(key: str, target: str, path: str) -> ModuleType | None:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{path}.".startswith(f"{error.name}."):
             return None
-        raise ValueError(f"{key}={target} cannot be imported: {in_a_line(error)}") from error
+        raise ValueError(f"{key}={target} cannot be imported: {in_one_line(error)}") from error
 
 
 def _nodes(name: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,24 +1,78 @@
-"""Lets every text be printed, whatever characters the terminal or the locale knows."""
+"""What the user reads on a terminal: any text in any encoding, and an exception in one line or with its traceback."""
 
 import codecs
+import errno
+import os
 import sys
+import sysconfig
+import traceback
 from io import TextIOWrapper
+from pathlib import Path
 
-SPELLED = {"±": "+-"}
+REPLACEMENTS = {"±": "+-"}
+PACKAGE = Path(__file__).resolve().parent
+OURS = (PACKAGE, PACKAGE.parent / "hydra_plugins")
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+INSTALLED = ("site-packages", "dist-packages")
 
 
-def print_anything() -> None:
-    """Spell out from now on what standard output and standard error cannot show."""
-    codecs.register_error("spelled", _spelled)
+def replace_unencodable() -> None:
+    """Let standard output and standard error replace characters that their encoding lacks, instead of failing."""
+    codecs.register_error("spelled", _replacement)
     for stream in (sys.stdout, sys.stderr):
         # In a notebook or a test it may be something else.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="spelled")
 
 
-def _spelled(error: UnicodeError) -> tuple[str, int]:
-    """What to print in place of characters that cannot be encoded: their spelling, or their code."""
+def in_one_line(error: BaseException) -> str:
+    """The error's type and message, and the innermost line of the user's own code, or else of any code.
+
+    For this package's own ValueErrors and for files that cannot be used the message alone is enough, unless they were
+    raised by the user's code.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error}"
+    said = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+    if isinstance(error, SystemExit):
+        said = f"the code left the process by sys.exit({error.code!r})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({os.path.basename(error.filename)}:{error.lineno})"
+    if not own and (isinstance(error, OSError) or (isinstance(error, ValueError) and _is_ours(frames))):
+        return " ".join(str(error).split()) or said
+    innermost = (own or frames)[-1:]
+    where = "".join(f" ({os.path.basename(f.filename)}:{f.lineno} in {f.name})" for f in innermost)
+    return f"{said}{where}"
+
+
+def with_traceback(error: BaseException) -> str:
+    """An error with its traceback and those of its causes."""
+    return "".join(traceback.format_exception(error))
+
+
+def wants_tracebacks() -> bool:
+    """Whether the user wants tracebacks too, asked for by the variable that Hydra reads."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def _replacement(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
-    return "".join(SPELLED.get(c) or c.encode("ascii", "backslashreplace").decode() for c in characters), error.end
+    return "".join(REPLACEMENTS.get(c) or c.encode("ascii", "backslashreplace").decode() for c in characters), error.end
+
+
+def _is_users(filename: str) -> bool:
+    """Whether a file of code is the user's: neither this package's, nor Python's, nor an installed library's."""
+    if filename.startswith("<"):
+        return False
+    path = Path(filename).resolve()
+    if any(name in path.parts for name in INSTALLED):
+        return False
+    return not any(path.is_relative_to(Path(folder).resolve()) for folder in (*OURS, *LIBRARIES))
+
+
+def _is_ours(frames: traceback.StackSummary) -> bool:
+    return not frames or Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)

@@ -9,8 +9,8 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("files", "terminal", "credentials", "measures", "keys", "storage", "locks", "validation"),
-    ("onecycle_sweeps", "config", "checks", "arguments", "affinity", "faults", "paths"),
+    ("files", "terminal", "credentials", "measures", "keys", "validation"),
+    ("onecycle_sweeps", "config", "checks", "arguments", "affinity", "paths"),
     ("policies", "images", "models", "journal", "checkpoint", "provenance", "dataset", "folder"),
     ("scheduler", "objectives", "sources", "fingerprints", "trial_folder", "data", "targets", "state", "published"),
     ("settings",),
@@ -51,7 +51,7 @@ TORCH_ON_DEMAND = ("planning", "plan")
 
 # Names that are still found twice.
 TWICE = {
-    *("curves", "loading", "published", "range_test", "rehearsal", "statistics", "writing"),
+    *("curves", "files", "loading", "published", "range_test", "rehearsal", "statistics", "writing"),
     *("Attempt", "Block", "Measure", "Outcome", "Part", "Seen", "Step"),
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps import cli, locks
+from onecycle_sweeps import cli, files
 from onecycle_sweeps.launching import places
 from onecycle_sweeps.launching.slurm import probe
 from program import write
@@ -236,8 +236,8 @@ def test_a_folder_that_nodes_may_not_see_is_told_apart(
         f"2 1 8:2 / {tmp_path} rw,relatime shared:1 - {kind} server:/home rw\n"
         f"3 1 8:2 / {tmp_path}/runs-of-another rw - tmpfs none rw\n"
     )
-    monkeypatch.setattr(locks, "MOUNTS", tmp_path / "mounts")
-    assert locks.file_system(tmp_path / "runs") == kind
+    monkeypatch.setattr(files, "MOUNTS", tmp_path / "mounts")
+    assert files.file_system(tmp_path / "runs") == kind
     assert words in places.runs_dir(tmp_path / "runs", on_nodes=True).line
     assert "machine" not in places.runs_dir(tmp_path / "runs", on_nodes=False).line
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps import checkpoint, journal, storage, trial
+from onecycle_sweeps import checkpoint, files, journal, trial
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.state import FAILED, State, state
 from onecycle_sweeps.trial import TrialFailed
@@ -40,8 +40,10 @@ def full(path: Path) -> Path:
 
 def with_part(monkeypatch: pytest.MonkeyPatch, name: str, part: Path) -> None:
     """Let the next version of a file be written there first, once."""
-    part_of, left = storage.part_of, [part]
-    monkeypatch.setattr(storage, "part_of", lambda path: left.pop() if path.name == name and left else part_of(path))
+    temporary_path, left = files.temporary_path, [part]
+    monkeypatch.setattr(
+        files, "temporary_path", lambda path: left.pop() if path.name == name and left else temporary_path(path)
+    )
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "result.json", "resolved.json"])

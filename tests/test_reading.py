@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import hand_made
-from onecycle_sweeps import journal, report, storage
+from onecycle_sweeps import files, journal, report
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 POINTS = [(10 ** (i / 20 - 4), 2.3 - i / 60, 2.3 - i / 60) for i in range(100)]
@@ -37,7 +37,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             lambda path, *rest: (counted.update([f"{path.parent.name}/{path.name}"]), read(path, *rest))[1],
         )
 
-    watch(storage, "read_json")
+    watch(files, "read_json")
     watch(journal, "read")
     return counted
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 import hand_made
-from onecycle_sweeps import locks, report, storage, sweep, trial
+from onecycle_sweeps import files, report, sweep, trial
 from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.files import Damaged, UnknownFormat
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import commands, places, rehearsal
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.state import Earlier, state, unusable
-from onecycle_sweeps.storage import Damaged, OtherFormat
 from onecycle_sweeps.tracking.account import standing
 from onecycle_sweeps.trial import train
 from program import run, with_store
@@ -154,7 +154,7 @@ def test_a_line_that_is_gone_from_a_journal_is_missed(pair: sweep.Sweep, key: st
 def test_a_journal_of_another_format_is_no_damage(pair: sweep.Sweep):
     path = pair.trial("onecycle1").journal / "0001.jsonl"
     path.write_text(path.read_text().replace('{"format":1', '{"format":7', 1))
-    assert isinstance(unusable(pair.trial("onecycle1")), OtherFormat)
+    assert isinstance(unusable(pair.trial("onecycle1")), UnknownFormat)
     assert "format 7" in str(state(pair.trial("onecycle1")).cause)
 
 
@@ -162,11 +162,11 @@ def test_a_journal_of_another_format_is_no_damage(pair: sweep.Sweep):
 def test_the_latest_sweep_that_can_be_read_is_found(pair: sweep.Sweep, content: str):
     other = pair.folder.with_name("0ther")
     other.mkdir()
-    storage.write(other / "sweep.json", content)
+    files.write(other / "sweep.json", content)
     told: list[str] = []
     assert sweep.find(pair.runs_dir, None, told.append).id == pair.id
     assert len(told) == 1 and str(other) in told[0]
-    with pytest.raises(storage.Unreadable, match="0ther"):
+    with pytest.raises(files.Unreadable, match="0ther"):
         sweep.find(pair.runs_dir, "0ther")
 
 
@@ -204,8 +204,8 @@ def test_writers_of_one_file_that_share_a_pid_neither_tear_nor_lose_it(tmp_path:
     def write(number: int) -> None:
         try:
             for _ in range(20):
-                storage.write_json(path, {"text": str(number) * 5000})
-                assert storage.read_json(path)
+                files.write_json(path, {"text": str(number) * 5000})
+                assert files.read_json(path)
         except BaseException as error:
             failed.append(error)
 
@@ -238,8 +238,8 @@ def test_a_place_without_locks_is_refused_in_one_line(runs_dir: Path, monkeypatc
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(locks.NoLocks, match="runs_dir"):
-        locks.take(runs_dir / "lock")
+    with pytest.raises(files.NoLocks, match="runs_dir"):
+        files.lock(runs_dir / "lock")
     assert places.runs_dir(runs_dir, on_nodes=False).word == "FAILS"
     with pytest.raises(ConfigError, match="cannot be locked"):
         session.launch([asked], lambda *_: iter(()))  # pyright: ignore[reportArgumentType]
@@ -256,7 +256,7 @@ def test_an_attempt_that_is_overtaken_between_its_check_and_its_rename_replaces_
         check(attempt)
         if folder.attempts() == 1:
             Journal(folder.journal, 2)
-            folder.remove_parts()
+            folder.remove_temporary()
 
     folder.check_current = overtaken
     with pytest.raises(Superseded):
@@ -288,7 +288,7 @@ def test_only_the_generator_of_the_trials_own_gpu_is_saved_and_restored(monkeypa
     learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=0.1)
     saved: dict[str, Any] = {}
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: other if device == mine else None)
-    monkeypatch.setattr(storage, "marked", lambda data: saved.update(data) or data)
+    monkeypatch.setattr(files, "with_format", lambda data: saved.update(data) or data)
     nothing = SimpleNamespace(sync=lambda: None, saved=lambda step: None, put=lambda *_: None)
     attempt: Any = SimpleNamespace(book=nothing, trial=nothing, number=1)
     watch = train.Watch(5, 8)
@@ -312,4 +312,4 @@ def test_a_terminal_and_a_locale_of_ascii_are_enough(tmp_path: Path):
 def test_damage_is_what_no_version_writes(tmp_path: Path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe")
     with pytest.raises(Damaged, match=r"a\.json"):
-        storage.read_json(tmp_path / "a.json")
+        files.read_json(tmp_path / "a.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import tracking
-from onecycle_sweeps.storage import read_json
+from onecycle_sweeps.files import read_json
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
 from recorded import ask, attempt, database, finish, runs, stored, sweep, training, written

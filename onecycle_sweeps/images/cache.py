@@ -12,10 +12,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from onecycle_sweeps import locks, storage
+from onecycle_sweeps import files
+from onecycle_sweeps.files import Damaged
 from onecycle_sweeps.images.input_files import progress
 from onecycle_sweeps.images.source import Source, Undecoded, check, images, labels
-from onecycle_sweeps.storage import Damaged
 
 # Pixels that are decoded and written at a time.
 CHUNK_BYTES = 2**23
@@ -24,7 +24,7 @@ CHUNK_BYTES = 2**23
 def locked(folder: Path) -> IO[bytes]:
     """Hold the lock of a cache folder until what is returned is closed; a process that dies gives it back."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return locks.take(folder.with_name(f"{folder.name}.lock"))
+    return files.lock(folder.with_name(f"{folder.name}.lock"))
 
 
 def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], None], *, afresh: bool) -> None:
@@ -49,7 +49,7 @@ def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], N
             shapes |= _write_part(unfinished, part, images(source, part), labels(source, part))
         skipped = {reason: list(names) for reason, names in source.skipped.items()}
         content = {"class_names": source.class_names, "shapes": shapes, "skipped": skipped}
-        storage.write_json(unfinished / "source.json", content)
+        files.write_json(unfinished / "source.json", content)
         check_files()
         _put_in_place(unfinished, folder)
     except BaseException as error:
@@ -117,7 +117,7 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         os.rename(unfinished, folder)
-    storage.sync_folder(folder.parent)
+    files.sync_folder(folder.parent)
 
 
 def has_val(folder: Path) -> bool:
@@ -133,13 +133,13 @@ def skipped(folder: Path) -> dict[str, list[str]]:
 def is_current(path: Path) -> bool:
     """Whether a JSON file of a cache has the format of today, or is damaged: what is earlier is made again.
 
-    Raises OtherFormat for a format that is not known.
+    Raises UnknownFormat for a format that is not known.
     """
     try:
-        found = storage.load_json(path)
+        found = files.read_json_with_format(path)
     except Damaged:
         return True
-    return found is None or found[0] == storage.FORMAT
+    return found is None or found[0] == files.FORMAT
 
 
 def shape(folder: Path, name: str) -> tuple[int, ...]:
@@ -171,7 +171,7 @@ def mapped(folder: Path, name: str) -> np.ndarray:
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON file of the cache; raises ValueError, with the file and what to do, for a damaged one."""
     try:
-        content = storage.read_json(path)
+        content = files.read_json(path)
     except Damaged as error:
         raise _damaged(path) from error
     if content is None:

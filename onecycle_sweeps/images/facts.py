@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onecycle_sweeps import storage
+from onecycle_sweeps import files
 from onecycle_sweeps.images import cache
 from onecycle_sweeps.images.source import Source
 
@@ -87,7 +87,7 @@ def prepare(
         with cache.locked(folder):
             cache.ensure(read, folder, check, afresh=afresh)
             if not path.exists() or not cache.is_current(path):
-                storage.write_json(path, asdict(_describe(folder, float(val_fraction), split_seed, kept)))
+                files.write_json(path, asdict(_describe(folder, float(val_fraction), split_seed, kept)))
     return Facts.from_json(cache.read_json(path))
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from onecycle_sweeps.files import check_format
 from onecycle_sweeps.journal.record import Attempt, Block
-from onecycle_sweeps.storage import check_format
 
 HEAD = ("attempt", "from", "time", "host")
 
@@ -25,7 +25,7 @@ def attempt_files(folder: Path, last: int | None = None) -> list[Path]:
 def attempt_of(path: Path, data: Iterable[bytes]) -> Attempt | None:
     """What these lines of the file at `path` tell of its attempt; nothing unless the first whole one is its head.
 
-    Raises OtherFormat for a head of a format that is not known.
+    Raises UnknownFormat for a head of a format that is not known.
     """
     lines = list(lines_of(data))
     good = [line for line in lines if line is not None]

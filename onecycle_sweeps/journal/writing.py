@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onecycle_sweeps.files import with_format
 from onecycle_sweeps.journal.lines import attempt_file
-from onecycle_sweeps.storage import marked
 
 
 class Journal:
@@ -31,7 +31,7 @@ class Journal:
     def begin(self, start: int, place: Mapping[str, str] | None = None, notes: Sequence[str] = ()) -> None:
         """Write the head: the step that the attempt continues from, where it runs, and what its user is to know."""
         head = {"attempt": self._attempt, "from": start, "time": time.time(), "host": socket.gethostname()}
-        self._write(marked(head | ({"place": place} if place else {}) | ({"notes": list(notes)} if notes else {})))
+        self._write(with_format(head | ({"place": place} if place else {}) | ({"notes": list(notes)} if notes else {})))
 
     def append(self, step: int, metrics: Mapping[str, Sequence[float]]) -> None:
         """Write the values of consecutive steps, the first of which is `step`.

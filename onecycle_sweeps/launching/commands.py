@@ -11,15 +11,15 @@ from typing import Any
 
 from onecycle_sweeps import checks, settings
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.faults import in_a_line
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.launching import conclusion, fork_server, here, local, rehearsal
 from onecycle_sweeps.launching.direction import minimising
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Run, Session
 from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
-from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import TRAIN, Sweep
+from onecycle_sweeps.terminal import in_one_line
 
 INTERRUPTED = 130
 # What only a sweep reads.
@@ -232,7 +232,7 @@ def _interruptible(session: Session, say_how: Callable[[Sweep], None]) -> Iterat
         with suppress(KeyboardInterrupt):
             session.close()
         if not asked:
-            raise ConfigError(in_a_line(error)) from error
+            raise ConfigError(in_one_line(error)) from error
         say_how(session.sweep)
         sys.exit(INTERRUPTED)
     finally:

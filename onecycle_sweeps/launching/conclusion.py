@@ -7,11 +7,11 @@ from pathlib import Path
 from rich.console import Console
 
 from onecycle_sweeps import paths, report, tracking
-from onecycle_sweeps.faults import in_full, wanted_in_full
 from onecycle_sweeps.launching.reuse import outdated
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.report.program import program as program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
+from onecycle_sweeps.terminal import wants_tracebacks, with_traceback
 
 FAILURE, MISTAKE = 1, 2
 
@@ -52,8 +52,8 @@ def complain(line: str) -> None:
 
 def refuse(error: Exception) -> int:
     """Tell a mistake of the user's in one line, behind its traceback where Hydra is to show it; the exit status."""
-    if wanted_in_full():
-        print(in_full(error), end="", file=sys.stderr)
+    if wants_tracebacks():
+        print(with_traceback(error), end="", file=sys.stderr)
     complain(f"onecycle_sweeps: {error}")
     return MISTAKE
 

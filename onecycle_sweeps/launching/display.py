@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.faults import wanted_in_full
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.state import ENDED, FAILED, RUNNING, progress, state
-from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.terminal import wants_tracebacks
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 30.0
@@ -68,7 +68,7 @@ class Display:
             self.ended[status] += 1
             trial, done = self.sweep.trial(entry.signature), f"[{self.ended.total()}/{self.todo}]"
             self.console.print(Text(f"{done} {describe(trial, entry, status, event.cause)}"))
-            if status == FAILED and wanted_in_full():
+            if status == FAILED and wants_tracebacks():
                 self.console.print(Text(trial.last_failure().get("traceback", "")))
         interval = REFRESH_SECONDS if self._live else PLAIN_SECONDS
         if time.monotonic() - self._shown >= interval:

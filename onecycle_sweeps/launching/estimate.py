@@ -11,9 +11,9 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from onecycle_sweeps import images, settings
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.settings import Config
-from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST
 
 # So many steps are timed, after those that warm up.

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from onecycle_sweeps import journal, terminal, trial
-from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.launching.queue import NOT_AN_END
 from onecycle_sweeps.launching.worker import LEFT, READY
 from onecycle_sweeps.state import CANCELLED
+from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.allocator import keep_freed_memory
 from onecycle_sweeps.trial.resolve import lost_gpu
 
@@ -95,7 +95,7 @@ def _as_hydra_runs_it(folder: TrialFolder, stopped: Callable[[], bool], place: M
         pass
     except Exception as error:
         log.exception("Hydra's part of the job failed")
-        return Outcome(FAILED, in_a_line(error))
+        return Outcome(FAILED, in_one_line(error))
     return outcome
 
 
@@ -112,7 +112,7 @@ def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, s
     except trial.TrialFailed as error:
         return Outcome(FAILED, str(error))
     except OSError as error:
-        return Outcome(FAILED, in_a_line(error))
+        return Outcome(FAILED, in_one_line(error))
 
 
 def _draw(folder: TrialFolder) -> None:
@@ -140,7 +140,7 @@ def serve() -> None:
     """
     answers = os.fdopen(os.dup(1), "w", 1, "utf-8")
     os.dup2(2, 1)
-    terminal.print_anything()
+    terminal.replace_unencodable()
     stopping = threading.Event()
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 

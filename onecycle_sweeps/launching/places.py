@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from urllib.parse import urlsplit
 
-from onecycle_sweeps import locks, tracking
+from onecycle_sweeps import files, tracking
 from onecycle_sweeps.launching.finding import Finding, fails, ok
 from onecycle_sweeps.tracking.store import address, database_file, greet
 
@@ -34,14 +34,14 @@ def runs_dir(folder: Path, *, on_nodes: bool) -> Finding:
     about = "runs_dir"
     try:
         place = _try_writing(folder)
-    except locks.NoLocks as error:
+    except files.NoLocks as error:
         return fails(about, str(error))
     except OSError as error:
         return fails(about, f"{folder} cannot be written to ({error.strerror}): take another by runs_dir=...")
     line = f"{folder} can be written to, with {shutil.disk_usage(place).free / 1e9:.0f} GB free"
     if not on_nodes:
         return ok(about, line)
-    kind = locks.file_system(place)
+    kind = files.file_system(place)
     if kind.removeprefix("fuse.").startswith(SHARED):
         return ok(about, f"{line}, on {kind}, which machines share")
     return ok(about, f"{line}; warning: {kind} looks like this machine's own, the nodes must see it too (try --probe)")
@@ -57,7 +57,7 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
     if file := database_file(uri):
         try:
             _try_writing(file.parent)
-        except locks.NoLocks as error:
+        except files.NoLocks as error:
             return fails(about, str(error))
         except OSError as error:
             return fails(about, f"{file.parent} cannot be written to ({error.strerror}): take another tracking.uri=...")
@@ -80,7 +80,7 @@ def _try_writing(folder: Path) -> Path:
         file.write(b"onecycle")
         file.flush()
         os.fsync(file.fileno())
-    locks.check(place)
+    files.check_locks(place)
     return place
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import images, settings
-from onecycle_sweeps.faults import in_a_line, in_full
 from onecycle_sweeps.launching.refusal import Order, Refusal
+from onecycle_sweeps.terminal import in_one_line, with_traceback
 from onecycle_sweeps.trial.rehearsal import Rehearsal
 
 
@@ -25,7 +25,7 @@ def first_refusal(orders: Sequence[Order], trying: Callable[[Order], None] = lam
                 facts = images.prepare(settings.loader(config), cache, **settings.split(config))
                 rehearsal.attempt(config, facts, elsewhere=order.elsewhere)
         except (Exception, SystemExit) as error:
-            return Refusal(in_a_line(error), in_full(error))
+            return Refusal(in_one_line(error), with_traceback(error))
     return None
 
 
@@ -41,5 +41,5 @@ def serve() -> None:
     try:
         refusal = first_refusal(orders, lambda order: say(trying=order.config["model"]["_target_"]))
     except KeyboardInterrupt as error:
-        refusal = Refusal(in_a_line(error), in_full(error))
+        refusal = Refusal(in_one_line(error), with_traceback(error))
     say(refusals=[[refusal.line, refusal.traceback]] if refusal else [])

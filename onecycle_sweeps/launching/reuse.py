@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onecycle_sweeps import provenance
-from onecycle_sweeps.storage import Unreadable
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.sweep import Entry, Sweep
 
 NAMED = 3

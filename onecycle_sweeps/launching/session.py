@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import locks, provenance, published, sweep, tracking
+from onecycle_sweeps import files, provenance, published, sweep, tracking
 from onecycle_sweeps.checks import OF_THE_SWEEP, ConfigError
+from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.folder import Busy, TrialFolder
 from onecycle_sweeps.launching import alike
 from onecycle_sweeps.launching.display import Display
@@ -20,7 +21,6 @@ from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.reuse import outdated
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.state import DIVERGED, Earlier, state, unusable
-from onecycle_sweeps.storage import Damaged, Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
@@ -226,8 +226,8 @@ def _check_locks(runs_dir: Path) -> None:
     """Refuse a place where trials cannot be locked, before one of them fails of it."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     try:
-        locks.check(runs_dir)
-    except locks.NoLocks as error:
+        files.check_locks(runs_dir)
+    except files.NoLocks as error:
         raise ConfigError(str(error)) from error
 
 

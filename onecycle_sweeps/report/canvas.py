@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onecycle_sweeps import storage
+from onecycle_sweeps import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,7 +136,7 @@ def save(axes: "Axes", path: Path, dpi: int = 150) -> Path:
     """Write the figure that the axes are part of as a PNG; the path holds the earlier picture or this one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure_of(axes).savefig(picture := io.BytesIO(), dpi=dpi, format="png")
-    storage.write(path, picture.getbuffer())
+    files.write(path, picture.getbuffer())
     return path
 
 
@@ -149,7 +149,7 @@ def save_both(axes: "Axes", path: Path) -> list[Path]:
     # What the picture was laid out like serves the other form too.
     figure_of(axes).set_layout_engine("none")
     scalable = path.with_suffix(".svg")
-    storage.write(scalable, SIZE.sub(' width="100%"', svg(axes), count=1))
+    files.write(scalable, SIZE.sub(' width="100%"', svg(axes), count=1))
     return [path, scalable]
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import journal, storage
+from onecycle_sweeps import files, journal
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.outcome import Outcome, range_test_curves, read
 from onecycle_sweeps.report.claims import Claims
@@ -126,5 +126,5 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write(path, text.getvalue())
+    files.write(path, text.getvalue())
     return path

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from onecycle_sweeps import storage
+from onecycle_sweeps import files
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import page_asked, page_panels, page_record, page_result
 from onecycle_sweeps.report.comparison import Comparison
@@ -51,7 +51,7 @@ def write_page(
         ("Files", page_record.files(written)),
     ]
     path = sweep.report / PAGE
-    storage.write(path, page(page_asked.title(outcomes), page_asked.origin(sweep), sections))
+    files.write(path, page(page_asked.title(outcomes), page_asked.origin(sweep), sections))
     return path
 
 

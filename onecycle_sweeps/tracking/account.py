@@ -10,9 +10,9 @@ import yaml
 
 from onecycle_sweeps import journal, state
 from onecycle_sweeps.credentials import redacted
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.folder import DUMPER, TrialFolder
 from onecycle_sweeps.journal import Attempt
-from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking.store import address
 from onecycle_sweeps.tracking.values import BATCH, Point, as_params, as_tags, batches, flat, milliseconds, storable

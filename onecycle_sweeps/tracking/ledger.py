@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps.storage import Damaged, OtherFormat, marked, read_json, unmarked, write_json
+from onecycle_sweeps.files import Damaged, UnknownFormat, read_json, split_format, with_format, write_json
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking.store import address, locked
 
@@ -123,7 +123,7 @@ class Page:
         others = {key: kept for key, kept in self._content.items() if kept["token"] != token}
         self._content = others | {token: {"token": token, **known}}
         # In one piece over what was there, which is its first line from then on whatever follows.
-        os.pwrite(self._file, json.dumps(marked(self._content)).encode() + b"\n", 0)
+        os.pwrite(self._file, json.dumps(with_format(self._content)).encode() + b"\n", 0)
 
 
 def load(sweep: Sweep) -> Ledger:
@@ -180,8 +180,8 @@ def _page(folder: Path, signature: str) -> Path:
 def _content(path: Path) -> dict[str, Any]:
     """What a page says of each store; nothing where it is not there, or not whole."""
     try:
-        return unmarked(path, json.loads(path.read_bytes().partition(b"\n")[0]))[1]
-    except OtherFormat:
+        return split_format(path, json.loads(path.read_bytes().partition(b"\n")[0]))[1]
+    except UnknownFormat:
         raise
     except (FileNotFoundError, ValueError):
         return {}

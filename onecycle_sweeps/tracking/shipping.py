@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from onecycle_sweeps.storage import Unreadable
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import Standing, account, standing

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from onecycle_sweeps import locks
+from onecycle_sweeps import files
 from onecycle_sweeps.credentials import redacted, whole
-from onecycle_sweeps.locks import never as never
+from onecycle_sweeps.files import never as never
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -153,8 +153,8 @@ def locked(path: Path, expired: Callable[[], bool]) -> IO[bytes]:
     Raises StoreUnreachable if others hold it for too long.
     """
     try:
-        return locks.take(path, seconds=LOCK_SECONDS, given_up=expired)
-    except locks.Held:
+        return files.lock(path, seconds=LOCK_SECONDS, give_up=expired)
+    except files.AlreadyLocked:
         raise StoreUnreachable(f"other processes hold {path}") from None
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps import scheduler, settings
-from onecycle_sweeps.faults import in_a_line
 from onecycle_sweeps.images import Dataset, Facts, Split
 from onecycle_sweeps.images.augmentation import Draws, EpochWords
 from onecycle_sweeps.policies import Hyper
 from onecycle_sweeps.settings import Config
+from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.training import Learner, evaluate
 from onecycle_sweeps.trial import compiler, resolve
 
@@ -162,7 +162,7 @@ def _blaming(section: str, what: str, node: Mapping[str, Any] | None = None) -> 
     try:
         yield
     except (Exception, SystemExit) as error:
-        said = in_a_line(error)
+        said = in_one_line(error)
         if isinstance(error, ValueError) and said == " ".join(str(error).split()):
             known = said.split(" ", 1)[0] in (node or {})
             raise ValueError(f"{section}.{said}" if known else said) from error

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from onecycle_sweeps import checkpoint, journal, provenance, settings
-from onecycle_sweeps.faults import in_a_line, in_full
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.folder import Busy, Superseded, TrialFolder, check_mine
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.state import unusable
-from onecycle_sweeps.storage import Unreadable
+from onecycle_sweeps.terminal import in_one_line, with_traceback
 from onecycle_sweeps.trial import range_test, resolve
 from onecycle_sweeps.trial.train import Attempt, State, Stopped, complete, train
 
@@ -52,7 +52,7 @@ def run(
         try:
             book = Journal(trial.journal, number)
             # An earlier attempt that still runs cannot replace from now on what is looked for here.
-            trial.remove_parts()
+            trial.remove_temporary()
             state, notes = _usable_checkpoint(trial, config, code)
             book.begin(start := state["step"] if state else 0, place, notes)
         except OSError as error:
@@ -175,10 +175,10 @@ def _said(line: str) -> str:
 def _failed(trial: TrialFolder, number: int, error: BaseException, book: Journal | None = None) -> Exception:
     """The failure of an attempt, left in the folder and in the journal as far as the disk takes it."""
     log.error("attempt %d failed", number, exc_info=error)
-    cause, superseded = in_a_line(error), None
+    cause, superseded = in_one_line(error), None
     if lost := resolve.lost_gpu():
         cause = f"the GPU is lost ({lost}): {cause}"
-    failure = {"cause": cause, "attempt": number, "time": time.time(), "traceback": in_full(error)}
+    failure = {"cause": cause, "attempt": number, "time": time.time(), "traceback": with_traceback(error)}
     for note in (
         lambda: trial.write("failure", failure, attempt=number),
         lambda: book and book.end("failed", cause),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onecycle_sweeps import checkpoint, journal, settings, storage
+from onecycle_sweeps import checkpoint, files, journal, settings
 from onecycle_sweeps.batch_norm import norms, recalibrated
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
@@ -131,7 +131,7 @@ def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> No
         "random_numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
         "random_cuda": torch.cuda.get_rng_state(device) if (device := _device(learner)).type == "cuda" else None,
     }
-    attempt.trial.put("checkpoint.pt", checkpoint.packed(storage.marked(state)), attempt.number)
+    attempt.trial.put("checkpoint.pt", checkpoint.packed(files.with_format(state)), attempt.number)
     attempt.book.saved(watch.seen)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import Requirement, Result, Table
-from onecycle_sweeps.faults import in_a_line
+from onecycle_sweeps.terminal import in_one_line
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def _taken(name: str, figure: Figure, options: Options) -> Result:
         return figure(options)
     except Exception as error:
         traceback.print_exc()
-        return Result([], (), [f"{name}: {in_a_line(error)}"])
+        return Result([], (), [f"{name}: {in_one_line(error)}"])
 
 
 def restored(content: Mapping[str, Any]) -> Result:

@@ -24,11 +24,11 @@ for _number in (signal.SIGUSR2, signal.SIGTERM):
 from contextlib import ExitStack  # noqa: E402
 
 from onecycle_sweeps import arguments, journal, sweep, tracking  # noqa: E402
+from onecycle_sweeps.files import Unreadable  # noqa: E402
 from onecycle_sweeps.folder import TrialFolder  # noqa: E402
 from onecycle_sweeps.launching.slurm import cluster, endings, records  # noqa: E402
 from onecycle_sweeps.launching.slurm.records import Submission  # noqa: E402
 from onecycle_sweeps.state import FAILED, state  # noqa: E402
-from onecycle_sweeps.storage import Unreadable  # noqa: E402
 from onecycle_sweeps.sweep import Sweep  # noqa: E402
 
 # The exit status of a job that saved and left (sysexits.h, EX_TEMPFAIL).

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from onecycle_sweeps import provenance
 from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.files import read_json, write_json
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launching import conclusion
 from onecycle_sweeps.launching.finding import Finding, fails, ok
@@ -17,7 +18,6 @@ from onecycle_sweeps.launching.slurm import cluster, endings, request
 from onecycle_sweeps.launching.slurm.cluster import OVER, Job, Refused
 from onecycle_sweeps.launching.slurm.request import Settings
 from onecycle_sweeps.launching.slurm.submission import asking, command
-from onecycle_sweeps.storage import read_json, write_json
 
 TIMEOUT_MIN = 2
 LOOK_SECONDS = 1.0

@@ -9,9 +9,9 @@ from socket import gethostname
 from typing import Any
 
 from onecycle_sweeps import provenance, tracking
+from onecycle_sweeps.files import read_json, write_json
 from onecycle_sweeps.launching import places
 from onecycle_sweeps.launching.finding import Finding, fails, ok, skipped
-from onecycle_sweeps.storage import read_json, write_json
 
 HOST = os.environ.get("SLURMD_NODENAME", gethostname())
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import locks
-from onecycle_sweeps.storage import Damaged, Unreadable, read_json, write_json
+from onecycle_sweeps import files
+from onecycle_sweeps.files import Damaged, Unreadable, read_json, write_json
 from onecycle_sweeps.sweep import Sweep
 
 # So long may an sbatch still be on its way whose launching process has died.
@@ -46,8 +46,8 @@ def alone(sweep: Sweep, *, waiting: bool) -> Iterator[bool]:
     Without `waiting` it is false at once while one does.
     """
     try:
-        held = locks.take(sweep.runs_dir / "sweeps" / "jobs.lock", seconds=None if waiting else 0)
-    except locks.Held:
+        held = files.lock(sweep.runs_dir / "sweeps" / "jobs.lock", seconds=None if waiting else 0)
+    except files.AlreadyLocked:
         yield False
         return
     with held:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import journal
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Attempt
 from onecycle_sweeps.launching.slurm import cluster, endings, records
@@ -14,7 +15,6 @@ from onecycle_sweeps.launching.slurm.cluster import Job, Seen
 from onecycle_sweeps.launching.slurm.endings import Ending
 from onecycle_sweeps.launching.slurm.records import Submission, load
 from onecycle_sweeps.state import LOST, QUEUED, RUNNING, STOPPED, state
-from onecycle_sweeps.storage import Unreadable
 from onecycle_sweeps.sweep import Sweep
 
 ENDED = "ended"

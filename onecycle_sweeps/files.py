@@ -1,0 +1,252 @@
+"""Files that the program keeps: replaced whole or not at all, durable, marked with their format, and locked."""
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+# The format of every file that is written. A file without one was written before there were formats, and has format 0.
+FORMAT = 1
+# A temporary file that has not changed for this long was left by a writer that was killed.
+STALE_SECONDS = 3600.0
+LOCK_RETRY_SECONDS = 0.02
+MOUNTS = Path("/proc/self/mountinfo")
+# What flock reports on a file system without locks, such as Lustre mounted without -o flock.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+Fields = Mapping[str, type | tuple[type, ...]]
+
+
+class Unreadable(ValueError):
+    """A file that the program keeps cannot be used; the message names it in one line."""
+
+
+class Damaged(Unreadable):
+    """The file is not what any version of the program writes; `remedy` says what becomes of its trial."""
+
+    remedy = "the sweep's command trains it again"
+
+
+class Replaceable(Damaged):
+    """The file is damaged, but its trial can go on without it."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class UnknownFormat(Unreadable):
+    """The file has a format that this version of the program does not know."""
+
+
+class AlreadyLocked(Exception):
+    """Another process holds the lock."""
+
+
+class NoLocks(OSError):
+    """The file system does not support locks; the message says so in one line."""
+
+
+def never() -> bool:
+    """A condition that never holds."""
+    return False
+
+
+def write(
+    path: Path, content: str | bytes | memoryview, *, before_replacing: Callable[[], object] | None = None
+) -> None:
+    """Replace a file by a durable version of it: a reader sees the previous one or this one, whole.
+
+    `before_replacing` is called at the last moment; if it raises, the file stays as it was.
+    Raises FileNotFoundError if somebody has removed the temporary file in the meantime.
+    """
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        if before_replacing:
+            before_replacing()
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside a file that no other writer uses, on this machine, in a container or on a node."""
+    host = socket.gethostname().partition(".")[0]
+    return path.with_name(f".{path.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def remove_temporary(folder: Path, names: Collection[str] = ()) -> None:
+    """Remove the temporary files of these names, and all others in a folder that killed writers left long ago."""
+    for temporary in folder.glob(".*.*-*-*"):
+        name = temporary.name[1:].rpartition(".")[0]
+        try:
+            if name in names or time.time() - temporary.lstat().st_mtime > STALE_SECONDS:
+                temporary.unlink()
+        except FileNotFoundError:
+            pass
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Replace a JSON file, whole or not at all."""
+    write(path, to_json(data))
+
+
+def to_json(data: Mapping[str, Any]) -> str:
+    """The text of a JSON file with this content and its format."""
+    return json.dumps(with_format(data), indent=2) + "\n"
+
+
+def with_format(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content together with the format that it is written in."""
+    return {"format": FORMAT, **{key: value for key, value in data.items() if key != "format"}}
+
+
+def read_json(path: Path, fields: Fields | None = None) -> dict[str, Any] | None:
+    """A JSON file's content without its format; None where there is no such file.
+
+    Raises Unreadable if it is damaged, lacks one of `fields`, or has an unknown format.
+    """
+    found = read_json_with_format(path, fields)
+    return found[1] if found else None
+
+
+def read_json_with_format(path: Path, fields: Fields | None = None) -> tuple[int, dict[str, Any]] | None:
+    """A JSON file's format and content; None where there is no such file. Raises as `read_json` does."""
+    if (data := read_bytes(path)) is None:
+        return None
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged ({'not whole' if data.strip() else 'empty'})") from error
+    return split_format(path, content, fields)
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """A file's content; None where there is no such file. Raises Unreadable where the system refuses to read it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
+
+
+def split_format(path: Path, content: Any, fields: Fields | None = None) -> tuple[int, dict[str, Any]]:
+    """The format and the rest of what the file at `path` holds; raises Unreadable if it cannot be used."""
+    if not isinstance(content, dict):
+        raise Damaged(f"{path} is damaged ({'empty' if content is None else 'no mapping'})")
+    check_format(path, found := content.pop("format", 0))
+    for name, kind in (fields or {}).items():
+        if name not in content or not isinstance(content[name], kind):
+            raise Damaged(f"{path} is damaged ({'no whole' if name in content else 'no'} {name!r})")
+    return found, content
+
+
+def check_format(path: Path, found: Any) -> None:
+    """Raise UnknownFormat for a format that this version does not know."""
+    if found not in (0, FORMAT) or isinstance(found, bool):
+        known = f"this version of the program reads formats up to {FORMAT}"
+        raise UnknownFormat(f"{path} has format {found}, and {known}: use the version that wrote it")
+
+
+def lock(
+    path: Path, *, seconds: float | None = None, shared: bool = False, give_up: Callable[[], bool] = never
+) -> IO[bytes]:
+    """Lock the file at `path`, made if it is missing, until the returned file is closed or its process ends.
+
+    It waits for at most `seconds`, by default without a limit, and no longer once `give_up()` is true; then it raises
+    AlreadyLocked. Raises NoLocks where the file system does not support locks. Whoever replaces or removes the file
+    takes the lock from its holder: the locked file is always the one that has the name.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
+        try:
+            locked = _try_lock(file, path, shared)
+            if locked and _is_at(file, path):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        if locked:
+            continue
+        if give_up() or (deadline is not None and time.monotonic() >= deadline):
+            raise AlreadyLocked(f"another process holds {path}")
+        time.sleep(LOCK_RETRY_SECONDS)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds an exclusive lock on the file at `path`; raises NoLocks."""
+    while True:
+        try:
+            with path.open("rb") as file:
+                free = _try_lock(file, path, shared=True)
+                if _is_at(file, path):
+                    return not free
+        except FileNotFoundError:
+            return False
+
+
+def check_locks(folder: Path) -> None:
+    """Raise NoLocks where files in a folder cannot be locked, OSError where it cannot be written to."""
+    with TemporaryFile(dir=folder) as file:
+        _try_lock(file, folder, shared=False)
+
+
+def file_system(folder: Path) -> str:
+    """The type of file system that a folder lies on; `unknown` where this machine does not tell."""
+    try:
+        mounts = [line.split() for line in MOUNTS.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return "unknown"
+    folder = folder.resolve()
+    around = [words for words in mounts if folder.is_relative_to(words[4].replace("\\040", " "))]
+    # Of several mounts on one path the last one counts.
+    best = max(enumerate(around), key=lambda found: (len(found[1][4]), found[0]), default=None)
+    return best[1][best[1].index("-") + 1] if best else "unknown"
+
+
+def _try_lock(file: IO[bytes], path: Path, shared: bool) -> bool:
+    """Whether the lock on an open file was free and is taken from this moment."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        raise NoLocks(
+            f"{path} cannot be locked ({error.strerror}): its file system, {file_system(path)}, is mounted without "
+            "locks. Choose a runs_dir on one with locks, or have this one mounted with them (Lustre: -o flock)"
+        ) from error
+    return True
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is the one that has the name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
