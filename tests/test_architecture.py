@@ -29,7 +29,7 @@ def test_the_house_keeps_its_rules(rule, ours: House) -> None:
 @pytest.mark.parametrize(
     ("root", "folders"),
     [
-        pytest.param("scripts", ["benchmarks"], marks=pytest.mark.xfail),
+        ("scripts", ["benchmarks", "gpu_check"]),
         ("scripts/server", ["."]),
         ("scripts/slurm", ["."]),
         ("tests", ["."]),

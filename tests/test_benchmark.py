@@ -1,4 +1,4 @@
-"""The benchmark in its quick mode: every row is there, and a side that logs less than it claims ends it."""
+"""The benchmark in quick mode: every row is there, and a side that logs less than it claims ends it."""
 
 import json
 import os
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__, costs, loops, machine, step, stores
-from benchmarks.costs import Cost
-from benchmarks.loops import Incomplete, Points, Side
-from benchmarks.tables import Requirement, Result, Table, markdown
-from benchmarks.work import Options, Work, works
+from benchmarks import __main__, costs, machine, step
+from benchmarks.costs import Cost, Rounds
+from benchmarks.page import Incomplete, Requirement, Result, Table, markdown
+from benchmarks.peers import torch_loop
+from benchmarks.program import STEP_METRICS
+from benchmarks.work import Options, Points, Side, Work, works
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADINGS = {
@@ -29,13 +30,13 @@ def work(tmp_path: Path, one_thread: None) -> Work:
 
 
 def losing(which: Sequence[int]) -> Side:
-    """The program, as if the losses of some steps had not been logged, or been logged once more."""
+    """The program, with the losses of some steps missing, or logged twice."""
 
     def train(work: Work) -> tuple[Cost, Points]:
-        cost, points = loops.journalled(work)
+        cost, points = step.train(work)
         return cost, {**points, "train/loss": sorted({*range(work.steps)} - {*which}) + [s for s in which if s == 0]}
 
-    return Side("one that loses points", train, stores.OURS)
+    return Side("a side that loses points", train, STEP_METRICS)
 
 
 @pytest.mark.slow
@@ -61,19 +62,19 @@ def test_the_quick_mode_writes_every_row_of_a_part_as_markdown_and_json(tmp_path
 
 
 def test_the_program_has_a_point_at_every_step_of_the_benchmark(work: Work) -> None:
-    assert Side("the program", loops.journalled, stores.OURS).run(work).wall > 0
+    assert Side("the program", step.train, STEP_METRICS).run(work).wall > 0
 
 
 @pytest.mark.parametrize("step", [0, 7, 9], ids=["twice", "lacking", "the last"])
-def test_a_side_that_logs_one_point_too_few_or_too_many_ends_the_benchmark(work: Work, step: int) -> None:
-    with pytest.raises(Incomplete, match=r"one that loses points has train/loss of (9|10) steps, and must have"):
+def test_a_missing_or_repeated_point_ends_the_benchmark(work: Work, step: int) -> None:
+    with pytest.raises(Incomplete, match=r"a side that loses points has train/loss of (9|10) steps, and must have"):
         losing([step]).run(work)
 
 
-def test_a_side_that_takes_fewer_steps_ends_the_benchmark(work: Work) -> None:
+def test_a_side_that_takes_too_few_steps_ends_the_benchmark(work: Work) -> None:
     del work.order[-1]
     with pytest.raises(RuntimeError, match="must take 10 steps, and took 9"):
-        Side("bare", loops.bare).run(work)
+        Side("bare", torch_loop.train).run(work)
 
 
 def test_peers_that_are_not_installed_are_left_out_with_how_to_install_them(
@@ -87,7 +88,7 @@ def test_peers_that_are_not_installed_are_left_out_with_how_to_install_them(
     assert all(reason.endswith(machine.HOW_TO_INSTALL) for reason in left_out)
 
 
-def test_a_part_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_an_unknown_part_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(sys, "argv", ["scripts/benchmark", "steps"])
     with pytest.raises(SystemExit):
         __main__.main()
@@ -95,9 +96,11 @@ def test_a_part_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    slow_then_fast = {"one": [Cost(2, 2), Cost(20, 20), Cost(1, 1)], "two": [Cost(4, 5), Cost(40, 23), Cost(2, 9)]}
-    assert costs.ratio(slow_then_fast, "two", "one") == 2
-    assert costs.added_cpu(slow_then_fast, "two", "one") == 3
+    slow_then_fast = Rounds(
+        {"one": [Cost(2, 2), Cost(20, 20), Cost(1, 1)], "two": [Cost(4, 5), Cost(40, 23), Cost(2, 9)]}
+    )
+    assert slow_then_fast.ratio("two", "one") == 2
+    assert slow_then_fast.added_cpu("two", "one") == 3
 
 
 def test_sides_take_turns_and_warm_rounds_are_not_counted() -> None:

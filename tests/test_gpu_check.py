@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import Requirement, Result, Table
+from benchmarks.page import Requirement, Result, Table
 from gpu_check import figures, step
 from gpu_check.figures import Options, restored, taken
 from gpu_check.tests import told

@@ -1,4 +1,4 @@
-"""Wall and CPU time, taken by sides in turn, A B A B, so that a machine's moods fall on all of them."""
+"""Wall and CPU time of the sides of a comparison, which take turns so that the machine's load falls on all of them."""
 
 import gc
 import statistics
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the clock, and of all of this process's threads on its cores."""
+    """Wall seconds, and CPU seconds of all threads of this process."""
 
     wall: float
     cpu: float
@@ -20,31 +20,46 @@ class Cost:
         return Cost(self.wall / count, self.cpu / count)
 
 
-Rounds = dict[str, list[Cost]]
+class Rounds(dict[str, list[Cost]]):
+    """The costs of each side, round by round; all figures are medians over rounds."""
+
+    def wall(self, side: str) -> float:
+        return statistics.median(cost.wall for cost in self[side])
+
+    def cpu(self, side: str) -> float:
+        return statistics.median(cost.cpu for cost in self[side])
+
+    def ratio(self, side: str, base: str) -> float:
+        """The wall time of a side divided by that of another in the same round."""
+        return statistics.median(cost.wall / other.wall for cost, other in zip(self[side], self[base], strict=True))
+
+    def added_cpu(self, side: str, base: str) -> float:
+        """The CPU seconds that a side takes beyond another in the same round."""
+        return statistics.median(cost.cpu - other.cpu for cost, other in zip(self[side], self[base], strict=True))
 
 
 def now() -> Cost:
-    """Both clocks as they stand."""
+    """The readings of both clocks."""
     return Cost(time.perf_counter(), time.process_time())
 
 
 def since(start: Cost) -> Cost:
-    """What has gone by on both clocks."""
+    """The time elapsed on both clocks."""
     end = now()
     return Cost(end.wall - start.wall, end.cpu - start.cpu)
 
 
 def timed(work: Callable[[], object], repeat: int = 1) -> Cost:
-    """What one call costs, as the mean over `repeat` calls."""
+    """The cost of one call, as the mean over `repeat` calls."""
     start = now()
     for _ in range(repeat):
         work()
     return since(start).per(repeat)
 
 
-def interleaved(sides: Mapping[str, Callable[[], Cost]], rounds: int, warm: int = 0) -> Rounds:
-    """Give each side its turn in each round; the first `warm` rounds are not counted."""
-    costs: Rounds = {name: [] for name in sides}
+def interleaved(sides: Mapping[str, Callable[[], Cost]], rounds: int, warm: int = 1) -> Rounds:
+    """Run each side once a round; the first `warm` rounds are not counted."""
+    costs = Rounds({name: [] for name in sides})
     for number in range(-warm, rounds):
         for name, side in sides.items():
             gc.collect()
@@ -53,25 +68,3 @@ def interleaved(sides: Mapping[str, Callable[[], Cost]], rounds: int, warm: int 
             if number >= 0:
                 costs[name].append(cost)
     return costs
-
-
-def wall(costs: Rounds, name: str) -> float:
-    """A side's median wall seconds."""
-    return statistics.median(cost.wall for cost in costs[name])
-
-
-def cpu(costs: Rounds, name: str) -> float:
-    """A side's median CPU seconds."""
-    return statistics.median(cost.cpu for cost in costs[name])
-
-
-def ratio(costs: Rounds, name: str, base: str) -> float:
-    """How much longer a side takes than another: the median over rounds of the ratio within a round."""
-    pairs = zip(costs[name], costs[base], strict=True)
-    return statistics.median(cost.wall / other.wall for cost, other in pairs)
-
-
-def added_cpu(costs: Rounds, name: str, base: str) -> float:
-    """CPU seconds that a side takes beyond another's: the median over rounds of the difference within a round."""
-    pairs = zip(costs[name], costs[base], strict=True)
-    return statistics.median(cost.cpu - other.cpu for cost, other in pairs)

@@ -1,4 +1,4 @@
-"""Where and with what a benchmark was measured."""
+"""The machine and the packages of a benchmark."""
 
 import importlib.metadata
 import importlib.util
@@ -16,44 +16,48 @@ HOW_TO_INSTALL = "pip install -e '.[peers]' (or scripts/setup peers)"
 
 
 def facts() -> dict[str, str]:
-    """The machine, its load before anything was measured, and the versions of what is compared."""
-    flags = _field("flags").split()
+    """The machine, its load before the measurement, and the versions of what is compared."""
+    flags = _cpu("flags").split()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "CPU": f"{_field('model name')}, {platform.machine()}",
+        "CPU": f"{_cpu('model name')}, {platform.machine()}",
         "instructions": ", ".join(f"{'has' if flag in flags else 'lacks'} {flag}" for flag in FLAGS),
         "cores": f"{os.cpu_count()}; affinity {len(os.sched_getaffinity(0))}, cgroup quota {cpu_quota() or 'none'}; "
         f"used {cores()}",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "load average at the start": ", ".join(f"{load:.2f}" for load in os.getloadavg()),
         "Python": f"{platform.python_version()} on {platform.platform()}",
-        **{package: version(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
         "git commit": provenance.git_commit(Path(__file__).parent) or "no checkout",
     }
 
 
-def version(package: str) -> str:
-    """A package's version, or that it is not installed."""
+def data_root() -> Path:
+    """The folder of real data sets."""
+    return Path(os.environ.get("ONECYCLE_DATA", "data")).absolute()
+
+
+def missing(*modules: str) -> list[str]:
+    """The modules that are not installed."""
+    return [module for module in modules if importlib.util.find_spec(module) is None]
+
+
+def left_out(what: str, *modules: str) -> str:
+    """The reason why something is not run, and how to change that."""
+    return f"{what}: {' and '.join(missing(*modules))} not installed; {HOW_TO_INSTALL}"
+
+
+def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
-def missing(*modules: str) -> list[str]:
-    """Those of the peers' modules that are not installed."""
-    return [module for module in modules if importlib.util.find_spec(module) is None]
-
-
-def left_out(what: str, *modules: str) -> str:
-    """Why something is not run, and what would mend it."""
-    return f"{what}: {' and '.join(missing(*modules))} not installed; {HOW_TO_INSTALL}"
-
-
-def _field(name: str) -> str:
-    """The first processor's value in /proc/cpuinfo."""
+def _cpu(field: str) -> str:
+    """A field of the first processor in /proc/cpuinfo."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}\t")), "unknown")
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{field}\t")), "unknown")

@@ -1,23 +1,26 @@
-"""Whole commands as their users type them: how long they take, on which cores' time, and in how much memory."""
+"""Whole commands as users type them, and fresh processes: their wall time, CPU time and memory."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 PROGRAM = (sys.executable, "-m", "onecycle_sweeps")
-LEAVE_SECONDS = 60.0
-LOOK_SECONDS = 0.01
+EXIT_SECONDS = 60.0
+POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
 class Spent:
-    """A command's seconds from Enter to exit, CPU seconds with all that it started, and its own peak memory in MiB."""
+    """Seconds from start to exit, CPU seconds with all descendants, and the peak memory of the process in MiB."""
 
     wall: float
     cpu: float
@@ -25,7 +28,7 @@ class Spent:
 
 
 def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ) -> Spent:
-    """Run a command to its end; raises RuntimeError with its last words where it fails."""
+    """Run a command to its end; raises RuntimeError with the end of its output if it fails."""
     log = folder / "output.txt"
     with log.open("w") as output:
         began = time.perf_counter()
@@ -36,7 +39,7 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] = o
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 break
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -44,9 +47,15 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] = o
     return Spent(wall, usage.ru_utime + usage.ru_stime, most)
 
 
+def apart(function: Callable[..., T], *arguments: object, timeout: float | None = None) -> T:
+    """What a function returns in a fresh Python process; raises multiprocessing.TimeoutError after `timeout` s."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply_async(function, arguments).get(timeout)
+
+
 @contextmanager
 def started(command: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ):
-    """A command at work, which is asked to save and leave in the end; gives its process and when it was started."""
+    """A running command, terminated at the end; gives its process and the time of its start."""
     with (folder / "output.txt").open("w") as output:
         began = time.time()
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
@@ -56,14 +65,14 @@ def started(command: Sequence[str], folder: Path, environment: Mapping[str, str]
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(LEAVE_SECONDS)
+            process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def tree(root: int) -> list[int]:
-    """A process and all that descend from it, as they are at this moment."""
+    """A process and all its descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -76,7 +85,7 @@ def tree(root: int) -> list[int]:
 
 
 def memory(root: int) -> float:
-    """The memory of a command and its descendants in MiB, each shared page counted in parts that add up to one."""
+    """The proportional share of memory (Pss) of a process and its descendants, in MiB."""
     total = 0
     for process in tree(root):
         with suppress(OSError):
@@ -86,7 +95,7 @@ def memory(root: int) -> float:
 
 
 def peak(process: int) -> float | None:
-    """The most memory that a process has had, in MiB; what rusage says of it may be of the process that started it."""
+    """The peak memory of a process in MiB; that of rusage may include the process that started it."""
     with suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

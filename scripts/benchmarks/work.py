@@ -1,7 +1,7 @@
-"""What all sides are given: the same first weights, images, batch order and schedule."""
+"""A training that every side of a comparison does: the same first weights, images, batch order and schedule."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.trials import planned
+from benchmarks import program
+from benchmarks.costs import Cost
+from benchmarks.page import Incomplete
+from benchmarks.stopwatch import stopwatch
 from onecycle_sweeps import images, settings
 from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.images import Dataset, Source, Split
+from onecycle_sweeps.images import Source, Split
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.sources import digits, idx
 
@@ -23,7 +27,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Options:
-    """What the command asked for; `scratch` is a folder that goes when its part has ended."""
+    """The options of the command; `scratch` is a folder that is removed at the end of the part."""
 
     scratch: Path
     rounds: int = 5
@@ -32,13 +36,12 @@ class Options:
 
     @property
     def data(self) -> str:
-        """The data set that fits the sizes asked for."""
         return "digits" if self.quick else "fashion_mnist"
 
 
-def excerpt(train: int, test: int, **of_set: Any) -> Source:
-    """The first images of Fashion-MNIST, or of the digits, as a data set of their own."""
-    whole = idx.load(**of_set) if of_set else digits.load()
+def excerpt(train: int, test: int, **files: Any) -> Source:
+    """The first images of Fashion-MNIST, or without `files` of the digits."""
+    whole = idx.load(**files) if files else digits.load()
     return Source(
         whole.train_images[:train],  # pyright: ignore[reportIndexIssue]
         whole.train_labels[:train],
@@ -62,10 +65,10 @@ class Work:
     @cached_property
     def trial(self) -> Trial:
         """The program's trial of this work."""
-        return planned(self.runs_dir, *self.overrides)
+        return program.planned(self.runs_dir, *self.overrides)
 
     @cached_property
-    def data(self) -> Dataset:
+    def data(self) -> images.Dataset:
         """The images as the program maps them."""
         config = self.trial.config
         cache = self.runs_dir / "data" / config["needs"]["data"]
@@ -74,58 +77,90 @@ class Work:
 
     @cached_property
     def order(self) -> list[Tensor]:
-        """The positions of each batch's images, as the program draws them, epoch after epoch."""
+        """The indices of each batch's images, in the order in which the program draws them."""
         size = len(self.data.train)
         positions = Split(torch.empty(size, 0), torch.arange(size), torch.arange(size))
         drawn = images.batches(positions, self.batch_size, SEED)
         return [batch.to(self.device) for _, (_, batch) in zip(range(self.steps), drawn, strict=False)]
 
     def net(self) -> nn.Module:
-        """A net with the first weights of the program's."""
-        torch.manual_seed(SEED)
+        """The net with the program's first weights."""
         facts = self.data.facts
-        model = settings.build(
-            "model", self.trial.config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes
-        )
-        return model.to(self.device, memory_format=torch.channels_last)
+        return program.net(self.trial.config["model"], facts.in_channels, facts.num_classes).to(self.device)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised images and the labels at some positions of the training set."""
+        """Normalised training images and their labels."""
         train = self.data.train
         return self.data.normalise(train.images.index_select(0, index)), train.labels.index_select(0, index)
 
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches."""
+        return map(self.batch, self.order)
+
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The few images that every side evaluates at its end."""
+        """The one batch that every side evaluates at its end."""
         yield self.data.normalise(self.data.val.images), self.data.val.labels
 
+    def loader(self) -> DataLoader:
+        """The fastest loader that fastai and Lightning take: whole batches from tensors in memory."""
+        return DataLoader(_WholeBatches(self), sampler=self.order, batch_size=None)
+
+    def validation_loader(self) -> DataLoader:
+        """The loader of the evaluation's batch."""
+        return DataLoader(list(self.validation()), batch_size=None)  # pyright: ignore[reportArgumentType]
+
     def folder(self) -> TrialFolder:
-        """The program's trial, as a command makes it before anything runs."""
+        """The folder of the program's trial, before anything has run."""
         made = TrialFolder(self.runs_dir / self.trial.signature)
         shutil.rmtree(made.path, ignore_errors=True)
         made.create(self.trial.config)
         return made
 
 
+class _WholeBatches(Dataset):
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.work.batch(index)
+
+
+# The steps at which a side has logged each of its metrics.
+Points = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to train a work; `logs` are the metrics that it claims to log at every step."""
+
+    name: str
+    train: Callable[[Work], tuple[Cost, Points]]
+    logs: tuple[str, ...] = ()
+
+    def run(self, work: Work) -> Cost:
+        """The cost of a step; raises Incomplete unless every metric in `logs` has each step exactly once."""
+        stopwatch.reset()
+        cost, points = self.train(work)
+        for metric in self.logs:
+            steps = points.get(metric, ())
+            if list(steps) != list(range(work.steps)):
+                raise Incomplete(
+                    f"{self.name} has {metric} of {len(set(steps))} steps, and must have each of {work.steps} once"
+                )
+        return cost
+
+
 def works(options: Options, task: str = "train") -> dict[str, Work]:
-    """The two nets, the real one and the one-layer one, on Fashion-MNIST, or in quick mode on digits."""
-    batch = 32 if options.quick else 128
-    steps = 10 if options.quick else 468
-    pixels = 64 if options.quick else 784
-    # A config whose constructor takes no keys serves any net that takes none.
+    """A real net and one of a single layer, on Fashion-MNIST, or in quick mode on digits."""
+    batch, steps, pixels = (32, 10, 64) if options.quick else (128, 468, 784)
+    # The config of a net without keys serves any net without keys.
     nets = {
-        "simple_cnn": ("model=simple_cnn", "model._target_=benchmarks.timed_nets.TimedCNN"),
-        "one layer": ("model=lenet", "model._target_=benchmarks.timed_nets.TimedLinear", f"+model.pixels={pixels}"),
+        "simple_cnn": ("model=simple_cnn", "model._target_=benchmarks.stopwatch.TimedCNN"),
+        "one layer": ("model=lenet", "model._target_=benchmarks.stopwatch.TimedLinear", f"+model.pixels={pixels}"),
     }
-    return {
-        name: Work(
-            options.scratch / "runs",
-            (
-                *(*net, f"data={options.data}", "data._target_=benchmarks.work.excerpt", f"task={task}", "max_lr=0.1"),
-                *(f"+data.train={steps * batch}", f"+data.test={VALIDATION}", f"batch_size={batch}"),
-                *("policy=onecycle", "epochs=1", f"seed={SEED}", "threads=1", "precision=fp32", "device=cpu"),
-            ),
-            steps,
-            batch,
-        )
-        for name, net in nets.items()
-    }
+    shared = (
+        *(f"data={options.data}", "data._target_=benchmarks.work.excerpt", f"task={task}", "max_lr=0.1"),
+        *(f"+data.train={steps * batch}", f"+data.test={VALIDATION}", f"batch_size={batch}"),
+        *("policy=onecycle", "epochs=1", f"seed={SEED}", "threads=1", "precision=fp32", "device=cpu"),
+    )
+    return {name: Work(options.scratch / "runs", (*node, *shared), steps, batch) for name, node in nets.items()}

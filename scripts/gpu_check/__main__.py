@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.tables import Result, markdown
+from benchmarks.page import Result, markdown
 from gpu_check import card
 from gpu_check.figures import Options, restored
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import Requirement, Result, Table
+from benchmarks.page import Requirement, Result, Table
 from onecycle_sweeps.terminal import in_one_line
 
 

@@ -1,6 +1,6 @@
 """A sweep of short trials on one card. Trials are not packed by this version: several workers may share the card."""
 
-from benchmarks.tables import Result, Table
+from benchmarks.page import Result, Table
 from gpu_check import sweeps
 from gpu_check.figures import Options, taken
 from gpu_check.step import NOISE

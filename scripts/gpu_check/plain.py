@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy, pad
 
 from benchmarks import costs
 from benchmarks.costs import Cost
-from benchmarks.loops import SGD_SETTINGS, Points, evaluate
-from benchmarks.work import Work
+from benchmarks.peers import SGD_SETTINGS
+from benchmarks.peers.torch_loop import accuracy
+from benchmarks.work import Points, Work
 from onecycle_sweeps.images import Dataset
 from onecycle_sweeps.policies import OneCycle
 
@@ -55,7 +56,7 @@ def graphed(work: Work) -> tuple[Cost, Points]:
         optimizer.step()
         losses[step] = loss
     losses.tolist()
-    evaluate(model, work)
+    accuracy(model, work.validation())
     return costs.since(start).per(work.steps - WARM), {}
 
 

@@ -5,8 +5,8 @@ from statistics import mean
 
 import torch
 
-from benchmarks.tables import Requirement, Result, Table
-from benchmarks.trials import planned
+from benchmarks.page import Requirement, Result, Table
+from benchmarks.program import planned
 from gpu_check import plain, sweeps
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe

@@ -5,7 +5,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import costs, loops, machine, stores
-from benchmarks.loops import Side
-from benchmarks.tables import Requirement, Result, Table
-from benchmarks.timed_nets import WARM_STEPS
-from benchmarks.trials import planned
-from benchmarks.work import SEED, VALIDATION, Work
+from benchmarks import costs, machine
+from benchmarks.page import Requirement, Result, Table
+from benchmarks.peers import torch_loop
+from benchmarks.program import STEP_METRICS, planned
+from benchmarks.step import train
+from benchmarks.stopwatch import WARM_STEPS
+from benchmarks.work import SEED, VALIDATION, Side, Work
 from gpu_check import card, plain
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe
@@ -71,7 +71,7 @@ def step(options: Options) -> Result:
     side = options.sized(28, 8)
     size = (f"+data.train={count * batch}", f"+data.test={VALIDATION}", "+data.channels=1", f"+data.side={side}")
     asked = (f"device={options.device}", "precision=fp32", "threads=1", "max_lr=0.1", "epochs=1", f"seed={SEED}")
-    net = ("model=simple_cnn", "model._target_=benchmarks.timed_nets.TimedCNN")
+    net = ("model=simple_cnn", "model._target_=benchmarks.stopwatch.TimedCNN")
     small = Work(
         _runs(options),
         (*NOISE, *size, *net, *asked, f"batch_size={batch}", "policy=onecycle"),
@@ -79,17 +79,17 @@ def step(options: Options) -> Result:
         batch,
         device=options.device,
     )
-    sides = [Side(BARE, loops.bare), Side(OURS, loops.journalled, stores.OURS)]
+    sides = [Side(BARE, torch_loop.train), Side(OURS, train, STEP_METRICS)]
     if options.device == "cuda":
         sides.append(Side(GRAPH, plain.graphed))
     rounds = options.sized(ROUNDS, 1)
     measured = costs.interleaved({one.name: partial(one.run, small) for one in sides}, rounds, warm=1)
-    rows = [(one.name, 1000 * costs.wall(measured, one.name), costs.ratio(measured, one.name, BARE)) for one in sides]
+    rows = [(one.name, 1000 * measured.wall(one.name), measured.ratio(one.name, BARE)) for one in sides]
     caption = STEP.format(steps=count, batch=batch, validation=VALIDATION, rounds=rounds, warm=WARM_STEPS)
     table = Table("A step of simple_cnn", caption, ("way to train", "ms/step", "time / bare loop"), rows)
-    faster = 1 / costs.ratio(measured, OURS, BARE)
+    faster = 1 / measured.ratio(OURS, BARE)
     required = Requirement("a step with full logging: times as fast as the bare loop", faster, 3, at_least=True)
-    return Result([table], [required], (), {name: [asdict(cost) for cost in taken] for name, taken in measured.items()})
+    return Result([table], [required], (), measured)
 
 
 def work(options: Options) -> Result:

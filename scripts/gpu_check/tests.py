@@ -5,7 +5,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from benchmarks.tables import Result, Table
+from benchmarks.page import Result, Table
 from gpu_check.card import ROOT
 from gpu_check.figures import Options
 

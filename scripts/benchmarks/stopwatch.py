@@ -1,4 +1,4 @@
-"""A stopwatch that stands in the nets, so that every side is timed from the same step on."""
+"""Nets that start a stopwatch themselves, so that all sides are timed from the same step on."""
 
 import os
 import time
@@ -9,12 +9,12 @@ from benchmarks import costs
 from benchmarks.costs import Cost
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
 
-# The steps before the stopwatch starts, in which buffers are made and code is touched for the first time.
+# The first steps, in which buffers are made and code is loaded, are not timed.
 WARM_STEPS = 5
 
 
 class Stopwatch:
-    """Counts a net's training passes; runs from the beginning of one of them until it is read."""
+    """Counts a net's training passes, and runs from the beginning of step WARM_STEPS until it is read."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -25,13 +25,13 @@ class Stopwatch:
         self.passes = 0
 
     def tick(self) -> None:
-        """See a training pass begin."""
+        """Count a training pass that begins."""
         if self.passes == WARM_STEPS:
             self._start = costs.now()
         self.passes += 1
 
     def read(self, steps: int) -> Cost:
-        """The cost of a step from the end of the warm ones to this moment; raises RuntimeError for other steps."""
+        """The mean cost of a step; raises RuntimeError unless there were exactly `steps` passes."""
         cost = costs.since(self._start)
         if self.passes != steps:
             raise RuntimeError(f"a side must take {steps} steps, and took {self.passes}")
@@ -42,7 +42,7 @@ stopwatch = Stopwatch()
 
 
 class TimedCNN(SimpleCNN):
-    """The program's simple_cnn, whose training passes the stopwatch sees."""
+    """The program's simple_cnn with the stopwatch."""
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training:
@@ -51,7 +51,7 @@ class TimedCNN(SimpleCNN):
 
 
 class TimedLinear(nn.Module):
-    """One layer on the flattened image: so little to compute that a step is all overhead."""
+    """One linear layer with the stopwatch: a step of it is almost all overhead."""
 
     def __init__(self, in_channels: int, num_classes: int, pixels: int) -> None:
         super().__init__()

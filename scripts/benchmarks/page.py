@@ -1,4 +1,4 @@
-"""What a part of the benchmark comes to, and its page in Markdown."""
+"""The results of a part of the benchmark, and the page that shows them in Markdown."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A bound that a measured value is to keep: from above, or with `at_least` from below."""
+    """A bound on a measured value: the most that it may be, or with `at_least` the least."""
 
     what: str
     measured: float
@@ -33,7 +33,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Result:
-    """A part's tables and requirements; `left_out` says what was not run and why, `rounds` has each single value."""
+    """A part's tables and requirements; `left_out` says what was not run and why, `rounds` has every single value."""
 
     tables: Sequence[Table]
     requirements: Sequence[Requirement] = ()
@@ -41,21 +41,28 @@ class Result:
     rounds: Mapping[str, Any] = field(default_factory=dict)
 
 
-def markdown(facts: Mapping[str, str], quick: bool, measured: Mapping[str, Result], title: str = "Benchmark") -> str:
-    """The page: where it was measured, the requirements, then each part's tables."""
-    return "\n".join([f"# {title}\n", *_lines(facts, quick, measured)]) + "\n"
+class Incomplete(Exception):
+    """A side did not log every point that it claims to log."""
 
 
-def _lines(facts: Mapping[str, str], quick: bool, measured: Mapping[str, Result]) -> Iterator[str]:
+def markdown(facts: Mapping[str, str], quick: bool, results: Mapping[str, Result], title: str = "Benchmark") -> str:
+    """The page: where it was measured, the requirements, then the tables of each part."""
+    return "\n".join([f"# {title}\n", *_lines(facts, quick, results)]) + "\n"
+
+
+def _lines(facts: Mapping[str, str], quick: bool, results: Mapping[str, Result]) -> Iterator[str]:
     if quick:
-        yield "**Quick mode: tiny sizes, which show that everything runs. No figure means much.**\n"
+        yield "**Quick mode: tiny sizes that only show that everything runs. The figures mean little.**\n"
     yield from _table(("measured with", ""), facts.items())
-    asked = [(part, one) for part, result in measured.items() for one in result.requirements]
-    if asked:
-        rows = [(part, one.what, one.measured, _bound(one), "yes" if one.is_met else "**no**") for part, one in asked]
+    rows = [
+        (part, one.what, one.measured, _bound(one), "yes" if one.is_met else "**no**")
+        for part, result in results.items()
+        for one in result.requirements
+    ]
+    if rows:
         yield "\n## Requirements\n"
         yield from _table(("part", "what", "measured", "required", "met"), rows)
-    for part, result in measured.items():
+    for part, result in results.items():
         yield f"\n## {part}"
         for table in result.tables:
             yield f"\n### {table.title}\n\n{table.caption}\n"
@@ -66,16 +73,16 @@ def _lines(facts: Mapping[str, str], quick: bool, measured: Mapping[str, Result]
 
 
 def _bound(requirement: Requirement) -> str:
-    return f"at {'least' if requirement.at_least else 'most'} {_shown(requirement.bound)}"
+    return f"at {'least' if requirement.at_least else 'most'} {_text(requirement.bound)}"
 
 
 def _table(columns: Sequence[str], rows: Any) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
     yield "|" + " --- |" * len(columns)
-    yield from (f"| {' | '.join(map(_shown, row))} |" for row in rows)
+    yield from (f"| {' | '.join(map(_text, row))} |" for row in rows)
 
 
-def _shown(cell: Cell) -> str:
+def _text(cell: Cell) -> str:
     if cell is None:
         return ""
     if not isinstance(cell, float):
