@@ -291,7 +291,7 @@ def _missing(record: journal.Record, outcome: Outcome) -> str | None:
         # A trial that diverges does so before the evaluation that is due after the same step.
         last = steps if outcome.finished else steps - 1
         evaluated = journal.evaluation_points(last, result["steps_per_epoch"], per_epoch)
-    return journal.lacks(record, steps, evaluated)
+    return record.missing(steps, evaluated)
 
 
 def _written(folder: TrialFolder, result: Mapping[str, Any]) -> float | None:

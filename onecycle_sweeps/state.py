@@ -75,7 +75,7 @@ def result_of(trial: TrialFolder) -> Mapping[str, Any]:
     """
     if (result := trial.result()) is None:
         return {}
-    end = journal.end_of(trial.journal, result["attempt"])
+    end = journal.end_of_attempt(trial.journal, result["attempt"])
     if end is None:
         raise Damaged(f"the journal in {trial.journal} is damaged: attempt {result['attempt']} is missing or empty")
     if end < result["steps"]:
@@ -133,7 +133,8 @@ def _state(trial: TrialFolder) -> State:
 def progress(trial: TrialFolder) -> Progress | None:
     """Where a running trial stands; None before its first block of steps, and where that cannot be read."""
     try:
-        resolved, block, head = trial.resolved(), journal.latest(trial.journal), journal.newest_head(trial.journal)
+        resolved = trial.resolved()
+        block, head = journal.latest_block(trial.journal), journal.latest_attempt(trial.journal)
     except Unreadable:
         return None
     if not resolved or not block or not head:

@@ -82,7 +82,7 @@ def at_step(folder: Path, step: int, seed: str = "0", attempt: int = 1) -> None:
         if not list(folder.glob("runs/sweeps/*/sweep.json")) or seed not in trainings(folder):
             return False
         one = trainings(folder)[seed]
-        block = journal.latest(one.journal)
+        block = journal.latest_block(one.journal)
         return one.attempts() >= attempt and block is not None and block.step >= step
 
     program.wait_until(reached, f"step {step} of seed {seed}, attempt {attempt}: {said(folder)}", SECONDS)

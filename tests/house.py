@@ -51,7 +51,7 @@ TORCH_ON_DEMAND = ("planning", "plan")
 
 # Names that are still found twice.
 TWICE = {
-    *("curves", "files", "loading", "published", "range_test", "rehearsal", "statistics", "writing"),
+    *("curves", "files", "loading", "published", "range_test", "rehearsal", "statistics"),
     *("Attempt", "Block", "Measure", "Outcome", "Part", "Seen", "Step"),
 }
 

@@ -83,7 +83,7 @@ def finish(trial: TrialFolder, status: str = "finished", **result: Any) -> float
     """Give the trial its result; returns the time that stands in it."""
     now = time.time()
     number = trial.attempts()
-    steps = journal.end_of(trial.journal, number) or 0
+    steps = journal.end_of_attempt(trial.journal, number) or 0
     fields = {"kind": "train", "cause": None, "metrics": {"seconds": 1.5}, "attempt": number, "warnings": []}
     sizes = {"steps": steps, "steps_per_epoch": steps}
     trial.write("result", {"status": status, **fields, **sizes, **result, "finished": now})

@@ -1,4 +1,4 @@
-"""The journal: append-only, whole lines, one file an attempt, and a reader that stitches them."""
+"""The journal: append-only, whole lines, one file per attempt, and a reader that stitches them."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.journal import LR, TRAIN_LOSS, VAL_LOSS, Journal, seeking
+from onecycle_sweeps.journal import LR, TRAIN_LOSS, VAL_LOSS, Journal
 
 
 def written(folder: Path, attempt: int, start: int, *blocks: tuple[int, list[float]]) -> Journal:
@@ -94,8 +94,8 @@ def test_after_a_write_that_failed_half_way_the_next_line_is_whole(tmp_path: Pat
 
 def test_the_latest_block_is_found_in_the_tail_of_a_long_file(tmp_path: Path):
     book = written(tmp_path, 1, 0, *((step, [1 / 3] * 1000) for step in range(0, 30_000, 1000)))
-    assert book.path.stat().st_size > 2 * seeking.TAIL_BYTES
-    block = journal.latest(tmp_path)
+    assert book.path.stat().st_size > 2 * journal.TAIL_BYTES
+    block = journal.latest_block(tmp_path)
     assert block is not None
     assert block.step == 29_000
 
@@ -113,7 +113,7 @@ def test_each_line_is_json_with_the_time_of_its_writing(tmp_path: Path):
 
 @st.composite
 def attempts(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, bool, bool, float]]]]:
-    """Where each begins; its blocks' lengths, with an evaluation, with a checkpoint, the part that is not torn off."""
+    """Each attempt's start and blocks: length, whether evaluated, whether saved, the fraction of the line kept."""
     part = st.tuples(st.integers(1, 9), st.booleans(), st.booleans(), st.sampled_from([1.0, 1.0, 1.0, 0.0, 0.3, 0.99]))
     found, reached = [], 0
     for blocks in draw(st.lists(st.lists(part, max_size=8), max_size=4)):
@@ -125,7 +125,7 @@ def attempts(draw: st.DrawFn) -> list[tuple[int, list[tuple[int, bool, bool, flo
 
 @contextmanager
 def recorded(made: list[tuple[int, list[tuple[int, bool, bool, float]]]]) -> Iterator[Path]:
-    """Their journal; a value tells its attempt and its step."""
+    """The folder of these attempts' journal; each loss encodes its attempt and its step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, (start, blocks) in enumerate(made, 1):
@@ -150,7 +150,7 @@ def recorded(made: list[tuple[int, list[tuple[int, bool, bool, float]]]]) -> Ite
 @given(attempts(), st.integers(0, 40), st.sampled_from([1, 40, 200, 1 << 16]))
 def test_reading_from_a_step_gives_what_the_whole_record_has_from_there(made, start: int, near: int):
     with recorded(made) as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seeking, "NEAR_BYTES", near)
+        patch.setattr(journal, "NEAR_BYTES", near)
         whole = journal.read(folder)
         known = journal.attempts(folder)
         assert known == tuple(replace(attempt, blocks=(), torn=0) for attempt in whole.attempts)
@@ -172,4 +172,4 @@ def test_the_end_of_a_long_journal_is_read_without_its_beginning(tmp_path: Path,
     monkeypatch.setattr(json, "loads", counted)
     (block,) = journal.blocks(tmp_path, journal.attempts(tmp_path), 99_900)
     assert (block.step, block.end) == (99_900, 100_000)
-    assert sum(parsed) < 2 * seeking.NEAR_BYTES < book.path.stat().st_size / 10
+    assert sum(parsed) < 2 * journal.NEAR_BYTES < book.path.stat().st_size / 10

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 def node_of(folder: Path) -> str:
-    head = journal.newest_head(trainings(folder)["0"].journal)
+    head = journal.latest_attempt(trainings(folder)["0"].journal)
     assert head is not None
     return head.place["node"]
 

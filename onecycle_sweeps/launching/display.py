@@ -79,7 +79,7 @@ class Display:
         """Print what there is to know of how trials began, once their attempts have."""
         for signature, entry in list(self._unheard.items()):
             try:
-                head = journal.newest_head(self.sweep.trial(signature).journal)
+                head = journal.latest_attempt(self.sweep.trial(signature).journal)
             except Unreadable:
                 continue
             if head and head.number > self._attempts.get(signature, 0):

@@ -117,7 +117,7 @@ def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, s
 
 def _draw(folder: TrialFolder) -> None:
     """Draw what the trial recorded, also of one that failed; a picture that fails costs no result."""
-    if journal.latest(folder.journal) is None:
+    if journal.latest_block(folder.journal) is None:
         return
     try:
         # Pictures are drawn after a training: what that takes is not to be waited for before it.

@@ -84,7 +84,7 @@ class Account:
         """When the trial wrote its result, its failure, or the last that there is of it, in ms."""
         if self.finished:
             return milliseconds(self.finished)
-        block = journal.latest(self.folder.journal)
+        block = journal.latest_block(self.folder.journal)
         seen = [a.time for a in self.attempts] + ([block.time] if block else [])
         return milliseconds(max([self.standing.written or self.asked, *seen]))
 

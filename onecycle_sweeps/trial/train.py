@@ -154,7 +154,7 @@ def complete(record: journal.Record, state: State, evaluations_per_epoch: int) -
     """Whether a record has all that a checkpoint's state counts on: each step before it, and each evaluation."""
     step = state["step"]
     due = journal.evaluation_points(step, state["watch"]["steps_per_epoch"], evaluations_per_epoch)
-    return journal.lacks(record, step, due) is None
+    return record.missing(step, due) is None
 
 
 def _notes(record: journal.Record) -> list[str]:

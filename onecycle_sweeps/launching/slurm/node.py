@@ -109,7 +109,7 @@ def _execute(trial: TrialFolder) -> int:
 
 def _is_an_earlier_copy(trial: TrialFolder, here: dict[str, str]) -> bool:
     """Whether who holds the trial is this very job, on a node that SLURM has given up."""
-    head = journal.newest_head(trial.journal)
+    head = journal.latest_attempt(trial.journal)
     if head is None or head.place.get("slurm_job_id") != here["slurm_job_id"]:
         return False
     return int(head.place["slurm_restarts"]) < int(here["slurm_restarts"])

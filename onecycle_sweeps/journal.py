@@ -1,0 +1,364 @@
+"""A trial's append-only record on disk: one file per attempt, whole lines of JSON, stitched together by the reader.
+
+A file begins with the attempt and the step that it continues from. After it come blocks of consecutive steps, marks
+that say up to which step a durable checkpoint reaches, and at the end how the attempt ended.
+"""
+
+import errno
+import json
+import mmap
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from onecycle_sweeps.files import FORMAT, check_format, with_format
+
+LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", "train/loss"
+TRAIN_ACCURACY, VAL_LOSS, VAL_ACCURACY = "train/accuracy", "val/loss", "val/accuracy"
+SMOOTHED_LOSS = "range/loss_smoothed"
+HEAD = ("attempt", "from", "time", "host")
+TAIL_BYTES = 1 << 18
+# This close to the block that is looked for, reading on costs no more than bisecting again.
+NEAR_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Block:
+    """Values of consecutive steps: `metrics[name][i]` belongs to step `step + i`; all were written at `time` (s)."""
+
+    time: float
+    step: int
+    metrics: Mapping[str, Sequence[float]]
+
+    @property
+    def end(self) -> int:
+        """The step after the last one."""
+        return self.step + max(map(len, self.metrics.values()), default=0)
+
+    def between(self, start: int, stop: int) -> "Block":
+        """The part of the block with start <= step < stop."""
+        first, last = max(start - self.step, 0), max(stop - self.step, 0)
+        return Block(self.time, self.step + first, {k: v[first:last] for k, v in self.metrics.items() if v[first:last]})
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One execution of a trial as its file tells it.
+
+    `start` is the step that it continues from, `saved` the number of steps that its last checkpoint covers, and `torn`
+    counts the lines that could not be read. `end` is the status that it ended with, None while it has not ended.
+    `place` says where it ran, in the launcher's words; `notes` are remarks for the user on how it began; `format` is
+    the format of its file.
+    """
+
+    number: int
+    start: int
+    time: float
+    host: str
+    blocks: tuple[Block, ...]
+    saved: int
+    end: str | None
+    cause: str | None
+    torn: int
+    place: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial's attempts and the one series of blocks that they make together; no attempt repeats `durable` steps."""
+
+    attempts: tuple[Attempt, ...]
+    blocks: tuple[Block, ...]
+    durable: int
+
+    @property
+    def torn(self) -> int:
+        """How many lines could not be read."""
+        return sum(attempt.torn for attempt in self.attempts)
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """The steps and values of one metric, in order of steps."""
+        pairs = [(b.step + i, v) for b in self.blocks for i, v in enumerate(b.metrics.get(name, ()))]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def covers(self, name: str, stop: int) -> bool:
+        """Whether the metric has a value at each step below `stop`."""
+        return [step for step in self.series(name)[0] if step < stop] == list(range(stop))
+
+    def missing(self, steps: int, evaluated: set[int]) -> str | None:
+        """What the record lacks of the first `steps` steps, and of the evaluations after these numbers of steps."""
+        if not (self.covers(TRAIN_LOSS, steps) and self.covers(LR, steps)):
+            return f"not every step below {steps}"
+        found = {b.step + 1 for b in self.blocks if any(name.startswith("val/") for name in b.metrics)}
+        if missing := sorted(evaluated - found):
+            return f"no evaluation after step {missing[0] - 1}"
+        return None
+
+
+class Journal:
+    """Writes one attempt's file; each call appends whole lines, and no other process writes to the file.
+
+    As soon as the file exists, all earlier attempts are superseded. Without `start`, `begin` writes the head later.
+    """
+
+    def __init__(
+        self, folder: Path, attempt: int, start: int | None = None, place: Mapping[str, str] | None = None
+    ) -> None:
+        self.path, self._attempt = attempt_file(folder, attempt), attempt
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._torn = False
+        if start is not None:
+            self.begin(start, place)
+
+    def begin(self, start: int, place: Mapping[str, str] | None = None, notes: Sequence[str] = ()) -> None:
+        """Write the head: the step that the attempt continues from, where it runs, and remarks for the user."""
+        head = {"attempt": self._attempt, "from": start, "time": time.time(), "host": socket.gethostname()}
+        self._write(with_format(head | ({"place": place} if place else {}) | ({"notes": list(notes)} if notes else {})))
+
+    def append(self, step: int, metrics: Mapping[str, Sequence[float]]) -> None:
+        """Write the values of consecutive steps, the first of which is `step`.
+
+        Blocks come in order: none begins or ends at an earlier step than the one before it.
+        """
+        self._write({"time": time.time(), "step": step, "metrics": metrics})
+
+    def sync(self) -> None:
+        """Make all that was appended durable, as must be done before a checkpoint relies on it."""
+        os.fsync(self._file)
+
+    def saved(self, step: int) -> None:
+        """Mark that a durable checkpoint or result covers all steps below `step`."""
+        self._write({"time": time.time(), "saved": step})
+
+    def end(self, status: str, cause: str | None = None) -> None:
+        """Write how the attempt ended, and close the file."""
+        try:
+            self._write({"time": time.time(), "end": status, "cause": cause})
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        # After a write that failed half way, the next line must not continue the torn one.
+        data = memoryview((b"\n" if self._torn else b"") + json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        self._torn = True
+        while data:
+            written = os.write(self._file, data)
+            if written == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            data = data[written:]
+        self._torn = False
+
+
+def attempt_file(folder: Path, attempt: int) -> Path:
+    """The file of one attempt."""
+    return folder / f"{attempt:04d}.jsonl"
+
+
+def attempt_files(folder: Path, last: int | None = None) -> list[Path]:
+    """The files of a journal folder in the order of their attempts, up to attempt `last` if that is given."""
+    found = (path for path in folder.glob("[0-9]*.jsonl") if path.stem.isdecimal())
+    return sorted(path for path in found if last is None or int(path.stem) <= last)
+
+
+def read(folder: Path, last: int | None = None) -> Record:
+    """All attempts in a journal folder, stitched: one that continues from step k replaces the steps from k on.
+
+    `last` is the last attempt that counts: the one that wrote a result, which later ones do not change.
+    """
+    found = tuple(a for a in map(_read_attempt, attempt_files(folder, last)) if a)
+    stitched = (block for attempt, stop in _stitched(found) for block in _between(attempt.blocks, 0, stop))
+    return Record(found, tuple(stitched), durable(found))
+
+
+def durable(known: Sequence[Attempt]) -> int:
+    """The number of steps that no later attempt can repeat."""
+    return max(known[-1].start, known[-1].saved) if known else 0
+
+
+def attempts(folder: Path) -> tuple[Attempt, ...]:
+    """All attempts in a journal folder, without their blocks and torn lines, which are not read."""
+    return tuple(a for a in map(_outline, attempt_files(folder)) if a)
+
+
+def latest_attempt(folder: Path) -> Attempt | None:
+    """The newest attempt as its first line tells it, without its blocks."""
+    for path in reversed(attempt_files(folder)[-1:]):
+        with path.open("rb") as file:
+            return _parse_attempt(path, [file.readline()])
+    return None
+
+
+def blocks(folder: Path, known: Sequence[Attempt], start: int = 0, stop: int = sys.maxsize) -> Iterator[Block]:
+    """The series that these attempts make together, with start <= step < stop, one block after the other.
+
+    What lies before is not read, and no more than one block is held in memory.
+    """
+    for attempt, end in _stitched(known):
+        if max(start, attempt.start) < min(stop, end):
+            with attempt_file(folder, attempt.number).open("rb") as file:
+                _seek(file, start)
+                yield from _between(_parse_blocks(_parse(file)), start, min(stop, end))
+
+
+def latest_block(folder: Path) -> Block | None:
+    """The last block of steps in the newest attempt's file, found from the file's tail."""
+    for path in reversed(attempt_files(folder)[-1:]):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            found = [block for block in _parse_blocks(_parse(file)) if TRAIN_LOSS in block.metrics]
+        if found:
+            return found[-1]
+    return None
+
+
+def end_of_attempt(folder: Path, attempt: int) -> int | None:
+    """The step after the last one in an attempt's file; None if the file is missing or lacks its head."""
+    path = attempt_file(folder, attempt)
+    try:
+        with path.open("rb") as file:
+            if (head := _parse_attempt(path, [file.readline()])) is None:
+                return None
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+                last = _last_line(data, f'"{TRAIN_LOSS}":'.encode())
+                return max((block.end for block in _parse_blocks(_parse(last))), default=head.start)
+    except FileNotFoundError:
+        return None
+
+
+def evaluation_points(steps: int, steps_per_epoch: int, per_epoch: int) -> set[int]:
+    """The numbers of steps, up to `steps`, after which the net is evaluated: evenly spread, epochs' ends among them."""
+    per_epoch = min(per_epoch, steps_per_epoch)
+    spread = (round(i * steps_per_epoch / per_epoch) for i in range(1, steps * per_epoch // steps_per_epoch + 2))
+    return {point for point in spread if point <= steps}
+
+
+def is_evaluation_point(step: int, steps_per_epoch: int, per_epoch: int) -> bool:
+    """Whether `evaluation_points` has this number of steps, answered without making the set."""
+    per_epoch = min(per_epoch, steps_per_epoch)
+    near = step * per_epoch // steps_per_epoch
+    return any(round(i * steps_per_epoch / per_epoch) == step for i in (near, near + 1) if i)
+
+
+def _stitched(known: Sequence[Attempt]) -> Iterator[tuple[Attempt, int]]:
+    """Each attempt with the step from which a later one replaces it."""
+    for number, attempt in enumerate(known, 1):
+        yield attempt, min((later.start for later in known[number:]), default=sys.maxsize)
+
+
+def _between(found: Iterable[Block], start: int, stop: int) -> Iterator[Block]:
+    """The parts of blocks with start <= step < stop."""
+    for block in found:
+        if block.step >= stop:
+            return
+        part = block if start <= block.step and block.end <= stop else block.between(start, stop)
+        if part.metrics:
+            yield part
+
+
+def _read_attempt(path: Path) -> Attempt | None:
+    with path.open("rb") as file:
+        return _parse_attempt(path, file)
+
+
+def _outline(path: Path) -> Attempt | None:
+    """An attempt from its first line, its last mark of a checkpoint and its end."""
+    with path.open("rb") as file:
+        head = file.readline()
+        if not os.fstat(file.fileno()).st_size:
+            return None
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            return _parse_attempt(path, chain([head], _last_line(data, b'"saved":'), _last_line(data, b'"end":')))
+
+
+def _seek(file: IO[bytes], start: int) -> None:
+    """Go to a line before all blocks that reach step `start`, by bisection, since blocks come in order."""
+    low, high = 0, os.fstat(file.fileno()).st_size
+    while high - low > NEAR_BYTES:
+        middle = (low + high) // 2
+        file.seek(middle)
+        file.readline()
+        block = next(_parse_blocks(_parse(file)), None)
+        if block and block.end <= start:
+            low = middle
+        else:
+            high = middle
+    file.seek(low)
+    if low:
+        file.readline()
+
+
+def _last_line(data: mmap.mmap, key: bytes) -> Iterator[bytes]:
+    """The last whole line with a key, if there is one."""
+    stop = len(data)
+    while (found := data.rfind(key, 0, stop)) >= 0:
+        stop, close = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+        line = data[stop : close if close >= 0 else len(data)]
+        if next(_parse([line]), None) is not None:
+            yield line
+            return
+
+
+def _parse_attempt(path: Path, data: Iterable[bytes]) -> Attempt | None:
+    """The attempt that these lines of the file at `path` describe; None unless the first whole one is its head.
+
+    Raises UnknownFormat for a head of an unknown format.
+    """
+    lines = list(_parse(data))
+    good = [line for line in lines if line is not None]
+    if not good or any(key not in good[0] for key in HEAD):
+        return None
+    head, rest = good[0], good[1:]
+    check_format(path, found := head.get("format", 0))
+    ends = [line for line in rest if "end" in line]
+    return Attempt(
+        number=head["attempt"],
+        start=head["from"],
+        time=head["time"],
+        host=head["host"],
+        blocks=tuple(_parse_blocks(rest)),
+        saved=max((line["saved"] for line in rest if "saved" in line), default=head["from"]),
+        end=ends[-1]["end"] if ends else None,
+        cause=ends[-1].get("cause") if ends else None,
+        torn=lines.count(None),
+        place=head.get("place", {}),
+        notes=tuple(head.get("notes", ())),
+        format=found,
+    )
+
+
+def _parse_blocks(lines: Iterable[dict[str, Any] | None]) -> Iterator[Block]:
+    """The blocks among these lines."""
+    for line in lines:
+        if line and "metrics" in line:
+            yield Block(line["time"], line["step"], line["metrics"])
+
+
+def _parse(data: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
+    """The content of each line; None for one that is torn."""
+    for line in data:
+        if line.strip():
+            try:
+                value = json.loads(line)
+                yield value if _is_whole(value) else None
+            except ValueError:
+                yield None
+
+
+def _is_whole(line: Any) -> bool:
+    """Whether a line is one that `Journal` writes."""
+    if not isinstance(line, dict):
+        return False
+    if "metrics" not in line:
+        return True
+    columns = line["metrics"]
+    placed = isinstance(line.get("step"), int) and isinstance(line.get("time"), float)
+    return placed and isinstance(columns, dict) and all(isinstance(column, list) for column in columns.values())
