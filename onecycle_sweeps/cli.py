@@ -16,15 +16,14 @@ from onecycle_sweeps import arguments, mistakes, report, retyping, settings, swe
 from onecycle_sweeps.arguments import is_verb
 from onecycle_sweeps.checks import GLOBAL_GROUPS, ConfigError
 from onecycle_sweeps.files import Damaged
-from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launching import commands, conclusion, ui_server
 from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.slurm import standings
 from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
 from onecycle_sweeps.settings import Config
-from onecycle_sweeps.state import Earlier, state, unusable
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import EarlierVersion, check_owner
 
 # What a verb may be given beside its sweep and overrides.
 FLAGS = {"status": "--watch", "doctor": "--probe"}
@@ -98,7 +97,7 @@ def watch(which: Sweep) -> int:
     from onecycle_sweeps.launching.slurm import watching
 
     _ask_the_cluster(which)
-    trials = [entry for entry in which.trials if not state(which.trial(entry.signature)).has_result]
+    trials = [entry for entry in which.trials if not which.trial(entry.signature).state().has_result]
     with Display(which, len(trials)) as display:
         for event in watching.watch(which, trials):
             display.show(event)
@@ -111,7 +110,7 @@ def cancel(which: Sweep) -> int:
 
     trials = [which.trial(entry.signature) for entry in which.trials]
     _name_lost(which)
-    for trial in (open_trials := [trial for trial in trials if not state(trial).has_result]):
+    for trial in (open_trials := [trial for trial in trials if not trial.state().has_result]):
         trial.write("cancel", {"time": time.time()})
     for line in (remarks := chain.cancel(which)):
         conclusion.complain(f"onecycle_sweeps: {line}: each job ends by itself once it sees that it is cancelled")
@@ -148,7 +147,7 @@ def sync(which: Sweep) -> int:
 
 def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
     """The rest of the sweep as it was asked for: what has finished is kept, and its own configs count, not today's."""
-    check_mine(which.folder / "sweep.json")
+    check_owner(which.folder / "sweep.json")
     for entry in which.trials:
         try:
             which.trial(entry.signature).check_config()
@@ -259,7 +258,7 @@ def _passed_over(line: str) -> None:
 
 def _name_earlier(which: Sweep) -> None:
     """Say of how many trials the records are of an earlier version, which are read but not continued."""
-    found = [entry for entry in which.trials if isinstance(unusable(which.trial(entry.signature)), Earlier)]
+    found = [entry for entry in which.trials if isinstance(which.trial(entry.signature).unusable(), EarlierVersion)]
     if found:
         conclusion.complain(
             f"onecycle_sweeps: {len(found)} of {len(which.trials)} trials were recorded by an earlier version of the "
@@ -270,7 +269,7 @@ def _name_earlier(which: Sweep) -> None:
 def _name_lost(which: Sweep) -> None:
     """Say of which trials a record cannot be used, a line for each."""
     for entry in which.trials:
-        stands = state(which.trial(entry.signature))
+        stands = which.trial(entry.signature).state()
         if stands.is_unreadable:
             conclusion.complain(f"onecycle_sweeps: {stands.cause}")
 

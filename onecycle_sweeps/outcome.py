@@ -9,10 +9,9 @@ from typing import Any
 
 from onecycle_sweeps import journal, measures
 from onecycle_sweeps.files import Damaged, Unreadable
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.measures import Measure
-from onecycle_sweeps.state import DIVERGED, FINISHED, LOST, state
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
+from onecycle_sweeps.trial_folder import DIVERGED, FINISHED, LOST, TrialFolder
 
 # A measure is at chance while it has come at most this fraction of the way from chance to a perfect value.
 AT_CHANCE = 0.05
@@ -170,7 +169,7 @@ def look(entry: Entry, folder: TrialFolder) -> Outcome:
 
     `status` and `written` are read first: what the trial writes in the meantime is seen in the journal, never missed.
     """
-    found = state(folder)
+    found = folder.state()
     attempts, written = folder.attempts(), _written(folder, found.result)
     try:
         resolved, history = folder.resolved() or {}, journal.attempts(folder.journal)

@@ -10,9 +10,9 @@ from typing import Any
 
 from onecycle_sweeps import files, published
 from onecycle_sweeps.files import Damaged, Unreadable
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.published import Published
+from onecycle_sweeps.trial_folder import TrialFolder
 
 TRAIN, RANGE_TEST = "train", "range_test"
 # Keys that stand in a name without being written out.

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import program
 from onecycle_sweeps import journal, sweep, trial
-from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.state import State, state
+from onecycle_sweeps.trial_folder import TrialFolder, TrialState
 from real_trials import made, outcome
 from slurm_cluster import Cluster
 
@@ -71,8 +70,8 @@ def trainings(folder: Path) -> dict[str, TrialFolder]:
     return {e.varies["seed"]: whole.trial(e.signature) for e in whole.trials if e.kind == sweep.TRAIN}
 
 
-def states(folder: Path) -> dict[str, State]:
-    return {seed: state(training) for seed, training in trainings(folder).items()}
+def states(folder: Path) -> dict[str, TrialState]:
+    return {seed: training.state() for seed, training in trainings(folder).items()}
 
 
 def at_step(folder: Path, step: int, seed: str = "0", attempt: int = 1) -> None:

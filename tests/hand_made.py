@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 
 Points = Mapping[int, float]
 ONECYCLE = "onecycle_sweeps.policies.OneCycle"

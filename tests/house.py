@@ -11,8 +11,8 @@ from imports import House
 FLOORS = (
     ("files", "terminal", "credentials", "measures", "keys", "validation"),
     ("onecycle_sweeps", "config", "checks", "arguments", "affinity", "paths"),
-    ("policies", "images", "models", "journal", "checkpoint", "provenance", "dataset", "folder"),
-    ("scheduler", "objectives", "sources", "fingerprints", "trial_folder", "data", "targets", "state", "published"),
+    ("policies", "images", "models", "journal", "checkpoint", "provenance", "dataset"),
+    ("scheduler", "objectives", "sources", "fingerprints", "trial_folder", "data", "targets", "published"),
     ("settings",),
     ("loop", "training", "hydra_job", "inputs"),
     ("range_test", "batch_norm"),

@@ -17,13 +17,13 @@ import pytest
 
 import real_trials
 from onecycle_sweeps import journal, sweep
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launching import local
 from onecycle_sweeps.launching.fork_server import ForkServer
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.worker import Worker
 from onecycle_sweeps.plan import Planner
 from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 
 MODULE = (sys.executable, "-m", "onecycle_sweeps")
 SCRIPT = (str(Path(sys.executable).with_name("onecycle-sweeps")),)

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.settings import plain
+from onecycle_sweeps.trial_folder import TrialFolder
 
 CONF = Path(__file__).parents[1] / "conf"
 # 5 steps an epoch of the 1,437 digits, at a rate that needs no range test.

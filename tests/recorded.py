@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 
 PER_STEP = ("schedule/lr", "schedule/momentum", "train/loss")
 BLOCK = 40

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launching.conclusion import program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 from program import ask, points, recorded_points, run, runs_of, sweep_of, trials, with_store, write
 
 # The slow tests share the folder of one sweep.

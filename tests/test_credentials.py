@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from onecycle_sweeps import credentials, folder
+from onecycle_sweeps import credentials, trial_folder
 from onecycle_sweeps.credentials import bare, entrusted, redacted, whole, without
 
 # In a URI a login is percent-encoded, as RFC 3986 wants it.
@@ -100,12 +100,12 @@ def test_no_process_has_the_password_among_its_arguments(tmp_path: Path):
 
 def test_a_file_of_another_user_that_says_what_code_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "config.yaml"
-    folder.check_mine(path)
+    trial_folder.check_owner(path)
     path.write_text("model: {_target_: os.system}")
-    folder.check_mine(path)
+    trial_folder.check_owner(path)
     if os.geteuid() == 0:
         os.chown(path, 12345, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(PermissionError, match="belongs to user"):
-        folder.check_mine(path)
+        trial_folder.check_owner(path)

@@ -16,7 +16,6 @@ from onecycle_sweeps.launching import fork_server, local, machine
 from onecycle_sweeps.launching import worker as worker_module
 from onecycle_sweeps.launching.fork_server import ForkServer
 from onecycle_sweeps.launching.worker import LEFT, Worker
-from onecycle_sweeps.state import state
 from onecycle_sweeps.sweep import Entry, Sweep
 from program import QUICK, drive, planned, wait_until
 
@@ -104,7 +103,7 @@ def test_a_failure_that_left_no_word_in_the_folder_is_recorded_there(made: tuple
     answer = FINISHED.replace("finished", "failed").replace("null", '"the disk is full"')
     acted(f"echo ready; read order; echo '{answer}'; {STILL}")
     drive(*made, places=1)
-    stands = state(made[0].trial(made[1][0].signature))
+    stands = made[0].trial(made[1][0].signature).state()
     assert (stands.status, stands.cause) == ("failed", "the disk is full")
 
 

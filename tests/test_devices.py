@@ -12,13 +12,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps import journal, settings, trial
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.images import Split, batches
 from onecycle_sweeps.images.augmentation import Cutout, Draws, EpochWords, Flip, PadCrop, RandomResizedCrop
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.range_test import Ramp
 from onecycle_sweeps.training import Learner, evaluate, steps
 from onecycle_sweeps.trial import Stopped, resolve
+from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import SHORT, made, outcome, series, stop_after, undisturbed
 
 KEPT = (*SHORT, "save_model=true")

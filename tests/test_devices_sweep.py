@@ -11,7 +11,7 @@ import users_code
 from onecycle_sweeps import journal
 from onecycle_sweeps.launching import local
 from onecycle_sweeps.launching.fork_server import ForkServer
-from onecycle_sweeps.state import FAILED, FINISHED
+from onecycle_sweeps.trial_folder import FAILED, FINISHED
 from program import QUICK, planned, run, sweep_of, with_store, write
 
 MODELS = """

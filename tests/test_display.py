@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 import recorded
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import display
 from onecycle_sweeps.launching.display import Display, describe
 from onecycle_sweeps.launching.queue import Event
-from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import DIVERGED, FAILED, FINISHED, RUNNING, TrialFolder
 
 ROWS = 50
 

@@ -7,10 +7,10 @@ import pytest
 
 import hand_made
 import real_trials
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import estimate
 from onecycle_sweeps.launching.slurm import dry_run
+from onecycle_sweeps.trial_folder import TrialFolder
 from program import run
 from slurm_cluster import Cluster
 

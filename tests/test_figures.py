@@ -9,13 +9,13 @@ import pytest
 import hand_made
 from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.budget_figure import budgets_of, draw_budgets
 from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.shown import styles_of
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 
 SUGGESTIONS = {"minimum": 0.2, "steepest": 0.1, "valley": 0.01, "slide": 0.1, "max_lr": 0.2}
 FALLING = [(10 ** (i / 20 - 4), 2.3 - i / 60 + (i % 3) / 20, 2.3 - i / 60) for i in range(100)]

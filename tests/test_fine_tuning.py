@@ -9,10 +9,10 @@ from torchvision import models
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.training import Learner, steps
 from onecycle_sweeps.trial import Stopped, TrialFailed, resolve
+from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import SHORT, made, outcome, planned, stop_after, undisturbed
 
 pytestmark = pytest.mark.usefixtures("one_thread")

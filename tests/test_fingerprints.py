@@ -10,9 +10,9 @@ import pytest
 
 from onecycle_sweeps import fingerprints, trial
 from onecycle_sweeps.checks import ConfigError
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Planner
 from onecycle_sweeps.trial import TrialFailed
+from onecycle_sweeps.trial_folder import TrialFolder
 from photographs import classes, encoded, laid, picture
 from real_trials import made, planned, request
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import checkpoint, files, journal, trial
-from onecycle_sweeps.folder import TrialFolder
-from onecycle_sweeps.state import FAILED, State, state
 from onecycle_sweeps.trial import TrialFailed
+from onecycle_sweeps.trial_folder import FAILED, TrialFolder, TrialState
 from real_trials import SHORT, made, outcome, undisturbed
 
 KEPT = (*SHORT, "save_model=true", "checkpoint_minutes=1e-9")
@@ -21,7 +20,7 @@ FILLS_UP = """
 import sys
 from pathlib import Path
 from onecycle_sweeps import trial
-from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.trial_folder import TrialFolder
 folder = TrialFolder(Path(sys.argv[1]))
 for _ in range(2):
     try:
@@ -55,7 +54,7 @@ def test_a_file_without_room_fails_the_trial_with_that_reason(
     with pytest.raises(TrialFailed, match=r"^the disk is full: ") as raised:
         trial.run(folder)
     assert NO_SPACE in str(raised.value)
-    assert state(folder) == State(FAILED, str(raised.value))
+    assert folder.state() == TrialState(FAILED, str(raised.value))
     assert folder.result() is None
     assert journal.read(folder.journal).torn == 0
     assert trial.run(folder)["status"] == "finished"
@@ -84,7 +83,7 @@ def test_a_journal_without_room_fails_the_trial_and_stays_readable(
     assert record.series("train/loss")[0] == list(range(len(record.series("train/loss")[0])))
     saved = checkpoint.load(folder.checkpoint)
     assert saved is None or record.covers("train/loss", saved["step"])
-    assert state(folder) == State(FAILED, str(raised.value))
+    assert folder.state() == TrialState(FAILED, str(raised.value))
     assert trial.run(folder)["status"] == "finished"
     assert journal.read(folder.journal).attempts[-1].start == (saved["step"] if saved else 0)
     assert outcome(folder) == undisturbed(beside, *KEPT)
@@ -101,7 +100,7 @@ def test_a_failure_that_only_the_journal_could_take_is_known(runs_dir: Path, mon
     with pytest.raises(TrialFailed) as raised:
         trial.run(folder)
     assert folder.failure() is None
-    assert state(folder) == State(FAILED, str(raised.value))
+    assert folder.state() == TrialState(FAILED, str(raised.value))
 
 
 def test_a_log_without_room_costs_no_result(runs_dir: Path, beside: Path, capsys: pytest.CaptureFixture[str]):

@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 import hydra_code
 from onecycle_sweeps.checks import ConfigError, check_env_set
 from onecycle_sweeps.composition import Composer
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.hydra_job import UNLESS_TOLD
 from onecycle_sweeps.launching.direction import minimising
 from onecycle_sweeps.launching.job import execute
 from onecycle_sweeps.plan import Planner, Request
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 from program import drive, planned, run, sweep_of, trials, with_store, write
 from real_trials import CONF, made
 
@@ -204,7 +204,7 @@ def test_a_sweeps_jobs_have_their_environment_callbacks_and_folders(folder: Path
     done = run(folder, "--config-dir", "my", "+shade=dark", "experiment=noting", *QUICK)
     assert done.returncode == 0, done.stderr
     assert "1 of 1 results were there already" in done.stderr
-    assert not TrialFolder(folder / "runs" / dark).is_hydras
+    assert not TrialFolder(folder / "runs" / dark).needs_hydra
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ import pytest
 
 import real_trials
 from onecycle_sweeps import __main__, trial
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launching.conclusion import program
-from onecycle_sweeps.state import progress
+from onecycle_sweeps.trial_folder import TrialFolder
 from program import MODULE, helpers, points, recorded_points, run, runs_of, start, trials, wait_until, with_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interruption")]
@@ -90,7 +89,7 @@ def wait_for_step(folder: Path, attempt: int) -> None:
     """Return once that attempt of each trial, of which there is at least one, has taken some steps."""
 
     def reached(one: TrialFolder) -> bool:
-        seen = progress(one) if one.attempts() == attempt else None
+        seen = one.progress() if one.attempts() == attempt else None
         return seen is not None and seen.step >= seen.first_step + STEPS
 
     def ready() -> bool:
@@ -193,7 +192,7 @@ def test_cancel_from_another_shell_ends_what_runs_and_what_waits_in_the_backgrou
     folder = with_store(tmp_path)
     words = (*LONG, "epochs=900", "seed=0,1,2", "hydra.launcher.workers=1", "-m")
     with start(folder, *words, background=True) as launcher:
-        wait_until(lambda: any(progress(one) for one in trials(folder).values()), "the first steps")
+        wait_until(lambda: any(one.progress() for one in trials(folder).values()), "the first steps")
         launcher.send_signal(signal.SIGINT)
         done = run(folder, "cancel")
         assert launcher.wait(60) == 1

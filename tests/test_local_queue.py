@@ -10,7 +10,6 @@ import pytest
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.launching.worker import LEFT
-from onecycle_sweeps.state import state
 from onecycle_sweeps.sweep import RANGE_TEST
 from program import QUICK, WORKER, Seen, drive, helpers, planned, wait_until, write
 
@@ -99,7 +98,7 @@ def test_no_training_begins_before_its_range_test_has_ended(healthy: Seen):
 def test_a_trial_that_breaks_its_worker_fails_with_the_cause(troubled: Seen, model: str, cause: str):
     assert troubled.ended()[f"train {model} 0"] == ("failed", cause)
     (entry,) = [e for e in troubled.sweep.trials if troubled.label(e) == f"train {model} 0"]
-    stands = state(troubled.sweep.trial(entry.signature))
+    stands = troubled.sweep.trial(entry.signature).state()
     assert (stands.status, stands.cause) == ("failed", cause)
 
 

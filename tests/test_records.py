@@ -18,14 +18,13 @@ import hand_made
 from onecycle_sweeps import files, report, sweep, trial
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.files import Damaged, UnknownFormat
-from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import commands, places, rehearsal
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Session
-from onecycle_sweeps.state import Earlier, state, unusable
 from onecycle_sweeps.tracking.account import standing
 from onecycle_sweeps.trial import train
+from onecycle_sweeps.trial_folder import Busy, EarlierVersion, Superseded, TrialFolder
 from program import run, with_store
 from real_trials import SHORT as QUICK
 from real_trials import made, outcome, request, undisturbed
@@ -90,14 +89,14 @@ def test_a_finished_trial_is_lost_to_every_verb_where_a_record_is_gone_or_damage
     pair: sweep.Sweep, name: str, content: str | None
 ):
     folder = pair.trial("onecycle1")
-    assert state(folder).status == "finished"
+    assert folder.state().status == "finished"
     (folder.path / name).unlink()
     if content is not None:
         (folder.path / name).write_text(content)
-    stands = state(folder)
+    stands = folder.state()
     assert stands.status == standing(folder).status == "lost" and stands.is_unreadable
     assert str(folder.path / name) in str(stands.cause)
-    assert (unusable(folder) is None) == (name == "config.yaml"), "the sweep's command writes a config again"
+    assert (folder.unusable() is None) == (name == "config.yaml"), "the sweep's command writes a config again"
 
 
 @pytest.mark.parametrize("name", ["failure.json", "job.json"])
@@ -105,12 +104,12 @@ def test_what_a_trial_goes_on_without_is_put_aside_alone(runs_dir: Path, name: s
     folder = made(runs_dir, *KEPT)
     (folder.path / name).write_text("{")
     folder.checkpoint.write_text("kept")
-    assert str(folder.path / name) in str(state(folder).cause)
+    assert str(folder.path / name) in str(folder.state().cause)
     assert launched(runs_dir) == [folder.signature]
     assert str(folder.path / name) in capfd.readouterr().err
     assert folder.checkpoint.read_text() == "kept"
     assert not (folder.path / name).exists() and len(list(folder.path.glob(f"before-*/{name}"))) == 1
-    assert state(folder).status == "waiting"
+    assert folder.state().status == "waiting"
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "config.yaml"])
@@ -154,8 +153,8 @@ def test_a_line_that_is_gone_from_a_journal_is_missed(pair: sweep.Sweep, key: st
 def test_a_journal_of_another_format_is_no_damage(pair: sweep.Sweep):
     path = pair.trial("onecycle1").journal / "0001.jsonl"
     path.write_text(path.read_text().replace('{"format":1', '{"format":7', 1))
-    assert isinstance(unusable(pair.trial("onecycle1")), UnknownFormat)
-    assert "format 7" in str(state(pair.trial("onecycle1")).cause)
+    assert isinstance(pair.trial("onecycle1").unusable(), UnknownFormat)
+    assert "format 7" in str(pair.trial("onecycle1").state().cause)
 
 
 @pytest.mark.parametrize("content", ["", '{"format": 7}', '{"format": 1, "trials": 3}'])
@@ -175,7 +174,7 @@ def test_what_was_recorded_before_there_were_formats_is_shown_and_not_reused(tmp
     whole = sweep.find(tmp_path / "runs")
     assert [round(outcome.metrics["final/val_accuracy"], 3) for outcome in report.read(whole)] == [0.875, 0.794]
     assert report.compare(whole).claims.claims
-    assert all(isinstance(unusable(whole.trial(entry.signature)), Earlier) for entry in whole.trials)
+    assert all(isinstance(whole.trial(entry.signature).unusable(), EarlierVersion) for entry in whole.trials)
     with pytest.raises(trial.TrialFailed, match="earlier version"):
         trial.run(whole.trial(whole.trials[0].signature))
 
@@ -221,7 +220,7 @@ def test_a_lock_on_a_file_that_lost_its_name_is_no_lock(tmp_path: Path):
     folder = TrialFolder(tmp_path)
     with folder.lock():
         assert folder.is_locked()
-        folder.seize()
+        folder.break_lock()
         assert not folder.is_locked()
         with folder.lock():
             with pytest.raises(Busy), folder.lock():
@@ -274,7 +273,7 @@ def test_a_disk_that_fills_after_the_result_costs_nothing(runs_dir: Path, monkey
         monkeypatch.setattr(owner, name, full if name != "remove" else lambda *_: None)
     monkeypatch.setattr(train, "save", full)
     assert trial.run(folder)["status"] == "finished"
-    assert state(folder).status == "finished" and folder.failure() is None
+    assert folder.state().status == "finished" and folder.failure() is None
 
 
 def test_only_the_generator_of_the_trials_own_gpu_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch):

@@ -8,8 +8,8 @@ import pytest
 import hand_made
 from hand_made import entry, training
 from onecycle_sweeps import report
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 
 
 @pytest.fixture

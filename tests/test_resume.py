@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from onecycle_sweeps import checkpoint, journal, trial
-from onecycle_sweeps.folder import Superseded, TrialFolder
 from onecycle_sweeps.trial import Stopped
+from onecycle_sweeps.trial_folder import Superseded, TrialFolder
 from real_trials import SHORT, made, outcome, stop_after, undisturbed
 
 KEPT = (*SHORT, "save_model=true")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.trial import Stopped
+from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import SHORT, made, outcome, stop_after, undisturbed
 
 MODEL = ("~model", "+model={_target_: my_net.Net}", "save_model=true", *SHORT)

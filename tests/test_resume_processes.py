@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.folder import Busy, TrialFolder
+from onecycle_sweeps.trial_folder import Busy, TrialFolder
 from program import WORKER
 from real_trials import made, outcome, undisturbed
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching.slurm import endings, request
 from onecycle_sweeps.launching.slurm.cluster import Job
 from onecycle_sweeps.launching.slurm.endings import FUTILE_ATTEMPTS, Ending, ending, is_futile
 from onecycle_sweeps.launching.slurm.records import Submission
+from onecycle_sweeps.trial_folder import TrialFolder
 
 PLACE = {"slurm_job_id": "7_0", "slurm_restarts": "0", "node": "n1"}
 

@@ -8,7 +8,7 @@ import pytest
 import program
 from cluster_sweeps import check_mlflow, ends, run, said, start
 from onecycle_sweeps import journal
-from onecycle_sweeps.folder import TrialFolder
+from onecycle_sweeps.trial_folder import TrialFolder
 from slurm_cluster import Cluster
 from test_hydra_jobs import FILES, JOBS, check_noted
 from test_tracking_processes import mlflow_server

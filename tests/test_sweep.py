@@ -10,11 +10,10 @@ import pytest
 
 import hand_made
 from onecycle_sweeps import sweep
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.plan import Planner, Request, Trial
-from onecycle_sweeps.state import Progress, State, progress, state
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
+from onecycle_sweeps.trial_folder import Progress, TrialFolder, TrialState
 from real_trials import request
 
 
@@ -199,19 +198,19 @@ def attempt(folder: TrialFolder, end: str | None = None, cause: str | None = Non
 
 
 def test_a_trial_nobody_began_waits(folder: TrialFolder):
-    assert state(folder) == State("waiting")
+    assert folder.state() == TrialState("waiting")
 
 
 def test_a_trial_that_saved_and_left_waits(folder: TrialFolder):
     attempt(folder, "stopped", "saved at step 3 of 10")
-    assert state(folder) == State("waiting")
+    assert folder.state() == TrialState("waiting")
 
 
 def test_a_trial_that_is_held_runs(folder: TrialFolder):
     attempt(folder, "failed", "a bug")
     with folder.lock():
-        assert state(folder) == State("running")
-    assert state(folder) == State("failed", "a bug")
+        assert folder.state() == TrialState("running")
+    assert folder.state() == TrialState("failed", "a bug")
 
 
 def test_a_trial_with_a_result_is_what_its_result_says(folder: TrialFolder):
@@ -220,19 +219,19 @@ def test_a_trial_with_a_result_is_what_its_result_says(folder: TrialFolder):
     folder.write("resolved", {"max_lr": 0.1, "total_steps": 10})
     folder.write("result", hand_made.a_result(status="diverged", cause="the loss is nan at step 3"))
     with folder.lock():
-        assert state(folder) == State("diverged", "the loss is nan at step 3")
+        assert folder.state() == TrialState("diverged", "the loss is nan at step 3")
 
 
 def test_a_trial_that_failed_says_why(folder: TrialFolder):
     attempt(folder)
     folder.write("failure", {"cause": "out of luck", "attempt": 1, "time": 0.0})
-    assert state(folder) == State("failed", "out of luck")
+    assert folder.state() == TrialState("failed", "out of luck")
 
 
 def test_a_trial_that_left_no_word_is_lost(folder: TrialFolder):
     attempt(folder, "stopped")
     attempt(folder)
-    lost = state(folder)
+    lost = folder.state()
     assert lost.status == "lost"
     assert lost.cause is not None
     assert lost.cause.startswith("attempt 2 on ")
@@ -240,13 +239,13 @@ def test_a_trial_that_left_no_word_is_lost(folder: TrialFolder):
 
 
 def test_progress_is_the_last_step_that_was_written(folder: TrialFolder):
-    assert progress(folder) is None
+    assert folder.progress() is None
     folder.write("resolved", {"max_lr": 0.1, "total_steps": 100})
     book = Journal(folder.journal, 1, 20)
-    assert progress(folder) is None
+    assert folder.progress() is None
     book.append(20, {"schedule/lr": [0.1, 0.2], "train/loss": [2.0, 1.5]})
     book.append(21, {"val/loss": [1.0], "val/accuracy": [0.5]})
-    seen = progress(folder)
+    seen = folder.progress()
     assert seen is not None
     assert (seen.step, seen.total_steps, seen.lr, seen.loss, seen.first_step) == (21, 100, 0.2, 1.5, 20)
 

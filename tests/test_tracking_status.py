@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import tracking
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 from recorded import attempt, fail, finish, runs, sweep, training
 
 NAME = "onecycle max_lr=0.8 seed=0"

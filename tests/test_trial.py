@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from onecycle_sweeps import journal, settings, trial
-from onecycle_sweeps.folder import Busy, TrialFolder
 from onecycle_sweeps.journal import evaluation_points
 from onecycle_sweeps.training import Evaluation, evaluate
 from onecycle_sweeps.trial import Stopped, resolve, train
+from onecycle_sweeps.trial_folder import Busy, TrialFolder
 from real_trials import SHORT, made, names, series, stop_after
 
 SERIES = {"schedule/lr", "schedule/momentum", "train/loss", "train/accuracy", "val/loss", "val/accuracy"}

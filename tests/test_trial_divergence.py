@@ -48,7 +48,7 @@ def test_when_losses_are_read_does_not_change_when_a_training_has_diverged(
         monkeypatch.setattr(recording, "BLOCK_STEPS", steps)
         monkeypatch.setattr(recording, "BLOCK_SECONDS", seconds)
         folder = made(runs_dir, *SHORT, "policy=constant", f"max_lr={max_lr}")
-        folder.put_aside()
+        folder.set_aside()
         folder.journal.mkdir()
         result = trial.run(folder)
         seen.append((result["status"], result["cause"], result["steps"], repr(series(folder, "train/loss"))))

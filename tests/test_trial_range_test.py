@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.folder import Superseded, TrialFolder
 from onecycle_sweeps.outcome import range_test_curves
 from onecycle_sweeps.trial import Stopped, TrialFailed
+from onecycle_sweeps.trial_folder import Superseded, TrialFolder
 from real_trials import made, names, planned, series, stop_after
 
 AUTO = ("epochs=1", "batch_size=256", "range_test.steps=100")

@@ -13,11 +13,10 @@ from rich.text import Text
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launching.queue import Event
-from onecycle_sweeps.state import ENDED, FAILED, RUNNING, progress, state
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 from onecycle_sweeps.terminal import wants_tracebacks
+from onecycle_sweeps.trial_folder import ENDED, FAILED, RUNNING, TrialFolder
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 30.0
@@ -112,7 +111,7 @@ class Display:
 
 def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -> str:
     """One line for a trial that has ended."""
-    name, metrics = entry.name(trial.max_lr()), state(trial).result.get("metrics", {})
+    name, metrics = entry.name(trial.max_lr()), trial.state().result.get("metrics", {})
     facts = [cause] if cause else []
     if "final/val_accuracy" in metrics:
         facts.append(f"val accuracy {metrics['final/val_accuracy']:.2%}")
@@ -128,7 +127,7 @@ def _name(sweep: Sweep, entry: Entry) -> str:
 
 
 def _progress_line(trial: TrialFolder) -> str | None:
-    if not (seen := progress(trial)):
+    if not (seen := trial.progress()):
         return None
     left = f", {seen.seconds_left:.0f} s left" if seen.seconds_left is not None else ""
     return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}, lr {seen.lr:.3g}{left}"

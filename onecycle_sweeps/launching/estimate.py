@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 
 from onecycle_sweeps import images, settings
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.sweep import RANGE_TEST
+from onecycle_sweeps.trial_folder import TrialFolder
 
 # So many steps are timed, after those that warm up.
 PROBED_STEPS, WARM_UP_STEPS = 20, 5

@@ -5,8 +5,8 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from onecycle_sweeps.launching.queue import Event, Queue
-from onecycle_sweeps.state import RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import RUNNING
 
 TICK_SECONDS = 0.25
 

@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from onecycle_sweeps import journal, terminal, trial
-from onecycle_sweeps.folder import Busy, Superseded, TrialFolder
 from onecycle_sweeps.launching.queue import NOT_AN_END
 from onecycle_sweeps.launching.worker import LEFT, READY
-from onecycle_sweeps.state import CANCELLED
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.allocator import keep_freed_memory
 from onecycle_sweeps.trial.resolve import lost_gpu
+from onecycle_sweeps.trial_folder import CANCELLED, Busy, Superseded, TrialFolder
 
 log = logging.getLogger("onecycle_sweeps")
 BUSY, STOPPED, SUPERSEDED, FAILED = "busy", "stopped", "superseded", "failed"
@@ -42,7 +41,7 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str
     if folder.is_cancelled():
         return Outcome(CANCELLED)
     keep_freed_memory()
-    run = _as_hydra_runs_it if folder.is_hydras else _run
+    run = _as_hydra_runs_it if folder.needs_hydra else _run
     outcome = run(folder, _or_cancelled(folder, stopped), place)
     if outcome.status in (STOPPED, BUSY) and folder.is_cancelled():
         return Outcome(CANCELLED)

@@ -11,8 +11,8 @@ from onecycle_sweeps.launching.fork_server import THREAD_VARIABLES, ForkServer
 from onecycle_sweeps.launching.queue import Event, Queue
 from onecycle_sweeps.launching.worker import LEFT, READY, Heard, Worker
 from onecycle_sweeps.launching.worker import WorkerLost as WorkerLost
-from onecycle_sweeps.state import RUNNING, STOPPED
 from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import RUNNING, STOPPED
 
 TICK_SECONDS = 0.5
 LEAVE_SECONDS = 60.0

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from onecycle_sweeps.state import CANCELLED, FAILED
 from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import CANCELLED, FAILED
 
 RETRY_SECONDS = 0.5
 NOT_AN_END = ("busy", "stopped", "superseded")

@@ -13,15 +13,14 @@ from typing import Any
 from onecycle_sweeps import files, provenance, published, sweep, tracking
 from onecycle_sweeps.checks import OF_THE_SWEEP, ConfigError
 from onecycle_sweeps.files import Damaged, Unreadable
-from onecycle_sweeps.folder import Busy, TrialFolder
 from onecycle_sweeps.launching import alike
 from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.reuse import outdated
 from onecycle_sweeps.plan import Planner, Request, Trial
-from onecycle_sweeps.state import DIVERGED, Earlier, state, unusable
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFolder
 
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
 # How many trials' folders are made at once: each waits for the disk, which makes many durable in the time of one.
@@ -106,14 +105,14 @@ class Session:
         for entry in recorded.trials:
             trial = recorded.trial(entry.signature)
             try:
-                remarks += trial.put_spare_aside()
-                if isinstance(reason := unusable(trial), Earlier | Damaged):
+                remarks += trial.set_aside_damaged()
+                if isinstance(reason := trial.unusable(), EarlierVersion | Damaged):
                     _put_aside(trial)
                     trial.journal.mkdir(exist_ok=True)
                     remarks.append(f"{reason}: the trial is trained again")
                 elif reason:
                     raise reason
-                if not trial.done(trial.config()):
+                if not trial.is_done(trial.config()):
                     todo.append(entry)
             except Unreadable as error:
                 remarks.append(str(error))
@@ -173,16 +172,16 @@ class Session:
             folder = TrialFolder(self.runs_dir / signature)
             if trial.request.config["rerun"] and signature not in known:
                 _put_aside(folder)
-            elif (reason := unusable(folder)) and isinstance(reason, Earlier | Damaged):
+            elif (reason := folder.unusable()) and isinstance(reason, EarlierVersion | Damaged):
                 _put_aside(folder)
-                earlier += isinstance(reason, Earlier)
+                earlier += isinstance(reason, EarlierVersion)
                 remarks += [f"{reason}: the trial is trained again"] if isinstance(reason, Damaged) else []
             elif reason:
                 refused.add(signature)
                 remarks.append(str(reason))
                 continue
             else:
-                remarks += folder.put_spare_aside()
+                remarks += folder.set_aside_damaged()
             to_make.append((folder, trial))
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda made: made[0].create(made[1].config, made[1].request.hydra), to_make))
@@ -191,7 +190,7 @@ class Session:
                 f"{earlier} of {len(wanted)} trials were recorded by an earlier version of the program: nothing of "
                 "them is reused, and what was recorded lies in their folders under before-*"
             )
-        done = {s for s, trial in wanted.items() if s not in refused and self.sweep.trial(s).done(trial.config)}
+        done = {s for s, trial in wanted.items() if s not in refused and self.sweep.trial(s).is_done(trial.config)}
         entries = tuple(
             replace(e, reused=known[e.signature].reused if e.signature in known else e.signature in done)
             for e in entries
@@ -206,14 +205,14 @@ class Session:
 def _is_done(folder: TrialFolder, config: Mapping[str, Any]) -> bool:
     """Whether a trial's result is there and can be read."""
     try:
-        return folder.done(dict(config))
+        return folder.is_done(dict(config))
     except Unreadable:
         return False
 
 
 def objective(trial: TrialFolder) -> float:
     """What a sweeper maximises: final val accuracy, a range test's rate; diverged 0, failed not a number."""
-    stands = state(trial)
+    stands = trial.state()
     if not stands.has_result:
         return math.nan
     if stands.status == DIVERGED:
@@ -246,6 +245,6 @@ def _flaws_of(which: Sweep) -> list[str]:
 def _put_aside(folder: TrialFolder) -> None:
     """Move what earlier attempts left, so that the trial begins anew."""
     try:
-        folder.put_aside()
+        folder.set_aside()
     except Busy as error:
         raise ConfigError(f"rerun=true cannot begin again what is at work: {error}") from error

@@ -12,10 +12,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launching.fork_server import ForkServer, how_it_ended
 from onecycle_sweeps.launching.forking import MOST_BYTES, RUNNING
 from onecycle_sweeps.sweep import Entry
+from onecycle_sweeps.trial_folder import TrialFolder
 
 READY = "ready"
 # How long a process may live on once its pipe is closed: taking torch down takes seconds.
@@ -118,12 +118,12 @@ class Worker:
 
         A trial for which Hydra sets an environment, logging or callbacks has a process of its own.
         """
-        if self._given and (self._apart or trial.is_hydras):
+        if self._given and (self._apart or trial.needs_hydra):
             self._silent.set()
             self.leave()
             self.kill()
             self.start()
-        self._given, self._apart = True, trial.is_hydras
+        self._given, self._apart = True, trial.needs_hydra
         try:
             self._orders.write(f"{json.dumps(str(trial.path))}\n")
         except BrokenPipeError:

@@ -10,8 +10,8 @@ from onecycle_sweeps.report.mixing import mixed
 from onecycle_sweeps.report.pairing import BUDGET, Pairing, at_chance, is_called, pairings
 from onecycle_sweeps.report.picking import picks
 from onecycle_sweeps.report.statistics import LEVEL, Difference, Speedup, holm, holm_levels
-from onecycle_sweeps.state import DIVERGED
 from onecycle_sweeps.sweep import TRAIN
+from onecycle_sweeps.trial_folder import DIVERGED
 
 VAL, TEST = "final/val_accuracy", "final/test_accuracy"
 

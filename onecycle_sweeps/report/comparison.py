@@ -11,8 +11,8 @@ from onecycle_sweeps.report.published import compare_published, published_notes
 from onecycle_sweeps.report.spread import Spread, spread
 from onecycle_sweeps.report.stability_map import StabilityMap, stability_lines, stability_maps
 from onecycle_sweeps.report.verdicts import PublishedRow
-from onecycle_sweeps.state import DIVERGED, FAILED, FINISHED, LOST
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
+from onecycle_sweeps.trial_folder import DIVERGED, FAILED, FINISHED, LOST
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import files, journal
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.outcome import Outcome, range_test_curves, read
 from onecycle_sweeps.report.claims import Claims
 from onecycle_sweeps.report.stability_map import StabilityMap
 from onecycle_sweeps.report.statistics import Difference, Speedup
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 
 # The fields of a difference and of a speed-up bear its name before theirs.
 CLAIM_COLUMNS = (

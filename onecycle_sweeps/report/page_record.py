@@ -10,8 +10,8 @@ from onecycle_sweeps.report import page_asked
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.markup import command, facts, listed, paragraph, table, text
 from onecycle_sweeps.report.table import warned
-from onecycle_sweeps.state import FINISHED
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import FINISHED
 
 
 def troubles(outcomes: Iterable[Outcome]) -> str:

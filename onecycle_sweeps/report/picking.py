@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from onecycle_sweeps.report.groups import RATES, Family, Group, group_name
 from onecycle_sweeps.report.sentences import in_settings
-from onecycle_sweeps.state import DIVERGED
+from onecycle_sweeps.trial_folder import DIVERGED
 
 
 def picks(families: Sequence[Family], on_the_measure: bool) -> Iterator[str]:

@@ -20,8 +20,8 @@ from onecycle_sweeps.report.verdicts import (
     percent,
     unfinished,
 )
-from onecycle_sweeps.state import DIVERGED
 from onecycle_sweeps.sweep import TRAIN, Sweep
+from onecycle_sweeps.trial_folder import DIVERGED
 
 # Keys that a user may type without leaving the preset: what is swept, and where and how it runs.
 OF_THE_PRESET = (

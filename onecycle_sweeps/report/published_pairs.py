@@ -23,7 +23,7 @@ from onecycle_sweeps.report.verdicts import (
     percent,
     unfinished,
 )
-from onecycle_sweeps.state import DIVERGED
+from onecycle_sweeps.trial_folder import DIVERGED
 
 Members = Sequence[Outcome]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.outcome import Outcome, RangeTestCurve, range_test_curves
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.sweep import RANGE_TEST
+from onecycle_sweeps.trial_folder import TrialFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onecycle_sweeps.state import RUNNING, progress, state
 from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import RUNNING
 
 
 def show_status(sweep: Sweep, console: Console) -> None:
@@ -28,9 +28,9 @@ def show_status(sweep: Sweep, console: Console) -> None:
 
 def _standing(sweep: Sweep, entry: Entry) -> tuple[str, str]:
     trial = sweep.trial(entry.signature)
-    now = state(trial)
+    now = trial.state()
     if now.status == RUNNING:
-        seen = progress(trial)
+        seen = trial.progress()
         return now.status, f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}" if seen else "starting"
     metrics = now.result.get("metrics", {})
     if "final/val_accuracy" in metrics:

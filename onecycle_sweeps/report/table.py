@@ -11,7 +11,7 @@ from rich.text import Text
 from onecycle_sweeps.report.claims import Claims
 from onecycle_sweeps.report.comparison import Comparison, RangeTest, Row
 from onecycle_sweeps.report.spread import Spread
-from onecycle_sweeps.state import FINISHED
+from onecycle_sweeps.trial_folder import FINISHED
 
 # What a range test is read for, and the rules of fastai (four), torch-lr-finder and Lightning.
 READ = ("base_lr", "steepest", "last_clear_descent", "lowest", "divergence")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.outcome import Series, trajectory
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.shown import Shown
+from onecycle_sweeps.trial_folder import TrialFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

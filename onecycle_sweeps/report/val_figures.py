@@ -11,7 +11,7 @@ from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.groups import Group, group_name
 from onecycle_sweeps.report.shown import Shown
 from onecycle_sweeps.report.val_measures import ACCURACY, AXIS_LABELS, STEPS, Against, Band, Measure, band
-from onecycle_sweeps.state import DIVERGED, FINISHED
+from onecycle_sweeps.trial_folder import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

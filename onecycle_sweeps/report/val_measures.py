@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onecycle_sweeps.outcome import Outcome, Series
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.state import DIVERGED
+from onecycle_sweeps.trial_folder import DIVERGED
 
 Floats = NDArray[np.float64]
 Against = Literal["steps", "seconds"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report.spread import Spread, spread
-from onecycle_sweeps.state import DIVERGED
+from onecycle_sweeps.trial_folder import DIVERGED
 
 REPRODUCED, EXCEEDED = "reproduced", "reproduced, and exceeded"
 AGREES = "direction agrees, not significant"

@@ -8,25 +8,37 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from onecycle_sweeps import journal, state
+from onecycle_sweeps import journal
 from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.folder import DUMPER, TrialFolder
 from onecycle_sweeps.journal import Attempt
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking.store import address
 from onecycle_sweeps.tracking.values import BATCH, Point, as_params, as_tags, batches, flat, milliseconds, storable
+from onecycle_sweeps.trial_folder import (
+    CANCELLED,
+    DIVERGED,
+    DUMPER,
+    ENDED,
+    FAILED,
+    FINISHED,
+    LOST,
+    QUEUED,
+    RUNNING,
+    WAITING,
+    TrialFolder,
+)
 
 # A trial that waits to be continued has not failed and is not at work: MLflow's word for that is SCHEDULED.
 MLFLOW_STATUS = {
-    state.WAITING: "SCHEDULED",
-    state.QUEUED: "SCHEDULED",
-    state.RUNNING: "RUNNING",
-    state.FINISHED: "FINISHED",
-    state.DIVERGED: "FINISHED",
-    state.FAILED: "FAILED",
-    state.LOST: "FAILED",
-    state.CANCELLED: "KILLED",
+    WAITING: "SCHEDULED",
+    QUEUED: "SCHEDULED",
+    RUNNING: "RUNNING",
+    FINISHED: "FINISHED",
+    DIVERGED: "FINISHED",
+    FAILED: "FAILED",
+    LOST: "FAILED",
+    CANCELLED: "KILLED",
 }
 ARTIFACTS = ("resolved.json", "lr_momentum.png", "range_test.png", "range_test.csv", "model.pt")
 NOT_PARAMS = ("needs", "tracking")
@@ -57,7 +69,7 @@ class Account:
     @property
     def is_worth_a_run(self) -> bool:
         """Whether there is something to show: before its rate is fixed a trial has no name."""
-        return bool(self.resolved) or self.standing.status in state.ENDED
+        return bool(self.resolved) or self.standing.status in ENDED
 
     @property
     def name(self) -> str:
@@ -159,12 +171,12 @@ class Account:
 def standing(folder: TrialFolder) -> Standing:
     """How a trial stands at this moment; one that has its result is told by that alone."""
     try:
-        if result := state.result_of(folder):
+        if result := folder.checked_result():
             return Standing(result["status"], result["cause"], result["attempt"], result["finished"])
-        now = state.state(folder)
+        now = folder.state()
         milestone = now.result or folder.failure() or {"time": _modified(folder.checkpoint)}
     except Unreadable:
-        now, milestone = state.state(folder), {"time": _modified(folder.checkpoint)}
+        now, milestone = folder.state(), {"time": _modified(folder.checkpoint)}
     return Standing(now.status, now.cause, folder.attempts(), milestone.get("finished", milestone.get("time")))
 
 
@@ -172,11 +184,11 @@ def account(sweep: Sweep, entry: Entry, now: Standing) -> Account:
     """Read a trial's folder, which stood as `now` tells a moment ago: what it had written by then is read whole."""
     folder = sweep.trial(entry.signature)
     try:
-        result = folder.result() if now.status in (state.FINISHED, state.DIVERGED) else None
+        result = folder.result() if now.status in (FINISHED, DIVERGED) else None
         attempts, resolved = journal.attempts(folder.journal), folder.resolved() or {}
     except Unreadable as error:
         # Nothing is told of a trial of which a record cannot be used, but that.
-        lost = now._replace(status=state.LOST, cause=now.cause or str(error))
+        lost = now._replace(status=LOST, cause=now.cause or str(error))
         return Account(entry, folder, lost, (), {}, None, sweep.created)
     return Account(entry, folder, now, attempts, resolved, result, sweep.created)
 

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from onecycle_sweeps.state import ENDED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, parent
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Standing, account, standing
 from onecycle_sweeps.tracking.ledger import Ledger
+from onecycle_sweeps.trial_folder import ENDED, RUNNING
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps.state import ENDED, LOST
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import parent, view
 from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Account
 from onecycle_sweeps.tracking.ledger import Ledger, Page, Shipped
 from onecycle_sweeps.tracking.store import StoreUnreachable, address, database_file
 from onecycle_sweeps.tracking.values import BATCH, Point, milliseconds
+from onecycle_sweeps.trial_folder import ENDED, LOST
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

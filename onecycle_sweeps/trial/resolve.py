@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from onecycle_sweeps import fingerprints, images, provenance, settings, targets
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.images import Dataset, Facts
 from onecycle_sweeps.measures import ACCURACY
 from onecycle_sweeps.provenance import Code
@@ -17,6 +16,7 @@ from onecycle_sweeps.scheduler import check_groups
 from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner
 from onecycle_sweeps.trial import compiler, precision
+from onecycle_sweeps.trial_folder import TrialFolder
 
 Resolved = dict[str, Any]
 # The rate of an optimizer that has no default, which is never used.

@@ -10,14 +10,13 @@ import torch
 
 from onecycle_sweeps import checkpoint, journal, provenance, settings
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.folder import Busy, Superseded, TrialFolder, check_mine
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.settings import Config
-from onecycle_sweeps.state import unusable
 from onecycle_sweeps.terminal import in_one_line, with_traceback
 from onecycle_sweeps.trial import range_test, resolve
 from onecycle_sweeps.trial.train import Attempt, State, Stopped, complete, train
+from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_owner
 
 log = logging.getLogger("onecycle_sweeps")
 WAIT_SECONDS = 0.2
@@ -38,13 +37,13 @@ def run(
     """
     with trial.lock(), _logging_to(trial):
         try:
-            check_mine(trial.path / "config.yaml")
+            check_owner(trial.path / "config.yaml")
             config = trial.config()
-            if reason := unusable(trial):
+            if reason := trial.unusable():
                 raise reason
         except (PermissionError, Unreadable) as error:
             raise TrialFailed(str(error)) from error
-        if (result := trial.result()) and trial.done(config):
+        if (result := trial.result()) and trial.is_done(config):
             return result
         code = provenance.of_trial(config)
         provenance.import_afresh(code)

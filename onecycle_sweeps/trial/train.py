@@ -12,7 +12,6 @@ import torch
 
 from onecycle_sweeps import checkpoint, files, journal, settings
 from onecycle_sweeps.batch_norm import norms, recalibrated
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
@@ -21,6 +20,7 @@ from onecycle_sweeps.training import Learner, evaluate, steps
 from onecycle_sweeps.trial import guards
 from onecycle_sweeps.trial.recording import Recorder, Watch
 from onecycle_sweeps.trial.resolve import Resolved
+from onecycle_sweeps.trial_folder import TrialFolder
 
 State = dict[str, Any]
 

@@ -13,9 +13,9 @@ from benchmarks.peers import mlflow_client
 from benchmarks.program import STEP_METRICS, Stores
 from benchmarks.work import Options
 from onecycle_sweeps import journal, tracking
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.trial_folder import TrialFolder
 
 BLOCK, EVALUATIONS = 100, 2
 # Read before anything sets another.

@@ -16,10 +16,10 @@ from benchmarks.costs import Cost
 from benchmarks.page import Incomplete
 from benchmarks.stopwatch import stopwatch
 from onecycle_sweeps import images, settings
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.images import Source, Split
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.sources import digits, idx
+from onecycle_sweeps.trial_folder import TrialFolder
 
 VALIDATION = 128
 SEED = 0

@@ -24,12 +24,12 @@ from gpu_check import card, plain
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.policies import Constant
 from onecycle_sweeps.training import Learner, steps
 from onecycle_sweeps.trial import resolve
 from onecycle_sweeps.trial.recording import Recorder
+from onecycle_sweeps.trial_folder import TrialFolder
 
 NOISE = ("data=digits", "data._target_=gpu_check.stand_ins.noise")
 OURS, BARE, GRAPH = "this program, journal on disk", "bare eager loop", "bare loop, a CUDA graph captured by hand"
@@ -225,7 +225,7 @@ def made(runs_dir: Path, asked: Trial, afresh: bool = False) -> TrialFolder:
     """A trial's folder as a command makes it before anything runs."""
     folder = TrialFolder(runs_dir / asked.signature)
     if afresh and folder.path.exists():
-        folder.put_aside()
+        folder.set_aside()
     folder.create(asked.config)
     return folder
 

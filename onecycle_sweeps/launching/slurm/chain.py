@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from onecycle_sweeps.folder import check_mine
 from onecycle_sweeps.launching.slurm import cluster, records, request, standings
 from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.launching.slurm.records import Submission
 from onecycle_sweeps.launching.slurm.request import Settings
 from onecycle_sweeps.launching.slurm.submission import submit
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.trial_folder import check_owner
 
 IN_FLIGHT_PAUSE = 1.0
 
@@ -76,7 +76,7 @@ def submit_again(sweep: Sweep, trials: Sequence[Entry]) -> Iterator[str]:
         path = sweep.runs_dir / told["submission"]
         try:
             # Its settings have shell lines.
-            check_mine(path)
+            check_owner(path)
         except PermissionError as error:
             raise Refused(str(error)) from error
         if before := records.load(path):

@@ -15,8 +15,8 @@ from onecycle_sweeps.launching.slurm.records import Submission
 from onecycle_sweeps.launching.slurm.request import Settings
 from onecycle_sweeps.launching.slurm.submission import prepared
 from onecycle_sweeps.plan import Request, Trial
-from onecycle_sweeps.state import QUEUED, RUNNING, WAITING, state
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.trial_folder import QUEUED, RUNNING, WAITING
 
 # Where SLURM is not here to be asked, its own default.
 LARGEST_ARRAY = 1001
@@ -52,8 +52,8 @@ def show(requests: Sequence[Request], settings: Settings, rehearsals: Rehearsals
 def _standing(whole: Sweep, trial: Trial) -> str:
     """Whether a trial has a result, or a job as far as was seen; everything else is submitted."""
     folder = whole.trial(trial.signature)
-    status = state(folder).status
-    if folder.done(trial.config) and not trial.request.config["rerun"]:
+    status = folder.state().status
+    if folder.is_done(trial.config) and not trial.request.config["rerun"]:
         return status
     return f"already {status}" if status in (QUEUED, RUNNING) else WAITING
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from signal import SIGUSR2
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Attempt
 from onecycle_sweeps.launching.slurm.cluster import Job
-from onecycle_sweeps.state import STOPPED
+from onecycle_sweeps.trial_folder import STOPPED, TrialFolder
 
 # As many attempts in a row that save no later step, and the trial is given up.
 FUTILE_ATTEMPTS = 4

@@ -25,11 +25,10 @@ from contextlib import ExitStack  # noqa: E402
 
 from onecycle_sweeps import arguments, journal, sweep, tracking  # noqa: E402
 from onecycle_sweeps.files import Unreadable  # noqa: E402
-from onecycle_sweeps.folder import TrialFolder  # noqa: E402
 from onecycle_sweeps.launching.slurm import cluster, endings, records  # noqa: E402
 from onecycle_sweeps.launching.slurm.records import Submission  # noqa: E402
-from onecycle_sweeps.state import FAILED, state  # noqa: E402
 from onecycle_sweeps.sweep import Sweep  # noqa: E402
+from onecycle_sweeps.trial_folder import FAILED, TrialFolder  # noqa: E402
 
 # The exit status of a job that saved and left (sysexits.h, EX_TEMPFAIL).
 LEFT = 75
@@ -71,7 +70,7 @@ def _in_vain(trial: TrialFolder, submission: Submission) -> str | None:
         needs = trial.config()["needs"]["range_test"]
     except Unreadable as error:
         return str(error)
-    if needs is None or state(test := trial.sibling(needs)).has_result:
+    if needs is None or (test := trial.sibling(needs)).state().has_result:
         return None
     last = next(reversed(journal.attempts(test.journal)), None)
     failed = last is not None and last.end == FAILED and last.time >= submission.since
@@ -97,7 +96,7 @@ def _execute(trial: TrialFolder) -> int:
     until = time.monotonic() + BUSY_SECONDS
     while (outcome := job.execute(trial, _asked.is_set, here)).status == job.BUSY and time.monotonic() < until:
         if _is_an_earlier_copy(trial, here):
-            trial.seize()
+            trial.break_lock()
         elif _asked.wait(BUSY_PAUSE):
             break
     print(f"trial {trial.signature}: {outcome.status}{f', {outcome.cause}' if outcome.cause else ''}", file=sys.stderr)

@@ -11,13 +11,13 @@ from pathlib import Path
 from onecycle_sweeps import provenance
 from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.files import read_json, write_json
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.launching import conclusion
 from onecycle_sweeps.launching.finding import Finding, fails, ok
 from onecycle_sweeps.launching.slurm import cluster, endings, request
 from onecycle_sweeps.launching.slurm.cluster import OVER, Job, Refused
 from onecycle_sweeps.launching.slurm.request import Settings
 from onecycle_sweeps.launching.slurm.submission import asking, command
+from onecycle_sweeps.trial_folder import TrialFolder
 
 TIMEOUT_MIN = 2
 LOOK_SECONDS = 1.0

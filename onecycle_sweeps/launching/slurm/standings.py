@@ -8,14 +8,13 @@ from typing import Any
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.journal import Attempt
 from onecycle_sweeps.launching.slurm import cluster, endings, records
 from onecycle_sweeps.launching.slurm.cluster import Job, Seen
 from onecycle_sweeps.launching.slurm.endings import Ending
 from onecycle_sweeps.launching.slurm.records import Submission, load
-from onecycle_sweeps.state import LOST, QUEUED, RUNNING, STOPPED, state
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import LOST, QUEUED, RUNNING, STOPPED, TrialFolder
 
 ENDED = "ended"
 # What a node wrote last may take so long to be seen from here.
@@ -74,7 +73,7 @@ def _without_result(over: Mapping[Open, Job | None]) -> list[Open]:
         for one in left:
             # To list a folder is to ask a file server anew.
             list(one.trial.path.iterdir())
-        left = [one for one in left if not state(one.trial).has_result]
+        left = [one for one in left if not one.trial.state().has_result]
     return left
 
 
@@ -85,7 +84,7 @@ def opened(sweep: Sweep) -> Iterator[Open]:
         trial = sweep.trial(entry.signature)
         try:
             told = trial.job()
-            if not told or told["status"] not in (QUEUED, RUNNING) or state(trial).has_result:
+            if not told or told["status"] not in (QUEUED, RUNNING) or trial.state().has_result:
                 continue
             path = sweep.runs_dir / told["submission"]
             if path not in known:

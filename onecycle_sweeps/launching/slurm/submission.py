@@ -18,8 +18,8 @@ from onecycle_sweeps.launching.slurm import cluster, records, request
 from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.launching.slurm.records import Submission
 from onecycle_sweeps.launching.slurm.request import Settings
-from onecycle_sweeps.state import QUEUED
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import QUEUED
 
 # A Python that is starting dies of the signal that asks it to save: it is to be deaf to it until it can listen.
 DEAF = "trap '' USR2; exec \"$@\""

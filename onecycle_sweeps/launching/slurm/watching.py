@@ -7,8 +7,8 @@ from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.slurm import chain, cluster, records, standings
 from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.launching.slurm.request import Settings
-from onecycle_sweeps.state import ENDED, QUEUED, RUNNING, WAITING, state
 from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING
 
 TICK_SECONDS = 0.5
 # SLURM is asked more seldom the longer a sweep lasts.
@@ -41,7 +41,7 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
             yield from (Event(news=line) for line in found if line not in remarks)
             looked, remarks, at_work = now, found, open_trials
         for entry in at_work:
-            stands = state(sweep.trial(entry.signature))
+            stands = sweep.trial(entry.signature).state()
             if told.get(entry.signature) != stands.status:
                 told[entry.signature] = stands.status
                 yield Event(entry, stands.status, stands.cause)
@@ -64,7 +64,7 @@ def _look(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
         if not free:
             return []
         remarks = standings.update(sweep)
-        left = [e for e in trials if _may_go_on(sweep, e) and state(sweep.trial(e.signature)).status == WAITING]
+        left = [e for e in trials if _may_go_on(sweep, e) and sweep.trial(e.signature).state().status == WAITING]
         try:
             return [*remarks, *chain.submit_again(sweep, left)]
         except Refused as error:
