@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.page import Requirement, Result, Table
 from gpu_check import figures, step
+from gpu_check.__main__ import has_failed
 from gpu_check.figures import Options, restored, taken
 from gpu_check.tests import told
 
@@ -45,6 +46,7 @@ def test_a_figure_that_cannot_be_taken_is_said_and_costs_no_other(tmp_path: Path
     (line,) = result.left_out
     assert line.startswith("bad: ") and "no such card" in line
     assert restored(asdict(result)) == result
+    assert has_failed(result) and not has_failed(good)
 
 
 def test_a_test_that_fails_on_the_gpu_is_in_the_table(tmp_path: Path):
@@ -55,7 +57,7 @@ def test_a_test_that_fails_on_the_gpu_is_in_the_table(tmp_path: Path):
         ("broken", "failed"),
         ("left", "skipped"),
     ]
-    assert result.rounds["failed"] == 2 and result.rounds["passed"] == 1
+    assert result.rounds["failed"] == 2 and result.rounds["passed"] == 1 and has_failed(result)
 
 
 @pytest.mark.slow

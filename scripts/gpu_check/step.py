@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice, pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +51,7 @@ DataLoader of {workers} processes, torchvision's transforms on PIL images (witho
 WORKERS = 8
 TORCHVISION = ("mobilenet_v2", "resnet50")
 NETS = ("lenet", "simple_cnn", "resnet20", "resnet56", "resnet9", "wrn_22", *TORCHVISION)
-PRECISION = """Steps of the program at batch {batch} on noise of 3x32x32, median of 3 turns of 20 steps. fp32 computes \
+PRECISION = """Steps of the program on noise of 3x32x32, median of {turns} turns of {count} steps. fp32 computes \
 convolutions in TF32, torch's default."""
 RANGE_TEST = """`task=range_test` of 200 steps of ResNet-9 on CIFAR-10, batch 512: a trial's folder brought to its \
 verdict in a process that has torch and the decoded images at hand, first and once more."""
@@ -174,21 +174,20 @@ def range_test(options: Options) -> Result:
 
 
 def precision(options: Options) -> Result:
-    """The two precisions of several nets."""
+    """The two precisions of several nets at two batch sizes."""
     nets = ("lenet", "simple_cnn") if options.quick else NETS
-    count, turns, batch = options.sized(20, 2), options.sized(3, 1), options.sized(128, 8)
+    count, turns, sizes = options.sized(12, 2), options.sized(3, 1), (8,) if options.quick else (128, 512)
     rows: list[Sequence[Any]] = []
-    for net in nets:
+    for net, batch in product(nets, sizes):
         model = ("model=torchvision", f"model.name={net}") if net in TORCHVISION else (f"model={net}",)
         asked = (*NOISE, *_shape(options, 3), *model, f"batch_size={batch}")
         learners = {one: _learner(options, *asked, f"precision={one}") for one in ("fp32", "bf16")}
         seconds = {one: [_seconds(learner, count) for _ in range(turns + 1)][1:] for one, learner in learners.items()}
         fp32, bf16 = (median(seconds[one]) for one in ("fp32", "bf16"))
-        weights = sum(weights.numel() for weights in learners["fp32"].model.parameters())
-        rows.append((net, weights, 1000 * fp32, 1000 * bf16, fp32 / bf16, _learner(options, *asked).bf16))
-    columns = ("net", "weights", "fp32 ms/step", "bf16 ms/step", "fp32 / bf16", "precision=auto takes")
-    shown = [(*row[:-1], "bf16" if row[-1] else "fp32") for row in rows]
-    return Result([Table("Precision", PRECISION.format(batch=batch), columns, shown)])
+        takes = "bf16" if _learner(options, *asked).bf16 else "fp32"
+        rows.append((net, batch, 1000 * fp32, 1000 * bf16, fp32 / bf16, takes))
+    columns = ("net", "batch", "fp32 ms/step", "bf16 ms/step", "fp32 / bf16", "precision=auto takes")
+    return Result([Table("Precision", PRECISION.format(turns=turns, count=count), columns, rows)])
 
 
 def _seconds(learner: Learner, count: int) -> float:
