@@ -6,8 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps import arguments, credentials, paths, terminal
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps import arguments, credentials, terminal
+from onecycle_sweeps.config import paths
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching import fork_server
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from rich.console import Console
 
 from onecycle_sweeps import arguments, mistakes, report, retyping, settings, sweep, tracking, typed
 from onecycle_sweeps.arguments import is_verb
-from onecycle_sweeps.checks import GLOBAL_GROUPS, ConfigError
+from onecycle_sweeps.config import paths
+from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
 from onecycle_sweeps.files import Damaged
 from onecycle_sweeps.launching import commands, conclusion, ui_server
 from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.slurm import standings
 from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.plan import Request
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import EarlierVersion, check_owner
 
@@ -183,7 +183,7 @@ def _enter(which: Sweep) -> None:
         above = len(made_in.relative_to(before).parts) if made_in.is_relative_to(before) else 0
         folder = which.runs_dir.parents[above - 1] if above else Path.cwd()
         for trial in trials:
-            if (found := settings.moved(config := trial.config(), before, folder)) != config:
+            if (found := paths.moved(config := trial.config(), before, folder)) != config:
                 trial.write_config(found)
     os.chdir(folder)
     arguments.add_code(which.command, folder)

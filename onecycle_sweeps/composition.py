@@ -17,7 +17,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps import hydra_job, paths, settings
+from onecycle_sweeps import hydra_job, settings
+from onecycle_sweeps.config import paths
 from onecycle_sweeps.plan import Request
 
 # What an interpolation of Hydra's own config begins with.

@@ -13,7 +13,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps import paths, settings
+from onecycle_sweeps.config import nodes, paths
 
 VERSION_BASE = "1.3"
 # What Hydra's config says in this program unless it is told otherwise: of such a job only the trial is to be run.
@@ -73,6 +73,6 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
         whole.hydra.job.id = job_id
     JobRuntime.instance().set("name", whole.hydra.job.name)
     # A callback's module is the user's code as well.
-    with settings.environment(config):
+    with nodes.environment(config):
         context = HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks(whole))
         run_job(lambda _: task(), whole, "hydra.sweep.dir", "hydra.sweep.subdir", context)

@@ -32,11 +32,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from onecycle_sweeps import checks, keys
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.config import keys, schema
+from onecycle_sweeps.config.schema import ConfigError
 
 # Groups of which a trial has one choice.
-GROUPS = (*checks.BUILT, "task", *checks.GLOBAL_GROUPS)
+GROUPS = (*schema.BUILT, "task", *schema.GLOBAL_GROUPS)
 # Options that say what the program is to do, of which there can be one.
 DEEDS = ("run", "multirun", "cfg", "info", "shell_completion")
 OF_A_SWEEPER = ("params", "max_batch_size")
@@ -96,7 +96,7 @@ def told_in_a_line() -> Iterator[None]:
     core_utils.env_override = _environment
     try:
         yield
-    except checks.UnknownKey as error:
+    except schema.UnknownKey as error:
         file = next(filter(None, (one.file(error.key) for one in loaded[-1:])), None)
         raise ConfigError(f"{file}: {error}" if file else str(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
@@ -240,7 +240,7 @@ class Loader(ConfigLoaderImpl):
         if override.is_force_add():
             return f"{typed}: write {group}={chosen} without the ++"
         if not isinstance(chosen, str | list) or chosen == "":
-            none = f", or leave it out for none, or ~{group}" if group in checks.GLOBAL_GROUPS else ""
+            none = f", or leave it out for none, or ~{group}" if group in schema.GLOBAL_GROUPS else ""
             return f"{typed}: name a choice of {group}{none}; {self._choices(group)}"
         return None
 
@@ -313,7 +313,7 @@ def _check_keys(config: DictConfig) -> None:
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
     of_hydra = content.pop("hydra")
-    checks.check_keys({str(key): value for key, value in content.items()}, keys.read_in(of_hydra))
+    schema.check_keys({str(key): value for key, value in content.items()}, keys.read_in(of_hydra))
 
 
 def _refuse_option(parser: argparse.ArgumentParser, reason: str, argv: Sequence[str]) -> NoReturn:
@@ -327,7 +327,7 @@ def _refuse_option(parser: argparse.ArgumentParser, reason: str, argv: Sequence[
         raise ConfigError(f"unknown option {option}; the options are {', '.join(sorted(options))}")
     value = value or next((after for before, after in pairwise(argv) if before == option), "...")
     key = option.strip("-").replace("-", "_")
-    known = [*checks.KEYS, *GROUPS]
+    known = [*schema.READ, *GROUPS]
     key = key if key in known else keys.suggestion(key, known) or key
     raise ConfigError(f"unknown option {option}; keys are written without dashes, {key}={value}")
 
@@ -376,18 +376,18 @@ def _amiss_of_value(override: Override, config: Any) -> str | None:
 def _unknown(key: str, value: str, config: Any, *, deleted: str | None) -> str:
     """The line for a key that a config has not."""
     top, _, rest = key.partition(".")
-    if key.startswith(f"{checks.LAUNCHER}."):
-        launcher = [str(name) for name in OmegaConf.select(config, checks.LAUNCHER) or () if name != "_target_"]
-        return checks.unknown_to_launcher(key.removeprefix(f"{checks.LAUNCHER}."), value, launcher)
+    if key.startswith(f"{schema.LAUNCHER}."):
+        launcher = [str(name) for name in OmegaConf.select(config, schema.LAUNCHER) or () if name != "_target_"]
+        return schema.unknown_to_launcher(key.removeprefix(f"{schema.LAUNCHER}."), value, launcher)
     node = OmegaConf.to_container(config, resolve=False)
     names = dict.fromkeys(name.partition("[")[0] for name, _ in keys.leaves(node) if not name.endswith("_target_"))
-    known = [*checks.KEYS, *GROUPS, *(name for name in names if name.startswith("hydra.") == key.startswith("hydra."))]
+    known = [*schema.READ, *GROUPS, *(name for name in names if name.startswith("hydra.") == key.startswith("hydra."))]
     line = keys.unknown(key, known, value)
     if deleted:
         return f"{deleted}: there is no key {key}" if "?" not in line else line
     if keys.suggestion(key, known):
         return line
-    if top in checks.BUILT and rest:
+    if top in schema.BUILT and rest:
         target = OmegaConf.select(config, f"{top}._target_")
         return f"{line}; another one that {target} takes is typed with a +: +{key}={value}"
     # Such as hydra.job.env_set, whose keys have any name.

@@ -8,17 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import checks, fingerprints, images, inputs, provenance, settings
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps import fingerprints, images, inputs, provenance
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import Config, ConfigError
 from onecycle_sweeps.images import Source
+from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.inputs import Inputs
 from onecycle_sweeps.policies import check_policy
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.terminal import in_one_line
-
-# Keys that say where and how a trial runs, or what is read from it, not what it computes.
-BYSTANDERS = ("runs_dir", "tracking", "threads", "target_accuracy", "checkpoint_minutes", "save_model", "rerun")
-PLACE_OF_DATA = ("root", "path", "files", *inputs.KEEPING)
 
 
 @dataclass(frozen=True)
@@ -83,24 +80,24 @@ class Planner:
             raise ConfigError(in_one_line(error)) from error
 
     def _plan(self, request: Request) -> Trial:
-        checks.check(request.config)
-        with settings.environment(request.config):
+        schema.check(request.config)
+        with nodes.environment(request.config):
             return self._plan_in_its_environment(request)
 
     def _plan_in_its_environment(self, request: Request) -> Trial:
         config = request.config
-        checks.check_threads(config["threads"], self.cpus_elsewhere)
+        schema.check_threads(config["threads"], self.cpus_elsewhere)
         if config["device"].startswith("cuda") and self.cpus_elsewhere is None:
             _check_cuda(config["device"])
         facts, data = self._describe_data(config)
-        checks.check_batch(config["batch_size"], facts.train)
-        env_set = config.get(settings.ENV_SET)
-        self._build_once(partial(settings.transforms, config, facts), config["data"], env_set)
-        test = self._trial(settings.range_test(config), request, data)
+        schema.check_batch(config["batch_size"], facts.train)
+        env_set = config.get(schema.ENV_SET)
+        self._build_once(partial(transforms, config, facts), config["data"], env_set)
+        test = self._trial(schema.range_test(config), request, data)
         if config["task"] == "range_test":
             return test
-        rate, steps = settings.max_lr(config), facts.train // config["batch_size"]
-        checks.check_evaluations(config["evaluations_per_epoch"], steps)
+        rate, steps = schema.max_lr(config), facts.train // config["batch_size"]
+        schema.check_evaluations(config["evaluations_per_epoch"], steps)
         check = partial(_check_policy, config, steps)
         self._build_once(check, config["policy"], config["epochs"], rate, steps, env_set)
         return self._trial(config, request, data, None if rate else test)
@@ -118,12 +115,12 @@ class Planner:
 
     def _describe_data(self, config: Config) -> tuple[images.Facts, Data]:
         """The facts of the data set, split as asked, and where it comes from and is kept."""
-        node = {k: v for k, v in config["data"].items() if k not in settings.TRANSFORM_KEYS}
+        node = {k: v for k, v in config["data"].items() if k not in schema.TRANSFORM_KEYS}
         # What a loader reads from the environment may decide on what it loads.
-        apart = {settings.ENV_SET: config[settings.ENV_SET]} if settings.ENV_SET in config else {}
+        apart = {schema.ENV_SET: config[schema.ENV_SET]} if schema.ENV_SET in config else {}
         key = json.dumps([node, apart, config["rerun"]], sort_keys=True)
         if key not in self._data:
-            load = settings.loader(config)
+            load = nodes.loader(config)
             if inputs.missing(node):
                 load()
             try:
@@ -137,8 +134,8 @@ class Planner:
         self, config: Config, node: Config, apart: Config, load: Callable[[], Source]
     ) -> tuple[images.Facts, Data]:
         """Fingerprint a data set and decode it; raises Changed if its files are others once they have been read."""
-        named_by_code = settings.text_defaults(node)
-        loaded = named_by_code | {key: value for key, value in node.items() if key not in settings.SPLIT_KEYS}
+        named_by_code = nodes.text_defaults(node)
+        loaded = named_by_code | {key: value for key, value in node.items() if key not in schema.SPLIT_KEYS}
         named = inputs.of_data(loaded, self.memos, afresh=config["rerun"])
 
         def check() -> None:
@@ -155,7 +152,7 @@ class Planner:
         folder = self.runs_dir / "data" / data.cache
         if not (named.prints or afresh or data.cache in self._read) and folder.is_dir():
             self._remark_unseen(node["_target_"])
-        facts = images.prepare(load, folder, check=check, afresh=afresh, **settings.split(config))
+        facts = images.prepare(load, folder, check=check, afresh=afresh, **schema.split(config))
         self._read.add(data.cache)
         return facts, data
 
@@ -168,8 +165,8 @@ class Planner:
             )
 
     def _trial(self, config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
-        config = {key: value for key, value in config.items() if key != checks.OF_THE_SWEEP}
-        identity = {key: value for key, value in config.items() if key not in BYSTANDERS}
+        config = {key: value for key, value in config.items() if key != schema.PUBLISHED}
+        identity = schema.what_counts(config)
         files = dict(data.files)
         if config["task"] == "train":
             del identity["range_test"], identity["max_lr"]
@@ -177,7 +174,7 @@ class Planner:
             identity["policy"] = config["policy"] | {"max_lr": rate}
         if (weights := config["model"].get("weights_file")) and not (path := Path(weights).expanduser()).is_file():
             raise ValueError(f"model.weights_file must be the path of a file of weights, got {path.absolute()}")
-        of_the_split = (*settings.SPLIT_KEYS, *settings.TRANSFORM_KEYS)
+        of_the_split = (*schema.SPLIT_KEYS, *schema.TRANSFORM_KEYS)
         identity["data"] = {key: config["data"].get(key) for key in of_the_split}
         for name, node in identity.items():
             if isinstance(node, dict):
@@ -197,7 +194,7 @@ class Planner:
 
 def _check_policy(config: Config, steps_per_epoch: int) -> None:
     name = f"policy._target_={config['policy']['_target_']}"
-    check_policy(name, settings.outlined_policy(config, steps_per_epoch), config["epochs"] * steps_per_epoch)
+    check_policy(name, nodes.policy(config, schema.max_lr(config), steps_per_epoch), config["epochs"] * steps_per_epoch)
 
 
 def _hash(value: Any) -> str:

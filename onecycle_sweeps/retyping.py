@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onecycle_sweeps import settings
-from onecycle_sweeps.checks import OF_THE_SWEEP
-from onecycle_sweeps.plan import BYSTANDERS, Request
-from onecycle_sweeps.settings import Config
+from onecycle_sweeps.config import schema
+from onecycle_sweeps.config.schema import Config
+from onecycle_sweeps.plan import Request
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 
 # As many keys are named.
@@ -38,8 +37,8 @@ def difference(recorded: Sweep, requests: Sequence[Request]) -> str | None:
 
 def _asked(config: Config) -> Config:
     """The part of a trial's config that decides what it computes."""
-    config = settings.range_test(config) if config["task"] == RANGE_TEST else config
-    return {key: value for key, value in config.items() if key not in (*BYSTANDERS, OF_THE_SWEEP, "needs")}
+    config = schema.range_test(config) if config["task"] == RANGE_TEST else config
+    return {key: value for key, value in schema.what_counts(config).items() if key != "needs"}
 
 
 def _leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from onecycle_sweeps import files, published
+from onecycle_sweeps import files
+from onecycle_sweeps.config import preset
+from onecycle_sweeps.config.preset import Published
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.plan import Trial
-from onecycle_sweeps.published import Published
 from onecycle_sweeps.trial_folder import TrialFolder
 
 TRAIN, RANGE_TEST = "train", "range_test"
@@ -100,7 +101,7 @@ def load(folder: Path) -> Sweep:
     if data is None:
         raise FileNotFoundError(f"{folder} is no sweep: it has no sweep.json")
     try:
-        data["published"] = published.read(data.get("published"))
+        data["published"] = preset.read(data.get("published"))
         data["trials"] = tuple(Entry(**entry | {"also": tuple(entry.get("also", ()))}) for entry in data["trials"])
         return Sweep(**data | {"runs_dir": folder.parent.parent, "command": tuple(data["command"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 
 from onecycle_sweeps import mistakes, settings
 from onecycle_sweeps.arguments import CONF
-from onecycle_sweeps.checks import ConfigError
 from onecycle_sweeps.composition import Composer
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.plan import Request
 
 # Options that say where configs lie, and that what is typed is a sweep.

@@ -9,10 +9,10 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("files", "terminal", "credentials", "measures", "keys", "validation"),
-    ("onecycle_sweeps", "config", "checks", "arguments", "affinity", "paths"),
+    ("files", "terminal", "credentials", "measures", "validation"),
+    ("onecycle_sweeps", "config", "arguments", "affinity"),
     ("policies", "images", "models", "journal", "checkpoint", "provenance", "dataset"),
-    ("scheduler", "objectives", "sources", "fingerprints", "trial_folder", "data", "targets", "published"),
+    ("scheduler", "objectives", "sources", "fingerprints", "trial_folder", "data"),
     ("settings",),
     ("loop", "training", "hydra_job", "inputs"),
     ("range_test", "batch_norm"),
@@ -45,13 +45,13 @@ TORCH = ("torch", "torchvision")
 TORCH_FREE = (
     *("__main__", "cli", "hydra_plugins", "policies", "journal"),
     *("files", "config", "measures", "planning", "composing", "sweep", "outcome", "tracking", "report"),
-    *("keys", "mistakes", "plan", "composition", "retyping"),
+    *("mistakes", "plan", "composition", "retyping"),
 )
 TORCH_ON_DEMAND = ("planning", "plan")
 
 # Names that are still found twice.
 TWICE = {
-    *("curves", "files", "loading", "published", "range_test", "rehearsal", "statistics"),
+    *("curves", "files", "loading", "range_test", "rehearsal", "statistics"),
     *("Attempt", "Block", "Measure", "Outcome", "Part", "Seen", "Step"),
 }
 

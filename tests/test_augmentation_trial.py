@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onecycle_sweeps import training, trial
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.trial import Stopped
 from real_trials import SHORT, made, outcome, planned, stop_after
 

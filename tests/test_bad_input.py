@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from onecycle_sweeps.checks import LOCAL_LAUNCHER, ConfigError, check_launcher
+from onecycle_sweeps.config.schema import LOCAL_LAUNCHER, ConfigError, check_launcher
 from onecycle_sweeps.plan import Planner
 from real_trials import planned, request
 

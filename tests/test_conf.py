@@ -11,7 +11,8 @@ from hydra.utils import get_object, instantiate
 
 from hydra_plugins.onecycle_sweeps.launcher import plain_settings
 from onecycle_sweeps import settings, trial
-from onecycle_sweeps.checks import LOCAL_LAUNCHER, check, check_launcher
+from onecycle_sweeps.config import nodes
+from onecycle_sweeps.config.schema import LOCAL_LAUNCHER, check, check_launcher
 from onecycle_sweeps.launching.slurm.request import KEYS
 from real_trials import CONF, composed, made
 
@@ -53,7 +54,7 @@ def test_every_key_of_a_file_is_a_parameter_of_the_code_it_names(file: Path):
     group = str(file.parent)
     node = config_with(file)[group]
     if group == "data":
-        node = settings.loader({"data": node}).args[0]  # type: ignore[attr-defined]
+        node = nodes.loader({"data": node}).args[0]  # type: ignore[attr-defined]
     signature = inspect.signature(get_object(node["_target_"]))
     # Raises TypeError where a key is unknown, or a parameter has no value.
     signature.bind(**dict.fromkeys({*node, *(OFFERED[group] & signature.parameters.keys())} - {"_target_"}))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from onecycle_sweeps import journal, settings, trial
+from onecycle_sweeps import journal, trial
+from onecycle_sweeps.config import nodes
 from onecycle_sweeps.images import Split, batches
 from onecycle_sweeps.images.augmentation import Cutout, Draws, EpochWords, Flip, PadCrop, RandomResizedCrop
 from onecycle_sweeps.policies import OneCycle
@@ -50,7 +51,7 @@ def resolved(folder: TrialFolder) -> dict[str, Any]:
 def test_the_recorded_trajectory_is_the_planned_one_exactly(runs_dir: Path, device: str, policy: str):
     folder = made(runs_dir, *SHORT, f"policy={policy}", f"device={device}")
     result = trial.run(folder)
-    plan = settings.policy(folder.config(), 0.1, 5)
+    plan = nodes.policy(folder.config(), 0.1, 5)
     assert (result["status"], result["warnings"], resolved(folder)["device"]) == ("finished", [], device)
     assert series(folder, "schedule/lr") == (list(range(10)), [plan(step).lr for step in range(10)])
     losses = series(folder, "train/loss")[1]
@@ -93,7 +94,7 @@ def test_a_trial_that_was_stopped_has_each_step_once(runs_dir: Path, device: str
     with pytest.raises(Stopped):
         trial.run(folder, stop_after(3))
     result = trial.run(folder)
-    plan = settings.policy(folder.config(), 0.1, 5)
+    plan = nodes.policy(folder.config(), 0.1, 5)
     assert series(folder, "schedule/lr") == (list(range(10)), [plan(step).lr for step in range(10)])
     assert series(folder, "train/loss")[0] == list(range(10))
     assert (result["status"], result["warnings"]) == ("finished", [])

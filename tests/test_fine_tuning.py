@@ -8,7 +8,7 @@ import torch
 from torchvision import models
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.training import Learner, steps
 from onecycle_sweeps.trial import Stopped, TrialFailed, resolve

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onecycle_sweeps import fingerprints, trial
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.plan import Planner
 from onecycle_sweeps.trial import TrialFailed
 from onecycle_sweeps.trial_folder import TrialFolder

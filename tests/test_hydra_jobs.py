@@ -13,8 +13,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import hydra_code
-from onecycle_sweeps.checks import ConfigError, check_env_set
 from onecycle_sweeps.composition import Composer
+from onecycle_sweeps.config.schema import ConfigError, check_env_set
 from onecycle_sweeps.hydra_job import UNLESS_TOLD
 from onecycle_sweeps.launching.direction import minimising
 from onecycle_sweeps.launching.job import execute

@@ -8,8 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import real_trials
-from onecycle_sweeps import cli, composition, paths, settings
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps import cli, composition, settings
+from onecycle_sweeps.config import paths
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching import rehearsal
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Session
@@ -181,7 +182,7 @@ def test_what_is_no_store_is_refused_in_a_line_before_anything_runs(
 
 def settings_checked(config: settings.Config) -> None:
     """What a command does with its config before it runs anything."""
-    from onecycle_sweeps import checks
+    from onecycle_sweeps.config import schema
 
-    checks.check(config)
+    schema.check(config)
     Session(config, Rehearsals(rehearsal.here), single=True)

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 import program
-from onecycle_sweeps import policies, published, settings, sweep
-from onecycle_sweeps.checks import check
+from onecycle_sweeps import policies, settings, sweep
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.preset import read
+from onecycle_sweeps.config.schema import check
 from onecycle_sweeps.plan import Planner, Request
 from onecycle_sweeps.policies import Policy
 from real_trials import CONF, composed
@@ -29,9 +31,9 @@ def config(preset: str, *overrides: str) -> dict[str, Any]:
 
 def policy(preset: str, recipe: str, steps_per_epoch: int) -> tuple[dict[str, Any], Policy]:
     row = config(preset, *([f"recipe={preset}/{recipe}"] if recipe else []))
-    rate = settings.max_lr(row)
+    rate = schema.max_lr(row)
     assert rate is not None
-    return row, settings.policy(row, rate, steps_per_epoch)
+    return row, nodes.policy(row, rate, steps_per_epoch)
 
 
 def lrs(made: Policy, *steps: int) -> list[float]:
@@ -52,7 +54,7 @@ def test_every_preset_sweeps_without_a_flag_and_each_of_its_jobs_passes_the_chec
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_published_row_is_one_of_the_presets_own(preset: str):
-    facts = published.read(config(preset)["published"])
+    facts = read(config(preset)["published"])
     assert facts is not None
     recipes = {o.rpartition("/")[2] for job in swept(preset) for o in job if o.startswith("recipe=")}
     trained = recipes or {composed(f"experiment={preset}").hydra.runtime.choices.policy}
@@ -80,7 +82,7 @@ def test_every_preset_is_planned_with_digits_in_place_of_its_data(preset: str, r
             Planner(runs_dir).plan(Request(own | {k: plain[k] for k in ("data", "model")}, job, dict(choices)))
         )
     groups = {entry.varies["policy"] for entry in sweep.entries(trials) if entry.kind == sweep.TRAIN}
-    facts = published.read(config(preset)["published"])
+    facts = read(config(preset)["published"])
     assert facts is not None and groups == set(facts.rows)
     assert all("published" not in trial.config for trial in trials)
 
@@ -199,7 +201,7 @@ def test_the_small_super_convergence_gives_the_piecewise_run_eight_times_the_ste
 def test_ants_and_bees_compare_the_tutorials_rate_with_that_of_a_range_test():
     step, steplr = policy("transfer_ants_bees", "step_lr", 15)
     assert lrs(steplr, 0, 7 * 15 - 1, 7 * 15) == pytest.approx([1e-3, 1e-3, 1e-4])
-    assert settings.max_lr(config("transfer_ants_bees", "recipe=transfer_ants_bees/onecycle")) is None
+    assert schema.max_lr(config("transfer_ants_bees", "recipe=transfer_ants_bees/onecycle")) is None
     assert (step["epochs"], step["batch_size"]) == (8, 16)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 import hand_made
 from hand_made import entry, training
-from onecycle_sweeps import published, report, sweep
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps import report, sweep
+from onecycle_sweeps.config.preset import read
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.report import PublishedRow
 from onecycle_sweeps.sweep import Sweep
 
@@ -19,7 +20,7 @@ PAIR = {"row": "one", "over": "base", "what": "an eighth of the steps"}
 
 
 def preset(**node: Any) -> Any:
-    return published.read({"source": "a paper", "rows": {"one": FIGURE}, "budgets_may_differ": True} | node)
+    return read({"source": "a paper", "rows": {"one": FIGURE}, "budgets_may_differ": True} | node)
 
 
 def made(
@@ -284,4 +285,4 @@ def test_a_sweep_that_was_written_before_presets_has_none(tmp_path: Path):
 )
 def test_a_published_node_that_is_amiss_is_refused(node: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
-        published.read(node)
+        read(node)

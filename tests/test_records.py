@@ -16,7 +16,7 @@ import torch
 
 import hand_made
 from onecycle_sweeps import files, report, sweep, trial
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import Damaged, UnknownFormat
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import commands, places, rehearsal

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import users_mistakes
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching import rehearsal
 from onecycle_sweeps.launching.fork_server import ForkServer
 from onecycle_sweeps.launching.rehearsal import Order, Refusal, Rehearsals

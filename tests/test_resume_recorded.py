@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import hand_made
-from onecycle_sweeps import cli, settings
+from onecycle_sweeps import cli
+from onecycle_sweeps.config import paths
 from onecycle_sweeps.launching import commands
 from onecycle_sweeps.sweep import Sweep
 from program import QUICK, planned, sweep_of, with_store
@@ -168,7 +169,7 @@ def test_what_was_moved_with_the_sweep_is_found_in_its_new_place(tmp_path: Path)
     before, now = tmp_path / "before", tmp_path / "now"
     (now / "data").mkdir(parents=True)
     config = {"runs_dir": "runs", "data": {"root": f"{before}/data"}, "model": {"weights_file": f"{before}/w.pt"}}
-    found = settings.moved(config, before, now)
+    found = paths.moved(config, before, now)
     assert found["data"]["root"] == f"{now}/data"
     assert found["model"]["weights_file"] == f"{before}/w.pt", "it is in neither place"
     assert config["data"]["root"] == f"{before}/data"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from onecycle_sweeps import settings, trial
+from onecycle_sweeps import trial
+from onecycle_sweeps.config import nodes
 from real_trials import SHORT, made, series, undisturbed
 
 # At such a rate the weights stay as they were drawn, so that each step's loss tells its batch.
@@ -61,7 +62,7 @@ def test_a_range_test_comes_out_the_same_where_the_net_draws_from_python_and_num
 def test_a_data_set_that_its_loader_draws_is_the_same_wherever_it_is_drawn() -> None:
     def drawn(seed: int) -> bytes:
         config = {"data": {"_target_": "users_code.drawn_images", "count": 16, "split_seed": seed}}
-        images = settings.loader(config)().train_images
+        images = nodes.loader(config)().train_images
         assert isinstance(images, np.ndarray)
         return images.tobytes()
 

@@ -6,7 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from onecycle_sweeps import paths, tracking
+from onecycle_sweeps import tracking
+from onecycle_sweeps.config import paths
 from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.tracking import ledger

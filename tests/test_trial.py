@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from onecycle_sweeps import journal, settings, trial
+from onecycle_sweeps import journal, trial
+from onecycle_sweeps.config import nodes
 from onecycle_sweeps.journal import evaluation_points
 from onecycle_sweeps.training import Evaluation, evaluate
 from onecycle_sweeps.trial import Stopped, resolve, train
@@ -113,7 +114,7 @@ def test_a_finished_trial_returns_its_result_without_another_attempt(runs_dir: P
 def test_the_recorded_trajectory_is_the_planned_one_exactly(runs_dir: Path, policy: str):
     folder = made(runs_dir, *SHORT, f"policy={policy}")
     result = trial.run(folder)
-    plan = settings.policy(folder.config(), 0.1, 5)
+    plan = nodes.policy(folder.config(), 0.1, 5)
     planned = [plan(step) for step in range(10)]
     assert series(folder, "schedule/lr")[1] == [hyper.lr for hyper in planned]
     cycles = planned[0].momentum is not None

@@ -34,7 +34,7 @@ class Launcher(HydraLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; a trial that failed is listed by the sweep, and no failure of the launch."""
-        from onecycle_sweeps.checks import ConfigError
+        from onecycle_sweeps.config.schema import ConfigError
         from onecycle_sweeps.launching import commands
 
         if not job_overrides:

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from onecycle_sweeps import settings
-from onecycle_sweeps.plan import BYSTANDERS, Trial
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, Config
+from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.policies import Hyper, Policy
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.sweep import TRAIN, Entry, group_name, typed
 
 OURS = "onecycle_sweeps."
@@ -75,7 +75,7 @@ class Trainings:
 
     def _what_is_trained(self, trial: Trial) -> str:
         """What two trainings share if they are the same; it leaves out steps of their policies."""
-        out = (*BYSTANDERS, "needs", "policy", "max_lr")
+        out = (*NOT_IN_SIGNATURE, "needs", "policy", "max_lr")
         config = {key: value for key, value in trial.config.items() if key not in out}
         for parent, _, leaf in (key.partition(".") for key in self._idle(trial)):
             config[parent] = {key: value for key, value in config[parent].items() if key != leaf}
@@ -98,10 +98,10 @@ class Trainings:
     def _policy(self, trial: Trial) -> tuple[Policy, list[Hyper]]:
         """The training's policy, and what it says of some steps."""
         config, steps = trial.config, self._steps(trial)
-        key = json.dumps([config["policy"], config["epochs"], settings.max_lr(config), steps], sort_keys=True)
+        key = json.dumps([config["policy"], config["epochs"], schema.max_lr(config), steps], sort_keys=True)
         if key not in self._policies:
-            with settings.environment(config):
-                policy = settings.outlined_policy(config, self._steps_per_epoch(config))
+            with nodes.environment(config):
+                policy = nodes.policy(config, schema.max_lr(config), self._steps_per_epoch(config))
                 looks = sorted({round((steps - 1) * i / (LOOKS - 1)) for i in range(LOOKS)})
                 self._policies[key] = policy, [policy(step) for step in looks]
         return self._policies[key]

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import checks, settings
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps import settings
+from onecycle_sweeps.config import schema
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.launching import conclusion, fork_server, here, local, rehearsal
 from onecycle_sweeps.launching.direction import minimising
@@ -36,7 +37,7 @@ def one_trial(config: Any, hydra: Any) -> None:
     with _ending_in_a_line():
         _check_one_trial(hydra)
         request = Request(settings.plain(config, hydra), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
-        checks.check(request.config)
+        schema.check(request.config)
         session = Session(request.config, Rehearsals(rehearsal.here), single=True)
         with _interruptible(session, conclusion.say_how_to_continue):
             session.launch([request], here.run)
@@ -62,7 +63,7 @@ def check_sweep(hydra: Any) -> None:
     """Leave with a line and a status for what is asked of Hydra and cannot be done around a sweep's jobs."""
     with _ending_in_a_line():
         _check_hydra(hydra, OF_ONE_TRIAL, "is of one trial: leave out -m, or set hydra.sweep.dir")
-        checks.check_env_set(name for name in hydra.job.env_set if name not in hydra.job.env_copy)
+        schema.check_env_set(name for name in hydra.job.env_set if name not in hydra.job.env_copy)
 
 
 def _check_hydra(hydra: Any, elsewhere: tuple[str, ...], where: str) -> None:
@@ -94,8 +95,8 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], 
     """Run a sweeper's jobs on this machine's workers; returns each one's objective."""
     with _ending_in_a_line():
         config = requests[0].config
-        checks.check_local_launcher(launcher)
-        checks.check(config)
+        schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
+        schema.check(config)
         if not _sessions:
             _say_what_sweeps_the_jobs(hydra, config)
             rehearsals = Rehearsals(partial(rehearsal.apart, fork_server.of_this_process))
@@ -113,7 +114,7 @@ def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any],
         fork_server.of_this_process.close()
         config, waits = requests[0].config, launcher["wait"]
         request.check(launcher)
-        checks.check(config)
+        schema.check(config)
         if sequential and (launcher["dry_run"] or not waits):
             key = "dry_run=true" if launcher["dry_run"] else "wait=false"
             raise ConfigError(f"hydra.launcher.{key} leaves a sweeper that learns from results without any")
@@ -163,7 +164,7 @@ def resume(recorded: Sweep, launcher: Mapping[str, Any] | None) -> int:
             session = begun(ships=launcher["wait"])
             run, how = partial(watching.run, launcher, report=True), conclusion.say_how_jobs_go_on
         else:
-            checks.check_local_launcher(launcher)
+            schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
             session, run = begun(), _on_workers(config, launcher)
         _sessions.append(session)
         with _interruptible(session, how):

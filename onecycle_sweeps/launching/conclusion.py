@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from onecycle_sweeps import paths, report, tracking
+from onecycle_sweeps import report, tracking
+from onecycle_sweeps.config import paths
 from onecycle_sweeps.launching.reuse import outdated
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.report.program import program as program

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import checks, images, settings
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps import images
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching import conclusion, places, rehearsal
 from onecycle_sweeps.launching.commands import is_slurm
 from onecycle_sweeps.launching.finding import FAILS, Finding, fails, ok, skipped
@@ -61,11 +62,11 @@ def _config(requests: Sequence[Request], launcher: Mapping[str, Any], on_slurm: 
 
     try:
         for request in requests:
-            checks.check(request.config)
+            schema.check(request.config)
         if on_slurm:
             asked.check({**launcher, "dry_run": True})
         else:
-            checks.check_local_launcher(launcher)
+            schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
     except ConfigError as error:
         return fails("config", str(error))
     return ok("config", "every value can be used")
@@ -82,7 +83,7 @@ def _trials(requests: Sequence[Request], runs_dir: Path, cpus_elsewhere: int | N
         return fails("trial", str(error))
     for config in (trial.config for trial in trials):
         cache = runs_dir / "data" / config["needs"]["data"]
-        with settings.environment(config):
-            found[cache] = images.prepare(settings.loader(config), cache, **settings.split(config))
+        with nodes.environment(config):
+            found[cache] = images.prepare(nodes.loader(config), cache, **schema.split(config))
     facts = dict.fromkeys(f"{one.train} training and {one.val} validation samples" for one in found.values())
     return ok("trial", f"it has {', or '.join(facts)}, and can take a step")

@@ -10,9 +10,10 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from onecycle_sweeps import images, settings
+from onecycle_sweeps import images
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.sweep import RANGE_TEST
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -49,8 +50,8 @@ def _steps(config: Config, runs_dir: Path, probed: bool) -> float:
     if config["task"] == RANGE_TEST:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     cache = runs_dir / "data" / config["needs"]["data"]
-    with settings.environment(config):
-        facts = images.prepare(settings.loader(config), cache, **settings.split(config))
+    with nodes.environment(config):
+        facts = images.prepare(nodes.loader(config), cache, **schema.split(config))
     evaluations = config["evaluations_per_epoch"] * facts.val / config["batch_size"] * FORWARD_SHARE
     return config["epochs"] * (facts.train // config["batch_size"] + (evaluations if probed else 0))
 
@@ -108,7 +109,7 @@ def _probe(config: Config, runs_dir: Path) -> tuple[float, str]:
     with TemporaryDirectory() as folder:
         probe = TrialFolder(Path(folder) / "probe")
         # A range test needs no rate, and its first steps cannot diverge.
-        probe.create(settings.range_test(config) | {"device": "auto"})
+        probe.create(schema.range_test(config) | {"device": "auto"})
         (Path(folder) / "data").symlink_to(runs_dir / "data")
         try:
             trial.run(probe, stopped)

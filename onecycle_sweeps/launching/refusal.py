@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from onecycle_sweeps.settings import Config
+from onecycle_sweeps.config.schema import Config
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching.fork_server import ForkServer, how_it_ended
 from onecycle_sweeps.launching.forking import RUNNING
 from onecycle_sweeps.launching.refusal import Order, Refusal

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import images, settings
+from onecycle_sweeps import images
+from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.launching.refusal import Order, Refusal
 from onecycle_sweeps.terminal import in_one_line, with_traceback
 from onecycle_sweeps.trial.rehearsal import Rehearsal
@@ -20,9 +21,9 @@ def first_refusal(orders: Sequence[Order], trying: Callable[[Order], None] = lam
         trying(order)
         config = order.config
         try:
-            with settings.environment(config):
+            with nodes.environment(config):
                 cache = Path(order.runs_dir) / "data" / config["needs"]["data"]
-                facts = images.prepare(settings.loader(config), cache, **settings.split(config))
+                facts = images.prepare(nodes.loader(config), cache, **schema.split(config))
                 rehearsal.attempt(config, facts, elsewhere=order.elsewhere)
         except (Exception, SystemExit) as error:
             return Refusal(in_one_line(error), with_traceback(error))

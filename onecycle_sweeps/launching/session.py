@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import files, provenance, published, sweep, tracking
-from onecycle_sweeps.checks import OF_THE_SWEEP, ConfigError
+from onecycle_sweeps import files, provenance, sweep, tracking
+from onecycle_sweeps.config import preset
+from onecycle_sweeps.config.schema import PUBLISHED, ConfigError
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.launching import alike
 from onecycle_sweeps.launching.display import Display
@@ -63,7 +64,7 @@ class Session:
             experiment=config["tracking"]["experiment"],
             single=single,
             trials=(),
-            published=published.read(config.get(OF_THE_SWEEP)),
+            published=preset.read(config.get(PUBLISHED)),
             launcher=dict(launcher) if launcher else None,
             sequential=sequential,
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onecycle_sweeps import settings
+from onecycle_sweeps.config import nodes
 from onecycle_sweeps.outcome import Outcome, Series, Trajectory
 
 
@@ -32,8 +32,8 @@ def plan(outcome: Outcome) -> Plan:
 
 def _planned(config: dict[str, Any], resolved: Mapping[str, Any], *, with_momentum: bool) -> Trajectory:
     per_epoch = resolved.get("steps_per_epoch") or resolved["total_steps"] // config["epochs"]
-    with settings.environment(config):
-        policy = settings.policy(config, resolved["max_lr"], per_epoch)
+    with nodes.environment(config):
+        policy = nodes.policy(config, resolved["max_lr"], per_epoch)
         steps = tuple(range(policy.total_steps))
         hypers = [policy(step) for step in steps]
     lr = Series(steps, tuple(hyper.lr for hyper in hypers))

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from onecycle_sweeps import provenance
+from onecycle_sweeps.config.preset import Figure, Pair, Published
+from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, PLACE_OF_DATA
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.plan import BYSTANDERS, PLACE_OF_DATA
-from onecycle_sweeps.published import Figure, Pair, Published
 from onecycle_sweeps.report.claims import Claim
 from onecycle_sweeps.report.pairing import at_chance
 from onecycle_sweeps.report.published_pairs import compare_pair
@@ -26,7 +26,7 @@ from onecycle_sweeps.trial_folder import DIVERGED
 # Keys that a user may type without leaving the preset: what is swept, and where and how it runs.
 OF_THE_PRESET = (
     *("experiment", "recipe", "seed", "evaluations_per_epoch", "hydra", "device", "precision", "deterministic"),
-    *BYSTANDERS,
+    *NOT_IN_SIGNATURE,
     *(f"data.{key}" for key in PLACE_OF_DATA if key != "path"),
 )
 COSTS = {

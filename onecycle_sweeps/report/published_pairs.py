@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onecycle_sweeps.config.preset import Pair
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.published import Pair
 from onecycle_sweeps.report.claims import VAL, Claim
 from onecycle_sweeps.report.groups import Family
 from onecycle_sweeps.report.pairing import BUDGET, Pairing

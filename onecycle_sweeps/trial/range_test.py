@@ -7,8 +7,8 @@ from statistics import median
 from typing import Any
 
 from onecycle_sweeps import journal, range_test
+from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.images import Dataset
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Evaluation, Step, evaluate, steps
 from onecycle_sweeps.trial.recording import columns
 from onecycle_sweeps.trial.resolve import Resolved, learner

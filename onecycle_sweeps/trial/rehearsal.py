@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from onecycle_sweeps import scheduler, settings
+from onecycle_sweeps import scheduler
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.images import Dataset, Facts, Split
 from onecycle_sweeps.images.augmentation import Draws, EpochWords
+from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.policies import Hyper
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.training import Learner, evaluate
 from onecycle_sweeps.trial import compiler, resolve
@@ -61,7 +63,7 @@ class Rehearsal:
 
     def _trained(self, config: Config, facts: Facts, device: str) -> nn.Module:
         """The config's net with the gradients of a batch."""
-        of_config = [config.get(key) for key in ("model", "data", "precision", settings.ENV_SET)]
+        of_config = [config.get(key) for key in ("model", "data", "precision", schema.ENV_SET)]
         matters = [*of_config, min(SAMPLES, config["batch_size"]), device]
         key = json.dumps([matters, asdict(facts)], sort_keys=True)
         if self._net is None or self._tried != key:
@@ -103,7 +105,7 @@ def _noise(config: Config, facts: Facts, device: str) -> Dataset:
     images = torch.randint(0, 256, (count, facts.in_channels, facts.height, facts.width), dtype=torch.uint8)
     numbers = torch.arange(count)
     part = Split(images.to(device), (numbers % facts.num_classes).to(device), numbers.to(device))
-    return replace(Dataset(part, part, None, facts), **settings.transforms(config, facts))
+    return replace(Dataset(part, part, None, facts), **transforms(config, facts))
 
 
 def _augmented(data: Dataset) -> Tensor:
@@ -125,7 +127,7 @@ def _first(config: Config, facts: Facts) -> Hyper:
     """What the trial sets before its first step."""
     if config["task"] == "range_test":
         return Hyper(config["range_test"]["end_lr"])
-    return settings.outlined_policy(config, facts.train // config["batch_size"])(0)
+    return nodes.policy(config, schema.max_lr(config), facts.train // config["batch_size"])(0)
 
 
 @contextmanager

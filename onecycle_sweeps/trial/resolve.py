@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from onecycle_sweeps import fingerprints, images, provenance, settings, targets
+from onecycle_sweeps import fingerprints, images, provenance
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.images import Dataset, Facts
+from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.measures import ACCURACY
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.scheduler import check_groups
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner
 from onecycle_sweeps.trial import compiler, precision
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -63,11 +65,11 @@ def resolve(
     if config["task"] == "range_test":
         test = config["range_test"]
         return resolved | {"total_steps": test["steps"] * len(test["seeds"])}
-    rate, source = settings.max_lr(config), "config"
+    rate, source = schema.max_lr(config), "config"
     if fixed.get("max_lr") is not None:
         rate, source = fixed["max_lr"], fixed["max_lr_from"]
     elif rate is None:
-        rate, source = find_rate() * config["max_lr_scale"], f"range_test:{config['needs']['range_test']}"
+        rate, source = schema.max_lr(config, find_rate()), f"range_test:{config['needs']['range_test']}"
     return resolved | {"max_lr": rate, "max_lr_from": source, "total_steps": config["epochs"] * steps_per_epoch}
 
 
@@ -108,7 +110,7 @@ def facts(trial: TrialFolder, config: Config) -> Facts:
     """
     check = partial(check_files, trial, config)
     check()
-    return images.prepare(settings.loader(config), _cache(trial, config), check=check, **settings.split(config))
+    return images.prepare(nodes.loader(config), _cache(trial, config), check=check, **schema.split(config))
 
 
 def check_files(trial: TrialFolder, config: Config) -> None:
@@ -123,10 +125,10 @@ def check_files(trial: TrialFolder, config: Config) -> None:
 def data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Dataset:
     """The trial's data set on its device, with what is done to its images."""
     facts = normalised(facts, resolved.get("normalisation"))
-    loaded = images.load(_cache(trial, config), facts, resolved["device"], settings.loader(config))
+    loaded = images.load(_cache(trial, config), facts, resolved["device"], nodes.loader(config))
     if loaded.train.undecoded:
         loaded = replace(loaded, check=partial(check_files, trial, config))
-    return replace(loaded, **settings.transforms(config, facts))
+    return replace(loaded, **transforms(config, facts))
 
 
 def normalised(facts: Facts, normalisation: Any) -> Facts:
@@ -151,7 +153,7 @@ def prepare_torch(config: Config, resolved: Resolved) -> None:
 
 def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Learner:
     """A fresh net with the weights that follow from `seed`, and its optimizer."""
-    settings.seed_generators(seed)
+    nodes.seed_generators(seed)
     net = model(config, data.facts).to(resolved["device"], memory_format=torch.channels_last)
     return Learner(
         net,
@@ -167,19 +169,19 @@ def learner(config: Config, resolved: Resolved, data: Dataset, seed: int) -> Lea
 
 def model(config: Config, facts: Facts) -> Any:
     """The net of a config node, with the weights that the generators draw next."""
-    return settings.build("model", config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
+    return nodes.build("model", config["model"], in_channels=facts.in_channels, num_classes=facts.num_classes)
 
 
 def optimizer(node: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
     """The optimizer of a config node; where it has a `beta2`, its `momentum` is beta1."""
     node = dict(node)
-    create, scale = targets.located("optimizer._target_", node.pop("_target_")), node.pop("body_lr_scale", 1)
+    create, scale = nodes.located("optimizer._target_", node.pop("_target_")), node.pop("body_lr_scale", 1)
     if "beta2" in node:
         node["betas"] = (node.pop("momentum"), node.pop("beta2"))
-    takes = targets.parameters(create)
+    takes = nodes.parameters(create)
     if "lr" in takes and takes["lr"].default is takes["lr"].empty:
         node["lr"] = UNTIL_THE_POLICY_SETS_IT
-    targets.fits("optimizer", node, create, given=[*list(takes)[:1], "lr"])
+    nodes.check_arguments("optimizer", node, create, given=[*list(takes)[:1], "lr"])
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = create(parameters if scale == 1 else _head_and_body(model, parameters, scale), **node)
     check_groups(optimizer)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from onecycle_sweeps import checkpoint, journal, provenance, settings
+from onecycle_sweeps import checkpoint, journal, provenance
+from onecycle_sweeps.config import nodes
+from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.terminal import in_one_line, with_traceback
 from onecycle_sweeps.trial import range_test, resolve
 from onecycle_sweeps.trial.train import Attempt, State, Stopped, complete, train
@@ -64,7 +65,7 @@ def run(
 def _conclude(attempt: Attempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
     trial, number, book = attempt.trial, attempt.number, attempt.book
     try:
-        with settings.environment(config):
+        with nodes.environment(config):
             driven = _drive(attempt, config, code, state)
         result = driven | {"kind": config["task"], "attempt": number, "finished": time.time()}
         book.sync()

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from onecycle_sweeps import checkpoint, files, journal, settings
+from onecycle_sweeps import checkpoint, files, journal
 from onecycle_sweeps.batch_norm import norms, recalibrated
+from onecycle_sweeps.config import nodes
+from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
-from onecycle_sweeps.settings import Config
 from onecycle_sweeps.training import Learner, evaluate, steps
 from onecycle_sweeps.trial import guards
 from onecycle_sweeps.trial.recording import Recorder, Watch
@@ -45,7 +46,7 @@ def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner
 
     Raises Stopped after saving when the attempt is asked to leave, Superseded when a later attempt has begun.
     """
-    policy = settings.policy(config, resolved["max_lr"], resolved["steps_per_epoch"])
+    policy = nodes.policy(config, resolved["max_lr"], resolved["steps_per_epoch"])
     check_groups(learner.optimizer, policy(0).momentum is not None)
     momentum = used(learner.optimizer).momentum
     watch = Watch(resolved["steps_per_epoch"], config["batch_size"])

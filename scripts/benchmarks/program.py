@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from onecycle_sweeps import arguments, settings, sweep
+from onecycle_sweeps.config import nodes
 from onecycle_sweeps.journal import LR, MOMENTUM, TRAIN_LOSS
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.sweep import Sweep
@@ -42,7 +43,7 @@ def planned(runs_dir: Path, *overrides: str) -> Trial:
 def net(node: Any, in_channels: int, num_classes: int) -> nn.Module:
     """The net of a config's `model` node in channels_last, always with the same first weights."""
     torch.manual_seed(0)
-    model = settings.build("model", node, in_channels=in_channels, num_classes=num_classes)
+    model = nodes.build("model", node, in_channels=in_channels, num_classes=num_classes)
     return model.to(memory_format=torch.channels_last)
 
 

@@ -15,7 +15,8 @@ from benchmarks import program
 from benchmarks.costs import Cost
 from benchmarks.page import Incomplete
 from benchmarks.stopwatch import stopwatch
-from onecycle_sweeps import images, settings
+from onecycle_sweeps import images
+from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.images import Source, Split
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.sources import digits, idx
@@ -72,7 +73,7 @@ class Work:
         """The images as the program maps them."""
         config = self.trial.config
         cache = self.runs_dir / "data" / config["needs"]["data"]
-        facts = images.prepare(settings.loader(config), cache, **settings.split(config))
+        facts = images.prepare(nodes.loader(config), cache, **schema.split(config))
         return images.load(cache, facts, self.device)
 
     @cached_property

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from onecycle_sweeps import provenance
-from onecycle_sweeps.checks import ConfigError
+from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import read_json, write_json
 from onecycle_sweeps.launching import conclusion
 from onecycle_sweeps.launching.finding import Finding, fails, ok

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from onecycle_sweeps import checks, paths
-from onecycle_sweeps.checks import ConfigError, either, none, number, switch, text, whole
+from onecycle_sweeps.config import paths, schema
+from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, text, whole
 
 Settings = Mapping[str, Any]
 
@@ -17,40 +18,31 @@ NOTICE_SHARE = 0.1
 NEVER_PARAMETERS = ("array", "dependency", "job-name", "name", "output", "error", "signal", "chdir", "time", "export")
 
 
-def texts(value: Any) -> bool:
-    """A list of lines or arguments."""
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def options(value: Any) -> bool:
-    """A mapping of sbatch's long options."""
-    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-
-
-NAME = either(none, text), "a name or null"
+LINE = Allowed(lambda value: isinstance(value, str), ("a text",))
+NAME = text("a name") | NULL
+OPTIONS = Allowed(lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value), ("options",))
+# The largest numbers are more than any cluster has.
 KEYS = {
-    "timeout_min": (whole(1), "a whole number of minutes from 1 on"),
+    "timeout_min": whole(1, most=10**6).described("a whole number of minutes from 1 on"),
     "partition": NAME,
     "account": NAME,
     "qos": NAME,
     "constraint": NAME,
-    "gpus_per_node": (either(none, whole(0), text), "a whole number, a text such as a100:1, or null"),
-    "cpus_per_task": (whole(1), "a whole number of at least 1"),
-    "mem_gb": (either(none, number(0, above=True)), "a number above 0 or null"),
-    "array_parallelism": (whole(1), "a whole number of at least 1"),
-    "setup": (texts, "a list of shell lines"),
-    "srun_args": (texts, "a list of arguments of srun"),
-    "additional_parameters": (either(none, options), "sbatch's other long options, such as {reservation: mine}"),
-    "wait": (switch, "true or false"),
-    "dry_run": (switch, "true or false"),
+    "gpus_per_node": (NULL | whole(0, most=64) | text()).described("a whole number, a text such as a100:1, or null"),
+    "cpus_per_task": whole(1, most=4096),
+    "mem_gb": number(above=0, most=10**6) | NULL,
+    "array_parallelism": whole(1, most=10**6),
+    "setup": list_of(LINE, "a list of shell lines"),
+    "srun_args": list_of(LINE, "a list of arguments of srun"),
+    "additional_parameters": (NULL | OPTIONS).described("sbatch's other long options, such as {reservation: mine}"),
+    "wait": SWITCH,
+    "dry_run": SWITCH,
 }
-# More than any cluster has, in minutes, CPUs, gigabytes, GPUs and jobs.
-MOST = {"timeout_min": 10**6, "cpus_per_task": 4096, "mem_gb": 10**6, "gpus_per_node": 64, "array_parallelism": 10**6}
 
 
 def check(settings: Settings) -> None:
     """Raise ConfigError, in one line, for what cannot be asked of a cluster, or not from this machine."""
-    checks.check_launcher(settings, KEYS, MOST)
+    schema.check_launcher(settings, KEYS)
     for option in settings["additional_parameters"] or ():
         if option.replace("_", "-") in NEVER_PARAMETERS:
             raise ConfigError(f"hydra.launcher.additional_parameters.{option} is set by {LAUNCHER}: leave it out")

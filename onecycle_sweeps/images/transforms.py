@@ -1,0 +1,44 @@
+"""The transforms that a config lists: built, and compared with the images that they are for."""
+
+import inspect
+from collections.abc import Iterator
+
+from onecycle_sweeps.config import nodes
+from onecycle_sweeps.config.schema import TRANSFORM_KEYS, Config
+from onecycle_sweeps.images.augmentation import Transform
+from onecycle_sweeps.images.facts import Facts
+from onecycle_sweeps.terminal import in_one_line
+
+
+def transforms(config: Config, facts: Facts) -> dict[str, tuple[Transform, ...]]:
+    """What is done to images before they are normalised: the fields `augment` and `evaluation` of a Dataset.
+
+    Raises ValueError, with its place in the list, for a transform that cannot be built or does not suit the images.
+    """
+    return {key: tuple(_transforms(config, key, facts)) for key in TRANSFORM_KEYS}
+
+
+def _transforms(config: Config, key: str, facts: Facts) -> Iterator[Transform]:
+    height, width = facts.height, facts.width
+    for place, node in enumerate(config["data"].get(key, [])):
+        name = f"data.{key}[{place}]"
+        try:
+            transform = nodes.build(name, node, mean=facts.mean)
+            if not isinstance(transform, Transform):
+                raise ValueError(f"{node['_target_']} makes no transform, which is called with images and has `output`")
+            height, width = transform.output(height, width)
+            if key == "evaluation":
+                _check_deterministic(transform)
+        except (Exception, SystemExit) as error:
+            reason = in_one_line(error)
+            raise ValueError(reason if name in reason else f"{name}: {reason}") from error
+        yield transform
+
+
+def _check_deterministic(transform: Transform) -> None:
+    """Raise ValueError for a transform that needs random draws: an evaluation has none, so that it can be repeated."""
+    try:
+        inspect.signature(transform).bind(None)
+    except TypeError:
+        name = type(transform).__name__
+        raise ValueError(f"{name} draws at random, an evaluation needs one that does not, like CenterCrop") from None
