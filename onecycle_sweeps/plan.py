@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import fingerprints, images, inputs, provenance
+from onecycle_sweeps import fingerprints, images, provenance
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config, ConfigError
+from onecycle_sweeps.fingerprints import Inputs
 from onecycle_sweeps.images import Source
 from onecycle_sweeps.images.transforms import transforms
-from onecycle_sweeps.inputs import Inputs
 from onecycle_sweeps.policies import check_policy
 from onecycle_sweeps.terminal import in_one_line
 
@@ -121,7 +121,7 @@ class Planner:
         key = json.dumps([node, apart, config["rerun"]], sort_keys=True)
         if key not in self._data:
             load = nodes.loader(config)
-            if inputs.missing(node):
+            if fingerprints.lacks_files(node):
                 load()
             try:
                 self._data[key] = self._read_data(config, node, apart, load)
@@ -136,10 +136,10 @@ class Planner:
         """Fingerprint a data set and decode it; raises Changed if its files are others once they have been read."""
         named_by_code = nodes.text_defaults(node)
         loaded = named_by_code | {key: value for key, value in node.items() if key not in schema.SPLIT_KEYS}
-        named = inputs.of_data(loaded, self.memos, afresh=config["rerun"])
+        named = fingerprints.of_data(loaded, self.memos, afresh=config["rerun"])
 
         def check() -> None:
-            if inputs.of_data(loaded, self.memos) != named:
+            if fingerprints.of_data(loaded, self.memos) != named:
                 names = ", ".join(named.prints) or f"what data={node['_target_']} names"
                 raise fingerprints.Changed(
                     f"{names} changed while it was read: start the command again once nothing writes there, or list "
@@ -188,7 +188,7 @@ class Planner:
     def _named(self, node: Config, afresh: bool) -> Inputs:
         key = json.dumps([node, afresh], sort_keys=True)
         if key not in self._inputs:
-            self._inputs[key] = inputs.of_node(node, self.memos, afresh=afresh)
+            self._inputs[key] = fingerprints.of_node(node, self.memos, afresh=afresh)
         return self._inputs[key]
 
 

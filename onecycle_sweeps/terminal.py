@@ -5,7 +5,10 @@ import errno
 import os
 import sys
 import sysconfig
+import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -14,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parent
 OURS = (PACKAGE, PACKAGE.parent / "hydra_plugins")
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED = ("site-packages", "dist-packages")
+SILENT_SECONDS, TICK_SECONDS = 1.0, 0.2
 
 
 def replace_unencodable() -> None:
@@ -23,6 +27,28 @@ def replace_unencodable() -> None:
         # In a notebook or a test it may be something else.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="spelled")
+
+
+@contextmanager
+def counting(doing: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that counts what is done, as a progress line `doing: 5,000 of 60,000 unit`.
+
+    The line appears after a second, and only where standard error is a terminal; at the end it is removed.
+    """
+    done, shown, due = 0, False, time.monotonic() + SILENT_SECONDS
+
+    def count(more: int) -> None:
+        nonlocal done, shown, due
+        done += more
+        if time.monotonic() >= due and sys.stderr.isatty():
+            print(f"\r\033[K{doing}: {done:,} of {total:,} {unit}", end="", file=sys.stderr, flush=True)
+            shown, due = True, time.monotonic() + TICK_SECONDS
+
+    try:
+        yield count
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def in_one_line(error: BaseException) -> str:

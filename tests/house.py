@@ -11,10 +11,10 @@ from imports import House
 FLOORS = (
     ("files", "terminal", "credentials", "measures", "validation"),
     ("onecycle_sweeps", "config", "arguments", "affinity"),
-    ("policies", "images", "models", "journal", "checkpoint", "provenance", "dataset"),
-    ("scheduler", "objectives", "sources", "fingerprints", "trial_folder", "data"),
+    ("policies", "images", "models", "journal", "checkpoint", "fingerprints", "provenance", "dataset"),
+    ("scheduler", "objectives", "sources", "trial_folder", "data"),
     ("settings",),
-    ("loop", "training", "hydra_job", "inputs"),
+    ("loop", "training", "hydra_job"),
     ("range_test", "batch_norm"),
     ("trial", "planning", "plan"),
     ("sweep", "composing", "composition", "mistakes"),
@@ -51,7 +51,7 @@ TORCH_ON_DEMAND = ("planning", "plan")
 
 # Names that are still found twice.
 TWICE = {
-    *("curves", "files", "loading", "range_test", "rehearsal", "statistics"),
+    *("curves", "loading", "range_test", "rehearsal", "statistics"),
     *("Attempt", "Block", "Measure", "Outcome", "Part", "Seen", "Step"),
 }
 

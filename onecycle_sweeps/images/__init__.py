@@ -5,7 +5,6 @@ Nothing here imports torch before `load`, so that the submitting side describes 
 
 from onecycle_sweeps.images.batches import Dataset, Split, batches, evaluation_batches, load
 from onecycle_sweeps.images.facts import Facts, prepare
-from onecycle_sweeps.images.input_files import progress, walk
 from onecycle_sweeps.images.source import Source, Undecoded
 
 __all__ = [
@@ -18,6 +17,4 @@ __all__ = [
     "evaluation_batches",
     "load",
     "prepare",
-    "progress",
-    "walk",
 ]

@@ -14,8 +14,8 @@ import numpy as np
 
 from onecycle_sweeps import files
 from onecycle_sweeps.files import Damaged
-from onecycle_sweeps.images.input_files import progress
 from onecycle_sweeps.images.source import Source, Undecoded, check, images, labels
+from onecycle_sweeps.terminal import counting
 
 # Pixels that are decoded and written at a time.
 CHUNK_BYTES = 2**23
@@ -80,7 +80,7 @@ def _write_part(
 def _decoded(pictures: Undecoded) -> Iterator[np.ndarray]:
     """All images in order, a few at a time: memory holds no more of them."""
     every, size = np.arange(pictures.shape[0]), 1 + CHUNK_BYTES // math.prod(pictures.shape[1:])
-    with progress("decoding", len(every), "images") as count:
+    with counting("decoding", len(every), "images") as count:
         for chunk in pictures.read([every[i : i + size] for i in range(0, len(every), size)], None):
             count(len(chunk))
             yield chunk

@@ -28,9 +28,10 @@ from typing import IO
 import numpy as np
 
 from onecycle_sweeps import affinity
-from onecycle_sweeps.images import Source, Undecoded, progress
-from onecycle_sweeps.images.input_files import hidden, walk
+from onecycle_sweeps.fingerprints import is_hidden, walk
+from onecycle_sweeps.images import Source, Undecoded
 from onecycle_sweeps.sources import decoding
+from onecycle_sweeps.terminal import counting
 
 # A file with such a name must be an image. One with another name is if Pillow finds that it is.
 EXTENSIONS = (
@@ -300,7 +301,7 @@ def _tree(path: Path, tar: tarfile.TarFile) -> Tree:
     for member in tar.getmembers():
         name = _checked(path, member)
         above = [str(folder) for folder in name.parents][:-1]
-        if any(map(hidden, name.parts)):
+        if any(map(is_hidden, name.parts)):
             continue
         folders.update(above)
         if member.isfile():
@@ -339,7 +340,7 @@ def _image_names(tree: Tree, endings: tuple[str, ...]) -> set[str]:
     """The names of a tree's images: files whose names end as images' do, and others that Pillow finds to be some."""
     sure = {name for name in tree.files if name.lower().endswith(endings)}
     if others := [name for name in tree.files if name not in sure]:
-        with tree.archive() as archive, progress("looking into files of other names", len(others), "files") as count:
+        with tree.archive() as archive, counting("looking into files of other names", len(others), "files") as count:
             for name in others:
                 count(1)
                 with suppress(OSError, ValueError), decoding.opened(tree.files[name], archive) as file:
