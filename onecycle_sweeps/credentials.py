@@ -48,6 +48,13 @@ def without(arguments: Sequence[str]) -> list[str]:
     return [OVERRIDE.sub(lambda found: found[1] + entrusted(found[2]), argument) for argument in arguments]
 
 
+def address(uri: str) -> str:
+    """Where a store is, without credentials or query."""
+    scheme, mark, rest = uri.partition("://")
+    rest = rest.partition("?")[0]
+    return scheme + mark + (rest if scheme.startswith("sqlite") else rest.rpartition("@")[2])
+
+
 def redacted(text: str) -> str:
     """A text with stars in the place of what URIs have of credentials, and of passwords that the environment holds."""
     text = re.sub(r"://[^\s'\"]*@", "://***@", text)

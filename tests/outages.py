@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import statistics
 import struct
 import subprocess
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,6 +105,38 @@ class Proxy:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """A server that accepts connections and never answers: its port."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        yield listening.getsockname()[1]
+
+
+@contextmanager
+def answering_server(status: int) -> Iterator[int]:
+    """A server that answers everything with one status, and asks for an hour of patience: its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Retry-After", "3600")
+            self.end_headers()
+            self.wfile.write(b"no, says http://me:secret@127.0.0.1")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        return listening.getsockname()[1]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ SCRIPT = (str(Path(sys.executable).with_name("onecycle-sweeps")),)
 QUICK = ("policy=constant", "max_lr=0.1", "epochs=1")
 WORKER = (sys.executable, "-c", "from onecycle_sweeps.launching import job; job.serve()")
 TIMEOUT_SECONDS = 300
-NEW_STORE = "import sys; from onecycle_sweeps.tracking.store import reached\nwith reached(sys.argv[1]): pass"
+NEW_STORE = "import sys; from onecycle_sweeps.tracking.store import connected\nwith connected(sys.argv[1]): pass"
 SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, journal.VAL_LOSS, journal.VAL_ACCURACY)
 
 

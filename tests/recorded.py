@@ -1,5 +1,6 @@
 """Trials with journals written by hand, and what an sqlite store holds of them, read without MLflow."""
 
+import importlib
 import json
 import sqlite3
 import time
@@ -16,6 +17,8 @@ from onecycle_sweeps.trial_folder import TrialFolder
 
 PER_STEP = ("schedule/lr", "schedule/momentum", "train/loss")
 BLOCK = 40
+# The name of the run of `training("a")`.
+NAME = "onecycle max_lr=0.8 seed=0"
 Row = tuple[str, int, float | None, int]
 
 
@@ -28,12 +31,12 @@ def range_test(signature: str) -> Entry:
 
 
 def shared_store(tmp_path: Path) -> str:
-    """One store for all tests of a process, since its schema takes seconds; each test has an experiment of its own."""
+    """One store for all tests of a process, since creating one takes seconds; each test has its own experiment."""
     return f"sqlite:///{tmp_path.parent / 'store' / 'mlflow.db'}"
 
 
 def sweep(folder: Path, *entries: Entry, uri: str | None = None, **rest: Any) -> Sweep:
-    """A recorded sweep; its experiment bears the name of the folder."""
+    """A recorded sweep; its experiment is named after the folder."""
     fields = {"id": "5weeb1d0", "experiment": folder.name, "single": False, "command": ("policy=onecycle",)} | rest
     made = Sweep(
         runs_dir=folder / "runs",
@@ -59,7 +62,7 @@ def attempt(
     losses: Sequence[float] = (),
     config: Mapping[str, Any] = MappingProxyType({"max_lr": "auto", "evaluations_per_epoch": 1}),
 ) -> None:
-    """One more attempt over steps [start, stop), evaluated at its last step; `shift` makes other values of them."""
+    """One more attempt over steps [start, stop), evaluated at its last step; `shift` is added to all values."""
     trial.create(dict(config))
     if trial.resolved() is None:
         trial.write("resolved", {"max_lr": 0.8, "max_lr_from": "range_test:r", "total_steps": 100})
@@ -80,7 +83,7 @@ def attempt(
 
 
 def finish(trial: TrialFolder, status: str = "finished", **result: Any) -> float:
-    """Give the trial its result; returns the time that stands in it."""
+    """Write the trial's result; returns its time."""
     now = time.time()
     number = trial.attempts()
     steps = journal.end_of_attempt(trial.journal, number) or 0
@@ -138,6 +141,11 @@ def whole_store(made: Sweep) -> dict[str, list[Any]]:
 
 def database(made: Sweep) -> Path:
     return Path(made.tracking_uri.removeprefix("sqlite:///"))
+
+
+def client(made: Sweep) -> Any:
+    """MLflow's own client of the sweep's store."""
+    return importlib.import_module("mlflow").MlflowClient(made.tracking_uri)
 
 
 def ask(made: Sweep, query: str, *values: Any) -> list[Any]:

@@ -160,8 +160,8 @@ def test_a_sweep_of_a_users_yaml_lies_in_the_home_folder_and_is_found_there(
         ("http://host:notaport", "http://HOST:PORT"),
         ("postgresql+nodriver://me:hunter2@host/db", "nodriver"),
         ("sqlite:///{work}", "is a folder"),
-        ("sqlite:///{work}/text", "no sqlite database"),
-        ("sqlite:///{work}/text/x.db", "cannot be made"),
+        ("sqlite:///{work}/text", "sqlite database"),
+        ("sqlite:///{work}/text/x.db", "cannot create"),
         ("", "tracking.uri must be a URI"),
     ],
 )

@@ -22,7 +22,7 @@ from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import commands, places, rehearsal
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Session
-from onecycle_sweeps.tracking.account import standing
+from onecycle_sweeps.outcome import look
 from onecycle_sweeps.trial import train
 from onecycle_sweeps.trial_folder import Busy, EarlierVersion, Superseded, TrialFolder
 from program import run, with_store
@@ -94,7 +94,7 @@ def test_a_finished_trial_is_lost_to_every_verb_where_a_record_is_gone_or_damage
     if content is not None:
         (folder.path / name).write_text(content)
     stands = folder.state()
-    assert stands.status == standing(folder).status == "lost" and stands.is_unreadable
+    assert stands.status == look(pair.trials[0], folder).status == "lost" and stands.is_unreadable
     assert str(folder.path / name) in str(stands.cause)
     assert (folder.unusable() is None) == (name == "config.yaml"), "the sweep's command writes a config again"
 

@@ -17,7 +17,7 @@ import program
 from onecycle_sweeps import credentials, tracking
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
-from onecycle_sweeps.tracking.store import reached
+from onecycle_sweeps.tracking.store import connected
 from tracking_server import PUBLIC_NAME, ROOT, Server
 
 pytestmark = pytest.mark.slow
@@ -229,7 +229,7 @@ def test_a_database_is_opened_with_the_password_that_the_environment_has(
     password = (server.folder / "secrets" / "postgres_password").read_text()
     uri = credentials.entrusted(f"postgresql://mlflow:{password}@127.0.0.1:{settings['PGPORT']}/mlflow")
     assert password not in uri
-    with reached(uri) as client:
+    with connected(uri) as client:
         assert client.search_experiments()
 
 

@@ -11,7 +11,7 @@ from onecycle_sweeps import journal
 from onecycle_sweeps.trial_folder import TrialFolder
 from slurm_cluster import Cluster
 from test_hydra_jobs import FILES, JOBS, check_noted
-from test_tracking_processes import mlflow_server
+from tracking_server import mlflow_server
 
 pytestmark = pytest.mark.slow
 

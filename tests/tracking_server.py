@@ -1,4 +1,4 @@
-"""A real tracking server for tests: PostgreSQL and MLflow behind its login, as docker/compose.yaml has them."""
+"""Real tracking servers for tests: PostgreSQL and MLflow with its login, as in docker/compose.yaml, or MLflow alone."""
 
 import importlib.util
 import os
@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +17,18 @@ from typing import Any
 
 import pytest
 
+from onecycle_sweeps import tracking
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "mlflow-server"
-# A name that no resolver knows, as a server's public name may be one that its own machine cannot look up.
+# A name that cannot be resolved: a server's machine may be unable to look up the server's public name.
 PUBLIC_NAME = "mlflow.team.test"
 UP_SECONDS, END_SECONDS = 300, 30
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is up; `uri` has no login, `environment` is its admin's."""
+    """A running server; `uri` has no login, `environment` has that of its admin."""
 
     folder: Path
     uri: str
@@ -32,50 +36,50 @@ class Server:
 
     @property
     def password(self) -> str:
-        """Its admin's."""
+        """The admin's password."""
         return self.environment["MLFLOW_TRACKING_PASSWORD"]
 
     @property
     def port(self) -> int:
-        """Where it listens, on loopback."""
+        """The port on loopback."""
         return int(self.uri.rpartition(":")[2])
 
     @property
     def uri_with_login(self) -> str:
-        """The same with its admin's name and password in it."""
+        """The URI with the admin's name and password in it."""
         return self.uri.replace("://", f"://admin:{self.password}@")
 
     def pid(self, name: str) -> int:
-        """The process of `postgres` or `mlflow`, which leads its session."""
+        """The id of the process of `postgres` or `mlflow`, which leads its session."""
         return int((self.folder / "pid" / name).read_text())
 
     def kill(self, name: str) -> None:
-        """The sudden death of `postgres` or `mlflow`, with all its processes."""
+        """Kill `postgres` or `mlflow`, with all its processes."""
         os.kill(self.pid(name), signal.SIGKILL)
         if name == "mlflow":
             os.killpg(self.pid(name), signal.SIGKILL)
 
     def stop(self, name: str) -> None:
-        """End `postgres` or `mlflow` in order; returns once it has left."""
+        """Stop `postgres` or `mlflow` in an orderly way; returns once it has ended."""
         os.kill(self.pid(name), signal.SIGINT if name == "postgres" else signal.SIGTERM)
         deadline = time.monotonic() + END_SECONDS
         while self.is_alive(name):
-            assert time.monotonic() < deadline, f"{name} does not leave"
+            assert time.monotonic() < deadline, f"{name} does not end"
             time.sleep(0.05)
 
     def is_alive(self, name: str) -> bool:
-        """Whether `postgres` or `mlflow` is at work."""
+        """Whether `postgres` or `mlflow` runs."""
         try:
             return Path(f"/proc/{self.pid(name)}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
         except OSError:
             return False
 
     def start(self, name: str) -> None:
-        """Start one that is dead, and return once it answers."""
+        """Start `postgres` or `mlflow` after its end; returns once it answers."""
         _script("start", self.folder, name)
 
     def dump(self) -> str:
-        """All that its database holds, as SQL."""
+        """The whole database, as SQL."""
         settings = self.settings()
         words = ["pg_dump", "--host=127.0.0.1", f"--port={settings['PGPORT']}", "--username=mlflow", "mlflow"]
         password = (self.folder / "secrets" / "postgres_password").read_text()
@@ -84,7 +88,7 @@ class Server:
         return done.stdout
 
     def ask(self, query: str, *values: str) -> list[Any]:
-        """The rows that its database answers with."""
+        """The rows of a query to the database."""
         import psycopg
 
         settings = self.settings()
@@ -94,16 +98,41 @@ class Server:
             return connection.execute(query.encode(), values).fetchall()
 
     def settings(self) -> dict[str, str]:
-        """The environment of the process that serves."""
+        """The environment of the MLflow process."""
         lines = Path(f"/proc/{self.pid('mlflow')}/environ").read_text().split("\0")
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 @contextmanager
-def up(folder: Path, **environment: str) -> Iterator[Server]:
-    """A server from nothing, which is down afterwards; skips where this machine lacks one of its programs.
+def mlflow_server(uri: str, port: int) -> Iterator[None]:
+    """The server that `ui` starts, ready to answer."""
+    with subprocess.Popen(
+        tracking.ui_command(uri, port),
+        env=tracking.ui_environment(uri),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            while not _is_up(port):
+                assert server.poll() is None, "mlflow server ended"
+                time.sleep(0.2)
+            yield
+        finally:
+            server.terminate()
 
-    Its database lies where `TMPDIR` says.
+
+def _is_up(port: int) -> bool:
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextmanager
+def up(folder: Path, **environment: str) -> Iterator[Server]:
+    """Set up a server, and stop it afterwards; skips where this machine lacks one of its programs.
+
+    Its database is in TMPDIR.
     """
     if not any(map(shutil.which, ("initdb", "pg_ctlcluster"))):
         pytest.skip("no PostgreSQL: apt-get install --no-install-recommends postgresql")
@@ -124,7 +153,7 @@ def up(folder: Path, **environment: str) -> Iterator[Server]:
 
 def _script(command: str, folder: Path, *options: str, **more: str) -> str:
     words = [str(SCRIPT), command, str(folder), *options]
-    # What clients of other servers are told is nothing to this one.
+    # Settings for clients of other servers must not reach this one.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "PG"))}
     environment |= {"PYTHON": sys.executable, **more}
     done = subprocess.run(words, capture_output=True, text=True, timeout=UP_SECONDS, check=False, env=environment)
@@ -134,6 +163,6 @@ def _script(command: str, folder: Path, *options: str, **more: str) -> str:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests of a process; a test has an experiment of its own, and leaves both programs running."""
+    """One server for all tests of a process; each test has its own experiment and leaves both programs running."""
     with up(tmp_path_factory.mktemp("server")) as made:
         yield made

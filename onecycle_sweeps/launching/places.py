@@ -7,8 +7,8 @@ from tempfile import TemporaryFile
 from urllib.parse import urlsplit
 
 from onecycle_sweeps import files, tracking
+from onecycle_sweeps.credentials import address
 from onecycle_sweeps.launching.finding import Finding, fails, ok
-from onecycle_sweeps.tracking.store import address, database_file, greet
 
 # File systems that several machines mount; a FUSE one says its name after a dot.
 SHARED = (
@@ -54,7 +54,7 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
         tracking.check_uri(uri)
     except ValueError as error:
         return fails(about, str(error))
-    if file := database_file(uri):
+    if file := tracking.database_file(uri):
         try:
             _try_writing(file.parent)
         except files.NoLocks as error:
@@ -63,7 +63,7 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
             return fails(about, f"{file.parent} cannot be written to ({error.strerror}): take another tracking.uri=...")
         return ok(about, f"{address(uri)} can be written to from here, which is where it is filled")
     try:
-        greet(uri)
+        tracking.ping(uri)
     except tracking.StoreUnreachable as error:
         return fails(about, f"{error}: {_advice(str(error), uri)}")
     if on_nodes and urlsplit(uri).hostname in LOOPBACK:

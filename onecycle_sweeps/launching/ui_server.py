@@ -7,14 +7,13 @@ from typing import NoReturn
 from onecycle_sweeps import tracking
 from onecycle_sweeps.launching import conclusion
 from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.tracking.interface import PORT
 
 LAST_PORT = 65536
 
 
 def become(uri: str, which: Sweep | None = None) -> NoReturn:
     """Become the UI's server, on the first free port; raises ValueError where the store is a server itself."""
-    port = next(port for port in range(PORT, LAST_PORT) if _is_free(port))
+    port = next(port for port in range(tracking.PORT, LAST_PORT) if _is_free(port))
     command = tracking.ui_command(uri, port)
     conclusion.say(f"MLflow: {tracking.overlay_link(which, port) if which else f'http://127.0.0.1:{port}'}")
     os.execvpe(command[0], command, tracking.ui_environment(uri))

@@ -1,7 +1,7 @@
-"""What a store already has of a sweep, as files in the sweep's folder tell it, for each experiment of a store apart.
+"""What the store already has of a sweep, recorded in the sweep's folder, apart for each experiment of each store.
 
-tracking.json has what is one for the whole sweep; `tracking/<signature>.json` is a page for each trial, which is its
-lock as well, so that those who ship different trials need not wait for each other.
+tracking.json has what exists once for the whole sweep. `tracking/<signature>.json` records the run of one trial and
+is its own lock, so that processes that ship different trials need not wait for each other.
 """
 
 import json
@@ -13,19 +13,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from onecycle_sweeps.credentials import address
 from onecycle_sweeps.files import Damaged, UnknownFormat, read_json, split_format, with_format, write_json
 from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.tracking.store import address, locked
+from onecycle_sweeps.tracking.store import locked
 
-# What the place of a ledger in its file tells.
-NOT_KEPT = ("folder", "address", "name", "named")
+NOT_SAVED = ("folder", "address", "name", "named")
 
 
 @dataclass
-class Shipped:
-    """A trial's run: the first step that the store may lack, and how the trial stood when all of it had arrived.
+class RunRecord:
+    """A trial's run: `next` is the first step that the store may lack.
 
-    `first` is the time of the trial's first attempt, `finished` that of the result that arrived, None before one has.
+    `first` is the time of the trial's first attempt, `finished` that of the result that has arrived (None before).
+    `standing` is how the trial stood when all of it had arrived: a later change of the trial makes it differ.
     """
 
     run_id: str
@@ -37,12 +38,12 @@ class Shipped:
 
 @dataclass
 class Ledger:
-    """A sweep in one experiment of a store, which `name` and `experiment`, its id there, tell.
+    """A sweep in one experiment of one store; `experiment` is the id of the experiment called `name`.
 
-    The token is a tag of each of its runs, by which they are found again after a crash.
-    `named` is whether the ledger was kept under the experiment's name; before version 1 it was kept by store alone.
-    `view` is whether the view of its charts is there that the sweep's link opens.
-    `complete` is what the sweep looked like when all of it had arrived, `stamp` what the store did.
+    Every run of the sweep has the token as a tag, by which it is found again after a crash.
+    `named` is false for a ledger of format 0, which was kept for the store as a whole.
+    `view` is whether the experiment has the view of charts that the sweep's link opens.
+    `complete` is a hash of the sweep at the moment when all of it had arrived, `stamp` one of the store.
     """
 
     folder: Path
@@ -57,128 +58,126 @@ class Ledger:
     complete: str | None = None
     stamp: str | None = None
 
-    def run(self, signature: str) -> Shipped | None:
-        """A trial's run, if it has one."""
-        return self._shipped(_content(_page(self.folder, signature)))
+    def run(self, signature: str) -> RunRecord | None:
+        """A trial's run; None where it has none yet."""
+        return self._record(_read_runs(_run_path(self.folder, signature)))
 
     @property
-    def runs(self) -> dict[str, Shipped]:
+    def runs(self) -> dict[str, RunRecord]:
         """All runs, by the signatures of their trials."""
-        pages = sorted(self.folder.glob("tracking/*.json"))
-        return {page.stem: run for page in pages if (run := self._shipped(_content(page)))}
+        paths = sorted(self.folder.glob("tracking/*.json"))
+        return {path.stem: run for path in paths if (run := self._record(_read_runs(path)))}
 
     def has(self, signature: str, standing: list[Any]) -> bool:
-        """Whether all had arrived of a trial that stands like this."""
-        return (shipped := self.run(signature)) is not None and shipped.standing == standing
+        """Whether all of a trial that stands like this has arrived."""
+        return (run := self.run(signature)) is not None and run.standing == standing
 
     def save(self) -> None:
-        """Make what is one for the whole sweep durable: for who holds the sweep's lock."""
+        """Write tracking.json, durably; the caller holds the sweep's lock."""
         self.named = True
-        data = {key: value for key, value in vars(self).items() if key not in NOT_KEPT}
-        others = {
-            place: {name: kept for name, kept in _by_name(known).items() if kept["token"] != self.token}
-            for place, known in _stores(self.folder).items()
+        data = {key: value for key, value in vars(self).items() if key not in NOT_SAVED}
+        stores = {
+            place: {name: saved for name, saved in _by_name(known).items() if saved["token"] != self.token}
+            for place, known in _read_stores(self.folder).items()
         }
-        others.setdefault(self.address, {})[self.name] = data
-        write_json(_file(self.folder), {place: known for place, known in others.items() if known})
+        stores.setdefault(self.address, {})[self.name] = data
+        write_json(_path(self.folder), {place: known for place, known in stores.items() if known})
 
     @contextmanager
-    def page(self, signature: str, expired: Callable[[], bool]) -> Iterator["Page"]:
-        """A trial's page, for one at a time; raises StoreUnreachable if others have it for too long."""
-        path = _page(self.folder, signature)
+    def run_file(self, signature: str, expired: Callable[[], bool]) -> Iterator["RunFile"]:
+        """Lock a trial's record and read it; raises StoreUnreachable if another process holds it for too long."""
+        path = _run_path(self.folder, signature)
         path.parent.mkdir(exist_ok=True)
-        begun = path.exists()
+        existed = path.exists()
         with locked(path, expired) as file:
-            content = _content(path)
-            yield Page(file.fileno(), self, content, self._shipped(content), begun or bool(content))
+            content = _read_runs(path)
+            yield RunFile(file.fileno(), self.token, content, self._record(content), existed or bool(content))
 
-    def _shipped(self, content: dict[str, Any]) -> Shipped | None:
+    def _record(self, content: dict[str, Any]) -> RunRecord | None:
         known = next((known for known in content.values() if known["token"] == self.token), {})
         if "run_id" not in known:
             return None
-        return Shipped(**{key: value for key, value in known.items() if key != "token"})
+        return RunRecord(**{key: value for key, value in known.items() if key != "token"})
 
 
 @dataclass
-class Page:
-    """A trial's page while it is held; `shipped` is its run.
+class RunFile:
+    """A trial's record while it is locked.
 
-    `begun` is whether the store may have a run of the trial that does not stand here: somebody held the page before.
+    `may_have_run` is whether the store may have a run that the record lacks: somebody had locked it before.
     """
 
-    _file: int
-    _book: Ledger
+    _descriptor: int
+    _token: str
     _content: dict[str, Any]
-    shipped: Shipped | None
-    begun: bool
+    run: RunRecord | None
+    may_have_run: bool
 
     def save(self) -> None:
-        """Write the page down for whoever holds it next; without a run it says that one is about to be made.
+        """Write the record for whoever locks it next; without a run it says that one is about to be made.
 
-        It is not made durable: a machine that dies may leave an older page, or an empty one. Then points are sent
-        again, and a run is searched for.
+        It is not made durable. A machine that crashes may leave an older record or an empty one: then points are sent
+        again, and the run is searched for.
         """
-        known = vars(self.shipped) if self.shipped else {}
-        token = self._book.token
-        others = {key: kept for key, kept in self._content.items() if kept["token"] != token}
-        self._content = others | {token: {"token": token, **known}}
-        # In one piece over what was there, which is its first line from then on whatever follows.
-        os.pwrite(self._file, json.dumps(with_format(self._content)).encode() + b"\n", 0)
+        others = {key: saved for key, saved in self._content.items() if saved["token"] != self._token}
+        self._content = others | {self._token: {"token": self._token, **(vars(self.run) if self.run else {})}}
+        # One write over the old content: readers take the first line and ignore what is left after it.
+        os.pwrite(self._descriptor, json.dumps(with_format(self._content)).encode() + b"\n", 0)
 
 
 def load(sweep: Sweep) -> Ledger:
     """The ledger of a sweep's experiment in its store, empty where there is none.
 
-    One that was kept by store alone is taken for it, and is not `named`: the store is to be asked what it belongs to.
+    A ledger of format 0 is returned as not `named`: only the store can tell which experiment it belongs to.
     """
-    known = _stores(sweep.folder).get(address(sweep.tracking_uri), {})
-    if _is_by_store_alone(known):
-        return replace(_made(sweep, known), named=False)
-    return _made(sweep, known.get(sweep.experiment, {}))
+    known = _read_stores(sweep.folder).get(address(sweep.tracking_uri), {})
+    if _is_for_whole_store(known):
+        return replace(_ledger(sweep, known), named=False)
+    return _ledger(sweep, known.get(sweep.experiment, {}))
 
 
 def others(sweep: Sweep) -> Iterator[Ledger]:
-    """The ledgers of the sweep that belong to other experiments, or to other stores."""
-    for place, known in _stores(sweep.folder).items():
-        for name, kept in _by_name(known).items():
+    """The ledgers of the sweep for other experiments and other stores."""
+    for place, known in _read_stores(sweep.folder).items():
+        for name, saved in _by_name(known).items():
             if (place, name) != (address(sweep.tracking_uri), sweep.experiment):
-                yield replace(_made(sweep, kept), address=place, name=name)
+                yield replace(_ledger(sweep, saved), address=place, name=name)
 
 
-def _made(sweep: Sweep, kept: dict[str, Any]) -> Ledger:
-    names = {each.name for each in fields(Ledger)} - {*NOT_KEPT}
-    place = sweep.folder, address(sweep.tracking_uri), sweep.experiment
-    return Ledger(*place, **{key: value for key, value in kept.items() if key in names})
+def _ledger(sweep: Sweep, saved: dict[str, Any]) -> Ledger:
+    names = {each.name for each in fields(Ledger)} - {*NOT_SAVED}
+    known = {key: value for key, value in saved.items() if key in names}
+    return Ledger(sweep.folder, address(sweep.tracking_uri), sweep.experiment, **known)
 
 
 def _by_name(known: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a store by the names of experiments; one that was kept by store alone has none."""
-    return {"": known} if _is_by_store_alone(known) else known
+    """A store's ledgers by the names of experiments; one of format 0 has no name."""
+    return {"": known} if _is_for_whole_store(known) else known
 
 
-def _is_by_store_alone(known: dict[str, Any]) -> bool:
+def _is_for_whole_store(known: dict[str, Any]) -> bool:
     return isinstance(known.get("token"), str)
 
 
-def _file(folder: Path) -> Path:
+def _path(folder: Path) -> Path:
     return folder / "tracking.json"
 
 
-def _stores(folder: Path) -> dict[str, Any]:
-    """What tracking.json says of each store; raises Unreadable."""
+def _read_stores(folder: Path) -> dict[str, Any]:
+    """The content of tracking.json by stores; raises Unreadable."""
     try:
-        return read_json(_file(folder)) or {}
+        return read_json(_path(folder)) or {}
     except Damaged as error:
-        advice = "without it, sync fills a store with runs of its own: delete it, and in MLflow the runs that are there"
+        advice = "to fill the store with new runs, delete this file, and in MLflow the runs that are there"
         raise Damaged(f"{error}: {advice}") from error
 
 
-def _page(folder: Path, signature: str) -> Path:
+def _run_path(folder: Path, signature: str) -> Path:
     return folder / "tracking" / f"{signature}.json"
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """What a page says of each store; nothing where it is not there, or not whole."""
+def _read_runs(path: Path) -> dict[str, Any]:
+    """A trial's record for each ledger; empty where the file is missing, or was not written whole."""
     try:
         return split_format(path, json.loads(path.read_bytes().partition(b"\n")[0]))[1]
     except UnknownFormat:

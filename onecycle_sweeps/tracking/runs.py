@@ -1,34 +1,38 @@
-"""The runs of one sweep in MLflow: made once, found again, and brought to what their accounts say."""
+"""A sweep's runs in MLflow: created once, found again after a crash, and updated to what the trials' records say."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.tracking import parent, view
-from onecycle_sweeps.tracking.account import MLFLOW_STATUS, Account
-from onecycle_sweeps.tracking.ledger import Ledger, Page, Shipped
-from onecycle_sweeps.tracking.store import StoreUnreachable, address, database_file
-from onecycle_sweeps.tracking.values import BATCH, Point, milliseconds
+from onecycle_sweeps import measures
+from onecycle_sweeps.credentials import address
+from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.outcome import Outcome, look
 from onecycle_sweeps.trial_folder import ENDED, LOST
+from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.tracking import ledger, run_data, ui
+from onecycle_sweeps.tracking.ledger import Ledger, RunFile, RunRecord
+from onecycle_sweeps.tracking.run_data import BATCH, MLFLOW_STATUS, TAG_LENGTH, Point
+from onecycle_sweeps.tracking.store import StoreUnreachable, connected, database_file, locked, stamp
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Param, Run, RunTag
 
-# Tags that a later attempt may have no reason for.
-PASSING_TAGS = {"cause", "warnings"}
+# Tags that a run keeps only while its trial has a reason for them.
+TRANSIENT_TAGS = {"cause", "warnings"}
 
 
 class OutOfTime(Exception):
-    """The time for shipping has ended before the work."""
+    """The time for shipping ended before all was shipped."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Writes to MLflow and notes in the ledger what it wrote."""
+    """Writes to MLflow and records in the ledger what it has written."""
 
     client: "MlflowClient"
     sweep: Sweep
@@ -37,58 +41,91 @@ class Runs:
 
     @property
     def are_open(self) -> bool:
-        """Whether the ledger has all that is made once for the sweep."""
-        parent = self.ledger.parent is not None or self.sweep.single
-        return self.ledger.named and self.ledger.experiment is not None and self.ledger.view and parent
+        """Whether the ledger has everything that exists once for the sweep."""
+        known = self.ledger
+        parent = known.parent is not None or self.sweep.single
+        return known.named and known.experiment is not None and known.view and parent
 
     def open(self) -> None:
-        """Make the experiment, the sweep's view and, for a sweep with -m, the parent run, where they are not there."""
+        """Create the experiment, the sweep's view and, for a sweep with -m, the parent run, unless they exist."""
         if self.are_open:
             return
-        begun = self.ledger.experiment is not None
+        may_have_parent = self.ledger.experiment is not None
         if self.ledger.experiment is None:
             self.ledger.experiment = self._experiment()
-            # Before anything is made that bears its token, that it can be found by that.
+            # The token has to be on disk before anything in the store bears it.
             self.ledger.save()
         if not self.ledger.view:
-            self.client.set_experiment_tag(self.ledger.experiment, *view.tag(self.sweep, self.ledger.token))
+            tag, token = ui.view_tag(self.ledger.token), self.ledger.token
+            self.client.set_experiment_tag(self.ledger.experiment, tag, ui.view(self.sweep, token, self._headline()))
             self.ledger.view = True
             self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
-            tags = {"kind": "sweep", "mlflow.note.content": parent.description(self.sweep)}
-            made = self._run(f"sweep {self.sweep.id}", milliseconds(self.sweep.created), tags, begun)
-            self.ledger.parent, self.ledger.parent_status = made.info.run_id, made.info.status
+            tags = {"kind": "sweep", "mlflow.note.content": run_data.sweep_description(self.sweep)}
+            created = run_data.milliseconds(self.sweep.created)
+            parent = self._run(f"sweep {self.sweep.id}", created, tags, may_have_parent)
+            self.ledger.parent, self.ledger.parent_status = parent.info.run_id, parent.info.status
             self.ledger.save()
 
-    def bring(self, account: Account, page: Page) -> None:
-        """Bring a trial's run to what its account says, noted on its page; raises OutOfTime between two batches."""
-        run = self._brought_before(account, page) or self._made(account, page)
-        shipped = page.shipped = page.shipped or Shipped(run.info.run_id, account.first)
-        page.save()
-        params, tags = self._news(run, account)
-        for batch in account.batches(shipped.next, BATCH - len(params) - len(tags)):
+    def update(self, outcome: Outcome, file: RunFile) -> None:
+        """Bring a trial's run up to date and record that in its file; raises OutOfTime between two batches."""
+        run = self._known_run(outcome, file) or self._new_run(outcome, file)
+        record = file.run = file.run or RunRecord(run.info.run_id, run_data.first_attempt(outcome))
+        file.save()
+        params, tags = self._missing(run, outcome)
+        for batch in run_data.batches(outcome, self.sweep, record.next, BATCH - len(params) - len(tags)):
             if self.expired():
                 raise OutOfTime
-            self._log(shipped.run_id, batch, params, tags)
+            self._log(record.run_id, batch, params, tags)
             params, tags = [], []
-            shipped.next = max(shipped.next, 1 + max(point.step for point in batch))
-            page.save()
-        self._log(shipped.run_id, [], params, tags)
-        if account.standing.status in ENDED:
-            self._attach(run, account)
-        status = MLFLOW_STATUS[account.standing.status]
-        if account.standing.status in ENDED or run.info.status != status:
-            self._set_status(shipped.run_id, status, account.ended)
-        shipped.finished = account.finished
-        shipped.standing = list(account.standing)
-        page.save()
+            record.next = max(record.next, 1 + max(point.step for point in batch))
+            file.save()
+        self._log(record.run_id, [], params, tags)
+        if outcome.status in ENDED:
+            self._log_files(record.run_id, outcome)
+        status = MLFLOW_STATUS[outcome.status]
+        if outcome.status in ENDED or run.info.status != status:
+            self._set_status(record.run_id, status, run_data.end_time(outcome, self.sweep))
+        record.finished = outcome.result.get("finished")
+        record.standing = run_data.standing(outcome)
+        file.save()
 
-    def end_parent(self, status: str, end_time: int) -> None:
-        """Give the parent run its status."""
-        if self.ledger.parent and self.ledger.parent_status != status:
-            self._set_status(self.ledger.parent, status, end_time)
-            self.ledger.parent_status = status
-            self.ledger.save()
+    def update_parent(self) -> None:
+        """Give the parent run the status that follows from those of all trials."""
+        with locked(_lock_path(self.sweep), self.expired):
+            known, found = ledger.load(self.sweep), list(outcomes(self.sweep))
+            status = run_data.sweep_status(found)
+            if known.parent and known.parent_status != status:
+                self._set_status(known.parent, status, run_data.sweep_end(found))
+                known.parent_status = status
+                known.save()
+
+    def publish(self, files: Sequence[Path], description: str) -> None:
+        """Put a report's files and its Markdown description on the parent's page; without a parent, on the trial's.
+
+        The description ends with the SVG figures: MLflow shows a PNG half as large again, and ignores a width.
+        """
+        parent = self.ledger.parent
+        for run_id in [parent] if parent else [run.run_id for run in self.ledger.runs.values()]:
+            for file in files:
+                self.client.log_artifact(run_id, str(file), "report")
+            figures = "".join(ui.figure(run_id, file.name) for file in files if file.suffix == ".svg")
+            text = run_data.shortened(description, TAG_LENGTH - len(figures)) + figures
+            self.client.set_tag(run_id, "mlflow.note.content", text)
+
+    def mark_complete(self, appearance: str) -> None:
+        """Record how the sweep and the store look with everything in it, unless users have deleted the runs."""
+        with locked(_lock_path(self.sweep), self.expired):
+            known = ledger.load(self.sweep)
+            # Taken before the store is asked, so that a later change of it is noticed.
+            known.stamp = stamp(self.sweep.tracking_uri)
+            known.complete = None if _is_deleted(self.client, known) else appearance
+            known.save()
+
+    def _headline(self) -> Measure:
+        """The measure of the first trial that has begun, which is what the sweep's trials are judged by."""
+        begun = (outcome.headline for outcome in outcomes(self.sweep) if outcome.resolved)
+        return next(begun, measures.headline(None))
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -110,60 +147,57 @@ class Runs:
             raise StoreUnreachable(f"the experiment {experiment.name} is deleted in {store}: restore or rename it")
         return experiment.experiment_id
 
-    def _brought_before(self, account: Account, page: Page) -> "Run | None":
-        """The run on the trial's page; a trial that has been begun anew is to get another in place of it."""
-        if page.shipped is None:
+    def _known_run(self, outcome: Outcome, file: RunFile) -> "Run | None":
+        """The run in the trial's file; it is deleted, for another to be created, if the trial has begun anew since."""
+        if file.run is None:
             return None
-        # Of a trial that is lost there is nothing that could take the place of its run.
-        known = page.shipped.first == account.first and page.shipped.finished in (None, account.finished)
-        if known or account.standing.status == LOST:
-            return self.client.get_run(page.shipped.run_id)
-        self.client.delete_run(page.shipped.run_id)
-        page.shipped = None
+        same_attempts = file.run.first == run_data.first_attempt(outcome)
+        same_result = file.run.finished in (None, outcome.result.get("finished"))
+        # A lost trial has nothing that could replace its run.
+        if (same_attempts and same_result) or outcome.status == LOST:
+            return self.client.get_run(file.run.run_id)
+        self.client.delete_run(file.run.run_id)
+        file.run = None
         return None
 
-    def _made(self, account: Account, page: Page) -> "Run":
+    def _new_run(self, outcome: Outcome, file: RunFile) -> "Run":
         nesting = {"mlflow.parentRunId": self.ledger.parent} if self.ledger.parent else {}
-        page.save()
-        return self._run(account.name, account.began, account.tags() | nesting, page.begun)
+        file.save()
+        start_time = run_data.start_time(outcome, self.sweep)
+        return self._run(outcome.name, start_time, run_data.tags(outcome) | nesting, file.may_have_run)
 
-    def _run(self, name: str, start_time: int, tags: Mapping[str, str], begun: bool) -> "Run":
-        """The run with these tags that may have been `begun` for this ledger before, or one made just now."""
+    def _run(self, name: str, start_time: int, tags: Mapping[str, str], may_exist: bool) -> "Run":
+        """Create a run with these tags, unless one may exist for this ledger and is found."""
         experiment = self.ledger.experiment or ""
-        if begun:
+        if may_exist:
             identity = {"ledger": self.ledger.token, "kind": tags["kind"], "signature": tags.get("signature")}
             query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.items() if value)
             for run in self.client.search_runs([experiment], query, max_results=1):
                 return run
-        shared = parent.tags(self.sweep) | {"ledger": self.ledger.token}
+        shared = run_data.sweep_tags(self.sweep) | {"ledger": self.ledger.token}
         return self.client.create_run(experiment, start_time, {**shared, **tags}, name)
 
-    def _news(self, run: "Run", account: Account) -> tuple[list["Param"], list["RunTag"]]:
-        """The params and tags that a run lacks; a param is logged once. A name and a tag that are past are replaced."""
+    def _missing(self, run: "Run", outcome: Outcome) -> tuple[list["Param"], list["RunTag"]]:
+        """The params and tags that a run lacks; its name and outdated tags are replaced, params never change."""
         from mlflow.entities import Param, RunTag
 
-        if run.info.run_name != account.name:
-            self.client.update_run(run.info.run_id, name=account.name)
-        params = account.params() if account.resolved else {}
-        tags = account.tags()
-        for key in PASSING_TAGS & run.data.tags.keys() - tags.keys():
+        if run.info.run_name != outcome.name:
+            self.client.update_run(run.info.run_id, name=outcome.name)
+        tags = run_data.tags(outcome)
+        for key in TRANSIENT_TAGS & run.data.tags.keys() - tags.keys():
             self.client.delete_tag(run.info.run_id, key)
         return (
-            [Param(key, value) for key, value in params.items() if key not in run.data.params],
+            [Param(key, value) for key, value in run_data.params(outcome).items() if key not in run.data.params],
             [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
         )
 
-    def _attach(self, run: "Run", account: Account) -> None:
-        """The files that an ended trial leaves, in one go; the client's own call asks for the run once more."""
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
+    def _log_files(self, run_id: str, outcome: Outcome) -> None:
+        """Log the files of an ended trial, all in one call."""
         with TemporaryDirectory() as folder:
-            (Path(folder) / "config.yaml").write_text(account.config(), encoding="utf-8")
-            for path in account.artifacts():
+            (Path(folder) / "config.yaml").write_text(run_data.config_file(outcome), encoding="utf-8")
+            for path in run_data.artifacts(outcome):
                 (Path(folder) / path.name).symlink_to(path)
-            get_artifact_repository(str(run.info.artifact_uri), tracking_uri=self.client.tracking_uri).log_artifacts(
-                folder
-            )
+            self.client.log_artifacts(run_id, folder)
 
     def _set_status(self, run_id: str, status: str, end_time: int) -> None:
         if status in ("RUNNING", "SCHEDULED"):
@@ -172,8 +206,103 @@ class Runs:
             self.client.set_terminated(run_id, status, end_time)
 
     def _log(self, run_id: str, points: Sequence[Point], params: Sequence["Param"], tags: Sequence["RunTag"]) -> None:
-        """One request, none where there is nothing to log."""
+        """Send one request, or none if there is nothing to log."""
         from mlflow.entities import Metric
 
         metrics = [Metric(point.name, point.value, point.time, point.step) for point in points]
         self.client.log_batch(run_id, metrics, params, tags)
+
+
+@contextmanager
+def open_runs(sweep: Sweep, expired: Callable[[], bool], whole: bool = True) -> Iterator[Runs]:
+    """The sweep's runs in its store, with what exists once for the sweep; one process at a time has an sqlite file.
+
+    A process that ships only some trials (`whole` is false) trusts the ledger for what exists once: it asks the store
+    nothing about it and waits for no lock.
+    """
+    with connected(sweep.tracking_uri, expired) as client:
+        runs = Runs(client, sweep, ledger.load(sweep), expired)
+        if whole or not runs.are_open:
+            with locked(_lock_path(sweep), expired):
+                runs = Runs(client, sweep, _current_ledger(client, sweep), expired)
+                runs.open()
+        yield runs
+
+
+def outcomes(sweep: Sweep, only: Collection[str] | None = None) -> Iterator[Outcome]:
+    """What has become of the sweep's trials so far; `only` has the signatures of those to look at."""
+    for entry in sweep.trials:
+        if only is None or entry.signature in only:
+            yield look(entry, sweep.trial(entry.signature))
+
+
+def check_store(sweep: Sweep) -> None:
+    """Raise StoreUnreachable where the database that a sweep has filled is gone: it was moved, or the sweep was."""
+    file = database_file(sweep.tracking_uri)
+    if file is None or file.exists() or (ledger.load(sweep).experiment is None and file.parent.exists()):
+        return
+    nearby = [folder / file.name for folder in (sweep.runs_dir.parent, sweep.runs_dir, Path.cwd())]
+    uri = next((f"sqlite:///{found}" for found in nearby if found.is_file()), "sqlite:///...")
+    raise StoreUnreachable(
+        f"{file}, the database of sweep {sweep.id}, is missing: say where it is, or is to be, by tracking.uri={uri}"
+    )
+
+
+def _current_ledger(client: "MlflowClient", sweep: Sweep) -> Ledger:
+    """The sweep's ledger as far as the store still has what it says; the caller holds the sweep's lock."""
+    known = _known_ledger(client, sweep)
+    if database_file(sweep.tracking_uri):
+        _check_artifact_folder(client, sweep)
+    return Ledger(known.folder, known.address, known.name) if _is_deleted(client, known) else known
+
+
+def _known_ledger(client: "MlflowClient", sweep: Sweep) -> Ledger:
+    """The sweep's ledger; one that was saved for another store or name is used if it is of the same experiment."""
+    known = ledger.load(sweep)
+    if known.named and known.experiment:
+        return known
+    if experiment := client.get_experiment_by_name(sweep.experiment):
+        for other in ledger.others(sweep):
+            if _belongs_to(other, experiment, known.address):
+                same = replace(other, address=known.address, name=known.name)
+                same.save()
+                return same
+    return known if known.named else Ledger(known.folder, known.address, known.name)
+
+
+def _belongs_to(other: Ledger, experiment: "Experiment", store: str) -> bool:
+    """Whether a ledger is of this experiment: by its id in the same store, by its token in a file that was moved."""
+    if other.address == store:
+        return other.experiment == experiment.experiment_id
+    before, after = database_file(other.address), database_file(store)
+    moved = before is not None and after is not None and (not before.exists() or before.samefile(after))
+    return moved and ui.view_tag(other.token) in experiment.tags
+
+
+def _check_artifact_folder(client: "MlflowClient", sweep: Sweep) -> None:
+    """Raise StoreUnreachable where MLflow would put the experiment's files in a folder that is gone."""
+    experiment = client.get_experiment_by_name(sweep.experiment)
+    location = experiment.artifact_location.removeprefix("file://") if experiment else ""
+    if location.startswith("/") and not (folder := Path(location).parent).exists():
+        raise StoreUnreachable(
+            f"the experiment {sweep.experiment} in {address(sweep.tracking_uri)} keeps its files in {location}, and "
+            f"{folder} is gone: link it to where it is now, or choose another experiment by tracking.experiment=..."
+        )
+
+
+def _is_deleted(client: "MlflowClient", known: Ledger) -> bool:
+    """Whether the store has lost, or its users have deleted, what the ledger says it has."""
+    from mlflow.exceptions import MlflowException
+
+    run_ids = [known.parent] if known.parent else [run.run_id for run in known.runs.values()]
+    try:
+        return any(client.get_run(run_id).info.lifecycle_stage != "active" for run_id in run_ids[:1])
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+
+
+def _lock_path(sweep: Sweep) -> Path:
+    """The lock of what exists once for the whole sweep."""
+    return sweep.folder / "tracking.lock"

@@ -1,45 +1,71 @@
-"""Brings a store up to date with a sweep's journals: what has arrived is never sent again."""
+"""Ships a sweep's journals to its store: whatever has arrived is recorded in the ledger and not sent again.
 
+`Shipper` does so in a process of its own, since a tracker in the trainer's process would take time from its steps.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Self
 
+from onecycle_sweeps import sweep as sweeps
+from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.files import Unreadable
+from onecycle_sweeps.outcome import Outcome, look
+from onecycle_sweeps.state import ENDED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
-from onecycle_sweeps.tracking import ledger, parent
-from onecycle_sweeps.tracking.account import Standing, account, standing
-from onecycle_sweeps.tracking.due import Backlog, are_at_work, backlog, lacks, standings_of
-from onecycle_sweeps.tracking.opening import lock_of, opened
-from onecycle_sweeps.tracking.runs import OutOfTime, Runs
-from onecycle_sweeps.tracking.sealing import seal
-from onecycle_sweeps.tracking.store import StoreUnreachable, is_server, locked, never
-from onecycle_sweeps.tracking.values import TAG_LENGTH, shortened
+from onecycle_sweeps.tracking import ledger, run_data
+from onecycle_sweeps.tracking.ledger import Ledger
+from onecycle_sweeps.tracking.run_data import MLFLOW_STATUS
+from onecycle_sweeps.tracking.runs import OutOfTime, Runs, open_runs, outcomes
+from onecycle_sweeps.tracking.store import StoreUnreachable, is_server, never, stamp
 
-# What MLflow answers where it is one run that it does not take; anything else concerns the store.
+# MLflow's error codes for a run that it does not accept; any other error concerns the whole store.
 REFUSALS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
-# A request to a server is mostly waiting, for its login above all.
-AT_ONCE = 4
+# A request to a server is mostly waiting, above all for the check of the password.
+PARALLEL_REQUESTS = 4
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a store lacks: the number of runs that are not up to date, their missing points, and what it refused."""
+
+    runs: int
+    points: int
+    refused: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.runs > 0
 
 
 def ship(sweep: Sweep, *, only: Collection[str] | None = None, expired: Callable[[], bool] = never) -> Backlog:
-    """Bring the sweep's store up to date and return what it still lacks; `only` names the trials to look at.
+    """Bring the sweep's store up to date and return what it still lacks; `only` has the signatures of some trials.
 
-    Those who ship different trials to a server do so side by side. It leaves between two batches once `expired()` is
-    true. Raises StoreUnreachable with one line.
+    Processes that ship different trials to a server do so in parallel. Shipping stops between two batches once
+    `expired()` is true. Raises StoreUnreachable.
     """
-    with opened(sweep, expired, whole=only is None) as runs:
+    with open_runs(sweep, expired, whole=only is None) as runs:
         return _ship(runs, only)
 
 
 def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None:
-    """Bring the sweep's store up to date, its report with it; returns in one line why that failed, if it did."""
+    """Bring the sweep's store up to date, its report included; returns in one line why that failed, if it did."""
     try:
-        with opened(sweep, never) as runs:
+        with open_runs(sweep, never) as runs:
             left = _ship(runs, None)
-            _publish(runs, files, description)
+            runs.publish(files, description)
             if not left:
-                seal(runs)
+                runs.mark_complete(_appearance(sweep))
     except (StoreUnreachable, Unreadable) as error:
         return str(error)
     if left.refused:
@@ -47,14 +73,70 @@ def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None
     return f"{left.runs} runs with {left.points} points are left" if left else None
 
 
+def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
+    """What the sweep's store lacks according to the ledger; the store itself is not asked."""
+    known = ledger.load(sweep)
+    runs = points = 0
+    for outcome in outcomes(sweep):
+        if _lacks(known, outcome):
+            run = known.run(outcome.entry.signature)
+            runs += run_data.has_run(outcome)
+            points += sum(map(len, run_data.batches(outcome, sweep, run.next if run else 0)))
+    return Backlog(runs, points, tuple(refused))
+
+
+def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
+    """Whether there is something to ship according to the ledger; the store itself is not asked."""
+    known, found = ledger.load(sweep), list(outcomes(sweep, only))
+    if not known.named or known.experiment is None or any(_lacks(known, outcome) for outcome in found):
+        return True
+    if known.parent is None or _parent_runs(known, found):
+        return False
+    return known.parent_status != run_data.sweep_status(list(outcomes(sweep)))
+
+
+def is_current(sweep: Sweep) -> bool:
+    """Whether the store has all there is of a sweep, with its report.
+
+    The store is asked, unless it is an sqlite file that has not changed since that was so. Raises StoreUnreachable.
+    """
+    known = ledger.load(sweep)
+    if not known.named or known.complete is None or known.complete != _appearance(sweep):
+        return False
+    if known.stamp is not None and known.stamp == stamp(sweep.tracking_uri):
+        return True
+    with open_runs(sweep, never) as runs:
+        if runs.ledger.complete:
+            runs.mark_complete(_appearance(sweep))
+    return ledger.load(sweep).complete == known.complete
+
+
+def _appearance(sweep: Sweep) -> str:
+    """A hash that changes with any trial and any file of the report."""
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(sweep.report.glob("*"))]
+    trials = [(outcome.entry.signature, run_data.standing(outcome)) for outcome in outcomes(sweep)]
+    return hashlib.sha256(repr((trials, files)).encode()).hexdigest()
+
+
+def _lacks(known: Ledger, outcome: Outcome) -> bool:
+    """Whether there is something to ship of a trial."""
+    begun = outcome.attempts > 0 or outcome.status in ENDED
+    return begun and not known.has(outcome.entry.signature, run_data.standing(outcome))
+
+
+def _parent_runs(known: Ledger, found: Sequence[Outcome]) -> bool:
+    """Whether the parent is marked as running, and rightly so by these trials, so that no others need a look."""
+    return known.parent_status == MLFLOW_STATUS[RUNNING] and any(outcome.status == RUNNING for outcome in found)
+
+
 def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
     refused: list[str] = []
-    known = list(standings_of(runs.sweep, only))
+    found = list(outcomes(runs.sweep, only))
     try:
-        for reasons in _brought(runs, known):
-            refused += reasons
-        if not are_at_work(runs.ledger, known):
-            _end_parent(runs)
+        for refusal in _update_all(runs, found):
+            refused += [refusal] if refusal else []
+        if not _parent_runs(runs.ledger, found):
+            runs.update_parent()
         if not refused:
             return Backlog(0, 0)
     except OutOfTime:
@@ -62,57 +144,118 @@ def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
     return backlog(runs.sweep, refused)
 
 
-def _brought(runs: Runs, known: Sequence[tuple[Entry, Standing]]) -> Iterator[list[str]]:
-    """Bring the trials' runs up to date, some at once where a server takes them; for each why the store refused it."""
-    due = [(entry, now) for entry, now in known if lacks(runs.ledger, entry, now)]
+def _update_all(runs: Runs, found: Sequence[Outcome]) -> Iterator[str | None]:
+    """Update the runs of these trials, in parallel on a server; yields for each why the store refused it, if so."""
+    due = [outcome.entry for outcome in found if _lacks(runs.ledger, outcome)]
     if not is_server(runs.sweep.tracking_uri) or len(due) < 2:
-        yield from (_bring(runs, entry) for entry, _ in due)
+        yield from (_update(runs, entry) for entry in due)
         return
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(lambda one: _bring(runs, one[0]), due)
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        yield from pool.map(lambda entry: _update(runs, entry), due)
 
 
-def _bring(runs: Runs, entry: Entry) -> list[str]:
-    """Bring one trial's run up to date; returns why the store refused to take it."""
+def _update(runs: Runs, entry: Entry) -> str | None:
+    """Update one trial's run; returns why the store refused it, if so."""
     from mlflow.exceptions import MlflowException
 
-    with runs.ledger.page(entry.signature, runs.expired) as page:
-        # Whoever had the page before may have brought all that there was a moment ago, and more.
-        now = standing(runs.sweep.trial(entry.signature))
-        told = account(runs.sweep, entry, now)
-        if not lacks(runs.ledger, entry, now) or not told.is_worth_a_run:
-            return []
+    with runs.ledger.run_file(entry.signature, runs.expired) as file:
+        # The process that held the file a moment ago may have shipped all there was then, and more.
+        outcome = look(entry, runs.sweep.trial(entry.signature))
+        if not _lacks(runs.ledger, outcome) or not run_data.has_run(outcome):
+            return None
         try:
-            runs.bring(told, page)
+            runs.update(outcome, file)
         except MlflowException as error:
             if error.error_code not in REFUSALS:
                 raise
-            return [f"{told.name}: {' '.join(str(error).split())}"]
-    return []
+            return f"{outcome.name}: {' '.join(str(error).split())}"
+    return None
 
 
-def _end_parent(runs: Runs) -> None:
-    """Give the parent run the status that the trials have together."""
-    with locked(lock_of(runs.sweep), runs.expired):
-        book = ledger.load(runs.sweep)
-        standings = [now for _, now in standings_of(runs.sweep)]
-        replace(runs, ledger=book).end_parent(parent.status(standings), parent.ended(standings))
+class Shipper:
+    """Ships a sweep, which may grow, every `interval` seconds from a process of its own, as a context manager.
 
-
-def _publish(runs: Runs, files: Sequence[Path], description: str) -> None:
-    """Put a report's files and its Markdown description on the sweep's page; without a parent, on its trial's.
-
-    The description ends with the SVG figures: MLflow shows a PNG in half as large again, and takes no width.
+    `only` is the signature of the one trial to ship, if not all are. Leaving the context ships what is left, for at
+    most `grace` seconds, and neither fails nor stops the caller.
     """
-    pages = [runs.ledger.parent] if runs.ledger.parent else [run.run_id for run in runs.ledger.runs.values()]
-    for page in pages:
-        for file in files:
-            runs.client.log_artifact(page, str(file), "report")
-        figures = "".join(_figure(page, file) for file in files if file.suffix == ".svg")
-        text = shortened(description, TAG_LENGTH - len(figures)) + figures
-        runs.client.set_tag(page, "mlflow.note.content", text)
+
+    def __init__(self, folder: Path, *, only: str = "", interval: float = 3.0, grace: float = 60.0) -> None:
+        self._folder, self._only, self._interval, self._grace = folder, only, interval, grace
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", __name__, str(self._folder), str(self._interval), str(self._grace), self._only]
+        with (self._folder / "shipper.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+                start_new_session=True,
+            )
+        return self
+
+    def deliver(self, files: Sequence[Path], description: str) -> str | None:
+        """Do what the function `deliver` does, in the shipping process."""
+        assert self._process.stdin and self._process.stdout
+        order = {"files": [str(file) for file in files], "description": description}
+        with suppress(BrokenPipeError):
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+        if answer := self._process.stdout.readline():
+            return json.loads(answer)["undelivered"]
+        return f"the shipping process ended with status {self._process.wait()}: {self._folder / 'shipper.log'}"
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin and self._process.stdout
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(self._grace)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._process.stdout.close()
 
 
-def _figure(page: str, file: Path) -> str:
-    """An image in Markdown, by the address under which MLflow's own pages fetch artifacts."""
-    return f"\n![{file.stem}](get-artifact?path=report/{file.name}&run_uuid={page})\n"
+def main(folder: Path, interval: float, grace: float, only: str) -> None:
+    """Ship until standard input ends, which the launcher's death also causes; each line of it asks for a delivery."""
+    answers = os.fdopen(os.dup(1), "w", 1, "utf-8")
+    os.dup2(2, 1)  # whatever libraries print goes to the log
+    orders: SimpleQueue[str] = SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            orders.put(line)
+        orders.put("")
+
+    threading.Thread(target=listen, daemon=True).start()
+    delivered = False
+    while True:
+        try:
+            order = json.loads(orders.get(timeout=interval) or "null")
+        except Empty:
+            _ship_if_due(folder, only)
+            continue
+        if order is None:
+            break
+        undelivered = deliver(sweeps.load(folder), [Path(file) for file in order["files"]], order["description"])
+        delivered = undelivered is None
+        with suppress(BrokenPipeError):
+            print(json.dumps({"undelivered": undelivered}), file=answers)
+    if not delivered:
+        _ship_if_due(folder, only, time.monotonic() + grace)
+
+
+def _ship_if_due(folder: Path, only: str, deadline: float | None = None) -> None:
+    """Ship what there is; a failure goes to the log, and the next pass or `sync` tries again."""
+    try:
+        sweep, signatures = sweeps.load(folder), [only] if only else None
+        if is_due(sweep, signatures):
+            ship(sweep, only=signatures, expired=(lambda: time.monotonic() > deadline) if deadline else never)
+    except Exception as error:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {redacted(str(error))}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.argv[4])

@@ -1,4 +1,4 @@
-"""A store that MLflow keeps: its address, the lock beside it, and a client that fails soon and with one line."""
+"""An MLflow store: which address can be one, and a client for it that fails soon and in one line."""
 
 import difflib
 import gc
@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from onecycle_sweeps import files
-from onecycle_sweeps.credentials import redacted, whole
+from onecycle_sweeps.credentials import address, redacted, whole
 from onecycle_sweeps.files import never as never
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ SERVER_SCHEMES = ("http", "https")
 SERVER_DIALECTS = ("postgresql", "mysql", "mssql")
 DIALECTS = ("sqlite", *SERVER_DIALECTS)
 SQLITE_HEAD = b"SQLite format 3\0"
-# A batch of points is some tens of thousands of objects in MLflow, none of which outlives it.
+# A batch of points is tens of thousands of short-lived objects in MLflow.
 YOUNG_OBJECTS = 50_000
-# Each request is made once, and soon given up: a server may have done what it gave no answer to, and to ask it again
-# would make a second run. The next pass finds what is there.
+# MLflow must not retry a request: a server may have done what it did not answer, and a retry would make a second run.
+# The next pass looks for what is there before it makes anything.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(TIMEOUT_SECONDS),
@@ -39,31 +39,31 @@ ENVIRONMENT = {
 
 
 class StoreUnreachable(Exception):
-    """The store cannot be used at this moment; the message is one line, without credentials."""
+    """The store cannot be used at the moment; the message is one line without credentials."""
 
 
 def check_uri(uri: str) -> None:
-    """Raise ValueError, in one line, for a URI that is no store, as far as that is seen without opening it."""
-    scheme, mark, _ = uri.partition("://")
-    dialect, place = scheme.partition("+")[0], address(uri).removeprefix(scheme)
+    """Raise ValueError, in one line, for a URI that cannot be a store, as far as can be told without opening it."""
+    scheme, separator, _ = uri.partition("://")
+    dialect, rest = scheme.partition("+")[0], address(uri).removeprefix(scheme)
     if is_server(uri):
         _check_server(uri)
-    elif dialect == "sqlite" and mark:
+    elif dialect == "sqlite" and separator:
         _check_database_file(uri)
-    elif dialect in SERVER_DIALECTS and mark:
+    elif dialect in SERVER_DIALECTS and separator:
         _check_driver(uri)
     elif re.fullmatch(r"[\w.-]+:\d+(/.*)?", uri):
-        raise ValueError(f"tracking.uri={uri} has no scheme: a server's address begins as in http://{uri}")
-    elif near := difflib.get_close_matches(dialect.lower(), (*SERVER_SCHEMES, *DIALECTS), 1, 0.7) if mark else []:
-        raise ValueError(f"tracking.uri={address(uri)} has an unknown scheme: did you mean {near[0]}{place}?")
+        raise ValueError(f"tracking.uri={uri} has no scheme: write a server's address as http://{uri}")
+    elif near := difflib.get_close_matches(dialect.lower(), (*SERVER_SCHEMES, *DIALECTS), 1, 0.7) if separator else []:
+        raise ValueError(f"tracking.uri={address(uri)} has an unknown scheme: did you mean {near[0]}{rest}?")
     elif uri.partition(":")[0] in ("file", uri) and uri not in ("databricks", "databricks-uc", "uc"):
         raise ValueError(
-            f"tracking.uri={uri} is a folder, and MLflow advises a database in its place: sqlite:///mlflow.db "
-            "(`mlflow migrate-filestore` takes over what a folder holds)"
+            f"tracking.uri={uri} is a folder, and MLflow recommends a database instead: use sqlite:///mlflow.db "
+            "(`mlflow migrate-filestore` copies a folder's runs into one)"
         )
     else:
         raise ValueError(
-            f"tracking.uri={address(uri)} is no store that this program can fill: take a database, such as "
+            f"tracking.uri={address(uri)} is not a store that this program can fill: use a database, such as "
             "sqlite:///mlflow.db, or the address of an MLflow server, http://..."
         )
 
@@ -74,7 +74,9 @@ def _check_server(uri: str) -> None:
         if not parts.hostname or parts.port == 0:
             raise ValueError
     except ValueError:
-        raise ValueError(f"tracking.uri={address(uri)} names no server: http://HOST or http://HOST:PORT") from None
+        raise ValueError(
+            f"tracking.uri={address(uri)} names no server: write http://HOST or http://HOST:PORT"
+        ) from None
 
 
 def _check_database_file(uri: str) -> None:
@@ -83,21 +85,21 @@ def _check_database_file(uri: str) -> None:
         path = uri.partition("://")[2].lstrip("/")
         name = path if path and not path.startswith((":", "file:")) else "mlflow.db"
         raise ValueError(
-            f"tracking.uri={uri} names no file: sqlite:///{name} (three slashes) lies in the working folder, "
-            f"sqlite:////abs/{name} (four) elsewhere"
+            f"tracking.uri={uri} names no file: write sqlite:///{name} (three slashes) for one in the working folder, "
+            f"sqlite:////abs/{name} (four) for one elsewhere"
         )
     if file.exists():
         if not file.is_file():
             raise ValueError(f"tracking.uri: {file} is a folder: name a file, such as sqlite:///{file}/mlflow.db")
         if not os.access(file, os.R_OK | os.W_OK):
-            raise ValueError(f"tracking.uri: {file} is not yours to write: name another file")
+            raise ValueError(f"tracking.uri: you may not write to {file}: name another file")
         with file.open("rb") as opened:
             if (head := opened.read(len(SQLITE_HEAD))) and head != SQLITE_HEAD:
-                raise ValueError(f"tracking.uri: {file} is no sqlite database: name another file")
+                raise ValueError(f"tracking.uri: {file} is not an sqlite database: name another file")
         return
     above = next(folder for folder in file.parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ValueError(f"tracking.uri: {file} cannot be made, since {above} cannot be written to: name another file")
+        raise ValueError(f"tracking.uri: cannot create {file}, since {above} is not writable: name another file")
 
 
 def _check_driver(uri: str) -> None:
@@ -112,13 +114,6 @@ def _check_driver(uri: str) -> None:
         raise ValueError(f"tracking.uri={address(uri)} cannot be opened here: {line}{hint}") from error
 
 
-def address(uri: str) -> str:
-    """Where the store is, without credentials or query."""
-    scheme, mark, rest = uri.partition("://")
-    rest = rest.partition("?")[0]
-    return scheme + mark + (rest if scheme.startswith("sqlite") else rest.rpartition("@")[2])
-
-
 def is_server(uri: str) -> bool:
     """Whether the store is an MLflow server."""
     return uri.startswith(("http://", "https://"))
@@ -131,7 +126,7 @@ def database_file(uri: str) -> Path | None:
 
 
 def stamp(uri: str) -> str | None:
-    """What differs after any change of an sqlite store; None where that cannot be seen from outside.
+    """A text that changes with any change of an sqlite store; None where the file alone does not show its changes.
 
     SQLite counts a file's changes at its byte 24, unless a write-ahead log holds them (https://sqlite.org/fileformat2.html).
     """
@@ -148,9 +143,9 @@ def stamp(uri: str) -> str | None:
 
 
 def locked(path: Path, expired: Callable[[], bool]) -> IO[bytes]:
-    """Hold a lock file, open to be read and written, until it is closed or its process ends.
+    """Hold a lock file, open for reading and writing, until it is closed or its process ends.
 
-    Raises StoreUnreachable if others hold it for too long.
+    Raises StoreUnreachable if other processes hold it for too long, or once `expired()` is true.
     """
     try:
         return files.lock(path, seconds=LOCK_SECONDS, give_up=expired)
@@ -159,10 +154,10 @@ def locked(path: Path, expired: Callable[[], bool]) -> IO[bytes]:
 
 
 @contextmanager
-def reached(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowClient"]:
-    """A client of the store, alone with it where it is an sqlite file: MLflow's first use of one allows no race.
+def connected(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowClient"]:
+    """A client of the store. An sqlite file is locked meanwhile, since MLflow's first use of one allows no race.
 
-    What goes wrong with the store in the meantime is raised as StoreUnreachable.
+    Any failure of the store inside the block is raised as StoreUnreachable.
     """
     try:
         if (file := database_file(uri)) is None:
@@ -170,30 +165,30 @@ def reached(uri: str, expired: Callable[[], bool] = never) -> Iterator["MlflowCl
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.with_name(f"{file.name}.lock"), expired):
-            _make_database(uri, file)
-            if file.stat().st_ino != _used_first(file):
-                raise StoreUnreachable(f"{file} was replaced while this process used it: sync fills it again")
+            _create_database(uri, file)
+            if file.stat().st_ino != _first_inode(file):
+                raise StoreUnreachable(f"{file} was replaced while this process used it: run sync to fill it again")
             yield _client(uri)
     except _store_errors() as error:
         line = " ".join(redacted(str(error)).split()) or type(error).__name__
         raise StoreUnreachable(f"the MLflow store {address(uri)} cannot be used: {line[:LINE_LENGTH]}") from error
 
 
-def greet(uri: str) -> None:
-    """Ask a store something; raises StoreUnreachable where it does not answer, or does not let this client in."""
-    with reached(uri) as client:
+def ping(uri: str) -> None:
+    """Raise StoreUnreachable where a store does not answer, or does not let this client in."""
+    with connected(uri) as client:
         if is_server(uri):
             client.search_experiments(max_results=1)
 
 
 @cache
-def _used_first(file: Path) -> int:
-    """The inode of the database that MLflow keeps open in this process, whatever becomes of the name."""
+def _first_inode(file: Path) -> int:
+    """The inode of the database that MLflow opened in this process and keeps open, whatever becomes of its name."""
     return file.stat().st_ino
 
 
-def _make_database(uri: str, file: Path) -> None:
-    """Make a fresh database aside and put it in place whole: MLflow cannot use one whose making was cut short."""
+def _create_database(uri: str, file: Path) -> None:
+    """Create a missing database under another name and rename it: MLflow cannot use one that is only half created."""
     if file.exists() and file.stat().st_size:
         return
     part = file.with_name(f"{file.name}.part")
@@ -213,15 +208,14 @@ def _client(uri: str) -> "MlflowClient":
         logging.getLogger(name).setLevel(logging.CRITICAL)
     client = MlflowClient(uri, uri)
     if not gc.get_freeze_count():
-        # Looking again and again through what the imports left, and through batches on their way, takes a third of
-        # the time that points take.
+        # Scanning what the imports left, and the batches in flight, takes a third of the time of shipping points.
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS)
     return client
 
 
 def _try_database(uri: str) -> None:
-    """Fail at once where MLflow would try for minutes."""
+    """Fail at once where MLflow would retry for minutes."""
     import sqlalchemy
 
     timeout = {} if uri.startswith("sqlite") else {"connect_timeout": TIMEOUT_SECONDS}

@@ -19,7 +19,6 @@ from onecycle_sweeps import tracking
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
-from onecycle_sweeps.tracking.due import is_due
 
 SERVER = Path(__file__).resolve().parent.parent / "mlflow-server"
 STEPS_PER_SECOND, INTERVAL, GRACE = 100, 3.0, 900.0
@@ -80,7 +79,7 @@ def measure(folder: Path, uri: str, trials: int, seconds: int, shipper_each: boo
             stack.enter_context(tracking.Shipper(made.folder, only=only, interval=INTERVAL, grace=GRACE))
         write(made, seconds)
         written = time.monotonic() - began
-        while is_due(made):
+        while tracking.is_due(made):
             time.sleep(0.5)
         peak = max(processes.peak(process) or 0.0 for process in processes.tree(os.getpid())[1:])
     arrived = time.monotonic() - began

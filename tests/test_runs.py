@@ -1,12 +1,14 @@
+"""The runs of a sweep in MLflow: nesting, params, tags, figures, files and status."""
+
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from onecycle_sweeps import tracking
+from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.sweep import Sweep
-from recorded import attempt, database, finish, range_test, runs, sweep, training
-
-NAME = "onecycle max_lr=0.8 seed=0"
+from recorded import NAME, attempt, database, fail, finish, range_test, runs, sweep, training
 
 
 @pytest.fixture
@@ -15,7 +17,7 @@ def made(tmp_path: Path) -> Sweep:
     return sweep(tmp_path, training("a", target_accuracy=0.5))
 
 
-def test_a_sweep_has_a_parent_run_with_its_trials_and_range_tests_below_it(made: Sweep, tmp_path: Path):
+def test_a_sweep_has_a_parent_run_with_trials_and_range_tests_nested_in_it(made: Sweep, tmp_path: Path):
     made = sweep(tmp_path, range_test("r"), training("a"), training("b", "clr"))
     for signature in ("r", "a", "b"):
         attempt(made.trial(signature), 0, 10)
@@ -38,7 +40,7 @@ def test_a_command_for_one_trial_has_one_run_and_no_parent(tmp_path: Path):
     assert "mlflow.parentRunId" not in runs(made)[NAME]["tags"]
 
 
-def test_params_are_the_config_and_the_rate_that_was_used(made: Sweep):
+def test_params_are_the_config_with_the_learning_rate_used(made: Sweep):
     trial = made.trial("a")
     data = {"classes": [3, 7], "root": None}
     config = {"max_lr": "auto", "data": data, "seed": 0, "nesterov": True}
@@ -50,7 +52,7 @@ def test_params_are_the_config_and_the_rate_that_was_used(made: Sweep):
     assert runs(made)[NAME]["params"] == asked | used
 
 
-def test_params_stay_when_a_resume_would_log_others(made: Sweep):
+def test_params_do_not_change_when_a_resume_would_log_others(made: Sweep):
     trial = made.trial("a")
     attempt(trial, 0, 50, saved=50, end="stopped")
     tracking.ship(made)
@@ -62,7 +64,7 @@ def test_params_stay_when_a_resume_would_log_others(made: Sweep):
     assert runs(made)[NAME]["params"] == before
 
 
-def test_figures_and_tags_say_what_the_trial_came_to(made: Sweep):
+def test_end_metrics_and_tags_describe_the_result(made: Sweep):
     trial = made.trial("a")
     attempt(trial, 0, 40, saved=40, end="stopped")
     attempt(trial, 40, 100)
@@ -85,7 +87,7 @@ def test_figures_and_tags_say_what_the_trial_came_to(made: Sweep):
     )
 
 
-def test_a_target_that_was_not_reached_has_no_figure(tmp_path: Path):
+def test_a_missed_target_has_no_metric(tmp_path: Path):
     made = sweep(tmp_path, training("a", target_accuracy=0.95))
     attempt(made.trial("a"), 0, 50)
     finish(made.trial("a"))
@@ -93,7 +95,7 @@ def test_a_target_that_was_not_reached_has_no_figure(tmp_path: Path):
     assert "steps_to_target" not in runs(made)[NAME]["latest_metrics"]
 
 
-def test_an_ended_trial_brings_its_files_beside_the_database(made: Sweep):
+def test_files_of_an_ended_trial_are_artifacts_beside_the_database(made: Sweep):
     trial = made.trial("a")
     attempt(trial, 0, 10, config={"tracking": {"uri": "http://me:secret@host/path"}, "seed": 0})
     (trial.path / "lr_momentum.png").write_bytes(b"png")
@@ -104,7 +106,7 @@ def test_an_ended_trial_brings_its_files_beside_the_database(made: Sweep):
     assert "uri: http://host/path" in (folder / "config.yaml").read_text()
 
 
-def test_the_report_stands_on_the_page_of_its_sweep(made: Sweep, tmp_path: Path):
+def test_the_report_is_on_the_page_of_its_sweep(made: Sweep, tmp_path: Path):
     (tmp_path / "report.html").write_text("<p>onecycle</p>")
     (tmp_path / "lr.svg").write_text("<svg/>")
     description = "# onecycle is best\n" + "x" * 9000
@@ -115,3 +117,72 @@ def test_the_report_stands_on_the_page_of_its_sweep(made: Sweep, tmp_path: Path)
     assert described.endswith(f"\n![lr](get-artifact?path=report/lr.svg&run_uuid={run['id']})\n")
     assert len(described) == 8000
     assert (database(made).parent / "mlruns" / run["id"] / "artifacts" / "report" / "report.html").exists()
+
+
+def test_a_trial_that_has_not_begun_has_no_run_and_is_no_backlog(made: Sweep):
+    assert not tracking.ship(made)
+    assert list(runs(made)) == ["sweep 5weeb1d0"]
+
+
+def diverge(trial: TrialFolder) -> None:
+    finish(trial, "diverged", cause="the loss is nan")
+
+
+def stop(trial: TrialFolder) -> None:
+    attempt(trial, 10, 20, saved=20, end="stopped")
+
+
+@pytest.mark.parametrize(
+    ("ending", "word", "status"),
+    [
+        (finish, "finished", "FINISHED"),
+        (diverge, "diverged", "FINISHED"),
+        (lambda trial: fail(trial, "the disk is full"), "failed", "FAILED"),
+        (lambda trial: None, "lost", "FAILED"),
+        (stop, "waiting", "SCHEDULED"),
+    ],
+)
+def test_each_status_has_a_tag_and_an_mlflow_status(
+    made: Sweep, ending: Callable[[TrialFolder], object], word: str, status: str
+):
+    attempt(made.trial("a"), 0, 10)
+    ending(made.trial("a"))
+    tracking.ship(made)
+    found = runs(made)
+    assert (found[NAME]["tags"]["status"], found[NAME]["status"]) == (word, status)
+    assert found["sweep 5weeb1d0"]["status"] == status
+    assert (found[NAME]["end"] is not None) == (word != "waiting")
+
+
+def test_a_running_trial_and_its_sweep_have_running_runs(made: Sweep):
+    attempt(made.trial("a"), 0, 10)
+    with made.trial("a").lock():
+        tracking.ship(made)
+    assert {run["status"] for run in runs(made).values()} == {"RUNNING"}
+
+
+def test_a_run_lasts_from_the_first_attempt_to_the_result(made: Sweep):
+    trial = made.trial("a")
+    attempt(trial, 0, 10, saved=10, end="stopped")
+    began = (trial.journal / "0001.jsonl").stat().st_mtime
+    attempt(trial, 10, 20)
+    finished = finish(trial)
+    tracking.ship(made)
+    assert runs(made)[NAME]["start"] == pytest.approx(1000 * began, abs=500)
+    assert runs(made)[NAME]["end"] == round(1000 * finished)
+
+
+def test_a_failed_trial_that_succeeds_later_is_finished_without_a_cause(made: Sweep):
+    trial = made.trial("a")
+    attempt(trial, 0, 10)
+    fail(trial, "the disk is full")
+    tracking.ship(made)
+    assert runs(made)[NAME]["tags"]["cause"] == "the disk is full"
+    trial.remove("failure.json")
+    attempt(trial, 0, 20)
+    finished = finish(trial)
+    tracking.ship(made)
+    run = runs(made)[NAME]
+    assert (run["status"], run["tags"]["status"], run["end"]) == ("FINISHED", "finished", round(1000 * finished))
+    assert "cause" not in run["tags"]
+    assert runs(made)["sweep 5weeb1d0"]["status"] == "FINISHED"

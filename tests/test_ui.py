@@ -1,3 +1,5 @@
+"""The link that overlays a sweep's curves in MLflow's UI, and the command that serves a local store's UI."""
+
 import base64
 import json
 import zlib
@@ -7,17 +9,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from onecycle_sweeps import tracking
-from onecycle_sweeps.config import paths
-from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.sweep import Entry
-from onecycle_sweeps.tracking import ledger
-from onecycle_sweeps.tracking.store import address
-from onecycle_sweeps.tracking.values import as_params, as_tags
+from onecycle_sweeps.tracking import ledger, ui
 from recorded import ask, range_test, sweep, training
 
 
 @pytest.mark.parametrize(("entry", "kind"), [(training("a"), "train"), (range_test("a"), "range_test")])
-def test_the_overlay_link_opens_a_view_of_this_sweep_alone(tmp_path: Path, entry: Entry, kind: str):
+def test_the_overlay_link_opens_a_view_of_this_sweep_only(tmp_path: Path, entry: Entry, kind: str):
     made = sweep(tmp_path, entry)
     assert tracking.overlay_link(made) == "http://127.0.0.1:5000/#/experiments"
     tracking.ship(made)
@@ -37,42 +35,7 @@ def test_the_overlay_link_opens_a_view_of_this_sweep_alone(tmp_path: Path, entry
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == set(sections)
 
 
-def test_long_values_are_cut_with_a_mark_and_credentials_with_stars():
-    params, tags = as_params({"list": ["x" * 7000]}), as_tags({"cause": "y" * 9000, "none": None, "empty": ""})
-    assert len(params["list"]) == 6000
-    assert params["list"].endswith("[... shortened from 7004 characters]")
-    assert {key: len(value) for key, value in tags.items()} == {"cause": 8000}
-    assert as_params({"url": "x http://me:s/ec@ret@host/p y"}) == {"url": "x http://***@host/p y"}
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://me:secret@host:5000/p", "http://host:5000/p"),
-        ("postgresql://me:se@cret@host/db?password=secret", "postgresql://host/db"),
-        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
-    ],
-)
-def test_an_address_has_no_credentials(uri: str, shown: str):
-    assert address(uri) == shown
-    assert "secret" not in redacted(shown)
-
-
-@pytest.mark.parametrize(
-    ("uri", "absolute"),
-    [
-        ("sqlite:///mlflow.db", "sqlite:////there/mlflow.db"),
-        ("sqlite:///../a/b.db?timeout=5", "sqlite:////a/b.db?timeout=5"),
-        ("sqlite:////x/mlflow.db", "sqlite:////x/mlflow.db"),
-        ("http://host:5000", "http://host:5000"),
-        ("postgresql:///db", "postgresql:///db"),
-    ],
-)
-def test_a_relative_sqlite_path_is_made_absolute(uri: str, absolute: str):
-    assert paths.absolute_uri(uri, Path("/there")) == absolute
-
-
-def test_the_ui_is_served_on_loopback_and_its_uri_is_no_argument():
+def test_the_ui_is_served_on_loopback_and_its_uri_is_not_an_argument():
     uri = "postgresql://me:secret@host/db"
     command, environment = tracking.ui_command(uri, 5001), tracking.ui_environment(uri)
     assert "--host 127.0.0.1 --port 5001" in " ".join(command)
@@ -81,3 +44,14 @@ def test_the_ui_is_served_on_loopback_and_its_uri_is_no_argument():
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     with pytest.raises(ValueError, match="http://host is an MLflow server"):
         tracking.ui_command("http://me:secret@host")
+
+
+def test_the_link_is_a_plain_search_where_mlflows_version_is_not_known_to_read_the_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = sweep(tmp_path, training("a"))
+    tracking.ship(made)
+    monkeypatch.setattr(ui, "version", lambda name: "3.99.0")
+    query = parse_qs(urlsplit(tracking.overlay_link(made)).fragment.partition("?")[2])
+    assert query["searchFilter"] == [f"tags.ledger = '{ledger.load(made).token}' and tags.kind = 'train'"]
+    assert "viewStateShareKey" not in query

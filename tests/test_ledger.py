@@ -1,20 +1,21 @@
-"""What a store has of a sweep is known for each experiment apart, and for a database that was moved or renamed."""
+"""What a store has of a sweep is known after a crash, for each experiment apart, and for a database that was moved."""
 
-import importlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import recorded
 from onecycle_sweeps import tracking
 from onecycle_sweeps.files import read_json
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
-from recorded import ask, attempt, database, finish, runs, stored, sweep, training, written
-
-NAME = "onecycle max_lr=0.8 seed=0"
+from onecycle_sweeps.tracking.ledger import Ledger, RunFile
+from recorded import NAME, ask, attempt, client, database, finish, runs, stored, sweep, training, written
 
 
 def delivered(folder: Path, **rest: str) -> Sweep:
@@ -26,27 +27,67 @@ def delivered(folder: Path, **rest: str) -> Sweep:
     return made
 
 
-def client(made: Sweep):
-    return importlib.import_module("mlflow").MlflowClient(made.tracking_uri)
+@pytest.fixture
+def made(tmp_path: Path) -> Sweep:
+    """A sweep of one trial, `a`, that has not begun."""
+    return sweep(tmp_path, training("a"))
 
 
 def count(made: Sweep) -> int:
-    """How many runs the store has in all, the deleted ones too."""
+    """The number of runs in the store, including deleted ones."""
     return ask(made, "SELECT count(*) FROM runs")[0][0]
 
 
-def as_kept_by_store_alone(made: Sweep) -> None:
-    """Make the ledger one of an earlier version, which did not tell experiments apart."""
+@pytest.mark.parametrize("write", range(1, 9))
+def test_a_crash_before_any_write_of_the_ledger_loses_and_doubles_nothing(
+    made: Sweep, write: int, monkeypatch: pytest.MonkeyPatch
+):
+    attempt(made.trial("a"), 0, 800)
+    finish(made.trial("a"))
+    writes = iter(range(1, 100))
+
+    def dying(save: Callable[[Any], None]) -> Callable[[Any], None]:
+        def die(record: Any) -> None:
+            if next(writes) >= write:
+                raise KeyboardInterrupt
+            save(record)
+
+        return die
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Ledger, "save", dying(Ledger.save))
+        patch.setattr(RunFile, "save", dying(RunFile.save))
+        tracking.ship(made)
+    assert tracking.backlog(made)
+    assert not tracking.ship(made)
+    assert stored(made, "a") == written(made.trial("a"), 1)
+    assert len(recorded.runs(made)) == 2
+
+
+def test_a_sweep_whose_parent_run_is_gone_is_shipped_again(made: Sweep, tmp_path: Path):
+    attempt(made.trial("a"), 0, 50)
+    finish(made.trial("a"))
+    tracking.ship(made)
+    known = ledger.load(made)
+    known.parent = "0" * 32
+    known.save()
+    fresh = replace(made, experiment=f"{tmp_path.name} again")
+    assert not tracking.ship(fresh)
+    assert stored(fresh, "a") == written(made.trial("a"), 1)
+
+
+def downgrade(made: Sweep) -> None:
+    """Rewrite the ledger in format 0, which does not tell experiments apart."""
     path = made.folder / "tracking.json"
     ((place, by_name),) = (read_json(path) or {}).items()
     (known,) = by_name.values()
     path.write_text(json.dumps({place: known}))
-    for page in (made.folder / "tracking").glob("*.json"):
-        (shipped,) = (read_json(page) or {}).values()
-        page.write_text(json.dumps({place: shipped}) + "\n")
+    for file in (made.folder / "tracking").glob("*.json"):
+        (run,) = (read_json(file) or {}).values()
+        file.write_text(json.dumps({place: run}) + "\n")
 
 
-def test_another_experiment_gets_the_finished_sweep_as_well(tmp_path: Path):
+def test_a_finished_sweep_can_be_shipped_to_another_experiment_too(tmp_path: Path):
     made = delivered(tmp_path)
     second = replace(made, experiment=f"{tmp_path.name} second")
     assert not tracking.is_current(second)
@@ -57,16 +98,16 @@ def test_another_experiment_gets_the_finished_sweep_as_well(tmp_path: Path):
     assert runs(second)[NAME]["tags"]["mlflow.parentRunId"] == runs(second)["sweep 5weeb1d0"]["id"]
     assert tracking.overlay_link(second) != tracking.overlay_link(made)
     before = count(made)
-    for one in (made, second):
-        assert tracking.deliver(one, [], "onecycle") is None
-        assert tracking.is_current(one)
+    for each in (made, second):
+        assert tracking.deliver(each, [], "onecycle") is None
+        assert tracking.is_current(each)
     assert count(made) == before
 
 
-def test_a_ledger_that_was_kept_by_store_alone_belongs_to_the_experiment_that_it_filled(tmp_path: Path):
+def test_a_ledger_that_wdowngrade_belongs_to_the_experiment_that_it_filled(tmp_path: Path):
     made = delivered(tmp_path)
     before = count(made)
-    as_kept_by_store_alone(made)
+    downgrade(made)
     second = replace(made, experiment=f"{tmp_path.name} second")
     assert tracking.deliver(second, [], "onecycle") is None
     assert stored(second, "a") == written(made.trial("a"), 1)
@@ -76,16 +117,16 @@ def test_a_ledger_that_was_kept_by_store_alone_belongs_to_the_experiment_that_it
     assert count(made) == before + 2
 
 
-def test_one_trial_alone_is_shipped_by_a_ledger_that_was_kept_by_store_alone(tmp_path: Path):
+def test_one_trial_alone_is_shipped_by_a_ledger_that_wdowngrade(tmp_path: Path):
     made = delivered(tmp_path)
     before = count(made)
-    as_kept_by_store_alone(made)
+    downgrade(made)
     assert not tracking.ship(made, only=["a"])
     assert ledger.load(made).named
     assert count(made) == before
 
 
-def test_a_renamed_experiment_goes_on_under_both_names(tmp_path: Path):
+def test_a_renamed_experiment_is_filled_under_both_names(tmp_path: Path):
     made = delivered(tmp_path)
     before, experiment = count(made), ledger.load(made).experiment
     assert experiment
@@ -96,14 +137,14 @@ def test_a_renamed_experiment_goes_on_under_both_names(tmp_path: Path):
     assert tracking.deliver(made, [], "onecycle") is None
     assert tracking.deliver(renamed, [], "onecycle") is None
     assert ledger.load(renamed).experiment == experiment
-    assert count(made) == before + 1, "the trial was run again: its run, and nothing else, is another"
+    assert count(made) == before + 1, "only the trial that was trained again has another run"
 
 
-@pytest.mark.parametrize(("kept_by_store_alone", "linked"), [(False, False), (True, False), (False, True)])
-def test_a_database_that_was_moved_is_known_by_what_it_has(tmp_path: Path, kept_by_store_alone: bool, linked: bool):
+@pytest.mark.parametrize(("of_format_0", "linked"), [(False, False), (True, False), (False, True)])
+def test_a_moved_database_is_recognised_by_its_content(tmp_path: Path, of_format_0: bool, linked: bool):
     made = delivered(tmp_path, uri=f"sqlite:///{tmp_path}/here/mlflow.db")
-    if kept_by_store_alone:
-        as_kept_by_store_alone(made)
+    if of_format_0:
+        downgrade(made)
     before = count(made)
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = replace(made, tracking_uri=f"sqlite:///{tmp_path}/there/mlflow.db")
@@ -119,13 +160,13 @@ def test_a_database_that_was_moved_is_known_by_what_it_has(tmp_path: Path, kept_
     assert stored(moved, "a") == written(made.trial("a"), 1)
 
 
-def test_a_copy_of_a_database_is_a_store_of_its_own(tmp_path: Path):
+def test_a_copy_of_a_database_is_another_store(tmp_path: Path):
     made = delivered(tmp_path, uri=f"sqlite:///{tmp_path}/mlflow.db")
     shutil.copy(database(made), tmp_path / "copy.db")
     copied = replace(made, tracking_uri=f"sqlite:///{tmp_path}/copy.db", experiment="mine")
     assert tracking.deliver(copied, [], "onecycle") is None
     attempt(made.trial("a"), 50, 60)
     finish(made.trial("a"))
-    for one in (made, copied):
-        assert tracking.deliver(one, [], "onecycle") is None
-        assert stored(one, "a")
+    for each in (made, copied):
+        assert tracking.deliver(each, [], "onecycle") is None
+        assert stored(each, "a")

@@ -1,10 +1,8 @@
+"""Several processes that ship at once, or are killed while they ship."""
+
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from onecycle_sweeps import tracking
 from onecycle_sweeps.sweep import Sweep
 from recorded import attempt, database, finish, runs, stored, sweep, training, whole_store, written
+from tracking_server import mlflow_server
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +36,7 @@ def finished_sweep(folder: Path, uri: str, name: str = "5weeb1d0", steps: int = 
     return made
 
 
-def test_eight_processes_at_once_fill_a_fresh_store_with_nothing_lost_or_doubled_and_no_word(tmp_path: Path):
+def test_eight_processes_at_once_fill_a_fresh_store_with_nothing_lost_or_doubled_or_printed(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     sweeps = [finished_sweep(tmp_path, uri, name) for name in ("one", "two", "three", "four")]
     processes = [ship_elsewhere(made) for made in sweeps * 2]
@@ -48,7 +47,7 @@ def test_eight_processes_at_once_fill_a_fresh_store_with_nothing_lost_or_doubled
             assert stored(made, entry.signature) == written(made.trial(entry.signature), 1)
 
 
-def test_a_process_that_is_killed_while_it_ships_loses_and_doubles_nothing(tmp_path: Path):
+def test_a_process_killed_while_it_ships_loses_and_doubles_nothing(tmp_path: Path):
     made = finished_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", steps=4000)
     for points in (1, 5000, 9000):
         process = ship_elsewhere(made)
@@ -67,31 +66,6 @@ def points_stored(made: Sweep) -> int:
         return len(whole_store(made).get("metrics", []))
     except Exception:
         return 0
-
-
-@contextmanager
-def mlflow_server(uri: str, port: int) -> Iterator[None]:
-    """The server that `ui` starts, once it answers."""
-    with subprocess.Popen(
-        tracking.ui_command(uri, port),
-        env=tracking.ui_environment(uri),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as server:
-        try:
-            while not is_up(port):
-                assert server.poll() is None, "mlflow server ended"
-                time.sleep(0.2)
-            yield
-        finally:
-            server.terminate()
-
-
-def is_up(port: int) -> bool:
-    try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def test_a_server_gets_everything_once_it_is_up_and_no_password(tmp_path: Path):
@@ -114,7 +88,7 @@ def test_a_server_gets_everything_once_it_is_up_and_no_password(tmp_path: Path):
     assert not [path for path in kept if path.is_file() and b"hunter2" in path.read_bytes()]
 
 
-def test_a_process_that_is_killed_while_it_makes_the_store_leaves_one_that_can_be_made(tmp_path: Path):
+def test_a_process_killed_while_it_creates_the_store_leaves_it_usable(tmp_path: Path):
     made = finished_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     for seconds in (0.2, 1.0):
         process = ship_elsewhere(made)

@@ -1,0 +1,124 @@
+"""Where MLflow's UI shows a sweep: the link that overlays its curves, and the command that serves a local store's UI.
+
+This is the one file that relies on what MLflow does not document: how its page keeps a shared view of the charts (what
+its button `Share` makes: the page's state, deflated, as a tag of the experiment), and where it fetches artifacts.
+The format was tested in a browser with MLflow 3.17; the pages of MLflow 3.12 read the same. With any other version the
+link opens the same runs by a search, with MLflow's own choice of charts and at most ten runs visible.
+"""
+
+import base64
+import json
+import os
+import sys
+import zlib
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import quote
+
+from onecycle_sweeps.credentials import address, whole
+from onecycle_sweeps.journal import LR, MOMENTUM, SMOOTHED_LOSS, TRAIN_LOSS
+from onecycle_sweeps.measures import LOSS, Measure
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
+from onecycle_sweeps.tracking import ledger
+from onecycle_sweeps.tracking.store import database_file, is_server
+
+PORT = 5000
+# The first and the last version of MLflow whose page is known to read the view.
+TESTED = (3, 12), (3, 17)
+VIEW_TAG = "mlflow.sharedViewState"
+COLUMNS, CARD_HEIGHT = 2, 400
+
+
+def overlay_link(sweep: Sweep, port: int = PORT) -> str:
+    """The page that overlays the curves of the sweep's trainings, or of its range tests where it has no training.
+
+    Before anything has arrived it is the page of all experiments.
+    """
+    host = address(sweep.tracking_uri).rstrip("/") if is_server(sweep.tracking_uri) else f"http://127.0.0.1:{port}"
+    known = ledger.load(sweep)
+    if known.experiment is None:
+        return f"{host}/#/experiments"
+    page = f"{host}/#/experiments/{known.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    if known.view and _reads_shared_views():
+        return f"{page}&viewStateShareKey={known.token}"
+    return f"{page}&searchFilter={quote(_search(sweep, known.token))}"
+
+
+def ui_command(uri: str, port: int = PORT) -> list[str]:
+    """The command that serves MLflow's UI to this machine only, to be run with `ui_environment`.
+
+    Raises ValueError where the store is a server, which has a UI.
+    """
+    if is_server(uri):
+        raise ValueError(f"{address(uri)} is an MLflow server and has its own UI: open that address")
+    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+
+
+def ui_environment(uri: str) -> dict[str, str]:
+    """This process's environment with what `ui_command` needs: a URI may hold a password, so it is no argument."""
+    needed = {
+        "MLFLOW_BACKEND_STORE_URI": whole(uri),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    file = database_file(uri)
+    artifacts = {"MLFLOW_ARTIFACTS_DESTINATION": str(file.with_name("mlruns"))} if file else {}
+    return {**os.environ, **needed, **artifacts}
+
+
+def figure(run_id: str, name: str) -> str:
+    """Markdown for a figure among the report's artifacts, by the address from which MLflow's pages fetch artifacts."""
+    return f"\n![{name.partition('.')[0]}](get-artifact?path=report/{name}&run_uuid={run_id})\n"
+
+
+def view_tag(token: str) -> str:
+    """The name of the experiment's tag that holds a sweep's view."""
+    return f"{VIEW_TAG}.{token}"
+
+
+def view(sweep: Sweep, token: str, headline: Measure) -> str:
+    """The value of that tag: the page's state, with all trainings of this sweep visible, or all its range tests."""
+    if _kind_shown(sweep) == TRAIN:
+        curves = (LR, MOMENTUM, headline.val, LOSS.val, TRAIN_LOSS, headline.train)
+        bars = (headline.final_val,)
+    else:
+        curves, bars = (LR, TRAIN_LOSS, SMOOTHED_LOSS), ()
+    charts = [_chart(key, "LINE") for key in curves] + [_chart(key, "BAR") for key in bars]
+    state = {
+        "searchFilter": _search(sweep, token),
+        "orderByKey": "params.`max_lr`",
+        "orderByAsc": True,
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": charts,
+        "compareRunSections": [_section(name) for name in dict.fromkeys(chart["metricSectionId"] for chart in charts)],
+        "isAccordionReordered": True,
+    }
+    return f"deflate;{base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()}"
+
+
+def _reads_shared_views() -> bool:
+    """Whether the installed MLflow is one whose page is known to read the view."""
+    first, last = TESTED
+    return first <= tuple(int(part) for part in version("mlflow").split(".")[:2]) <= last
+
+
+def _kind_shown(sweep: Sweep) -> str:
+    return TRAIN if any(entry.kind == TRAIN for entry in sweep.trials) else RANGE_TEST
+
+
+def _search(sweep: Sweep, token: str) -> str:
+    """MLflow's search for the runs that are shown."""
+    return f"tags.ledger = '{token}' and tags.kind = '{_kind_shown(sweep)}'"
+
+
+def _chart(key: str, kind: str) -> dict[str, Any]:
+    section, _, name = key.partition("/")
+    shared = {"uuid": key, "type": kind, "metricSectionId": section, "metricKey": key, "displayName": name}
+    axes = {"xAxisKey": "step", "yAxisKey": "metric", "xAxisScaleType": "linear", "scaleType": "linear", "range": {}}
+    line = {**axes, "lineSmoothness": 0, "selectedXAxisMetricKey": "", "yAxisExpressions": [], "ignoreOutliers": False}
+    return {**shared, "deleted": False, "isGenerated": True, **(line if kind == "LINE" else {})}
+
+
+def _section(name: str) -> dict[str, Any]:
+    layout = {"display": True, "columns": COLUMNS, "cardHeight": CARD_HEIGHT}
+    return {"uuid": name, "name": name, **layout, "isReordered": True, "deleted": False, "isGenerated": True}
