@@ -164,18 +164,28 @@ class Outcome:
         return max((later - earlier for earlier, later in pairwise(ends)), default=None)
 
 
-def look(entry: Entry, folder: TrialFolder) -> Outcome:
-    """What a trial's records say at this moment; of the journal only the outline of each attempt is read.
-
-    `status` and `written` are read first: what the trial writes in the meantime is seen in the journal, never missed.
-    """
+def glance(entry: Entry, folder: TrialFolder) -> Outcome:
+    """The status of a trial without `resolved` and `history`: cheap enough for all trials of a sweep every second."""
     found = folder.state()
     attempts, written = folder.attempts(), _written(folder, found.result)
+    return Outcome(entry, folder, found.status, found.cause, attempts, found.result, written=written)
+
+
+def look(entry: Entry, folder: TrialFolder) -> Outcome:
+    """What a trial's records say at this moment; of the journal only the outline of each attempt is read."""
+    return with_history(glance(entry, folder))
+
+
+def with_history(outcome: Outcome) -> Outcome:
+    """The outcome with what its first attempt resolved and the outline of each attempt.
+
+    They are read after the status: what the trial has written in the meantime is seen, never missed.
+    """
     try:
-        resolved, history = folder.resolved() or {}, journal.attempts(folder.journal)
+        resolved, history = outcome.folder.resolved() or {}, journal.attempts(outcome.folder.journal)
     except Unreadable as error:
-        return _lost(Outcome(entry, folder, LOST, found.cause, attempts, written=written), error)
-    return Outcome(entry, folder, found.status, found.cause, attempts, found.result, resolved, written, history)
+        return _lost(replace(outcome, status=LOST), error)
+    return replace(outcome, resolved=resolved, history=history)
 
 
 def with_series(outcome: Outcome, *, with_trajectory: bool = False) -> Outcome:

@@ -176,6 +176,18 @@ def test_a_trial_that_was_put_aside_has_a_run_with_the_points_of_its_next_attemp
     assert stored(made, "a") == written(trial, 1)
 
 
+def test_a_trial_with_an_unreadable_journal_is_shipped_once_as_lost(made: Sweep):
+    attempt(made.trial("a"), 0, 50)
+    attempt(made.trial("a"), 0, 50)
+    finish(made.trial("a"))
+    first = made.trial("a").journal / "0001.jsonl"
+    first.write_text(first.read_text().replace('"format":1', '"format":7'))
+    assert not tracking.ship(made)
+    (run,) = [run for run in runs(made).values() if run["tags"]["kind"] == "train"]
+    assert (run["status"], run["tags"]["status"], "0001.jsonl" in run["tags"]["cause"]) == ("FAILED", "lost", True)
+    assert not tracking.is_due(made)
+
+
 def test_shipping_stops_between_two_batches_when_its_time_is_up_and_says_what_is_left(made: Sweep):
     attempt(made.trial("a"), 0, 1000)
     finish(made.trial("a"))

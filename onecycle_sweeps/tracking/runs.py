@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onecycle_sweeps import measures
 from onecycle_sweeps.credentials import address
 from onecycle_sweeps.measures import Measure
-from onecycle_sweeps.outcome import Outcome, look
+from onecycle_sweeps.outcome import Outcome, glance, with_history
 from onecycle_sweeps.trial_folder import ENDED, LOST
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger, run_data, ui
@@ -67,7 +67,7 @@ class Runs:
             self.ledger.parent, self.ledger.parent_status = parent.info.run_id, parent.info.status
             self.ledger.save()
 
-    def update(self, outcome: Outcome, file: RunFile) -> None:
+    def update(self, outcome: Outcome, standing: list[Any], file: RunFile) -> None:
         """Bring a trial's run up to date and record that in its file; raises OutOfTime between two batches."""
         run = self._known_run(outcome, file) or self._new_run(outcome, file)
         record = file.run = file.run or RunRecord(run.info.run_id, run_data.first_attempt(outcome))
@@ -87,7 +87,7 @@ class Runs:
         if outcome.status in ENDED or run.info.status != status:
             self._set_status(record.run_id, status, run_data.end_time(outcome, self.sweep))
         record.finished = outcome.result.get("finished")
-        record.standing = run_data.standing(outcome)
+        record.standing = standing
         file.save()
 
     def update_parent(self) -> None:
@@ -124,8 +124,8 @@ class Runs:
 
     def _headline(self) -> Measure:
         """The measure of the first trial that has begun, which is what the sweep's trials are judged by."""
-        begun = (outcome.headline for outcome in outcomes(self.sweep) if outcome.resolved)
-        return next(begun, measures.headline(None))
+        begun = (outcome for outcome in map(with_history, outcomes(self.sweep)) if outcome.resolved)
+        return next((outcome.headline for outcome in begun), measures.headline(None))
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -230,10 +230,10 @@ def open_runs(sweep: Sweep, expired: Callable[[], bool], whole: bool = True) -> 
 
 
 def outcomes(sweep: Sweep, only: Collection[str] | None = None) -> Iterator[Outcome]:
-    """What has become of the sweep's trials so far; `only` has the signatures of those to look at."""
+    """A glance at the sweep's trials; `only` has the signatures of those to look at."""
     for entry in sweep.trials:
         if only is None or entry.signature in only:
-            yield look(entry, sweep.trial(entry.signature))
+            yield glance(entry, sweep.trial(entry.signature))
 
 
 def check_store(sweep: Sweep) -> None:

@@ -21,7 +21,7 @@ from typing import Self
 from onecycle_sweeps import sweep as sweeps
 from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.outcome import Outcome, look
+from onecycle_sweeps.outcome import Outcome, glance, with_history
 from onecycle_sweeps.state import ENDED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, run_data
@@ -77,9 +77,9 @@ def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
     """What the sweep's store lacks according to the ledger; the store itself is not asked."""
     known = ledger.load(sweep)
     runs = points = 0
-    for outcome in outcomes(sweep):
-        if _lacks(known, outcome):
-            run = known.run(outcome.entry.signature)
+    for glanced in outcomes(sweep):
+        if _lacks(known, glanced):
+            outcome, run = with_history(glanced), known.run(glanced.entry.signature)
             runs += run_data.has_run(outcome)
             points += sum(map(len, run_data.batches(outcome, sweep, run.next if run else 0)))
     return Backlog(runs, points, tuple(refused))
@@ -160,11 +160,14 @@ def _update(runs: Runs, entry: Entry) -> str | None:
 
     with runs.ledger.run_file(entry.signature, runs.expired) as file:
         # The process that held the file a moment ago may have shipped all there was then, and more.
-        outcome = look(entry, runs.sweep.trial(entry.signature))
-        if not _lacks(runs.ledger, outcome) or not run_data.has_run(outcome):
+        glanced = glance(entry, runs.sweep.trial(entry.signature))
+        if not _lacks(runs.ledger, glanced):
+            return None
+        outcome = with_history(glanced)
+        if not run_data.has_run(outcome):
             return None
         try:
-            runs.update(outcome, file)
+            runs.update(outcome, run_data.standing(glanced), file)
         except MlflowException as error:
             if error.error_code not in REFUSALS:
                 raise
