@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import tracking
-from onecycle_sweeps.folder import TrialFolder
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import TrialFolder
 from recorded import NAME, attempt, database, fail, finish, range_test, runs, sweep, training
 
 

@@ -170,7 +170,7 @@ def test_a_trial_that_was_put_aside_has_a_run_with_the_points_of_its_next_attemp
     trial = made.trial("a")
     attempt(trial, 0, 50, saved=50, end="stopped")
     tracking.ship(made)
-    trial.put_aside()
+    trial.set_aside()
     attempt(trial, 0, 70, saved=70, end="stopped", shift=0.25)
     tracking.ship(made)
     assert stored(made, "a") == written(trial, 1)

@@ -13,23 +13,23 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from onecycle_sweeps import journal, state
+from onecycle_sweeps import journal, trial_folder
 from onecycle_sweeps.credentials import address, redacted
-from onecycle_sweeps.folder import DUMPER
 from onecycle_sweeps.journal import Block
 from onecycle_sweeps.outcome import Outcome, Series
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import DUMPER
 
 # A trial that waits to be continued is SCHEDULED in MLflow: it neither runs nor has failed.
 MLFLOW_STATUS = {
-    state.WAITING: "SCHEDULED",
-    state.QUEUED: "SCHEDULED",
-    state.RUNNING: "RUNNING",
-    state.FINISHED: "FINISHED",
-    state.DIVERGED: "FINISHED",
-    state.FAILED: "FAILED",
-    state.LOST: "FAILED",
-    state.CANCELLED: "KILLED",
+    trial_folder.WAITING: "SCHEDULED",
+    trial_folder.QUEUED: "SCHEDULED",
+    trial_folder.RUNNING: "RUNNING",
+    trial_folder.FINISHED: "FINISHED",
+    trial_folder.DIVERGED: "FINISHED",
+    trial_folder.FAILED: "FAILED",
+    trial_folder.LOST: "FAILED",
+    trial_folder.CANCELLED: "KILLED",
 }
 ARTIFACTS = ("resolved.json", "lr_momentum.png", "range_test.png", "range_test.csv", "model.pt")
 NOT_PARAMS = ("needs", "tracking", "max_lr")
@@ -50,7 +50,7 @@ class Point(NamedTuple):
 
 def has_run(outcome: Outcome) -> bool:
     """Whether the trial gets a run: its name contains the learning rate, which is not known before it begins."""
-    return bool(outcome.resolved) or outcome.status in state.ENDED
+    return bool(outcome.resolved) or outcome.status in trial_folder.ENDED
 
 
 def standing(outcome: Outcome) -> list[Any]:
@@ -72,7 +72,7 @@ def end_time(outcome: Outcome, sweep: Sweep) -> int:
     """When the trial wrote its result, its failure, or else its last record, in ms."""
     if outcome.result:
         return milliseconds(outcome.result["finished"])
-    block = journal.latest(outcome.folder.journal)
+    block = journal.latest_block(outcome.folder.journal)
     times = [each.time for each in outcome.history] + ([block.time] if block else [])
     return milliseconds(max([outcome.written or sweep.created, *times]))
 

@@ -11,12 +11,12 @@ from onecycle_sweeps import measures
 from onecycle_sweeps.credentials import address
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome, glance, with_history
-from onecycle_sweeps.trial_folder import ENDED, LOST
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger, run_data, ui
 from onecycle_sweeps.tracking.ledger import Ledger, RunFile, RunRecord
 from onecycle_sweeps.tracking.run_data import BATCH, MLFLOW_STATUS, TAG_LENGTH, Point
 from onecycle_sweeps.tracking.store import StoreUnreachable, connected, database_file, locked, stamp
+from onecycle_sweeps.trial_folder import ENDED, LOST
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -22,13 +22,13 @@ from onecycle_sweeps import sweep as sweeps
 from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.outcome import Outcome, glance, with_history
-from onecycle_sweeps.state import ENDED, RUNNING
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, run_data
 from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.run_data import MLFLOW_STATUS
 from onecycle_sweeps.tracking.runs import OutOfTime, Runs, open_runs, outcomes
 from onecycle_sweeps.tracking.store import StoreUnreachable, is_server, never, stamp
+from onecycle_sweeps.trial_folder import ENDED, RUNNING
 
 # MLflow's error codes for a run that it does not accept; any other error concerns the whole store.
 REFUSALS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
