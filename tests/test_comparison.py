@@ -6,7 +6,7 @@ import pytest
 import hand_made
 from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
-from onecycle_sweeps.report.spread import spread
+from onecycle_sweeps.report.statistics import spread
 from onecycle_sweeps.sweep import Entry, Sweep
 
 
@@ -18,12 +18,12 @@ def mixed(tmp_path: Path) -> Sweep:
 def test_means_and_deviations_are_over_the_finished_seeds(mixed: Sweep) -> None:
     row = report.compare(mixed).rows[0]
     assert row.name == "onecycle"
-    assert row.final_accuracy is not None and row.final_accuracy.count == 3
-    assert row.final_accuracy.mean == pytest.approx(0.92)
-    assert row.final_accuracy.std == pytest.approx(0.02)
-    assert row.best_accuracy is not None and row.best_accuracy.mean == pytest.approx((0.90 + 0.95 + 0.94) / 3)
+    assert row.final is not None and row.final.count == 3
+    assert row.final.mean == pytest.approx(0.92)
+    assert row.final.std == pytest.approx(0.02)
+    assert row.best is not None and row.best.mean == pytest.approx((0.90 + 0.95 + 0.94) / 3)
     assert row.val_loss is not None and row.val_loss.mean == pytest.approx(0.2)
-    assert row.test_accuracy is not None and row.test_accuracy.mean == pytest.approx(0.82)
+    assert row.test is not None and row.test.mean == pytest.approx(0.82)
     assert row.seconds is not None and (row.seconds.mean, row.seconds.std) == pytest.approx((11.0, 1.0))
     assert row.max_lrs == (0.3,)
 
@@ -31,9 +31,9 @@ def test_means_and_deviations_are_over_the_finished_seeds(mixed: Sweep) -> None:
 def test_trials_that_did_not_finish_are_counted_and_not_averaged(mixed: Sweep) -> None:
     rows = {row.name: row for row in report.compare(mixed).rows}
     assert (rows["clr"].asked, dict(rows["clr"].counts)) == (3, {"finished": 1, "diverged": 1, "failed": 1})
-    assert rows["clr"].final_accuracy == spread([0.93])
+    assert rows["clr"].final == spread([0.93])
     assert dict(rows["wsd"].counts) == {"waiting": 1, "lost": 1}
-    assert rows["wsd"].final_accuracy is rows["wsd"].seconds is rows["wsd"].resolution is None
+    assert rows["wsd"].final is rows["wsd"].seconds is rows["wsd"].resolution is None
 
 
 def test_one_value_has_no_deviation() -> None:

@@ -11,9 +11,8 @@ from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
 from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.budget_figure import budgets_of, draw_budgets
 from onecycle_sweeps.report.comparison import compare
-from onecycle_sweeps.report.shown import styles_of
+from onecycle_sweeps.report.figures import budgets_of, draw_budgets, styles_of
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -137,10 +136,9 @@ def budgets(tmp_path: Path, policies: Sequence[str], epochs: Sequence[int]) -> S
 
 def test_accuracy_is_drawn_against_the_budget_where_epochs_vary(tmp_path: Path) -> None:
     found = budgets_of(read(budgets(tmp_path, ("constant", "onecycle"), (8, 2, 4))))
-    assert found is not None
     (axes,) = canvas.axes()
-    draw_budgets(axes, found)
-    means = {line.get_label(): line for line in axes.lines if not str(line.get_label()).startswith("_")}
+    draw_budgets(axes, found, "final val accuracy (%)")
+    means = dict(zip(found, (line for line in axes.lines if line.get_marker() == "None"), strict=True))
     assert list(means) == ["constant", "onecycle"]
     assert np.asarray(means["onecycle"].get_ydata()) == pytest.approx([58, 60, 64])
     assert np.asarray(means["constant"].get_xdata()) == pytest.approx([2, 4, 8], rel=0.05)
@@ -194,9 +192,9 @@ def test_names_that_look_like_mathematics_are_drawn_as_text(tmp_path: Path) -> N
 def test_a_group_keeps_its_colour_when_the_ranking_changes(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0), entry("b", "clr", 0))
     training(sweep.trial("b"), accuracy={4: 0.8})
-    before = styles_of(compare(sweep), [e.group for e in sweep.trials])
+    before = styles_of([row.group for row in compare(sweep).rows], [e.group for e in sweep.trials])
     training(sweep.trial("a"), accuracy={4: 0.9})
-    after = styles_of(compare(sweep), [e.group for e in sweep.trials])
+    after = styles_of([row.group for row in compare(sweep).rows], [e.group for e in sweep.trials])
     assert list(before) == list(reversed(after)) and before == after
 
 
@@ -205,7 +203,7 @@ def test_of_many_groups_the_best_are_in_colours_of_their_own(tmp_path: Path) -> 
     sweep = hand_made.sweep(tmp_path, *entries)
     for i, one in enumerate(entries):
         training(sweep.trial(one.signature), accuracy={4: i / 100})
-    styles = styles_of(compare(sweep), [e.group for e in entries])
+    styles = styles_of([row.group for row in compare(sweep).rows], [e.group for e in entries])
     coloured = [group for group, style in styles.items() if style.highlighted]
     assert coloured == [one.group for one in entries[: -len(coloured) - 1 : -1]]
     assert len({styles[group].colour for group in coloured}) == len(coloured) == len(canvas.COLOURS)

@@ -12,7 +12,7 @@ from hand_made import entry, training
 from onecycle_sweeps import report, sweep
 from onecycle_sweeps.config.preset import read
 from onecycle_sweeps.config.schema import ConfigError
-from onecycle_sweeps.report import PublishedRow
+from onecycle_sweeps.report.reproduction import PublishedRow
 from onecycle_sweeps.sweep import Sweep
 
 FIGURE = {"what": "one cycle", "accuracy": 0.92, "tolerance": 0.005}
@@ -121,7 +121,7 @@ def test_a_preset_in_another_setting_says_why_its_figures_cannot_be_met(tmp_path
     assert (only(found).verdict, only(found).reasons) == ("not comparable", ("another net",))
     said = report.remarks(report.compare(found))
     assert any("published figures: a paper. A trap" in line for line in said)
-    assert any("untried at its full size" in line for line in said)
+    assert any("untested at its full size" in line for line in said)
     assert any("here 99.00 % over 1 of 1 seeds: not comparable (another net)" in line for line in said)
 
 

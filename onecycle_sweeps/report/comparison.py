@@ -1,37 +1,39 @@
-"""The comparison of a sweep's policies over their seeds, as plain data."""
+"""The comparison of a sweep's groups over their seeds, as plain data for table, page and files."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome, read
 from onecycle_sweeps.report.claims import Claims, claims_of
-from onecycle_sweeps.report.groups import Group, by_group, group_name, standing
-from onecycle_sweeps.report.published import compare_published, published_notes
-from onecycle_sweeps.report.spread import Spread, spread
-from onecycle_sweeps.report.stability_map import StabilityMap, stability_lines, stability_maps
-from onecycle_sweeps.report.verdicts import PublishedRow
-from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
+from onecycle_sweeps.report.groups import Group, by_group, group_name, headline_of, score
+from onecycle_sweeps.report.range_tests import RangeTest, range_tests
+from onecycle_sweeps.report.reproduction import PublishedRow, compare_published, published_notes
+from onecycle_sweeps.report.stability import StabilityMap, stability_lines, stability_maps
+from onecycle_sweeps.report.statistics import Spread, spread
+from onecycle_sweeps.sweep import TRAIN, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, FAILED, FINISHED, LOST
 
 
 @dataclass(frozen=True)
 class Row:
-    """One group of trials that differ in their seed alone; the spreads are over the seeds that finished.
+    """A group of trials that differ only in their seed; the spreads are over the seeds that finished.
 
-    Accuracies are fractions. `steps_to_target` is over the finished seeds that reached it, `steps_to_target.count`
-    of them, known to within `resolution` steps; `counts` says how many trials have which status. `also` are the names
-    of groups that come to the same trials.
+    `final`, `best` and `test` are values of the headline measure. `steps_to_target` is over the finished seeds that
+    reached the target, known to within `resolution` steps. `counts` has the number of trials by status. `also` are the
+    names of groups that consist of the same trials.
     """
 
     group: Group
     asked: int
     counts: Mapping[str, int]
     max_lrs: tuple[float, ...]
-    final_accuracy: Spread | None
-    best_accuracy: Spread | None
+    final: Spread | None
+    best: Spread | None
     val_loss: Spread | None
-    test_accuracy: Spread | None
+    test: Spread | None
     steps_to_target: Spread | None
     resolution: int | None
     seconds: Spread | None
@@ -39,7 +41,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What the group's trials share, `onecycle epochs=5`, by all its names: `constant = same`."""
+        """What the group's trials share, `onecycle epochs=5`, with all its names: `constant = same`."""
         return " = ".join([group_name(self.group), *self.also])
 
     @property
@@ -48,25 +50,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class RangeTest:
-    """A range test of the sweep: its name, how it stands, and the rates it suggests (the verdict is max_lr).
-
-    `word` is confident or ambiguous, None before there is a verdict.
-    """
-
-    name: str
-    status: str
-    suggestions: Mapping[str, float]
-    word: str | None = None
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """A sweep's rows, highest mean first, and what has to be said beside them; each pair is a trial's name and a text.
+    """A sweep's outcomes, compared: rows, best mean first, claims, and the lines that accompany them.
 
-    The order of the rows is no claim: what the sweep shows is in `claims`.
+    The order of the rows is no claim. Pairs are a trial's name and a text.
     """
 
+    sweep: Sweep
+    outcomes: tuple[Outcome, ...]
+    headline: Measure
     rows: tuple[Row, ...]
     claims: Claims
     range_tests: tuple[RangeTest, ...]
@@ -79,26 +71,51 @@ class Comparison:
     maps: tuple[StabilityMap, ...] = ()
     stability: tuple[str, ...] = ()
 
+    @property
+    def verdict(self) -> str:
+        """What the sweep shows, in a sentence: that of the claims, or else which mean is best, which is no test."""
+        if self.claims.sentence:
+            return self.claims.sentence
+        ranked = [(row, row.final) for row in self.rows if row.final and math.isfinite(row.final.mean)]
+        if not ranked:
+            verdicts = [test.verdict for test in self.range_tests if test.verdict]
+            if verdicts and not self.rows:
+                several = len(verdicts) > 1
+                return f"The range test{'s suggest' if several else ' suggests'} {'; '.join(verdicts)}."
+            return "No training has finished yet."
+        (best, value), *others = ranked
+        reached = f"{value.text(self.headline)} over {best.finished} of {best.asked} seeds"
+        if not others:
+            return f"{best.name} reached a final validation {self.headline.name} of {reached}."
+        second, next_value = others[0]
+        return (
+            f"{best.name} has the best mean final validation {self.headline.name}, {reached}, before {second.name} "
+            f"with {next_value.text(self.headline)}: an order of means, not yet a test."
+        )
+
 
 def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparison:
-    """Compare a sweep's groups over their seeds; `outcomes` spares a second reading of the trials' folders.
+    """Compare a sweep's groups over their seeds; `outcomes` saves reading the trials' folders again.
 
-    The best mean final val accuracy comes first. For this order alone a diverged trial counts as accuracy 0, so that
-    one lucky seed does not lead; groups without a finished or diverged trial come last. A preset names the baseline of
-    its claims, whether their budgets may differ, and the pairs of rows that its source speaks of.
+    The best mean final headline measure comes first. For this order only, a diverged trial counts with the measure's
+    worst value, so that one lucky seed does not lead; groups without a finished or diverged trial come last. A preset
+    names the baseline of its claims, whether their budgets may differ, and the pairs of rows that its source mentions.
     """
     facts = sweep.published
     baseline, budgets_may_differ = (facts.baseline, facts.budgets_may_differ) if facts else (None, False)
-    outcomes = read(sweep) if outcomes is None else outcomes
+    outcomes = tuple(read(sweep) if outcomes is None else outcomes)
     maps = stability_maps(outcomes)
-    groups = sorted(by_group(outcomes).items(), key=lambda item: -standing(item[1]))
+    groups = sorted(by_group(outcomes).items(), key=lambda item: -score(item[1]))
     rows = [_row(group, members) for group, members in groups]
     more = [(pair.row, pair.over) for pair in facts.pairs] if facts else []
     claims = claims_of(outcomes, baseline, budgets_may_differ, more)
     return Comparison(
+        sweep=sweep,
+        outcomes=outcomes,
+        headline=headline_of(outcomes),
         rows=tuple(rows),
         claims=claims,
-        range_tests=tuple(_range_test(o) for o in outcomes if o.entry.kind == RANGE_TEST),
+        range_tests=range_tests(outcomes),
         targets=tuple(sorted({t for o in outcomes if (t := o.entry.target_accuracy) is not None})),
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),
@@ -111,7 +128,7 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
 
 
 def _row(group: Group, members: Sequence[Outcome]) -> Row:
-    finished = [o for o in members if o.finished]
+    finished, headline = [o for o in members if o.finished], headline_of(members)
 
     def over(metric: str) -> Spread | None:
         return spread([o.metrics[metric] for o in finished if metric in o.metrics])
@@ -121,20 +138,15 @@ def _row(group: Group, members: Sequence[Outcome]) -> Row:
         asked=len(members),
         counts=Counter(o.status for o in members),
         max_lrs=tuple(sorted({o.max_lr for o in members if o.max_lr is not None})),
-        final_accuracy=over("final/val_accuracy"),
-        best_accuracy=over("best/val_accuracy"),
+        final=over(headline.final_val),
+        best=over(headline.best_val),
         val_loss=spread([o.val_loss.values[-1] for o in finished if o.val_loss]),
-        test_accuracy=over("final/test_accuracy"),
+        test=over(headline.final_test),
         steps_to_target=spread([steps for o in finished if (steps := o.steps_to_target) is not None]),
         resolution=max((gap for o in finished if (gap := o.evaluation_gap) is not None), default=None),
         seconds=over("seconds"),
         also=tuple(dict.fromkeys(name for o in members for name in o.entry.also)),
     )
-
-
-def _range_test(outcome: Outcome) -> RangeTest:
-    rates = {k.removeprefix("suggestion/"): v for k, v in outcome.metrics.items() if k.startswith("suggestion/")}
-    return RangeTest(outcome.name, outcome.status, rates, outcome.result.get("verdict", {}).get("word"))
 
 
 def _causes(outcomes: Iterable[Outcome], *statuses: str) -> tuple[tuple[str, str], ...]:

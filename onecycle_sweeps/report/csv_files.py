@@ -1,22 +1,23 @@
-"""A sweep's trials and claims, and a range test's curves as CSV files."""
+"""The report's CSV files: trials, claims, stability maps, and the data behind the figures."""
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import files, journal
-from onecycle_sweeps.outcome import Outcome, range_test_curves, read
-from onecycle_sweeps.report.claims import Claims
-from onecycle_sweeps.report.stability_map import StabilityMap
+from onecycle_sweeps.measures import LOSS
+from onecycle_sweeps.outcome import Outcome, RangeTestCurve, range_test_curves
+from onecycle_sweeps.report.comparison import Comparison
+from onecycle_sweeps.report.figures import Example, ShownGroups
+from onecycle_sweeps.report.groups import group_name, headline_of
 from onecycle_sweeps.report.statistics import Difference, Speedup
-from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import TrialFolder
 
-# The fields of a difference and of a speed-up bear its name before theirs.
+# The columns of a difference and of a speed-up have its name as a prefix.
 CLAIM_COLUMNS = (
     *("name", "baseline", "budget", "measure"),
     *(f"difference_{field.name}" for field in fields(Difference)),
@@ -25,14 +26,54 @@ CLAIM_COLUMNS = (
     "kind",
     "sentence",
 )
+MAP_COLUMNS = ("name", "status", "weight_decay", "momentum", "largest_stable_lr", "diverged", "lowest_loss", "max_lr")
+CURVE_COLUMNS = ("seed_run", "step", "lr", "loss", "loss_smoothed")
+# A long trajectory is thinned to at most twice as many rows, with its last step; the journal has every step.
+STEPS_KEPT = 2000
+Row = Mapping[str, Any]
 
 
-def write_csv(sweep: Sweep, path: Path, outcomes: Sequence[Outcome] | None = None) -> Path:
-    """One row per trial: what it is, how it ended, and every metric; a column per key that varies.
+def write_csv_files(comparison: Comparison, groups: ShownGroups) -> Iterator[Path]:
+    """Write each file for which there are data into the sweep's report folder."""
+    folder, outcomes = comparison.sweep.report, comparison.outcomes
+    yield write_trials(folder / "trials.csv", outcomes)
+    if claims := list(_claims(comparison)):
+        yield _write(folder / "claims.csv", CLAIM_COLUMNS, claims)
+    if any(outcome.val_loss or outcome.val for outcome in outcomes):
+        metrics = [LOSS.val, headline_of(outcomes).val]
+        columns = ["signature", "name", "step", "seconds", *metrics]
+        yield _write(folder / "evaluations.csv", columns, (row for o in outcomes for row in _evaluations(o)))
+    if groups.examples:
+        columns = ["group", "signature", "step", "lr", "momentum", "planned_lr", "planned_momentum"]
+        rows = (
+            {"group": group_name(group), "signature": example.outcome.entry.signature, **row}
+            for group, example in groups.examples.items()
+            for row in _trajectory(example)
+        )
+        yield _write(folder / "trajectories.csv", columns, rows)
+    if any(test.curves for test in comparison.range_tests):
+        rows = (
+            {"signature": test.signature, "name": test.name, **row}
+            for test in comparison.range_tests
+            for row in _curves(test.curves)
+        )
+        yield _write(folder / "range_tests.csv", ["signature", "name", *CURVE_COLUMNS], rows)
+    if comparison.maps:
+        rows = list(_cells(comparison))
+        yield _write(folder / "stability_map.csv", _union(rows), rows)
 
-    A varying key that is also a column of its own is named KEY_asked. `outcomes` spares a second reading.
+
+def write_range_test_csv(trial: TrialFolder) -> Path:
+    """range_test.csv in the trial's folder."""
+    return _write(trial.path / "range_test.csv", CURVE_COLUMNS, _curves(range_test_curves(journal.read(trial.journal))))
+
+
+def write_trials(path: Path, outcomes: Sequence[Outcome]) -> Path:
+    """One row per trial: what it is, how it ended, every metric, and a column per key that varies.
+
+    A varying key that is also a column of its own is named KEY_asked.
     """
-    rows = [_trial(outcome) for outcome in (read(sweep) if outcomes is None else outcomes)]
+    rows = [_trial(outcome) for outcome in outcomes]
     varying = _union(asked for asked, _, _ in rows)
     fixed = _union(facts for _, facts, _ in rows)
     metrics = sorted(_union(metrics for _, _, metrics in rows))
@@ -40,54 +81,11 @@ def write_csv(sweep: Sweep, path: Path, outcomes: Sequence[Outcome] | None = Non
     table = [facts | metrics | {names[key]: value for key, value in asked.items()} for asked, facts, metrics in rows]
     first = ["signature", "name", "kind"]
     rest = [column for column in fixed if column not in first]
-    return write_rows(path, [*first, *names.values(), *rest, *metrics], table)
-
-
-def write_claims_csv(claims: Claims, path: Path) -> Path:
-    """One row per claim: who is compared at what budget, the numbers (differences in fractions of 1), the sentence."""
-    rows = [
-        {"name": claim.name, "baseline": claim.baseline, "budget": claim.budget, "measure": claims.measure}
-        | _prefixed("difference", claim.difference)
-        | {"p_adjusted": claim.p_adjusted}
-        | _prefixed("speedup", claim.speedup)
-        | {"kind": claim.kind, "sentence": claim.sentence}
-        for claim in claims.claims
-    ]
-    return write_rows(path, CLAIM_COLUMNS, rows)
-
-
-def write_range_test_csv(trial: TrialFolder) -> Path:
-    """range_test.csv in the trial's folder: seed_run (0-based), step within that run, lr, loss, loss_smoothed."""
-    curves = range_test_curves(journal.read(trial.journal))
-    rows = [
-        {"seed_run": run, "step": step, "lr": lr, "loss": loss, "loss_smoothed": known(smoothed)}
-        for run, curve in enumerate(curves)
-        for step, (lr, loss, smoothed) in enumerate(zip(curve.lr, curve.loss, curve.smoothed, strict=True))
-    ]
-    return write_rows(trial.path / "range_test.csv", ["seed_run", "step", "lr", "loss", "loss_smoothed"], rows)
-
-
-def write_stability_csv(maps: Sequence[StabilityMap], path: Path) -> list[Path]:
-    """One row per range test: what it is, its largest stable rate and lowest loss; nothing without a map."""
-    if not maps:
-        return []
-    columns = ["name", "status", "weight_decay", "momentum", "largest_stable_lr", "diverged", "lowest_loss", "max_lr"]
-    rows = [
-        {
-            **dict(one.rest),
-            **{key: getattr(cell, key) for key in columns if hasattr(cell, key)},
-            "largest_stable_lr": cell.limit,
-            "diverged": None if cell.limit is None else not cell.stable,
-            "picked": cell is one.pick,
-        }
-        for one in maps
-        for cell in one.cells
-    ]
-    return [write_rows(path, _union(rows), rows)]
+    return _write(path, [*first, *names.values(), *rest, *metrics], table)
 
 
 def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    """What was asked of a trial, what is known of it, and its metrics."""
+    """What was asked of a trial, what is known about it, and its metrics."""
     facts = {
         "signature": outcome.entry.signature,
         "name": outcome.name,
@@ -102,25 +100,81 @@ def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, 
         "steps_to_target": outcome.steps_to_target,
         "warnings": "; ".join(outcome.result.get("warnings", ())),
     }
-    loss = {"final/val_loss": outcome.val_loss.values[-1]} if outcome.finished and outcome.val_loss else {}
+    loss = {LOSS.final_val: outcome.val_loss.values[-1]} if outcome.finished and outcome.val_loss else {}
     return outcome.entry.varies, facts, outcome.metrics | loss
 
 
-def _prefixed(name: str, numbers: Difference | Speedup | None) -> dict[str, Any]:
+def _claims(comparison: Comparison) -> Iterator[Row]:
+    """Who is compared at what budget, the numbers (differences in the measure's own unit), and the sentence."""
+    for claim in comparison.claims.claims:
+        yield {
+            "name": claim.name,
+            "baseline": claim.baseline,
+            "budget": claim.budget,
+            "measure": comparison.claims.measure,
+            **_prefixed("difference", claim.difference),
+            "p_adjusted": claim.p_adjusted,
+            **_prefixed("speedup", claim.speedup),
+            "kind": claim.kind,
+            "sentence": claim.sentence,
+        }
+
+
+def _prefixed(name: str, numbers: Difference | Speedup | None) -> Row:
     return {f"{name}_{key}": value for key, value in asdict(numbers).items()} if numbers else {}
 
 
-def _union(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def _evaluations(outcome: Outcome) -> Iterator[Row]:
+    """Each evaluation of a trial, with its 0-based step and the seconds of training before it."""
+    columns = {LOSS.val: dict(outcome.val_loss.pairs()), outcome.headline.val: dict(outcome.val.pairs())}
+    for step in sorted({step for column in columns.values() for step in column}):
+        seconds = f"{outcome.clock[step]:.3f}" if step in outcome.clock else None
+        row = {"signature": outcome.entry.signature, "name": outcome.name, "step": step, "seconds": seconds}
+        yield row | {name: column.get(step) for name, column in columns.items()}
+
+
+def _trajectory(example: Example) -> Iterator[Row]:
+    """Learning rate and momentum, used and planned, at every n-th step."""
+    used, planned = example.outcome.used, example.planned
+    columns = {
+        "lr": dict(used.lr.pairs()),
+        "momentum": dict(used.momentum.pairs()),
+        "planned_lr": dict(planned.lr.pairs()),
+        "planned_momentum": dict(planned.momentum.pairs()),
+    }
+    steps = sorted({*used.lr.steps, *planned.lr.steps})
+    kept = steps[:: max(1, len(steps) // STEPS_KEPT)]
+    for step in [*kept, *(steps[-1:] if kept[-1:] != steps[-1:] else [])]:
+        yield {"step": step} | {name: column.get(step) for name, column in columns.items()}
+
+
+def _curves(curves: Sequence[RangeTestCurve]) -> Iterator[Row]:
+    """The steps of a range test: `seed_run` and the `step` within that run count from 0."""
+    for run, curve in enumerate(curves):
+        for step, (lr, loss, smoothed) in enumerate(zip(curve.lr, curve.loss, curve.smoothed, strict=True)):
+            known = None if math.isnan(smoothed) else smoothed
+            yield {"seed_run": run, "step": step, "lr": lr, "loss": loss, "loss_smoothed": known}
+
+
+def _cells(comparison: Comparison) -> Iterator[Row]:
+    """Each range test on a stability map: what it is, its largest stable rate, and its lowest loss."""
+    for one in comparison.maps:
+        for cell in one.cells:
+            yield {
+                **dict(one.rest),
+                **{key: getattr(cell, key) for key in MAP_COLUMNS if hasattr(cell, key)},
+                "largest_stable_lr": cell.limit,
+                "diverged": None if cell.limit is None else not cell.stable,
+                "picked": cell is one.pick,
+            }
+
+
+def _union(rows: Iterable[Row]) -> list[str]:
     """All keys, in order of first appearance."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def known(value: float) -> float | None:
-    """A value for a cell, which stays empty where there is none."""
-    return None if math.isnan(value) else value
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

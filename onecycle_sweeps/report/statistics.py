@@ -1,4 +1,4 @@
-"""What numbers of the same seeds say of two groups: differences, adjusted p-values and intervals, ratios."""
+"""Statistics over seeds: means, paired differences with adjusted p-values and intervals, and ratios of steps."""
 
 import math
 import statistics
@@ -7,24 +7,40 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Arrival
 
-# An adjusted p-value below this supports a claim.
+# An adjusted p-value below this level supports a claim.
 LEVEL = 0.05
 POWER = 0.8
-# Differences that are equal but for the rounding of their subtraction are within this of each other, relative to
+# Differences that are equal except for rounding errors of the subtraction lie within this of each other, relative to
 # the values that were subtracted.
 ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The mean of paired differences, its interval, and the p-value of no difference, all by the paired t-test.
+class Spread:
+    """The mean of `count` values and their sample standard deviation (n - 1), None for a single value."""
 
-    The interval covers 1 - `level`, so it excludes 0 exactly where p is below the level. `detectable` is the smallest
-    true difference that this number of pairs finds at that level with 80 % power, if differences spread as these do;
-    with few pairs that spread is itself a rough estimate. Low, high, p and detectable are None with one pair, and where
-    all differences are equal: then nothing can be estimated of their spread.
+    mean: float
+    std: float | None
+    count: int
+
+    def text(self, measure: Measure) -> str:
+        """Mean and deviation in the measure's unit: `92.00 ± 0.50 %`."""
+        digits, unit = (".2f", " %") if measure.is_fraction else (".4g", "")
+        deviation = "" if self.std is None else f" ± {measure.shown(self.std):{digits}}"
+        return f"{measure.shown(self.mean):{digits}}{deviation}{unit}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences with its interval and p-value, from a paired t-test.
+
+    The interval has coverage 1 - `level`, so it excludes 0 exactly if p is below the level. `detectable` is the minimum
+    detectable difference: the smallest true difference that a test of so many pairs at that level finds with 80 %
+    power, if differences have the standard deviation of these; with few pairs that is a rough estimate. `low`, `high`,
+    `p` and `detectable` are None if there is one pair or all differences are equal, so that no spread can be estimated.
     """
 
     mean: float
@@ -38,11 +54,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times fewer steps one group took to a target than the baseline: geometric mean and 95 % interval.
+    """How many times fewer steps than the baseline a group took to its target: geometric mean and 95 % interval.
 
-    Over `pairs` seeds. `missed_baseline` and `missed` count the seeds that never reached it on either side. Such a seed
-    counts with its whole run, which makes the ratio a `bound`; there is no ratio where both sides have missed it. There
-    is no interval beside a bound, and none where it cannot be estimated.
+    The mean is over `pairs` seeds. `missed_baseline` and `missed` count the seeds of either side that never reached the
+    target. Such a seed counts with the length of its whole run, which makes the ratio a `bound`, without an interval;
+    if seeds of both sides missed the target, there is no ratio.
     """
 
     ratio: float | None
@@ -54,8 +70,17 @@ class Speedup:
     bound: Literal["at least", "at most"] | None = None
 
 
+def spread(values: Sequence[float]) -> Spread | None:
+    """Mean and sample standard deviation; None without values, not a number where a value is not finite."""
+    if not values:
+        return None
+    if not all(map(math.isfinite, values)):
+        return Spread(math.nan, None, len(values))
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
 def paired_difference(values: Mapping[str, float], baseline: Mapping[str, float], level: float = LEVEL) -> Difference:
-    """The difference `values - baseline`, paired by key; raises ValueError where the keys differ or there are none."""
+    """The difference `values - baseline`, paired by key; raises ValueError if the keys differ or there are none."""
     if not values or values.keys() != baseline.keys():
         raise ValueError(f"pairs need the same keys on both sides, got {list(values)} and {list(baseline)}")
     differences = [value - baseline[key] for key, value in values.items()]
@@ -73,8 +98,8 @@ def paired_difference(values: Mapping[str, float], baseline: Mapping[str, float]
 def detectable_effect(pairs: int, level: float = LEVEL) -> float:
     """The true mean difference, in standard deviations of a difference, that a paired t-test finds with 80 % power.
 
-    The root of the power function, which is a tail of the noncentral t distribution (Cohen, Statistical Power Analysis
-    for the Behavioral Sciences, 1988, chapter 2); raises ValueError below two pairs.
+    Solves the power function, a tail of the noncentral t distribution, for the effect size (Cohen, Statistical Power
+    Analysis for the Behavioral Sciences, 1988, chapter 2). Raises ValueError below two pairs.
     """
     from scipy.optimize import brentq
     from scipy.special import nctdtr
@@ -83,20 +108,17 @@ def detectable_effect(pairs: int, level: float = LEVEL) -> float:
         raise ValueError(f"a spread needs at least 2 pairs, got {pairs}")
     df, critical = pairs - 1, _two_sided_quantile(pairs - 1, level)
 
-    def lacking(shift: float) -> float:
-        # So far out the tail on the wrong side is below 1e-9, and SciPy's may be NaN.
+    def missing_power(shift: float) -> float:
+        # From a shift of 6 on, the tail on the wrong side is below 1e-9, and SciPy may return NaN for it.
         wrong_side = 1 - nctdtr(df, -shift, critical) if shift < 6 else 0.0
         return POWER - (1 - nctdtr(df, shift, critical)) - wrong_side
 
-    root = float(brentq(lacking, 0.0, 1.5 * critical, xtol=1e-12))  # pyright: ignore[reportArgumentType]
+    root = float(brentq(missing_power, 0.0, 1.5 * critical, xtol=1e-12))  # pyright: ignore[reportArgumentType]
     return root / math.sqrt(pairs)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted so that all those below a level hold together at that level (Holm, Scand. J. Stat. 6, 1979).
-
-    The order is kept; no adjusted value is below its own.
-    """
+    """P-values adjusted for multiple comparisons, in the same order (Holm, Scand. J. Stat. 6, 1979)."""
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
@@ -105,11 +127,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def holm_levels(p_values: Sequence[float]) -> list[float]:
-    """The level that Holm's method tests each p-value at, in the same order.
+    """The level at which Holm's method tests each p-value, in the same order.
 
-    An interval that covers 1 - this level excludes 0 exactly where the adjusted p-value is below LEVEL (Serlin, J. Exp.
-    Educ. 61, 1993). No level is above LEVEL, so each interval alone covers at least 1 - LEVEL; all of them together
-    need not.
+    An interval with coverage 1 - this level excludes 0 exactly if the adjusted p-value is below LEVEL (Serlin, J. Exp.
+    Educ. 61, 1993). No level is above LEVEL, so the coverage of each interval is at least 1 - LEVEL; their joint
+    coverage may be lower.
     """
     levels, level, count = [LEVEL] * len(p_values), LEVEL, len(p_values)
     rejects = True
@@ -121,9 +143,9 @@ def holm_levels(p_values: Sequence[float]) -> list[float]:
 
 
 def speed_up(arrivals: Mapping[str, Arrival], baseline: Mapping[str, Arrival]) -> Speedup:
-    """The ratio `baseline / arrivals` of steps to a target, paired by key.
+    """The ratio `baseline / arrivals` of steps to the target, paired by key, with a t interval of the logarithms.
 
-    The interval is a t interval of the logarithms. Raises ValueError where the keys differ or there are none.
+    Raises ValueError if the keys differ or there are none.
     """
     if not arrivals or arrivals.keys() != baseline.keys():
         raise ValueError(f"pairs need the same keys on both sides, got {list(arrivals)} and {list(baseline)}")

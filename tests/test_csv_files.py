@@ -8,6 +8,8 @@ import pytest
 import hand_made
 from hand_made import entry, training
 from onecycle_sweeps import report
+from onecycle_sweeps.outcome import read
+from onecycle_sweeps.report.csv_files import write_trials
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -22,7 +24,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_csv_has_a_row_per_trial_and_a_column_per_varying_key(mixed: Sweep, tmp_path: Path) -> None:
-    rows = rows_of(report.write_csv(mixed, tmp_path / "out" / "trials.csv"))
+    rows = rows_of(write_trials(tmp_path / "out" / "trials.csv", read(mixed)))
     assert [row["signature"] for row in rows] == [entry.signature for entry in mixed.trials]
     found = {row["signature"]: row for row in rows}
     one = found["one1"]
@@ -54,7 +56,7 @@ def test_the_claims_csv_has_a_row_per_claim_with_its_numbers_and_its_sentence(tm
 def test_csv_values_with_commas_quotes_and_newlines_survive(tmp_path: Path) -> None:
     varies = {"data.classes": "[3,7]", "note": 'say "a"\nb'}
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0, varies))
-    (row,) = rows_of(report.write_csv(sweep, tmp_path / "trials.csv"))
+    (row,) = rows_of(write_trials(tmp_path / "trials.csv", read(sweep)))
     assert {key: row[key] for key in varies} == varies
 
 
@@ -63,7 +65,7 @@ def test_a_rate_that_varies_keeps_its_column_beside_the_rate_used(tmp_path: Path
         tmp_path, entry("a", "step", 0, {"max_lr": "auto"}), entry("b", "step", 0, {"max_lr": "0.5"})
     )
     training(sweep.trial("a"), accuracy={4: 0.9}, max_lr=0.25)
-    rows = rows_of(report.write_csv(sweep, tmp_path / "trials.csv"))
+    rows = rows_of(write_trials(tmp_path / "trials.csv", read(sweep)))
     assert [(row["max_lr_asked"], row["max_lr"]) for row in rows] == [("auto", "0.25"), ("0.5", "")]
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 import hand_made
 from hand_made import entry, training
 from onecycle_sweeps import report
-from onecycle_sweeps.report import table
+from onecycle_sweeps.report.tables import caption
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 
@@ -90,4 +90,4 @@ def test_seeds_at_different_rates_show_the_range_of_rates(tmp_path: Path) -> Non
 
 def test_an_empty_table_has_a_caption_that_needs_no_figures(tmp_path: Path) -> None:
     comparison = report.compare(hand_made.sweep(tmp_path, entry("a", "step", 0, target=0.9)))
-    assert table.caption(comparison).endswith("no claim.")
+    assert caption(comparison).endswith("no claim.")

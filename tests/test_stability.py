@@ -14,7 +14,7 @@ import hand_made
 from onecycle_sweeps import report
 from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report.program import program
-from onecycle_sweeps.report.stability_map import Cell, StabilityMap, next_command, stability_maps
+from onecycle_sweeps.report.stability import Cell, StabilityMap, next_command, stability_maps
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 WD, MOMENTUM = "optimizer.weight_decay", "optimizer.momentum"
@@ -57,14 +57,14 @@ def test_a_test_that_never_diverges_is_stable_up_to_its_last_rate(tmp_path: Path
     assert cell.stable and cell.limit == pytest.approx(10.0)
 
 
-def test_the_rate_that_the_test_itself_records_is_taken(tmp_path: Path):
+def test_the_divergence_that_the_test_records_is_taken_and_the_lowest_loss_is_that_of_the_curve(tmp_path: Path):
     made = mapped(tmp_path, {(0, 0.9): 1.0, (1e-3, 0.9): 1.0})
     folder = made.trial("range0")
     metrics = {"suggestion/max_lr": 0.1, "suggestion/divergence": 0.5, "range/lowest_loss": 0.25, "seconds": 1.0}
     folder.write("result", hand_made.a_result(kind="range_test", metrics=metrics, steps=100))
     cell = only(made).cells[0]
     assert cell.limit is not None and 0.5 / 10 ** (5 / 99) <= cell.limit < 0.5
-    assert cell.lowest_loss == 0.25
+    assert cell.lowest_loss == min(cell.curves[0].smoothed)
 
 
 def test_the_pick_is_the_largest_weight_decay_that_allows_half_of_the_largest_rate(tmp_path: Path):

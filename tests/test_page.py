@@ -3,21 +3,27 @@
 import csv
 import math
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import hand_made
 from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
 from onecycle_sweeps.policies import OneCycle
-from onecycle_sweeps.report import page_asked, page_result, themed
+from onecycle_sweeps.report import canvas
+from onecycle_sweeps.report.claims import Claim
 from onecycle_sweeps.report.comparison import compare
+from onecycle_sweeps.report.page import claim_cells
+from onecycle_sweeps.report.program import command_of
+from onecycle_sweeps.report.statistics import Difference, Speedup
 from onecycle_sweeps.sweep import Sweep
 
 RATES = {"minimum": 0.2, "steepest": 0.1, "valley": 0.01, "slide": 0.1, "max_lr": 0.2}
@@ -198,7 +204,7 @@ def test_every_colour_of_the_figures_is_a_variable_of_the_page(sweep: Sweep) -> 
 
 def test_a_colour_without_a_variable_is_refused() -> None:
     with pytest.raises(KeyError, match="#123456"):
-        themed.themed(
+        canvas.themed(
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><g style="fill: #123456"/></svg>', "a", "b"
         )
 
@@ -227,7 +233,7 @@ def test_no_text_from_elsewhere_becomes_markup(tmp_path: Path) -> None:
 
 def test_a_password_in_the_command_stays_out_of_the_page(sweep: Sweep) -> None:
     made = replace(sweep, command=("tracking.uri=https://me:hunter2@host:5000/a", "-m"))
-    assert page_asked.typed(made) == "python -m onecycle_sweeps tracking.uri=https://host:5000/a -m"
+    assert command_of(made) == "python -m onecycle_sweeps tracking.uri=https://host:5000/a -m"
 
 
 def test_standalone_figures_stay_light_and_have_text(sweep: Sweep) -> None:
@@ -270,20 +276,44 @@ def test_of_many_range_tests_the_first_are_drawn(tmp_path: Path) -> None:
     assert "The first 24 of 30." in text and "range test batch_size=23 " in text
 
 
-def test_claims_are_shown_where_a_comparison_has_them(sweep: Sweep) -> None:
-    difference = SimpleNamespace(mean=0.012, low=0.004, high=0.02, p=0.01, pairs=3, detectable=0.009)
-    speedup = SimpleNamespace(ratio=1.5, bound=None)
-    claim = SimpleNamespace(name="onecycle", baseline="clr", budget="epochs=5", difference=difference)
-    vars(claim).update(p_adjusted=0.02, speedup=speedup, sentence="onecycle is better than clr by 1.20 points.")
-    bare = SimpleNamespace(
-        **vars(claim) | {"difference": None, "p_adjusted": None, "speedup": None, "sentence": "<none>"}
-    )
-    claims = SimpleNamespace(
-        measure="final/val_accuracy", claims=(claim, bare), flags=("a & b differ",), sentence="Better: onecycle."
-    )
-    comparison = SimpleNamespace(**vars(compare(sweep)) | {"claims": claims})
-    shown = page_result.claims(comparison)  # pyright: ignore[reportArgumentType]
-    assert "<td>+1.20</td><td>+0.40 to +2.00</td><td>3</td><td>0.02</td><td>0.90</td><td>1.50x</td>" in shown
-    assert "<td>-</td><td>-</td><td>0</td>" in shown
-    assert "&lt;none&gt;" in shown and "a &amp; b differ" in shown
-    assert page_result.verdict(comparison) == "Better: onecycle."  # pyright: ignore[reportArgumentType]
+def test_a_claim_is_shown_with_its_numbers_and_dashes_for_what_is_missing() -> None:
+    difference = Difference(mean=0.012, low=0.004, high=0.02, p=0.01, pairs=3, detectable=0.009)
+    speedup = Speedup(1.5, None, None, 3, 0, 0)
+    claim = Claim("onecycle", "clr", "epochs=5", difference, p_adjusted=0.02, speedup=speedup)
+    assert claim_cells(claim)[2:] == ["+1.20", "+0.40 to +2.00", "3", "0.02", "0.90", "1.50x"]
+    assert claim_cells(Claim("onecycle", "clr", None, None))[2:] == ["-", "-", "0", "-", "-", "-"]
+
+
+MARKS = ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><b x='", "</code></pre><hr>", "&lt;i&gt;")
+hostile = st.lists(st.sampled_from(MARKS), min_size=1, max_size=3).map("".join)
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, as a browser finds them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, tuple(name for name, _ in attrs)))
+
+
+def hostile_page(folder: Path, words: tuple[str, str, str, str]) -> Elements:
+    policy, key, value, cause = words
+    made = hand_made.sweep(folder, entry("a", policy, 0, {key: value}), entry("b", "clr", 0))
+    training(made.trial("a"), accuracy={1: 0.5, 4: 0.9}, loss={1: 2.0, 4: 0.1})
+    training(made.trial("b"), status="diverged", cause=cause, accuracy={1: 0.3}, loss={1: 3.0})
+    return Elements(report.write(made)[0].read_text())
+
+
+@settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
+@given(st.tuples(hostile, hostile, hostile, hostile))
+def test_no_policy_no_override_and_no_cause_becomes_an_element_of_the_page(words: tuple[str, str, str, str]):
+    with tempfile.TemporaryDirectory() as folder:
+        found = hostile_page(Path(folder), words).found
+    names = [tag for tag, _ in found]
+    assert names.count("script") == 0
+    assert not {"img", "b", "hr", "i"} & set(names)
+    assert not [name for _, attributes in found for name in attributes if name.startswith("on")]

@@ -1,0 +1,249 @@
+"""A range test in the report: the rates that it suggests, in words and marked on its curve."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onecycle_sweeps import journal
+from onecycle_sweeps.measures import Measure, headline
+from onecycle_sweeps.outcome import Outcome, RangeTestCurve, range_test_curves
+from onecycle_sweeps.report import canvas
+from onecycle_sweeps.report.canvas import Panel, Plot, Style
+from onecycle_sweeps.sweep import RANGE_TEST
+from onecycle_sweeps.trial_folder import TrialFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+VERDICT = "max_lr"
+# What a range test is read for, and the rules of fastai (four), torch-lr-finder and Lightning.
+READ = ("base_lr", "steepest", "last_clear_descent", "lowest", "divergence")
+PEERS = ("minimum", "valley", "slide", "steep", "torch_lr_finder", "lightning")
+# The suggestions that are marked on the curve: their words and the style of the mark.
+MARKS = {
+    "valley": ("valley", Style(canvas.COLOURS[1], (4, 4), 1.5)),
+    "minimum": ("minimum / 10", Style(canvas.COLOURS[2], (4, 4), 1.5)),
+    "steepest": ("steepest", Style(canvas.COLOURS[3], (4, 4), 1.5)),
+    "slide": ("slide", Style(canvas.COLOURS[4], (4, 4), 1.5)),
+    "divergence": ("divergence", Style(canvas.MUTED, (4, 4), 1.5)),
+    VERDICT: ("max_lr", Style(canvas.BLACK, width=3)),
+}
+# The height of a label as a fraction of the axes, and the widths in inches of the longest label and of the verdict's.
+LABEL_HEIGHT = 0.062
+LONGEST, LONGEST_VERDICT = 1.75, 1.35
+# Of many range tests the first are drawn. Beyond a few they are small multiples, in which only the verdict is labelled.
+MOST, FEW = 24, 2
+SMALL = (3.6, 2.5)
+CAPTION = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate that each rule suggests."
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """A range test of a sweep: its status, the rates that it suggests, and its curves, one per seed.
+
+    The verdict is the suggestion `max_lr`; `word` (confident or ambiguous) is None before there is one.
+    """
+
+    name: str
+    signature: str
+    status: str
+    suggestions: Mapping[str, float]
+    word: str | None
+    curves: Sequence[RangeTestCurve]
+    headline: Measure
+
+    @property
+    def verdict(self) -> str:
+        """The suggested rate with its interval and its word; empty before there is one."""
+        if VERDICT not in self.suggestions:
+            return ""
+        rate = f"max_lr={self.suggestions[VERDICT]:.3g}"
+        if "max_lr_low" not in self.suggestions:
+            return rate
+        low, high = self.suggestions["max_lr_low"], self.suggestions["max_lr_high"]
+        return f"{rate}, from {low:.2g} to {high:.2g}" + (f", {self.word}" if self.word else "")
+
+    @property
+    def line(self) -> str:
+        """The range test in a line: the verdict, what it was read for, and what the rules of peers suggest."""
+        if not self.verdict:
+            return f"{self.name}: {self.status}"
+        read, peers = (
+            ", ".join(f"{k.replace('_', ' ')} {self.suggestions[k]:.3g}" for k in names if k in self.suggestions)
+            for names in (READ, PEERS)
+        )
+        read, peers = (f" ({read})" if read else ""), (f"; rules of peers: {peers}" if peers else "")
+        return f"{self.name}: {self.verdict}{read}{peers}"
+
+    @property
+    def below(self) -> str:
+        """The line below the curve on the page: the verdict, then the rates of the other marks."""
+        rates = [f"{words} {self.suggestions[k]:.3g}" for k, (words, _) in MARKS.items() if k in self.suggestions]
+        if not rates:
+            return f"{self.status}, without a verdict"
+        marks = ", ".join(rates[:-1] if self.verdict else rates)
+        return "; ".join(part for part in (self.verdict or self.status, marks) if part)
+
+
+def range_tests(outcomes: Iterable[Outcome]) -> tuple[RangeTest, ...]:
+    """The range tests among a sweep's trials."""
+    return tuple(
+        RangeTest(
+            name=o.name,
+            signature=o.entry.signature,
+            status=o.status,
+            suggestions=_suggestions(o.metrics),
+            word=o.result.get("verdict", {}).get("word"),
+            curves=o.curves,
+            headline=o.headline,
+        )
+        for o in outcomes
+        if o.entry.kind == RANGE_TEST
+    )
+
+
+def is_exponential(curves: Sequence[RangeTestCurve]) -> bool:
+    """Whether the rates rise by a factor from step to step; so does a ramp too short to tell."""
+    rates = next((curve.lr for curve in curves if len(curve.lr) > 2), (1.0, 2.0, 4.0))
+    return rates[0] > 0 and rates[2] - rates[1] > 1.0001 * (rates[1] - rates[0])
+
+
+def figure(tests: Sequence[RangeTest]) -> Plot | None:
+    """The curves of the range tests with their suggestions; None if none has a step."""
+    drawn = [test for test in tests if test.curves]
+    if not drawn:
+        return None
+    shown = drawn[:MOST]
+    few = len(shown) <= FEW
+    width, height = (canvas.PANEL_WIDTH, canvas.PANEL_HEIGHT) if few else SMALL
+    rest = f" The first {len(shown)} of {len(drawn)}." if len(shown) < len(drawn) else ""
+    panels = tuple(
+        Panel(
+            name=f"range-{i}",
+            words=test.name,
+            draw=partial(draw, test=test, labels_all=few),
+            captions=(CAPTION + rest,),
+            title=test.name,
+            below=test.below,
+            width=width,
+            height=height,
+        )
+        for i, test in enumerate(shown)
+    )
+    columns = min(3, len(shown))
+    return Plot(
+        name="range_tests",
+        title="Range tests",
+        panels=panels,
+        layout=lambda: canvas.tiles(-(-len(shown) // columns), columns, width, height, title=0.3),
+        legend=tuple(MARKS.values()),
+        is_small=not few,
+    )
+
+
+def draw_range_test(trial: TrialFolder) -> Path:
+    """range_test.png in the trial's folder; raises ValueError if the journal has no step."""
+    result, measure = trial.result() or {}, headline(trial.resolved())
+    if not (curves := range_test_curves(journal.read(trial.journal), measure)):
+        raise ValueError(f"{trial.journal} has no range test to draw")
+    suggestions = _suggestions(result.get("metrics", {}))
+    (loss,) = canvas.axes(width=7.5, height=4.8)
+    draw(loss, RangeTest("Range test", trial.signature, "", suggestions, None, curves, measure))
+    loss.set_title("Range test" if VERDICT in suggestions else "Range test without a verdict")
+    canvas.figure_of(loss).legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return canvas.save(loss, trial.path / "range_test.png", dpi=100)
+
+
+def draw(loss: "Axes", test: RangeTest, *, labels_all: bool = True) -> None:
+    """Raw and smoothed loss against the rate; each mark has its rule and rate beside it, or only the verdict has."""
+    for run, curve in enumerate(test.curves):
+        loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
+        label = _once("smoothed loss" + (f", each of {len(test.curves)} seeds" if len(test.curves) > 1 else ""), run)
+        loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
+    if any(curve.evaluations for curve in test.curves):
+        _draw_evaluations(loss, test)
+    if is_exponential(test.curves):
+        canvas.logarithmic_rates(loss)
+    loss.margins(x=0)
+    marks = {rule: test.suggestions[rule] for rule in MARKS if rule in test.suggestions}
+    labelled = list(marks) if labels_all else [VERDICT]
+    loss.set_ylim(_limits(test.curves, room=LABEL_HEIGHT * (len(labelled) + 0.5)))
+    _draw_marks(loss, marks, labelled)
+    loss.set(xlabel="learning rate", ylabel="training loss")
+
+
+def _suggestions(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {k.removeprefix("suggestion/"): value for k, value in metrics.items() if k.startswith("suggestion/")}
+
+
+def _draw_evaluations(loss: "Axes", test: RangeTest) -> None:
+    """The headline measure against the rate, as in Smith's papers, on an axis of its own at the right."""
+    beside = loss.twinx()
+    beside.set_ylabel(f"val {test.headline.label}")
+    if test.headline.is_fraction:
+        beside.set_ylim(0, 100)
+    beside.spines["top"].set_visible(False)
+    for run, curve in enumerate(curve for curve in test.curves if curve.evaluations):
+        rates, values = zip(*curve.evaluations, strict=True)
+        shown = [test.headline.shown(value) for value in values]
+        label = _once(f"val {test.headline.name}", run)
+        beside.plot(rates, shown, ".-", color=canvas.COLOURS[5], linewidth=1.2, label=label)
+
+
+def _draw_marks(loss: "Axes", marks: Mapping[str, float], labelled: Sequence[str]) -> None:
+    """A vertical line per rate up to its label; each label has a row of its own, so that no line crosses a label."""
+    left, right = loss.get_xlim()
+    place = np.log if loss.get_xscale() == "log" else np.asarray
+    across = {rule: float((place(rate) - place(left)) / (place(right) - place(left))) for rule, rate in marks.items()}
+    # Before the layout this is the width of the axes only roughly.
+    inches = loss.get_position().width * canvas.figure_of(loss).get_figwidth()
+    room = (LONGEST if len(labelled) > 1 else LONGEST_VERDICT) / inches
+    to_the_left = bool(max(across.values(), default=0.0) > 1 - room)
+    for row, rule in enumerate(sorted(marks, key=across.__getitem__, reverse=to_the_left)):
+        words, style = MARKS[rule]
+        top = 1 - LABEL_HEIGHT * ((row if len(labelled) > 1 else 0) + 0.5)
+        # Dashes with different offsets show both of two marks at the same rate, and the verdict behind them.
+        dashes = {"linestyle": (4 * row, style.dashes)} if style.dashes else {}
+        zorder = 2.5 if style.dashes else 1.5
+        loss.axvline(marks[rule], ymax=top, **style.line(**dashes, zorder=zorder))
+        if rule not in labelled:
+            continue
+        side = -1 if to_the_left and across[rule] > room else 1
+        loss.annotate(
+            f"{words} = {marks[rule]:.3g}",
+            (marks[rule], top),
+            xycoords=("data", "axes fraction"),
+            xytext=(5 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            fontsize=10,
+            weight="bold" if rule == VERDICT else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
+        )
+
+
+def _limits(curves: Sequence[RangeTestCurve], room: float) -> tuple[float, float]:
+    """Limits of the loss axis that show the descent and the rise after it, with `room` (a fraction) free above."""
+    drawn = [np.concatenate([_finite(curve.smoothed), _finite(curve.loss)]) for curve in curves]
+    known = [values[np.isfinite(values)] for values in drawn if np.isfinite(values).any()]
+    if not known:
+        return 0.0, 1.0
+    low, start = min(float(values.min()) for values in known), max(float(values[0]) for values in known)
+    high = start + 0.35 * max(start - low, 0.05 * abs(start))
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, low - margin + (high - low + 2 * margin) / (1 - room)
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def _once(label: str, run: int) -> str:
+    """The label for the first of several equal lines; matplotlib's legend leaves out labels with an underscore."""
+    return label if run == 0 else "_"

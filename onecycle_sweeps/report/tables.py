@@ -1,0 +1,204 @@
+"""A comparison as text: a table for the terminal, the same as Markdown, and how the trials of a sweep stand."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onecycle_sweeps.outcome import Outcome, look
+from onecycle_sweeps.report.comparison import Comparison, Row
+from onecycle_sweeps.report.statistics import Spread
+from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.trial_folder import FINISHED, RUNNING
+
+Cells = tuple[list[str], list[list[str]]]
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the table and the remarks; without a terminal each row and each remark is one line."""
+    if comparison.rows:
+        console.print(_terminal_table(comparison, console.width if console.is_terminal else None), crop=False)
+    lines = [*([caption(comparison), ""] if comparison.rows else []), *remarks(comparison)]
+    for line in ["", *lines]:
+        console.print(Text(line), soft_wrap=not console.is_terminal)
+
+
+def show_status(sweep: Sweep, console: Console) -> None:
+    """Print a row for each trial: its status, and its progress, its result or the cause of its failure."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("trial", "signature", "status", ""):
+        table.add_column(heading, overflow="fold")
+    counts: Counter[str] = Counter()
+    for entry in sweep.trials:
+        outcome = look(entry, sweep.trial(entry.signature))
+        counts[outcome.status] += 1
+        table.add_row(*map(Text, (outcome.name, entry.signature, outcome.status, _detail(outcome))))
+    console.print(table)
+    console.print(Text(f"sweep {sweep.id}: {', '.join(f'{count} {status}' for status, count in counts.items())}"))
+
+
+def _detail(outcome: Outcome) -> str:
+    """A running trial's progress, a result, or the cause of a failure."""
+    if outcome.status == RUNNING:
+        seen = outcome.folder.progress()
+        return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}" if seen else "starting"
+    if outcome.final is not None:
+        return f"val {outcome.headline.name} {outcome.headline.text(outcome.final)}"
+    if "suggestion/max_lr" in outcome.metrics:
+        return f"max_lr {outcome.metrics['suggestion/max_lr']:.3g}"
+    return outcome.cause or ""
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table, its caption and the remarks as Markdown."""
+    lines: list[str] = []
+    if comparison.rows:
+        headers, rows = contents(comparison)
+        rule = ["---", *["---:"] * (len(headers) - 1)]
+        lines = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (headers, rule, *rows)]
+        lines += ["", _escaped(caption(comparison))]
+    listed = [f"- {_escaped(line)}" for line in remarks(comparison)]
+    return "\n".join([*lines, *([""] if lines and listed else []), *listed]) + "\n"
+
+
+def caption(comparison: Comparison) -> str:
+    """How to read the table."""
+    headline = comparison.headline
+    text = (
+        f"Mean ± standard deviation over the finished seeds, in order of final val {headline.name}, which is no claim."
+    )
+    if comparison.diverged:
+        text += (
+            " Diverged trials are counted but not in the means; only in the order they count with "
+            f"{headline.name} {headline.worst:g}."
+        )
+    gaps = sorted({row.resolution for row in comparison.rows if row.resolution})
+    if comparison.targets and gaps:
+        every = f"{gaps[0]}" if len(gaps) == 1 else f"{gaps[0]} to {gaps[-1]}"
+        text += f" Steps to the target over the seeds that reached it, evaluated every {every} steps."
+    return text
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """A line for each claim, flag, range test, stability map, note, published figure, warning, and lost trial."""
+    claims = comparison.claims
+    return [
+        # With a single claim, its own sentence says it all.
+        *([claims.sentence] if claims.sentence and len(claims.claims) != 1 else []),
+        *(claim.sentence for claim in claims.claims),
+        *claims.flags,
+        *(test.line for test in comparison.range_tests),
+        *comparison.stability,
+        *comparison.notes,
+        *(row.line for row in comparison.published),
+        *(f"warning: {who}: {text}" for who, text in warnings(comparison)),
+        *(f"diverged: {name}: {cause}" for name, cause in comparison.diverged),
+        *(f"failed: {name}: {cause}" for name, cause in comparison.failures),
+    ]
+
+
+def warnings(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Each distinct warning with the trial that has it, or with the number of trials."""
+    names: dict[str, list[str]] = {}
+    for name, text in comparison.warnings:
+        names.setdefault(text, []).append(name)
+    for text, having in names.items():
+        yield having[0] if len(having) == 1 else f"{len(having)} trials", text
+
+
+def contents(comparison: Comparison) -> Cells:
+    """The headers and a cell per row and column, with line breaks where both may break."""
+    columns = list(_columns(comparison))
+    return [header for header, _ in columns], [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
+
+
+def _columns(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
+    """The columns that have something to say."""
+    rows, headline = comparison.rows, comparison.headline
+    name = headline.label.replace(" ", "\n")
+
+    def measured(values: Sequence[Spread | None]) -> list[str]:
+        style = ".2f" if headline.is_fraction else ".4g"
+        shown = [v and Spread(headline.shown(v.mean), v.std and headline.shown(v.std), v.count) for v in values]
+        return [_number(value, style) for value in shown]
+
+    yield "policy", [row.name for row in rows]
+    yield "seeds", [_seeds(row) for row in rows]
+    yield "max_lr", [_rates(row) for row in rows]
+    yield f"final\nval\n{name}", measured([row.final for row in rows])
+    yield f"best\nval\n{name}", measured([row.best for row in rows])
+    yield "final\nval\nloss", [_number(row.val_loss, ".4f") for row in rows]
+    if any(row.test for row in rows):
+        yield f"test\n{name}", measured([row.test for row in rows])
+    if comparison.targets:
+        target = headline.shown(comparison.targets[0])
+        words = f"{target:g}{' %' if headline.is_fraction else ''}" if len(comparison.targets) == 1 else "target"
+        yield f"steps\nto\n{words}", [_steps(row) for row in rows]
+    yield "seconds", [_number(row.seconds, ".1f") for row in rows]
+
+
+def _seeds(row: Row) -> str:
+    rest = [f"{count} {status}" for status, count in sorted(row.counts.items()) if status != FINISHED]
+    return f"{row.finished}/{row.asked}" + "".join(f",\n{some}" for some in rest)
+
+
+def _rates(row: Row) -> str:
+    low, high = (min(row.max_lrs), max(row.max_lrs)) if row.max_lrs else (None, None)
+    if low is None or low == high:
+        return "-" if low is None else f"{low:.3g}"
+    return f"{low:.3g} to {high:.3g}"
+
+
+def _steps(row: Row) -> str:
+    reached = row.steps_to_target.count if row.steps_to_target else 0
+    return _number(row.steps_to_target, ".0f") + (f"\n({reached} of {row.finished})" if reached < row.finished else "")
+
+
+def _number(value: Spread | None, style: str) -> str:
+    if value is None:
+        return "-"
+    if not math.isfinite(value.mean):
+        return "not finite"
+    return f"{value.mean:{style}}" + ("" if value.std is None else f"\n±{value.std:{style}}")
+
+
+def _terminal_table(comparison: Comparison, width: int | None) -> Table:
+    """The rows as a rich table without colours, at most `width` characters wide.
+
+    If it does not fit, deviations move below their means, and at last names wrap. Without a width nothing wraps.
+    """
+    headers, rows = contents(comparison)
+    if width is None:
+        headers = [_flat(header) for header in headers]
+    flat = [[_flat(cell) for cell in row] for row in rows]
+    layouts = [(flat, 2), (flat, 1), (rows, 1)]
+    fitting = (layout for layout in layouts if _natural_width([headers, *layout[0]], layout[1]) <= (width or math.inf))
+    cells, gap = next(fitting, layouts[-1])
+    natural = _natural_width([headers, *cells], gap)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+    table.width = min(natural, width or natural)
+    for i, header in enumerate(headers):
+        table.add_column(Text(header), justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _natural_width(table: Sequence[Sequence[str]], gap: int) -> int:
+    """The width of a table whose cells do not wrap."""
+    columns = zip(*table, strict=True)
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    return sum(widths) + gap * (len(widths) - 1)
+
+
+def _flat(cell: str) -> str:
+    return cell.replace("\n", " ")
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown takes literally, on one line."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").split())
