@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.settings import plain
+from onecycle_sweeps.trial import build
 from onecycle_sweeps.trial_folder import TrialFolder
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -45,6 +46,11 @@ def made(runs_dir: Path, *overrides: str) -> TrialFolder:
         if one:
             TrialFolder(runs_dir / one.signature).create(one.config)
     return TrialFolder(runs_dir / asked.signature)
+
+
+def learner_of(folder: TrialFolder) -> Any:
+    """The learner of a trial's first step, with the precision that the program chooses."""
+    return build.begin(folder, folder.config(), (0.1, "config"))[1]
 
 
 def stop_after(count: int) -> Callable[[], bool]:

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, threading
 import torch
-from onecycle_sweeps.trial.allocator import keep_freed_memory
+from onecycle_sweeps.trial.build import keep_freed_memory
 {call}
 def rounds(count):
     for _ in range(count):

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from onecycle_sweeps import training, trial
+from onecycle_sweeps import loop, trial
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.trial import Stopped
-from real_trials import SHORT, made, outcome, planned, stop_after
+from real_trials import SHORT, learner_of, made, outcome, planned, stop_after
 
 HERE = "_target_: onecycle_sweeps.images.augmentation"
 AUGMENT = f"data.augment=[{{{HERE}.PadCrop, padding: 1}}, {{{HERE}.Flip}}, {{{HERE}.Cutout, size: 2}}]"
@@ -88,13 +88,13 @@ def test_training_sees_augmented_images_and_evaluations_those_of_their_own_list(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sizes: dict[bool, set[tuple[int, ...]]] = {True: set(), False: set()}
-    scores = training.Learner.scores
+    outputs = loop.Learner.outputs
 
-    def noting(learner: training.Learner, images: torch.Tensor) -> torch.Tensor:
+    def noting(learner: loop.Learner, images: torch.Tensor) -> torch.Tensor:
         sizes[learner.model.training].add(tuple(images.shape[1:]))
-        return scores(learner, images)
+        return outputs(learner, images)
 
-    monkeypatch.setattr(training.Learner, "scores", noting)
+    monkeypatch.setattr(loop.Learner, "outputs", noting)
     trial.run(made(runs_dir, *SHORT, f"data.augment=[{{{HERE}.RandomResizedCrop, size: 7}}]", CROPPED[1]))
     assert sizes == {True: {(1, 7, 7)}, False: {(1, 6, 6)}}
 
@@ -107,10 +107,5 @@ def test_augmentation_changes_what_is_learnt(runs_dir: Path):
 
 
 def test_cutout_is_painted_in_the_mean_that_images_are_normalised_with(runs_dir: Path):
-    from onecycle_sweeps.trial import resolve
-
-    folder = made(runs_dir, *SHORT, AUGMENT)
-    config = folder.config()
-    facts = resolve.facts(folder, config)
-    data = resolve.data(folder, config, facts, {"device": "cpu"})
-    assert data.augment[2].mean == list(facts.mean)  # type: ignore[attr-defined]
+    data = learner_of(made(runs_dir, *SHORT, AUGMENT)).data
+    assert data.augment[2].mean == list(data.facts.mean)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle_sweeps.images import Dataset, Facts, Source, Split, batches, evaluation_batches, load, prepare
+from onecycle_sweeps.images import Facts, ImageBatches, Source, Split, batches, evaluation_batches, load, prepare
 
 WHOLE = {"val_fraction": 0, "split_seed": 0, "classes": None}
 
@@ -26,7 +26,7 @@ def made(train: int = 40, test: int = 12, channels: int = 1, num_classes: int = 
     return Source(images[:train], labels[:train], images[train:], labels[train:], names)
 
 
-def prepared(folder: Path, source: Source | None = None, **split) -> Dataset:
+def prepared(folder: Path, source: Source | None = None, **split) -> ImageBatches:
     facts = prepare(lambda: source or made(), folder / "cache", **(WHOLE | split))
     return load(folder / "cache", facts, "cpu")
 

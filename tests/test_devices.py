@@ -15,12 +15,12 @@ from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.images import Split, batches
 from onecycle_sweeps.images.augmentation import Cutout, Draws, EpochWords, Flip, PadCrop, RandomResizedCrop
+from onecycle_sweeps.loop import evaluate, steps
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.range_test import Ramp
-from onecycle_sweeps.training import Learner, evaluate, steps
-from onecycle_sweeps.trial import Stopped, resolve
+from onecycle_sweeps.trial import Stopped
 from onecycle_sweeps.trial_folder import TrialFolder
-from real_trials import SHORT, made, outcome, series, stop_after, undisturbed
+from real_trials import SHORT, learner_of, made, outcome, series, stop_after, undisturbed
 
 KEPT = (*SHORT, "save_model=true")
 CHAIN = (RandomResizedCrop(10, (0.3, 1.0)), PadCrop(2), Flip(), Cutout(3, (100, 120, 140)))
@@ -32,13 +32,6 @@ NETS = {
     "augmented": ("data.augment=[{_target_: onecycle_sweeps.images.augmentation.Cutout, size: 3}]",),
 }
 nets = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
-
-
-def built(folder: TrialFolder) -> Learner:
-    """The learner of a trial's first step."""
-    config, facts = folder.config(), resolve.facts(folder, folder.config())
-    fixed = resolve.resolve(config, facts, lambda: math.nan)
-    return resolve.learner(config, fixed, resolve.data(folder, config, facts, fixed), config["seed"])
 
 
 def resolved(folder: TrialFolder) -> dict[str, Any]:
@@ -120,17 +113,17 @@ def test_a_range_test_has_its_ramp_and_its_verdict(runs_dir: Path, device: str):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_evaluation_counts_each_sample_once(runs_dir: Path, device: str, precision: str):
-    learner = built(made(runs_dir, *SHORT, f"device={device}", f"precision={precision}"))
+    learner = learner_of(made(runs_dir, *SHORT, f"device={device}", f"precision={precision}"))
     for _ in steps(learner, OneCycle(0.1, 10)):
         pass
-    split = learner.data.val
-    seen = evaluate(learner, split)
+    data = learner.data
+    seen, split = evaluate(learner, "val"), data.val
     learner.model.eval()
     with torch.no_grad():
         images, labels = split.images[split.index], split.labels[split.index]
-        scores = torch.cat([learner.scores(part) for part in images.split(1024)]).double()
-    assert seen.accuracy == (scores.argmax(1) == labels).sum().item() / 360
-    assert seen.loss == pytest.approx(cross_entropy(scores, labels).item(), rel=1e-4)
+        scores = torch.cat([learner.outputs(data.normalise(part)) for part in images.split(1024)]).double()
+    assert seen["accuracy"] == (scores.argmax(1) == labels).sum().item() / 360
+    assert seen["loss"] == pytest.approx(cross_entropy(scores, labels).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("transform", CHAIN, ids=lambda transform: type(transform).__name__)
@@ -171,7 +164,7 @@ def test_steps_within_an_epoch_never_wait_for_the_gpu(runs_dir: Path, cuda: str)
         f"{{_target_: onecycle_sweeps.images.augmentation.{name}}}"
         for name in ("PadCrop", "Flip", "Cutout, size: 3", "RandomResizedCrop, size: 8")
     )
-    learner = built(made(runs_dir, *SHORT, f"data.augment=[{chain}]", f"device={cuda}", "clip_norm=1"))
+    learner = learner_of(made(runs_dir, *SHORT, f"data.augment=[{chain}]", f"device={cuda}", "clip_norm=1"))
     stream = steps(learner, OneCycle(0.1, 10))
     next(stream)
     torch.cuda.set_sync_debug_mode("error")

@@ -9,11 +9,11 @@ from torchvision import models
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.loop import Learner, steps
 from onecycle_sweeps.policies import OneCycle
-from onecycle_sweeps.training import Learner, steps
-from onecycle_sweeps.trial import Stopped, TrialFailed, resolve
+from onecycle_sweeps.trial import Stopped, TrialFailed, build
 from onecycle_sweeps.trial_folder import TrialFolder
-from real_trials import SHORT, made, outcome, planned, stop_after, undisturbed
+from real_trials import SHORT, learner_of, made, outcome, planned, stop_after, undisturbed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # torchvision's MobileNetV2, with dropout in front of its head, cut down to two blocks.
@@ -33,9 +33,7 @@ def weights_file(tmp_path: Path) -> Path:
 
 
 def learner(folder: TrialFolder) -> Learner:
-    config, facts = folder.config(), resolve.facts(folder, folder.config())
-    resolved = resolve.resolve(config, facts, lambda: 0.1)
-    return resolve.learner(config, resolved, resolve.data(folder, config, facts, resolved), seed=0)
+    return learner_of(folder)
 
 
 @pytest.mark.parametrize(("optimizer", "scale"), [("sgd", 0.1), ("adamw", 0.01), ("sgd", 3)])
@@ -129,8 +127,7 @@ def test_images_are_normalised_for_the_trained_net_and_that_is_recorded(runs_dir
     assert resolved is not None
     (mean,), (std,) = resolved["normalisation"]
     assert [[mean], [std]] == [pytest.approx(values) for values in GREY]
-    config, facts = folder.config(), resolve.facts(folder, folder.config())
-    data = resolve.data(folder, config, facts, resolved)
+    data, facts = learner_of(folder).data, build.read_facts(folder, folder.config())
     assert (data.facts.mean, data.facts.std) == ((mean,), (std,)) != (facts.mean, facts.std)
     images = data.train.images[:2]
     torch.testing.assert_close(data.normalise(images), (images.float() - mean) / std)
@@ -138,10 +135,9 @@ def test_images_are_normalised_for_the_trained_net_and_that_is_recorded(runs_dir
 
 def test_an_untrained_net_gets_images_normalised_by_the_training_set(runs_dir: Path):
     folder = made(runs_dir, *SHORT, *SMALL)
-    config, facts = folder.config(), resolve.facts(folder, folder.config())
-    resolved = resolve.resolve(config, facts, lambda: 0.1)
+    resolved, learner = build.begin(folder, folder.config(), (0.1, "config"))
     assert resolved["normalisation"] is None
-    assert resolve.data(folder, config, facts, resolved).facts == facts
+    assert learner.data.facts == build.read_facts(folder, folder.config())  # type: ignore[attr-defined]
 
 
 def test_a_weights_file_that_is_missing_is_refused_before_anything_runs(runs_dir: Path, tmp_path: Path):

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 import users_code
-from onecycle_sweeps import batch_norm, trial
+from onecycle_sweeps import trial
 from onecycle_sweeps.images import Source, prepare
 from onecycle_sweeps.journal import Attempt, Block, Record
-from onecycle_sweeps.trial import Stopped, guards, resolve
-from real_trials import made, outcome, series, stop_after, undisturbed
+from onecycle_sweeps.loop import recalibrated
+from onecycle_sweeps.measures import ACCURACY
+from onecycle_sweeps.trial import Stopped, guards
+from real_trials import learner_of, made, outcome, series, stop_after, undisturbed
 
 LAGGING = (
     *("~model", "+model={_target_: users_code.Lagging}", "policy=constant"),
@@ -26,28 +28,30 @@ def record(*evaluations: tuple[float, float]) -> Record:
 
 @pytest.mark.parametrize("evaluations", [[(0.2, 0.15), (0.9, 0.88)], [(0.1, 0.1)], [(0.99, 0.4)], [(1.0, 1.0)] * 5])
 def test_ordinary_accuracies_raise_no_doubt(evaluations: list[tuple[float, float]]):
-    assert guards.doubts(record(*evaluations), chance=0.1, normed=True) == []
+    assert guards.doubts(record(*evaluations), ACCURACY, chance=0.1, normed=True) == []
 
 
 def test_val_accuracy_near_chance_beside_a_high_train_accuracy_is_doubted():
-    (doubt,) = guards.doubts(record((0.5, 0.5), (0.8, 0.12), (0.9, 0.11), (0.95, 0.94)), chance=0.1, normed=True)
+    (doubt,) = guards.doubts(
+        record((0.5, 0.5), (0.8, 0.12), (0.9, 0.11), (0.95, 0.94)), ACCURACY, chance=0.1, normed=True
+    )
     assert doubt == (
         "at 2 of 4 evaluations, last after step 29, val accuracy 0.110 is near chance (0.100) beside a train accuracy "
-        "of 0.900: the batch norms' running statistics may lag behind the weights: bn_recalibrate=true tells"
+        "of 0.900: the batch norms' running statistics may lag behind the weights: try bn_recalibrate=true"
     )
-    (doubt,) = guards.doubts(record((0.9, 0.11)), chance=0.1, normed=False)
-    assert doubt.endswith("are the labels and the images of both parts made alike?")
+    (doubt,) = guards.doubts(record((0.9, 0.11)), ACCURACY, chance=0.1, normed=False)
+    assert doubt.endswith("were the labels and the inputs of both parts made in the same way?")
 
 
 def test_where_one_class_is_most_of_the_data_its_share_is_chance():
-    assert guards.doubts(record((0.99, 0.91)), chance=0.9, normed=True)
-    assert not guards.doubts(record((0.92, 0.9)), chance=0.9, normed=True)
+    assert guards.doubts(record((0.99, 0.91)), ACCURACY, chance=0.9, normed=True)
+    assert not guards.doubts(record((0.92, 0.9)), ACCURACY, chance=0.9, normed=True)
 
 
 def test_accuracies_equal_to_three_decimals_three_times_in_a_row_are_doubted():
     same, other = (0.8124, 0.8118), (0.9, 0.8)
-    assert guards.doubts(record(same, same, other, same), chance=0.1, normed=False) == []
-    (doubt,) = guards.doubts(record(same, same, same, other), chance=0.1, normed=False)
+    assert guards.doubts(record(same, same, other, same), ACCURACY, chance=0.1, normed=False) == []
+    (doubt,) = guards.doubts(record(same, same, same, other), ACCURACY, chance=0.1, normed=False)
     assert doubt.startswith("train and val accuracy are equal to three decimals at 3 evaluations in a row (0.812 after")
 
 
@@ -80,16 +84,13 @@ def test_a_recalibrated_training_that_is_resumed_anywhere_ends_the_same(runs_dir
 
 def test_recalibrated_statistics_are_the_mean_over_training_batches(runs_dir: Path):
     folder = made(runs_dir, *LAGGING)
-    config = folder.config()
-    facts = resolve.facts(folder, config)
-    resolved = resolve.resolve(config, facts, lambda: 0.0)
-    learner = resolve.learner(config, resolved, resolve.data(folder, config, facts, resolved), seed=0)
+    learner = learner_of(folder)
     net = learner.model
     assert isinstance(net, users_code.Lagging)
     norm, before = net.norm, net.norm.running_mean
     assert before is not None
     before = before.clone()
-    with batch_norm.recalibrated(learner), torch.no_grad():
+    with recalibrated(learner), torch.no_grad():
         images = learner.data.normalise(learner.data.train.images[learner.data.train.index])
         seen = (net.conv(images) + 100).mean((0, 2, 3))
         # The last short batch of an epoch is left out.

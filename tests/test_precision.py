@@ -8,7 +8,7 @@ from torch import nn
 
 from onecycle_sweeps.models.lenet import LeNet
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
-from onecycle_sweeps.trial import precision
+from onecycle_sweeps.trial import build
 
 SMALL = nn.Conv2d(3, 64, 3)
 WIDE = nn.Conv2d(64, 256, 3)
@@ -21,25 +21,25 @@ X86 = "processor : 0\nflags\t\t: fpu sse avx512f {} rdpid\nprocessor : 1\nflags\
     [(SMALL, "fp32"), (SimpleCNN(1, 10), "fp32"), (LeNet(1, 10), "bf16"), (WIDE, "bf16"), (DEPTHWISE, "fp32")],
 )
 def test_a_processor_that_computes_in_bf16_trains_all_but_small_and_depthwise_nets_in_it(net, found, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: True)
-    assert precision.chosen("cpu", net) == found
+    monkeypatch.setattr(build, "cpu_computes_bf16", lambda: True)
+    assert build.choose_precision("cpu", net) == found
 
 
 @pytest.mark.parametrize("net", [SMALL, WIDE, DEPTHWISE])
 def test_a_processor_without_bf16_trains_every_net_in_fp32(net, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
-    assert precision.chosen("cpu", net) == "fp32"
+    monkeypatch.setattr(build, "cpu_computes_bf16", lambda: False)
+    assert build.choose_precision("cpu", net) == "fp32"
 
 
 @pytest.mark.parametrize(("net", "found"), [(SMALL, "fp32"), (WIDE, "bf16"), (DEPTHWISE, "bf16")])
 def test_a_gpu_from_capability_8_on_trains_all_but_small_nets_in_bf16(net, found, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert precision.chosen("cuda:1", net) == found
+    assert build.choose_precision("cuda:1", net) == found
 
 
 def test_an_older_gpu_trains_in_fp32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert precision.chosen("cuda", WIDE) == "fp32"
+    assert build.choose_precision("cuda", WIDE) == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_an_older_gpu_trains_in_fp32(monkeypatch):
 )
 def test_whether_a_processor_computes_in_bf16_is_read_off_its_flags(told: str, computes: bool, tmp_path: Path):
     (tmp_path / "cpuinfo").write_text(told)
-    assert precision.cpu_computes_bf16(tmp_path / "cpuinfo") is computes
+    assert build.cpu_computes_bf16(tmp_path / "cpuinfo") is computes
 
 
 def test_a_machine_that_tells_no_flags_is_taken_for_one_without_bf16(tmp_path: Path):
-    assert precision.cpu_computes_bf16(tmp_path / "none") is False
+    assert build.cpu_computes_bf16(tmp_path / "none") is False

@@ -198,7 +198,7 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pyte
 
 def test_the_code_that_every_trial_runs_counts_where_it_is_not_installed():
     found = provenance.of_trial({"_target_": "onecycle_sweeps.policies.OneCycle"})
-    assert {"onecycle_sweeps/training.py", "onecycle_sweeps/trial/train.py", "onecycle_sweeps/images/batches.py"} <= (
+    assert {"onecycle_sweeps/loop.py", "onecycle_sweeps/trial/train.py", "onecycle_sweeps/images/batches.py"} <= (
         found.files.keys()
     )
     assert not [
@@ -210,9 +210,9 @@ def test_an_edit_of_the_code_that_every_trial_runs_is_other_code(tmp_path: Path)
     shutil.copytree(Path(provenance.__file__).parent, tmp_path / "onecycle_sweeps")
     first = in_a_process(tmp_path)
     assert in_a_process(tmp_path) == first
-    with (tmp_path / "onecycle_sweeps" / "training.py").open("a") as file:
+    with (tmp_path / "onecycle_sweeps" / "loop.py").open("a") as file:
         file.write("# edited\n")
-    assert provenance.change(first, in_a_process(tmp_path)) == provenance.Change(("onecycle_sweeps/training.py",))
+    assert provenance.change(first, in_a_process(tmp_path)) == provenance.Change(("onecycle_sweeps/loop.py",))
 
 
 def test_the_version_says_all_of_a_program_that_is_installed(tmp_path: Path):

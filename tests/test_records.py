@@ -22,6 +22,7 @@ from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import commands, places, rehearsal
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Session
+from onecycle_sweeps.loop import Totals
 from onecycle_sweeps.outcome import look
 from onecycle_sweeps.trial import train
 from onecycle_sweeps.trial_folder import Busy, EarlierVersion, Superseded, TrialFolder
@@ -282,17 +283,16 @@ def test_only_the_generator_of_the_trials_own_gpu_is_saved_and_restored(monkeypa
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, device: restored.append((value, device)))
     learner: Any = SimpleNamespace(
         model=torch.nn.Linear(1, 1),
-        data=SimpleNamespace(train=SimpleNamespace(images=SimpleNamespace(device=mine)), check=lambda: None),
+        data=SimpleNamespace(device=mine, check=lambda: None),
     )
     learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=0.1)
     saved: dict[str, Any] = {}
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: other if device == mine else None)
     monkeypatch.setattr(files, "with_format", lambda data: saved.update(data) or data)
     nothing = SimpleNamespace(sync=lambda: None, saved=lambda step: None, put=lambda *_: None)
-    attempt: Any = SimpleNamespace(book=nothing, trial=nothing, number=1)
-    watch = train.Watch(5, 8)
-    train.save(attempt, learner, watch, 1.0)
-    train._restore(learner, saved)
+    attempt: Any = SimpleNamespace(journal=nothing, trial=nothing, number=1)
+    train.save(attempt, learner, train.TrainingState(train.DivergenceCheck(5), Totals()))
+    train.restore(learner, saved)
     assert [device for _, device in restored] == [mine] and torch.equal(restored[0][0], other)
 
 

@@ -10,8 +10,8 @@ import pytest
 import real_trials
 from onecycle_sweeps import arguments
 
-# Each takes from a tenth of a second to some seconds; sympy comes with torch's compiler.
-HEAVY = ("torchvision", "timm", "mlflow", "matplotlib", "scipy", "sklearn", "pandas", "sympy")
+# Each takes from a tenth of a second to some seconds.
+HEAVY = ("torchvision", "timm", "mlflow", "matplotlib", "scipy", "sklearn", "pandas")
 OWN = (
     *("simple_cnn", "simple_cnn_fastai", "lenet", "resnet9", "resnet20", "resnet56", "wrn_22", "wrn_28_10"),
     # Not ours: that it is caught shows that the others could be.
@@ -28,30 +28,6 @@ for model in sys.argv[2:]:
     outcome = job.execute(folder, real_trials.stop_after(1))
     seen[model] = [outcome.status, *(name for name in {HEAVY} if name in sys.modules)]
 print(json.dumps(seen))
-"""
-COMPILE = """
-import sys, torch
-from onecycle_sweeps.trial import compiler
-compiler.postpone()
-net = torch.nn.Linear(2, 2)
-optimizer = torch.optim.Adam(net.parameters())
-net(torch.ones(1, 2)).sum().backward()
-optimizer.step()
-optimizer.zero_grad()
-assert "sympy" not in sys.modules
-graphs = []
-compiled = torch.compile(net, backend=lambda graph, _: graphs.append(graph) or graph.forward)
-assert torch.equal(compiled(torch.ones(1, 2)), net(torch.ones(1, 2)))
-optimizer.step()
-assert len(graphs) == 1
-"""
-BELOW = """
-import torch
-from onecycle_sweeps.trial import compiler
-compiler.postpone()
-import torch._dynamo.config as config
-assert config is torch._dynamo.config
-torch.use_deterministic_algorithms(True)
 """
 
 
@@ -79,11 +55,6 @@ def test_a_net_of_ours_on_cached_data_takes_its_first_step_without(model: str, s
 
 def test_a_net_of_torchvision_is_seen_to_load_it(seen: dict[str, list[str]]):
     assert "torchvision" in seen["resnet18"]
-
-
-@pytest.mark.parametrize("code", [COMPILE, BELOW], ids=["compiles", "is_imported_by_what_lies_below"])
-def test_the_compiler_that_was_postponed(code: str):
-    assert output(code) == ""
 
 
 @pytest.mark.parametrize(

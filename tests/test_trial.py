@@ -11,10 +11,10 @@ import torch
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.journal import evaluation_points
-from onecycle_sweeps.training import Evaluation, evaluate
-from onecycle_sweeps.trial import Stopped, resolve, train
+from onecycle_sweeps.loop import evaluate
+from onecycle_sweeps.trial import Stopped, train
 from onecycle_sweeps.trial_folder import Busy, TrialFolder
-from real_trials import SHORT, made, names, series, stop_after
+from real_trials import SHORT, learner_of, made, names, series, stop_after
 
 SERIES = {"schedule/lr", "schedule/momentum", "train/loss", "train/accuracy", "val/loss", "val/accuracy"}
 
@@ -25,10 +25,7 @@ def files(folder: TrialFolder) -> set[str]:
 
 def rebuilt(folder: TrialFolder) -> Any:
     """A learner from the trial's own config, with the weights it kept."""
-    config, resolved = folder.config(), folder.resolved()
-    assert resolved is not None
-    data = resolve.data(folder, config, resolve.facts(folder, config), resolved)
-    learner = resolve.learner(config, resolved, data, seed=99)
+    learner = learner_of(folder)
     learner.model.load_state_dict(torch.load(folder.path / "model.pt", weights_only=True))
     return learner
 
@@ -52,7 +49,7 @@ def test_a_finished_trial_has_the_promised_series_at_the_promised_steps(runs_dir
 
 def test_a_result_has_the_promised_fields_and_metrics(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     accuracies = iter((0.5, 0.9, 0.7, 0.8))
-    monkeypatch.setattr(train, "evaluate", lambda *_: Evaluation(1.0, next(accuracies)))
+    monkeypatch.setattr(train, "evaluate", lambda *_: {"loss": 1.0, "accuracy": next(accuracies)})
     folder = made(runs_dir, *SHORT, "evaluations_per_epoch=2")
     result = trial.run(folder)
     assert series(folder, "val/accuracy") == ([1, 4, 7, 9], [0.5, 0.9, 0.7, 0.8])
@@ -153,7 +150,7 @@ def test_the_kept_model_is_the_one_that_was_evaluated_last(runs_dir: Path):
     folder = made(runs_dir, *SHORT, "save_model=true")
     result = trial.run(folder)
     learner = rebuilt(folder)
-    assert evaluate(learner, learner.data.val).accuracy == result["metrics"]["final/val_accuracy"] > 0.5
+    assert evaluate(learner, "val")["accuracy"] == result["metrics"]["final/val_accuracy"] > 0.5
 
 
 def test_a_model_that_is_asked_for_later_is_trained_again_to_the_same_result(runs_dir: Path):
@@ -172,8 +169,8 @@ def test_with_a_val_fraction_the_official_test_part_is_scored_once_at_the_end(ru
     result = trial.run(folder)
     learner = rebuilt(folder)
     assert (len(learner.data.train), len(learner.data.val), len(learner.data.test)) == (1150, 287, 360)
-    assert result["metrics"]["final/test_accuracy"] == evaluate(learner, learner.data.test).accuracy
-    assert result["metrics"]["final/val_accuracy"] == evaluate(learner, learner.data.val).accuracy
+    assert result["metrics"]["final/test_accuracy"] == evaluate(learner, "test")["accuracy"]
+    assert result["metrics"]["final/val_accuracy"] == evaluate(learner, "val")["accuracy"]
     assert names(folder) == SERIES
 
 

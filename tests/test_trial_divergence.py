@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import trial
-from onecycle_sweeps.trial import recording
-from onecycle_sweeps.trial.recording import Watch
+from onecycle_sweeps.trial import train
+from onecycle_sweeps.trial.train import DivergenceCheck
 from real_trials import SHORT, made, series
 
 
@@ -45,8 +45,8 @@ def test_when_losses_are_read_does_not_change_when_a_training_has_diverged(
 ):
     seen = []
     for steps, seconds in [(1, 1e9), (3, 1e9), (1000, 1e9), (1000, 0.0)]:
-        monkeypatch.setattr(recording, "BLOCK_STEPS", steps)
-        monkeypatch.setattr(recording, "BLOCK_SECONDS", seconds)
+        monkeypatch.setattr(train, "BLOCK_STEPS", steps)
+        monkeypatch.setattr(train, "BLOCK_SECONDS", seconds)
         folder = made(runs_dir, *SHORT, "policy=constant", f"max_lr={max_lr}")
         folder.set_aside()
         folder.journal.mkdir()
@@ -56,15 +56,15 @@ def test_when_losses_are_read_does_not_change_when_a_training_has_diverged(
     assert seen == [seen[0]] * 4
 
 
-def test_a_watch_measures_each_epoch_against_the_first_loss_alone():
-    watch = Watch(steps_per_epoch=2, batch_size=8)
-    assert [watch.see(loss, 0) for loss in (1.0, 4.0, 5.9, 0.1, 0.0, 6.0)] == [None] * 6
-    assert watch.see(0.0, 0) is None
-    assert watch.see(6.1, 0) == "the mean loss of epoch 4 is 3.05, above 3x the untrained net's"
+def test_each_epoch_is_measured_against_the_first_loss_alone():
+    check = DivergenceCheck(steps_per_epoch=2)
+    assert [check.update(loss) for loss in (1.0, 4.0, 5.9, 0.1, 0.0, 6.0)] == [None] * 6
+    assert check.update(0.0) is None
+    assert check.update(6.1) == "the mean loss of epoch 4 is 3.05, above 3x the untrained net's"
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_watch_ends_at_the_first_loss_that_is_no_number(loss: float):
-    watch = Watch(steps_per_epoch=100, batch_size=8)
-    assert watch.see(2.0, 0) is None
-    assert watch.see(loss, 0) == f"the loss is {loss} at step 1"
+def test_the_first_loss_that_is_no_number_has_diverged(loss: float):
+    check = DivergenceCheck(steps_per_epoch=100)
+    assert check.update(2.0) is None
+    assert check.update(loss) == f"the loss is {loss} at step 1"

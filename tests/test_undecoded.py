@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from onecycle_sweeps import trial
-from onecycle_sweeps.images import Dataset, Facts, batches, cache, evaluation_batches, load, prepare
+from onecycle_sweeps.images import Facts, ImageBatches, batches, cache, evaluation_batches, load, prepare
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from photographs import classes, laid, packed, source
 from real_trials import made, outcome, planned, stop_after
@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> Path:
     return laid(tmp_path / "photos", classes("train/", each=20) | classes("val/", each=5))
 
 
-def prepared(photos: Path, bound: str, **split) -> tuple[Dataset, Path]:
+def prepared(photos: Path, bound: str, **split) -> tuple[ImageBatches, Path]:
     folder = photos.parent / f"cache {bound}"
     read = partial(source, photos, max_cached_gb=BOUNDS[bound])
     facts = prepare(read, folder, **({"val_fraction": 0, "split_seed": 0, "classes": None} | split))

@@ -46,6 +46,11 @@ class Facts:
     doubts: tuple[str, ...] = ()
     skipped: int = 0
 
+    @property
+    def offered(self) -> dict[str, Any]:
+        """What a net's constructor may ask for by name."""
+        return {"in_channels": self.in_channels, "num_classes": self.num_classes}
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Facts:
         """The facts again from what `dataclasses.asdict` made of them, after a passage through JSON."""
@@ -138,10 +143,10 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
     own_val = cache.has_val(folder)
     _check_official(len(test_labels), own_val, val_fraction)
     official, _ = positions(test_labels, 0.0, split_seed, classes)
-    test = Part("test", official)
-    parts = {"train": Part("train", train), "val": Part("train", held_out) if val_fraction else test}
+    test = SplitPart("test", official)
+    parts = {"train": SplitPart("train", train), "val": SplitPart("train", held_out) if val_fraction else test}
     if own_val:
-        parts["val"] = Part("val", positions(cache.mapped(folder, "val_labels"), 0.0, split_seed, classes)[0])
+        parts["val"] = SplitPart("val", positions(cache.mapped(folder, "val_labels"), 0.0, split_seed, classes)[0])
     if (val_fraction or own_val) and len(test_labels):
         parts["test"] = test
     for name, part in parts.items():
@@ -173,14 +178,14 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitPart:
     """One part of a split: the positions of its samples among the source's `train`, `val` or `test` arrays."""
 
     source: str
     index: np.ndarray
 
 
-def doubts(folder: Path, parts: Mapping[str, Part], classes: Mapping[int, str]) -> Iterator[str]:
+def doubts(folder: Path, parts: Mapping[str, SplitPart], classes: Mapping[int, str]) -> Iterator[str]:
     """A line for each doubt about the parts, `train` among them, and the names of the `classes` that they may hold.
 
     Images are the same if their pixels are; where the cache keeps no pixels, if the sums over each channel are.
@@ -207,7 +212,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
-def _fingerprints(folder: Path, part: Part) -> Iterator[bytes]:
+def _fingerprints(folder: Path, part: SplitPart) -> Iterator[bytes]:
     images = cache.mapped(folder, f"{part.source}_{'images' if cache.keeps_pixels(folder) else 'sums'}")
     for position in part.index:
         yield hashlib.blake2b(images[position].tobytes(), digest_size=16).digest()

@@ -11,7 +11,7 @@ from onecycle_sweeps.terminal import in_one_line
 
 
 def transforms(config: Config, facts: Facts) -> dict[str, tuple[Transform, ...]]:
-    """What is done to images before they are normalised: the fields `augment` and `evaluation` of a Dataset.
+    """What is done to images before they are normalised: the fields `augment` and `evaluation` of ImageBatches.
 
     Raises ValueError, with its place in the list, for a transform that cannot be built or does not suit the images.
     """

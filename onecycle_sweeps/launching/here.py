@@ -17,7 +17,7 @@ def run(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
     Leaving the iteration asks the trial at work to save and leave.
     """
     from onecycle_sweeps.launching.job import execute
-    from onecycle_sweeps.trial.allocator import keep_freed_memory
+    from onecycle_sweeps.trial.build import keep_freed_memory
 
     # Before the thread has begun, so that it shares the memory of this one.
     keep_freed_memory()

@@ -16,8 +16,7 @@ from onecycle_sweeps import journal, terminal, trial
 from onecycle_sweeps.launching.queue import NOT_AN_END
 from onecycle_sweeps.launching.worker import LEFT, READY
 from onecycle_sweeps.terminal import in_one_line
-from onecycle_sweeps.trial.allocator import keep_freed_memory
-from onecycle_sweeps.trial.resolve import lost_gpu
+from onecycle_sweeps.trial.build import keep_freed_memory, lost_gpu
 from onecycle_sweeps.trial_folder import CANCELLED, Busy, Superseded, TrialFolder
 
 log = logging.getLogger("onecycle_sweeps")

@@ -1,79 +1,77 @@
-"""What makes a training's accuracies doubtful, seen in its record: warnings, which change no number."""
+"""What makes a training's results doubtful, seen in its record: warnings, which change no number."""
 
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.images import Split
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Policy
 
-# Of the way from chance to certainty that training accuracy must have come for it to be high ...
+# A train value has left chance when it has come so far on the way from chance to certainty ...
 LEARNED = 0.25
-# ... and of training's way that val accuracy must have come not to be near chance.
+# ... and a val value is near chance when it has come no further than this part of the training's way.
 NEAR = 0.2
-# Once or twice in a row they may agree by accident.
+# Once or twice in a row train and val may be equal by accident.
 IN_A_ROW = 3
 
 
-class Seen(NamedTuple):
-    """An evaluation: the 0-based step it followed, the train accuracy since the one before, and the val accuracy."""
+class Evaluated(NamedTuple):
+    """An evaluation: the 0-based step it followed, the train value since the one before, and the val value."""
 
     step: int
     train: float
     val: float
 
 
-def doubts(record: journal.Record, chance: float, normed: bool) -> list[str]:
-    """The warnings that a finished training's accuracies call for.
+def doubts(record: journal.Record, headline: Measure, chance: float | None, normed: bool) -> list[str]:
+    """The warnings that a finished training's headline values call for; there are rules for fractions alone.
 
-    `chance` is the accuracy of always naming the most frequent class, `normed` whether the net has batch norms.
+    `chance` is the value of always giving the same answer, `normed` whether the net has batch norms.
     """
-    steps, learned = record.series(journal.TRAIN_ACCURACY)
-    evaluations = [Seen(*one) for one in zip(steps, learned, record.series(journal.VAL_ACCURACY)[1], strict=True)]
-    return [*_near_chance(evaluations, chance, normed), *_equal(evaluations)]
+    if not headline.is_fraction or headline.goal == "min":
+        return []
+    steps, trained = record.series(headline.train)
+    evaluations = [Evaluated(*one) for one in zip(steps, trained, record.series(headline.val)[1], strict=True)]
+    near = _near_chance(evaluations, headline.name, chance, normed) if chance is not None else []
+    return [*near, *_equal(evaluations, headline.name)]
 
 
-def chance(split: Split) -> float:
-    """The share of a split's most frequent class."""
-    return split.labels.index_select(0, split.index).bincount().max().item() / len(split)
-
-
-def _near_chance(evaluations: Sequence[Seen], chance: float, normed: bool) -> list[str]:
+def _near_chance(evaluations: Sequence[Evaluated], name: str, chance: float, normed: bool) -> list[str]:
     near = [
-        seen
-        for seen in evaluations
-        if seen.train - chance >= LEARNED * (1 - chance) and seen.val - chance <= NEAR * (seen.train - chance)
+        one
+        for one in evaluations
+        if one.train - chance >= LEARNED * (1 - chance) and one.val - chance <= NEAR * (one.train - chance)
     ]
     if not near:
         return []
     last = near[-1]
     advice = (
-        "the batch norms' running statistics may lag behind the weights: bn_recalibrate=true tells"
+        "the batch norms' running statistics may lag behind the weights: try bn_recalibrate=true"
         if normed
-        else "are the labels and the images of both parts made alike?"
+        else "were the labels and the inputs of both parts made in the same way?"
     )
     return [
-        f"at {len(near)} of {len(evaluations)} evaluations, last after step {last.step}, val accuracy {last.val:.3f} "
-        f"is near chance ({chance:.3f}) beside a train accuracy of {last.train:.3f}: {advice}"
+        f"at {len(near)} of {len(evaluations)} evaluations, last after step {last.step}, val {name} {last.val:.3f} "
+        f"is near chance ({chance:.3f}) beside a train {name} of {last.train:.3f}: {advice}"
     ]
 
 
-def _equal(evaluations: Sequence[Seen]) -> list[str]:
-    """Accuracies that are both 1.000 may well be equal."""
+def _equal(evaluations: Sequence[Evaluated], name: str) -> list[str]:
+    """Values that are both 1.000 may well be equal."""
     runs = [list(run) for same, run in groupby(evaluations, _are_equal) if same]
     longest = max(runs, key=len, default=[])
     if len(longest) < IN_A_ROW:
         return []
     last = longest[-1]
     return [
-        f"train and val accuracy are equal to three decimals at {len(longest)} evaluations in a row ({last.val:.3f} "
-        f"after step {last.step}): is the same data in both parts, or does the net always answer alike?"
+        f"train and val {name} are equal to three decimals at {len(longest)} evaluations in a row ({last.val:.3f} "
+        f"after step {last.step}): is the same data in both parts, or does the net always give the same answer?"
     ]
 
 
-def _are_equal(seen: Seen) -> bool:
-    return round(seen.train, 3) == round(seen.val, 3) < 1
+def _are_equal(evaluated: Evaluated) -> bool:
+    return round(evaluated.train, 3) == round(evaluated.val, 3) < 1
 
 
 def off_plan(record: journal.Record, policy: Policy, momentum: float | None, count: int) -> list[str]:
@@ -86,7 +84,7 @@ def off_plan(record: journal.Record, policy: Policy, momentum: float | None, cou
         taken, recorded = record.series(name)
         if taken != list(range(count)):
             return [f"{name} was not recorded at each of {count} steps"]
-        for step, (asked, was) in enumerate(zip(values, recorded, strict=True)):
-            if asked != was:
-                return [f"{name} at step {step} was {was}, where the policy plans {asked}"]
+        for step, (wanted, was) in enumerate(zip(values, recorded, strict=True)):
+            if wanted != was:
+                return [f"{name} at step {step} was {was}, where the policy plans {wanted}"]
     return []

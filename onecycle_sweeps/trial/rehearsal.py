@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps import scheduler
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.images import Dataset, Facts, Split
+from onecycle_sweeps.images import Facts, ImageBatches, Split
 from onecycle_sweeps.images.augmentation import Draws, EpochWords
 from onecycle_sweeps.images.transforms import transforms
+from onecycle_sweeps.loop import Learner, evaluate
 from onecycle_sweeps.policies import Hyper
 from onecycle_sweeps.terminal import in_one_line
-from onecycle_sweeps.training import Learner, evaluate
-from onecycle_sweeps.trial import compiler, resolve
+from onecycle_sweeps.trial import build
 
 SAMPLES = 2
 NEEDS_GPU = re.compile("cuda|nvidia|triton", re.IGNORECASE)
@@ -41,7 +40,6 @@ class Rehearsal:
 
         Where it is to run `elsewhere`, a GPU that is missing here is no reason to refuse it.
         """
-        compiler.postpone()
         try:
             self._attempt(config, facts, "cpu")
         except ValueError as error:
@@ -56,7 +54,7 @@ class Rehearsal:
         with torch.random.fork_rng(devices=[]):
             net = self._trained(config, facts, device)
             with _blaming("optimizer", "optimizer cannot be made", config["optimizer"]):
-                optimizer = resolve.optimizer(config["optimizer"], net)
+                optimizer = build.make_optimizer(config["optimizer"], net)
             scheduler.apply(optimizer, _first(config, facts))
             with _blaming("optimizer", "optimizer cannot take a step", config["optimizer"]):
                 optimizer.step()
@@ -76,11 +74,11 @@ class Rehearsal:
 def _with_gradients(config: Config, facts: Facts, device: str) -> nn.Module:
     node = config["model"]
     with _blaming("model", "model cannot be made", node):
-        net = resolve.model(config, facts)
+        net = build.make_net(config, facts.offered)
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={node['_target_']} must make a torch.nn.Module, got {_kind(net)}")
     with _blaming("model", "model.normalisation must be the means and the deviations of the channels", node):
-        data = _noise(config, resolve.normalised(facts, getattr(net, "normalisation", None)), device)
+        data = _noise(config, build.normalised(facts, getattr(net, "normalisation", None)), device)
         data.normalise(data.train.images)
     if not any(p.requires_grad for p in net.parameters()):
         raise ValueError(f"model._target_={node['_target_']} has no parameter that is trained")
@@ -88,27 +86,29 @@ def _with_gradients(config: Config, facts: Facts, device: str) -> nn.Module:
     images = _augmented(data)
     # The optimizer is tried apart.
     idle = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
-    learner = Learner(net, idle, data, len(images), 0, bf16=config["precision"] == "bf16")
-    with _scores_checked(net, f"model._target_={node['_target_']}", len(images), facts.num_classes):
+    learner = Learner(net, idle, data, build.make_objective(config), 0, bf16=config["precision"] == "bf16")
+    labels = data.train.labels
+    with _outputs_checked(learner, f"model._target_={node['_target_']}", labels):
         net.train()
         with _blaming("model", f"model cannot be trained on images of shape {tuple(images.shape)}", node):
-            cross_entropy(learner.scores(images).float(), data.train.labels).backward()
+            loss, _ = learner.objective.training(learner.outputs(data.normalise(images)), labels)
+            loss.backward()
         with _blaming("model", f"model cannot be evaluated on images of shape {tuple(data.val.images.shape)}", node):
-            evaluate(learner, data.val)
+            evaluate(learner, "val")
         net.train()
     return net
 
 
-def _noise(config: Config, facts: Facts, device: str) -> Dataset:
+def _noise(config: Config, facts: Facts, device: str) -> ImageBatches:
     """A few images of noise, for a data set of these facts."""
     count = min(SAMPLES, config["batch_size"])
     images = torch.randint(0, 256, (count, facts.in_channels, facts.height, facts.width), dtype=torch.uint8)
     numbers = torch.arange(count)
     part = Split(images.to(device), (numbers % facts.num_classes).to(device), numbers.to(device))
-    return replace(Dataset(part, part, None, facts), **transforms(config, facts))
+    return replace(ImageBatches(part, part, None, facts), **transforms(config, facts))
 
 
-def _augmented(data: Dataset) -> Tensor:
+def _augmented(data: ImageBatches) -> Tensor:
     """The training images as their transforms leave them; raises ValueError for a transform that cannot take them."""
     images, count = data.train.images, len(data.train)
     for place, transform in enumerate(data.augment):
@@ -131,17 +131,16 @@ def _first(config: Config, facts: Facts) -> Hyper:
 
 
 @contextmanager
-def _scores_checked(net: nn.Module, name: str, count: int, num_classes: int) -> Iterator[None]:
-    """Within it the net must give class scores as one tensor of the right shape."""
+def _outputs_checked(learner: Learner, name: str, targets: Tensor) -> Iterator[None]:
+    """Within it whatever the net gives must be what the objective takes."""
 
-    def check(_: nn.Module, __: Any, scores: Any) -> None:
-        wanted = f"{name} must give {num_classes} scores, one for each class of the data"
-        if not isinstance(scores, Tensor):
-            raise ValueError(f"{wanted}, as one tensor of shape ({count}, {num_classes}), got {_kind(scores)}")
-        if scores.shape != (count, num_classes):
-            raise ValueError(f"{wanted}: shape ({count}, {num_classes}) for {count} images, got {tuple(scores.shape)}")
+    def check(_: nn.Module, __: Any, outputs: Any) -> None:
+        try:
+            learner.objective.check(outputs, targets, learner.data.offered)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
 
-    handle = net.register_forward_hook(check)
+    handle = learner.model.register_forward_hook(check)
     try:
         yield
     finally:

@@ -1,12 +1,11 @@
-"""Runs a trial's folder to its result: build, resume, drive, record, and say why where it fails."""
+"""Runs a trial's folder to its result: builds, resumes, trains, records, and says why where it fails."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any
-
-import torch
 
 from onecycle_sweeps import checkpoint, journal, provenance
 from onecycle_sweeps.config import nodes
@@ -15,8 +14,9 @@ from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.terminal import in_one_line, with_traceback
-from onecycle_sweeps.trial import range_test, resolve
-from onecycle_sweeps.trial.train import Attempt, State, Stopped, complete, train
+from onecycle_sweeps.trial import build
+from onecycle_sweeps.trial.find_rate import find_rate
+from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, is_complete, train
 from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_owner
 
 log = logging.getLogger("onecycle_sweeps")
@@ -50,86 +50,74 @@ def run(
         provenance.import_afresh(code)
         number = trial.attempts() + 1
         try:
-            book = Journal(trial.journal, number)
-            # An earlier attempt that still runs cannot replace from now on what is looked for here.
+            record = Journal(trial.journal, number)
+            # From here on an earlier attempt that still runs cannot replace a file that this one reads.
             trial.remove_temporary()
             state, notes = _usable_checkpoint(trial, config, code)
-            book.begin(start := state["step"] if state else 0, place, notes)
+            record.begin(start := state["step"] if state else 0, place, notes)
         except OSError as error:
             raise _failed(trial, number, error) from error
         log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, start)
         trial.remove("failure.json")
-        return _conclude(Attempt(trial, number, book, stopped, place), config, code, state)
+        return _conclude(RunningAttempt(trial, number, record, stopped, place), config, code, state)
 
 
-def _conclude(attempt: Attempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
-    trial, number, book = attempt.trial, attempt.number, attempt.book
+def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
+    trial, number, record = attempt.trial, attempt.number, attempt.journal
     try:
         with nodes.environment(config):
             driven = _drive(attempt, config, code, state)
         result = driven | {"kind": config["task"], "attempt": number, "finished": time.time()}
-        book.sync()
+        record.sync()
         trial.write("result", result, attempt=number)
     except (Stopped, Superseded) as reason:
         log.info("attempt %d leaves: %s", number, reason)
         with suppress(OSError):
-            book.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
+            record.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        # Nobody but the trial's own code raises the last two: a Ctrl-C reaches the launching process alone.
-        raise _failed(trial, number, error, book) from error
+        # Only the trial's own code raises the last two: a Ctrl-C reaches the launching process alone.
+        raise _failed(trial, number, error, record) from error
     log.info("trial %s %s: %s", trial.signature, result["status"], result["cause"] or result["metrics"])
     for warning in result["warnings"]:
         log.warning("%s", warning)
     # It has its result, whatever a full disk makes of what is left to do.
     for last in (
-        lambda: book.saved(result["steps"]),
+        lambda: record.saved(result["steps"]),
         lambda: trial.remove("checkpoint.pt"),
-        lambda: book.end(result["status"], result["cause"]),
+        lambda: record.end(result["status"], result["cause"]),
     ):
         try:
             last()
         except OSError as error:
-            log.error("not all could be written that follows a result: %s", error)
+            log.error("the result is written, but not all that follows it: %s", error)
     return result
 
 
-def _drive(attempt: Attempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
-    trial = attempt.trial
-    facts = resolve.facts(trial, config)
-    resolved = trial.resolved()
-    if resolved is None or state is None:
-        resolved = resolve.resolve(config, facts, lambda: _rate_found(attempt, config), resolved, code)
-        trial.write("resolved", resolved, attempt=attempt.number)
-        if resolved["max_lr"] is not None:
-            log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])
-    elif provenance.change(resolved, provenance.record(code)):
-        resolved |= provenance.record(code)
-        trial.write("resolved", resolved, attempt=attempt.number)
-    resolve.prepare_torch(config, resolved)
-    with _fitting("the data set"):
-        data = resolve.data(trial, config, facts, resolved)
-    with _fitting(f"a training at batch_size={config['batch_size']}"):
+def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
+    trial, fixed = attempt.trial, attempt.trial.resolved() or {}
+    resumed = bool(fixed) and state is not None
+    rate = build.choose_max_lr(config, fixed, lambda: _rate_found(attempt, config))
+    with build.naming_what_does_not_fit(f"a training at batch_size={config['batch_size']}"):
+        resolved, learner = build.begin(trial, config, rate, fixed, code, resumed=resumed)
+        if not resumed:
+            trial.write("resolved", resolved, attempt=attempt.number)
+            if resolved["max_lr"] is not None:
+                log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])
+        elif provenance.change(resolved, provenance.record(code)):
+            resolved |= provenance.record(code)
+            trial.write("resolved", resolved, attempt=attempt.number)
         if config["task"] == "range_test":
-            result = range_test.find_rate(attempt, config, resolved, data)
+            data = learner.data
+            others = (build.make_learner(config, resolved, data, seed) for seed in build.seeds(config)[1:])
+            result = find_rate(attempt, config, resolved, chain([learner], others))
         else:
-            result = train(attempt, config, resolved, resolve.learner(config, resolved, data, config["seed"]), state)
-    data.check()
+            result = train(attempt, config, resolved, learner, state)
+    learner.data.check()
     return result
 
 
-@contextmanager
-def _fitting(what: str) -> Iterator[None]:
-    """Say in one line what does not fit into a GPU's memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        # What torch says after that is advice on its own settings.
-        told = ". ".join(" ".join(str(error).split()).split(". ")[:3])
-        raise ValueError(f"{what} does not fit into the GPU's memory: {told}") from error
-
-
-def _rate_found(attempt: Attempt, config: Config) -> float:
+def _rate_found(attempt: RunningAttempt, config: Config) -> float:
     """The verdict of the range test that the trial needs; it is run here if it has none."""
     test = attempt.trial.sibling(config["needs"]["range_test"])
     while True:
@@ -148,40 +136,42 @@ def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[
     try:
         state = checkpoint.load(trial.checkpoint)
     except checkpoint.Corrupt as error:
-        return None, [_said(f"{error}: the trial begins again from step 0")]
+        return None, [_warned(f"{error}: the trial begins again from step 0")]
     record = journal.read(trial.journal)
     if record.torn:
         log.warning("%d lines of the journal in %s are torn", record.torn, trial.journal)
     if state is None:
         return None, []
     step, again = state["step"], "the trial begins again from step 0"
-    if not complete(record, state, config["evaluations_per_epoch"]):
-        return None, [_said(f"the journal lacks values before step {step}: {again}")]
+    if "divergence" not in state:
+        return None, [_warned(f"{trial.checkpoint} was saved by an earlier version of the program: {again}")]
+    if not is_complete(record, state, config["evaluations_per_epoch"]):
+        return None, [_warned(f"the journal lacks values before step {step}: {again}")]
     if (resolved := trial.resolved()) is None:
-        return None, [_said(f"resolved.json, which says what code took the steps before {step}, is gone: {again}")]
+        return None, [_warned(f"resolved.json, which says what code took the steps before {step}, is gone: {again}")]
     change = provenance.change(resolved, provenance.record(code))
     if change.code:
-        return None, [_said(f"{', '.join(change.code)} changed after step {step} was reached: {again}")]
+        return None, [_warned(f"{', '.join(change.code)} changed after step {step} was reached: {again}")]
     if change.versions:
-        return state, [_said(f"{', '.join(change.versions)}: the trial goes on from step {step} all the same")]
+        return state, [_warned(f"{', '.join(change.versions)}: the trial goes on from step {step} all the same")]
     return state, []
 
 
-def _said(line: str) -> str:
+def _warned(line: str) -> str:
     log.warning("%s", line)
     return line
 
 
-def _failed(trial: TrialFolder, number: int, error: BaseException, book: Journal | None = None) -> Exception:
+def _failed(trial: TrialFolder, number: int, error: BaseException, record: Journal | None = None) -> Exception:
     """The failure of an attempt, left in the folder and in the journal as far as the disk takes it."""
     log.error("attempt %d failed", number, exc_info=error)
     cause, superseded = in_one_line(error), None
-    if lost := resolve.lost_gpu():
+    if lost := build.lost_gpu():
         cause = f"the GPU is lost ({lost}): {cause}"
     failure = {"cause": cause, "attempt": number, "time": time.time(), "traceback": with_traceback(error)}
     for note in (
         lambda: trial.write("failure", failure, attempt=number),
-        lambda: book and book.end("failed", cause),
+        lambda: record and record.end("failed", cause),
     ):
         try:
             note()

@@ -1,5 +1,6 @@
-"""Drives a training: evaluates, records, saves, and says what came of it."""
+"""Trains a trial: takes its steps, evaluates, records, saves, and says what came of it."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -11,19 +12,22 @@ import numpy as np
 import torch
 
 from onecycle_sweeps import checkpoint, files, journal
-from onecycle_sweeps.batch_norm import norms, recalibrated
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.loop import Learner, Step, Totals, batch_norms, evaluate, recalibrated, steps
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
-from onecycle_sweeps.training import Learner, evaluate, steps
 from onecycle_sweeps.trial import guards
-from onecycle_sweeps.trial.recording import Recorder, Watch
-from onecycle_sweeps.trial.resolve import Resolved
+from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial_folder import TrialFolder
 
 State = dict[str, Any]
+# A block of steps is written to the journal when it is so old or so long; until then losses stay on the device.
+BLOCK_SECONDS = 1.0
+BLOCK_STEPS = 1000
+# A whole epoch at a mean loss above this many times the untrained net's has diverged.
+DIVERGED_FACTOR = 3.0
 
 
 class Stopped(Exception):
@@ -31,85 +35,169 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One execution of a trial: where it writes, and when it is to leave."""
+class RunningAttempt:
+    """One execution of a trial: where it writes, and whether it has been asked to leave."""
 
     trial: TrialFolder
     number: int
-    book: Journal
+    journal: Journal
     stopped: Callable[[], bool]
     place: Mapping[str, str] | None = None
 
 
-def train(attempt: Attempt, config: Config, resolved: Resolved, learner: Learner, state: State | None) -> State:
+@dataclass
+class DivergenceCheck:
+    """Decides whether a training has diverged, from each loss in turn; its fields go into the checkpoint."""
+
+    steps_per_epoch: int
+    steps: int = 0
+    untrained: float = math.nan
+    epoch_total: float = 0.0
+
+    def update(self, loss: float) -> str | None:
+        """Why the training has diverged at this loss, None if it has not."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss} at step {self.steps}"
+        if self.steps == 0:
+            self.untrained = loss
+        self.steps += 1
+        self.epoch_total += loss
+        if self.steps % self.steps_per_epoch:
+            return None
+        mean, self.epoch_total = self.epoch_total / self.steps_per_epoch, 0.0
+        if mean > DIVERGED_FACTOR * self.untrained:
+            epoch = self.steps // self.steps_per_epoch
+            return f"the mean loss of epoch {epoch} is {mean:.4g}, above {DIVERGED_FACTOR:g}x the untrained net's"
+        return None
+
+
+@dataclass
+class TrainingState:
+    """What a training carries from step to step beside its net and its optimizer; a checkpoint keeps all of it.
+
+    `totals` are the sums of the train measures since the last evaluation.
+    """
+
+    divergence: DivergenceCheck
+    totals: Totals
+    seconds: float = 0.0
+
+
+class Recorder:
+    """Collects steps and writes them to the journal in blocks."""
+
+    def __init__(self, to: Journal) -> None:
+        self._journal = to
+        self._steps: list[Step] = []
+        self._began = time.monotonic()
+
+    def add(self, step: Step) -> bool:
+        """Take a step in; true when a block is due."""
+        self._steps.append(step)
+        return len(self._steps) >= BLOCK_STEPS or time.monotonic() - self._began >= BLOCK_SECONDS
+
+    def flush(self, divergence: DivergenceCheck) -> str | None:
+        """Write what was collected, up to the step that diverged if one did; returns why it did."""
+        if not self._steps:
+            return None
+        losses: list[float] = torch.stack([step.loss for step in self._steps]).tolist()
+        count, cause = 0, None
+        while cause is None and count < len(losses):
+            cause = divergence.update(losses[count])
+            count += 1
+        self._journal.append(self._steps[0].index, columns(self._steps[:count], losses[:count]))
+        self._steps, self._began = [], time.monotonic()
+        return cause
+
+
+def columns(steps: list[Step], losses: list[float]) -> dict[str, list[float]]:
+    """The journal's columns for steps in a row; an optimizer without momentum has no such column."""
+    momenta = [step.hyper.momentum for step in steps if step.hyper.momentum is not None]
+    rates = {journal.LR: [step.hyper.lr for step in steps]}
+    return rates | ({journal.MOMENTUM: momenta} if momenta else {}) | {journal.TRAIN_LOSS: losses}
+
+
+def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: Learner, state: State | None) -> State:
     """Train to the end from a checkpoint's state or from the start; returns the trial's result.
 
     Raises Stopped after saving when the attempt is asked to leave, Superseded when a later attempt has begun.
     """
+    headline, data = learner.objective.headline, learner.data
     policy = nodes.policy(config, resolved["max_lr"], resolved["steps_per_epoch"])
     check_groups(learner.optimizer, policy(0).momentum is not None)
     momentum = used(learner.optimizer).momentum
-    watch = Watch(resolved["steps_per_epoch"], config["batch_size"])
-    spent = 0.0
+    progress = TrainingState(DivergenceCheck(resolved["steps_per_epoch"]), Totals())
     if state:
-        _restore(learner, state)
-        watch, spent = Watch(**state["watch"]), state["seconds"]
-    began = time.monotonic() - spent
-    cause = _drive(attempt, config, learner, policy, watch, began)
-    seconds = time.monotonic() - began
+        progress = restore(learner, state)
+    cause = _take_steps(attempt, config, learner, policy, progress)
     attempt.trial.check_current(attempt.number)
     record = journal.read(attempt.trial.journal)
-    metrics = _metrics(record, learner, watch.seen, seconds) if not cause else {"seconds": seconds}
+    metrics = {"seconds": progress.seconds}
+    if not cause:
+        values = record.series(headline.val)[1]
+        metrics |= {headline.final_val: values[-1], headline.best_val: headline.best(values)}
+        metrics[f"{data.unit}_per_second"] = progress.divergence.steps * data.batch_size / progress.seconds
     with as_evaluated(config, learner):
-        if not cause and learner.data.test is not None:
-            metrics["final/test_accuracy"] = evaluate(learner, learner.data.test).accuracy
+        if not cause and "test" in data.sizes:
+            metrics[headline.final_test] = evaluate(learner, "test")[headline.name]
         if config["save_model"]:
             attempt.trial.put("model.pt", checkpoint.packed(learner.model.state_dict()), attempt.number)
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
-    warnings = [*_notes(record), *learner.data.facts.doubts, *guards.off_plan(record, policy, momentum, count)]
-    chance = guards.chance(learner.data.val)
+    warnings = [*_notes(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
+    chance = learner.objective.chance(data.targets("val"))
     if not cause:
-        warnings += guards.doubts(record, chance, bool(norms(learner)))
+        warnings += guards.doubts(record, headline, chance, bool(batch_norms(learner.model)))
     return {
         "status": "diverged" if cause else "finished",
         "cause": cause,
         "metrics": metrics,
-        "steps": watch.seen,
+        "steps": progress.divergence.steps,
         "steps_per_epoch": resolved["steps_per_epoch"],
         "chance": chance,
         "warnings": warnings,
     }
 
 
-def _drive(
-    attempt: Attempt, config: Config, learner: Learner, policy: Policy, watch: Watch, began: float
+def _take_steps(
+    attempt: RunningAttempt, config: Config, learner: Learner, policy: Policy, progress: TrainingState
 ) -> str | None:
     """Take every step that is left; returns why the training diverged, if it did."""
-    recorder = Recorder(attempt.book)
-    per_epoch = config["evaluations_per_epoch"]
+    recorder, check, totals = Recorder(attempt.journal), progress.divergence, progress.totals
     interval, saved = 60 * config["checkpoint_minutes"], time.monotonic()
-    for step in steps(learner, policy, watch.seen):
+    began = time.monotonic() - progress.seconds
+    cause = None
+    for step in steps(learner, policy, check.steps):
         done = step.index + 1
         leaving = attempt.stopped()
+        totals.add(step.sums)
         due = recorder.add(step)
-        evaluating = journal.is_evaluation_point(done, watch.steps_per_epoch, per_epoch)
+        evaluating = journal.is_evaluation_point(done, check.steps_per_epoch, config["evaluations_per_epoch"])
         saving = (leaving or time.monotonic() - saved >= interval) and done < policy.total_steps
-        if not (due or saving or evaluating or done % watch.steps_per_epoch == 0):
+        if not (due or saving or evaluating or done % check.steps_per_epoch == 0):
             continue
-        if cause := recorder.flush(watch):
-            return cause
+        if cause := recorder.flush(check):
+            break
         if evaluating:
-            with as_evaluated(config, learner):
-                seen = evaluate(learner, learner.data.val)
-            values = {journal.TRAIN_ACCURACY: watch.accuracy(), journal.VAL_LOSS: seen.loss}
-            values[journal.VAL_ACCURACY] = seen.accuracy
-            attempt.book.append(step.index, {name: [value] for name, value in values.items()})
+            _evaluate(attempt, config, learner, step.index, totals)
         if saving:
-            save(attempt, learner, watch, time.monotonic() - began)
+            progress.seconds = time.monotonic() - began
+            save(attempt, learner, progress)
             saved = time.monotonic()
         if saving and leaving:
             raise Stopped(f"saved at step {done} of {policy.total_steps}")
-    return None
+    progress.seconds = time.monotonic() - began
+    return cause
+
+
+def _evaluate(attempt: RunningAttempt, config: Config, learner: Learner, step: int, totals: Totals) -> None:
+    """Evaluate after a step and record that, with the train measures since the evaluation before."""
+    trained = learner.objective.values(totals.read())
+    totals.sums.clear()
+    with as_evaluated(config, learner):
+        found = evaluate(learner, "val")
+    names = {f"train/{name}": value for name, value in trained.items()}
+    names |= {f"val/{name}": value for name, value in found.items()}
+    attempt.journal.append(step, {name: [value] for name, value in names.items()})
 
 
 def as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[None]:
@@ -117,44 +205,48 @@ def as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[Non
     return recalibrated(learner) if config.get("bn_recalibrate") else nullcontext()
 
 
-def save(attempt: Attempt, learner: Learner, watch: Watch, seconds: float) -> None:
+def save(attempt: RunningAttempt, learner: Learner, progress: TrainingState) -> None:
     """Make the journal and then a checkpoint at this step durable, unless a later attempt has begun."""
     learner.data.check()
-    attempt.book.sync()
+    attempt.journal.sync()
+    device, step = learner.data.device, progress.divergence.steps
     state = {
-        "step": watch.seen,
-        "watch": asdict(watch),
-        "seconds": seconds,
+        "step": step,
+        "divergence": asdict(progress.divergence),
+        "totals": progress.totals.sums,
+        "seconds": progress.seconds,
         "model": learner.model.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "random": torch.get_rng_state(),
         "random_python": random.getstate(),
         "random_numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
-        "random_cuda": torch.cuda.get_rng_state(device) if (device := _device(learner)).type == "cuda" else None,
+        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
     attempt.trial.put("checkpoint.pt", checkpoint.packed(files.with_format(state)), attempt.number)
-    attempt.book.saved(watch.seen)
+    attempt.journal.saved(step)
 
 
-def _restore(learner: Learner, state: State) -> None:
+def restore(learner: Learner, state: State) -> TrainingState:
+    """Bring the learner and the generators to a checkpoint's state."""
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"].cpu())
     random.setstate(state["random_python"])
     np.random.set_state(tuple(state["random_numpy"]))
     if state["random_cuda"] is not None:
-        # The trial's own device alone: a machine may have others than the one that saved.
-        torch.cuda.set_rng_state(state["random_cuda"].cpu(), _device(learner))
+        # The trial's own device alone: this machine may have other GPUs than the one that saved.
+        torch.cuda.set_rng_state(state["random_cuda"].cpu(), learner.data.device)
+    sums = {
+        name: value.to(learner.data.device) if isinstance(value, torch.Tensor) else value
+        for name, value in state["totals"].items()
+    }
+    return TrainingState(DivergenceCheck(**state["divergence"]), Totals(sums), state["seconds"])
 
 
-def _device(learner: Learner) -> torch.device:
-    return learner.data.train.images.device
-
-
-def complete(record: journal.Record, state: State, evaluations_per_epoch: int) -> bool:
+def is_complete(record: journal.Record, state: State, evaluations_per_epoch: int) -> bool:
     """Whether a record has all that a checkpoint's state counts on: each step before it, and each evaluation."""
     step = state["step"]
-    due = journal.evaluation_points(step, state["watch"]["steps_per_epoch"], evaluations_per_epoch)
+    due = journal.evaluation_points(step, state["divergence"]["steps_per_epoch"], evaluations_per_epoch)
     return record.missing(step, due) is None
 
 
@@ -162,13 +254,3 @@ def _notes(record: journal.Record) -> list[str]:
     """What there is to know of how attempts went on that are part of the result."""
     begun = max((place for place, attempt in enumerate(record.attempts) if attempt.start == 0), default=0)
     return [note for attempt in record.attempts[begun + 1 :] for note in attempt.notes]
-
-
-def _metrics(record: journal.Record, learner: Learner, count: int, seconds: float) -> dict[str, float]:
-    accuracies = record.series(journal.VAL_ACCURACY)[1]
-    return {
-        "final/val_accuracy": accuracies[-1],
-        "best/val_accuracy": max(accuracies),
-        "seconds": seconds,
-        "images_per_second": count * learner.batch_size / seconds,
-    }

@@ -14,7 +14,7 @@ from benchmarks.costs import Cost, Rounds
 from benchmarks.page import Requirement, Result, Table
 from benchmarks.work import Options
 from onecycle_sweeps import settings
-from onecycle_sweeps.images import Dataset, Facts, Split, batches
+from onecycle_sweeps.images import Facts, ImageBatches, Split, batches
 from onecycle_sweeps.images.augmentation import Flip, PadCrop
 
 BATCH, HALVES = 128, (0.5,) * 3
@@ -55,21 +55,21 @@ def run(options: Options) -> Result:
     return Result([speeds, within], required, (), {"makers": measured, **shares})
 
 
-def stored(images: Tensor) -> Dataset:
+def stored(images: Tensor) -> ImageBatches:
     """Photographs as the program holds them in memory."""
     count = len(images)
     split = Split(images, torch.randint(0, 10, (count,)), torch.arange(count))
     moments = tuple(255 * value for value in HALVES)
-    return Dataset(split, split, None, Facts(count, count, 0, 10, 3, 32, 32, moments, moments, 0.0, 0, None))
+    return ImageBatches(split, split, None, Facts(count, count, 0, 10, 3, 32, 32, moments, moments, 0.0, 0, None))
 
 
-def stream(data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+def stream(data: ImageBatches) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented, normalised batches as the program makes them."""
     for images, labels in batches(data.train, BATCH, 0, 0, (PadCrop(), Flip())):
         yield data.normalise(images), labels
 
 
-def makers(data: Dataset, repeat: int) -> dict[str, Callable[[], Cost]]:
+def makers(data: ImageBatches, repeat: int) -> dict[str, Callable[[], Cost]]:
     """The ways to make a batch."""
     pixels = list(data.train.images[:BATCH])
     photographs = [functional.to_pil_image(image) for image in pixels]
@@ -91,7 +91,7 @@ def makers(data: Dataset, repeat: int) -> dict[str, Callable[[], Cost]]:
     return {**peers, OURS: lambda: costs.timed(lambda: next(own), repeat)}
 
 
-def step_parts(data: Dataset, precision: str, rounds: int) -> Rounds:
+def step_parts(data: ImageBatches, precision: str, rounds: int) -> Rounds:
     """The costs of the input and of the rest of a step, in turn."""
     own = stream(data)
     model = program.net(settings.plain(program.composed("model=resnet20"))["model"], 3, 10)

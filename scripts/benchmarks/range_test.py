@@ -12,9 +12,9 @@ from benchmarks.page import Incomplete, Result, Table
 from benchmarks.stopwatch import stopwatch
 from benchmarks.work import SEED, Options, Work, works
 from onecycle_sweeps import journal, trial
+from onecycle_sweeps.loop import steps
 from onecycle_sweeps.range_test import Ramp, until_diverged
-from onecycle_sweeps.training import steps
-from onecycle_sweeps.trial import resolve
+from onecycle_sweeps.trial import build
 
 # Neither net diverges below the end, so that no side stops early.
 RAMP = Ramp(1e-5, 0.03, 100)
@@ -99,7 +99,8 @@ def ours(work: Work) -> Callable[[], int]:
 
 def our_steps(work: Work) -> Callable[[], int]:
     """The trial's steps, without what it writes and without a verdict."""
-    learner = resolve.learner(work.trial.config, {"device": "cpu", "precision": "fp32"}, work.data, SEED)
+    data = replace(work.data, batch_size=work.batch_size)
+    learner = build.make_learner(work.trial.config, {"device": "cpu", "precision": "fp32"}, data, SEED)
     return lambda: len([float(step.loss) for step, _ in until_diverged(steps(learner, RAMP))])
 
 

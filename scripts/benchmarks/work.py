@@ -69,7 +69,7 @@ class Work:
         return program.planned(self.runs_dir, *self.overrides)
 
     @cached_property
-    def data(self) -> images.Dataset:
+    def data(self) -> images.ImageBatches:
         """The images as the program maps them."""
         config = self.trial.config
         cache = self.runs_dir / "data" / config["needs"]["data"]

@@ -13,7 +13,7 @@ from benchmarks.costs import Cost
 from benchmarks.peers import SGD_SETTINGS
 from benchmarks.peers.torch_loop import accuracy
 from benchmarks.work import Points, Work
-from onecycle_sweeps.images import Dataset
+from onecycle_sweeps.images import ImageBatches
 from onecycle_sweeps.policies import OneCycle
 
 PADDING, HOLE = 4, 8
@@ -74,7 +74,7 @@ class Recipe:
         return self.max_lr * (progress / self.peak if progress < self.peak else (1 - progress) / (1 - self.peak))
 
 
-def epochs(net: nn.Module, data: Dataset, recipe: Recipe, benchmark: bool) -> Iterator[tuple[float, float]]:
+def epochs(net: nn.Module, data: ImageBatches, recipe: Recipe, benchmark: bool) -> Iterator[tuple[float, float]]:
     """Train as the plainest fast loop does; yields each epoch's seconds and val accuracy.
 
     Images lie on the device, normalised, padded and in bf16; a whole epoch is cropped, flipped and cut out at once;

@@ -10,8 +10,8 @@ from benchmarks.program import planned
 from gpu_check import plain, sweeps
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe
-from gpu_check.step import built, cifar10, made
-from onecycle_sweeps.trial import resolve
+from gpu_check.step import built, cifar10, images_of, made
+from onecycle_sweeps.trial import build
 
 SEEDS, PLAIN_SEEDS, PUBLISHED = 3, 2, 0.9408
 CAPTION = """`experiment=cifar10_fast data=cifar10_jpeg seed={seeds} -m`: David Page's ResNet-9, 24 epochs, 94.08 % \
@@ -47,10 +47,10 @@ def cifar10_fast(options: Options) -> Result:
 def plain_accuracies(runs_dir: Path, options: Options) -> list[float]:
     """What the plainest fast loop reaches on the same images."""
     asked = planned(runs_dir, *cifar10(options), f"device={options.device}", "seed=0")
-    learner = built(made(runs_dir, asked))
-    recipe, found = Recipe(options.sized(24, 2), learner.batch_size), []
+    data = images_of(built(made(runs_dir, asked)))
+    recipe, found = Recipe(options.sized(24, 2), data.batch_size), []
     for seed in range(PLAIN_SEEDS):
         torch.manual_seed(seed)
-        net = resolve.model(asked.config, learner.data.facts)
-        found.append([accuracy for _, accuracy in plain.epochs(net, learner.data, recipe, benchmark=True)][-1])
+        net = build.make_net(asked.config, data.offered)
+        found.append([accuracy for _, accuracy in plain.epochs(net, data, recipe, benchmark=True)][-1])
     return found

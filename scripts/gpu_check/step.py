@@ -24,11 +24,12 @@ from gpu_check import card, plain
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe
 from onecycle_sweeps import journal, trial
+from onecycle_sweeps.images import ImageBatches
+from onecycle_sweeps.loop import Learner, Totals, steps
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.policies import Constant
-from onecycle_sweeps.training import Learner, steps
-from onecycle_sweeps.trial import resolve
-from onecycle_sweeps.trial.recording import Recorder
+from onecycle_sweeps.trial import build
+from onecycle_sweeps.trial.train import Recorder
 from onecycle_sweeps.trial_folder import TrialFolder
 
 NOISE = ("data=digits", "data._target_=gpu_check.stand_ins.noise")
@@ -128,12 +129,13 @@ def epoch(options: Options) -> Result:
         trial.run(folder)
     ours = _epochs(folder)
     learner = built(folder)
-    recipe = Recipe(epochs, learner.batch_size)
+    data = images_of(learner)
+    recipe = Recipe(epochs, data.batch_size)
     sides = {OURS: ours}
     for benchmark in (False, True):
         name = f"the plainest fast loop, cuDNN {'timing its algorithms' if benchmark else 'by its heuristics'}"
-        fresh = resolve.model(one.config, learner.data.facts)
-        sides[name] = [seconds for seconds, _ in plain.epochs(fresh, learner.data, recipe, benchmark)][1:]
+        fresh = build.make_net(one.config, data.offered)
+        sides[name] = [seconds for seconds, _ in plain.epochs(fresh, data, recipe, benchmark)][1:]
     left_out = []
     if machine.missing("lightning"):
         left_out.append(machine.left_out("the Lightning loop", "lightning"))
@@ -142,7 +144,7 @@ def epoch(options: Options) -> Result:
     taken = {name: median(seconds) for name, seconds in sides.items()}
     fastest = min(seconds for name, seconds in taken.items() if name.startswith("the plainest"))
     rows = [(name, seconds, taken[OURS] / seconds) for name, seconds in taken.items()]
-    per_epoch, val = len(learner.data.train) // learner.batch_size, len(learner.data.val)
+    per_epoch, val = len(data.train) // data.batch_size, len(data.val)
     caption = EPOCH.format(epochs=epochs, steps=per_epoch, val=val, workers=WORKERS)
     caption += f" nvidia-smi saw the GPU busy for {usage} of the trial's time, its start included."
     table = Table("An epoch of cifar10_fast", caption, ("way to train", "s/epoch", "this program's time / its"), rows)
@@ -231,10 +233,13 @@ def made(runs_dir: Path, asked: Trial, afresh: bool = False) -> TrialFolder:
 
 def built(folder: TrialFolder) -> Learner:
     """The learner of a trial's first step, with the precision that the program chooses."""
-    config, facts = folder.config(), resolve.facts(folder, folder.config())
-    fixed = resolve.resolve(config, facts, lambda: 0.1)
-    resolve.prepare_torch(config, fixed)
-    return resolve.learner(config, fixed, resolve.data(folder, config, facts, fixed), config["seed"])
+    return build.begin(folder, folder.config(), (0.1, "config"))[1]
+
+
+def images_of(learner: Learner) -> ImageBatches:
+    """The learner's data, which are images."""
+    assert isinstance(learner.data, ImageBatches)
+    return learner.data
 
 
 def _planned(options: Options, *overrides: str) -> Trial:
@@ -252,11 +257,12 @@ def _learner(options: Options, *overrides: str) -> Learner:
 def _recorded(learner: Learner, count: int, begin: Callable[[], Any]) -> Iterator[None]:
     """Take three steps, call `begin`, and take `count` more as a trial does; yields before what follows them."""
     recorder = Recorder(None)  # pyright: ignore[reportArgumentType]
-    stream = steps(learner, Constant(0.1, 3 + count))
+    stream, totals = steps(learner, Constant(0.1, 3 + count)), Totals()
     for _ in islice(stream, 3):
         pass
     begin()
     for one in stream:
+        totals.add(one.sums)
         recorder.add(one)
     yield
 
@@ -264,7 +270,7 @@ def _recorded(learner: Learner, count: int, begin: Callable[[], Any]) -> Iterato
 def _profiled(learner: Learner, count: int) -> tuple[int, int]:
     """How many kernels and how many copies those steps started on the device."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    profiler = torch.profiler.profile(activities=activities if learner.data.train.images.is_cuda else activities[:1])
+    profiler = torch.profiler.profile(activities=activities if learner.data.device.type == "cuda" else activities[:1])
 
     def begin() -> None:
         _wait(learner)
@@ -280,7 +286,7 @@ def _profiled(learner: Learner, count: int) -> tuple[int, int]:
 
 def _synchronising(learner: Learner, count: int) -> Counter[str]:
     """The synchronising calls of those steps, by the line that made them."""
-    if not learner.data.train.images.is_cuda:
+    if learner.data.device.type != "cuda":
         return Counter()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -299,15 +305,15 @@ def _epochs(folder: TrialFolder) -> list[float]:
 def _lightning(options: Options, asked: Trial, learner: Learner) -> list[float]:
     from gpu_check import lightning_loop
 
-    data = learner.data
+    data = images_of(learner)
     parts = []
     for split in (data.train, data.val):
         parts += [split.images[split.index].permute(0, 2, 3, 1).cpu().numpy(), split.labels[split.index].cpu().numpy()]
-    net, recipe = resolve.model(asked.config, data.facts), Recipe(3, learner.batch_size)
+    net, recipe = build.make_net(asked.config, data.offered), Recipe(3, data.batch_size)
     accelerator = "gpu" if options.device == "cuda" else "cpu"
     return lightning_loop.epochs(net, tuple(parts), recipe, options.sized(WORKERS, 0), options.scratch, accelerator)
 
 
 def _wait(learner: Learner) -> None:
-    if learner.data.train.images.is_cuda:
+    if learner.data.device.type == "cuda":
         torch.cuda.synchronize()

@@ -1,6 +1,7 @@
-"""Drives a range test: one for each of its seeds, recorded in a row on one axis of steps."""
+"""Runs a range test: once for each of its seeds, recorded in a row on one axis of steps."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import pairwise
 from statistics import median
@@ -8,25 +9,26 @@ from typing import Any
 
 from onecycle_sweeps import journal, range_test
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.images import Dataset
-from onecycle_sweeps.training import Evaluation, Step, evaluate, steps
-from onecycle_sweeps.trial.recording import columns
-from onecycle_sweeps.trial.resolve import Resolved, learner
-from onecycle_sweeps.trial.train import Attempt, Stopped, as_evaluated
+from onecycle_sweeps.loop import Learner, Step, evaluate, steps
+from onecycle_sweeps.trial.build import Resolved
+from onecycle_sweeps.trial.train import RunningAttempt, Stopped, as_evaluated, columns
 
-# So often is a linear ramp evaluated, since Smith reads his rates from val accuracy.
+# A linear ramp is evaluated so often, since Smith reads his rates from the validation measure.
 EVALUATIONS = 20
 
 
-def find_rate(attempt: Attempt, config: Config, resolved: Resolved, data: Dataset) -> dict[str, Any]:
-    """Run the range test for each seed; returns the trial's result, with the verdict and what each rule suggests.
+def find_rate(
+    attempt: RunningAttempt, config: Config, resolved: Resolved, learners: Iterable[Learner]
+) -> dict[str, Any]:
+    """Run the range test for each seed's learner; returns the trial's result, with the verdict and each rule's rate.
 
     Raises ValueError where the curves allow no verdict, Stopped when the attempt is asked to leave.
     """
-    began, count, tests = time.monotonic(), 0, []
-    for seed in config["range_test"]["seeds"]:
-        tests.append(_one(attempt, config, resolved, data, seed, count))
+    began, count, tests, warnings = time.monotonic(), 0, [], ()
+    for learner in learners:
+        tests.append(_one(attempt, config, learner, count))
         count += len(tests[-1].lrs)
+        warnings = learner.data.warnings
     verdict = range_test.judge(tests)
     return {
         "status": "finished",
@@ -35,40 +37,37 @@ def find_rate(attempt: Attempt, config: Config, resolved: Resolved, data: Datase
         "verdict": {"word": verdict.word, **asdict(verdict), "grid": verdict.grid},
         "steps": count,
         "steps_per_epoch": resolved["steps_per_epoch"],
-        "warnings": [*data.facts.doubts, *_ambiguous(verdict)],
+        "warnings": [*warnings, *_ambiguous(verdict)],
     }
 
 
-def _one(
-    attempt: Attempt, config: Config, resolved: Resolved, data: Dataset, seed: int, offset: int
-) -> range_test.OneSeed:
+def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int) -> range_test.OneSeed:
     """One seed's test, written to the journal from step `offset` on."""
-    test = config["range_test"]
+    test, headline = config["range_test"], learner.objective.headline
     ramp = range_test.Ramp(test["start_lr"], test["end_lr"], test["steps"], test["mode"])
-    student = learner(config, resolved, data, seed)
     points = {round(i * test["steps"] / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
     taken: list[Step] = []
     losses: list[float] = []
-    seen: dict[int, Evaluation] = {}
-    for step, _ in range_test.until_diverged(steps(student, ramp)):
+    evaluations: dict[int, dict[str, float]] = {}
+    for step, _ in range_test.until_diverged(steps(learner, ramp)):
         taken.append(step)
         losses.append(float(step.loss))
         if test["mode"] == "linear" and step.index in points:
-            with as_evaluated(config, student):
-                seen[step.index] = evaluate(student, data.val)
+            with as_evaluated(config, learner):
+                evaluations[step.index] = evaluate(learner, "val")
         if attempt.stopped():
             raise Stopped("a range test begins again when it is resumed")
     rates = [step.hyper.lr for step in taken]
     smoothed = range_test.smoothed(rates, losses)
-    for first, stop in pairwise(sorted({0, len(taken), *(index + 1 for index in seen)})):
+    for first, stop in pairwise(sorted({0, len(taken), *(index + 1 for index in evaluations)})):
         piece = columns(taken[first:stop], losses[first:stop])
         if values := smoothed[first:stop]:
             piece |= {journal.SMOOTHED_LOSS: values}
-        attempt.book.append(offset + first, piece)
-        if found := seen.get(stop - 1):
-            values = {journal.VAL_LOSS: [found.loss], journal.VAL_ACCURACY: [found.accuracy]}
-            attempt.book.append(offset + stop - 1, values)
-    return range_test.OneSeed(rates, losses, [rates[index] for index in seen], [one.accuracy for one in seen.values()])
+        attempt.journal.append(offset + first, piece)
+        if found := evaluations.get(stop - 1):
+            attempt.journal.append(offset + stop - 1, {f"val/{name}": [value] for name, value in found.items()})
+    measured = [found[headline.name] for found in evaluations.values()]
+    return range_test.OneSeed(rates, losses, [rates[index] for index in evaluations], measured)
 
 
 def _metrics(verdict: range_test.Verdict, tests: list[range_test.OneSeed], steps: int) -> dict[str, float]:

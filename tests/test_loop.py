@@ -1,5 +1,6 @@
 """The loop is a bare torch loop to the last bit, and an evaluation counts every sample exactly once."""
 
+import sys
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -11,23 +12,24 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
 
-from onecycle_sweeps import training
-from onecycle_sweeps.images import Dataset, Source, batches, load, prepare
+from onecycle_sweeps.images import ImageBatches, Source, batches, load, prepare
+from onecycle_sweeps.loop import Learner, evaluate, steps
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
+from onecycle_sweeps.objectives.classification import Classification
 from onecycle_sweeps.policies import Constant, Hyper, OneCycle
-from onecycle_sweeps.training import Learner, evaluate, steps
 
 BATCH, SEED, TOTAL = 32, 7, 20
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def data(tmp_path_factory: pytest.TempPathFactory) -> ImageBatches:
     """Noise: 203 training and 103 validation images of 4 classes, so that no batch size divides either."""
     drawn = np.random.default_rng(0)
     images, labels = drawn.integers(0, 256, (306, 1, 8, 8), dtype=np.uint8), drawn.integers(0, 4, 306)
     source = Source(images[:203], labels[:203], images[203:], labels[203:], tuple("abcd"))
     folder = tmp_path_factory.mktemp("noise") / "cache"
-    return load(folder, prepare(lambda: source, folder, val_fraction=0, split_seed=0, classes=None), "cpu")
+    facts = prepare(lambda: source, folder, val_fraction=0, split_seed=0, classes=None)
+    return replace(load(folder, facts, "cpu"), batch_size=BATCH)
 
 
 def net() -> nn.Module:
@@ -43,9 +45,9 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.999), weight_decay=0.01)
 
 
-def made(data: Dataset, optimizer: Any = sgd, **settings: Any) -> Learner:
+def made(data: ImageBatches, optimizer: Any = sgd, label_smoothing: float = 0.0, **settings: Any) -> Learner:
     model = net()
-    return Learner(model, optimizer(model), data, BATCH, SEED, **settings)
+    return Learner(model, optimizer(model), data, Classification(label_smoothing), SEED, **settings)
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:
@@ -71,7 +73,7 @@ class Given:
 
 
 def bare_loop(
-    data: Dataset, optimizer: Any, bf16: bool = False, label_smoothing: float = 0.0, clip_norm: float | None = None
+    data: ImageBatches, optimizer: Any, bf16: bool = False, label_smoothing: float = 0.0, clip_norm: float | None = None
 ) -> tuple[nn.Module, list[Hyper], list[float]]:
     """A training as anybody would write it, with torch's OneCycleLR: the net, what each step used, and the losses."""
     model = net()
@@ -102,7 +104,9 @@ def bare_loop(
     [{}, {"bf16": True}, {"label_smoothing": 0.1}, {"clip_norm": 0.5}, {"label_smoothing": 0.1, "clip_norm": 0.5}],
     ids=str,
 )
-def test_the_loop_equals_a_bare_torch_loop_to_the_last_bit(data: Dataset, optimizer: Any, settings: dict[str, Any]):
+def test_the_loop_equals_a_bare_torch_loop_to_the_last_bit(
+    data: ImageBatches, optimizer: Any, settings: dict[str, Any]
+):
     model, used, losses = bare_loop(data, optimizer, **settings)
     learner = made(data, optimizer, **settings)
     taken = list(steps(learner, Given(used)))
@@ -113,7 +117,7 @@ def test_the_loop_equals_a_bare_torch_loop_to_the_last_bit(data: Dataset, optimi
 
 
 @pytest.mark.parametrize("optimizer", [sgd, adamw])
-def test_the_policy_trains_as_torchs_one_cycle_lr(data: Dataset, optimizer: Any):
+def test_the_policy_trains_as_torchs_one_cycle_lr(data: ImageBatches, optimizer: Any):
     model, used, losses = bare_loop(data, optimizer)
     learner = made(data, optimizer)
     taken = list(steps(learner, OneCycle(0.1, TOTAL)))
@@ -126,14 +130,14 @@ def test_the_policy_trains_as_torchs_one_cycle_lr(data: Dataset, optimizer: Any)
 
 
 @pytest.mark.parametrize("settings", [{"bf16": True}, {"label_smoothing": 0.1}, {"clip_norm": 0.5}], ids=str)
-def test_every_setting_changes_the_training(data: Dataset, settings: dict[str, Any]):
+def test_every_setting_changes_the_training(data: ImageBatches, settings: dict[str, Any]):
     plain, other = made(data), made(data, **settings)
     for learner in (plain, other):
         assert len(list(steps(learner, Constant(0.1, 5)))) == 5
     assert not same(weights(plain.model), weights(other.model))
 
 
-def test_the_rate_and_the_momentum_are_those_the_optimizer_has_at_the_step(data: Dataset):
+def test_the_rate_and_the_momentum_are_those_the_optimizer_has_at_the_step(data: ImageBatches):
     learner, seen = made(data), []
     learner.optimizer.register_step_pre_hook(
         lambda optimizer, *_: seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
@@ -143,7 +147,7 @@ def test_the_rate_and_the_momentum_are_those_the_optimizer_has_at_the_step(data:
     assert len(set(taken)) == TOTAL
 
 
-def test_a_step_is_taken_when_it_is_drawn_and_none_after_the_loop_is_left(data: Dataset):
+def test_a_step_is_taken_when_it_is_drawn_and_none_after_the_loop_is_left(data: ImageBatches):
     learner, updates = made(data), []
     learner.optimizer.register_step_post_hook(lambda *_: updates.append(None))
     stream = steps(learner, Constant(0.1, TOTAL))
@@ -156,7 +160,7 @@ def test_a_step_is_taken_when_it_is_drawn_and_none_after_the_loop_is_left(data: 
 
 
 @pytest.mark.parametrize("start", [1, 6, 13])
-def test_a_loop_that_goes_on_at_a_step_equals_one_that_was_not_left(data: Dataset, start: int):
+def test_a_loop_that_goes_on_at_a_step_equals_one_that_was_not_left(data: ImageBatches, start: int):
     whole, parts, policy = made(data), made(data), OneCycle(0.1, TOTAL)
     undisturbed = [step.hyper for step in steps(whole, policy)]
     first = [step.hyper for step in islice(steps(parts, policy), start)]
@@ -164,25 +168,25 @@ def test_a_loop_that_goes_on_at_a_step_equals_one_that_was_not_left(data: Datase
     assert same(weights(parts.model), weights(whole.model))
 
 
-def test_an_evaluation_between_two_steps_changes_nothing(data: Dataset):
+def test_an_evaluation_between_two_steps_changes_nothing(data: ImageBatches):
     whole, watched = made(data), made(data)
     for _ in steps(whole, Constant(0.1, 8)):
         pass
     for _ in steps(watched, Constant(0.1, 8)):
-        evaluate(watched, data.val)
+        evaluate(watched, "val")
     assert same(weights(watched.model), weights(whole.model))
 
 
 @pytest.mark.parametrize("batch", [1, 20, 103, 1024])
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_an_evaluation_counts_as_a_plain_loop_over_the_samples_does(
-    data: Dataset, monkeypatch: pytest.MonkeyPatch, batch: int, part: str
+    data: ImageBatches, monkeypatch: pytest.MonkeyPatch, batch: int, part: str
 ):
     learner, split = made(data, label_smoothing=0.1), getattr(data, part)
     for _ in steps(learner, Constant(0.1, 8)):
         pass
-    monkeypatch.setattr(training, "EVALUATION_BATCH", batch)
-    seen = evaluate(learner, split)
+    monkeypatch.setitem(vars(sys.modules[batches.__module__]), "EVALUATION_BATCH", batch)
+    seen = evaluate(learner, part)
     learner.model.eval()
     right, losses = 0, []
     with torch.no_grad():
@@ -190,28 +194,27 @@ def test_an_evaluation_counts_as_a_plain_loop_over_the_samples_does(
             scores = learner.model(data.normalise(image[None]))[0].double().numpy()
             right += int(scores.argmax() == label)
             losses.append(np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[label])
-    assert seen.accuracy == right / len(split)
-    assert seen.loss == pytest.approx(np.mean(losses), rel=1e-5)
-    assert 0.2 < seen.accuracy < 1
+    assert seen["accuracy"] == right / len(split)
+    assert seen["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert 0.2 < seen["accuracy"] < 1
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_an_evaluation_leaves_the_net_in_the_mode_it_was_in(data: Dataset, mode: bool):
+def test_an_evaluation_leaves_the_net_in_the_mode_it_was_in(data: ImageBatches, mode: bool):
     learner = made(data)
     learner.model.train(mode)
     before = weights(learner.model)
-    evaluate(learner, data.val)
+    evaluate(learner, "val")
     assert learner.model.training is mode
     assert same(weights(learner.model), before)
 
 
 @pytest.mark.parametrize(("change", "saw"), [(-1, 102), (1, 104)])
 def test_an_evaluation_that_misses_a_sample_or_sees_one_twice_is_an_error(
-    data: Dataset, monkeypatch: pytest.MonkeyPatch, change: int, saw: int
+    data: ImageBatches, monkeypatch: pytest.MonkeyPatch, change: int, saw: int
 ):
     index = data.val.index
-    wrong = replace(data.val, index=index[:-1] if change < 0 else torch.cat((index, index[:1])))
-    whole = training.evaluation_batches
-    monkeypatch.setattr(training, "evaluation_batches", lambda _, size, transforms: whole(wrong, size, transforms))
-    with pytest.raises(RuntimeError, match=f"each of 103 samples once, and saw {saw}"):
-        evaluate(made(data), data.val)
+    wrong = replace(data, val=replace(data.val, index=index[:-1] if change < 0 else torch.cat((index, index[:1]))))
+    monkeypatch.setattr(ImageBatches, "sizes", data.sizes)
+    with pytest.raises(RuntimeError, match=f"each of 103 samples once, and counted {saw}"):
+        evaluate(made(wrong), "val")

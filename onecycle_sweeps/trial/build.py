@@ -1,0 +1,343 @@
+"""Builds a trial: what its first attempt fixes for all later ones (rate, device, precision), its data and its net.
+
+Where a trial leaves its precision open, a fixed table of devices and kinds of nets decides, never a timing:
+
+| device computes in bf16 | fewer than 50,000 weights | grouped convolutions | all others |
+|---|---|---|---|
+| CUDA (capability 8.0 and up) | fp32 | bf16 | bf16 |
+| CPU (avx512_bf16, amx_bf16, or Arm's bf16) | fp32 | fp32 | bf16 |
+| neither | fp32 | fp32 | fp32 |
+
+`scripts/benchmark precision` measures the CPU's row, `scripts/gpu-check step` CUDA's. On an H200 (docs/gpu) bf16 takes
+1.5 to 2.0 times less where the GPU is busy (ResNet-9 and WRN-22 at batch 512), and up to a quarter more where the step
+waits for its kernels to be started (all nets at batch 128, deep and narrow ones at 512 too).
+"""
+
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from onecycle_sweeps import fingerprints, images, provenance
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import Config
+from onecycle_sweeps.images import Facts, ImageBatches
+from onecycle_sweeps.images.transforms import transforms
+from onecycle_sweeps.loop import Batches, Learner, Objective
+from onecycle_sweeps.objectives.classification import Classification
+from onecycle_sweeps.provenance import Code
+from onecycle_sweeps.scheduler import check_groups
+from onecycle_sweeps.trial_folder import TrialFolder
+
+Resolved = dict[str, Any]
+# The rate of an optimizer that has no default; the policy sets another before the first step.
+PLACEHOLDER_LR = 1e-3
+# A smaller net does not spend its time in the products that bf16 makes faster, and casts add to it.
+SMALL_NET = 50_000
+CUDA_CAPABILITY = (8, 0)
+CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+CPU_INFO = Path("/proc/cpuinfo")
+# mallopt's parameters, from glibc's malloc.h.
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+
+
+def begin(
+    trial: TrialFolder,
+    config: Config,
+    rate: tuple[float | None, str | None],
+    fixed: Resolved | None = None,
+    code: Code | None = None,
+    *,
+    resumed: bool = False,
+) -> tuple[Resolved, Learner]:
+    """What resolved.json is to hold, and the learner of the trial's first step (a range test's first seed).
+
+    `fixed` is what an earlier attempt fixed, which is kept; all of it stays as it is where the trial is `resumed`.
+    Raises ValueError, in one line, for data or a net that cannot be had.
+    """
+    facts, fixed = read_facts(trial, config), fixed or {}
+    device = choose_device(config, fixed)
+    prepare_torch(config, device, choose_threads(config, fixed))
+    with naming_what_does_not_fit("the data set"):
+        stored = load_images(trial, config, facts, device)
+    seed = seeds(config)[0]
+    net = make_net(config, facts.offered, seed)
+    resolved = fixed if resumed else resolve(config, facts, net, rate, fixed, code)
+    return resolved, make_learner(config, resolved, make_batches(config, stored, resolved), seed, net)
+
+
+def seeds(config: Config) -> list[int]:
+    """The seeds that the trial trains with: one, or those of a range test."""
+    return config["range_test"]["seeds"] if config["task"] == "range_test" else [config["seed"]]
+
+
+def choose_max_lr(config: Config, fixed: Resolved, find_rate: Callable[[], float]) -> tuple[float | None, str | None]:
+    """The trial's maximum rate with its scale, and where it comes from; a range test itself has none.
+
+    `fixed` is what an earlier attempt fixed, which is kept; `find_rate` is called where `max_lr` is auto.
+    """
+    if config["task"] == "range_test":
+        return None, None
+    if fixed.get("max_lr") is not None:
+        return fixed["max_lr"], fixed["max_lr_from"]
+    if (rate := schema.max_lr(config)) is not None:
+        return rate, "config"
+    return schema.max_lr(config, find_rate()), f"range_test:{config['needs']['range_test']}"
+
+
+def choose_device(config: Config, fixed: Resolved) -> str:
+    """The device that an earlier attempt fixed, or the one that the config asks for."""
+    return fixed.get("device") or _device(config["device"])
+
+
+def choose_threads(config: Config, fixed: Resolved) -> int:
+    """The threads that an earlier attempt fixed, or those that the config asks for."""
+    return fixed.get("threads") or (1 if config["threads"] == "auto" else config["threads"])
+
+
+def prepare_torch(config: Config, device: str, threads: int) -> None:
+    """Set torch's threads and determinism for the trial; raises ValueError where the fixed device is missing."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"the trial began on {device}, which is not here; rerun=true begins it again")
+    keep_freed_memory(device)
+    torch.set_num_threads(threads)
+    if config["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if config["deterministic"] != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(config["deterministic"])
+
+
+def resolve(
+    config: Config,
+    facts: Facts,
+    net: nn.Module,
+    rate: tuple[float | None, str | None],
+    fixed: Resolved | None = None,
+    code: Code | None = None,
+) -> Resolved:
+    """What resolved.json is to hold: the rate, the device, the precision and the threads, and the code behind them.
+
+    `fixed` is what an earlier attempt fixed, which is kept; `code` is by default the code as it is on disk. A net that
+    has a `normalisation`, the (mean, std) of each channel in the units of uint8, is given images so normalised instead
+    of by the training set's own statistics.
+    """
+    fixed = fixed or {}
+    device, steps_per_epoch = choose_device(config, fixed), facts.train // config["batch_size"]
+    total_steps = config["epochs"] * steps_per_epoch if config["task"] == "train" else _steps_of_ramps(config)
+    precision = choose_precision(device, net) if config["precision"] == "auto" else config["precision"]
+    return {
+        "max_lr": rate[0],
+        "max_lr_from": rate[1],
+        "steps_per_epoch": steps_per_epoch,
+        "total_steps": total_steps,
+        "device": device,
+        "precision": fixed.get("precision") or precision,
+        "threads": choose_threads(config, fixed),
+        **gpu(device),
+        "normalisation": getattr(net, "normalisation", None),
+        "headline": make_objective(config).headline.as_record(),
+        **provenance.record(code or provenance.of_trial(config)),
+        "data": {
+            "train": facts.train,
+            "val": facts.val,
+            "test": facts.test,
+            "classes": facts.num_classes,
+            "skipped": facts.skipped,
+        },
+    }
+
+
+def _steps_of_ramps(config: Config) -> int:
+    return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
+
+
+def gpu(device: str) -> Resolved:
+    """The card, and those of torch's settings that decide how it computes; nothing for a CPU."""
+    if not device.startswith("cuda"):
+        return {}
+    card, cudnn = torch.cuda.get_device_properties(device), torch.backends.cudnn
+    return {
+        "gpu": {
+            "name": card.name,
+            "capability": f"{card.major}.{card.minor}",
+            "cuda": torch.version.cuda or torch.version.hip,
+            "cudnn": cudnn.version(),
+            "cudnn_benchmark": cudnn.benchmark,
+            "tf32_convolutions": cudnn.allow_tf32,
+            "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        }
+    }
+
+
+def lost_gpu() -> str | None:
+    """What has ended all that this process can do on its GPU, such as a failed assertion in a kernel; else None.
+
+    The failure shows at whatever call comes next, whose own error says less.
+    """
+    if not torch.cuda.is_initialized():
+        return None
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
+def read_facts(trial: TrialFolder, config: Config) -> Facts:
+    """The facts of the trial's data set, which is decoded first if no process has done so.
+
+    Raises ValueError, with the names of the files, if its data or weights have changed since it was planned.
+    """
+    check = partial(check_files, trial, config)
+    check()
+    return images.prepare(nodes.loader(config), _cache(trial, config), check=check, **schema.split(config))
+
+
+def check_files(trial: TrialFolder, config: Config) -> None:
+    """Raise ValueError, in one line that names them, if files of the trial changed since it was planned."""
+    weights = os.path.abspath(os.path.expanduser(str(config["model"].get("weights_file"))))
+    # A net that reads weights says itself where they are missing.
+    planned: dict[str, str] = config["needs"].get("files", {})
+    files = {path: value for path, value in planned.items() if path != weights or os.path.exists(path)}
+    fingerprints.check(files, fingerprints.memos(trial.runs_dir))
+
+
+def load_images(trial: TrialFolder, config: Config, facts: Facts, device: str) -> ImageBatches:
+    """The trial's data set on its device, as it is stored."""
+    loaded = images.load(_cache(trial, config), facts, device, nodes.loader(config))
+    if loaded.train.undecoded:
+        return replace(loaded, check=partial(check_files, trial, config))
+    return loaded
+
+
+def make_batches(config: Config, stored: ImageBatches, resolved: Resolved) -> ImageBatches:
+    """The stored data set in the trial's batches, with its transforms and the net's normalisation."""
+    facts = normalised(stored.facts, resolved.get("normalisation"))
+    prepared = replace(stored, facts=facts, batch_size=config["batch_size"])
+    return replace(prepared, **transforms(config, facts))
+
+
+def normalised(facts: Facts, normalisation: Any) -> Facts:
+    """The facts with a net's own (mean, std) of each channel, if it has any."""
+    if not normalisation:
+        return facts
+    mean, std = map(tuple, normalisation)
+    return replace(facts, mean=mean, std=std)
+
+
+def make_objective(config: Config) -> Objective:
+    """What the trial minimises and is measured by."""
+    return Classification(config["label_smoothing"])
+
+
+def make_net(config: Config, offered: Mapping[str, Any], seed: int | None = None) -> Any:
+    """The net of the config's node, with weights that follow from `seed`, or that the generators draw next."""
+    if seed is not None:
+        nodes.seed_generators(seed)
+    return nodes.build("model", config["model"], **offered)
+
+
+def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, net: nn.Module | None = None) -> Learner:
+    """The learner of a trial's first step; `net` is the net with the weights of `seed`, if it has been built."""
+    built = net if net is not None else make_net(config, data.offered, seed)
+    built = built.to(resolved["device"]).to(memory_format=torch.channels_last)
+    return Learner(
+        built,
+        make_optimizer(config["optimizer"], built),
+        data,
+        make_objective(config),
+        seed,
+        bf16=resolved["precision"] == "bf16",
+        clip_norm=config["clip_norm"],
+    )
+
+
+def make_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a config node for a net; where the node has a `beta2`, its `momentum` is beta1."""
+    node = dict(node)
+    create, scale = nodes.located("optimizer._target_", node.pop("_target_")), node.pop("body_lr_scale", 1)
+    if "beta2" in node:
+        node["betas"] = (node.pop("momentum"), node.pop("beta2"))
+    takes = nodes.parameters(create)
+    if "lr" in takes and takes["lr"].default is takes["lr"].empty:
+        node["lr"] = PLACEHOLDER_LR
+    nodes.check_arguments("optimizer", node, create, given=[*list(takes)[:1], "lr"])
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    optimizer = create(parameters if scale == 1 else _head_and_body(net, parameters, scale), **node)
+    check_groups(optimizer)
+    return optimizer
+
+
+def _head_and_body(net: nn.Module, parameters: list[nn.Parameter], scale: float) -> list[dict[str, Any]]:
+    """Two param groups, the body's with its `lr_scale`; raises ValueError for a net that lacks one."""
+    in_head = {id(parameter) for parameter in getattr(net, "head_parameters", list)()}
+    head, body = ([p for p in parameters if (id(p) in in_head) is within] for within in (True, False))
+    if not head or not body:
+        lacks = "a head apart from its body" if not head else "a body that is trained"
+        raise ValueError(f"optimizer.body_lr_scale must be 1 for a model without {lacks}, got {scale}")
+    return [{"params": head}, {"params": body, "lr_scale": scale}]
+
+
+def choose_precision(device: str, net: nn.Module) -> str:
+    """bf16 where it makes the training of this net faster on this device, else fp32: the table at the top."""
+    if sum(weights.numel() for weights in net.parameters()) < SMALL_NET:
+        return "fp32"
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.get_device_capability(device) >= CUDA_CAPABILITY else "fp32"
+    # oneDNN computes convolutions within groups of channels slower in bf16 than in fp32.
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    grouped = any(isinstance(part, convolutions) and part.groups > 1 for part in net.modules())
+    return "bf16" if cpu_computes_bf16() and not grouped else "fp32"
+
+
+def cpu_computes_bf16(info: Path = CPU_INFO) -> bool:
+    """Whether this machine's processor multiplies in bf16, by the flags that Linux lists; False where none are."""
+    try:
+        listed = re.search(r"^(?:flags|Features)\s*:(.*)$", info.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return False
+    return listed is not None and not CPU_FLAGS.isdisjoint(listed[1].split())
+
+
+@contextmanager
+def naming_what_does_not_fit(what: str) -> Iterator[None]:
+    """Say in one line what does not fit into a GPU's memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        # What torch says after that is advice on its own settings.
+        reason = ". ".join(" ".join(str(error).split()).split(". ")[:3])
+        raise ValueError(f"{what} does not fit into the GPU's memory: {reason}") from error
+
+
+def keep_freed_memory(asked: str = "auto") -> None:
+    """Keep freed tensors' memory in this process, for trials on a CPU under glibc; nothing is done elsewhere.
+
+    By default glibc returns large blocks to the system, and each step of a training gets the same pages again,
+    cleared: up to a fifth of the step of a small net on a CPU. It holds for this thread and those that it starts: a
+    thread that already allocates from an arena of its own goes on as before.
+    """
+    if not sys.platform.startswith("linux") or _device(asked) != "cpu":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    for parameter, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)):
+        mallopt(parameter, value)
+
+
+def _device(asked: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _cache(trial: TrialFolder, config: Config) -> Path:
+    return trial.runs_dir / "data" / config["needs"]["data"]
