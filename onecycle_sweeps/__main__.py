@@ -26,7 +26,7 @@ def main() -> None:
     terminal.replace_unencodable()
     sys.argv[1:] = paths.typed_with_homes(sys.argv[1:])
     arguments.add_code(sys.argv[1:], Path.cwd())
-    if (shown := credentials.without(sys.argv[1:])) != sys.argv[1:]:
+    if (shown := credentials.scrubbed(sys.argv[1:])) != sys.argv[1:]:
         # Every user of a machine reads the arguments of its processes.
         os.execv(sys.executable, [*sys.orig_argv[: -len(shown)], *shown])
     first = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -1,7 +1,8 @@
-"""A store's credentials: kept in the environment alone, put into a URI where the store is opened, and never written.
+"""The one place for secrets: how a store's credentials are kept, and removed from what is written or shown.
 
-MLFLOW_TRACKING_URI is MLflow's own variable. This process's children and its jobs inherit it, and of a process's
-environment, other than of its arguments, no other user reads anything.
+Credentials are kept only in the environment, in MLFLOW_TRACKING_URI, which is MLflow's own variable: this process's
+children and its jobs inherit it, and other users can read a process's arguments, but not its environment. They are put
+into a URI only where the store is opened, and are never written.
 """
 
 import os
@@ -11,14 +12,16 @@ from urllib.parse import unquote
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
-# Shorter ones would make stars of words that are no secret.
+# Names of environment variables that probably hold a secret.
+SECRET_VARIABLE = r"(.*_)?(PASS|PASSWORD|PASSWD|PWD|SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?)|(.*_)?(PASSWORD|SECRET)_.*"
+# Shorter passwords would replace parts of words that are no secret.
 LEAST_LENGTH = 8
 OVERRIDE = re.compile(r"^([+~]*tracking(?:\.uri)?=.*?)([a-z][\w+.-]*://(?:[^\s'\"]*@)?[^\s'\",}]*)")
 SECRET_KEY = r"[\w-]*(?:pass|pwd|secret|token|key)[\w-]*"
 
 
-def bare(uri: str) -> str:
-    """A store's URI without its secrets: a server's login, a database's password, and what a query has of them."""
+def without_secrets(uri: str) -> str:
+    """A store's URI without its secrets: a server's login, a database's password, and those in its query."""
     scheme, mark, rest = uri.partition("://")
     if not mark or scheme.startswith("sqlite"):
         return uri
@@ -29,42 +32,47 @@ def bare(uri: str) -> str:
     return f"{scheme}{mark}{user}{place}{'?' if kept else ''}{kept}"
 
 
-def entrusted(uri: str) -> str:
-    """The URI without its secrets, which this process's environment has from here on."""
-    found = bare(uri)
+def with_secrets(uri: str) -> str:
+    """The URI with the secrets that the environment has for the same store, unless it has some itself."""
+    known = os.environ.get(VARIABLE, "")
+    return known if without_secrets(uri) == uri == without_secrets(known) else uri
+
+
+def move_to_environment(uri: str) -> str:
+    """The URI without its secrets, which are kept in this process's environment instead."""
+    found = without_secrets(uri)
     if found != uri:
         os.environ[VARIABLE] = uri
     return found
 
 
-def whole(uri: str) -> str:
-    """The URI with the secrets that the environment has for the same store, if it has none of its own."""
-    known = os.environ.get(VARIABLE, "")
-    return known if bare(uri) == uri == bare(known) else uri
-
-
-def without(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments with tracking.uri entrusted to the environment."""
-    return [OVERRIDE.sub(lambda found: found[1] + entrusted(found[2]), argument) for argument in arguments]
+def scrubbed(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments, with the secrets of tracking.uri moved to the environment."""
+    return [OVERRIDE.sub(lambda found: found[1] + move_to_environment(found[2]), argument) for argument in arguments]
 
 
 def address(uri: str) -> str:
-    """Where a store is, without credentials or query."""
+    """Where a store is: its URI without login or query."""
     scheme, mark, rest = uri.partition("://")
     rest = rest.partition("?")[0]
     return scheme + mark + (rest if scheme.startswith("sqlite") else rest.rpartition("@")[2])
 
 
+def without_logins(text: str) -> str:
+    """A text, such as a command to be passed on, without the logins in its URIs."""
+    return re.sub(r"://\S+@", "://", text)
+
+
 def redacted(text: str) -> str:
-    """A text with stars in the place of what URIs have of credentials, and of passwords that the environment holds."""
+    """A text with `***` for the credentials in its URIs, and for passwords that the environment holds."""
     text = re.sub(r"://[^\s'\"]*@", "://***@", text)
     text = re.sub(rf"([?&]{SECRET_KEY}=)[^\s'\"&]+", r"\1***", text, flags=re.IGNORECASE)
-    for secret in _known():
+    for secret in _passwords():
         text = text.replace(secret, "***")
     return text
 
 
-def _known() -> list[str]:
+def _passwords() -> list[str]:
     """The passwords in the environment, the longest first."""
     password = os.environ.get(VARIABLE, "").partition("://")[2].rpartition("@")[0].partition(":")[2]
     found = {password, unquote(password), *(os.environ.get(name, "") for name in PASSWORDS)}

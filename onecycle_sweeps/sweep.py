@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 from onecycle_sweeps import files
 from onecycle_sweeps.config import preset
 from onecycle_sweeps.config.preset import Published
+from onecycle_sweeps.credentials import without_logins
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -81,6 +83,11 @@ class Sweep:
     @property
     def report(self) -> Path:
         return self.folder / "report"
+
+    @property
+    def command_line(self) -> str:
+        """The command as typed in a shell, without the logins in its URIs."""
+        return without_logins(f"python -m onecycle_sweeps {shlex.join(self.command)}".strip())
 
     def trial(self, signature: str) -> TrialFolder:
         """The folder of one of its trials."""

@@ -3,6 +3,8 @@
 import codecs
 import errno
 import os
+import shlex
+import shutil
 import sys
 import sysconfig
 import time
@@ -76,6 +78,13 @@ def in_one_line(error: BaseException) -> str:
 def with_traceback(error: BaseException) -> str:
     """An error with its traceback and those of its causes."""
     return "".join(traceback.format_exception(error))
+
+
+def invocation() -> str:
+    """How to call this program from the user's shell: by `python` if that is the one on the PATH."""
+    found = shutil.which("python")
+    same = found is not None and Path(found).parent == Path(sys.executable).parent
+    return f"{'python' if same else shlex.quote(sys.executable)} -m onecycle_sweeps"
 
 
 def wants_tracebacks() -> bool:

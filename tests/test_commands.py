@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps.launching.conclusion import program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
+from onecycle_sweeps.terminal import invocation
 from onecycle_sweeps.trial_folder import TrialFolder
 from program import ask, points, recorded_points, run, runs_of, sweep_of, trials, with_store, write
 
@@ -47,8 +47,8 @@ def test_a_sweep_ends_with_its_table_its_report_and_the_line_that_opens_mlflow(s
     assert [entry.kind for entry in made.trials] == [RANGE_TEST, "train", "train"]
     assert len(ROW.findall(done.stdout)) == 2
     assert "All 2 policies shared max_lr=" in done.stdout
-    assert f"report: {made.report / 'report.html'}; later: {program()} report {made.id}\n" in done.stdout
-    assert f"MLflow: {program()} ui {made.id}  opens  http://127.0.0.1:5000/#/" in done.stdout
+    assert f"report: {made.report / 'report.html'}; later: {invocation()} report {made.id}\n" in done.stdout
+    assert f"MLflow: {invocation()} ui {made.id}  opens  http://127.0.0.1:5000/#/" in done.stdout
     ended = [line.split(": finished")[0] for line in done.stderr.splitlines() if line.startswith("[")]
     assert ended[0] == "[1/3] range test"
     assert {line.split()[1] for line in ended[1:]} == {"constant", "onecycle"}

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from onecycle_sweeps import credentials, trial_folder
-from onecycle_sweeps.credentials import bare, entrusted, redacted, whole, without
+from onecycle_sweeps.credentials import move_to_environment, redacted, scrubbed, with_secrets, without_secrets
 
 # In a URI a login is percent-encoded, as RFC 3986 wants it.
 secrets = st.text(min_size=8, max_size=30).filter(lambda text: text.isprintable() and len(text.encode()) >= 8)
@@ -31,11 +31,11 @@ def test_a_password_is_in_the_environment_and_nowhere_else(scheme: str, secret: 
     password = quote(secret, safe="")
     assume(password not in f"{scheme}://someone")
     uri = f"{scheme}://someone:{password}@{place}"
-    kept = entrusted(uri)
+    kept = move_to_environment(uri)
     assert password not in kept.replace(place, "")
     assert kept.endswith(place)
-    assert whole(kept) == uri
-    assert whole(kept.replace("host", "other").replace("::1", "::2")) != uri
+    assert with_secrets(kept) == uri
+    assert with_secrets(kept.replace("host", "other").replace("::1", "::2")) != uri
     assert password not in redacted(f"no answer from {uri}, says the server, which got {secret}").replace(place, "")
 
 
@@ -43,7 +43,7 @@ def test_a_password_is_in_the_environment_and_nowhere_else(scheme: str, secret: 
 def test_a_typed_password_does_not_stay_in_the_arguments(form: str, secret: str):
     uri = f"http://someone:{quote(secret, safe='')}@host:5000/p"
     typed = ["policy=onecycle", form.format(uri), "-m"]
-    assert without(typed) == ["policy=onecycle", form.format("http://host:5000/p"), "-m"]
+    assert scrubbed(typed) == ["policy=onecycle", form.format("http://host:5000/p"), "-m"]
     assert os.environ[credentials.VARIABLE] == uri
 
 
@@ -63,13 +63,13 @@ def test_a_typed_password_does_not_stay_in_the_arguments(form: str, secret: str)
     ],
 )
 def test_what_a_uri_needs_beside_its_secrets_stays(uri: str, kept: str):
-    assert bare(uri) == kept
-    assert bare(kept) == kept
+    assert without_secrets(uri) == kept
+    assert without_secrets(kept) == kept
 
 
 def test_a_uri_with_a_login_of_its_own_is_opened_with_that_one():
-    entrusted("http://me:first-password@host")
-    assert whole("http://me:other-password@host") == "http://me:other-password@host"
+    move_to_environment("http://me:first-password@host")
+    assert with_secrets("http://me:other-password@host") == "http://me:other-password@host"
 
 
 @pytest.mark.parametrize("name", credentials.PASSWORDS)

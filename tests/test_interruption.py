@@ -17,7 +17,7 @@ import pytest
 
 import real_trials
 from onecycle_sweeps import __main__, trial
-from onecycle_sweeps.launching.conclusion import program
+from onecycle_sweeps.terminal import invocation
 from onecycle_sweeps.trial_folder import TrialFolder
 from program import MODULE, helpers, points, recorded_points, run, runs_of, start, trials, wait_until, with_store
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interruption")]
 
 LONG = ("policy=onecycle", "max_lr=0.1", "epochs=120", "save_model=true", "checkpoint_minutes=0.003")
 SWEEP = (*LONG, "seed=0,1", "-m")
-TO_GO_ON = f"stopped; what had been done is saved. To go on: {program()} "
+TO_GO_ON = f"stopped; what had been done is saved. To go on: {invocation()} "
 INTERRUPTED = 130
 # How far an attempt gets before it is stopped, of the 1,320 steps of a trial.
 STEPS = 60

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import sweep
-from onecycle_sweeps.launching.conclusion import program
+from onecycle_sweeps.terminal import invocation
 from program import ask, points, recorded_points, runs_of, start, trials
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many_commands")]
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out, err = command.communicate(timeout=300)
         assert command.returncode == 0, err
         assert "constant    2/2" in out
-        assert f"MLflow: {program()} ui " in out
+        assert f"MLflow: {invocation()} ui " in out
     return here
 
 

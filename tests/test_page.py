@@ -22,7 +22,6 @@ from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.claims import Claim
 from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.page import claim_cells
-from onecycle_sweeps.report.program import command_of
 from onecycle_sweeps.report.statistics import Difference, Speedup
 from onecycle_sweeps.sweep import Sweep
 
@@ -233,7 +232,7 @@ def test_no_text_from_elsewhere_becomes_markup(tmp_path: Path) -> None:
 
 def test_a_password_in_the_command_stays_out_of_the_page(sweep: Sweep) -> None:
     made = replace(sweep, command=("tracking.uri=https://me:hunter2@host:5000/a", "-m"))
-    assert command_of(made) == "python -m onecycle_sweeps tracking.uri=https://host:5000/a -m"
+    assert made.command_line == "python -m onecycle_sweeps tracking.uri=https://host:5000/a -m"
 
 
 def test_standalone_figures_stay_light_and_have_text(sweep: Sweep) -> None:

@@ -227,7 +227,7 @@ def test_a_database_is_opened_with_the_password_that_the_environment_has(
     monkeypatch.setenv(credentials.VARIABLE, "")
     settings = server.settings()
     password = (server.folder / "secrets" / "postgres_password").read_text()
-    uri = credentials.entrusted(f"postgresql://mlflow:{password}@127.0.0.1:{settings['PGPORT']}/mlflow")
+    uri = credentials.move_to_environment(f"postgresql://mlflow:{password}@127.0.0.1:{settings['PGPORT']}/mlflow")
     assert password not in uri
     with connected(uri) as client:
         assert client.search_experiments()

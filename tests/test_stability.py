@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import hand_made
 from onecycle_sweeps import report
 from onecycle_sweeps.outcome import read
-from onecycle_sweeps.report.program import program
 from onecycle_sweeps.report.stability import Cell, StabilityMap, next_command, stability_maps
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.terminal import invocation
 
 WD, MOMENTUM = "optimizer.weight_decay", "optimizer.momentum"
 GRID = {(0.0, 0.8): 4.0, (0.0, 0.9): 2.0, (1e-3, 0.8): 3.0, (1e-3, 0.9): 2.0, (1e-2, 0.8): 1.0, (1e-2, 0.9): 0.5}
@@ -101,7 +101,7 @@ def test_the_next_command_trains_at_the_pick_and_keeps_the_other_overrides(tmp_p
     made = mapped(tmp_path, GRID, (*typed, "data.classes=[3,7]", "range_test.steps=200", "runs_dir=/r", "-m"))
     line = report.remarks(report.compare(made))[-1]
     assert line == (
-        f"next: {program()} data=mnist model=lenet 'data.classes=[3,7]' runs_dir=/r {WD}=0.001 {MOMENTUM}=0.8 "
+        f"next: {invocation()} data=mnist model=lenet 'data.classes=[3,7]' runs_dir=/r {WD}=0.001 {MOMENTUM}=0.8 "
         "max_lr=0.3 policy=onecycle policy.cycle_momentum=false -m"
     )
 

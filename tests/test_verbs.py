@@ -15,8 +15,8 @@ import pytest
 
 import hand_made
 from onecycle_sweeps import arguments, cli
-from onecycle_sweeps.launching.conclusion import program
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.terminal import invocation
 from program import QUICK, ask, points, recorded_points, run, runs_of, start, sweep_of, trials, wait_until, with_store
 
 
@@ -150,7 +150,7 @@ def test_a_sweep_whose_store_was_away_is_brought_to_another_by_sync(
     assert "constant    2/2" in done.stdout
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("not all of it is in MLflow: ")]
     assert f"the MLflow store {uri} cannot be used: " in told
-    assert told.endswith(f"; later: {program()} sync {made.id} tracking.uri={uri}")
+    assert told.endswith(f"; later: {invocation()} sync {made.id} tracking.uri={uri}")
 
     assert cli.main(["sync"]) == 2
     with_store(tmp_path)
@@ -197,11 +197,11 @@ def answers(address: str) -> bool:
 
 def test_the_line_to_type_names_the_python_that_has_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert program() == f"{sys.executable} -m onecycle_sweeps"
+    assert invocation() == f"{sys.executable} -m onecycle_sweeps"
     (tmp_path / "python").symlink_to(sys.executable)
-    assert program() == f"{sys.executable} -m onecycle_sweeps"
+    assert invocation() == f"{sys.executable} -m onecycle_sweeps"
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
     (tmp_path / "python").unlink()
     (tmp_path / "python").write_text("#!/bin/sh\n")
     (tmp_path / "python").chmod(0o755)
-    assert program() == "python -m onecycle_sweeps"
+    assert invocation() == "python -m onecycle_sweeps"

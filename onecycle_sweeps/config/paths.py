@@ -74,7 +74,9 @@ def located(config: Config, cwd: Path) -> Config:
             node[leaf] = _made_absolute(".".join((*parents, leaf)), value, absolute, cwd)
     match config:
         case {"tracking": {"uri": str(uri)}}:
-            config["tracking"]["uri"] = credentials.entrusted(_made_absolute("tracking.uri", uri, absolute_uri, cwd))
+            config["tracking"]["uri"] = credentials.move_to_environment(
+                _made_absolute("tracking.uri", uri, absolute_uri, cwd)
+            )
     return config
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onecycle_sweeps.config import keys
+from onecycle_sweeps.credentials import SECRET_VARIABLE
 from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, one_of, text, whole
 
 Config = dict[str, Any]
@@ -183,7 +184,7 @@ NOT_BY_ENV_SET = {
     r"MLFLOW_.*": "the tracker is no part of a job: take tracking.uri=..., or set it before the command",
     r"ONECYCLE_DATA": "it is read when the config is composed: take data.root=...",
     r"PYTHON[A-Z]+|(LD|DYLD)_.*": "it is read when Python starts: set it before the command",
-    r"(.*_)?(PASS|PASSWORD|PASSWD|PWD|SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?)|(.*_)?(PASSWORD|SECRET)_.*": (
+    SECRET_VARIABLE: (
         "it looks like a secret, and env_set is written to disk: set it before the command, its jobs inherit it"
     ),
 }

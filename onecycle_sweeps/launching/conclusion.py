@@ -10,9 +10,8 @@ from onecycle_sweeps import report, tracking
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.launching.reuse import outdated
 from onecycle_sweeps.launching.session import Session
-from onecycle_sweeps.report.program import program as program
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
-from onecycle_sweeps.terminal import wants_tracebacks, with_traceback
+from onecycle_sweeps.terminal import invocation, wants_tracebacks, with_traceback
 
 FAILURE, MISTAKE = 1, 2
 
@@ -31,13 +30,13 @@ def conclude(session: Session) -> int:
         say(line)
     undelivered = session.deliver(report.write(sweep, outcomes, comparison), report.markdown(comparison))
     session.close()
-    say(f"report: {sweep.report / report.PAGE}; later: {program()} report {sweep.id}{_place(sweep)}")
+    say(f"report: {sweep.report / report.PAGE}; later: {invocation()} report {sweep.id}{_place(sweep)}")
     if undelivered:
-        say(f"not all of it is in MLflow: {undelivered}; later: {program()} sync {sweep.id}{_place(sweep)}")
+        say(f"not all of it is in MLflow: {undelivered}; later: {invocation()} sync {sweep.id}{_place(sweep)}")
     elif tracking.is_server(sweep.tracking_uri):
         say(f"MLflow: {tracking.overlay_link(sweep)}")
     else:
-        say(f"MLflow: {program()} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
+        say(f"MLflow: {invocation()} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
     return 0 if all(outcome.result for outcome in outcomes) else FAILURE
 
 
@@ -61,19 +60,19 @@ def refuse(error: Exception) -> int:
 
 def say_how_to_continue(sweep: Sweep) -> None:
     """After an interruption: nothing is lost, and the same command goes on."""
-    say(f"stopped; what had been done is saved. To go on: {program()} {shlex.join(sweep.command)}")
+    say(f"stopped; what had been done is saved. To go on: {invocation()} {shlex.join(sweep.command)}")
 
 
 def say_how_to_resume(sweep: Sweep) -> None:
     """After an interruption of what is resumed: the recorded command may ask for something else by now."""
-    say(f"stopped; what had been done is saved. To go on: {program()} resume {sweep.id}{_place(sweep)}")
+    say(f"stopped; what had been done is saved. To go on: {invocation()} resume {sweep.id}{_place(sweep)}")
 
 
 def say_how_jobs_go_on(sweep: Sweep) -> None:
     """After a submission that nobody waits for any more: what was submitted goes on by itself."""
     where = f"{sweep.id}{_place(sweep)}"
-    say(f"sweep {sweep.id} goes on without this command; how it stands: {program()} status --watch {where}")
-    say(f"to end it: {program()} cancel {where}; its table later: {program()} report {where}")
+    say(f"sweep {sweep.id} goes on without this command; how it stands: {invocation()} status --watch {where}")
+    say(f"to end it: {invocation()} cancel {where}; its table later: {invocation()} report {where}")
 
 
 def _place(sweep: Sweep) -> str:

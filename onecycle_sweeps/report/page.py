@@ -21,7 +21,6 @@ from onecycle_sweeps.report.claims import Claim, p_value, ratio_words, signed, u
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.figures import ShownGroups
 from onecycle_sweeps.report.groups import by_group
-from onecycle_sweeps.report.program import command_of
 from onecycle_sweeps.report.stability import Quantity, StabilityMap
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN
 from onecycle_sweeps.trial_folder import DIVERGED, FAILED, LOST
@@ -53,7 +52,7 @@ def write_page(
         sweep=sweep,
         headline=headline,
         title=title(outcomes),
-        command=command_of(sweep),
+        command=sweep.command_line,
         asked=_asked(outcomes, configs),
         varies=_varies(outcomes),
         trials=_counted(outcomes),

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onecycle_sweeps import range_test
+from onecycle_sweeps.credentials import without_logins
 from onecycle_sweeps.outcome import Outcome, RangeTestCurve
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot
-from onecycle_sweeps.report.program import program, without_secrets
 from onecycle_sweeps.report.range_tests import is_exponential
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
+from onecycle_sweeps.terminal import invocation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,7 +169,7 @@ def next_command(one: StabilityMap, pick: Cell, sweep: Sweep) -> str:
         chosen.append(f"{MOMENTUM}={pick.momentum:g}")
     policy = ["policy=onecycle", *(["policy.cycle_momentum=false"] if varies_momentum else [])]
     words = shlex.join([*kept, *chosen, f"max_lr={pick.max_lr:.3g}", *policy, "-m"])
-    return without_secrets(f"{program()} {words}")
+    return without_logins(f"{invocation()} {words}")
 
 
 def figure(maps: Sequence[StabilityMap]) -> Plot | None:

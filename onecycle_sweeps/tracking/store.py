@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from onecycle_sweeps import files
-from onecycle_sweeps.credentials import address, redacted, whole
+from onecycle_sweeps.credentials import address, redacted, with_secrets
 from onecycle_sweeps.files import never as never
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def connected(uri: str, expired: Callable[[], bool] = never) -> Iterator["Mlflow
     """
     try:
         if (file := database_file(uri)) is None:
-            yield _client(whole(uri))
+            yield _client(with_secrets(uri))
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.with_name(f"{file.name}.lock"), expired):

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
-from onecycle_sweeps.credentials import address, whole
+from onecycle_sweeps.credentials import address, with_secrets
 from onecycle_sweeps.journal import LR, MOMENTUM, SMOOTHED_LOSS, TRAIN_LOSS
 from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
@@ -57,7 +57,7 @@ def ui_command(uri: str, port: int = PORT) -> list[str]:
 def ui_environment(uri: str) -> dict[str, str]:
     """This process's environment with what `ui_command` needs: a URI may hold a password, so it is no argument."""
     needed = {
-        "MLFLOW_BACKEND_STORE_URI": whole(uri),
+        "MLFLOW_BACKEND_STORE_URI": with_secrets(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
