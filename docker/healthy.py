@@ -1,7 +1,7 @@
-"""Whether the server answers as a browser would ask it: /health passes by its host check, its login and its database.
+"""Check that the server answers a request like a browser's; /health skips the host check, login and database.
 
-It logs in as a user who is not there: that MLflow knows so (401) says that the host and origin checks let the public
-name in (else 403) and that the database answered (else 500), and needs no secret.
+It logs in as a user who does not exist, so it needs no secret. Status 401 means that the host and origin checks accept
+the public name (otherwise 403) and that the database answered (otherwise 500).
 """
 
 import base64
@@ -14,9 +14,9 @@ SECONDS = 10
 
 
 def main() -> str | None:
-    """What is wrong, or None."""
+    """Return what is wrong, or None."""
     public = os.environ["PUBLIC_HOST"]
-    nobody = base64.b64encode(b"nobody, who asks for the server's health:").decode()
+    nobody = base64.b64encode(b"health-check:").decode()
     headers = {"Host": public, "Origin": f"http://{public}", "Authorization": f"Basic {nobody}"}
     connection = http.client.HTTPConnection("127.0.0.1", int(os.environ["MLFLOW_PORT"]), timeout=SECONDS)
     try:
@@ -26,7 +26,7 @@ def main() -> str | None:
     except OSError as error:
         return f"no answer: {error}"
     if answer.status != UNKNOWN_USER:
-        return f"{answer.status} in place of {UNKNOWN_USER}, asked as {public}: {answer.read(200)!r}"
+        return f"{answer.status} instead of {UNKNOWN_USER}, with host {public}: {answer.read(200)!r}"
     return None
 
 

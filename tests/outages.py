@@ -1,4 +1,4 @@
-"""Faults of a tracking server, injected under a real training, and what they cost."""
+"""Faults of a tracking server, injected during a real training, and what they cost."""
 
 import http.client
 import json
@@ -24,17 +24,17 @@ from onecycle_sweeps.tracking import ledger
 from recorded import PER_STEP, Row, written
 from tracking_server import ROOT, Server
 
-# A training without end, of steps of some milliseconds, which saves all the time: what is saved is shipped.
+# A training without end, with short steps and frequent checkpoints: what a checkpoint covers is shipped.
 ENDLESS = ("policy=constant", "max_lr=0.01", "epochs=100000", "batch_size=64", "model.channels=[64,128,256]")
 ENDLESS += ("optimizer._target_=users_code.Clocked", "checkpoint_minutes=0.01")
-# At least so many steps are taken during a fault, and without one.
+# The least number of steps during a fault, and without one.
 STEPS = 100
 SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A way for a server to fail; once `mend` returns it is as before."""
+    """A way for a server to fail; once `mend` returns, it works as before."""
 
     begin: Callable[[], object]
     mend: Callable[[], object]
@@ -42,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Cost:
-    """A time of a training: its steps, the longest and the median in seconds, its points lost and doubled."""
+    """A part of a training: its number of steps, the longest and the median in seconds, its points lost and doubled."""
 
     steps: int
     longest: float
@@ -52,10 +52,10 @@ class Cost:
 
 
 class Proxy:
-    """Passes requests on to a server, or answers each with one status while `status` is set.
+    """Forwards requests to a server, or answers all of them with `status` while that is set.
 
-    While `losing` is a set, the answer to each POST that is not in it, by path and body, gets lost: the server has done
-    what it was asked.
+    While `losing` is a set, the first answer to each POST (by path and body) is lost after the server has done what it
+    was asked; the set has the POSTs whose answer was lost.
     """
 
     def __init__(self, behind: int) -> None:
@@ -68,7 +68,7 @@ class Proxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if proxy.status:
                     return self.answer(proxy.status, {}, b"injected")
-                # A server that is down has its proxy hang up; one that hangs is left by the client first.
+                # If the server is down, the proxy hangs up; if it hangs, the client gives up first.
                 with suppress(OSError), closing(http.client.HTTPConnection("127.0.0.1", behind, timeout=30)) as onward:
                     onward.request(self.command, self.path, body, dict(self.headers) | {"Host": f"127.0.0.1:{behind}"})
                     got = onward.getresponse()
@@ -95,12 +95,12 @@ class Proxy:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def answers(self, status: int) -> Fault:
-        """Every request gets this status."""
+        """Every request is answered with this status."""
 
-        def become(wanted: int | None) -> None:
-            self.status = wanted
+        def set_status(value: int | None) -> None:
+            self.status = value
 
-        return Fault(lambda: become(status), lambda: become(None))
+        return Fault(lambda: set_status(status), lambda: set_status(None))
 
     def close(self) -> None:
         self._server.shutdown()
@@ -141,7 +141,7 @@ def free_port() -> int:
 
 @contextmanager
 def proxied(server: Server) -> Iterator[Proxy]:
-    """A proxy before the server."""
+    """A proxy in front of the server."""
     proxy = Proxy(server.port)
     try:
         yield proxy
@@ -150,17 +150,17 @@ def proxied(server: Server) -> Iterator[Proxy]:
 
 
 def killed(server: Server, name: str) -> Fault:
-    """One of the server's programs dies at once and is started again."""
+    """One of the server's programs is killed and started again."""
     return Fault(lambda: server.kill(name), lambda: server.start(name))
 
 
 def stopped(server: Server, name: str) -> Fault:
-    """One of the server's programs is stopped and started in order."""
+    """One of the server's programs is stopped in an orderly way and started again."""
     return Fault(lambda: server.stop(name), lambda: server.start(name))
 
 
 def hanging(server: Server) -> Fault:
-    """The server takes connections and answers none."""
+    """The server accepts connections but does not answer."""
 
     def send(number: signal.Signals) -> None:
         os.killpg(server.pid("mlflow"), number)
@@ -169,7 +169,7 @@ def hanging(server: Server) -> Fault:
 
 
 def full(server: Server, disk: Path) -> Fault:
-    """The disk that its database and its artifacts lie on is full; what that ended is started again."""
+    """The disk with the database and the artifacts is full; PostgreSQL is started again if that ended it."""
     ballast = disk / "ballast"
 
     def fill() -> None:
@@ -189,47 +189,47 @@ def full(server: Server, disk: Path) -> Fault:
 
 
 def full_to_its_log(server: Server, disk: Path) -> Fault:
-    """The disk is full, and PostgreSQL comes to where its write-ahead log needs another file: it dies of that."""
-    without_room = full(server, disk)
+    """The disk is full and PostgreSQL needs another file for its write-ahead log, so that it ends."""
+    disk_full = full(server, disk)
 
-    def use_up() -> bool:
+    def fill_log() -> bool:
         with suppress(Exception):
             server.ask("select pg_switch_wal(), pg_logical_emit_message(true, 'test', 'a record after it')")
         return not server.is_alive("postgres")
 
     def begin() -> None:
-        without_room.begin()
-        program.wait_until(use_up, "PostgreSQL to need another file for its log", SECONDS)
+        disk_full.begin()
+        program.wait_until(fill_log, "PostgreSQL to need another file for its log", SECONDS)
 
-    return Fault(begin, without_room.mend)
+    return Fault(begin, disk_full.mend)
 
 
 @dataclass(frozen=True)
 class Training:
-    """A worker that trains the one trial of a sweep, with the shipper of a launching process beside it."""
+    """A worker that trains the only trial of a sweep, with a shipper as a launching process has it."""
 
     folder: Path
     sweep: Sweep
     environment: dict[str, str]
 
     def taken(self) -> int:
-        """How many steps have been taken."""
+        """The number of steps taken so far."""
         path = self.folder / "steps"
         return path.stat().st_size // 8 if path.exists() else 0
 
     def shipped(self) -> int:
-        """The step up to which all has arrived by the ledger."""
+        """The step up to which everything has arrived according to the ledger."""
         runs = ledger.load(self.sweep).runs
         return runs[self.sweep.trials[0].signature].next if runs else 0
 
     def complaints(self) -> int:
-        """How much the shipper has complained."""
+        """The size of the shipper's log of failures."""
         return (self.sweep.folder / "shipper.log").stat().st_size
 
     def through(self, fault: Fault) -> range:
-        """Let a fault begin, be noticed by the shipper, last for some steps, and be mended; returns the steps taken.
+        """Begin a fault, wait until the shipper notices it and for some steps, and mend it; returns the steps taken.
 
-        When it returns, the shipper has brought by itself what was taken meanwhile.
+        When it returns, the shipper has caught up by itself.
         """
         start, said = self.taken(), self.complaints()
         fault.begin()
@@ -241,7 +241,7 @@ class Training:
         return range(start, stop)
 
     def wait_for_steps(self, count: int) -> None:
-        """Return once so many have been taken."""
+        """Return once this many steps have been taken."""
         program.wait_until(lambda: self.taken() >= count, f"step {count}", SECONDS)
 
     def sync(self) -> list[int]:
@@ -249,7 +249,7 @@ class Training:
         return synced(self.folder, self.environment)
 
     def costs(self, windows: dict[str, range]) -> dict[str, Cost]:
-        """What each time has cost, by what the store has when all is over."""
+        """What each part of the training has cost, according to the store at the end."""
         times = [moment for (moment,) in struct.iter_unpack("d", (self.folder / "steps").read_bytes())]
         signature = self.sweep.trials[0].signature
         run_id = ledger.load(self.sweep).runs[signature].run_id
@@ -270,7 +270,7 @@ def _cost(times: Sequence[float], steps: range, lost: Counter[Row], doubled: Cou
 
 @contextmanager
 def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training]:
-    """A real training that has begun to arrive; it is asked to leave, and has saved all, when this is left."""
+    """A real training whose first points have arrived; on leaving, it is asked to stop and saves everything."""
     made, (entry,) = program.planned(folder, ENDLESS)
     made = replace(made, tracking_uri=uri, experiment=folder.name)
     made.save()
@@ -299,7 +299,7 @@ def synced(folder: Path, environment: dict[str, str], *words: str) -> list[int]:
 
 
 def arrived(made: Sweep, run_id: str) -> list[Row]:
-    """The points that a store has of a run, as MLflow tells them, with what it has twice."""
+    """The points of a run in the store according to MLflow, duplicates included."""
     from mlflow import MlflowClient
 
     client = MlflowClient(made.tracking_uri)

@@ -1,4 +1,4 @@
-"""docker/: what can be said of it without a Docker engine."""
+"""docker/, as far as it can be tested without Docker."""
 
 import json
 import os
@@ -31,9 +31,9 @@ PLACES = {
     "PUBLIC_HOST": "mlflow.team.test",
     "MLFLOW_ARTIFACTS_DESTINATION": "/artifacts",
 }
-# In the place of the Python that would serve: it tells what it was asked, and of what environment.
-TELL = '#!/usr/bin/env bash\nprintf "%s\\0" "$@" > "$TOLD/arguments"; env -0 > "$TOLD/environment"\n'
-# Where things are, which differs between a container and a test, other than what the server is told to do.
+# A stand-in for the Python that would serve: it records its arguments and its environment.
+RECORD = '#!/usr/bin/env bash\nprintf "%s\\0" "$@" > "$RECORDED/arguments"; env -0 > "$RECORDED/environment"\n'
+# Names and paths, which differ between a container and a test; all other settings have to be the same.
 WHERE = {"PGHOST", "PGPORT", "PUBLIC_HOST", "OTHER_HOSTS", "MLFLOW_HOST", "MLFLOW_PORT", "MLFLOW_ARTIFACTS_DESTINATION"}
 WHERE |= {"MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", *SECRETS}
 WHERE |= {f"{name}_FILE" for name in SECRETS}
@@ -45,43 +45,43 @@ def tool(name: str) -> str:
 
 
 def serve(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the container's entrypoint up to where the server would begin; it tells in `folder`."""
+    """Run the container's entrypoint up to the start of the server, which is recorded in `folder`."""
     program = folder / "python"
-    program.write_text(TELL)
+    program.write_text(RECORD)
     program.chmod(0o755)
-    given = {"PATH": os.environ["PATH"], "PYTHON": str(program), "TOLD": str(folder), **environment}
+    given = {"PATH": os.environ["PATH"], "PYTHON": str(program), "RECORDED": str(folder), **environment}
     return subprocess.run([str(DOCKER / "serve")], env=given, capture_output=True, text=True, check=False)
 
 
-def told(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """The arguments and the environment that the server would have."""
+def recorded(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The recorded arguments and environment of the server."""
     lines = (folder / "environment").read_text().split("\0")
     return (folder / "arguments").read_text().split("\0")[:-1], dict(line.split("=", 1) for line in lines if line)
 
 
 def of_the_server(environment: dict[str, str]) -> dict[str, str]:
-    """What of an environment is for MLflow or the database, without what only says where things are."""
+    """The settings of MLflow and the database in an environment, without names and paths."""
     ours = re.compile("MLFLOW|_MLFLOW|PG|PUBLIC_|OTHER_")
     return {name: value for name, value in environment.items() if ours.match(name) and name not in WHERE}
 
 
-def test_the_dockerfile_is_in_order():
+def test_hadolint_accepts_the_dockerfile():
     done = subprocess.run([tool("hadolint"), str(DOCKER / "Dockerfile")], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("", 0)
 
 
-def test_compose_yaml_keeps_the_schema_of_compose():
+def test_compose_yaml_is_valid():
     command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(DOCKER / "compose.yaml")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_nothing_is_published_but_on_loopback():
+def test_ports_are_published_on_loopback_only():
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published == ["127.0.0.1:5000:5000"]
 
 
-def test_no_service_holds_a_secret_and_each_is_a_file_that_git_ignores():
+def test_secrets_are_files_that_git_ignores_and_are_in_no_service():
     for name, service in SERVICES.items():
         for key, value in service.get("environment", {}).items():
             secret = re.search("PASSWORD|SECRET", key)
@@ -92,7 +92,7 @@ def test_no_service_holds_a_secret_and_each_is_a_file_that_git_ignores():
     assert all(secret["file"].startswith("secrets/") for secret in COMPOSE["secrets"].values())
 
 
-def test_the_secrets_that_compose_reads_are_those_that_the_script_makes(tmp_path: Path):
+def test_the_script_creates_the_secrets_that_compose_reads(tmp_path: Path):
     script = [str(ROOT / "scripts" / "mlflow-server"), "secrets", str(tmp_path / "secrets")]
     for _ in range(2):
         subprocess.run(script, check=True, env=os.environ | {"PYTHON": sys.executable})
@@ -104,7 +104,7 @@ def test_the_secrets_that_compose_reads_are_those_that_the_script_makes(tmp_path
 
 
 @pytest.mark.parametrize("name", ["mlflow", "trainer", "trainer-cuda"])
-def test_what_is_built_here_runs_without_root_and_without_privileges(name: str):
+def test_our_images_run_without_root_and_without_privileges(name: str):
     service = SERVICES[name]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -143,14 +143,14 @@ def test_the_server_does_not_start_without_its_secrets(tmp_path: Path, missing: 
 
 
 @pytest.mark.parametrize("missing", PLACES)
-def test_the_server_says_what_it_is_not_told(tmp_path: Path, missing: str):
+def test_the_server_names_a_missing_setting(tmp_path: Path, missing: str):
     done = serve(tmp_path, {key: value for key, value in (PLACES | SECRETS).items() if key != missing})
     assert (done.returncode, done.stderr) == (1, f"serve: {missing} is not set\n")
 
 
-def test_the_servers_arguments_have_no_secret_and_its_addresses_no_password(tmp_path: Path):
+def test_the_servers_arguments_and_addresses_contain_no_secret(tmp_path: Path):
     assert serve(tmp_path, PLACES | SECRETS).returncode == 0
-    arguments, environment = told(tmp_path)
+    arguments, environment = recorded(tmp_path)
     assert arguments == ["-m", "mlflow", "server", "--app-name", "basic-auth"]
     assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://"
     assert environment["MLFLOW_SERVER_ALLOWED_HOSTS"] == "mlflow.team.test"
@@ -158,14 +158,14 @@ def test_the_servers_arguments_have_no_secret_and_its_addresses_no_password(tmp_
 
 
 def test_the_container_and_the_script_serve_with_the_same_settings(server: Server, tmp_path: Path):
-    """The container's environment, its secrets put in place, makes of `serve` what the running server has."""
+    """With the container's environment and secrets, `serve` starts a server with the settings of the running one."""
     environment = {key: str(value) for key, value in SERVICES["mlflow"]["environment"].items()}
     for name in [name for name in environment if name.endswith("_FILE")]:
         path = tmp_path / Path(environment[name]).name
         path.write_text(SECRETS[name.removesuffix("_FILE")])
         environment[name] = str(path)
     assert serve(tmp_path, environment).returncode == 0
-    arguments, contained = told(tmp_path)
+    arguments, contained = recorded(tmp_path)
     words = Path(f"/proc/{server.pid('mlflow')}/cmdline").read_text().split("\0")[1:-1]
     running = server.settings()
     assert arguments == words

@@ -1,4 +1,4 @@
-"""A tracking server that fails under a training: no step waits for it, and no point is lost or doubled."""
+"""A tracking server that fails during a training: no step waits for it, and no point is lost or doubled."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ FAULTS: dict[str, Callable[[Server, Proxy], Fault]] = {
     "postgres stopped": lambda server, _: outages.stopped(server, "postgres"),
     **{str(code): lambda _, proxy, code=code: proxy.answers(code) for code in (401, 403, 413, 500)},
 }
-# A step takes milliseconds; to wait for the tracker would be to wait for as long as its fault lasts.
+# A step takes milliseconds, and a step that waits for the tracker takes as long as the fault.
 STALL_SECONDS = 3.0
 DISK_MB = 160
 OF_EACH_STEP = """SELECT count(*), count(DISTINCT (run_uuid, metrics.key, step)) FROM metrics JOIN runs USING (run_uuid)
@@ -48,7 +48,7 @@ def proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="module")
 def endured(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cost]]:
-    """What each fault cost one training that has been through all of them, one after the other."""
+    """What each fault cost one training that went through all of them, one after the other."""
     folder = tmp_path_factory.mktemp("endured")
     with pytest.MonkeyPatch.context() as patch, outages.proxied(server) as proxy:
         for name, value in (server.environment | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}).items():
@@ -90,12 +90,12 @@ def test_a_fault_of_the_server_costs_no_step_and_no_point(name: str, endured: di
 
 @pytest.fixture
 def disk() -> Iterator[Path]:
-    """A small disk of its own, which PostgreSQL's user can reach."""
+    """A small disk that PostgreSQL's user can reach."""
     folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=755", "tmpfs", str(folder)]
     if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
         folder.rmdir()
-        pytest.skip("no disk can be mounted here: that takes root, and a container that allows it")
+        pytest.skip("cannot mount a disk here: that needs root, and a container that allows it")
     try:
         yield folder
     finally:
@@ -115,7 +115,7 @@ def test_a_full_disk_under_the_server_costs_no_step_and_no_point(
         with outages.training(tmp_path, server.uri, server.environment) as begun:
             windows = {"disk full": begun.through(outages.full(server, disk))}
             assert server.is_alive("postgres")
-            windows["disk full, PostgreSQL dead of it"] = begun.through(outages.full_to_its_log(server, disk))
+            windows["disk full, PostgreSQL ended"] = begun.through(outages.full_to_its_log(server, disk))
         assert begun.sync() == [0, 0]
         said = (server.folder / "log" / "postgres.log").read_text()
         assert "ERROR:  could not extend file" in said and "No space left on device" in said
@@ -127,7 +127,7 @@ def test_a_full_disk_under_the_server_costs_no_step_and_no_point(
 
 
 def lost_and_doubled(made: Sweep) -> tuple[int, int]:
-    """What lacks and what is there twice, of all trials."""
+    """The number of points of all trials that are missing, and of those that are there twice."""
     runs = ledger.load(made).runs
     lost = doubled = 0
     for entry in made.trials:
@@ -139,7 +139,7 @@ def lost_and_doubled(made: Sweep) -> tuple[int, int]:
 
 
 def number_of_runs(made: Sweep) -> int:
-    """How many runs the sweep's experiment has, its parent among them."""
+    """The number of runs in the sweep's experiment, the parent included."""
     from mlflow import MlflowClient
 
     client = MlflowClient(made.tracking_uri)
@@ -161,7 +161,7 @@ def test_the_shipper_catches_up_by_itself_once_the_server_is_back(proxy: Proxy, 
     assert lost_and_doubled(made) == (0, 0)
 
 
-def test_two_that_sync_one_sweep_at_once_lose_and_double_nothing(proxy: Proxy, tmp_path: Path):
+def test_two_threads_that_ship_one_sweep_at_once_lose_and_double_nothing(proxy: Proxy, tmp_path: Path):
     made = sweep(tmp_path, training("a"), training("b", "clr"), uri=proxy.uri, experiment=tmp_path.name)
     for signature in ("a", "b"):
         attempt(made.trial(signature), 0, 1000)
@@ -174,7 +174,7 @@ def test_two_that_sync_one_sweep_at_once_lose_and_double_nothing(proxy: Proxy, t
     assert lost_and_doubled(made) == (0, 0)
 
 
-def test_an_answer_that_gets_lost_makes_no_run_twice(proxy: Proxy, tmp_path: Path):
+def test_a_lost_answer_creates_no_run_twice(proxy: Proxy, tmp_path: Path):
     made = sweep(tmp_path, training("a"), uri=proxy.uri)
     attempt(made.trial("a"), 0, 50)
     finish(made.trial("a"))
@@ -185,7 +185,7 @@ def test_an_answer_that_gets_lost_makes_no_run_twice(proxy: Proxy, tmp_path: Pat
             return not tracking.ship(made)
         return False
 
-    program.wait_until(has_arrived, "a pass that loses no answer", outages.SECONDS)
+    program.wait_until(has_arrived, "a pass without a lost answer", outages.SECONDS)
     proxy.losing = None
     answers = Counter(path.rpartition("/mlflow/")[2] for path, _ in lost)
     assert answers["runs/create"] == number_of_runs(made) == 2
@@ -193,7 +193,7 @@ def test_an_answer_that_gets_lost_makes_no_run_twice(proxy: Proxy, tmp_path: Pat
     assert lost_and_doubled(made) == (0, 0)
 
 
-def test_two_hundred_journals_move_whole_to_a_server_by_two_syncs_at_once(server: Server, proxy: Proxy, tmp_path: Path):
+def test_two_hundred_trials_move_to_a_server_by_two_syncs_at_once(server: Server, proxy: Proxy, tmp_path: Path):
     made = sweep(tmp_path, *(training(f"t{i:03d}", f"p{i}") for i in range(200)), uri=f"sqlite:///{tmp_path}/mlflow.db")
     for entry in made.trials:
         attempt(made.trial(entry.signature), 0, 10)
