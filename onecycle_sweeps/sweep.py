@@ -1,4 +1,4 @@
-"""A sweep's folder: what was asked and which trials it has."""
+"""A sweep: what was asked for, which trials it has and how they are named, and its folder with sweep.json."""
 
 import hashlib
 import json
@@ -18,18 +18,19 @@ from onecycle_sweeps.plan import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
 TRAIN, RANGE_TEST = "train", "range_test"
-# Keys that stand in a name without being written out.
+# Keys whose value stands in a name without the key, or with a place of its own.
 NAMED_APART = ("policy", "recipe", "seed")
-
 
 Group = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial of a sweep; `varies` is what tells it from its neighbours, in the order of its name.
+    """One trial as its sweep lists it, in sweep.json: which folder it has, and how it is named among the others.
 
-    `also` has the names of other groups that were typed and come to the same trial.
+    `varies` has the overrides that tell it from the other trials, in the order of its name. `needs` is the signature of
+    the range test that finds its rate. `reused` says that its result was there before the sweep. `also` has the names
+    of other groups whose overrides lead to the same trial.
     """
 
     signature: str
@@ -42,7 +43,7 @@ class Entry:
 
     @property
     def group(self) -> Group:
-        """What a comparison is made by: all that varies but the seed."""
+        """What trials are compared by: all that varies but the seed."""
         return tuple((key, value) for key, value in self.varies.items() if key != "seed")
 
     def name(self, max_lr: float | None) -> str:
@@ -56,10 +57,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The trials of one command; `single` is a command without -m, which has no parent run.
+    """The trials of one command and how it was called.
 
-    `launcher` has the keys of hydra.launcher, and `sequential` is whether its sweeper learned from results.
-    `published` is what the command's preset is compared with.
+    `single` is a command without -m, which has no parent run. `launcher` has the keys of hydra.launcher, and
+    `sequential` says that its sweeper learned from results. The preset is compared with the `published` results.
     """
 
     id: str
@@ -115,26 +116,27 @@ def load(folder: Path) -> Sweep:
         raise Damaged(f"{path} is damaged ({type(error).__name__}: {error})") from error
 
 
-def find(runs_dir: Path, name: str | None = None, pass_over: Callable[[str], object] = str) -> Sweep:
-    """The sweep of an id, of a prefix of one, or at a path; without a name the latest.
+def find(runs_dir: Path, name: str | None = None, on_skipped: Callable[[str], object] | None = None) -> Sweep:
+    """The sweep with an id, a prefix of one, or a path; without a name the latest.
 
-    Without a name, a sweep whose record cannot be used is passed over, and `pass_over` is told why.
-    Raises LookupError with one line where none or several fit, Unreadable for the record of the one that is named.
+    Without a name, sweeps with an unreadable record are skipped, and `on_skipped` is called with the reason.
+    Raises LookupError, in one line, if none or several match, Unreadable if the record of the named one is unreadable.
     """
     if name and (Path(name) / "sweep.json").is_file():
         return load(Path(name).resolve())
     known = [path.parent for path in (runs_dir / "sweeps").glob("*/sweep.json")]
-    fitting = [path for path in known if path.name.startswith(name or "")]
-    if name and len(fitting) > 1 and name not in {path.name for path in fitting}:
-        raise LookupError(f"several sweeps begin with {name}: {', '.join(sorted(path.name for path in fitting))}")
-    if name and fitting:
-        exact = [path for path in fitting if path.name == name]
-        return load((exact or fitting)[0])
-    for folder in sorted(fitting, key=lambda path: (path / "sweep.json").stat().st_mtime, reverse=True):
+    matching = [path for path in known if path.name.startswith(name or "")]
+    if name and len(matching) > 1 and name not in {path.name for path in matching}:
+        raise LookupError(f"several sweeps begin with {name}: {', '.join(sorted(path.name for path in matching))}")
+    if name and matching:
+        exact = [path for path in matching if path.name == name]
+        return load((exact or matching)[0])
+    for folder in sorted(matching, key=lambda path: (path / "sweep.json").stat().st_mtime, reverse=True):
         try:
             return load(folder)
         except Unreadable as error:
-            pass_over(str(error))
+            if on_skipped:
+                on_skipped(str(error))
     wanted = f"no sweep begins with {name}" if name else "there is no sweep"
     raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; runs_dir=... says where to look")
 
@@ -145,12 +147,12 @@ def identity(signatures: Iterable[str]) -> str:
 
 
 def fresh_identity() -> str:
-    """An id for a sweep whose trials are not known when it begins."""
+    """A random id, for a sweep whose trials are not known when it begins."""
     return uuid.uuid4().hex[:8]
 
 
 def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
-    """The distinct trials of a sweep, range tests first, each named by the overrides that vary among them."""
+    """The distinct trials of a sweep, range tests first, named by the overrides that vary among them."""
     varying, leaders = _varying(trials), _leaders(trials)
     found = {entry.signature: entry for entry in _range_tests(trials, varying)}
     for trial in trials:
@@ -164,7 +166,7 @@ def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
 
 
 def _with_name(known: Entry, entry: Entry) -> Entry:
-    """The entry of a trial with the name of a group that it was asked for in as well."""
+    """The known entry of a trial, with the group's name of another entry for the same trial."""
     if entry.group == known.group or (name := group_name(entry.group)) in known.also:
         return known
     return replace(known, also=(*known.also, name))
@@ -176,20 +178,20 @@ def group_name(group: Group) -> str:
 
 
 def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict[str, str]]) -> Iterator[Entry]:
-    """An entry for each range test, named by what all trials that it serves share and others do not."""
+    """An entry for each range test, named by what the trials that need it share and other trials do not."""
     served: dict[str, list[Mapping[str, str]]] = {}
     for trial in trials:
         if test := trial if trial.config["task"] == RANGE_TEST else trial.range_test:
             served.setdefault(test.signature, []).append(varying[trial.request.overrides])
-    # A recipe tells its test from those of others, where there are others.
-    apart = ("policy", "seed") if len(served) > 1 else ("policy", "seed", "recipe")
+    # A recipe is part of the name if it tells several range tests from each other.
+    left_out = ("policy", "seed") if len(served) > 1 else ("policy", "seed", "recipe")
     for signature, (first, *others) in served.items():
-        same = {k: v for k, v in first.items() if k not in apart and all(other.get(k) == v for other in others)}
+        same = {k: v for k, v in first.items() if k not in left_out and all(other.get(k) == v for other in others)}
         yield Entry(signature, RANGE_TEST, same)
 
 
 def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
-    """What each trial's name begins with: its policy, or its recipe without the folder of its preset."""
+    """The first word of each trial's name: its policy, or its recipe without the folder of its preset."""
     recipes = {recipe for t in trials if (recipe := t.request.choices.get("recipe"))}
     short = len({PurePath(recipe).name for recipe in recipes}) == len(recipes)
     several = len({t.request.choices.get("policy") for t in trials if "policy" in typed(t)}) > 1
@@ -204,11 +206,11 @@ def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
 
 
 def _varying(trials: Sequence[Trial]) -> dict[tuple[str, ...], dict[str, str]]:
-    """For the overrides of each trial, those that not all trials share."""
+    """The overrides of each trial that not all trials share, by all its overrides."""
     parsed = {t.request.overrides: typed(t) for t in trials}
     keys = {key for overrides in parsed.values() for key in overrides}
     shared = {key for key in keys if len({overrides.get(key) for overrides in parsed.values()}) == 1}
-    return {typed: {k: v for k, v in o.items() if k not in shared} for typed, o in parsed.items()}
+    return {key: {k: v for k, v in found.items() if k not in shared} for key, found in parsed.items()}
 
 
 def typed(trial: Trial) -> dict[str, str]:

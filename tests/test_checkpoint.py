@@ -3,11 +3,15 @@
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from onecycle_sweeps import checkpoint
+from onecycle_sweeps import checkpoint, files
+from onecycle_sweeps.loop import Totals
+from onecycle_sweeps.trial import train
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path):
@@ -60,3 +64,22 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(checkpoint.Corrupt):
         checkpoint.load(tmp_path / "plain.pt")
     assert not (tmp_path / "executed").exists()
+
+
+def test_only_the_random_state_of_the_trials_own_gpu_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch):
+    mine, other = torch.device("cuda:1"), torch.get_rng_state()
+    restored: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, device: restored.append((value, device)))
+    learner: Any = SimpleNamespace(
+        model=torch.nn.Linear(1, 1),
+        data=SimpleNamespace(device=mine, check=lambda: None),
+    )
+    learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=0.1)
+    saved: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: other if device == mine else None)
+    monkeypatch.setattr(files, "with_format", lambda data: saved.update(data) or data)
+    nothing = SimpleNamespace(sync=lambda: None, saved=lambda step: None, put=lambda *_: None)
+    attempt: Any = SimpleNamespace(journal=nothing, trial=nothing, number=1)
+    train.save(attempt, learner, train.TrainingState(train.DivergenceCheck(5), Totals()))
+    train.restore(learner, saved)
+    assert [device for _, device in restored] == [mine] and torch.equal(restored[0][0], other)

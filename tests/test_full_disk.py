@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import checkpoint, files, journal, trial
-from onecycle_sweeps.trial import TrialFailed
+from onecycle_sweeps.journal import Journal
+from onecycle_sweeps.trial import TrialFailed, train
 from onecycle_sweeps.trial_folder import FAILED, TrialFolder, TrialState
 from real_trials import SHORT, made, outcome, undisturbed
 
@@ -133,3 +134,16 @@ def test_a_trial_on_a_disk_that_really_is_full_goes_on_when_there_is_room(runs_d
     assert first.startswith("the disk is full: ")
     assert second == "finished"
     assert outcome(TrialFolder(kept)) == undisturbed(beside, *KEPT)
+
+
+def test_a_disk_that_fills_up_after_the_result_loses_nothing(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = made(runs_dir, *KEPT)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for owner, name in ((Journal, "saved"), (Journal, "end"), (TrialFolder, "remove")):
+        monkeypatch.setattr(owner, name, full if name != "remove" else lambda *_: None)
+    monkeypatch.setattr(train, "save", full)
+    assert trial.run(folder)["status"] == "finished"
+    assert folder.state().status == "finished" and folder.failure() is None

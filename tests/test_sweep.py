@@ -1,4 +1,4 @@
-"""A sweep knows its trials by signature and names them by what varies; a trial's state follows from its own records."""
+"""A sweep knows its trials by signature, names them by what varies, and is found by its id."""
 
 import json
 import os
@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 import hand_made
-from onecycle_sweeps import sweep
-from onecycle_sweeps.journal import Journal
+from onecycle_sweeps import files, sweep
 from onecycle_sweeps.plan import Planner, Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
-from onecycle_sweeps.trial_folder import Progress, TrialFolder, TrialState
 from real_trials import request
 
 
@@ -185,76 +183,25 @@ def test_where_there_is_no_sweep_that_is_said(tmp_path: Path):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> TrialFolder:
-    made = TrialFolder(tmp_path / "runs" / "trial")
-    made.create({"task": "train"})
-    return made
+def pair(tmp_path: Path) -> sweep.Sweep:
+    """Two policies with two seeds each, all of which reached their target."""
+    entries = [hand_made.entry(f"{p}{s}", p, s, target=0.5) for p in ("constant", "onecycle") for s in range(2)]
+    whole = hand_made.sweep(tmp_path, *entries)
+    for seed, one in enumerate(entries):
+        hand_made.training(whole.trial(one.signature), accuracy={4: 0.9 + seed / 100})
+    return whole
 
 
-def attempt(folder: TrialFolder, end: str | None = None, cause: str | None = None) -> None:
-    book = Journal(folder.journal, folder.attempts() + 1, 0)
-    if end:
-        book.end(end, cause)
-
-
-def test_a_trial_nobody_began_waits(folder: TrialFolder):
-    assert folder.state() == TrialState("waiting")
-
-
-def test_a_trial_that_saved_and_left_waits(folder: TrialFolder):
-    attempt(folder, "stopped", "saved at step 3 of 10")
-    assert folder.state() == TrialState("waiting")
-
-
-def test_a_trial_that_is_held_runs(folder: TrialFolder):
-    attempt(folder, "failed", "a bug")
-    with folder.lock():
-        assert folder.state() == TrialState("running")
-    assert folder.state() == TrialState("failed", "a bug")
-
-
-def test_a_trial_with_a_result_is_what_its_result_says(folder: TrialFolder):
-    folder.write("failure", {"cause": "an older attempt's", "attempt": 1, "time": 0.0})
-    Journal(folder.journal, 1, 0).end("diverged")
-    folder.write("resolved", {"max_lr": 0.1, "total_steps": 10})
-    folder.write("result", hand_made.a_result(status="diverged", cause="the loss is nan at step 3"))
-    with folder.lock():
-        assert folder.state() == TrialState("diverged", "the loss is nan at step 3")
-
-
-def test_a_trial_that_failed_says_why(folder: TrialFolder):
-    attempt(folder)
-    folder.write("failure", {"cause": "out of luck", "attempt": 1, "time": 0.0})
-    assert folder.state() == TrialState("failed", "out of luck")
-
-
-def test_a_trial_that_left_no_word_is_lost(folder: TrialFolder):
-    attempt(folder, "stopped")
-    attempt(folder)
-    lost = folder.state()
-    assert lost.status == "lost"
-    assert lost.cause is not None
-    assert lost.cause.startswith("attempt 2 on ")
-    assert lost.cause.endswith(" left no result and no reason")
-
-
-def test_progress_is_the_last_step_that_was_written(folder: TrialFolder):
-    assert folder.progress() is None
-    folder.write("resolved", {"max_lr": 0.1, "total_steps": 100})
-    book = Journal(folder.journal, 1, 20)
-    assert folder.progress() is None
-    book.append(20, {"schedule/lr": [0.1, 0.2], "train/loss": [2.0, 1.5]})
-    book.append(21, {"val/loss": [1.0], "val/accuracy": [0.5]})
-    seen = folder.progress()
-    assert seen is not None
-    assert (seen.step, seen.total_steps, seen.lr, seen.loss, seen.first_step) == (21, 100, 0.2, 1.5, 20)
-
-
-def test_the_time_left_goes_by_the_pace_of_this_attempt():
-    done = Progress(step=29, total_steps=100, lr=0.1, loss=1.0, started=1000.0, first_step=20, time=1005.0)
-    assert done.seconds_left == pytest.approx(0.5 * 70)
-    assert replace(done, time=1000.0).seconds_left is None
-    assert replace(done, step=99).seconds_left == 0
+@pytest.mark.parametrize("content", ["", '{"format": 7}', '{"format": 1, "trials": 3}'])
+def test_without_a_name_the_latest_readable_sweep_is_found(pair: sweep.Sweep, content: str):
+    other = pair.folder.with_name("0ther")
+    other.mkdir()
+    files.write(other / "sweep.json", content)
+    told: list[str] = []
+    assert sweep.find(pair.runs_dir, None, told.append).id == pair.id
+    assert len(told) == 1 and str(other) in told[0]
+    with pytest.raises(files.Unreadable, match="0ther"):
+        sweep.find(pair.runs_dir, "0ther")
 
 
 def with_recipes(runs_dir: Path, *recipes: str, extra: str = "") -> list[Trial]:

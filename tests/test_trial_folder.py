@@ -1,32 +1,24 @@
-"""What the program keeps on disk: whole, locked, of a known format; and a record that is not so claims nothing."""
+"""A trial's state follows from its records; an unusable record is named, and nothing is claimed or reused from it."""
 
-import errno
-import fcntl
 import json
 import os
 import shutil
-import signal
-import threading
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 import hand_made
-from onecycle_sweeps import files, report, sweep, trial
+from onecycle_sweeps import report, sweep, trial
 from onecycle_sweeps.config.schema import ConfigError
-from onecycle_sweeps.files import Damaged, UnknownFormat
+from onecycle_sweeps.files import UnknownFormat
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launching import commands, places, rehearsal
+from onecycle_sweeps.launching import rehearsal
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Session
-from onecycle_sweeps.loop import Totals
 from onecycle_sweeps.outcome import look
-from onecycle_sweeps.trial import train
-from onecycle_sweeps.trial_folder import Busy, EarlierVersion, Superseded, TrialFolder
-from program import run, with_store
+from onecycle_sweeps.trial_folder import Busy, EarlierVersion, Progress, Superseded, TrialFolder, TrialState
 from real_trials import SHORT as QUICK
 from real_trials import made, outcome, request, undisturbed
 
@@ -60,7 +52,80 @@ def launched(runs_dir: Path) -> list[str]:
     return seen
 
 
-def test_trials_without_their_journals_are_no_trials_that_never_arrived(pair: sweep.Sweep):
+@pytest.fixture
+def folder(tmp_path: Path) -> TrialFolder:
+    made = TrialFolder(tmp_path / "runs" / "trial")
+    made.create({"task": "train"})
+    return made
+
+
+def attempt(folder: TrialFolder, end: str | None = None, cause: str | None = None) -> None:
+    book = Journal(folder.journal, folder.attempts() + 1, 0)
+    if end:
+        book.end(end, cause)
+
+
+def test_a_trial_without_an_attempt_is_waiting(folder: TrialFolder):
+    assert folder.state() == TrialState("waiting")
+
+
+def test_a_trial_that_stopped_after_a_checkpoint_is_waiting(folder: TrialFolder):
+    attempt(folder, "stopped", "saved at step 3 of 10")
+    assert folder.state() == TrialState("waiting")
+
+
+def test_a_locked_trial_is_running(folder: TrialFolder):
+    attempt(folder, "failed", "a bug")
+    with folder.lock():
+        assert folder.state() == TrialState("running")
+    assert folder.state() == TrialState("failed", "a bug")
+
+
+def test_a_trial_with_a_result_has_the_status_of_its_result(folder: TrialFolder):
+    folder.write("failure", {"cause": "an older attempt's", "attempt": 1, "time": 0.0})
+    Journal(folder.journal, 1, 0).end("diverged")
+    folder.write("resolved", {"max_lr": 0.1, "total_steps": 10})
+    folder.write("result", hand_made.a_result(status="diverged", cause="the loss is nan at step 3"))
+    with folder.lock():
+        assert folder.state() == TrialState("diverged", "the loss is nan at step 3")
+
+
+def test_a_failed_trial_tells_the_cause(folder: TrialFolder):
+    attempt(folder)
+    folder.write("failure", {"cause": "out of luck", "attempt": 1, "time": 0.0})
+    assert folder.state() == TrialState("failed", "out of luck")
+
+
+def test_a_trial_whose_attempt_did_not_end_is_lost(folder: TrialFolder):
+    attempt(folder, "stopped")
+    attempt(folder)
+    lost = folder.state()
+    assert lost.status == "lost"
+    assert lost.cause is not None
+    assert lost.cause.startswith("attempt 2 on ")
+    assert lost.cause.endswith(" left no result and no reason")
+
+
+def test_progress_is_the_last_step_in_the_journal(folder: TrialFolder):
+    assert folder.progress() is None
+    folder.write("resolved", {"max_lr": 0.1, "total_steps": 100})
+    book = Journal(folder.journal, 1, 20)
+    assert folder.progress() is None
+    book.append(20, {"schedule/lr": [0.1, 0.2], "train/loss": [2.0, 1.5]})
+    book.append(21, {"val/loss": [1.0], "val/accuracy": [0.5]})
+    seen = folder.progress()
+    assert seen is not None
+    assert (seen.step, seen.total_steps, seen.lr, seen.loss, seen.first_step) == (21, 100, 0.2, 1.5, 20)
+
+
+def test_the_time_left_follows_the_pace_of_this_attempt():
+    done = Progress(step=29, total_steps=100, lr=0.1, loss=1.0, started=1000.0, first_step=20, time=1005.0)
+    assert done.seconds_left == pytest.approx(0.5 * 70)
+    assert replace(done, time=1000.0).seconds_left is None
+    assert replace(done, step=99).seconds_left == 0
+
+
+def test_trials_without_journals_are_failures_and_do_not_miss_the_target(pair: sweep.Sweep):
     for signature in ("onecycle0", "onecycle1"):
         os.truncate(pair.trial(signature).journal / "0001.jsonl", 0)
     comparison = report.compare(pair)
@@ -72,7 +137,7 @@ def test_trials_without_their_journals_are_no_trials_that_never_arrived(pair: sw
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 7}', "\0" * 40])
-def test_a_record_that_cannot_be_used_is_named_and_the_rest_goes_on(pair: sweep.Sweep, name: str, content: str):
+def test_an_unusable_record_is_named_and_the_other_trials_are_reported(pair: sweep.Sweep, name: str, content: str):
     path = pair.trial("onecycle1").path / name
     path.write_text(FOREIGN.get(name, content) if "7" in content else content)
     outcomes = {outcome.entry.signature: outcome for outcome in report.read(pair)}
@@ -86,9 +151,7 @@ def test_a_record_that_cannot_be_used_is_named_and_the_rest_goes_on(pair: sweep.
 
 @pytest.mark.parametrize("name", ["config.yaml", "resolved.json"])
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "\0" * 40, "[" * 100_000])
-def test_a_finished_trial_is_lost_to_every_verb_where_a_record_is_gone_or_damaged(
-    pair: sweep.Sweep, name: str, content: str | None
-):
+def test_a_finished_trial_with_a_missing_or_damaged_record_is_lost(pair: sweep.Sweep, name: str, content: str | None):
     folder = pair.trial("onecycle1")
     assert folder.state().status == "finished"
     (folder.path / name).unlink()
@@ -101,7 +164,9 @@ def test_a_finished_trial_is_lost_to_every_verb_where_a_record_is_gone_or_damage
 
 
 @pytest.mark.parametrize("name", ["failure.json", "job.json"])
-def test_what_a_trial_goes_on_without_is_put_aside_alone(runs_dir: Path, name: str, capfd: pytest.CaptureFixture[str]):
+def test_of_a_trials_files_only_the_damaged_replaceable_one_is_set_aside(
+    runs_dir: Path, name: str, capfd: pytest.CaptureFixture[str]
+):
     folder = made(runs_dir, *KEPT)
     (folder.path / name).write_text("{")
     folder.checkpoint.write_text("kept")
@@ -129,48 +194,21 @@ def test_a_record_of_a_later_version_is_not_overwritten(runs_dir: Path, name: st
     assert path.read_text() == later
 
 
-def test_a_keyboard_interrupt_that_no_signal_has_raised_is_a_mistake_of_the_users_code(
-    runs_dir: Path, capsys: pytest.CaptureFixture[str]
-):
-    session: Any = SimpleNamespace(close=lambda: None, sweep=None)
-    before = signal.getsignal(signal.SIGINT)
-    said: list[Any] = []
-    with pytest.raises(SystemExit) as left, commands._ending_in_a_line(), commands._interruptible(session, said.append):
-        raise KeyboardInterrupt
-    assert left.value.code == 2 and "test_records.py" in capsys.readouterr().err and said == []
-    with pytest.raises(SystemExit) as left, commands._ending_in_a_line(), commands._interruptible(session, said.append):
-        signal.raise_signal(signal.SIGINT)
-    assert left.value.code == 130 and said == [None]
-    assert signal.getsignal(signal.SIGINT) == before
-
-
 @pytest.mark.parametrize("key", ["train/loss", "val/accuracy"])
-def test_a_line_that_is_gone_from_a_journal_is_missed(pair: sweep.Sweep, key: str):
+def test_a_trial_whose_journal_lacks_a_line_is_lost(pair: sweep.Sweep, key: str):
     path = pair.trial("onecycle1").journal / "0001.jsonl"
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if key not in line))
     assert [outcome.status for outcome in report.read(pair)][-1] == "lost"
 
 
-def test_a_journal_of_another_format_is_no_damage(pair: sweep.Sweep):
+def test_a_journal_of_an_unknown_format_is_not_called_damaged(pair: sweep.Sweep):
     path = pair.trial("onecycle1").journal / "0001.jsonl"
     path.write_text(path.read_text().replace('{"format":1', '{"format":7', 1))
     assert isinstance(pair.trial("onecycle1").unusable(), UnknownFormat)
     assert "format 7" in str(pair.trial("onecycle1").state().cause)
 
 
-@pytest.mark.parametrize("content", ["", '{"format": 7}', '{"format": 1, "trials": 3}'])
-def test_the_latest_sweep_that_can_be_read_is_found(pair: sweep.Sweep, content: str):
-    other = pair.folder.with_name("0ther")
-    other.mkdir()
-    files.write(other / "sweep.json", content)
-    told: list[str] = []
-    assert sweep.find(pair.runs_dir, None, told.append).id == pair.id
-    assert len(told) == 1 and str(other) in told[0]
-    with pytest.raises(files.Unreadable, match="0ther"):
-        sweep.find(pair.runs_dir, "0ther")
-
-
-def test_what_was_recorded_before_there_were_formats_is_shown_and_not_reused(tmp_path: Path):
+def test_records_without_a_format_are_shown_and_not_reused(tmp_path: Path):
     shutil.copytree(VERSION_0, tmp_path / "runs")
     whole = sweep.find(tmp_path / "runs")
     assert [round(outcome.metrics["final/val_accuracy"], 3) for outcome in report.read(whole)] == [0.875, 0.794]
@@ -181,7 +219,7 @@ def test_what_was_recorded_before_there_were_formats_is_shown_and_not_reused(tmp
 
 
 @pytest.mark.parametrize("spoil", ["format", "empty"])
-def test_a_result_that_cannot_be_reused_is_made_again_and_that_is_said(
+def test_a_result_that_cannot_be_reused_is_made_again_with_a_remark(
     runs_dir: Path, beside: Path, capfd: pytest.CaptureFixture[str], spoil: str
 ):
     folder = made(runs_dir, *KEPT)
@@ -197,27 +235,7 @@ def test_a_result_that_cannot_be_reused_is_made_again_and_that_is_said(
     assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
-def test_writers_of_one_file_that_share_a_pid_neither_tear_nor_lose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "getpid", lambda: 7)
-    path, failed = tmp_path / "file.json", []
-
-    def write(number: int) -> None:
-        try:
-            for _ in range(20):
-                files.write_json(path, {"text": str(number) * 5000})
-                assert files.read_json(path)
-        except BaseException as error:
-            failed.append(error)
-
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert failed == [] and [each.name for each in tmp_path.iterdir()] == ["file.json"]
-
-
-def test_a_lock_on_a_file_that_lost_its_name_is_no_lock(tmp_path: Path):
+def test_a_lock_whose_file_was_removed_locks_nothing(tmp_path: Path):
     folder = TrialFolder(tmp_path)
     with folder.lock():
         assert folder.is_locked()
@@ -229,23 +247,7 @@ def test_a_lock_on_a_file_that_lost_its_name_is_no_lock(tmp_path: Path):
             assert folder.is_locked()
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_place_without_locks_is_refused_in_one_line(runs_dir: Path, monkeypatch: pytest.MonkeyPatch, code: int):
-    asked = request(runs_dir, *KEPT)
-    session = Session(asked.config, Rehearsals(rehearsal.here), single=True, ships=False)
-
-    def refuse(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(files.NoLocks, match="runs_dir"):
-        files.lock(runs_dir / "lock")
-    assert places.runs_dir(runs_dir, on_nodes=False).word == "FAILS"
-    with pytest.raises(ConfigError, match="cannot be locked"):
-        session.launch([asked], lambda *_: iter(()))  # pyright: ignore[reportArgumentType]
-
-
-def test_an_attempt_that_is_overtaken_between_its_check_and_its_rename_replaces_nothing(tmp_path: Path):
+def test_an_attempt_superseded_between_its_check_and_its_rename_replaces_nothing(tmp_path: Path):
     folder = TrialFolder(tmp_path)
     folder.create({})
     Journal(folder.journal, 1, 0)
@@ -262,53 +264,3 @@ def test_an_attempt_that_is_overtaken_between_its_check_and_its_rename_replaces_
     with pytest.raises(Superseded):
         folder.put("checkpoint.pt", "late", 1)
     assert folder.checkpoint.read_text() == "kept"
-
-
-def test_a_disk_that_fills_after_the_result_costs_nothing(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = made(runs_dir, *KEPT)
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    for owner, name in ((Journal, "saved"), (Journal, "end"), (TrialFolder, "remove")):
-        monkeypatch.setattr(owner, name, full if name != "remove" else lambda *_: None)
-    monkeypatch.setattr(train, "save", full)
-    assert trial.run(folder)["status"] == "finished"
-    assert folder.state().status == "finished" and folder.failure() is None
-
-
-def test_only_the_generator_of_the_trials_own_gpu_is_saved_and_restored(monkeypatch: pytest.MonkeyPatch):
-    mine, other = torch.device("cuda:1"), torch.get_rng_state()
-    restored: list[tuple[Any, Any]] = []
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, device: restored.append((value, device)))
-    learner: Any = SimpleNamespace(
-        model=torch.nn.Linear(1, 1),
-        data=SimpleNamespace(device=mine, check=lambda: None),
-    )
-    learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=0.1)
-    saved: dict[str, Any] = {}
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: other if device == mine else None)
-    monkeypatch.setattr(files, "with_format", lambda data: saved.update(data) or data)
-    nothing = SimpleNamespace(sync=lambda: None, saved=lambda step: None, put=lambda *_: None)
-    attempt: Any = SimpleNamespace(journal=nothing, trial=nothing, number=1)
-    train.save(attempt, learner, train.TrainingState(train.DivergenceCheck(5), Totals()))
-    train.restore(learner, saved)
-    assert [device for _, device in restored] == [mine] and torch.equal(restored[0][0], other)
-
-
-def test_a_terminal_and_a_locale_of_ascii_are_enough(tmp_path: Path):
-    folder = tmp_path / "caf\u00e9"
-    folder.mkdir()
-    with_store(tmp_path).joinpath("mlflow.db").rename(folder / "mlflow.db")
-    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    asked = ("policy=constant", "max_lr=0.1", "epochs=1", "seed=0,1", "-m")
-    done = run(folder, *asked, **plain)
-    assert done.returncode == 0, done.stderr
-    assert "+-" in done.stdout
-    assert run(folder, "report", **plain).returncode == 0
-
-
-def test_damage_is_what_no_version_writes(tmp_path: Path):
-    (tmp_path / "a.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(Damaged, match=r"a\.json"):
-        files.read_json(tmp_path / "a.json")

@@ -1,0 +1,38 @@
+"""What the user reads on a terminal: an exception in one line, and text in any encoding."""
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onecycle_sweeps.launching import commands
+from program import run, with_store
+
+
+def test_a_keyboard_interrupt_that_no_signal_has_raised_is_a_mistake_of_the_users_code(
+    runs_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    session: Any = SimpleNamespace(close=lambda: None, sweep=None)
+    before = signal.getsignal(signal.SIGINT)
+    said: list[Any] = []
+    with pytest.raises(SystemExit) as left, commands._ending_in_a_line(), commands._interruptible(session, said.append):
+        raise KeyboardInterrupt
+    assert left.value.code == 2 and "test_terminal.py" in capsys.readouterr().err and said == []
+    with pytest.raises(SystemExit) as left, commands._ending_in_a_line(), commands._interruptible(session, said.append):
+        signal.raise_signal(signal.SIGINT)
+    assert left.value.code == 130 and said == [None]
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_terminal_and_a_locale_of_ascii_are_enough(tmp_path: Path):
+    folder = tmp_path / "caf\u00e9"
+    folder.mkdir()
+    with_store(tmp_path).joinpath("mlflow.db").rename(folder / "mlflow.db")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    asked = ("policy=constant", "max_lr=0.1", "epochs=1", "seed=0,1", "-m")
+    done = run(folder, *asked, **plain)
+    assert done.returncode == 0, done.stderr
+    assert "+-" in done.stdout
+    assert run(folder, "report", **plain).returncode == 0
