@@ -16,18 +16,18 @@ class Corrupt(Exception):
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Replace the checkpoint by a durable new one; on an error the old one stays."""
+    """Replace the checkpoint, durably; on an error the previous one stays."""
     files.write(path, packed(files.with_format(state)))
 
 
 def packed(state: dict[str, Any]) -> memoryview:
-    """The content of a file that keeps this state. torch would hide why a write fails, such as a full disk."""
+    """The bytes of a checkpoint file. Writing them is left to `files`, since torch hides why a write fails."""
     torch.save(state, content := io.BytesIO())
     return content.getbuffer()
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The saved state, None where there is none; raises Corrupt for a file that is torn or is something else."""
+    """The saved state; None if there is none. Raises Corrupt for a file that is torn or is no checkpoint."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:

@@ -1,8 +1,8 @@
 """What made a result: versions, the git commit, and the code that a config names, with all that this code imports.
 
-Code is found in its files and never run. A library counts by its version. The user's own modules count by the content
-of their files, wherever these lie: in the working folder, beside a config, or installed as editable; so do those of
-this program that every trial runs, unless it is installed as a library.
+Source files are read, and never run. Libraries count by their version. The user's own modules count by the content of
+their files, in the working folder, beside a config, or in an editable installation; so do the modules of this program
+that every trial runs, unless it is installed as a library.
 """
 
 import ast
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 PROGRAM, DISTRIBUTION = "onecycle_sweeps", "onecycle-sweeps"
-# What every trial runs, whatever its config names.
+# The function that every trial runs, whatever its config names.
 TRAINING = f"{PROGRAM}.trial.run"
 PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm")
 LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
 IMPORTING_CALLS = ("import_module", "__import__")
-# The files of the user's own as this process saw them last.
+# The hashes of the user's files when this process saw them last.
 _seen: dict[str, str] = {}
 
 
@@ -37,8 +37,9 @@ class Code:
     """The code behind a config.
 
     `targets` has for each `_target_` a hash of all its files, or the version of the library that it belongs to;
-    `files` has the hash of each file, by its place below the folder where Python finds it, such as `mine/nets.py`;
-    `behind` has the files of each target; `libraries` the version of each that these files import, but for Python's.
+    `files` has the hash of each file, by its path below the folder where Python finds it, such as `mine/nets.py`;
+    `behind` has the files of each target; `libraries` has the versions of the libraries that these files import,
+    without Python's own.
     """
 
     targets: dict[str, str]
@@ -49,7 +50,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Change:
-    """What differs between the makers of two results: files and targets, and versions in words."""
+    """What differs between what made two results: the names of files and targets, and versions in words."""
 
     code: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
@@ -69,21 +70,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def of_trial(config: Any) -> Code:
-    """The code that makes a trial's result: what its config names, and this program's, unless it is installed."""
-    return _code((*targets(config), *([TRAINING] if program() else [])))
+def code_of_trial(config: Any) -> Code:
+    """The code behind a trial's result: what its config names, and this program's own unless it is installed."""
+    return _code((*targets(config), *([TRAINING] if program_modules() else [])))
 
 
-def code(config: Any) -> Code:
-    """The code behind each `_target_` of a config, as it stands on disk at this moment."""
+def code_of(config: Any) -> Code:
+    """The code behind each `_target_` of a config, as it is on disk at this moment."""
     return _code(targets(config))
 
 
 @functools.cache
-def program() -> tuple["_Module", ...]:
-    """The modules of this program that every trial runs; none where it is installed, and its version says all.
+def program_modules() -> tuple["_Module", ...]:
+    """The modules of this program that every trial runs; none if it is installed and its version is enough.
 
-    Read once by each process, which goes on with what it has imported when these files change.
+    Each process reads them once, since it keeps running what it has imported when the files change.
     """
     modules = tuple(_Search().behind(TRAINING))
     for module in modules:
@@ -94,7 +95,7 @@ def program() -> tuple["_Module", ...]:
 def _code(targets: Iterable[str]) -> Code:
     importlib.invalidate_caches()
     search = _Search()
-    behind = {target: list(program()) if target == TRAINING else search.behind(target) for target in targets}
+    behind = {target: list(program_modules()) if target == TRAINING else search.behind(target) for target in targets}
     files = {module.label: module.digest for modules in behind.values() for module in modules}
     return Code(
         targets={target: _hash(target, modules) for target, modules in behind.items()},
@@ -106,16 +107,16 @@ def _code(targets: Iterable[str]) -> Code:
 
 def code_hashes(config: Any) -> dict[str, str]:
     """A hash of the code behind each `_target_` of a config; a library's version where it is installed."""
-    return code(config).targets
+    return code_of(config).targets
 
 
-def record(code: Code) -> dict[str, Any]:
-    """What is kept beside a result of its code and versions."""
+def as_record(code: Code) -> dict[str, Any]:
+    """The code and the versions as they are kept beside a result."""
     return {"versions": versions() | code.libraries, "code": code.targets, "files": code.files}
 
 
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
-    """What differs between two records; another version of this program is other code."""
+    """What differs between two records; a different version of this program counts as different code."""
     then, here = before.get("versions", {}), now.get("versions", {})
     words = {n: f"{n} was {then[n]} and is {here[n]}" for n in then if n in here and then[n] != here[n]}
     program = [words.pop(DISTRIBUTION)] if DISTRIBUTION in words else []
@@ -123,7 +124,7 @@ def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
 
 
 def differing(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The files of which these records know several contents, and the targets of several versions; torch's apart."""
+    """The files and targets that differ between any of these records, without targets that belong to torch."""
     records = list(records)
     files = _several(record.get("files", {}) for record in records)
     targets = _several(record.get("code", {}) for record in records)
@@ -131,14 +132,14 @@ def differing(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return (*files, *(t for t in unexplained if not all(value.startswith("torch ") for value in targets[t])))
 
 
-def import_afresh(code: Code) -> None:
-    """Let this process import again what it saw with another content, so that it runs the code that stands there."""
+def forget_changed_modules(code: Code) -> None:
+    """Make this process import again the user's modules that have changed since it saw them, and what imports them."""
     own = {file: digest for file, digest in code.files.items() if not file.startswith(f"{PROGRAM}/")}
     changed = {file for file, digest in own.items() if _seen.get(file, digest) != digest}
     stale = {file for files in code.behind.values() if changed.intersection(files) for file in files}
     for file in stale.intersection(own):
         module = sys.modules.pop(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."), None)
-        # Python takes a compiled file for that of any source of the same size and second.
+        # Python would use the compiled file if the source has the same size and was changed within the same second.
         if file in changed and (compiled := getattr(module, "__cached__", None)):
             Path(compiled).unlink(missing_ok=True)
     _seen.update(own)
@@ -150,7 +151,7 @@ def targets(config: Any) -> tuple[str, ...]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that a folder's checkout is at, with "-dirty" behind it if files differ; None outside a checkout."""
+    """The commit of a folder's checkout, with "-dirty" appended if files differ from it; None outside a checkout."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10)
@@ -161,7 +162,7 @@ def git_commit(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class _Module:
-    """A module and the file that it is made of, None for a namespace package; `folders` are where a package lies."""
+    """A module and its file, None for a namespace package; `folders` are the folders of a package."""
 
     name: str
     file: Path | None
@@ -185,12 +186,12 @@ class _Module:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is neither Python's own nor installed as a library."""
+        """Whether it belongs neither to Python nor to an installed library."""
         return any(map(_is_own, [self.file] if self.file else map(Path, self.folders)))
 
     @property
     def names(self) -> dict[str, str]:
-        """The names that it binds, each with what it imports by that name; with its own name for what is made here."""
+        """The names that it binds, each with what it imports by that name, or with its own name for what it defines."""
         if self.file is None or self.file.suffix != ".py":
             return {}
         return _names(self.content, self.name, bool(self.folders))
@@ -208,13 +209,13 @@ class _Search:
 
     def __init__(self) -> None:
         self._known: dict[str, _Module | None] = {}
-        # The packages that the user's own code imports of others.
+        # The packages of libraries that the user's own code imports.
         self.libraries: set[str] = set()
 
     def behind(self, target: str) -> list[_Module]:
-        """The modules of files that a dotted name takes, itself and all that it imports of the user's own.
+        """The modules behind a dotted name: its own, and those of the user that it imports, directly or not.
 
-        The user's code ends where this program begins, whose code counts for its own targets alone.
+        Modules of this program count only for targets within this program.
         """
         found: dict[str, _Module] = {}
         within, left, seen = _top(target) == PROGRAM, [target], set[str]()
@@ -229,7 +230,7 @@ class _Search:
                     self.libraries.add(modules[0].name)
                 continue
             if within:
-                # The packages of this program do no more than to name what their modules have.
+                # The packages of this program only re-export what their modules define.
                 origin = modules[-1].names.get(rest, "") if modules[-1].folders else ""
                 modules, left = ([], [*left, origin]) if origin not in ("", modules[-1].name) else (modules[-1:], left)
             elif rest and modules[-1].folders and rest not in modules[-1].names:
@@ -241,7 +242,7 @@ class _Search:
         return sorted(found.values(), key=lambda module: module.name)
 
     def _path(self, dotted: str) -> tuple[list[_Module], str]:
-        """The modules that a dotted name leads through, and the name of what is asked of the last one, if any."""
+        """The modules along a dotted name, and the first part of it that is no module, if any."""
         parts, modules = dotted.split("."), []
         for i, part in enumerate(parts):
             module = self._module(".".join(parts[: i + 1]), modules[-1].folders if modules else None)
@@ -257,7 +258,7 @@ class _Search:
 
 
 def _found(name: str, folders: tuple[str, ...] | None) -> _Module | None:
-    """The module of a name, looked for in the folders of its package without importing that."""
+    """The module of a name, searched in the folders of its package without importing the package."""
     spec: ModuleSpec | None = None
     with suppress(ImportError, ValueError, AttributeError):
         if folders is None:
@@ -271,7 +272,7 @@ def _found(name: str, folders: tuple[str, ...] | None) -> _Module | None:
 
 
 def _modules_below(package: _Module) -> Iterator[str]:
-    """All modules of a package: any of them may have what the package makes known by other means than a statement."""
+    """All modules of a package, for a name that the package provides in another way than by an import statement."""
     for folder in map(Path, package.folders):
         for path in (*folder.glob("*.py"), *(init.parent for init in folder.glob("*/__init__.py"))):
             if path.stem != "__init__":
@@ -280,9 +281,9 @@ def _modules_below(package: _Module) -> Iterator[str]:
 
 @functools.lru_cache(4096)
 def _imports(content: bytes, name: str, is_package: bool) -> tuple[tuple[str, str], ...]:
-    """The imports in a module's code: the name that each binds, and in full what it imports; none in what is no code.
+    """The imports in a module's code: the name that each binds, and the full name of what it imports.
 
-    An import by a call is found where its name is written out.
+    Code that does not parse has none. Imports by a call count if the name is a literal.
     """
     package = name if is_package else name.rpartition(".")[0]
     found: list[tuple[str, str]] = []
@@ -302,7 +303,7 @@ def _imports(content: bytes, name: str, is_package: bool) -> tuple[tuple[str, st
 
 
 def _absolute(dotted: str, package: str) -> str:
-    """A name relative to a package in full; one that leads out of all packages stays as it is."""
+    """The full name of one relative to a package; a name that leads out of all packages stays as it is."""
     level = len(dotted) - len(dotted.lstrip("."))
     if not level:
         return dotted
@@ -347,7 +348,7 @@ def _hash(target: str, modules: list[_Module]) -> str:
 
 @functools.cache
 def _version(top: str) -> str:
-    """The distribution that a top-level package comes with; asked once, since the answer takes most of a second."""
+    """The distribution of a top-level package and its version; cached, since finding it takes most of a second."""
     with suppress(importlib.metadata.PackageNotFoundError):
         return f"{top} {importlib.metadata.version(top)}"
     for distribution in importlib.metadata.packages_distributions().get(top, []):
@@ -368,7 +369,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _several(found: Iterable[Mapping[str, str]]) -> dict[str, set[str]]:
-    """The keys that have more than one value, with all of these."""
+    """The keys that have more than one value, with all their values."""
     values: dict[str, set[str]] = {}
     for one in found:
         for key, value in one.items():

@@ -1,4 +1,4 @@
-"""Data is known by what its files hold: changed files are other data, and no trial runs on other data than planned."""
+"""Data is identified by the content of its files: changed files are other data, and no trial runs on changed data."""
 
 import os
 import time
@@ -65,9 +65,7 @@ def in_place_with_its_old_time(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [swapped, renamed, noise, in_place_with_its_old_time])
-def test_photographs_of_equal_sizes_that_changed_are_other_data(
-    photos: Path, tmp_path: Path, change: Callable[[Path], None]
-):
+def test_changed_photographs_of_equal_size_are_other_data(photos: Path, tmp_path: Path, change: Callable[[Path], None]):
     runs_dir, overrides = tmp_path / "runs", asked(photos)
     before, seen = planned(runs_dir, *overrides), pixels(runs_dir, *overrides)
     assert planned(runs_dir, *overrides).signature == before.signature
@@ -79,7 +77,7 @@ def test_photographs_of_equal_sizes_that_changed_are_other_data(
     assert np.array_equal(pixels(runs_dir, *overrides), seen) is (change is renamed)
 
 
-def test_data_that_is_as_it_was_again_is_the_same_data(photos: Path, tmp_path: Path):
+def test_data_that_is_changed_back_is_the_same_data(photos: Path, tmp_path: Path):
     before = planned(tmp_path / "runs", *asked(photos)).signature
     swapped(photos)
     planned(tmp_path / "runs", *asked(photos))
@@ -87,7 +85,7 @@ def test_data_that_is_as_it_was_again_is_the_same_data(photos: Path, tmp_path: P
     assert planned(tmp_path / "runs", *asked(photos)).signature == before
 
 
-def test_a_file_is_read_once_as_long_as_its_inode_says_the_same(photos: Path, tmp_path: Path, monkeypatch):
+def test_a_file_is_read_once_while_its_inode_is_unchanged(photos: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(fingerprints, "SETTLED_NS", 0)
     time.sleep(0.02)
     first = fingerprints.take([photos], tmp_path / "memos")
@@ -103,7 +101,7 @@ def test_a_file_is_read_once_as_long_as_its_inode_says_the_same(photos: Path, tm
     assert fingerprints.take([photos], tmp_path / "memos", afresh=True) == first and len(read) == 1 + len(BMP)
 
 
-def test_what_was_written_a_moment_before_it_was_read_is_read_again(photos: Path, tmp_path: Path, monkeypatch):
+def test_a_file_written_just_before_it_was_read_is_read_again(photos: Path, tmp_path: Path, monkeypatch):
     fingerprints.take([photos], tmp_path / "memos")
     read = []
     hashed = fingerprints._hash
@@ -113,7 +111,7 @@ def test_what_was_written_a_moment_before_it_was_read_is_read_again(photos: Path
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 1}', b'{"version": 9, "path": "", "files": {}}'])
-def test_a_damaged_memo_costs_a_second_reading_and_no_more(photos: Path, tmp_path: Path, damage: bytes):
+def test_a_damaged_memo_only_costs_a_second_reading(photos: Path, tmp_path: Path, damage: bytes):
     first = fingerprints.take([photos], tmp_path / "memos")
     (memo,) = (tmp_path / "memos").iterdir()
     memo.write_bytes(damage)
@@ -133,7 +131,7 @@ def test_by_stat_nothing_is_read_and_times_count(photos: Path, tmp_path: Path, m
         trial.run(folder)
 
 
-def test_every_data_set_takes_the_key_and_no_loader_gets_it(runs_dir: Path):
+def test_every_data_set_accepts_the_fingerprint_key_and_no_loader_receives_it(runs_dir: Path):
     assert planned(runs_dir, "max_lr=0.1", "data.fingerprint=stat").signature
     with pytest.raises(ConfigError, match=r"^data.fingerprint must be content or stat, got 'size'$"):
         planned(runs_dir, "max_lr=0.1", "data.fingerprint=size")
@@ -170,7 +168,7 @@ def test_a_training_whose_data_changed_after_its_range_test_fails(photos: Path, 
         trial.run(folder)
 
 
-def test_images_that_are_decoded_in_every_epoch_are_looked_at_again_at_the_end(photos: Path, tmp_path: Path):
+def test_images_decoded_in_every_epoch_are_checked_again_at_the_end(photos: Path, tmp_path: Path):
     folder = made(tmp_path / "runs", *asked(photos, "data.max_cached_gb=0", "epochs=2"))
 
     def change() -> bool:
@@ -234,7 +232,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callab
     return write
 
 
-def test_a_users_own_loader_has_its_data_by_what_lies_below_root(tmp_path: Path, own):
+def test_data_of_a_users_own_loader_is_identified_by_the_files_below_root(tmp_path: Path, own):
     overrides, runs_dir = own(), tmp_path / "runs"
     a, b = (f"+data.root={tmp_path / name}" for name in "ab")
     first, second = (planned(runs_dir, *overrides(root)) for root in (a, b))
@@ -259,7 +257,7 @@ def test_a_users_own_loader_has_its_data_by_what_lies_below_root(tmp_path: Path,
         ("+data.files=[d.npz]", "+data.root={a}"),
     ],
 )
-def test_whatever_a_data_node_names_that_exists_counts(tmp_path: Path, own, monkeypatch, keys: tuple[str, ...]):
+def test_every_existing_file_that_a_data_node_names_counts(tmp_path: Path, own, monkeypatch, keys: tuple[str, ...]):
     monkeypatch.setenv("HOME", str(tmp_path))
     overrides = own(fixed=str(tmp_path / "b" / "d.npz"))(*(key.format(a=tmp_path / "a") for key in keys))
     first = planned(tmp_path / "runs", *overrides)
@@ -281,7 +279,7 @@ def test_a_root_that_does_not_exist_counts_by_its_name(tmp_path: Path, own):
     assert len(found) == 2
 
 
-def test_a_root_counts_no_more_once_a_file_below_it_is_known(tmp_path: Path, own):
+def test_a_root_does_not_count_if_a_file_below_it_is_named(tmp_path: Path, own):
     overrides, runs_dir = own(), tmp_path / "runs"
     before = planned(runs_dir, *overrides(f"+data.root={tmp_path / 'a'}", "+data.file=d.npz"))
     (tmp_path / "a" / "more").write_text("of others")
@@ -290,7 +288,7 @@ def test_a_root_counts_no_more_once_a_file_below_it_is_known(tmp_path: Path, own
     assert after.signature == before.signature
 
 
-def test_a_loader_that_fetches_its_files_is_read_again_with_them(tmp_path: Path, own):
+def test_files_that_a_loader_fetches_are_fingerprinted_after_fetching(tmp_path: Path, own):
     fetch = "(Path(root) / 'fetched').mkdir(exist_ok=True); (Path(root) / 'fetched' / 'list').write_text('one')"
     overrides, root = own(fetch), f"+data.root={tmp_path / 'a'}"
     first = planned(tmp_path / "runs", *overrides(root))
@@ -298,7 +296,7 @@ def test_a_loader_that_fetches_its_files_is_read_again_with_them(tmp_path: Path,
     assert fingerprints.check(first.config["needs"]["files"], fingerprints.memos(tmp_path / "runs")) is None
 
 
-def test_what_this_program_writes_into_a_folder_of_data_is_no_data(tmp_path: Path, own, monkeypatch):
+def test_files_that_this_program_writes_into_a_data_folder_do_not_count(tmp_path: Path, own, monkeypatch):
     monkeypatch.chdir(tmp_path / "a")
     overrides = own()("+data.root=.")
     first = made(Path("runs"), *overrides)
@@ -309,7 +307,7 @@ def test_what_this_program_writes_into_a_folder_of_data_is_no_data(tmp_path: Pat
     assert planned(Path("runs"), *overrides).signature != first.signature
 
 
-def test_photographs_in_the_folder_that_is_worked_in_are_told_from_the_runs(photos: Path, monkeypatch):
+def test_photographs_in_the_working_folder_are_separate_from_its_runs(photos: Path, monkeypatch):
     monkeypatch.chdir(photos)
     overrides = asked(Path(), "data.root=.")
     first = made(Path("runs"), *overrides)
@@ -321,7 +319,7 @@ def test_photographs_in_the_folder_that_is_worked_in_are_told_from_the_runs(phot
     assert (again.resolved() or {})["data"]["skipped"] == 0
 
 
-def test_rerun_reads_afresh_what_no_key_names(tmp_path: Path, own, monkeypatch):
+def test_rerun_reads_data_again_that_no_key_names(tmp_path: Path, own, monkeypatch):
     file, runs_dir = tmp_path / "a" / "d.npz", tmp_path / "runs"
     overrides = own(fixed=str(file))()
     seen = pixels(runs_dir, *overrides)
@@ -330,7 +328,7 @@ def test_rerun_reads_afresh_what_no_key_names(tmp_path: Path, own, monkeypatch):
     assert not np.array_equal(pixels(runs_dir, *overrides, "rerun=true"), seen)
 
 
-def test_data_of_an_earlier_command_that_no_key_names_is_said_to_be_so(tmp_path: Path, own):
+def test_reusing_data_that_no_key_names_gives_a_remark(tmp_path: Path, own):
     runs_dir, overrides = tmp_path / "runs", own(fixed=str(tmp_path / "a" / "d.npz"))
     named = f"+data.files=[{tmp_path}/a/d.npz]"
 
@@ -347,7 +345,7 @@ def test_data_of_an_earlier_command_that_no_key_names_is_said_to_be_so(tmp_path:
     assert remarks() == remarks() == []
 
 
-def test_rerun_decodes_a_data_set_once_for_all_trials_and_keeps_what_is_the_same(tmp_path: Path, own):
+def test_rerun_decodes_a_data_set_once_for_all_trials_and_keeps_equal_files(tmp_path: Path, own):
     overrides, runs_dir = own("with Path('calls').open('a') as calls: calls.write('x')"), tmp_path / "runs"
     keys = overrides(f"+data.file={tmp_path}/a/d.npz")
     cache = runs_dir / "data" / planned(runs_dir, *keys).config["needs"]["data"]
@@ -369,7 +367,7 @@ def test_a_file_of_weights_that_changed_since_planning_fails_the_trial(tmp_path:
     assert planned(tmp_path / "runs", *keys).signature != before
 
 
-def test_with_val_and_test_parts_val_is_val_and_test_is_scored_once_at_the_end(tmp_path: Path):
+def test_a_val_part_is_the_validation_data_and_a_test_part_is_scored_once_at_the_end(tmp_path: Path):
     parts = {"Train": 9, "valid": 3, "Test": 2}
     files = {name: content for part, each in parts.items() for name, content in classes(f"{part}/", each=each).items()}
     photos = laid(tmp_path / "photos", files | {"Train/ants/notes.txt": b"x"})
@@ -388,7 +386,7 @@ def test_with_val_and_test_parts_val_is_val_and_test_is_scored_once_at_the_end(t
     assert held_out.signature != folder.signature
 
 
-def test_data_without_a_test_part_says_so(runs_dir: Path):
+def test_data_without_a_test_part_records_none(runs_dir: Path):
     folder = made(runs_dir, *AT_A_RATE, "batch_size=256", "data.classes=[3,7]")
     trial.run(folder)
     resolved = folder.resolved()

@@ -1,4 +1,4 @@
-"""A disk that is full fails the trial with that reason; what was written stays readable, and room lets it go on."""
+"""A full disk fails the trial with that reason; its records stay readable, and it continues once there is room."""
 
 import errno
 import os
@@ -47,7 +47,7 @@ def with_part(monkeypatch: pytest.MonkeyPatch, name: str, part: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "result.json", "resolved.json"])
-def test_a_file_without_room_fails_the_trial_with_that_reason(
+def test_a_record_that_does_not_fit_on_the_disk_fails_the_trial_with_that_reason(
     runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     folder = made(runs_dir, *KEPT)
@@ -63,7 +63,7 @@ def test_a_file_without_room_fails_the_trial_with_that_reason(
 
 
 @pytest.mark.parametrize("lines", [1, 2, 7, 20])
-def test_a_journal_without_room_fails_the_trial_and_stays_readable(
+def test_a_journal_that_does_not_fit_on_the_disk_fails_the_trial_and_stays_readable(
     runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch, lines: int
 ):
     folder, room = made(runs_dir, *KEPT), iter([*[sys.maxsize] * (lines - 1), 20])
@@ -90,7 +90,7 @@ def test_a_journal_without_room_fails_the_trial_and_stays_readable(
     assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
-def test_a_failure_that_only_the_journal_could_take_is_known(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failure_that_could_only_be_written_to_the_journal_is_known(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     folder = made(runs_dir, *KEPT)
     with_part(monkeypatch, "result.json", full(folder.path / ".result.json.part"))
 
@@ -104,7 +104,9 @@ def test_a_failure_that_only_the_journal_could_take_is_known(runs_dir: Path, mon
     assert folder.state() == TrialState(FAILED, str(raised.value))
 
 
-def test_a_log_without_room_costs_no_result(runs_dir: Path, beside: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_log_that_does_not_fit_on_the_disk_costs_no_result(
+    runs_dir: Path, beside: Path, capsys: pytest.CaptureFixture[str]
+):
     folder = made(runs_dir, *KEPT)
     full(folder.log)
     assert trial.run(folder)["status"] == "finished"
@@ -113,7 +115,7 @@ def test_a_log_without_room_costs_no_result(runs_dir: Path, beside: Path, capsys
 
 
 @pytest.mark.slow
-def test_a_trial_on_a_disk_that_really_is_full_goes_on_when_there_is_room(runs_dir: Path, beside: Path, tmp_path: Path):
+def test_a_trial_on_a_really_full_disk_continues_once_there_is_room(runs_dir: Path, beside: Path, tmp_path: Path):
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no file system of its own can be mounted here: unshare -rm is not allowed")
     here, disk, kept = made(runs_dir, *KEPT), tmp_path / "disk", tmp_path / "kept"

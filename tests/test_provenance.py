@@ -38,13 +38,13 @@ def code(*targets: str) -> dict[str, str]:
     return provenance.code_hashes({"nodes": [{"_target_": target} for target in targets]})
 
 
-def test_versions_are_those_that_run():
+def test_versions_are_the_installed_ones():
     found = provenance.versions()
     assert set(found) == {"onecycle-sweeps", "torch", "torchvision", "timm"}
     assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
-def test_a_package_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch):
+def test_a_package_that_is_not_installed_is_recorded_as_such(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(provenance, "PACKAGES", ("no-such-package",))
     assert provenance.versions() == {"no-such-package": "not installed"}
 
@@ -54,7 +54,7 @@ def test_targets_are_found_wherever_a_config_names_them():
     assert list(provenance.code_hashes(config)) == ["json.dumps", "pathlib.Path"]
 
 
-def test_code_of_ones_own_has_another_hash_once_it_is_edited(users: Path):
+def test_an_edit_of_the_users_code_changes_its_hash(users: Path):
     before = code("mine_alone.Net", "mine.nets.Net", "mine.Net")
     assert code("mine_alone.Net", "mine.nets.Net", "mine.Net") == before
     (users / "mine_alone.py").write_text("# edited\n")
@@ -63,7 +63,7 @@ def test_code_of_ones_own_has_another_hash_once_it_is_edited(users: Path):
     assert all(after[target] != before[target] for target in before)
 
 
-def test_code_beside_a_module_is_no_part_of_it(users: Path):
+def test_a_file_beside_a_module_is_not_part_of_its_code(users: Path):
     before = code("mine.nets.Net")
     (users / "mine" / "other.py").write_text("# edited\n")
     assert code("mine.nets.Net") == before
@@ -110,49 +110,49 @@ def bricks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("statement", IMPORTS.values(), ids=IMPORTS.keys())
 def test_what_a_module_imports_counts_however_far_away_it_is(bricks: Path, statement: str):
     (bricks / "net.py").write_text(f"import torch, os\n{statement}\n")
-    before = provenance.code({"_target_": "net.Net"})
+    before = provenance.code_of({"_target_": "net.Net"})
     assert "far.py" in before.files and "unused.py" not in before.files
     (bricks / "unused.py").write_text("# edited\n")
-    assert provenance.code({"_target_": "net.Net"}) == before
+    assert provenance.code_of({"_target_": "net.Net"}) == before
     (bricks / "far.py").write_text("block = 2\n")
-    after = provenance.code({"_target_": "net.Net"})
+    after = provenance.code_of({"_target_": "net.Net"})
     assert after.targets != before.targets
-    assert provenance.differing([provenance.record(one) for one in (before, after)]) == ("far.py",)
+    assert provenance.differing([provenance.as_record(one) for one in (before, after)]) == ("far.py",)
     assert not {"net", "helper", "far", "bricks", "loose"} & set(sys.modules)
 
 
-def test_a_package_runs_its_own_file_before_any_of_its_modules(bricks: Path):
+def test_the_init_file_of_a_package_counts_for_its_modules(bricks: Path):
     (bricks / "net.py").write_text("from bricks.deep import x\n")
-    assert {"bricks/__init__.py", "bricks/blocks.py"} <= set(provenance.code({"_target_": "net.Net"}).files)
+    assert {"bricks/__init__.py", "bricks/blocks.py"} <= set(provenance.code_of({"_target_": "net.Net"}).files)
 
 
 def test_code_that_does_not_parse_counts_by_its_content(bricks: Path):
     (bricks / "net.py").write_text("import helper\n")
     (bricks / "helper.py").write_text("def (:\n")
-    assert set(provenance.code({"_target_": "net.Net"}).files) == {"net.py", "helper.py"}
+    assert set(provenance.code_of({"_target_": "net.Net"}).files) == {"net.py", "helper.py"}
 
 
 def test_the_users_code_ends_where_this_program_and_libraries_begin(bricks: Path):
     (bricks / "net.py").write_text("import numpy, timm\nfrom onecycle_sweeps.policies import Hyper\n")
-    assert set(provenance.code({"_target_": "net.Net"}).files) == {"net.py"}
+    assert set(provenance.code_of({"_target_": "net.Net"}).files) == {"net.py"}
 
 
-def test_every_target_counts_wherever_it_stands_in_the_config(bricks: Path):
+def test_targets_count_anywhere_in_the_config(bricks: Path):
     for name in ("nets", "sets", "cuts"):
         (bricks / f"{name}.py").write_text("")
     config = {"model": {"_target_": "nets.A", "_partial_": True}, "data": {"x": [{"_target_": "cuts.C"}]}}
-    found = provenance.code(config | {"d": {"_target_": "sets.load"}})
+    found = provenance.code_of(config | {"d": {"_target_": "sets.load"}})
     assert set(found.files) == {"nets.py", "cuts.py", "sets.py"}
 
 
 def test_code_of_this_program_counts_by_the_modules_behind_a_target():
-    found = provenance.code({"_target_": "onecycle_sweeps.policies.OneCycle"})
+    found = provenance.code_of({"_target_": "onecycle_sweeps.policies.OneCycle"})
     assert "onecycle_sweeps/policies/onecycle.py" in found.files
     assert "onecycle_sweeps/policies/bounds.py" in found.files
     assert "onecycle_sweeps/policies/decay.py" not in found.files
 
 
-def test_a_change_names_files_targets_and_versions_and_takes_torch_for_no_code():
+def test_a_change_names_files_targets_and_versions_but_torch_is_no_code():
     made = {
         "versions": {"torch": "1", "onecycle-sweeps": "1"},
         "code": {"a.A": "torch 1", "b.B": "timm 1"},
@@ -177,11 +177,11 @@ def test_the_code_of_an_installed_library_is_its_version():
     assert code("torch.optim.SGD") == {"torch.optim.SGD": f"torch {provenance.versions()['torch']}"}
 
 
-def test_code_that_is_not_there_is_said():
+def test_missing_code_is_recorded_as_not_found():
     assert code("no_such_module.Net") == {"no_such_module.Net": "not found"}
 
 
-def test_a_commit_is_marked_where_files_differ_from_it(checkout: Path):
+def test_a_commit_is_marked_dirty_if_files_differ_from_it(checkout: Path):
     commit = provenance.git_commit(checkout)
     assert commit is not None
     assert len(commit) == 40
@@ -196,8 +196,8 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pyte
     assert provenance.git_commit(tmp_path) is None
 
 
-def test_the_code_that_every_trial_runs_counts_where_it_is_not_installed():
-    found = provenance.of_trial({"_target_": "onecycle_sweeps.policies.OneCycle"})
+def test_this_programs_own_code_counts_unless_it_is_installed():
+    found = provenance.code_of_trial({"_target_": "onecycle_sweeps.policies.OneCycle"})
     assert {"onecycle_sweeps/loop.py", "onecycle_sweeps/trial/train.py", "onecycle_sweeps/images/batches.py"} <= (
         found.files.keys()
     )
@@ -206,7 +206,7 @@ def test_the_code_that_every_trial_runs_counts_where_it_is_not_installed():
     ]
 
 
-def test_an_edit_of_the_code_that_every_trial_runs_is_other_code(tmp_path: Path):
+def test_an_edit_of_this_programs_code_changes_the_code(tmp_path: Path):
     shutil.copytree(Path(provenance.__file__).parent, tmp_path / "onecycle_sweeps")
     first = in_a_process(tmp_path)
     assert in_a_process(tmp_path) == first
@@ -215,7 +215,7 @@ def test_an_edit_of_the_code_that_every_trial_runs_is_other_code(tmp_path: Path)
     assert provenance.change(first, in_a_process(tmp_path)) == provenance.Change(("onecycle_sweeps/loop.py",))
 
 
-def test_the_version_says_all_of_a_program_that_is_installed(tmp_path: Path):
+def test_an_installed_program_counts_by_its_version_alone(tmp_path: Path):
     place = tmp_path / "site-packages"
     shutil.copytree(Path(provenance.__file__).parent, place / "onecycle_sweeps")
     assert in_a_process(place)["files"] == {}
@@ -229,11 +229,11 @@ def in_a_process(place: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_the_libraries_that_the_users_code_imports_are_kept_by_their_versions(users: Path):
+def test_libraries_that_the_users_code_imports_count_by_their_versions(users: Path):
     (users / "mine_alone.py").write_text("import json, numpy.linalg, nowhere\nfrom mine.nets import Net\n")
     (users / "mine" / "nets.py").write_text("def build():\n    from PIL import Image\n")
-    found = provenance.of_trial({"_target_": "mine_alone.Net"})
+    found = provenance.code_of_trial({"_target_": "mine_alone.Net"})
     assert found.libraries == {name: version(name) for name in ("numpy", "pillow")}
-    now = provenance.record(found)
+    now = provenance.as_record(found)
     before = now | {"versions": now["versions"] | {"numpy": "1.0"}}
     assert provenance.change(before, now).versions == (f"numpy was 1.0 and is {version('numpy')}",)

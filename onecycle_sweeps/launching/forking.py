@@ -27,7 +27,7 @@ def main(module: str) -> None:
     """
     importlib.import_module(module)
     # What is edited from here on is not what the workers run.
-    provenance.program()
+    provenance.program_modules()
     line = socket.socket(fileno=os.dup(0))
     ended: dict[int, int | None] = {}
     # A collection in one of the processes would write to all objects, and so copy the pages that they lie in.

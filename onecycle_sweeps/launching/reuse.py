@@ -43,7 +43,7 @@ def outdated(sweep: Sweep, entries: Iterable[Entry]) -> Outdated:
         if resolved:
             targets = provenance.targets(config)
             if targets not in here:
-                here[targets] = provenance.record(provenance.of_trial(config))
+                here[targets] = provenance.as_record(provenance.code_of_trial(config))
             if change := provenance.change(resolved, here[targets]):
                 changes.append(change)
     return Outdated(

@@ -145,7 +145,7 @@ def resolve(
         **gpu(device),
         "normalisation": getattr(net, "normalisation", None),
         "headline": make_objective(config).headline.as_record(),
-        **provenance.record(code or provenance.of_trial(config)),
+        **provenance.as_record(code or provenance.code_of_trial(config)),
         "data": {
             "train": facts.train,
             "val": facts.val,

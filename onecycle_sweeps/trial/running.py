@@ -46,8 +46,8 @@ def run(
             raise TrialFailed(str(error)) from error
         if (result := trial.result()) and trial.is_done(config):
             return result
-        code = provenance.of_trial(config)
-        provenance.import_afresh(code)
+        code = provenance.code_of_trial(config)
+        provenance.forget_changed_modules(code)
         number = trial.attempts() + 1
         try:
             record = Journal(trial.journal, number)
@@ -104,8 +104,8 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
             trial.write("resolved", resolved, attempt=attempt.number)
             if resolved["max_lr"] is not None:
                 log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])
-        elif provenance.change(resolved, provenance.record(code)):
-            resolved |= provenance.record(code)
+        elif provenance.change(resolved, provenance.as_record(code)):
+            resolved |= provenance.as_record(code)
             trial.write("resolved", resolved, attempt=attempt.number)
         if config["task"] == "range_test":
             data = learner.data
@@ -149,7 +149,7 @@ def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[
         return None, [_warned(f"the journal lacks values before step {step}: {again}")]
     if (resolved := trial.resolved()) is None:
         return None, [_warned(f"resolved.json, which says what code took the steps before {step}, is gone: {again}")]
-    change = provenance.change(resolved, provenance.record(code))
+    change = provenance.change(resolved, provenance.as_record(code))
     if change.code:
         return None, [_warned(f"{', '.join(change.code)} changed after step {step} was reached: {again}")]
     if change.versions:
