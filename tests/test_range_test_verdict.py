@@ -179,7 +179,9 @@ def test_an_accuracy_that_rises_to_the_end_of_a_ramp_is_no_confident_verdict() -
     lrs = np.linspace(0.001, 3, 200).tolist()
     falling = np.linspace(2.3, 0.5, 200).tolist()
     rising = OneSeed(lrs, falling, lrs[9::10], np.linspace(0.1, 0.9, 20).tolist())
-    assert any("val accuracy may rise beyond 3: raise range_test.end_lr" in doubt for doubt in judge([rising]).doubts)
+    assert any(
+        "val accuracy may improve beyond 3: raise range_test.end_lr" in doubt for doubt in judge([rising]).doubts
+    )
     early = OneSeed(lrs, falling, lrs[9::10], [0.1, 0.5, 0.8, *[0.9] * 17])
     assert not any("val accuracy" in doubt for doubt in judge([early]).doubts)
     with pytest.raises(ValueError, match=r"at least 6 times before it diverges, got 4: lower range_test\.end_lr"):

@@ -1,11 +1,8 @@
 """The learning-rate range test of Smith (arXiv:1506.01186, section 3.3): its ramp, its end, and what its curve says."""
 
-from onecycle_sweeps.range_test.curves import curve, smooth, until_diverged
-from onecycle_sweeps.range_test.divergence import onset
-from onecycle_sweeps.range_test.judge import OneSeed, judge, smoothed
-from onecycle_sweeps.range_test.ramp import Ramp
-from onecycle_sweeps.range_test.rules import lightning, peers, suggestions, torch_lr_finder
-from onecycle_sweeps.range_test.verdict import Reading, Verdict
+from onecycle_sweeps.range_test.peers import curve, lightning, peers, suggestions, torch_lr_finder
+from onecycle_sweeps.range_test.ramp import Ramp, smooth, until_diverged
+from onecycle_sweeps.range_test.verdict import OneSeed, Reading, Verdict, judge, onset, smoothed
 
 __all__ = [
     "OneSeed",

@@ -5,22 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onecycle_sweeps.range_test.curves import MIN_POINTS, Floats
+from onecycle_sweeps.range_test.ramp import MIN_POINTS, Floats
 
 MOST_POINTS = 128
 GRID_POINTS = 160
 DRAWS = 400
-# What the fit may choose from: how far, in decades, the loss keeps its course, and signal to noise as variances.
+# The hyperparameters to choose from: kernel length scales in decades, and ratios of signal to noise, as variances.
 LENGTHS = np.geomspace(0.2, 3.0, 10)
 RATIOS = np.geomspace(0.1, 1e5, 25)
-# Of the choices' weight this much is drawn from, by at most so many of them.
+# Draws are made from the best choices that together have this weight, and from at most so many.
 COVERED, MOST_CHOICES = 0.99, 12
 SURE = 0.95
 DECADES_OF_A_RAMP = 4.0
-# A ramp of fewer decades is stretched, lest even the shortest of LENGTHS be longer than it.
+# A ramp of fewer decades is stretched; otherwise even the shortest of LENGTHS would be longer than it.
 NARROW = 1.0
-# The descent's own fit goes on until so much of the descent is lost: an end at the lowest point itself would make that
-# point's noise a last steep fall.
+# The descent's own fit ends where so much of the descent is lost again. If it ended at the lowest point itself, that
+# point's noise would look like a last steep fall.
 LOST = 0.15
 
 
@@ -39,7 +39,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Choice:
-    """How smooth and how noisy a curve is taken to be, with the log evidence for that.
+    """Hyperparameters of the fit, how smooth and how noisy the curve is, with their log evidence.
 
     `mean` is the level that the curve varies about, `noise` the variance of one loss.
     """
@@ -83,9 +83,9 @@ def fit(rates: Floats, losses: Floats) -> tuple[Curve, Curve]:
     """Fit the raw losses of one range test before its divergence: the whole curve, and its descent alone.
 
     Gaussian-process regression over log10 lr with a squared-exponential kernel (Rasmussen and Williams 2006, chapters
-    2 and 5), its parameters weighed by their evidence. It looks at both sides of a rate alike, so nothing lags behind.
-    The descent is fitted apart, up to the beginning of the rise that follows, which is less smooth.
-    The draws are the same for the same losses. Rates that span less than a decade count as 4.
+    2 and 5), its parameters weighed by their evidence. It weighs both sides of a rate alike, so nothing lags.
+    The descent is fitted separately, up to the beginning of the rise that follows, which is less smooth.
+    The same losses give the same draws. Rates that span less than a decade are stretched to 4.
     """
     x, scale = np.log10(rates), 1.0
     if x[-1] - x[0] < NARROW:

@@ -1,15 +1,35 @@
-"""The policy of a range test."""
+"""The ramp of a range test: its policy, the step at which the test ends, and checks of its rates and losses."""
 
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import tee
+from typing import Literal, Protocol, SupportsFloat, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onecycle_sweeps.policies import Hyper
 from onecycle_sweeps.policies.policy import clamp_step
 from onecycle_sweeps.validation import number, one_of, require, whole
 
 MIN_STEPS = 100
-# By so much of itself a rate has to rise from step to step, lest the floats between them run out.
+# The rate must rise by so much of itself from step to step, or there are no floats left between neighbours.
 LEAST_RISE = 2.0**-50
+DIVERGED_ABOVE = 4.0
+MIN_POINTS = 16  # fastai's slide compares points 15 apart
+
+Floats = NDArray[np.float64]
+
+
+class HasLoss(Protocol):
+    """Anything with a loss: a number or a 0-dim tensor."""
+
+    @property
+    def loss(self) -> SupportsFloat: ...
+
+
+S = TypeVar("S", bound=HasLoss)
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,6 @@ class Ramp:
         require("total_steps", self.total_steps, whole(1))
         if self.total_steps < MIN_STEPS:
             raise ValueError(f"total_steps of a range test must be at least {MIN_STEPS}, got {self.total_steps}")
-
         if (self.end_lr - self.start_lr) / self.end_lr <= self.total_steps * LEAST_RISE:
             raise ValueError(
                 f"end_lr must be so far above start_lr={self.start_lr} that the rate rises at each of "
@@ -48,3 +67,54 @@ class Ramp:
         if self.mode == "exp":
             return Hyper(self.start_lr ** (1 - part) * self.end_lr**part)
         return Hyper(self.start_lr * (1 - part) + self.end_lr * part)
+
+
+def smooth(losses: Iterable[SupportsFloat], beta: float = 0.98) -> list[float]:
+    """The debiased exponential mean of the losses, one value per loss (fastai's AvgSmoothLoss).
+
+    a_i = beta*a_(i-1) + (1-beta)*L_i and s_i = a_i/(1-beta^(i+1)). Raises ValueError for beta outside [0, 1).
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta must lie in [0, 1), got {beta!r}")
+    return list(_debiased(losses, beta))
+
+
+def _debiased(losses: Iterable[SupportsFloat], beta: float = 0.98) -> Iterator[float]:
+    average = 0.0
+    for count, loss in enumerate(losses, start=1):
+        average = beta * average + (1 - beta) * float(loss)
+        yield average / (1 - beta**count)
+
+
+def until_diverged(steps: Iterable[S]) -> Iterator[tuple[S, float]]:
+    """Each step with the smoothed loss so far, up to and including the one that diverges; no step is taken after it.
+
+    Diverged: the step's loss is not finite, or the smoothed loss is above 4 times the lowest smoothed loss so far
+    (fastai's rule, made for losses that cannot be negative). A resumed test passes its recorded steps again first.
+    """
+    best = math.inf
+    taken, again = tee(steps)
+    for step, smoothed in zip(taken, _debiased(step.loss for step in again), strict=True):
+        yield step, smoothed
+        best = min(best, smoothed)
+        if not math.isfinite(smoothed) or smoothed > DIVERGED_ABOVE * best:
+            return
+
+
+def checked(lrs: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Floats]:
+    """Both as arrays. Raises ValueError if they do not pair up, or if the rates are not finite, rising, from 0 up."""
+    rates, values = np.asarray(lrs, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    if rates.ndim != 1 or rates.shape != values.shape:
+        raise ValueError(f"lrs and losses must be equally long lists, got the shapes {rates.shape} and {values.shape}")
+    wrong = ~np.isfinite(rates) | (rates < 0)
+    wrong[1:] |= rates[1:] <= rates[:-1]
+    if wrong.any():
+        at = first(wrong)
+        after = f" after {rates[at - 1]}" if at else ""
+        raise ValueError(f"lrs must be finite, not negative, and rise at every point, got {rates[at]}{after} at {at}")
+    return rates, values
+
+
+def first(true: NDArray[np.bool_]) -> int:
+    """The index of the first True, or the length where there is none."""
+    return int(np.argmax(true)) if true.any() else len(true)

@@ -1,11 +1,38 @@
-"""What a range test says, as plain data."""
+"""The verdict of a range test: one max_lr, its interval, and whether it can be relied on."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from onecycle_sweeps.measures import ACCURACY, Measure
+from onecycle_sweeps.range_test.fit import Curve, fit, fit_evenly
+from onecycle_sweeps.range_test.ramp import MIN_POINTS, Floats, checked, first
 
 MOST_RATES = 12
+MEDIAN_OF = 5
+# Parts of the measure's rise at which Smith reads base_lr and max_lr, and the least rise to read them from.
+RISEN, SLOWED = 0.1, 0.95
+LEAST_RISE_OF_MEASURE = 0.01
+LEAST_DESCENT = 0.01
+DEVIATIONS_PER_MEDIAN_DIFFERENCE = 1 / (0.6745 * math.sqrt(2))
+# An interval whose ends differ by more than these factors makes the verdict ambiguous. On simulated tests the narrower
+# factor detects nearly all whose steepest point is off by 2.
+FACTOR, STEEPEST_FACTOR = 4.0, 2.5
+# Where divergence is further above the lowest loss than this factor, the rate between them is a guess.
+GAP = 100.0
+INTERVAL = (0.05, 0.95)
+# A verdict from evaluations this near to the last rate only says where the ramp ended.
+STILL_RISING = 0.8
+# A loss so many deviations from its neighbours' median is a spike. Deviations are local: near divergence losses scatter
+# far, and count.
+SPIKE = 20.0
+
+Steps = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -32,10 +59,10 @@ class Smoothed:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a range test says; `doubts` are the reasons why it is ambiguous, none where it is confident.
+    """What a range test says; `doubts` are the reasons why it is ambiguous, and none if it is confident.
 
     `divergence` is None where not every seed diverged. `lowest_loss` is of the smoothed curve, its seeds' median.
-    `base_lr`, where val accuracy begins to rise, is read from tests with val accuracies alone.
+    `base_lr`, where the headline measure begins to improve, is read from tests with evaluations alone.
     """
 
     max_lr: Reading
@@ -59,3 +86,238 @@ class Verdict:
         ends = (math.log(self.max_lr.low / 3), math.log(self.max_lr.high * 3))
         count = min(MOST_RATES, max(3, 1 + round((ends[1] - ends[0]) / math.log(3))))
         return tuple(float(f"{rate:.2g}") for rate in np.exp(np.linspace(*ends, count)))
+
+
+@dataclass(frozen=True)
+class SeedRates:
+    """One seed's rates: of its smoothed curve first, then of each draw."""
+
+    lowest: Floats
+    steepest: Floats
+    divergence: Floats
+    last_clear_descent: float
+    smoothed: Smoothed
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class OneSeed:
+    """One seed's whole test: its rates and raw losses; of a linear ramp also the evaluations, with their rates.
+
+    `evaluations` are values of `measure` on the validation part.
+    """
+
+    lrs: Sequence[float]
+    losses: Sequence[float]
+    evaluated_lrs: Sequence[float] = ()
+    evaluations: Sequence[float] = ()
+    measure: Measure = ACCURACY
+
+
+def judge(tests: Sequence[OneSeed]) -> Verdict:
+    """The verdict on range tests that differ in their seed.
+
+    max_lr is half the geometric mean of two rates: where the loss is lowest, and where it begins to diverge (`onset`;
+    the last rate where it does not). The lowest loss alone moves with the length of a test, and where batch norm
+    forgives high rates it lies far below the best one; divergence alone knows nothing of learning. With evaluations
+    it is Smith's: the rate where the measure slows (`read_evaluations`).
+    Raises ValueError where a loss falls, before divergence, by less than 1 % or by less than the noise of one loss,
+    and where fewer than 16 steps precede divergence.
+    """
+    # Matrices of this size take many times as long where several threads share them on a busy machine.
+    with threadpool_limits(1, "blas"):
+        reads = [_read(*checked(test.lrs, test.losses)) for test in tests]
+        evaluated = [test for test in tests if test.evaluations]
+        smith = [read_evaluations(test.evaluated_lrs, test.evaluations, test.measure) for test in evaluated]
+    max_lr = _over(
+        [one.slows for one in smith] or [np.sqrt(read.lowest) * np.sqrt(read.divergence) / 2 for read in reads]
+    )
+    steepest, lowest = _over([read.steepest for read in reads]), _over([read.lowest for read in reads])
+    divergence = _over([read.divergence for read in reads]) if all(read.diverged for read in reads) else None
+    last = max(test.lrs[-1] for test in tests)
+    unsure = _rising(max_lr, divergence, last, evaluated[0].measure.name) if smith else _far(lowest, divergence, last)
+    return Verdict(
+        max_lr=max_lr,
+        steepest=steepest,
+        lowest=lowest,
+        last_clear_descent=float(np.median([read.last_clear_descent for read in reads])),
+        divergence=divergence,
+        lowest_loss=float(np.median([min(read.smoothed.losses) for read in reads])),
+        base_lr=_over([one.rises for one in smith]) if smith else None,
+        fits=tuple(read.smoothed for read in reads),
+        doubts=(*_wide(max_lr, steepest), *unsure),
+    )
+
+
+def _wide(max_lr: Reading, steepest: Reading) -> Iterator[str]:
+    for name, reading, most in (("max_lr", max_lr, FACTOR), ("the steepest point", steepest, STEEPEST_FACTOR)):
+        if reading.factor > most:
+            ends = f"{reading.low:.2g} to {reading.high:.2g}"
+            yield f"{name} is known only to lie in {ends}, wider than a factor of {most:g}"
+
+
+def _rising(max_lr: Reading, divergence: Reading | None, last_rate: float, name: str) -> Iterator[str]:
+    if divergence is None and max_lr.rate > STILL_RISING * last_rate:
+        yield f"val {name} may improve beyond {last_rate:.2g}: raise range_test.end_lr"
+
+
+def _far(lowest: Reading, divergence: Reading | None, last_rate: float) -> Iterator[str]:
+    if divergence is None:
+        yield f"not every seed diverged up to {last_rate:.2g}: raise range_test.end_lr"
+    elif divergence.rate > GAP * lowest.rate:
+        yield (
+            f"the lowest loss, at {lowest.rate:.2g}, and the divergence, at {divergence.rate:.2g}, "
+            f"are more than a factor of {GAP:g} apart"
+        )
+
+
+def _over(found: Sequence[Floats]) -> Reading:
+    """The median over seeds, and the interval of all their draws."""
+    low, high = np.quantile(np.log(np.concatenate([rates[1:] for rates in found])), INTERVAL)
+    rate = float(np.exp(np.median([np.log(rates[0]) for rates in found])))
+    return Reading(rate, min(rate, math.exp(low)), max(rate, math.exp(high)))
+
+
+def smoothed(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """The losses up to divergence as `judge` smooths them, one for each step; none where too few steps precede it.
+
+    Raises ValueError as `curve` does for rates and losses that do not pair up or do not rise.
+    """
+    rates, raw = checked(lrs, losses)
+    at = first_step(raw)
+    if _before(rates, at).sum() < MIN_POINTS:
+        return []
+    with threadpool_limits(1, "blas"):
+        whole, _ = _fitted(rates, raw, at)
+    return np.interp(rates[:at], whole.rates, whole.mean).tolist()
+
+
+def _before(rates: Floats, at: int) -> NDArray[np.bool_]:
+    """Which steps are fitted: those before step `at`, at a rate that has a logarithm."""
+    return (rates > 0) & (np.arange(len(rates)) < at)
+
+
+def _fitted(rates: Floats, losses: Floats, at: int) -> tuple[Curve, Curve]:
+    before = _before(rates, at)
+    return fit(rates[before], _without_spikes(losses[:at])[before[:at]])
+
+
+def _read(rates: Floats, losses: Floats) -> SeedRates:
+    at = first_step(losses)
+    before = _before(rates, at)
+    if before.sum() < MIN_POINTS:
+        raise ValueError(
+            f"a range test must have at least {MIN_POINTS} steps before it diverges, got {before.sum()}: lower "
+            "range_test.start_lr, raise range_test.steps, or set max_lr yourself"
+        )
+    noise = _noise(losses[:at])
+    whole, descent = _fitted(rates, losses, at)
+    fall = whole.mean[0] - whole.mean.min()
+    if fall <= max(noise, LEAST_DESCENT * abs(whole.mean[0])):
+        raise ValueError(
+            f"the loss of a range test must fall by more than 1 % and its noise ({noise:.2g}), got "
+            f"{whole.mean[0]:.4g} and {whole.mean.min():.4g} at best: if it stayed flat, raise range_test.end_lr "
+            f"(last {rates[-1]:.2g}); if it rose at once, lower range_test.start_lr (first {rates[0]:.2g}) and, in "
+            "mode linear, range_test.end_lr; if it is noisy, raise range_test.steps; or set max_lr yourself"
+        )
+    lowest, steepest = whole.lowest(), descent.steepest()
+    divergence = rates[np.minimum(first_steps(losses, len(lowest)), len(rates) - 1)]
+    last_clear = descent.last_clear_descent()
+    curve = Smoothed(tuple(whole.rates.tolist()), tuple(whole.mean.tolist()))
+    return SeedRates(lowest, steepest, divergence, last_clear, curve, at < len(rates))
+
+
+def _without_spikes(raw: Floats) -> Floats:
+    level = running_median(raw)
+    scatter = np.maximum(_noise(raw), running_median(np.abs(raw - level), of=21) / 0.6745)
+    return np.clip(raw, level - SPIKE * scatter, level + SPIKE * scatter)
+
+
+def _noise(raw: Floats) -> float:
+    """The standard deviation of one loss, from the differences of neighbours, which a slow descent does not touch."""
+    return float(np.median(np.abs(np.diff(raw)))) * DEVIATIONS_PER_MEDIAN_DIFFERENCE
+
+
+def onset(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
+    """The rate at which raw losses begin to diverge, None if they do not.
+
+    That is the first loss that is not finite, or the step from which the running median of 5 losses stays above the
+    middle between the median of the first tenth and its own lowest value, to the end of the test: half of the descent
+    is lost for good. A spike from which the training recovers is no divergence.
+    """
+    rates, raw = checked(lrs, losses)
+    at = first_step(raw)
+    return float(rates[at]) if at < len(rates) else None
+
+
+def first_step(raw: Floats) -> int:
+    """The step at which raw losses begin to diverge, their number if they do not."""
+    finite = raw[: first(~np.isfinite(raw)), None]
+    return int(_crossings(finite)[0]) if len(finite) else 0
+
+
+def first_steps(raw: Floats, count: int) -> Steps:
+    """The same step of the losses as they are, then `count - 1` times with their residuals' signs drawn anew.
+
+    This wild bootstrap (Wu 1986) leaves each residual its size, since losses scatter more near divergence.
+    """
+    finite = raw[: first(~np.isfinite(raw)), None]
+    level = _level(finite)
+    signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(len(finite), count - 1))
+    return _crossings(np.hstack([finite, level + (finite - level) * signs]))
+
+
+def running_median(raw: Floats, of: int = MEDIAN_OF) -> Floats:
+    """The median of each value and its neighbours, `of` in all; mirrored at the ends, where one alone has no say."""
+    return _level(raw[:, None], of, "reflect")[:, 0]
+
+
+def _level(raw: Floats, of: int = MEDIAN_OF, ends: Literal["edge", "reflect"] = "edge") -> Floats:
+    """The running medians (steps, tests) of losses (steps, tests)."""
+    padded = np.pad(raw, ((of // 2, of // 2), (0, 0)), mode=ends)
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, of, axis=0), axis=-1)
+
+
+def _crossings(raw: Floats) -> Steps:
+    """For each test (steps, tests) the step from which half of its descent is lost for good."""
+    level = _level(raw)
+    middle = (np.median(raw[: len(raw) // 10 + 1], axis=0) + level.min(axis=0)) / 2
+    below = level[::-1] <= middle
+    return len(raw) - np.where(below.any(axis=0), np.argmax(below, axis=0), len(raw))
+
+
+@dataclass(frozen=True)
+class SmithsRates:
+    """Rates of the smoothed measure first, then of each draw: at 10 % of its rise, and at 95 % of it."""
+
+    rises: Floats
+    slows: Floats
+
+
+def read_evaluations(lrs: Sequence[float], values: Sequence[float], measure: Measure = ACCURACY) -> SmithsRates:
+    """Where a measure over evenly spaced rates begins to improve and where it slows (arXiv:1506.01186, section 3.3).
+
+    Smith takes these by eye from the accuracy, as base_lr and max_lr; the rise is that of the smoothed curve from its
+    first point to its highest. Raises ValueError for fewer than 6 points, and where the measure does not improve by a
+    hundredth.
+    """
+    rates, found = checked(lrs, values)
+    if len(rates) < 6:
+        raise ValueError(
+            f"a linear range test must be evaluated at least 6 times before it diverges, got {len(rates)}: lower "
+            "range_test.end_lr, raise range_test.steps, or set max_lr yourself"
+        )
+    curve = fit_evenly(rates, found if measure.goal == "max" else -found)
+    if curve.mean.max() - curve.mean[0] < LEAST_RISE_OF_MEASURE:
+        start, best = (abs(float(value)) for value in (curve.mean[0], curve.mean.max()))
+        raise ValueError(
+            f"the val {measure.name} of a range test must improve by {LEAST_RISE_OF_MEASURE}, got {start:.3f} and "
+            f"{best:.3f} at best: raise range_test.steps, lower range_test.end_lr, or set max_lr yourself"
+        )
+    return SmithsRates(_reaching(curve, RISEN), _reaching(curve, SLOWED))
+
+
+def _reaching(curve: Curve, part: float) -> Floats:
+    values = np.column_stack([curve.mean, curve.draws])
+    level = values[0] + part * (values.max(axis=0) - values[0])
+    return curve.rates[np.argmax(values >= level, axis=0)]

@@ -67,7 +67,7 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
         if found := evaluations.get(stop - 1):
             attempt.journal.append(offset + stop - 1, {f"val/{name}": [value] for name, value in found.items()})
     measured = [found[headline.name] for found in evaluations.values()]
-    return range_test.OneSeed(rates, losses, [rates[index] for index in evaluations], measured)
+    return range_test.OneSeed(rates, losses, [rates[index] for index in evaluations], measured, headline)
 
 
 def _metrics(verdict: range_test.Verdict, tests: list[range_test.OneSeed], steps: int) -> dict[str, float]:

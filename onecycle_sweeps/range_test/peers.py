@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onecycle_sweeps.range_test.curves import MIN_POINTS, Floats, checked, curve, first
+from onecycle_sweeps.range_test.ramp import MIN_POINTS, Floats, checked, first, smooth
 
+SKIP_END = 5
 SLIDE_GAP = MIN_POINTS - 1
 SLIDE_THRESHOLD = 0.005
 LIGHTNING_BETA, LIGHTNING_SKIPS = 0.98, (10, 1)
@@ -25,6 +26,26 @@ def peers(lrs: Sequence[float], losses: Sequence[float], total_steps: int | None
         found = {}
     others = {"torch_lr_finder": torch_lr_finder(lrs, losses), "lightning": lightning(lrs, losses)}
     return found | {rule: rate for rule, rate in others.items() if rate is not None}
+
+
+def curve(
+    lrs: Sequence[float], losses: Sequence[float], total_steps: int | None = None
+) -> tuple[list[float], list[float]]:
+    """The smoothed curve of raw losses, trimmed as in fastai: no first tenth, no last 5, nothing from a NaN or inf on.
+
+    The tenth is of total_steps, the steps planned (fastai's num_it); by default of the steps there are.
+    Raises ValueError if rates and losses do not pair up or the rates do not rise, and if fewer than 16 points are left.
+    """
+    rates, values = checked(lrs, losses)
+    kept = slice((total_steps or len(rates)) // 10, -SKIP_END)
+    rates, smoothed = rates[kept], np.array(smooth(values))[kept]
+    end = first(~np.isfinite(smoothed))
+    if end < MIN_POINTS:
+        raise ValueError(
+            f"a range test must leave at least {MIN_POINTS} points after trimming, got {end} of {len(values)} steps: "
+            "it diverged too early, so lower range_test.start_lr, raise range_test.steps, or set max_lr yourself"
+        )
+    return rates[:end].tolist(), smoothed[:end].tolist()
 
 
 def torch_lr_finder(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
