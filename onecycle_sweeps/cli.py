@@ -122,9 +122,8 @@ def write_report(which: Sweep) -> int:
     """The comparison again, with its figures, from what has finished so far."""
     _ask_the_cluster(which)
     _name_earlier(which)
-    outcomes = report.read(which)
-    comparison = report.compare(which, outcomes)
-    page, *others = report.write(which, outcomes, comparison)
+    comparison = report.compare(which)
+    page, *others = report.write(comparison)
     report.show(comparison, Console(highlight=False))
     conclusion.say(f"report: {page}, and {len(others)} files beside it")
     return 0
@@ -136,9 +135,8 @@ def sync(which: Sweep) -> int:
     _name_earlier(which)
     _name_lost(which)
     if not tracking.is_current(which):
-        outcomes = report.read(which)
-        comparison = report.compare(which, outcomes)
-        files = report.write(which, outcomes, comparison)
+        comparison = report.compare(which)
+        files = report.write(comparison)
         if undelivered := tracking.deliver(which, files, report.markdown(comparison)):
             return _mistake(undelivered)
     conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")

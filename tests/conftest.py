@@ -2,7 +2,7 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,6 +23,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says nothing of the product where several tests share two cores.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-golden", action="store_true", help="write tests/golden/report.* as they are from here on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,6 +56,19 @@ def environment_of_its_own() -> Iterator[None]:
     """What a test puts into the environment, such as the login of a store that it names, is gone after it."""
     with patch.dict(os.environ):
         yield
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with a file of tests/golden, which `pytest --renew-golden` writes instead."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(__file__).with_name("golden") / name
+        if request.config.getoption("--renew-golden"):
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def test_the_claims_csv_has_a_row_per_claim_with_its_numbers_and_its_sentence(tm
     for one, final in zip(entries[:6], (0.70, 0.72, 0.74, 0.80, 0.83, 0.83), strict=True):
         training(sweep.trial(one.signature), accuracy={1: 0.3 if one.varies["policy"] == "constant" else 0.7, 4: final})
     claims = report.compare(sweep).claims
-    (better, none) = rows_of(next(path for path in report.write(sweep) if path.name == "claims.csv"))
+    (better, none) = rows_of(next(path for path in report.write(report.compare(sweep)) if path.name == "claims.csv"))
     assert (better["name"], better["baseline"], better["budget"]) == ("onecycle", "constant", "")
     assert better["measure"] == "final/val_accuracy" and better["sentence"] == claims.claims[0].sentence
     assert float(better["difference_mean"]) == pytest.approx(0.1) and better["difference_pairs"] == "3"

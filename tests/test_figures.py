@@ -30,7 +30,7 @@ def size(path: Path | None) -> tuple[int, int]:
 
 def drawn(sweep: Sweep) -> list[Path]:
     """The pictures of a sweep's report, in their order."""
-    return [path for path in report.write(sweep) if path.suffix in (".png", ".svg")]
+    return [path for path in report.write(report.compare(sweep)) if path.suffix in (".png", ".svg")]
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_no_line_of_a_mark_crosses_a_label_above_it(tmp_path: Path, monkeypatch:
 
 
 def test_a_report_has_the_csv_and_the_figures_in_the_sweeps_folder(sweep: Sweep) -> None:
-    files = report.write(sweep)
+    files = report.write(report.compare(sweep))
     drawn = [f"{name}.{form}" for name in ("trajectories", "val_accuracy", "val_loss") for form in ("png", "svg")]
     names = ["report.html", "trials.csv", "claims.csv", "evaluations.csv", "trajectories.csv", *drawn]
     assert files == [sweep.report / name for name in names]
@@ -159,14 +159,14 @@ def test_more_policies_than_colours_are_drawn_against_the_budget(tmp_path: Path)
 
 
 def test_a_report_can_be_written_again_over_the_earlier_one(sweep: Sweep) -> None:
-    earlier = {path: path.read_bytes() for path in report.write(sweep)}
-    assert {path: path.read_bytes() for path in report.write(sweep)} == earlier
+    earlier = {path: path.read_bytes() for path in report.write(report.compare(sweep))}
+    assert {path: path.read_bytes() for path in report.write(report.compare(sweep))} == earlier
 
 
 def test_a_sweep_that_has_not_begun_has_no_figures(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, range_test_entry(), entry("a", "step", 0))
     assert drawn(sweep) == []
-    assert [path.name for path in report.write(sweep)] == ["report.html", "trials.csv"]
+    assert [path.name for path in report.write(report.compare(sweep))] == ["report.html", "trials.csv"]
 
 
 def test_a_sweep_in_which_all_diverged_is_drawn(tmp_path: Path) -> None:

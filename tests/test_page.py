@@ -3,8 +3,9 @@
 import csv
 import math
 import re
+import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -92,7 +93,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     for seed in (0, 1):
         one_cycle(made, f"one{seed}", seed=seed)
     training(made.trial("c"), status="diverged", cause="the loss is nan", accuracy={1: 0.3}, loss={1: math.inf})
-    report.write(made)
+    report.write(report.compare(made))
     return made
 
 
@@ -101,7 +102,7 @@ def page_of(sweep: Sweep) -> Read:
 
 
 def written(sweep: Sweep) -> Read:
-    report.write(sweep)
+    report.write(report.compare(sweep))
     return page_of(sweep)
 
 
@@ -121,6 +122,20 @@ def test_the_page_answers_in_the_order_in_which_one_asks(sweep: Sweep) -> None:
         "Trials",
         "Files",
     ]
+
+
+def test_the_page_is_the_golden_one(tmp_path: Path, golden: Callable[[str, str], None]) -> None:
+    """Style and figures are left out: other tests and a browser look at them."""
+    made = hand_made.mixed(tmp_path)
+    text = (
+        report.write(report.compare(made))[0]
+        .read_text()
+        .replace(str(tmp_path), "FOLDER")
+        .replace(f" on {socket.gethostname()} ", " on HOST ")
+    )
+    text = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<svg [^>]*class="drawn".*?</svg>', "FIGURE", text, flags=re.DOTALL)
+    golden("report.html", re.sub(r"\n\s*\n+", "\n", text))
 
 
 def test_the_page_says_all_that_repeating_takes(sweep: Sweep) -> None:
@@ -210,7 +225,7 @@ def test_a_colour_without_a_variable_is_refused() -> None:
 
 def test_a_page_is_the_same_when_it_is_written_again(sweep: Sweep) -> None:
     first = {path: path.read_bytes() for path in sweep.report.iterdir()}
-    assert {path: path.read_bytes() for path in report.write(sweep)} == first
+    assert {path: path.read_bytes() for path in report.write(report.compare(sweep))} == first
 
 
 HOSTILE = """<script>alert('x')</script> "quoted" & $\\frac{$ </style> -->"""
@@ -304,7 +319,7 @@ def hostile_page(folder: Path, words: tuple[str, str, str, str]) -> Elements:
     made = hand_made.sweep(folder, entry("a", policy, 0, {key: value}), entry("b", "clr", 0))
     training(made.trial("a"), accuracy={1: 0.5, 4: 0.9}, loss={1: 2.0, 4: 0.1})
     training(made.trial("b"), status="diverged", cause=cause, accuracy={1: 0.3}, loss={1: 3.0})
-    return Elements(report.write(made)[0].read_text())
+    return Elements(report.write(report.compare(made))[0].read_text())
 
 
 @settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])

@@ -48,7 +48,7 @@ def page_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """The page of a sweep of two groups, or of many with names that are long."""
     folder = tmp_path_factory.mktemp(request.param)
     made = few(folder) if request.param == "few" else many(folder)
-    return report.write(made)[0]
+    return report.write(report.compare(made))[0]
 
 
 def few(folder: Path) -> Sweep:

@@ -44,9 +44,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def test_a_report_and_its_table_read_each_journal_once(tmp_path: Path, reads: Counter[str]):
     sweep = made(tmp_path, 3)
-    outcomes = report.read(sweep)
-    comparison = report.compare(sweep, outcomes)
-    assert "stability_map.png" in {path.name for path in report.write(sweep, outcomes, comparison)}
+    comparison = report.compare(sweep)
+    assert "stability_map.png" in {path.name for path in report.write(comparison)}
     assert {place: count for place, count in reads.items() if place.endswith("/journal")} == {
         f"{entry.signature}/journal": 1 for entry in sweep.trials
     }

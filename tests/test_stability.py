@@ -141,7 +141,7 @@ def test_a_test_that_failed_is_a_cell_without_a_rate(tmp_path: Path):
 
 def test_the_report_draws_the_map_and_lists_it(tmp_path: Path):
     made = mapped(tmp_path, GRID)
-    files = {path.name for path in report.write(made)}
+    files = {path.name for path in report.write(report.compare(made))}
     assert {"stability_map.png", "stability_map.csv"} <= files
     with (made.report / "stability_map.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -161,4 +161,6 @@ def test_the_report_draws_the_map_and_lists_it(tmp_path: Path):
     ids=["weight decay alone", "momentum alone", "two batch sizes", "all diverged at once"],
 )
 def test_a_map_of_any_shape_is_drawn(tmp_path: Path, grid: Any, keys: tuple[str, ...]):
-    assert "stability_map.png" in {path.name for path in report.write(mapped(tmp_path, grid, keys=keys))}
+    assert "stability_map.png" in {
+        path.name for path in report.write(report.compare(mapped(tmp_path, grid, keys=keys)))
+    }

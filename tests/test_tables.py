@@ -1,4 +1,6 @@
 import io
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,11 @@ def test_long_names_wrap_at_their_words(tmp_path: Path, width: int) -> None:
     text = printed(sweep, width, True)
     assert max(map(len, text.splitlines())) <= width
     assert text.count("max_lr_scale=0.3") == 2 and text.count("90.00") == 4
+
+
+def test_the_terminal_output_is_the_golden_one(mixed: Sweep, golden: Callable[[str, str], None]) -> None:
+    text = printed(mixed, 100, True).replace(f" on {socket.gethostname()} ", " on HOST ")
+    golden("report.txt", "\n".join(line.rstrip() for line in text.splitlines()) + "\n")
 
 
 def test_piped_rows_are_whole_lines(mixed: Sweep) -> None:

@@ -140,13 +140,13 @@ def test_trials_without_journals_are_failures_and_do_not_miss_the_target(pair: s
 def test_an_unusable_record_is_named_and_the_other_trials_are_reported(pair: sweep.Sweep, name: str, content: str):
     path = pair.trial("onecycle1").path / name
     path.write_text(FOREIGN.get(name, content) if "7" in content else content)
-    outcomes = {outcome.entry.signature: outcome for outcome in report.read(pair)}
+    outcomes = {outcome.entry.signature: outcome for outcome in report.compare(pair).outcomes}
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
         **dict.fromkeys(("constant0", "constant1", "onecycle0"), "finished"),
         "onecycle1": "lost",
     }
     assert str(path.parent) in str(outcomes["onecycle1"].cause)
-    assert report.compare(pair, tuple(outcomes.values())).claims.claims[0].difference is not None
+    assert report.compare(pair).claims.claims[0].difference is not None
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "resolved.json"])
@@ -198,7 +198,7 @@ def test_a_record_of_a_later_version_is_not_overwritten(runs_dir: Path, name: st
 def test_a_trial_whose_journal_lacks_a_line_is_lost(pair: sweep.Sweep, key: str):
     path = pair.trial("onecycle1").journal / "0001.jsonl"
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if key not in line))
-    assert [outcome.status for outcome in report.read(pair)][-1] == "lost"
+    assert [outcome.status for outcome in report.compare(pair).outcomes][-1] == "lost"
 
 
 def test_a_journal_of_an_unknown_format_is_not_called_damaged(pair: sweep.Sweep):
@@ -211,8 +211,9 @@ def test_a_journal_of_an_unknown_format_is_not_called_damaged(pair: sweep.Sweep)
 def test_records_without_a_format_are_shown_and_not_reused(tmp_path: Path):
     shutil.copytree(VERSION_0, tmp_path / "runs")
     whole = sweep.find(tmp_path / "runs")
-    assert [round(outcome.metrics["final/val_accuracy"], 3) for outcome in report.read(whole)] == [0.875, 0.794]
-    assert report.compare(whole).claims.claims
+    comparison = report.compare(whole)
+    assert [round(outcome.metrics["final/val_accuracy"], 3) for outcome in comparison.outcomes] == [0.875, 0.794]
+    assert comparison.claims.claims
     assert all(isinstance(whole.trial(entry.signature).unusable(), EarlierVersion) for entry in whole.trials)
     with pytest.raises(trial.TrialFailed, match="earlier version"):
         trial.run(whole.trial(whole.trials[0].signature))

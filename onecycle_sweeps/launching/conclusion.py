@@ -19,8 +19,7 @@ FAILURE, MISTAKE = 1, 2
 def conclude(session: Session) -> int:
     """Write, publish and print the comparison; returns the exit status, non-zero if a trial has no result."""
     sweep = session.sweep
-    outcomes = report.read(sweep)
-    comparison = report.compare(sweep, outcomes)
+    comparison = report.compare(sweep)
     say()
     report.show(comparison, Console(highlight=False))
     if all(entry.kind == RANGE_TEST for entry in sweep.trials):
@@ -28,7 +27,7 @@ def conclude(session: Session) -> int:
             say(f"curve: {sweep.trial(entry.signature).path / 'range_test.png'}")
     if line := _other_code(sweep):
         say(line)
-    undelivered = session.deliver(report.write(sweep, outcomes, comparison), report.markdown(comparison))
+    undelivered = session.deliver(report.write(comparison), report.markdown(comparison))
     session.close()
     say(f"report: {sweep.report / report.PAGE}; later: {invocation()} report {sweep.id}{_place(sweep)}")
     if undelivered:
@@ -37,7 +36,7 @@ def conclude(session: Session) -> int:
         say(f"MLflow: {tracking.overlay_link(sweep)}")
     else:
         say(f"MLflow: {invocation()} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
-    return 0 if all(outcome.result for outcome in outcomes) else FAILURE
+    return 0 if all(outcome.result for outcome in comparison.outcomes) else FAILURE
 
 
 def say(line: str = "") -> None:

@@ -1,10 +1,7 @@
 """What came of a sweep or of a trial: tables, figures and files."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.outcome import read as read
 from onecycle_sweeps.report import canvas, figures, range_tests, stability
 from onecycle_sweeps.report.comparison import Comparison as Comparison
 from onecycle_sweeps.report.comparison import compare as compare
@@ -18,19 +15,15 @@ from onecycle_sweeps.report.tables import markdown as markdown
 from onecycle_sweeps.report.tables import remarks as remarks
 from onecycle_sweeps.report.tables import show as show
 from onecycle_sweeps.report.tables import show_status as show_status
-from onecycle_sweeps.sweep import Sweep
 
 
-def write(sweep: Sweep, outcomes: Sequence[Outcome] | None = None, comparison: Comparison | None = None) -> list[Path]:
-    """Write report.html, the CSV files and the figures into the sweep's report folder; returns the files, page first.
-
-    `outcomes` saves reading the trials' folders again, `comparison` comparing them again.
-    """
-    comparison = comparison or compare(sweep, outcomes)
+def write(comparison: Comparison) -> list[Path]:
+    """Write report.html, CSV files and figures into the sweep's report folder; returns the files, page first."""
+    folder = comparison.sweep.report
     groups = figures.shown_groups([row.group for row in comparison.rows], comparison.outcomes)
     drawn = [
         *figures.figures(groups, comparison.outcomes),
         *filter(None, [range_tests.figure(comparison.range_tests), stability.figure(comparison.maps)]),
     ]
-    files = [*write_csv_files(comparison, groups), *(path for one in drawn for path in canvas.write(one, sweep.report))]
+    files = [*write_csv_files(comparison, groups), *(path for one in drawn for path in canvas.write(one, folder))]
     return [write_page(comparison, groups, {one.name: one for one in drawn}, files), *files]

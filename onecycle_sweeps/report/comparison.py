@@ -94,8 +94,8 @@ class Comparison:
         )
 
 
-def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparison:
-    """Compare a sweep's groups over their seeds; `outcomes` saves reading the trials' folders again.
+def compare(sweep: Sweep) -> Comparison:
+    """Read the trials' folders and compare the groups over their seeds.
 
     The best mean final headline measure comes first. For this order only, a diverged trial counts with the measure's
     worst value, so that one lucky seed does not lead; groups without a finished or diverged trial come last. A preset
@@ -103,7 +103,7 @@ def compare(sweep: Sweep, outcomes: Sequence[Outcome] | None = None) -> Comparis
     """
     facts = sweep.published
     baseline, budgets_may_differ = (facts.baseline, facts.budgets_may_differ) if facts else (None, False)
-    outcomes = tuple(read(sweep) if outcomes is None else outcomes)
+    outcomes = read(sweep)
     maps = stability_maps(outcomes)
     groups = sorted(by_group(outcomes).items(), key=lambda item: -score(item[1]))
     rows = [_row(group, members) for group, members in groups]

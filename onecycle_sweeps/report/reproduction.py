@@ -25,7 +25,7 @@ OF_THE_PRESET = (
     *(f"data.{key}" for key in PLACE_OF_DATA if key != "path"),
 )
 COSTS = {
-    "data=cifar10_jpeg": "JPEG costs accuracy",
+    "data=cifar10_jpeg": "JPEG is lossy",
     "data.val_fraction": "what is scored is not the official test set",
 }
 Members = Sequence[Outcome]

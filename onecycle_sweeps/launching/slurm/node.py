@@ -132,9 +132,8 @@ def _requeue() -> None:
 def _report(whole: Sweep) -> int:
     from onecycle_sweeps import report
 
-    outcomes = report.read(whole)
-    comparison = report.compare(whole, outcomes)
-    files = report.write(whole, outcomes, comparison)
+    comparison = report.compare(whole)
+    files = report.write(comparison)
     if not tracking.is_server(whole.tracking_uri):
         return 0
     undelivered = tracking.deliver(whole, files, report.markdown(comparison))

@@ -83,7 +83,7 @@ def test_seeds_that_have_not_finished_or_diverged_are_told(tmp_path: Path):
         ("model=lenet", "model=lenet was typed"),
         ("+policy.gamma=2", "+policy.gamma=2 was typed"),
         ("data.val_fraction=0.1", "data.val_fraction=0.1 was typed, and what is scored is not the official test set"),
-        ("data=cifar10_jpeg", "data=cifar10_jpeg was typed, and JPEG costs accuracy"),
+        ("data=cifar10_jpeg", "data=cifar10_jpeg was typed, and JPEG is lossy"),
     ],
 )
 def test_whoever_leaves_the_preset_is_told_which_override_did_it(tmp_path: Path, typed: str, reason: str):

@@ -1,4 +1,4 @@
-"""Trials of different code are no comparison, whatever their accuracies."""
+"""Trials that different code produced are not compared, whatever their results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
