@@ -148,7 +148,7 @@ def test_targets_count_anywhere_in_the_config(bricks: Path):
 def test_code_of_this_program_counts_by_the_modules_behind_a_target():
     found = provenance.code_of({"_target_": "onecycle_sweeps.policies.OneCycle"})
     assert "onecycle_sweeps/policies/onecycle.py" in found.files
-    assert "onecycle_sweeps/policies/bounds.py" in found.files
+    assert "onecycle_sweeps/policies/policy.py" in found.files
     assert "onecycle_sweeps/policies/decay.py" not in found.files
 
 
@@ -223,7 +223,9 @@ def test_an_installed_program_counts_by_its_version_alone(tmp_path: Path):
 
 def in_a_process(place: Path) -> dict[str, Any]:
     """The record of a trial whose config names no code, made by the program that lies at `place`."""
-    asked = "import json; from onecycle_sweeps import provenance as p; print(json.dumps(p.record(p.of_trial({}))))"
+    asked = (
+        "import json; from onecycle_sweeps import provenance as p; print(json.dumps(p.as_record(p.code_of_trial({}))))"
+    )
     environment = os.environ | {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", asked], cwd=place, env=environment, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout)
