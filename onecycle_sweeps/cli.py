@@ -151,6 +151,7 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
             which.trial(entry.signature).check_config()
         except Damaged as error:
             raise LookupError(f"{error}, and by it its trial would go on: {error.remedy}") from error
+    typed_in = Path.cwd()
     _enter(which)
     launcher = which.launcher
     try:
@@ -169,7 +170,7 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
             f"onecycle_sweeps: sweep {which.id} goes on with the trials that its sweeper had asked for; "
             "only its command makes it search further, in another sweep"
         )
-    return commands.resume(which, _launcher(launcher, of_launcher))
+    return commands.resume(which, _launcher(launcher, of_launcher), typed_in)
 
 
 def _enter(which: Sweep) -> None:

@@ -141,8 +141,11 @@ def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any],
             return session.launch(requests, run)
 
 
-def resume(recorded: Sweep, launcher: Mapping[str, Any] | None) -> int:
-    """Run what is left of a recorded sweep, where `launcher` says; returns the exit status."""
+def resume(recorded: Sweep, launcher: Mapping[str, Any] | None, typed_in: Path) -> int:
+    """Run what is left of a recorded sweep, where `launcher` says; returns the exit status.
+
+    `typed_in` is the folder of the shell, for the commands that are suggested at the end: this process has left it.
+    """
     from onecycle_sweeps.launching.slurm import request, watching
 
     with _ending_in_a_line():
@@ -155,6 +158,7 @@ def resume(recorded: Sweep, launcher: Mapping[str, Any] | None) -> int:
             single=recorded.single,
             sequential=recorded.sequential,
             launcher=launcher,
+            typed_in=typed_in,
         )
         how = conclusion.say_how_to_resume
         if not launcher:
@@ -183,7 +187,7 @@ def conclude_sweep() -> int:
         return 0
     session = _sessions.pop()
     if not session.ships:
-        conclusion.say_how_jobs_go_on(session.sweep)
+        conclusion.say_how_jobs_go_on(session.sweep, session.typed_in)
         return 0
     with _ending_in_a_line(), _interruptible(session, conclusion.say_how_to_continue):
         _crew.leave()
@@ -211,7 +215,7 @@ def _ending_in_a_line() -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(session: Session, say_how: Callable[[Sweep], None]) -> Iterator[None]:
+def _interruptible(session: Session, say_how: Callable[[Sweep, Path], None]) -> Iterator[None]:
     """On Ctrl-C or SIGTERM the trials at work have saved by now: ship what there is, say how to go on, and leave.
 
     A second Ctrl-C leaves the shipping to `sync`. A KeyboardInterrupt that no signal has raised is a mistake in the
@@ -234,7 +238,7 @@ def _interruptible(session: Session, say_how: Callable[[Sweep], None]) -> Iterat
             session.close()
         if not asked:
             raise ConfigError(in_one_line(error)) from error
-        say_how(session.sweep)
+        say_how(session.sweep, session.typed_in)
         sys.exit(INTERRUPTED)
     finally:
         for number, handler in before.items():

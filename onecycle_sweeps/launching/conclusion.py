@@ -18,7 +18,7 @@ FAILURE, MISTAKE = 1, 2
 
 def conclude(session: Session) -> int:
     """Write, publish and print the comparison; returns the exit status, non-zero if a trial has no result."""
-    sweep = session.sweep
+    sweep, typed_in = session.sweep, session.typed_in
     comparison = report.compare(sweep)
     say()
     report.show(comparison, Console(highlight=False))
@@ -29,13 +29,15 @@ def conclude(session: Session) -> int:
         say(line)
     undelivered = session.deliver(report.write(comparison), report.markdown(comparison))
     session.close()
-    say(f"report: {sweep.report / report.PAGE}; later: {invocation()} report {sweep.id}{_place(sweep)}")
+    say(f"report: {sweep.report / report.PAGE}; later: {invocation()} report {sweep.id}{_place(sweep, typed_in)}")
     if undelivered:
-        say(f"not all of it is in MLflow: {undelivered}; later: {invocation()} sync {sweep.id}{_place(sweep)}")
+        say(
+            f"not all of it is in MLflow: {undelivered}; later: {invocation()} sync {sweep.id}{_place(sweep, typed_in)}"
+        )
     elif tracking.is_server(sweep.tracking_uri):
         say(f"MLflow: {tracking.overlay_link(sweep)}")
     else:
-        say(f"MLflow: {invocation()} ui {sweep.id}{_place(sweep)}  opens  {tracking.overlay_link(sweep)}")
+        say(f"MLflow: {invocation()} ui {sweep.id}{_place(sweep, typed_in)}  opens  {tracking.overlay_link(sweep)}")
     return 0 if all(outcome.result for outcome in comparison.outcomes) else FAILURE
 
 
@@ -57,32 +59,32 @@ def refuse(error: Exception) -> int:
     return MISTAKE
 
 
-def say_how_to_continue(sweep: Sweep) -> None:
+def say_how_to_continue(sweep: Sweep, _: Path) -> None:
     """After an interruption: nothing is lost, and the same command goes on."""
     say(f"stopped; what had been done is saved. To go on: {invocation()} {shlex.join(sweep.command)}")
 
 
-def say_how_to_resume(sweep: Sweep) -> None:
+def say_how_to_resume(sweep: Sweep, typed_in: Path) -> None:
     """After an interruption of what is resumed: the recorded command may ask for something else by now."""
-    say(f"stopped; what had been done is saved. To go on: {invocation()} resume {sweep.id}{_place(sweep)}")
+    say(f"stopped; what had been done is saved. To go on: {invocation()} resume {sweep.id}{_place(sweep, typed_in)}")
 
 
-def say_how_jobs_go_on(sweep: Sweep) -> None:
+def say_how_jobs_go_on(sweep: Sweep, typed_in: Path) -> None:
     """After a submission that nobody waits for any more: what was submitted goes on by itself."""
-    where = f"{sweep.id}{_place(sweep)}"
+    where = f"{sweep.id}{_place(sweep, typed_in)}"
     say(f"sweep {sweep.id} goes on without this command; how it stands: {invocation()} status --watch {where}")
     say(f"to end it: {invocation()} cancel {where}; its table later: {invocation()} report {where}")
 
 
-def _place(sweep: Sweep) -> str:
-    """The overrides without which a verb that is typed here would not find the sweep, or not its store."""
+def _place(sweep: Sweep, typed_in: Path) -> str:
+    """The overrides that a verb typed in this folder needs to find the sweep and its store."""
     typed = dict(override.split("=", 1) for override in sweep.command if "=" in override)
     found = {}
-    if sweep.runs_dir != Path("runs").absolute():
+    if sweep.runs_dir != typed_in / "runs":
         asked = typed.get("runs_dir", "")
-        found["runs_dir"] = asked if asked and Path(asked).absolute() == sweep.runs_dir else str(sweep.runs_dir)
+        found["runs_dir"] = asked if asked and typed_in / asked == sweep.runs_dir else str(sweep.runs_dir)
     uri, experiment = "tracking.uri", "tracking.experiment"
-    if uri in typed and paths.absolute_uri(typed[uri], Path.cwd()) == sweep.tracking_uri:
+    if uri in typed and paths.absolute_uri(typed[uri], typed_in) == sweep.tracking_uri:
         found[uri] = typed[uri]
     if typed.get(experiment) == sweep.experiment:
         found[experiment] = sweep.experiment

@@ -31,7 +31,7 @@ AT_ONCE = 16
 class Session:
     """A sweep from its first launch to its report; a sequential sweeper launches several times in one session.
 
-    `cpus_elsewhere` is what its trials are granted where they run on other machines, `ships` whether this one fills
+    `typed_in` is the folder of the shell, by default the working folder. `cpus_elsewhere` is what its trials are granted where they run on other machines, `ships` whether this one fills
     MLflow meanwhile.
     """
 
@@ -45,7 +45,9 @@ class Session:
         launcher: Mapping[str, Any] | None = None,
         cpus_elsewhere: int | None = None,
         ships: bool = True,
+        typed_in: Path | None = None,
     ) -> None:
+        self.typed_in = typed_in or Path.cwd()
         self.runs_dir = Path(config["runs_dir"])
         try:
             tracking.check_uri(config["tracking"]["uri"])
