@@ -1,5 +1,6 @@
 """The verbs: what a user does with sweeps that were started before."""
 
+import argparse
 import difflib
 import os
 import textwrap
@@ -12,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import arguments, mistakes, report, retyping, settings, sweep, tracking, typed
+from onecycle_sweeps import arguments, composing, hydra_internals, mistakes, report, retyping, sweep, tracking
 from onecycle_sweeps.arguments import is_verb
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
@@ -21,67 +22,78 @@ from onecycle_sweeps.launching import commands, conclusion, ui_server
 from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.slurm import standings
 from onecycle_sweeps.launching.slurm.cluster import Refused
-from onecycle_sweeps.plan import Request
+from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import EarlierVersion, check_owner
 
-# What a verb may be given beside its sweep and overrides.
-FLAGS = {"status": "--watch", "doctor": "--probe"}
-DOCTOR, SYNC, RESUME, UI = "doctor", "sync", "resume", "ui"
 MOST_WORDS = 160
-# What a verb may be told of where a sweep and its records are.
+# What can be typed for a recorded sweep: its launcher, and where the sweep and its records are.
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
 PLACES = ("runs_dir", "tracking.uri", "tracking.experiment")
 
 
 def main(argv: list[str]) -> int:
-    """Carry out `VERB [SWEEP] [overrides]`; returns the exit status, 2 for a mistake in what was asked."""
+    """Carry out `VERB [SWEEP] [overrides]`; returns the exit status, 2 for a mistake in what was typed."""
     verb, *rest = argv
-    if verb not in (*VERBS, DOCTOR):
+    if (parser := _parsers().get(verb)) is None:
         near = difflib.get_close_matches(verb, known := (*VERBS, DOCTOR), 1)
         meant = f"did you mean {near[0]}? The" if near else "the"
         return _mistake(
             f"unknown verb {verb!r}; {meant} verbs are {', '.join(known)}. Overrides look like policy=onecycle"
         )
     if "--help" in rest or "-h" in rest:
-        takes, does = ("[--probe]", doctor) if verb == DOCTOR else ("[SWEEP]", VERBS[verb])
-        print(f"python -m onecycle_sweeps {verb} {takes} [overrides]: {does.__doc__}")
+        print(f"{parser.usage}: {parser.description}")
         return 0
-    flagged = FLAGS.get(verb) in rest
     try:
-        asked = typed.options([argument for argument in rest if argument != FLAGS.get(verb)])
-        names = [argument for argument in asked.overrides if is_verb(argument)]
-        if len(names) > (most := 0 if verb == DOCTOR else 1):
-            return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
-        overrides = [argument for argument in asked.overrides if argument not in names]
-        # A recorded sweep has a launcher of its own, to which what is typed of it belongs.
-        of_launcher = [one for one in overrides if verb == RESUME and _key(one).startswith(LAUNCHER)]
-        asked.overrides = [one for one in overrides if one not in of_launcher]
-        with mistakes.told_in_a_line():
-            # A verb may be given what a sweep is given.
-            whole, requests = typed.composed(asked, jobs=verb == DOCTOR)
-        config = settings.plain(whole)
-        if verb == DOCTOR:
-            return doctor(whole, requests, probing=flagged)
-        _check_of_use(verb, asked.overrides)
-        if verb == UI and not names and _is_of_no_sweep(config, overrides):
-            tracking.check_uri(config["tracking"]["uri"])
-            return ui_server.become(config["tracking"]["uri"])
-        which = _found(config, overrides, names, fills=verb in (SYNC, UI, RESUME))
-        if verb == RESUME:
-            return resume(which, of_launcher)
-        return watch(which) if flagged else VERBS[verb](which)
+        return _carry_out(verb, composing.options(rest, parser))
     except ConfigError as error:
         return conclusion.refuse(error)
     except (LookupError, ValueError, OSError, Refused, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
 
 
+def _parsers() -> Mapping[str, argparse.ArgumentParser]:
+    """A parser for each verb: Hydra's options and overrides, among which its sweep is named, and its own flag."""
+    verbs = argparse.ArgumentParser(add_help=False).add_subparsers()
+    for verb, function in {**VERBS, DOCTOR: doctor}.items():
+        usage = f"python -m onecycle_sweeps {verb} {'[--probe]' if verb == DOCTOR else '[SWEEP]'} [overrides]"
+        common = hydra_internals.option_parser()
+        parser = verbs.add_parser(verb, parents=[common], add_help=False, usage=usage, description=function.__doc__)
+        if flag := FLAGS.get(verb):
+            parser.add_argument(flag, dest="flag", action="store_true")
+        parser.set_defaults(flag=False)
+    return verbs.choices
+
+
+def _carry_out(verb: str, asked: argparse.Namespace) -> int:
+    names = [argument for argument in asked.overrides if is_verb(argument)]
+    if len(names) > (most := 0 if verb == DOCTOR else 1):
+        return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
+    overrides = [argument for argument in asked.overrides if argument not in names]
+    # A recorded sweep has its own launcher, whose keys these change.
+    of_launcher = [one for one in overrides if verb == RESUME and _key(one).startswith(LAUNCHER)]
+    asked.overrides = [one for one in overrides if one not in of_launcher]
+    with mistakes.told_in_a_line():
+        # A verb may be given what a sweep is given.
+        whole, requests = composing.composed(asked, jobs=verb == DOCTOR)
+    config = composing.plain(whole)
+    if verb == DOCTOR:
+        return doctor(whole, requests, probing=asked.flag)
+    _check_of_use(verb, asked.overrides)
+    if verb == UI and not names and _is_of_no_sweep(config, overrides):
+        tracking.check_uri(config["tracking"]["uri"])
+        return ui_server.become(config["tracking"]["uri"])
+    which = _found(config, overrides, names, fills=verb in (SYNC, UI, RESUME))
+    if verb == RESUME:
+        return resume(which, of_launcher)
+    return watch(which) if asked.flag else VERBS[verb](which)
+
+
 def doctor(config: DictConfig, requests: Sequence[Request], *, probing: bool) -> int:
     """What would fail later, a line for each thing that a sweep needs; with --probe a short job looks from a node."""
     from onecycle_sweeps.launching import doctor as checks
 
-    return checks.examine(requests, settings.launcher(config), probing=probing)
+    return checks.examine(requests, composing.launcher(config), probing=probing)
 
 
 def status(which: Sweep) -> int:
@@ -155,12 +167,12 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
     _enter(which)
     launcher = which.launcher
     try:
-        config, requests = typed.composed(typed.options(which.command), jobs=not which.single)
+        config, requests = composing.composed(composing.options(which.command), jobs=not which.single)
         if which.single:
-            requests = [Request(settings.plain(config))]
+            requests = [Request(composing.plain(config))]
         change = None if which.sequential else retyping.difference(which, requests)
         if launcher is None and not which.single:
-            launcher = settings.launcher(config)
+            launcher = composing.launcher(config)
     except Exception as error:  # whatever is wrong with it, the sweep does not need it
         change = f"cannot be composed ({textwrap.shorten(str(error), MOST_WORDS)})"
     if change:
@@ -197,8 +209,8 @@ def _launcher(recorded: Mapping[str, Any] | None, changes: Sequence[str]) -> dic
     choice = "hydra/launcher"
     name = "slurm" if commands.is_slurm(recorded) else "local"
     with mistakes.told_in_a_line():
-        config, _ = typed.composed(typed.options([f"{choice}={name}", *changes]), jobs=False)
-    asked = settings.launcher(config)
+        config, _ = composing.composed(composing.options([f"{choice}={name}", *changes]), jobs=False)
+    asked = composing.launcher(config)
     if config.hydra.runtime.choices[choice] != name:
         return asked
     changed = {_key(override).removeprefix("hydra.launcher.").partition(".")[0] for override in changes}
@@ -279,6 +291,7 @@ def _ask_the_cluster(which: Sweep) -> None:
         conclusion.complain(f"onecycle_sweeps: {line}; jobs stand as they were seen last")
 
 
+DOCTOR, SYNC, RESUME, UI = "doctor", "sync", "resume", "ui"
 VERBS: dict[str, Callable[[Sweep], int]] = {
     "status": status,
     "cancel": cancel,
@@ -287,6 +300,7 @@ VERBS: dict[str, Callable[[Sweep], int]] = {
     RESUME: resume,
     UI: ui,
 }
+FLAGS = {"status": "--watch", DOCTOR: "--probe"}
 
 
 def _mistake(line: str) -> int:

@@ -4,21 +4,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra import version
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.conf import HydraConf
 from hydra.core.utils import JobRuntime, run_job, setup_globals
-from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from onecycle_sweeps import hydra_internals
 from onecycle_sweeps.config import nodes, paths
 
-VERSION_BASE = "1.3"
 # What Hydra's config says in this program unless it is told otherwise: of such a job only the trial is to be run.
 UNLESS_TOLD = {
-    "callbacks": {"folders": {"_target_": "onecycle_sweeps.composition.HydrasFolders"}},
+    "callbacks": {"folders": {"_target_": "onecycle_sweeps.composing.HydrasFolders"}},
     "output_subdir": None,
     "verbose": False,
     "sweep": {"dir": "${runs_dir}/sweeps", "subdir": "."},
@@ -64,7 +60,7 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
 
     An error of the task's is told to the callbacks and goes no further; any other exception leaves from here.
     """
-    version.setbase(VERSION_BASE)
+    version.setbase(hydra_internals.VERSION_BASE)
     setup_globals()
     node = OmegaConf.structured(HydraConf)
     OmegaConf.set_struct(node, False)
@@ -74,5 +70,4 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
     JobRuntime.instance().set("name", whole.hydra.job.name)
     # A callback's module is the user's code as well.
     with nodes.environment(config):
-        context = HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks(whole))
-        run_job(lambda _: task(), whole, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+        run_job(lambda _: task(), whole, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_internals.job_context(whole))

@@ -15,11 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from hydra._internal import hydra as hydra_program
-from hydra._internal import utils
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.defaults_list import DefaultsList
-from hydra.core import utils as core_utils
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import GroupDefault
 from hydra.core.hydra_config import HydraConfig
@@ -32,13 +27,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from onecycle_sweeps import hydra_internals
 from onecycle_sweeps.config import keys, schema
 from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.hydra_internals import ConfigLoaderImpl, DefaultsList
 
 # Groups of which a trial has one choice.
 GROUPS = (*schema.BUILT, "task", *schema.GLOBAL_GROUPS)
-# Options that say what the program is to do, of which there can be one.
-DEEDS = ("run", "multirun", "cfg", "info", "shell_completion")
+# Options that choose what Hydra does; one of them can be given.
+MODES = ("run", "multirun", "cfg", "info", "shell_completion")
 OF_A_SWEEPER = ("params", "max_batch_size")
 # Choices that come with a package of Hydra's.
 OF_PACKAGES = {f"hydra/sweeper={name}": f"hydra-{name}-sweeper" for name in ("optuna", "ax", "nevergrad")}
@@ -46,24 +43,24 @@ ADD_M, ONE_VALUE = "add -m to try each of them", "one is needed here"
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
-def arguments(argv: Sequence[str]) -> list[str]:
-    """What was typed, with options first where overrides stand on both sides of one, which Hydra does not take.
+def arguments(argv: Sequence[str], parser: argparse.ArgumentParser | None = None) -> list[str]:
+    """What was typed, with options before overrides, which Hydra's own parser does not take mixed.
 
-    A --config-path counts from here, where Hydra would look from its program's file. Raises ConfigError for an option
-    that there is not, and for a folder that is not there.
+    A relative --config-path starts in the working folder, where Hydra would look from its program's file. `parser`
+    is Hydra's own with further options. Raises ConfigError for an unknown option and for a missing folder.
     """
-    parser = utils.get_args_parser()
-    said = io.StringIO()
+    parser = parser or hydra_internals.option_parser()
+    errors = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(errors):
             read = parser.parse_intermixed_args(list(argv))
     except SystemExit as end:
         if not end.code:
             raise
-        _refuse_option(parser, said.getvalue().strip().rpartition("error: ")[2], argv)
-    deeds = [f"--{deed.replace('_', '-')}" for deed in DEEDS if getattr(read, deed)]
-    if len(deeds) > 1:
-        raise ConfigError(f"{' and '.join(deeds)} do not go together: leave one out")
+        _refuse_option(parser, errors.getvalue().strip().rpartition("error: ")[2], argv)
+    modes = [f"--{mode.replace('_', '-')}" for mode in MODES if getattr(read, mode)]
+    if len(modes) > 1:
+        raise ConfigError(f"{' and '.join(modes)} do not go together: leave one out")
     if read.resolve and not read.cfg and not read.help:
         raise ConfigError("--resolve goes with --cfg job: it resolves what that shows")
     if read.experimental_rerun:
@@ -87,23 +84,16 @@ def _is_relative(folder: str | None) -> bool:
 
 @contextmanager
 def told_in_a_line() -> Iterator[None]:
-    """Let Hydra load configs by a Loader within, and turn what it refuses into a ConfigError."""
-    names, report, override = hydra_program.__dict__, utils.run_and_report, core_utils.env_override
+    """Let Hydra load configs by a Loader within, and turn its exceptions into ConfigErrors of one line."""
     loaded: list[_Loaded] = []
-    names["ConfigLoaderImpl"] = partial(Loader, loaded)
-    # It would print its errors in several lines, and end with status 1.
-    utils.run_and_report = lambda function: function()
-    core_utils.env_override = _environment
     try:
-        yield
+        with hydra_internals.replaced(partial(Loader, loaded), _environment):
+            yield
     except schema.UnknownKey as error:
         file = next(filter(None, (one.file(error.key) for one in loaded[-1:])), None)
         raise ConfigError(f"{file}: {error}" if file else str(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_line(error)) from error
-    finally:
-        names["ConfigLoaderImpl"], utils.run_and_report = ConfigLoaderImpl, report
-        core_utils.env_override = override
 
 
 def _environment(env: Any) -> AbstractContextManager[None]:
@@ -320,7 +310,7 @@ def _refuse_option(parser: argparse.ArgumentParser, reason: str, argv: Sequence[
     if not (unknown := re.match(r"unrecognized arguments: (-\S+)", reason)):
         raise ConfigError(reason)
     option, _, value = unknown[1].partition("=")
-    options = set(re.findall(r"--[\w-]+", parser.format_usage()))
+    options = set(re.findall(r"--[\w-]+", parser.format_help()))
     if near := difflib.get_close_matches(option, options, 1, 0.75):
         raise ConfigError(f"unknown option {option}; did you mean {near[0]}?")
     if not option.startswith("--"):
@@ -435,9 +425,13 @@ def _line(error: BaseException) -> str:
         said = f"{type(reason).__name__}: {reason}" if located else str(error).partition(", set env var")[0]
         return f"{found[1]}: {' '.join(said.partition('full_key')[0].split())}"
     if isinstance(error, InterpolationResolutionError):
-        # It takes a moment to import.
-        from onecycle_sweeps import settings
-
-        return settings.unresolvable(error)
+        return unresolvable(error)
     text = str(error) or str(error.__cause__ or type(error).__name__)
     return " ".join(re.split(r"Config search path:|\n    full_key:|To append to your", text)[0].split())
+
+
+def unresolvable(error: OmegaConfBaseException) -> str:
+    """The message about a value that cannot be resolved."""
+    reason = str(error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2].strip('"')
+    reason = re.sub(r"^Interpolation key '(.*)' not found$", r"there is no key \1", reason)
+    return f"{error.full_key or 'a value'} cannot be resolved: {reason}"

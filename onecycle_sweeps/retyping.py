@@ -5,7 +5,7 @@ from typing import Any
 
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.plan import Request
+from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 
 # As many keys are named.

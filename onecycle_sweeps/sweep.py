@@ -14,7 +14,7 @@ from onecycle_sweeps.config import preset
 from onecycle_sweeps.config.preset import Published
 from onecycle_sweeps.credentials import without_logins
 from onecycle_sweeps.files import Damaged, Unreadable
-from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
 TRAIN, RANGE_TEST = "train", "range_test"

@@ -13,12 +13,11 @@ FLOORS = (
     ("onecycle_sweeps", "config", "arguments", "affinity"),
     ("policies", "images", "models", "journal", "checkpoint", "fingerprints", "provenance", "dataset"),
     ("scheduler", "objectives", "sources", "trial_folder", "data"),
-    ("settings",),
-    ("loop", "training", "hydra_job"),
-    ("range_test", "batch_norm"),
-    ("trial", "planning", "plan"),
-    ("sweep", "composing", "composition", "mistakes"),
-    ("outcome", "typed", "retyping"),
+    ("loop", "training", "hydra_internals"),
+    ("range_test", "batch_norm", "hydra_job", "mistakes"),
+    ("trial", "planning"),
+    ("sweep", "composing"),
+    ("outcome", "retyping"),
     ("tracking", "report"),
     ("launching",),
     ("cli", "hydra_plugins"),
@@ -31,7 +30,7 @@ IMPORTED_BY_NOBODY = ("models", "sources", "data")
 
 WITH_HYDRA = (
     *("__main__", "cli", "hydra_plugins", "config", "composing", "planning", "sweep", "trial"),
-    *("plan", "composition", "mistakes", "settings", "hydra_job", "typed"),
+    *("mistakes", "hydra_job", "hydra_internals"),
 )
 HOMES = {
     "mlflow": ("tracking",),
@@ -45,9 +44,9 @@ TORCH = ("torch", "torchvision")
 TORCH_FREE = (
     *("__main__", "cli", "hydra_plugins", "policies", "journal"),
     *("files", "config", "measures", "planning", "composing", "sweep", "outcome", "tracking", "report"),
-    *("mistakes", "plan", "composition", "retyping"),
+    *("mistakes", "retyping"),
 )
-TORCH_ON_DEMAND = ("planning", "plan")
+TORCH_ON_DEMAND = ("planning",)
 
 # Names that are still found twice.
 TWICE = {

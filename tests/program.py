@@ -21,7 +21,7 @@ from onecycle_sweeps.launching import local
 from onecycle_sweeps.launching.fork_server import ForkServer
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.worker import Worker
-from onecycle_sweeps.plan import Planner
+from onecycle_sweeps.planning import Planner
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import TrialFolder
 

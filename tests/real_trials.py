@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.plan import Planner, Request, Trial
-from onecycle_sweeps.settings import plain
+from onecycle_sweeps.composing import plain
+from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.trial import build
 from onecycle_sweeps.trial_folder import TrialFolder
 

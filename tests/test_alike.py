@@ -10,7 +10,7 @@ import pytest
 import hand_made
 from onecycle_sweeps import report, sweep
 from onecycle_sweeps.launching.alike import Trainings, names_of_one
-from onecycle_sweeps.plan import Planner, Trial
+from onecycle_sweeps.planning import Planner, Trial
 from onecycle_sweeps.sweep import Entry
 from real_trials import request
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from onecycle_sweeps.config.schema import LOCAL_LAUNCHER, ConfigError, check_launcher
-from onecycle_sweeps.plan import Planner
+from onecycle_sweeps.planning import Planner
 from real_trials import planned, request
 
 RATE = "max_lr must be a number above 0 or auto, got "

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from onecycle_sweeps.composition import Composer
+from onecycle_sweeps.composing import Composer, plain
 from onecycle_sweeps.config.schema import ConfigError
-from onecycle_sweeps.settings import plain
 from real_trials import CONF
 
 CHOICES = (

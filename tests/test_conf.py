@@ -10,7 +10,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.utils import get_object, instantiate
 
 from hydra_plugins.onecycle_sweeps.launcher import plain_settings
-from onecycle_sweeps import settings, trial
+from onecycle_sweeps import composing, trial
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import LOCAL_LAUNCHER, check, check_launcher
 from onecycle_sweeps.launching.slurm.request import KEYS
@@ -37,11 +37,11 @@ def of_group(*groups: str) -> list[Path]:
 
 def config_with(file: Path) -> dict[str, Any]:
     typed = [TYPED[file]] if file in TYPED else []
-    return settings.plain(composed(f"{file.parent}={file.name}", *typed))
+    return composing.plain(composed(f"{file.parent}={file.name}", *typed))
 
 
 def test_the_defaults_pass_the_checks():
-    check(settings.plain(composed()))
+    check(composing.plain(composed()))
 
 
 @pytest.mark.parametrize("file", OWN, ids=str)

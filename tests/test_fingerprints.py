@@ -10,7 +10,7 @@ import pytest
 
 from onecycle_sweeps import fingerprints, trial
 from onecycle_sweeps.config.schema import ConfigError
-from onecycle_sweeps.plan import Planner
+from onecycle_sweeps.planning import Planner
 from onecycle_sweeps.trial import TrialFailed
 from onecycle_sweeps.trial_folder import TrialFolder
 from photographs import classes, encoded, laid, picture

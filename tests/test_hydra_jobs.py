@@ -13,12 +13,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import hydra_code
-from onecycle_sweeps.composition import Composer
+from onecycle_sweeps.composing import Composer
 from onecycle_sweeps.config.schema import ConfigError, check_env_set
 from onecycle_sweeps.hydra_job import UNLESS_TOLD
 from onecycle_sweeps.launching.direction import minimising
 from onecycle_sweeps.launching.job import execute
-from onecycle_sweeps.plan import Planner, Request
+from onecycle_sweeps.planning import Planner, Request
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import TrialFolder
 from program import drive, planned, run, sweep_of, trials, with_store, write

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from onecycle_sweeps import __main__ as program
-from onecycle_sweeps import arguments, mistakes, settings
+from onecycle_sweeps import arguments, composing, mistakes
 from program import write
 
 Typing = Callable[..., str]
@@ -266,7 +266,7 @@ def test_a_key_that_is_read_is_taken(typed: str):
     with mistakes.told_in_a_line(), initialize_config_dir(str(arguments.CONF), version_base="1.3"):
         config = compose("config", _words(typed), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
-        settings.plain(config)
+        composing.plain(config)
 
 
 def test_the_environment_of_one_trial_may_name_keys_of_its_config(

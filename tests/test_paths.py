@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import real_trials
-from onecycle_sweeps import cli, composition, settings
+from onecycle_sweeps import cli, composing
 from onecycle_sweeps.config import paths
-from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.config.schema import Config, ConfigError
 from onecycle_sweeps.launching import rehearsal
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Session
@@ -29,8 +29,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def located(**config: object) -> settings.Config:
-    return settings.plain(OmegaConf.create({**config, "hydra": {}}))
+def located(**config: object) -> Config:
+    return composing.plain(OmegaConf.create({**config, "hydra": {}}))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_the_environment_may_name_the_home_folder(home: Path, monkeypatch: pytes
 
 
 def test_paths_of_a_request_to_slurm_are_expanded_and_its_shell_lines_left_to_the_shell(home: Path):
-    asked = settings.launcher(real_trials.composed("hydra/launcher=slurm")) | {
+    asked = composing.launcher(real_trials.composed("hydra/launcher=slurm")) | {
         "setup": ["cd ~/x"],
         "srun_args": ["~/bin/a"],
         "additional_parameters": {"container_image": "~/x.sqsh"},
@@ -108,8 +108,8 @@ def test_paths_of_a_request_to_slurm_are_expanded_and_its_shell_lines_left_to_th
 
 def test_the_folders_that_hydra_makes_are_where_their_paths_mean(home: Path):
     config = OmegaConf.create({"hydra": {"run": {"dir": "~/r"}, "sweep": {"dir": "~/s"}}})
-    composition.HydrasFolders().on_run_start(config)
-    composition.HydrasFolders().on_multirun_start(config)
+    composing.HydrasFolders().on_run_start(config)
+    composing.HydrasFolders().on_multirun_start(config)
     assert (config.hydra.run.dir, config.hydra.sweep.dir) == (f"{home}/r", f"{home}/s")
 
 
@@ -180,7 +180,7 @@ def test_what_is_no_store_is_refused_in_a_line_before_anything_runs(
     assert advice in capsys.readouterr().out
 
 
-def settings_checked(config: settings.Config) -> None:
+def settings_checked(config: Config) -> None:
     """What a command does with its config before it runs anything."""
     from onecycle_sweeps.config import schema
 

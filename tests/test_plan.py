@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps.plan import Planner
+from onecycle_sweeps.planning import Planner
 from real_trials import made, planned, request
 
 AT_A_RATE = ("max_lr=0.1",)
 ELSEWHERE = """
 import sys, json
 from pathlib import Path
-from onecycle_sweeps.plan import Planner, Request
+from onecycle_sweeps.planning import Planner, Request
 config = json.loads(sys.stdin.read())
 trial = Planner(Path(config["runs_dir"])).plan(Request(config))
 print(trial.signature, trial.range_test.signature, "torch" in sys.modules)

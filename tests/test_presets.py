@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import program
-from onecycle_sweeps import policies, settings, sweep
+from onecycle_sweeps import composing, policies, sweep
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.preset import read
 from onecycle_sweeps.config.schema import check
-from onecycle_sweeps.plan import Planner, Request
+from onecycle_sweeps.planning import Planner, Request
 from onecycle_sweeps.policies import Policy
 from real_trials import CONF, composed
 
@@ -26,7 +26,7 @@ def swept(preset: str) -> list[tuple[str, ...]]:
 
 
 def config(preset: str, *overrides: str) -> dict[str, Any]:
-    return settings.plain(composed(f"experiment={preset}", *overrides))
+    return composing.plain(composed(f"experiment={preset}", *overrides))
 
 
 def policy(preset: str, recipe: str, steps_per_epoch: int) -> tuple[dict[str, Any], Policy]:
@@ -71,7 +71,7 @@ def test_every_recipe_belongs_to_a_preset():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_planned_with_digits_in_place_of_its_data(preset: str, runs_dir: Path):
-    plain, trials = settings.plain(composed()), []
+    plain, trials = composing.plain(composed()), []
     for job in swept(preset):
         own = config(preset, *job)
         # A peak that is a step of the long run lies beyond the end of one on digits.
@@ -88,7 +88,7 @@ def test_every_preset_is_planned_with_digits_in_place_of_its_data(preset: str, r
 
 
 def test_what_was_published_has_no_part_in_a_signature(runs_dir: Path):
-    bare = settings.plain(composed("max_lr=0.1")) | {"runs_dir": str(runs_dir)}
+    bare = composing.plain(composed("max_lr=0.1")) | {"runs_dir": str(runs_dir)}
     told = bare | {"published": {"source": "a paper"}}
     planner = Planner(runs_dir)
     assert planner.plan(Request(told)).signature == planner.plan(Request(bare)).signature
@@ -98,7 +98,7 @@ def test_what_was_published_has_no_part_in_a_signature(runs_dir: Path):
 def test_presets_whose_data_are_there_are_planned_as_they_are(preset: str, runs_dir: Path, real_data: Path):
     planner = Planner(runs_dir)
     for job in swept(preset):
-        own = settings.plain(composed(f"experiment={preset}", *job, f"data.root={real_data}"))
+        own = composing.plain(composed(f"experiment={preset}", *job, f"data.root={real_data}"))
         planner.plan(Request(own | {"runs_dir": str(runs_dir)}, job))
 
 

@@ -13,7 +13,7 @@ from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching import rehearsal
 from onecycle_sweeps.launching.fork_server import ForkServer
 from onecycle_sweeps.launching.rehearsal import Order, Refusal, Rehearsals
-from onecycle_sweeps.plan import Planner
+from onecycle_sweeps.planning import Planner
 from real_trials import SHORT, planned, request
 
 

@@ -12,7 +12,7 @@ import pytest
 import hand_made
 from onecycle_sweeps import cli
 from onecycle_sweeps.config import paths
-from onecycle_sweeps.launching import commands
+from onecycle_sweeps.launching import commands, conclusion
 from onecycle_sweeps.sweep import Sweep
 from program import QUICK, planned, sweep_of, with_store
 from recorded import attempt, finish
@@ -26,7 +26,7 @@ def taken_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sweep, Any]]:
     """What is resumed and by which launcher; nothing is run."""
     found: list[tuple[Sweep, Any]] = []
 
-    def resume(which: Sweep, launcher: Mapping[str, Any] | None) -> int:
+    def resume(which: Sweep, launcher: Mapping[str, Any] | None, _: Path) -> int:
         found.append((which, launcher))
         return 0
 
@@ -63,6 +63,7 @@ def test_it_trains_what_was_asked_for_in_the_folder_that_the_sweep_was_moved_to(
     said = capsys.readouterr()
     assert "policy.gamma=0.2 where the sweep has 0.5" in said.err
     assert "3 trials where the sweep has 2" in said.err
+    assert f" report {made.id} {moved}" in said.out, "it is typed in another folder than the sweep's"
     now = sweep_of(tmp_path / "new")
     assert [entry.signature for entry in now.trials] == [entry.signature for entry in made.trials]
     assert {now.trial(entry.signature).config()["policy"]["gamma"] for entry in now.trials} == {0.5}
@@ -70,6 +71,21 @@ def test_it_trains_what_was_asked_for_in_the_folder_that_the_sweep_was_moved_to(
     assert (now.trial(now.trials[0].signature).result() or {})["steps"] == 11, "what had finished is kept"
     assert now.cwd == str(tmp_path / "new")
     assert not (tmp_path / "old").exists()
+
+
+def test_the_commands_that_it_suggests_find_the_sweep_from_the_folder_that_it_was_typed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    made = waiting(tmp_path / "project")
+    with_store(tmp_path / "project")
+    typed_in: list[Path] = []
+    monkeypatch.setattr(commands, "resume", lambda which, launcher, folder: typed_in.append(folder) or 0)
+    for folder, told in ((tmp_path, f" runs_dir={made.runs_dir}"), (tmp_path / "project", "")):
+        monkeypatch.chdir(folder)
+        assert cli.main(["resume", f"runs_dir={made.runs_dir}"]) == 0
+        assert Path.cwd() == Path(made.cwd), "resume goes on in the folder of the sweep"
+        conclusion.say_how_to_resume(made, typed_in[-1])
+        assert capsys.readouterr().out.endswith(f" resume {made.id}{told}\n")
 
 
 def test_it_says_nothing_where_nothing_differs(

@@ -10,7 +10,7 @@ import pytest
 
 import hand_made
 from onecycle_sweeps import files, sweep
-from onecycle_sweeps.plan import Planner, Request, Trial
+from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
 from real_trials import request
 

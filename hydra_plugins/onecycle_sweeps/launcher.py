@@ -22,7 +22,7 @@ class Launcher(HydraLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra offers before the first launch, and refuse what cannot be done around the jobs."""
-        from onecycle_sweeps.composition import Composer
+        from onecycle_sweeps.composing import Composer
         from onecycle_sweeps.launching import commands
 
         commands.check_sweep(config.hydra)

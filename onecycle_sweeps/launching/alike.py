@@ -6,7 +6,7 @@ from typing import Any
 
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, Config
-from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.policies import Hyper, Policy
 from onecycle_sweeps.sweep import TRAIN, Entry, group_name, typed
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import settings
+from onecycle_sweeps import composing
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import Unreadable
@@ -18,7 +18,7 @@ from onecycle_sweeps.launching.direction import minimising
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.session import Run, Session
 from onecycle_sweeps.launching.slurm.cluster import Refused
-from onecycle_sweeps.plan import Request
+from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import TRAIN, Sweep
 from onecycle_sweeps.terminal import in_one_line
 
@@ -36,7 +36,7 @@ def one_trial(config: Any, hydra: Any) -> None:
     """Run one trial here, with the range test it needs; leaves with the exit status unless all went well."""
     with _ending_in_a_line():
         _check_one_trial(hydra)
-        request = Request(settings.plain(config, hydra), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
+        request = Request(composing.plain(config, hydra), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         schema.check(request.config)
         session = Session(request.config, Rehearsals(rehearsal.here), single=True)
         with _interruptible(session, conclusion.say_how_to_continue):
@@ -68,7 +68,7 @@ def check_sweep(hydra: Any) -> None:
 
 def _check_hydra(hydra: Any, elsewhere: tuple[str, ...], where: str) -> None:
     """Raise ConfigError for what was typed of Hydra's own config and is read `elsewhere`, or nowhere."""
-    for override in settings.typed(hydra, "hydra"):
+    for override in composing.typed(hydra, "hydra"):
         if override.lstrip("+~").startswith(elsewhere):
             raise ConfigError(f"{override} {where}")
     if hydra.job.chdir:

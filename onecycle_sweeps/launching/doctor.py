@@ -11,7 +11,7 @@ from onecycle_sweeps.launching import conclusion, places, rehearsal
 from onecycle_sweeps.launching.commands import is_slurm
 from onecycle_sweeps.launching.finding import FAILS, Finding, fails, ok, skipped
 from onecycle_sweeps.launching.rehearsal import Rehearsals
-from onecycle_sweeps.plan import Planner, Request
+from onecycle_sweeps.planning import Planner, Request
 
 SLURM = ("slurm", "sbatch")
 NO_CLUSTER = "hydra/launcher=slurm was not asked for"

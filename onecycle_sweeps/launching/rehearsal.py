@@ -17,7 +17,7 @@ from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching.fork_server import ForkServer, how_it_ended
 from onecycle_sweeps.launching.forking import RUNNING
 from onecycle_sweeps.launching.refusal import Order, Refusal
-from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.planning import Trial
 
 WORK = "onecycle_sweeps.launching.rehearsing"
 # What a trial's config says of its rate, seed and length does not change whether it can take a step.

@@ -19,7 +19,7 @@ from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.reuse import outdated
-from onecycle_sweeps.plan import Planner, Request, Trial
+from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFolder
 
@@ -31,8 +31,8 @@ AT_ONCE = 16
 class Session:
     """A sweep from its first launch to its report; a sequential sweeper launches several times in one session.
 
-    `typed_in` is the folder of the shell, by default the working folder. `cpus_elsewhere` is what its trials are granted where they run on other machines, `ships` whether this one fills
-    MLflow meanwhile.
+    `cpus_elsewhere` is what its trials are granted where they run on other machines, `ships` whether this one fills
+    MLflow meanwhile. `typed_in` is the folder of the shell, by default the working folder.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from benchmarks.program import STEP_METRICS, Stores
 from benchmarks.work import Options
 from onecycle_sweeps import journal, tracking
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
 BLOCK, EVALUATIONS = 100, 2

@@ -13,7 +13,7 @@ from benchmarks import costs, program
 from benchmarks.costs import Cost, Rounds
 from benchmarks.page import Requirement, Result, Table
 from benchmarks.work import Options
-from onecycle_sweeps import settings
+from onecycle_sweeps import composing
 from onecycle_sweeps.images import Facts, ImageBatches, Split, batches
 from onecycle_sweeps.images.augmentation import Flip, PadCrop
 
@@ -94,7 +94,7 @@ def makers(data: ImageBatches, repeat: int) -> dict[str, Callable[[], Cost]]:
 def step_parts(data: ImageBatches, precision: str, rounds: int) -> Rounds:
     """The costs of the input and of the rest of a step, in turn."""
     own = stream(data)
-    model = program.net(settings.plain(program.composed("model=resnet20"))["model"], 3, 10)
+    model = program.net(composing.plain(program.composed("model=resnet20"))["model"], 3, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     images, labels = next(own)
 

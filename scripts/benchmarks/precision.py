@@ -19,7 +19,7 @@ from benchmarks import costs, processes, program
 from benchmarks.costs import Rounds
 from benchmarks.page import Cell, Result, Table
 from benchmarks.work import Options
-from onecycle_sweeps import settings
+from onecycle_sweeps import composing
 
 # The channels and the side of the images on which a net is timed: Fashion-MNIST's or CIFAR's.
 IMAGES = {"simple_cnn": (1, 28), "lenet": (1, 28), "resnet20": (3, 32), "resnet9": (3, 32)}
@@ -57,7 +57,7 @@ def stepper(name: str, setting: Setting, batch: int) -> Callable[[], None]:
     """A training step of a net, always on the same random images."""
     channels, side = IMAGES[name]
     layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-    node = settings.plain(program.composed(f"model={name}"))["model"]
+    node = composing.plain(program.composed(f"model={name}"))["model"]
     model = program.net(node, channels, 10).to(memory_format=layout)
     ways = {"fused": {"fused": True}, "foreach": {"foreach": True}, "for-loop": {"foreach": False}}
     own: dict[str, Any] = {"momentum": 0.9, "nesterov": True} if setting.optimizer == "SGD" else {}

@@ -16,10 +16,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from onecycle_sweeps import arguments, settings, sweep
+from onecycle_sweeps import arguments, composing, sweep
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.journal import LR, MOMENTUM, TRAIN_LOSS
-from onecycle_sweeps.plan import Planner, Request, Trial
+from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.sweep import Sweep
 
 # The metrics that the program logs at every step.
@@ -36,7 +36,7 @@ def composed(*overrides: str) -> Any:
 def planned(runs_dir: Path, *overrides: str) -> Trial:
     """The trial of some overrides."""
     config = composed(*overrides)
-    content = settings.plain(config) | {"runs_dir": str(runs_dir)}
+    content = composing.plain(config) | {"runs_dir": str(runs_dir)}
     return Planner(runs_dir).plan(Request(content, overrides, dict(config.hydra.runtime.choices)))
 
 

@@ -18,7 +18,7 @@ from benchmarks.stopwatch import stopwatch
 from onecycle_sweeps import images
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.images import Source, Split
-from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.sources import digits, idx
 from onecycle_sweeps.trial_folder import TrialFolder
 

@@ -26,7 +26,7 @@ from gpu_check.plain import Recipe
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.images import ImageBatches
 from onecycle_sweeps.loop import Learner, Totals, steps
-from onecycle_sweeps.plan import Trial
+from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.policies import Constant
 from onecycle_sweeps.trial import build
 from onecycle_sweeps.trial.train import Recorder

@@ -14,7 +14,7 @@ from onecycle_sweeps.launching.slurm.cluster import Refused
 from onecycle_sweeps.launching.slurm.records import Submission
 from onecycle_sweeps.launching.slurm.request import Settings
 from onecycle_sweeps.launching.slurm.submission import prepared
-from onecycle_sweeps.plan import Request, Trial
+from onecycle_sweeps.planning import Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 from onecycle_sweeps.trial_folder import QUEUED, RUNNING, WAITING
 

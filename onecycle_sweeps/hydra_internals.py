@@ -1,0 +1,100 @@
+"""Hydra's private interfaces: no other module imports one, but the sweeper plugin.
+
+They are tested with Hydra 1.3.0 to 1.3.8. With another version the program does without most of them: each job is
+composed by Hydra's loader, which is slower, and Hydra reports mistakes in its own words, in several lines.
+"""
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import hydra
+from hydra._internal import hydra as hydra_program
+from hydra._internal import utils
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.defaults_list import DefaultsList
+from hydra.core import utils as core_utils
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["ConfigLoaderImpl", "DefaultsList"]
+
+VERSION_BASE = "1.3"
+IS_TESTED = hydra.__version__.startswith("1.3.")
+
+
+def option_parser() -> ArgumentParser:
+    """The parser of Hydra's options and of overrides."""
+    return utils.get_args_parser()
+
+
+class Composition:
+    """Composes what is typed, as `hydra.main` does, but without running it."""
+
+    def __init__(self, config_path: str, config_dir: str | None) -> None:
+        search_path = utils.create_config_search_path(os.path.abspath(config_path))
+        if config_dir:
+            own = f"file://{os.path.abspath(config_dir)}"
+            search_path.prepend("command-line", own, SearchPathQuery(provider="schema"))
+        self._hydra = hydra_program.Hydra.create_main_hydra2("onecycle_sweeps", search_path)
+
+    @property
+    def loader(self) -> ConfigLoader:
+        return self._hydra.config_loader
+
+    def config(self, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
+        """The whole config, with Hydra's own node."""
+        return self._hydra.compose_config(name, overrides, mode, from_shell=False)
+
+    def close(self) -> None:
+        GlobalHydra.instance().clear()
+
+
+def apply_values(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Set the values of overrides, none of which is a choice in a group, in a composed config."""
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def record_overrides(config: DictConfig, overrides: Sequence[Override], master: DictConfig) -> None:
+    """Write a job's overrides into Hydra's own node, as its loader does, and take over the master's resolved values."""
+    OmegaConf.copy_cache(from_config=master, to_config=config)
+    named = config.hydra.job.config.override_dirname
+    config.hydra.overrides.task = [override.input_line for override in overrides]
+    config.hydra.job.override_dirname = get_overrides_dirname(
+        list(overrides), kv_sep=named.kv_sep, item_sep=named.item_sep, exclude_keys=named.exclude_keys
+    )
+
+
+def job_context(config: DictConfig) -> HydraContext:
+    """What Hydra's `run_job` needs around a job: its callbacks, and a loader that it does not use."""
+    return HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks(config))
+
+
+@contextmanager
+def replaced(
+    loader: Callable[[ConfigSearchPath], ConfigLoader], environment: Callable[[Any], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Within, Hydra loads configs by `loader`, sets a job's variables by `environment`, and lets exceptions pass.
+
+    Without this it prints its errors in several lines, and ends with status 1.
+    """
+    if not IS_TESTED:
+        yield
+        return
+    names, report, override = hydra_program.__dict__, utils.run_and_report, core_utils.env_override
+    names["ConfigLoaderImpl"] = loader
+    utils.run_and_report = lambda function: function()
+    core_utils.env_override = environment
+    try:
+        yield
+    finally:
+        names["ConfigLoaderImpl"], utils.run_and_report = ConfigLoaderImpl, report
+        core_utils.env_override = override
