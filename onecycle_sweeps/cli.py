@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
             f"unknown verb {verb!r}; {meant} verbs are {', '.join(known)}. Overrides look like policy=onecycle"
         )
     if "--help" in rest or "-h" in rest:
-        print(f"{parser.usage}: {parser.description}")
+        print(f"{parser.prog}: {parser.description}")
         return 0
     try:
         return _carry_out(verb, composing.options(rest, parser))
@@ -56,9 +56,9 @@ def _parsers() -> Mapping[str, argparse.ArgumentParser]:
     """A parser for each verb: Hydra's options and overrides, among which its sweep is named, and its own flag."""
     verbs = argparse.ArgumentParser(add_help=False).add_subparsers()
     for verb, function in {**VERBS, DOCTOR: doctor}.items():
-        usage = f"python -m onecycle_sweeps {verb} {'[--probe]' if verb == DOCTOR else '[SWEEP]'} [overrides]"
+        prog = f"python -m onecycle_sweeps {verb} {'[--probe]' if verb == DOCTOR else '[SWEEP]'} [overrides]"
         common = hydra_internals.option_parser()
-        parser = verbs.add_parser(verb, parents=[common], add_help=False, usage=usage, description=function.__doc__)
+        parser = verbs.add_parser(verb, parents=[common], add_help=False, prog=prog, description=function.__doc__)
         if flag := FLAGS.get(verb):
             parser.add_argument(flag, dest="flag", action="store_true")
         parser.set_defaults(flag=False)

@@ -310,7 +310,7 @@ def _refuse_option(parser: argparse.ArgumentParser, reason: str, argv: Sequence[
     if not (unknown := re.match(r"unrecognized arguments: (-\S+)", reason)):
         raise ConfigError(reason)
     option, _, value = unknown[1].partition("=")
-    options = set(re.findall(r"--[\w-]+", parser.format_help()))
+    options = set(re.findall(r"--[\w-]+", parser.format_usage()))
     if near := difflib.get_close_matches(option, options, 1, 0.75):
         raise ConfigError(f"unknown option {option}; did you mean {near[0]}?")
     if not option.startswith("--"):
