@@ -96,7 +96,7 @@ def test_runs_dir_says_where_sweeps_are(
         (["sync", "+foo=1"], "unknown key foo"),
         (["status", "seed=0,1"], "seed=0,1 is several values: one is needed here"),
         (["cancel", "epochs=${nope}"], "epochs cannot be resolved: there is no key nope"),
-        (["ui", "tracking.uri=http://me:hunter2@host:1"], "http://host:1 is an MLflow server, which shows its UI"),
+        (["ui", "tracking.uri=http://me:hunter2@host:1"], "http://host:1 is an MLflow server"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
