@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from onecycle_sweeps import arguments, credentials, terminal
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import ConfigError
-from onecycle_sweeps.launching import fork_server
+from onecycle_sweeps.launching import pool
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,12 +57,12 @@ def _verb() -> int:
     try:
         return cli.main(sys.argv[1:])
     finally:
-        fork_server.of_this_process.close()
+        pool.stop_server()
 
 
 def _start_no_threads() -> None:
     """Let what is loaded from here on start no threads of its own: a trial takes as many as `threads` says."""
-    os.environ.update(dict.fromkeys(fork_server.THREAD_VARIABLES, "1"))
+    os.environ.update(dict.fromkeys(pool.THREAD_VARIABLES, "1"))
 
 
 def _command() -> int:
@@ -70,7 +70,7 @@ def _command() -> int:
     # The workers' process takes a second or two to import torch: Hydra composes meanwhile.
     if arguments.wants_workers(sys.argv[1:]):
         with suppress(OSError):
-            fork_server.of_this_process.start()
+            pool.start_server()
     try:
         one_trial()
         if "onecycle_sweeps.launching.commands" not in sys.modules:
@@ -79,7 +79,7 @@ def _command() -> int:
 
         return commands.conclude_sweep()
     finally:
-        fork_server.of_this_process.close()
+        pool.stop_server()
 
 
 def one_trial() -> None:

@@ -20,8 +20,8 @@ from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
 from onecycle_sweeps.files import Damaged
 from onecycle_sweeps.launching import commands, conclusion, ui_server
 from onecycle_sweeps.launching.display import Display
-from onecycle_sweeps.launching.slurm import standings
-from onecycle_sweeps.launching.slurm.cluster import Refused
+from onecycle_sweeps.launching.slurm import jobs
+from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import EarlierVersion, check_owner
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         return _carry_out(verb, composing.options(rest, parser))
     except ConfigError as error:
         return conclusion.refuse(error)
-    except (LookupError, ValueError, OSError, Refused, tracking.StoreUnreachable) as error:
+    except (LookupError, ValueError, OSError, SlurmError, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
 
 
@@ -106,25 +106,25 @@ def status(which: Sweep) -> int:
 
 def watch(which: Sweep) -> int:
     """How the trials of the sweep come along, until all have ended; jobs that a limit ended are submitted again."""
-    from onecycle_sweeps.launching.slurm import watching
+    from onecycle_sweeps.launching.slurm import watch as slurm_watch
 
     _ask_the_cluster(which)
     trials = [entry for entry in which.trials if not which.trial(entry.signature).state().has_result]
     with Display(which, len(trials)) as display:
-        for event in watching.watch(which, trials):
+        for event in slurm_watch.watch(which, trials):
             display.show(event)
     return status(which)
 
 
 def cancel(which: Sweep) -> int:
     """End the sweep's trials that have not ended: those at work save first. The recorded command goes on with them."""
-    from onecycle_sweeps.launching.slurm import chain
+    from onecycle_sweeps.launching.slurm import watch as slurm_watch
 
     trials = [which.trial(entry.signature) for entry in which.trials]
     _name_lost(which)
     for trial in (open_trials := [trial for trial in trials if not trial.state().has_result]):
         trial.write("cancel", {"time": time.time()})
-    for line in (remarks := chain.cancel(which)):
+    for line in (remarks := slurm_watch.cancel(which)):
         conclusion.complain(f"onecycle_sweeps: {line}: each job ends by itself once it sees that it is cancelled")
     conclusion.say(f"{len(open_trials)} of {len(trials)} trials are cancelled; resume {which.id} goes on with them")
     return conclusion.FAILURE if remarks else 0
@@ -287,7 +287,7 @@ def _name_lost(which: Sweep) -> None:
 
 def _ask_the_cluster(which: Sweep) -> None:
     """Learn how the sweep's jobs stand, if it has any; what cannot be asked is said, and the folders speak alone."""
-    for line in standings.refresh(which):
+    for line in jobs.refresh(which):
         conclusion.complain(f"onecycle_sweeps: {line}; jobs stand as they were seen last")
 
 

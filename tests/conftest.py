@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import settings
 
-from onecycle_sweeps.launching.fork_server import THREAD_VARIABLES
+from onecycle_sweeps.launching.pool import THREAD_VARIABLES
 from slurm_cluster import cluster as cluster
 from tracking_server import server as server
 

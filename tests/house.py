@@ -50,7 +50,7 @@ TORCH_ON_DEMAND = ("planning",)
 
 # Names that are still found twice.
 TWICE = {
-    *("curves", "loading", "range_test", "rehearsal", "statistics"),
+    *("curves", "loading", "range_test", "statistics"),
     *("Attempt", "Block", "Measure", "Outcome", "Part", "Seen", "Step"),
 }
 

@@ -1,7 +1,6 @@
 """Faults of a tracking server, injected during a real training, and what they cost."""
 
 import http.client
-import json
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import program
 from onecycle_sweeps import tracking
+from onecycle_sweeps.launching.pool import Worker
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
 from recorded import PER_STEP, Row, written
@@ -276,19 +276,17 @@ def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training
     made.save()
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, **login, "PYTHONPATH": path}
-    with subprocess.Popen(
-        program.WORKER, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as worker:
-        assert worker.stdin and worker.stdout
-        print(json.dumps(str(made.trial(entry.signature).path)), file=worker.stdin, flush=True)
+    worker = Worker(login, folder / "worker.log")
+    try:
+        assert worker.give(entry, made.trial(entry.signature))
         begun = Training(folder, made, environment)
         with tracking.Shipper(made.folder, interval=0.2, grace=2.0):
-            try:
-                program.wait_until(begun.shipped, "the first points to arrive", SECONDS)
-                yield begun
-            finally:
-                worker.terminate()
-                worker.communicate(timeout=SECONDS)
+            program.wait_until(begun.shipped, "the first points to arrive", SECONDS)
+            yield begun
+            worker.leave()
+            assert worker.wait(SECONDS)
+    finally:
+        worker.kill()
 
 
 def synced(folder: Path, environment: dict[str, str], *words: str) -> list[int]:

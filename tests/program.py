@@ -17,10 +17,9 @@ import pytest
 
 import real_trials
 from onecycle_sweeps import journal, sweep
-from onecycle_sweeps.launching import local
-from onecycle_sweeps.launching.fork_server import ForkServer
+from onecycle_sweeps.launching import pool
+from onecycle_sweeps.launching.pool import Worker, WorkerPool
 from onecycle_sweeps.launching.queue import Event
-from onecycle_sweeps.launching.worker import Worker
 from onecycle_sweeps.planning import Planner
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -28,7 +27,6 @@ from onecycle_sweeps.trial_folder import TrialFolder
 MODULE = (sys.executable, "-m", "onecycle_sweeps")
 SCRIPT = (str(Path(sys.executable).with_name("onecycle-sweeps")),)
 QUICK = ("policy=constant", "max_lr=0.1", "epochs=1")
-WORKER = (sys.executable, "-c", "from onecycle_sweeps.launching import job; job.serve()")
 TIMEOUT_SECONDS = 300
 NEW_STORE = "import sys; from onecycle_sweeps.tracking.store import connected\nwith connected(sys.argv[1]): pass"
 SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, journal.VAL_LOSS, journal.VAL_ACCURACY)
@@ -84,7 +82,8 @@ def helpers(folder: Path) -> list[int]:
 def _is_helper(process: Path, folder: Path) -> bool:
     try:
         words = (process / "cmdline").read_text().split("\0")
-        return any(word.startswith("onecycle_sweeps.") for word in words) and (process / "cwd").resolve() == folder
+        is_ours = any(word.startswith("onecycle_sweeps.") or pool.PRELOADED[0] in word for word in words)
+        return is_ours and (process / "cwd").resolve() == folder
     except OSError:
         return False
 
@@ -175,9 +174,12 @@ def drive(made: Sweep, todo: list[Entry], places: int) -> Seen:
         started: list[Worker] = []
         begin = Worker.start
         patch.setattr(Worker, "start", lambda worker: (started.append(worker), begin(worker))[1])
-        crew = local.Crew(ForkServer())
-        events = list(local.run(crew, made, todo, local.places("cpu", 1, places, 1, len(todo))))
-        crew.leave()
+        # A new server has the folder and the environment of this test.
+        pool.stop_server()
+        workers = WorkerPool()
+        events = list(pool.run(workers, made, todo, pool.slots("cpu", 1, places, 1, len(todo))))
+        workers.leave()
+        pool.stop_server()
     return Seen(made, [event for event in events if event.entry], len(started))
 
 

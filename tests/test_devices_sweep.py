@@ -9,8 +9,7 @@ import pytest
 
 import users_code
 from onecycle_sweeps import journal
-from onecycle_sweeps.launching import local
-from onecycle_sweeps.launching.fork_server import ForkServer
+from onecycle_sweeps.launching import pool
 from onecycle_sweeps.trial_folder import FAILED, FINISHED
 from program import QUICK, planned, run, sweep_of, with_store, write
 
@@ -46,9 +45,10 @@ def folder(tmp_path: Path, decoded: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def ended(folder: Path, *commands: tuple[str, ...]) -> list[tuple[str | None, str | None]]:
     """The status and cause of trials that one worker executes in turn, in the order of their ends."""
     made, todo = planned(folder, *commands)
-    crew = local.Crew(ForkServer())
-    events = list(local.run(crew, made, todo, local.places("auto", 1, 1, 1, len(todo))))
-    crew.leave()
+    pool.stop_server()
+    workers = pool.WorkerPool()
+    events = list(pool.run(workers, made, todo, pool.slots("auto", 1, 1, 1, len(todo))))
+    workers.leave()
     return [(event.status, event.cause) for event in events if event.entry and event.status != "running"]
 
 

@@ -171,7 +171,7 @@ def test_ctrl_c_cancels_the_probe(clinic: Cluster, at_the_clinic: Doctor, monkey
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onecycle_sweeps.launching.slurm.cluster.look", interrupt)
+    monkeypatch.setattr("onecycle_sweeps.launching.slurm.client.query", interrupt)
     with pytest.raises(KeyboardInterrupt):
         at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
     assert clinic.run("squeue", "--noheader") == ""

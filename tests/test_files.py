@@ -11,8 +11,8 @@ import pytest
 from onecycle_sweeps import files
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import Damaged
-from onecycle_sweeps.launching import places, rehearsal
-from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching import places, preflight
+from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
 from real_trials import SHORT as QUICK
 from real_trials import request
@@ -49,7 +49,7 @@ def test_bytes_that_are_no_text_are_damage(tmp_path: Path):
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 def test_a_file_system_without_locks_is_refused_in_one_line(runs_dir: Path, monkeypatch: pytest.MonkeyPatch, code: int):
     asked = request(runs_dir, *KEPT)
-    session = Session(asked.config, Rehearsals(rehearsal.here), single=True, ships=False)
+    session = Session(asked.config, Preflight(preflight.in_this_process), single=True, ships=False)
 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))

@@ -2,16 +2,17 @@
 
 import os
 import signal
-import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.launching.worker import LEFT
+from onecycle_sweeps.launching import pool
+from onecycle_sweeps.launching.queue import LEFT_STATUS
 from onecycle_sweeps.sweep import RANGE_TEST
-from program import QUICK, WORKER, Seen, drive, helpers, planned, wait_until, write
+from program import QUICK, Seen, drive, helpers, planned, wait_until, write
 
 # The slow tests share two sweeps.
 pytestmark = pytest.mark.xdist_group("local_queue")
@@ -47,8 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> Iterator[
     (here / "runs" / "data").symlink_to(decoded)
     before = Path.cwd()
     os.chdir(here)
+    sys.path.append(str(here))
     yield here
+    sys.path.remove(str(here))
     os.chdir(before)
+    pool.stop_server()
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +137,12 @@ def test_no_worker_outlives_its_sweep(troubled: Seen, healthy: Seen, folder: Pat
 
 
 @pytest.mark.slow
-def test_a_worker_leaves_on_sigterm_and_says_so_by_its_exit_status():
-    with subprocess.Popen(WORKER, stdin=-1, stdout=-1, text=True) as worker:
-        assert worker.stdout and worker.stdout.readline() == "ready\n"
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == LEFT
+def test_a_worker_leaves_on_sigterm_and_says_so_by_its_exit_status(tmp_path: Path):
+    worker = pool.Worker({}, tmp_path / "log")
+    wait_until(lambda: worker.receive() == [] and worker.is_ready, "the worker is ready")
+    os.kill(worker.process.pid or 0, signal.SIGTERM)
+    assert worker.wait(20)
+    assert worker.process.exitcode == LEFT_STATUS
 
 
 def test_wait_until_can_fail():

@@ -36,7 +36,7 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     """Types a command in a fresh folder; returns the one line that it is refused with, after a look at its status."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(arguments, "wants_workers", lambda argv: False)
-    for name in program.fork_server.THREAD_VARIABLES:
+    for name in program.pool.THREAD_VARIABLES:
         monkeypatch.setenv(name, "1")
 
     def typed(*argv: str) -> str:

@@ -11,8 +11,8 @@ import real_trials
 from onecycle_sweeps import cli, composing
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import Config, ConfigError
-from onecycle_sweeps.launching import rehearsal
-from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching import preflight
+from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.launching.slurm import request
 from program import run, sweep_of, with_store, write
@@ -185,4 +185,4 @@ def settings_checked(config: Config) -> None:
     from onecycle_sweeps.config import schema
 
     schema.check(config)
-    Session(config, Rehearsals(rehearsal.here), single=True)
+    Session(config, Preflight(preflight.in_this_process), single=True)

@@ -7,7 +7,7 @@ import pytest
 
 import hand_made
 from onecycle_sweeps.launching import queue
-from onecycle_sweeps.launching.queue import Event, Queue
+from onecycle_sweeps.launching.queue import Event, Execution, Queue
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 
 TESTS = [Entry(name, RANGE_TEST, {"model": name}) for name in ("first", "second")]
@@ -38,10 +38,10 @@ def test_what_needs_no_rate_goes_first_and_what_gets_one_next(made: Sweep, at_ra
     trainings = [training(i, test.signature) for test in TESTS for i in range(2)]
     waiting = Queue(made, [*TESTS, *trainings, *at_rates])
     assert [waiting.next() for _ in range(3)] == [*TESTS, at_rates[0]]
-    assert waiting.take(TESTS[1], "finished", None) == Event(TESTS[1], "finished")
+    assert waiting.take(TESTS[1], Execution("finished")) == Event(TESTS[1], "finished")
     assert given_out(waiting) == [*trainings[2:], *at_rates[1:]]
     assert waiting.waiting
-    waiting.take(TESTS[0], "finished", None)
+    waiting.take(TESTS[0], Execution("finished"))
     assert given_out(waiting) == trainings[:2]
     assert not waiting.waiting
 
@@ -56,7 +56,7 @@ def test_a_trial_that_another_process_works_on_waits_behind_all_others(
     waiting = Queue(made, at_rates)
     first = waiting.next()
     assert first
-    assert waiting.take(first, "busy", "another process works on it") is None
+    assert waiting.take(first, Execution("busy", "another process works on it")) is None
     assert given_out(waiting) == at_rates[1:]
     assert waiting.waiting
     later = time.monotonic() + queue.RETRY_SECONDS
@@ -71,7 +71,7 @@ def test_what_waits_for_a_cancelled_range_test_is_cancelled_with_it_or_fails(mad
     made.trial(cancelled.signature).write("cancel", {"time": 0.0})
     waiting = Queue(made, [TESTS[0], cancelled, other])
     assert waiting.next() == TESTS[0]
-    assert waiting.take(TESTS[0], "cancelled", None) == Event(TESTS[0], "cancelled")
+    assert waiting.take(TESTS[0], Execution("cancelled")) == Event(TESTS[0], "cancelled")
     cause = "range test first: cancelled"
     assert list(waiting.orphans()) == [Event(cancelled, "cancelled"), Event(other, "failed", cause)]
     assert (made.trial(other.signature).failure() or {})["cause"] == cause
@@ -87,5 +87,5 @@ def test_no_folder_is_looked_at_for_a_trial_that_waits(made: Sweep, monkeypatch:
         assert list(waiting.orphans()) == []
         if entry := waiting.next():
             given.append(entry)
-            waiting.take(entry, "finished", None)
+            waiting.take(entry, Execution("finished"))
     assert given == [TESTS[0], *trainings]

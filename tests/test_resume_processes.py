@@ -1,11 +1,9 @@
 """Whole processes that are killed, asked to leave, started twice, or left without a disk: nothing is lost."""
 
-import json
 import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import journal, trial
+from onecycle_sweeps.launching.pool import Worker
+from onecycle_sweeps.launching.queue import Execution
+from onecycle_sweeps.sweep import TRAIN, Entry
 from onecycle_sweeps.trial_folder import Busy, TrialFolder
-from program import WORKER
 from real_trials import made, outcome, undisturbed
 
 # 66 steps, and a checkpoint about every 30 ms.
@@ -126,17 +126,14 @@ def test_of_two_processes_on_one_trial_one_works_and_the_other_is_busy(runs_dir:
 def test_a_worker_that_gets_a_sigterm_saves_and_leaves(runs_dir: Path, beside: Path):
     longer = (*LONGER, "epochs=10")
     folder = made(runs_dir, *longer)
-    with subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin and process.stdout
-        assert process.stdout.readline() == "ready\n"
-        process.stdin.write(f"{json.dumps(str(folder.path))}\n")
-        process.stdin.flush()
-        wait_until(lambda: len(journal.read(folder.journal).blocks) > 0)
-        process.send_signal(signal.SIGTERM)
-        answer = process.stdout.readline()
-        process.wait(PATIENCE)
+    worker = Worker({}, runs_dir / "worker.log")
+    assert worker.give(Entry(folder.signature, TRAIN, {}), folder)
+    wait_until(lambda: len(journal.read(folder.journal).blocks) > 0)
+    os.kill(worker.process.pid or 0, signal.SIGTERM)
+    answers: list[Execution] = []
+    wait_until(lambda: answers.extend(worker.receive()) or worker.has_ended())
     (attempt,) = journal.read(folder.journal).attempts
-    assert '"status": "stopped"' in answer
+    assert [answer.status for answer in answers] == ["stopped"]
     assert attempt.end == "stopped"
     assert attempt.saved > 0
     assert folder.checkpoint.exists()

@@ -6,10 +6,9 @@ import pytest
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launching.slurm import endings, request
-from onecycle_sweeps.launching.slurm.cluster import Job
-from onecycle_sweeps.launching.slurm.endings import FUTILE_ATTEMPTS, Ending, ending, is_futile
-from onecycle_sweeps.launching.slurm.records import Submission
+from onecycle_sweeps.launching.slurm import jobs, request
+from onecycle_sweeps.launching.slurm.client import Job
+from onecycle_sweeps.launching.slurm.jobs import MAX_FUTILE_ATTEMPTS, Ending, ending, is_futile
 from onecycle_sweeps.trial_folder import TrialFolder
 
 PLACE = {"slurm_job_id": "7_0", "slurm_restarts": "0", "node": "n1"}
@@ -37,9 +36,9 @@ def job(state: str, **rest) -> Job:
 @pytest.mark.parametrize(
     ("ended", "output", "expected"),
     [
-        (job("TIMEOUT"), "", Ending("the time limit on n1; 40 steps are saved", again=True)),
-        (job("NODE_FAIL"), "", Ending("node failure on n1; 40 steps are saved", again=True)),
-        (job("PREEMPTED"), "", Ending("it left on n1 when asked to; 40 steps are saved", again=True)),
+        (job("TIMEOUT"), "", Ending("time limit reached on n1; resumes at step 40", again=True)),
+        (job("NODE_FAIL"), "", Ending("node failure on n1; resumes at step 40", again=True)),
+        (job("PREEMPTED"), "", Ending("preempted on n1; resumes at step 40", again=True)),
         (job("OUT_OF_MEMORY"), "", Ending("out of memory on n1: raise hydra.launcher.mem_gb")),
         (
             job("FAILED", code=137),
@@ -71,8 +70,13 @@ def test_an_attempt_that_saved_and_left_may_go_on_whatever_slurm_calls_it(trial:
 @pytest.mark.parametrize(
     ("ended", "output", "cause", "again"),
     [
-        (job("FAILED", signal=12), "", "asked to leave on n1 before it could begin", True),
-        (job("FAILED", code=140), "User defined signal 2", "asked to leave on n1 before it could begin", True),
+        (job("FAILED", signal=12), "", "stopped by SLURM's signal on n1 before it could begin", True),
+        (
+            job("FAILED", code=140),
+            "User defined signal 2",
+            "stopped by SLURM's signal on n1 before it could begin",
+            True,
+        ),
         (
             job("FAILED", code=1, reason="NonZeroExitCode"),
             "sh: no",
@@ -97,7 +101,7 @@ def test_attempts_are_futile_when_so_many_in_a_row_saved_no_later_step(trial: Tr
     def futile(since: float = 0.0) -> bool:
         return is_futile(journal.read(trial.journal).attempts, since)
 
-    for _ in range(FUTILE_ATTEMPTS - 1):
+    for _ in range(MAX_FUTILE_ATTEMPTS - 1):
         attempt(trial, 0, None)
     assert not futile()
     attempt(trial, 0, 0)
@@ -109,20 +113,11 @@ def test_attempts_are_futile_when_so_many_in_a_row_saved_no_later_step(trial: Tr
 
 def test_a_jobs_output_is_read_from_its_end(tmp_path: Path):
     (tmp_path / "err").write_text("x" * 100_000 + "the end")
-    assert endings.tail(tmp_path / "err").endswith("the end")
-    assert len(endings.tail(tmp_path / "err")) == endings.TAIL_BYTES
-    assert endings.tail(tmp_path / "none") == ""
+    assert jobs.tail(tmp_path / "err").endswith("the end")
+    assert len(jobs.tail(tmp_path / "err")) == jobs.TAIL_BYTES
+    assert jobs.tail(tmp_path / "none") == ""
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(1, 10), (5, 30), (10, 60), (20, 120), (1440, 120)])
 def test_the_notice_before_a_time_limit_is_a_tenth_of_it_and_two_minutes_at_most(minutes: int, seconds: int):
     assert request.notice(minutes) == seconds
-
-
-def test_a_submission_is_the_same_after_it_was_written_down(tmp_path: Path):
-    from onecycle_sweeps.launching.slurm import records
-
-    made = Submission("onecycle-a-b", ("5161",), {"setup": ["a"]}, 1.0, 2.0)
-    made.write(tmp_path / "one.json")
-    assert records.load(tmp_path / "one.json") == made
-    assert records.load(tmp_path / "none.json") is None

@@ -91,7 +91,7 @@ def test_a_report_whose_job_is_refused_is_left_to_its_verb(cluster: Cluster, tmp
     )
     words = ("policy=constant", "epochs=1", "max_lr=0.1", "seed=0")
     assert ends(start(choosy, tmp_path, *words, pause=0.0), tmp_path) == 0
-    assert "the report is left to the verb of that name" in said(tmp_path)
+    assert "use the verb report" in said(tmp_path)
 
 
 @pytest.mark.parametrize(

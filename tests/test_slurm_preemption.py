@@ -78,7 +78,7 @@ def test_where_the_cluster_forbids_a_requeue_whoever_watches_submits_the_trial_a
     cluster.wait_for(lambda: cluster.state("1_0") not in ("RUNNING", "COMPLETING"), "the job's end")
     status = run(cluster, tmp_path, "status")
     assert "waiting" in status.stdout
-    assert "steps are saved" in status.stdout
+    assert "resumes at step" in status.stdout
     assert trainings(tmp_path)["0"].attempts() == 1
     watched = run(cluster, tmp_path, "status", "--watch", pause=0.0)
     assert "1 trial again" in watched.stderr

@@ -14,8 +14,8 @@ from onecycle_sweeps import report, sweep, trial
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import UnknownFormat
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launching import rehearsal
-from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching import preflight
+from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.outcome import look
 from onecycle_sweeps.trial_folder import Busy, EarlierVersion, Progress, Superseded, TrialFolder, TrialState
@@ -41,7 +41,7 @@ def pair(tmp_path: Path) -> sweep.Sweep:
 def launched(runs_dir: Path) -> list[str]:
     """The signatures of the trials that a command has still to run."""
     asked = request(runs_dir, *KEPT)
-    session = Session(asked.config, Rehearsals(rehearsal.here), single=True, ships=False)
+    session = Session(asked.config, Preflight(preflight.in_this_process), single=True, ships=False)
     seen: list[str] = []
 
     def note(whole: sweep.Sweep, todo: Any):

@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,14 @@ from onecycle_sweeps import composing
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.launching import conclusion, fork_server, here, local, rehearsal
+from onecycle_sweeps.launching import conclusion, pool, preflight
 from onecycle_sweeps.launching.direction import minimising
-from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching.preflight import Preflight
+from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.session import Run, Session
-from onecycle_sweeps.launching.slurm.cluster import Refused
+from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.planning import Request
-from onecycle_sweeps.sweep import TRAIN, Sweep
+from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 from onecycle_sweeps.terminal import in_one_line
 
 INTERRUPTED = 130
@@ -29,7 +30,7 @@ OF_ONE_TRIAL = ("hydra.run.",)
 USUAL = ("hydra/launcher=local", "hydra/sweeper=grid")
 # The sweep that this process's launches belong to: Hydra calls a launcher several times and ends without a word.
 _sessions: list[Session] = []
-_crew = local.Crew()
+_workers = pool.WorkerPool()
 
 
 def one_trial(config: Any, hydra: Any) -> None:
@@ -38,9 +39,9 @@ def one_trial(config: Any, hydra: Any) -> None:
         _check_one_trial(hydra)
         request = Request(composing.plain(config, hydra), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         schema.check(request.config)
-        session = Session(request.config, Rehearsals(rehearsal.here), single=True)
+        session = Session(request.config, Preflight(preflight.in_this_process), single=True)
         with _interruptible(session, conclusion.say_how_to_continue):
-            session.launch([request], here.run)
+            session.launch([request], _in_this_process)
             status = conclusion.conclude(session)
         if status:
             sys.exit(status)
@@ -99,19 +100,19 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], 
         schema.check(config)
         if not _sessions:
             _say_what_sweeps_the_jobs(hydra, config)
-            rehearsals = Rehearsals(partial(rehearsal.apart, fork_server.of_this_process))
-            _sessions.append(Session(config, rehearsals, single=False, sequential=sequential, launcher=launcher))
+            checks_in_forks = Preflight(preflight.in_a_fork)
+            _sessions.append(Session(config, checks_in_forks, single=False, sequential=sequential, launcher=launcher))
         with _interruptible(_sessions[0], conclusion.say_how_to_continue):
             return _sessions[0].launch(requests, _on_workers(config, launcher))
 
 
 def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
     """Submit a sweeper's jobs to a SLURM cluster; returns each one's objective, which is no number without a wait."""
-    from onecycle_sweeps.launching.slurm import dry_run, request, watching
+    from onecycle_sweeps.launching.slurm import dry_run, request, watch
 
     with _ending_in_a_line():
-        # What was typed did not tell that no worker would be wanted here.
-        fork_server.of_this_process.close()
+        # It was started if the command line did not name the launcher.
+        pool.stop_server()
         config, waits = requests[0].config, launcher["wait"]
         request.check(launcher)
         schema.check(config)
@@ -120,14 +121,14 @@ def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any],
             raise ConfigError(f"hydra.launcher.{key} leaves a sweeper that learns from results without any")
         if not _sessions:
             _say_what_sweeps_the_jobs(hydra, config)
-        rehearsals = Rehearsals(rehearsal.in_a_process_of_its_own, elsewhere=True)
+        checks_apart = Preflight(preflight.in_a_fresh_process, elsewhere=True)
         if launcher["dry_run"]:
-            dry_run.show(requests, launcher, rehearsals)
+            dry_run.show(requests, launcher, checks_apart)
             return [math.nan] * len(requests)
         if not _sessions:
             made = Session(
                 config,
-                rehearsals,
+                checks_apart,
                 single=False,
                 sequential=sequential,
                 cpus_elsewhere=launcher["cpus_per_task"],
@@ -137,7 +138,7 @@ def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any],
             _sessions.append(made)
         session = _sessions[0]
         with _interruptible(session, conclusion.say_how_jobs_go_on):
-            run = partial(watching.run, launcher, report=not sequential)
+            run = partial(watch.run, launcher, report=not sequential)
             return session.launch(requests, run)
 
 
@@ -146,7 +147,7 @@ def resume(recorded: Sweep, launcher: Mapping[str, Any] | None, typed_in: Path) 
 
     `typed_in` is the folder of the shell, for the commands that are suggested at the end: this process has left it.
     """
-    from onecycle_sweeps.launching.slurm import request, watching
+    from onecycle_sweeps.launching.slurm import request, watch
 
     with _ending_in_a_line():
         config = recorded.trial(recorded.trials[0].signature).config()
@@ -154,7 +155,7 @@ def resume(recorded: Sweep, launcher: Mapping[str, Any] | None, typed_in: Path) 
         begun = partial(
             Session,
             {"runs_dir": str(recorded.runs_dir), "tracking": tracker},
-            Rehearsals(rehearsal.here),
+            Preflight(preflight.in_this_process),
             single=recorded.single,
             sequential=recorded.sequential,
             launcher=launcher,
@@ -162,11 +163,11 @@ def resume(recorded: Sweep, launcher: Mapping[str, Any] | None, typed_in: Path) 
         )
         how = conclusion.say_how_to_resume
         if not launcher:
-            session, run = begun(), here.run
+            session, run = begun(), _in_this_process
         elif is_slurm(launcher):
             request.check(launcher)
             session = begun(ships=launcher["wait"])
-            run, how = partial(watching.run, launcher, report=True), conclusion.say_how_jobs_go_on
+            run, how = partial(watch.run, launcher, report=True), conclusion.say_how_jobs_go_on
         else:
             schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
             session, run = begun(), _on_workers(config, launcher)
@@ -190,16 +191,22 @@ def conclude_sweep() -> int:
         conclusion.say_how_jobs_go_on(session.sweep, session.typed_in)
         return 0
     with _ending_in_a_line(), _interruptible(session, conclusion.say_how_to_continue):
-        _crew.leave()
+        _workers.leave()
         return conclusion.conclude(session)
+
+
+def _in_this_process(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
+    from onecycle_sweeps.launching import job
+
+    yield from job.run_here(sweep, trials)
 
 
 def _on_workers(config: Mapping[str, Any], launcher: Mapping[str, Any]) -> Run:
     """What runs trials on this machine's workers."""
     threads = 1 if config["threads"] == "auto" else config["threads"]
     workers = None if launcher["workers"] == "auto" else launcher["workers"]
-    places = partial(local.places, config["device"], threads, workers, launcher["jobs_per_gpu"])
-    return lambda sweep, todo: local.run(_crew, sweep, todo, places(len(todo)))
+    slots = partial(pool.slots, config["device"], threads, workers, launcher["jobs_per_gpu"])
+    return lambda sweep, todo: pool.run(_workers, sweep, todo, slots(len(todo)))
 
 
 @contextmanager
@@ -209,7 +216,7 @@ def _ending_in_a_line() -> Iterator[None]:
         yield
     except ConfigError as error:
         sys.exit(conclusion.refuse(error))
-    except (local.WorkerLost, Refused, Unreadable, OSError) as error:
+    except (pool.WorkerLost, SlurmError, Unreadable, OSError) as error:
         conclusion.complain(f"onecycle_sweeps: {error}")
         sys.exit(conclusion.FAILURE)
 

@@ -7,10 +7,10 @@ from typing import Any
 from onecycle_sweeps import images
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import ConfigError
-from onecycle_sweeps.launching import conclusion, places, rehearsal
+from onecycle_sweeps.launching import conclusion, places, preflight
 from onecycle_sweeps.launching.commands import is_slurm
 from onecycle_sweeps.launching.finding import FAILS, Finding, fails, ok, skipped
-from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.planning import Planner, Request
 
 SLURM = ("slurm", "sbatch")
@@ -77,8 +77,7 @@ def _trials(requests: Sequence[Request], runs_dir: Path, cpus_elsewhere: int | N
     planner, found = Planner(runs_dir, cpus_elsewhere=cpus_elsewhere), {}
     try:
         trials = [planner.plan(request) for request in requests]
-        rehearsals = Rehearsals(rehearsal.in_a_process_of_its_own, elsewhere=cpus_elsewhere is not None)
-        rehearsals.check(trials, runs_dir)
+        Preflight(preflight.in_a_fresh_process, elsewhere=cpus_elsewhere is not None).check(trials, runs_dir)
     except (ConfigError, OSError) as error:
         return fails("trial", str(error))
     for config in (trial.config for trial in trials):

@@ -1,56 +1,129 @@
-"""What a worker executes: a trial's folder, brought to its result and drawn; and the worker's loop around it."""
+"""One execution of a trial, with its pictures; and the loops around it, of a worker and of a command without -m."""
 
-import json
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 
 from onecycle_sweeps import journal, terminal, trial
-from onecycle_sweeps.launching.queue import NOT_AN_END
-from onecycle_sweeps.launching.worker import LEFT, READY
+from onecycle_sweeps.launching.queue import (
+    BUSY,
+    LEFT_STATUS,
+    READY,
+    STOPPED,
+    SUPERSEDED,
+    UNFINISHED,
+    Event,
+    Execution,
+    Queue,
+)
+from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.build import keep_freed_memory, lost_gpu
-from onecycle_sweeps.trial_folder import CANCELLED, Busy, Superseded, TrialFolder
+from onecycle_sweeps.trial_folder import CANCELLED, FAILED, RUNNING, Busy, Superseded, TrialFolder
 
 log = logging.getLogger("onecycle_sweeps")
-BUSY, STOPPED, SUPERSEDED, FAILED = "busy", "stopped", "superseded", "failed"
-LOOK_SECONDS = 1.0
+# How often to look whether a running trial was cancelled, and whether one in this process has ended.
+LOOK_SECONDS, TICK_SECONDS = 1.0, 0.25
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one execution of a trial ended: its result's status, or failed, cancelled, stopped, superseded, or busy."""
+def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None = None) -> Execution:
+    """Run a trial and draw its pictures; an error of the trial is no exception, but in what is returned.
 
-    status: str
-    cause: str | None = None
-
-
-def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None = None) -> Outcome:
-    """Run a trial and draw its pictures; whatever happens to it is in the outcome.
-
-    A trial that is cancelled does not begin, and leaves a moment after it was cancelled.
+    A trial that was cancelled does not begin; one that is cancelled while it runs stops a moment later.
     """
     if folder.is_cancelled():
-        return Outcome(CANCELLED)
+        return Execution(CANCELLED)
     keep_freed_memory()
-    run = _as_hydra_runs_it if folder.needs_hydra else _run
-    outcome = run(folder, _or_cancelled(folder, stopped), place)
-    if outcome.status in (STOPPED, BUSY) and folder.is_cancelled():
-        return Outcome(CANCELLED)
-    if outcome.status not in (BUSY, STOPPED, SUPERSEDED):
+    run = _run_within_hydra if folder.needs_hydra else _run
+    execution = run(folder, _stopped_or_cancelled(folder, stopped), place)
+    if execution.status in (STOPPED, BUSY) and folder.is_cancelled():
+        return Execution(CANCELLED)
+    if execution.status not in UNFINISHED:
         _draw(folder)
-    return outcome
+    return execution
 
 
-def _or_cancelled(folder: TrialFolder, stopped: Callable[[], bool]) -> Callable[[], bool]:
-    """The same question, and from time to time whether the trial was cancelled."""
+def run_here(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
+    """Execute the trials one after the other in a thread of this process, whose main thread stays free meanwhile.
+
+    Closing the generator asks the running trial to save and stop.
+    """
+    # Before the thread starts, so that it shares the memory of this one.
+    keep_freed_memory()
+    queue = Queue(sweep, trials)
+    stopping = threading.Event()
+    while queue.waiting:
+        yield from queue.orphans()
+        if not (entry := queue.next()):
+            stopping.wait(TICK_SECONDS)
+            continue
+        yield Event(entry, RUNNING)
+        with ThreadPoolExecutor(max_workers=1) as threads:
+            execution = threads.submit(execute, sweep.trial(entry.signature), stopping.is_set)
+            try:
+                while wait([execution], TICK_SECONDS).not_done:
+                    yield Event()
+            except BaseException:
+                stopping.set()
+                raise
+        if event := queue.take(entry, execution.result()):
+            yield event
+
+
+def serve(orders: Connection, answers: Connection) -> None:
+    """Execute the trials whose folders come as orders; each is answered by its Execution.
+
+    When `orders` is closed, as by the death of the launching process, the running trial is asked to save and stop, and
+    the process ends. SIGTERM does the same, with LEFT_STATUS as exit status.
+    """
+    terminal.replace_unencodable()
+    stopping = threading.Event()
+    folders: SimpleQueue[str | None] = SimpleQueue()
+    status = 0
+
+    def leave() -> None:
+        stopping.set()
+        folders.put(None)
+
+    def listen() -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                folders.put(orders.recv())
+        leave()
+
+    def terminate(*_: object) -> None:
+        nonlocal status
+        status = LEFT_STATUS
+        leave()
+
+    signal.signal(signal.SIGTERM, terminate)
+    threading.Thread(target=listen, daemon=True).start()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    with suppress(BrokenPipeError):
+        answers.send(READY)
+        while (path := folders.get()) is not None and not stopping.is_set():
+            folder = TrialFolder(Path(path))
+            _send_output_to(folder.log)
+            execution = execute(folder, stopping.is_set)
+            answers.send(execution)
+            if execution.status == FAILED and lost_gpu():
+                # This process cannot use the GPU any more; another one takes the trials that wait.
+                os._exit(LEFT_STATUS)
+    sys.exit(status)
+
+
+def _stopped_or_cancelled(folder: TrialFolder, stopped: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether the attempt is to stop: because of `stopped`, or, looked up once a second, of a cancelled trial."""
     looked = time.monotonic()
 
     def asked() -> bool:
@@ -66,24 +139,24 @@ def _or_cancelled(folder: TrialFolder, stopped: Callable[[], bool]) -> Callable[
 
 
 class _Unfinished(BaseException):
-    """The trial has not come to its end: another attempt will be the same job."""
+    """The trial has not ended: for Hydra, another attempt will be the same job."""
 
 
-def _as_hydra_runs_it(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Outcome:
-    """Run a trial as Hydra's own launchers run a job: with its environment, in its output folder, between callbacks."""
+def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
+    """Run a trial as Hydra's launchers run a job: in its environment and output folder, between its callbacks."""
     from onecycle_sweeps import hydra_job
     from onecycle_sweeps.launching.session import objective
 
-    outcome = Outcome(BUSY, f"another process works on {folder.path}")
+    execution = Execution(BUSY, f"another process works on {folder.path}")
     if folder.is_locked():
-        return outcome
+        return execution
 
     def task() -> float:
-        nonlocal outcome
-        outcome = _run(folder, stopped, place)
-        if outcome.status == FAILED:
-            raise trial.TrialFailed(outcome.cause)
-        if outcome.status in NOT_AN_END:
+        nonlocal execution
+        execution = _run(folder, stopped, place)
+        if execution.status == FAILED:
+            raise trial.TrialFailed(execution.cause)
+        if execution.status in UNFINISHED:
             raise _Unfinished
         return objective(folder)
 
@@ -93,32 +166,32 @@ def _as_hydra_runs_it(folder: TrialFolder, stopped: Callable[[], bool], place: M
         pass
     except Exception as error:
         log.exception("Hydra's part of the job failed")
-        return Outcome(FAILED, in_one_line(error))
-    return outcome
+        return Execution(FAILED, in_one_line(error))
+    return execution
 
 
-def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Outcome:
+def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
     try:
         result = trial.run(folder, stopped, place)
-        return Outcome(result["status"], result["cause"])
+        return Execution(result["status"], result["cause"])
     except Busy as reason:
-        return Outcome(BUSY, str(reason))
+        return Execution(BUSY, str(reason))
     except trial.Stopped as reason:
-        return Outcome(STOPPED, str(reason))
+        return Execution(STOPPED, str(reason))
     except Superseded as reason:
-        return Outcome(SUPERSEDED, str(reason))
+        return Execution(SUPERSEDED, str(reason))
     except trial.TrialFailed as error:
-        return Outcome(FAILED, str(error))
+        return Execution(FAILED, str(error))
     except OSError as error:
-        return Outcome(FAILED, in_one_line(error))
+        return Execution(FAILED, in_one_line(error))
 
 
 def _draw(folder: TrialFolder) -> None:
-    """Draw what the trial recorded, also of one that failed; a picture that fails costs no result."""
+    """Draw what the trial recorded, also if it failed; an error in drawing does not fail the trial."""
     if journal.latest_block(folder.journal) is None:
         return
     try:
-        # Pictures are drawn after a training: what that takes is not to be waited for before it.
+        # Imported late: a training need not wait for what only its pictures need.
         from onecycle_sweeps import report
 
         if folder.config()["task"] == "range_test":
@@ -130,55 +203,8 @@ def _draw(folder: TrialFolder) -> None:
         log.exception("the pictures of %s could not be drawn", folder.path)
 
 
-def serve() -> None:
-    """Execute the trials whose folders come on standard input, each a line of JSON; answer each by another.
-
-    The end of standard input, as when the launching process dies, asks the trial at work to save and leave; so does
-    SIGTERM, after which the exit status is LEFT.
-    """
-    answers = os.fdopen(os.dup(1), "w", 1, "utf-8")
-    os.dup2(2, 1)
-    terminal.replace_unencodable()
-    stopping = threading.Event()
-    orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    status = 0
-
-    def leave() -> None:
-        stopping.set()
-        orders.put(None)
-
-    def listen() -> None:
-        for line in sys.stdin:
-            orders.put(line.rstrip("\n"))
-        leave()
-
-    def terminate(*_: object) -> None:
-        nonlocal status
-        status = LEFT
-        leave()
-
-    signal.signal(signal.SIGTERM, terminate)
-    threading.Thread(target=listen, daemon=True).start()
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
-        print(READY, file=answers)
-        while (order := orders.get()) is not None and not stopping.is_set():
-            folder = TrialFolder(Path(json.loads(order)))
-            _send_output_to(folder.log)
-            outcome = execute(folder, stopping.is_set)
-            print(json.dumps(asdict(outcome)), file=answers)
-            if outcome.status == FAILED and lost_gpu():
-                # Nothing works on it any more in this process, and another one takes the trials that wait.
-                os._exit(LEFT)
-    except BrokenPipeError:
-        pass
-    sys.exit(status)
-
-
 def _send_output_to(path: Path) -> None:
-    """Let what libraries print, and the last words of a crash, stand in the trial's log."""
+    """Send what libraries print, and the last words of a crash, to the trial's log."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -1,5 +1,6 @@
-"""The trials that wait to be executed on this machine, and how those that were executed ended."""
+"""The trials that are to be executed on this machine: which one is next, and how those that were executed ended."""
 
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,12 +11,25 @@ from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import CANCELLED, FAILED
 
 RETRY_SECONDS = 0.5
-NOT_AN_END = ("busy", "stopped", "superseded")
+# After these the trial waits for another execution.
+UNFINISHED = (BUSY, STOPPED, SUPERSEDED) = ("busy", "stopped", "superseded")
+# What a worker answers first, once it can take a trial.
+READY = "ready"
+# The exit status of a worker that SIGTERM asked to save and leave.
+LEFT_STATUS = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How one execution of a trial ended: with a result's status, or failed, cancelled, or one of UNFINISHED."""
+
+    status: str
+    cause: str | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """A trial's status has changed, with its cause; without a trial there is a line of news, or time has passed."""
+    """The new status of a trial and its cause; without a trial a line of news, or only that time has passed."""
 
     entry: Entry | None = None
     status: str | None = None
@@ -24,9 +38,9 @@ class Event:
 
 
 class Queue:
-    """Gives out each trial once its range test is done, and ends those whose range test came to nothing.
+    """Gives out each trial once its range test is done, and fails those whose range test has failed.
 
-    Nothing is read for a trial that waits: what it waits for is among the trials, and whoever executes it reads first
+    No file is read for a trial that waits: its range test is among the trials, and whoever executes it checks first
     whether it was cancelled.
     """
 
@@ -41,20 +55,21 @@ class Queue:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are trials that nobody executes."""
+        """Whether there are trials that have not been given out."""
         return bool(self._ready or self._busy or any(self._blocked.values()))
 
     def next(self) -> Entry | None:
-        """Take the first trial that has its rate and was not just found busy elsewhere."""
+        """The first trial that has its max_lr and was not just found busy elsewhere."""
         if self._ready:
             return self._ready.popleft()
         if self._busy and self._busy[0][0] <= time.monotonic():
             return self._busy.popleft()[1]
         return None
 
-    def take(self, entry: Entry, status: str, cause: str | None) -> Event | None:
-        """Take an execution's outcome; a trial that another process works on waits again, at the end."""
-        if status in NOT_AN_END:
+    def take(self, entry: Entry, execution: Execution) -> Event | None:
+        """Take in how an execution ended. A trial that another process works on goes to the end of the queue."""
+        status, cause = execution.status, execution.cause
+        if status in UNFINISHED:
             self._busy.append((time.monotonic() + RETRY_SECONDS, entry))
             return None
         if status == FAILED:
@@ -66,7 +81,7 @@ class Queue:
         return Event(entry, status, cause)
 
     def fail(self, entry: Entry, cause: str) -> Event:
-        """Remember that a trial failed, and record it in its folder if it did so without a word of its own."""
+        """Note that a trial failed, and record it in its folder unless the trial has done so itself."""
         trial = self.sweep.trial(entry.signature)
         self._lost[entry.signature] = cause
         with suppress(OSError):
@@ -75,7 +90,7 @@ class Queue:
         return Event(entry, FAILED, cause)
 
     def orphans(self) -> Iterator[Event]:
-        """End the trials whose range test has failed or was cancelled, unless they were cancelled with it."""
+        """Fail the trials whose range test has failed or was cancelled, unless they were cancelled as well."""
         while self._lost:
             signature, cause = self._lost.popitem()
             for entry in self._blocked.pop(signature):

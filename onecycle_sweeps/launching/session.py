@@ -16,8 +16,8 @@ from onecycle_sweeps.config.schema import PUBLISHED, ConfigError
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.launching import alike
 from onecycle_sweeps.launching.display import Display
+from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.queue import Event
-from onecycle_sweeps.launching.rehearsal import Rehearsals
 from onecycle_sweeps.launching.reuse import outdated
 from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
@@ -38,7 +38,7 @@ class Session:
     def __init__(
         self,
         config: Mapping[str, Any],
-        rehearsals: Rehearsals,
+        preflight: Preflight,
         *,
         single: bool,
         sequential: bool = False,
@@ -70,7 +70,7 @@ class Session:
             launcher=dict(launcher) if launcher else None,
             sequential=sequential,
         )
-        self._rehearsals = rehearsals
+        self._preflight = preflight
         self._sequential, self.ships = sequential, ships
         self._said: set[str] = set()
         self._open = ExitStack()
@@ -93,7 +93,7 @@ class Session:
         """The trials that are asked for; raises ConfigError for one that could take no step."""
         asked = [self.planner.plan(request) for request in requests]
         todo = [t for t in asked if t.config["rerun"] or not _is_done(self.sweep.trial(t.signature), t.config)]
-        self._rehearsals.check(todo, self.runs_dir)
+        self._preflight.check(todo, self.runs_dir)
         return asked
 
     def resume(self, recorded: Sweep, run: Run) -> None:

@@ -1,106 +1,93 @@
-"""What a sweep would ask of a cluster: its trials, the text of each submission, and how long it would take."""
+"""What a sweep would submit to a cluster: its trials, the sbatch file of each job array, and the time they take."""
 
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onecycle_sweeps import sweep
 from onecycle_sweeps.launching import conclusion, estimate
-from onecycle_sweeps.launching.rehearsal import Rehearsals
+from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
-from onecycle_sweeps.launching.slurm import cluster, request
-from onecycle_sweeps.launching.slurm.cluster import Refused
-from onecycle_sweeps.launching.slurm.records import Submission
+from onecycle_sweeps.launching.slurm import client, sbatch, submissions
+from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.launching.slurm.request import Settings
-from onecycle_sweeps.launching.slurm.submission import prepared
+from onecycle_sweeps.launching.slurm.submissions import JobArray
 from onecycle_sweeps.planning import Request, Trial
-from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 from onecycle_sweeps.trial_folder import QUEUED, RUNNING, WAITING
 
-# Where SLURM is not here to be asked, its own default.
+# SLURM's default for the largest array, where it cannot be asked.
 LARGEST_ARRAY = 1001
-# What stands for numbers that only a submission gives.
-RANGE_TESTS, TRAININGS = "RANGE_TESTS", "TRAININGS"
 
 
-def show(requests: Sequence[Request], settings: Settings, rehearsals: Rehearsals) -> None:
+def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) -> None:
     """Print what a submission would do, and leave nothing behind but decoded data.
 
-    Raises ConfigError if one of the trials cannot be done.
+    Raises ConfigError if one of the trials cannot run.
     """
     cpus = settings["cpus_per_task"]
-    session = Session(requests[0].config, rehearsals, single=False, cpus_elsewhere=cpus, ships=False)
+    session = Session(requests[0].config, preflight, single=False, cpus_elsewhere=cpus, ships=False)
     asked = session.plan(requests)
     entries = sweep.entries(asked)
-    whole = replace(session.sweep, id=sweep.identity(entry.signature for entry in entries), trials=entries)
-    planned = {one.signature: one for trial in asked for one in (trial.range_test, trial) if one}
-    stands = {entry.signature: _standing(whole, planned[entry.signature]) for entry in entries}
-    todo = [entry for entry in entries if stands[entry.signature] == WAITING]
+    planned_sweep = replace(session.sweep, id=sweep.identity(entry.signature for entry in entries), trials=entries)
+    trials = {one.signature: one for trial in asked for one in (trial.range_test, trial) if one}
+    statuses = {signature: _status(planned_sweep, trials[signature]) for signature in trials}
+    todo = [entry for entry in entries if statuses[entry.signature] == WAITING]
+    queued = [entry for entry in entries if statuses[entry.signature] in (QUEUED, RUNNING)]
     for line in session.alike(asked, entries):
         conclusion.say(line)
-    conclusion.say(f"sweep {whole.id}: {len(entries)} trials, {len(todo)} of them to be submitted")
+    conclusion.say(f"sweep {planned_sweep.id}: {len(entries)} trials, {len(todo)} of them to be submitted")
     for entry in entries:
-        name = entry.name(whole.trial(entry.signature).max_lr())
-        conclusion.say(f"  {stands[entry.signature]:<16}{entry.signature}  {name}")
-    for heading, text in _submissions(whole, todo, stands, settings):
-        conclusion.say(f"\n--- {heading}\n{text.rstrip()}")
-    conclusion.say(f"\nestimate: {_estimate(whole, [planned[entry.signature] for entry in todo], settings)}")
+        status = statuses[entry.signature]
+        shown = f"already {status}" if entry in queued else status
+        name = entry.name(planned_sweep.trial(entry.signature).max_lr())
+        conclusion.say(f"  {shown:<16}{entry.signature}  {name}")
+    unfinished = [entry for entry in entries if entry in todo or entry in queued]
+    signatures = {entry.signature for entry in queued}
+    # Stand for the numbers that only a submission gives.
+    numbers = {e.signature: "RANGE_TESTS" if e.kind == RANGE_TEST else "TRAININGS" for e in unfinished}
+    arrays = submissions.job_arrays(unfinished, signatures, settings, _largest_array(), report=True)
+    for number, array in enumerate(arrays, 1):
+        after = submissions.job_numbers(array.after, numbers)
+        text = sbatch.text(planned_sweep, array, f"onecycle-{planned_sweep.id}-{number}", after)
+        conclusion.say(f"\n--- {_heading(array, numbers)}\n{text.rstrip()}")
+    conclusion.say(f"\nestimate: {_estimate(planned_sweep, [trials[entry.signature] for entry in todo], settings)}")
     conclusion.say("nothing was submitted: hydra.launcher.dry_run=true")
 
 
-def _standing(whole: Sweep, trial: Trial) -> str:
-    """Whether a trial has a result, or a job as far as was seen; everything else is submitted."""
-    folder = whole.trial(trial.signature)
+def _status(planned_sweep: Sweep, trial: Trial) -> str:
+    """The status of a trial that has a result or, as far as was last seen, a job; WAITING of any other."""
+    folder = planned_sweep.trial(trial.signature)
     status = folder.state().status
     if folder.is_done(trial.config) and not trial.request.config["rerun"]:
         return status
-    return f"already {status}" if status in (QUEUED, RUNNING) else WAITING
+    return status if status in (QUEUED, RUNNING) else WAITING
 
 
-def _submissions(
-    whole: Sweep, todo: Sequence[Entry], stands: Mapping[str, str], settings: Settings
-) -> Iterator[tuple[str, str]]:
-    """What each submission is, and its sbatch text, in the order of `chain.submit_all`."""
-    size, number = _largest_array(), 0
-    tests = [entry for entry in todo if entry.kind == RANGE_TEST]
-    trainings = [entry for entry in todo if entry.kind != RANGE_TEST]
-    waits: list[Entry] = []
-    rest: list[Entry] = []
-    for entry in trainings:
-        (waits if entry.needs and stands[entry.needs].startswith((WAITING, "already")) else rest).append(entry)
-    for what, some, after in (("range test", tests, ()), ("training", waits, (RANGE_TESTS,)), ("training", rest, ())):
-        for start in range(0, len(some), size):
-            part, number = some[start : start + size], number + 1
-            heading = f"array of {len(part)} {what}{'s' if len(part) > 1 else ''}"
-            yield heading, _text(whole, number, part, settings, after)
-    if todo:
-        after = [name for name, some in ((RANGE_TESTS, tests), (TRAININGS, trainings)) if some]
-        yield "the report, at their end", _text(whole, number + 1, (), request.light(settings), after)
-
-
-def _text(whole: Sweep, number: int, part: Sequence[Entry], settings: Settings, after: Sequence[str]) -> str:
-    name, now = f"onecycle-{whole.id}-{number}", time.time()
-    made = Submission(name, tuple(entry.signature for entry in part), dict(settings), now, now)
-    executor, command = prepared(whole, made, after)
-    return executor.text(command)
+def _heading(array: JobArray, numbers: Mapping[str, str]) -> str:
+    if not array.trials:
+        return "the report, after all trials"
+    kind = "range test" if numbers[array.trials[0]] == "RANGE_TESTS" else "training"
+    return f"array of {len(array.trials)} {kind}{'s' if len(array.trials) > 1 else ''}"
 
 
 def _largest_array() -> int:
     try:
-        return cluster.largest_array()
-    except Refused:
+        return client.largest_array()
+    except SlurmError:
         return LARGEST_ARRAY
 
 
-def _estimate(whole: Sweep, trials: Sequence[Trial], settings: Settings) -> str:
-    """How many hours of what was asked for the trials take, and how that is known."""
+def _estimate(planned_sweep: Sweep, trials: Sequence[Trial], settings: Settings) -> str:
+    """How many CPU-hours or GPU-hours the trials take, and what the estimate rests on."""
     if not trials:
         return "no trial is left to run"
-    gpus = gpus_asked(settings)
+    gpus = gpus_requested(settings)
     each, unit = (gpus, "GPU-hours") if gpus else (settings["cpus_per_task"], "CPU-hours")
     try:
-        spent, source = estimate.hours([one.config for one in trials], whole.runs_dir, "cuda" if gpus else "cpu")
+        spent, source = estimate.hours(
+            [one.config for one in trials], planned_sweep.runs_dir, "cuda" if gpus else "cpu"
+        )
     except estimate.NoEstimate as error:
         return f"none, since the first steps of a trial failed here: {error}"
     most, count = max(spent), len(trials)
@@ -114,7 +101,7 @@ def _rounded(number: float) -> str:
     return f"{float(f'{number:.2g}'):f}".rstrip("0").rstrip(".") if number < 100 else f"{number:.0f}"
 
 
-def gpus_asked(settings: Settings) -> int:
-    """How many GPUs a job is given: of `2`, or of `a100:2`."""
+def gpus_requested(settings: Settings) -> int:
+    """How many GPUs a job is given by `2` or by `a100:2`."""
     count = str(settings["gpus_per_node"] or 0).rpartition(":")[2]
     return int(count) if re.fullmatch(r"\d+", count) else 1

@@ -1,4 +1,4 @@
-"""What a job runs on its node: one trial of a submission, or a sweep's report."""
+"""The program of a job on its node: it runs one trial of a submission, or writes the sweep's report."""
 
 import os
 import signal
@@ -8,64 +8,65 @@ import time
 from pathlib import Path
 from types import FrameType
 
-# The first thing that a job does is to listen: whatever is imported before takes time in which a signal may come.
-_asked = threading.Event()
-_by: list[int] = []
+# Signals are handled before the other imports, which take seconds in which one may come.
+_stopping = threading.Event()
+_received: list[int] = []
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    _by.append(number)
-    _asked.set()
+def _stop(number: int, _: FrameType | None) -> None:
+    _received.append(number)
+    _stopping.set()
 
 
 for _number in (signal.SIGUSR2, signal.SIGTERM):
-    signal.signal(_number, _leave)
+    signal.signal(_number, _stop)
 
 from contextlib import ExitStack  # noqa: E402
 
 from onecycle_sweeps import arguments, journal, sweep, tracking  # noqa: E402
 from onecycle_sweeps.files import Unreadable  # noqa: E402
-from onecycle_sweeps.launching.slurm import cluster, endings, records  # noqa: E402
-from onecycle_sweeps.launching.slurm.records import Submission  # noqa: E402
+from onecycle_sweeps.launching.queue import BUSY, STOPPED  # noqa: E402
+from onecycle_sweeps.launching.slurm import client, jobs, submissions  # noqa: E402
+from onecycle_sweeps.launching.slurm.submissions import Submission  # noqa: E402
 from onecycle_sweeps.sweep import Sweep  # noqa: E402
 from onecycle_sweeps.trial_folder import FAILED, TrialFolder  # noqa: E402
 
-# The exit status of a job that saved and left (sysexits.h, EX_TEMPFAIL).
-LEFT = 75
+# The exit status of a job that was stopped after it had saved (sysexits.h, EX_TEMPFAIL).
+STOPPED_STATUS = 75
 SHIPPING_SECONDS = 10.0
 GRACE_SECONDS = 20.0
-# A job that was cancelled or superseded may still be saving.
+# How long to wait for an earlier job that holds the trial: cancelled or superseded, it may still be saving.
 BUSY_SECONDS, BUSY_PAUSE = 120.0, 1.0
 
 
 def main(path: Path) -> int:
-    """Carry out the job's part of the submission at `path`; returns the exit status."""
-    whole = sweep.load(path.parent.parent)
-    arguments.add_code(whole.command, Path(whole.cwd))
-    submission = records.load(path)
+    """Do this job's part of the submission recorded at `path`; returns the exit status."""
+    found = sweep.load(path.parent.parent)
+    arguments.add_code(found.command, Path(found.cwd))
+    submission = submissions.load(path)
     if submission is None:
-        raise FileNotFoundError(f"{path}, which tells what to do, is gone")
+        raise FileNotFoundError(f"{path}, the record of this job's submission, is gone")
     if not submission.trials:
-        return _report(whole)
-    trial = whole.trial(submission.trials[int(os.environ["SLURM_ARRAY_TASK_ID"])])
-    if cause := _in_vain(trial, submission):
+        return _report(found)
+    trial = found.trial(submission.trials[int(os.environ["SLURM_ARRAY_TASK_ID"])])
+    if cause := _reason_not_to_run(trial, submission):
         number = place()["slurm_job_id"]
-        told = {"cause": cause, "attempt": trial.attempts(), "time": time.time(), "slurm_job_id": number}
-        trial.write("failure", told)
+        failure = {"cause": cause, "attempt": trial.attempts(), "time": time.time(), "slurm_job_id": number}
+        trial.write("failure", failure)
         return 1
     with ExitStack() as stack:
-        if tracking.is_server(whole.tracking_uri):
+        if tracking.is_server(found.tracking_uri):
             shipper = tracking.Shipper(
-                whole.folder, only=trial.signature, interval=SHIPPING_SECONDS, grace=GRACE_SECONDS
+                found.folder, only=trial.signature, interval=SHIPPING_SECONDS, grace=GRACE_SECONDS
             )
             stack.enter_context(shipper)
         return _execute(trial)
 
 
-def _in_vain(trial: TrialFolder, submission: Submission) -> str | None:
-    """Why another attempt would come to nothing: those before did, or the range test that it needs failed by itself."""
-    if endings.is_futile(journal.attempts(trial.journal), submission.since):
-        return f"{endings.FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
+def _reason_not_to_run(trial: TrialFolder, submission: Submission) -> str | None:
+    """Why another attempt would be useless: earlier ones saved nothing, or the trial's range test has failed."""
+    if jobs.is_futile(journal.attempts(trial.journal), submission.since):
+        return f"{jobs.MAX_FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
     try:
         needs = trial.config()["needs"]["range_test"]
     except Unreadable as error:
@@ -78,7 +79,7 @@ def _in_vain(trial: TrialFolder, submission: Submission) -> str | None:
 
 
 def place() -> dict[str, str]:
-    """Where this job runs, in SLURM's words."""
+    """Where this job runs, by SLURM's variables: what an attempt's journal records of its place."""
     here = os.environ
     return {
         "slurm_job_id": f"{here['SLURM_ARRAY_JOB_ID']}_{here['SLURM_ARRAY_TASK_ID']}",
@@ -94,20 +95,23 @@ def _execute(trial: TrialFolder) -> int:
 
     here = place()
     until = time.monotonic() + BUSY_SECONDS
-    while (outcome := job.execute(trial, _asked.is_set, here)).status == job.BUSY and time.monotonic() < until:
+    while (execution := job.execute(trial, _stopping.is_set, here)).status == BUSY and time.monotonic() < until:
         if _is_an_earlier_copy(trial, here):
             trial.break_lock()
-        elif _asked.wait(BUSY_PAUSE):
+        elif _stopping.wait(BUSY_PAUSE):
             break
-    print(f"trial {trial.signature}: {outcome.status}{f', {outcome.cause}' if outcome.cause else ''}", file=sys.stderr)
-    if outcome.status == job.STOPPED:
+    print(
+        f"trial {trial.signature}: {execution.status}{f', {execution.cause}' if execution.cause else ''}",
+        file=sys.stderr,
+    )
+    if execution.status == STOPPED:
         _requeue()
-        return LEFT
-    return 1 if outcome.status == job.FAILED else 0
+        return STOPPED_STATUS
+    return 1 if execution.status == FAILED else 0
 
 
 def _is_an_earlier_copy(trial: TrialFolder, here: dict[str, str]) -> bool:
-    """Whether who holds the trial is this very job, on a node that SLURM has given up."""
+    """Whether the trial is held by an earlier run of this very job, on a node that SLURM has given up."""
     head = journal.latest_attempt(trial.journal)
     if head is None or head.place.get("slurm_job_id") != here["slurm_job_id"]:
         return False
@@ -115,28 +119,28 @@ def _is_an_earlier_copy(trial: TrialFolder, here: dict[str, str]) -> bool:
 
 
 def _requeue() -> None:
-    """Be run again; where the cluster forbids it, the trial is left to whoever watches or resumes its sweep.
+    """Ask SLURM to run this job again; where the cluster forbids it, whoever watches or resumes the sweep does.
 
-    SIGTERM says that SLURM wants the place: a job that leaves in time, as long as it counts as running, is not requeued
-    by itself. One that was cancelled, or is at its limit, does not count as running any more.
+    A preempted job gets SIGTERM and, if it leaves in time, is not requeued by SLURM itself. A job that was cancelled or
+    has reached its time limit gets the same signal, but is no longer RUNNING.
     """
-    # The last element of an array bears the array's own number as well: only with its index is it meant alone.
+    # With its index: the array's number alone means all its elements.
     number = place()["slurm_job_id"]
     try:
-        if signal.SIGUSR2 in _by or cluster.state_of(number) == "RUNNING":
-            cluster.requeue(number)
-    except cluster.Refused as error:
+        if signal.SIGUSR2 in _received or client.state_of(number) == "RUNNING":
+            client.requeue(number)
+    except client.SlurmError as error:
         print(f"not requeued: {error}", file=sys.stderr)
 
 
-def _report(whole: Sweep) -> int:
+def _report(found: Sweep) -> int:
     from onecycle_sweeps import report
 
-    comparison = report.compare(whole)
+    comparison = report.compare(found)
     files = report.write(comparison)
-    if not tracking.is_server(whole.tracking_uri):
+    if not tracking.is_server(found.tracking_uri):
         return 0
-    undelivered = tracking.deliver(whole, files, report.markdown(comparison))
+    undelivered = tracking.deliver(found, files, report.markdown(comparison))
     print(undelivered or "all of it is in MLflow", file=sys.stderr)
     return 0
 

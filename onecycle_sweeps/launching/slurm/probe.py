@@ -13,10 +13,9 @@ from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import read_json, write_json
 from onecycle_sweeps.launching import conclusion
 from onecycle_sweeps.launching.finding import Finding, fails, ok
-from onecycle_sweeps.launching.slurm import cluster, endings, request
-from onecycle_sweeps.launching.slurm.cluster import OVER, Job, Refused
+from onecycle_sweeps.launching.slurm import client, jobs, request, sbatch
+from onecycle_sweeps.launching.slurm.client import OVER, Job, SlurmError
 from onecycle_sweeps.launching.slurm.request import Settings
-from onecycle_sweeps.launching.slurm.submission import asking, command
 from onecycle_sweeps.trial_folder import TrialFolder
 
 TIMEOUT_MIN = 2
@@ -33,19 +32,19 @@ def reach(settings: Settings) -> Finding:
     try:
         request.check({**settings, "dry_run": False})
         # Where the controller is away, squeue says so in a line, and the ping in a box of stars.
-        cluster.ask("squeue", "--noheader", "--me")
-        answer = cluster.ask("scontrol", "ping").strip()
-    except (ConfigError, Refused) as error:
+        client.run("squeue", "--noheader", "--me")
+        answer = client.run("scontrol", "ping").strip()
+    except (ConfigError, SlurmError) as error:
         return fails("slurm", str(error))
     return ok("slurm", answer.splitlines()[0])
 
 
 def try_request(settings: Settings, runs_dir: Path) -> Finding:
     """Whether sbatch would take a trial's job; nothing is submitted."""
-    executor = asking(settings, runs_dir, "onecycle-doctor", str(Path.cwd()))
+    executor = sbatch.executor(settings, runs_dir, "onecycle-doctor", str(Path.cwd()))
     try:
-        cluster.ask("sbatch", "--test-only", stdin=executor.text(command(runs_dir / "doctor.json")))
-    except Refused as error:
+        client.run("sbatch", "--test-only", stdin=executor.text(sbatch.node_command(runs_dir / "doctor.json")))
+    except SlurmError as error:
         return fails("sbatch", f"{error}: change the keys of hydra.launcher; sinfo lists what the cluster has")
     return ok("sbatch", "the request is accepted; nothing was submitted")
 
@@ -59,11 +58,11 @@ def probe(settings: Settings, runs_dir: Path, uri: str) -> Iterator[Finding]:
         path = folder / "question.json"
         asked = {"versions": provenance.versions(), "gpus": settings["gpus_per_node"], "tracking_uri": uri}
         write_json(path, asked)
-        executor = asking({**settings, "timeout_min": TIMEOUT_MIN}, folder, name, str(Path.cwd()))
+        executor = sbatch.executor({**settings, "timeout_min": TIMEOUT_MIN}, folder, name, str(Path.cwd()))
         since = time.time()
         try:
-            array = executor.submit_command(command(path, "probing"))
-        except Refused as error:
+            array = executor.submit_command(sbatch.node_command(path, "onecycle_sweeps.launching.slurm.probing"))
+        except SlurmError as error:
             yield fails(NODE, str(error))
             return
         try:
@@ -71,8 +70,8 @@ def probe(settings: Settings, runs_dir: Path, uri: str) -> Iterator[Finding]:
             yield from _heard(folder, name, since)
         finally:
             # A job that has ended is not touched by this.
-            with suppress(Refused):
-                cluster.cancel([array])
+            with suppress(SlurmError):
+                client.cancel([array])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -82,9 +81,9 @@ def _heard(folder: Path, name: str, since: float) -> Iterator[Finding]:
     deadline = time.monotonic() + 60 * PATIENCE_MIN
     job = None
     while time.monotonic() < deadline:
-        seen = cluster.look([name], since)
+        seen = client.query([name], since)
         job = seen.jobs.get((name, 0), job)
-        over = (job and job.state in OVER) or (seen.trusted and (name, 0) not in seen.jobs)
+        over = (job and job.state in OVER) or (seen.complete and (name, 0) not in seen.jobs)
         if over:
             time.sleep(LAG_SECONDS)
         if answer := read_json(folder / "answer.json"):
@@ -105,10 +104,10 @@ def _silent(folder: Path, job: Job | None) -> Finding:
     """A job that is over and left no answer."""
     if job is None:
         return fails(NODE, f"the job is gone without a trace: does a node see {folder.parent}?")
-    output = endings.tail(folder / f"{job.id}_0_log.err")
+    output = jobs.tail(folder / f"{job.id}_0_log.err")
     for line in [line for line in output.splitlines() if line.strip()][-TAIL_LINES:]:
         conclusion.say(f"         {line}")
-    cause = endings.ending(job, TrialFolder(folder), output).cause
+    cause = jobs.ending(job, TrialFolder(folder), output).cause
     return fails(NODE, f"{cause}: {_advice(output, folder)}" if cause.startswith("it could not be started") else cause)
 
 

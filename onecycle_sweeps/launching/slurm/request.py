@@ -1,4 +1,4 @@
-"""What a sweep asks of a SLURM cluster: the keys of hydra/launcher=slurm, checked, and in submitit's words."""
+"""What a sweep requests of a cluster: the keys of hydra/launcher=slurm, checked, and as submitit's parameters."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, t
 Settings = Mapping[str, Any]
 
 LAUNCHER = "hydra/launcher=slurm"
-# The longest notice before a time limit that a job is given to save, in seconds.
+# A job is told of its time limit so many seconds before, at most, in order to save.
 NOTICE_SECONDS = 120
-# SLURM sends it up to a minute early, so a short limit leaves room for a tenth alone.
+# Of a short time limit a tenth: SLURM sends the signal up to a minute early.
 NOTICE_SHARE = 0.1
 NEVER_PARAMETERS = ("array", "dependency", "job-name", "name", "output", "error", "signal", "chdir", "time", "export")
 
@@ -41,7 +41,7 @@ KEYS = {
 
 
 def check(settings: Settings) -> None:
-    """Raise ConfigError, in one line, for what cannot be asked of a cluster, or not from this machine."""
+    """Raise ConfigError for what cannot be requested of a cluster, or not from this machine."""
     schema.check_launcher(settings, KEYS)
     for option in settings["additional_parameters"] or ():
         if option.replace("_", "-") in NEVER_PARAMETERS:
@@ -52,28 +52,28 @@ def check(settings: Settings) -> None:
 
 
 def parameters(settings: Settings) -> dict[str, Any]:
-    """The words of submitit for what each job of an array needs."""
-    asked = {key: settings[key] for key in KEYS if key not in ("wait", "dry_run", "timeout_min", "mem_gb")}
+    """The parameters of submitit's executor."""
+    same = {key: settings[key] for key in KEYS if key not in ("wait", "dry_run", "timeout_min", "mem_gb")}
     own: dict[str, Any] = {"time": settings["timeout_min"], "signal_delay_s": notice(settings["timeout_min"])}
     if settings["mem_gb"]:
         own["mem"] = f"{round(1024 * settings['mem_gb'])}MB"
     typed = paths.with_homes(settings["additional_parameters"] or {})
     others = {option.replace("_", "-"): value for option, value in typed.items()}
     requeued = {} if {"no-requeue", "requeue"} & set(others) else {"requeue": True}
-    # srun does not take over the batch's number of cores (SLURM 22.05 to 23.02).
+    # srun does not inherit the batch job's number of cores (SLURM 22.05 to 23.02).
     arguments = [f"--cpus-per-task={settings['cpus_per_task']}", *paths.with_homes(settings["srun_args"])]
     own |= {"additional_parameters": others | requeued, "srun_args": arguments}
     own["setup"] = ["set -euo pipefail", *settings["setup"]]
-    return asked | own
+    return same | own
 
 
 def notice(timeout_min: int) -> int:
-    """How long before the time limit a job is told of it, in seconds."""
+    """How long before the time limit a job gets the signal to save, in seconds."""
     return max(10, min(NOTICE_SECONDS, round(NOTICE_SHARE * 60 * timeout_min)))
 
 
 def light(settings: Settings) -> dict[str, Any]:
-    """The request of a job that only reads and writes small files."""
+    """The request of a job that only reads and writes small files: one core, no GPU, ten minutes at most."""
     others = {k: v for k, v in (settings["additional_parameters"] or {}).items() if not k.startswith(("gres", "gpu"))}
     small = {"gpus_per_node": None, "cpus_per_task": 1, "timeout_min": min(10, settings["timeout_min"])}
     return {**settings, **small, "additional_parameters": others}

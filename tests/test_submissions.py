@@ -1,24 +1,30 @@
-"""A dry run says what a sweep would ask of a cluster, and asks nothing of it."""
+"""The job arrays of a sweep: in which order they are submitted, their sbatch files, and a dry run that prints them."""
 
+import inspect
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from submitit import SlurmExecutor
 
 import hand_made
 import real_trials
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import estimate
-from onecycle_sweeps.launching.slurm import dry_run
+from onecycle_sweeps.launching.slurm import dry_run, submissions
+from onecycle_sweeps.launching.slurm.sbatch import Sbatch
+from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission, job_arrays
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
 from onecycle_sweeps.trial_folder import TrialFolder
 from program import run
 from slurm_cluster import Cluster
 
 DRY = ("hydra/launcher=slurm", "hydra.launcher.dry_run=true")
-KINDS = ("array of 1 range test", "array of 3 trainings", "the report, at their end")
+KINDS = ("array of 1 range test", "array of 3 trainings", "the report, after all trials")
 
 
-def submissions(out: str) -> dict[str, str]:
+def printed(out: str) -> dict[str, str]:
     """The sbatch text of each submission that a dry run printed, by its heading."""
     blocks = out.partition("\nestimate: ")[0].split("\n--- ")[1:]
     return {heading: text for heading, _, text in (block.partition("\n") for block in blocks)}
@@ -37,15 +43,54 @@ def hours(runs_dir: Path, *overrides: str, device: str = "cpu") -> tuple[list[fl
     return estimate.hours([real_trials.planned(runs_dir, *overrides).config], runs_dir, device)
 
 
-def test_it_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster, runs_dir: Path):
+SETTINGS = {"gpus_per_node": 1, "cpus_per_task": 4, "timeout_min": 60, "additional_parameters": None}
+TESTS = [Entry(name, RANGE_TEST, {}) for name in ("t1", "t2")]
+AT_A_RATE = [Entry(f"r{i}", TRAIN, {}) for i in range(3)]
+
+
+def trainings(needs: str, count: int) -> list[Entry]:
+    return [Entry(f"{needs}-{i}", TRAIN, {}, needs) for i in range(count)]
+
+
+def test_range_tests_are_submitted_first_and_only_trainings_that_need_one_wait():
+    trials = [*TESTS, *trainings("t1", 2), *trainings("done", 1), *AT_A_RATE]
+    tests, waiting, ready, report = job_arrays(trials, (), SETTINGS, 100, report=True)
+    assert tests == JobArray(("t1", "t2"), SETTINGS)
+    assert waiting == JobArray(("t1-0", "t1-1"), SETTINGS, after=("t1",))
+    assert ready == JobArray(("done-0", "r0", "r1", "r2"), SETTINGS)
+    assert (report.trials, report.after) == ((), tuple(entry.signature for entry in trials))
+    assert (report.settings["gpus_per_node"], report.settings["cpus_per_task"]) == (None, 1)
+
+
+def test_an_array_has_no_more_elements_than_the_cluster_takes():
+    arrays = job_arrays([*TESTS, *trainings("t2", 5)], (), SETTINGS, 2, report=False)
+    assert [(len(array.trials), array.after) for array in arrays] == [(2, ()), (2, ("t2",)), (2, ("t2",)), (1, ("t2",))]
+
+
+def test_a_trial_that_has_a_job_is_not_submitted_but_waited_for():
+    waiting, report = job_arrays([*TESTS[:1], *trainings("t1", 1)], {"t1"}, SETTINGS, 9, report=True)
+    assert (waiting.trials, waiting.after) == (("t1-0",), ("t1",))
+    assert report.after == ("t1", "t1-0")
+    assert submissions.job_numbers(report.after, {"t1": "7", "t1-0": "8", "t2": "9"}) == ["7", "8"]
+    assert job_arrays(TESTS, {"t1", "t2"}, SETTINGS, 9, report=True) == []
+
+
+def test_a_submission_is_the_same_after_it_was_written_down(tmp_path: Path):
+    made = Submission("onecycle-a-b", ("5161",), {"setup": ["a"]}, 1.0, 2.0)
+    made.write(tmp_path / "one.json")
+    assert submissions.load(tmp_path / "one.json") == made
+    assert submissions.load(tmp_path / "none.json") is None
+
+
+def test_a_dry_run_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster, runs_dir: Path):
     asked = ("gpus_per_node=1", "partition=high", "setup=[hostname]")
     done = run(runs_dir.parent, *DRY, *(f"hydra.launcher.{one}" for one in asked), "-m", **cluster.environment)
     assert done.returncode == 0, done.stderr
-    found = submissions(done.stdout)
+    found = printed(done.stdout)
     assert tuple(found) == KINDS
     assert "#SBATCH --array=0-2%3" in found["array of 3 trainings"]
     assert "#SBATCH --dependency=afterany:RANGE_TESTS\n" in found["array of 3 trainings"]
-    assert "#SBATCH --dependency=afterany:RANGE_TESTS:TRAININGS\n" in found["the report, at their end"]
+    assert "#SBATCH --dependency=afterany:RANGE_TESTS:TRAININGS\n" in found["the report, after all trials"]
     assert all("\nset -euo pipefail\nhostname\n" in text for text in found.values())
     for text in found.values():
         lines = [line for line in text.splitlines() if "--dependency" not in line]
@@ -58,7 +103,7 @@ def test_it_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster, runs_d
     assert done.stdout.endswith("nothing was submitted: hydra.launcher.dry_run=true\n")
 
 
-def test_without_slurm_it_tells_what_is_left_to_do_and_leaves_no_sweep(runs_dir: Path):
+def test_without_slurm_a_dry_run_tells_what_is_left_to_do_and_leaves_no_sweep(runs_dir: Path):
     short = ("max_lr=0.1", "epochs=2", "batch_size=256")
     finished(runs_dir, *short, "seed=0", seconds=20.0, steps=10)
     real_trials.made(runs_dir, *short, "seed=1").write(
@@ -72,7 +117,7 @@ def test_without_slurm_it_tells_what_is_left_to_do_and_leaves_no_sweep(runs_dir:
         ["already", "queued"],
         ["waiting", real_trials.planned(runs_dir, *short, "seed=2").signature],
     ]
-    assert list(submissions(done.stdout)) == ["array of 1 training", "the report, at their end"]
+    assert list(printed(done.stdout)) == ["array of 1 training", "the report, after all trials"]
     said = "estimate: 1 trial, about 0.0056 CPU-hours (0.0056 h each at most), from 1 earlier trial\n"
     assert said in done.stdout
     assert {path for path in runs_dir.rglob("*") if "data" not in path.parts} - before <= {
@@ -120,4 +165,29 @@ def test_a_probe_whose_process_dies_gives_no_estimate_and_costs_no_more(runs_dir
 
 @pytest.mark.parametrize(("asked", "count"), [(None, 0), (0, 0), (2, 2), ("4", 4), ("a100:2", 2), ("a100", 1)])
 def test_gpus_are_counted_as_slurm_reads_them(asked: int | str | None, count: int):
-    assert dry_run.gpus_asked({"gpus_per_node": asked}) == count
+    assert dry_run.gpus_requested({"gpus_per_node": asked}) == count
+
+
+def test_submitit_has_the_private_functions_that_are_used():
+    assert list(inspect.signature(SlurmExecutor._make_submission_file_text).parameters) == ["self", "command", "uid"]
+    assert list(inspect.signature(SlurmExecutor._submit_command).parameters) == ["self", "command"]
+    assert "affinity" in vars(SlurmExecutor)
+
+
+def test_a_command_stands_in_the_text_of_its_job(tmp_path: Path):
+    executor = Sbatch(tmp_path)
+    executor.parameters |= {"job_name": "mine", "time": 7, "map_count": 3, "setup": ["module load x"]}
+    text = executor.text("python -m mine")
+    assert {"#SBATCH --job-name=mine", "#SBATCH --time=7", "#SBATCH --array=0-2%3", "module load x"} <= {
+        *text.split("\n")
+    }
+    assert "python -m mine" in text.splitlines()[-1]
+
+
+def test_the_number_that_sbatch_gives_a_job_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho Submitted batch job 4711\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert subprocess.run(["sbatch"], capture_output=True, text=True, check=True).stdout.endswith("4711\n")
+    assert Sbatch(tmp_path).submit_command("python -m mine") == "4711"

@@ -1,6 +1,5 @@
 """What cannot work is refused before anything runs, in one line that names it."""
 
-import os
 import re
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,8 @@ import pytest
 
 import users_mistakes
 from onecycle_sweeps.config.schema import ConfigError
-from onecycle_sweeps.launching import rehearsal
-from onecycle_sweeps.launching.fork_server import ForkServer
-from onecycle_sweeps.launching.rehearsal import Order, Refusal, Rehearsals
+from onecycle_sweeps.launching import preflight
+from onecycle_sweeps.launching.preflight import Check, Perform, Preflight, Refusal
 from onecycle_sweeps.planning import Planner
 from real_trials import SHORT, planned, request
 
@@ -32,13 +30,13 @@ def optimizer(target: str) -> tuple[str, ...]:
     return f"optimizer._target_={target}", "~optimizer.momentum", "~optimizer.nesterov"
 
 
-def order(runs_dir: Path, *overrides: str, elsewhere: bool = False) -> Order:
-    return Order(planned(runs_dir, *SHORT, *overrides).config, str(runs_dir), elsewhere)
+def check(runs_dir: Path, *overrides: str, elsewhere: bool = False) -> Check:
+    return Check(planned(runs_dir, *SHORT, *overrides).config, str(runs_dir), elsewhere)
 
 
 def refusal(runs_dir: Path, *overrides: str) -> str:
     """The line that a trial is refused with before it runs."""
-    found = rehearsal.here([order(runs_dir, *overrides)])
+    found = preflight.in_this_process([check(runs_dir, *overrides)])
     assert found
     assert "\n" not in found.line
     return found.line
@@ -106,14 +104,14 @@ def test_a_net_of_the_users_that_cannot_be_trained_is_named_with_its_line(runs_d
 
 def test_a_sound_net_with_an_optimizer_that_has_no_default_rate_is_taken(runs_dir: Path):
     typed = ("~optimizer.weight_decay", "~optimizer.fused", "+optimizer.momentum=0.9")
-    assert rehearsal.here([order(runs_dir, *net("Net"), *optimizer("users_mistakes.Older"), *typed)]) is None
+    assert preflight.in_this_process([check(runs_dir, *net("Net"), *optimizer("users_mistakes.Older"), *typed)]) is None
 
 
 @pytest.mark.parametrize(
     "overrides", [[], ["optimizer=adam"], ["precision=bf16"], ["task=range_test"], ["model=lenet", "batch_size=1"]]
 )
 def test_what_can_work_is_taken(runs_dir: Path, overrides: list[str]):
-    assert rehearsal.here([order(runs_dir, *overrides)]) is None
+    assert preflight.in_this_process([check(runs_dir, *overrides)]) is None
 
 
 def test_a_transform_that_does_not_give_images_is_named_with_its_place(runs_dir: Path):
@@ -178,7 +176,7 @@ def test_a_module_that_fails_as_it_is_imported_is_told_with_its_line(
 def test_a_net_that_wants_a_gpu_is_left_to_the_machine_that_has_one(runs_dir: Path):
     if users_mistakes.torch.cuda.is_available():
         pytest.skip("a GPU is here")
-    assert rehearsal.here([order(runs_dir, *net("NeedsGpu"), elsewhere=True)]) is None
+    assert preflight.in_this_process([check(runs_dir, *net("NeedsGpu"), elsewhere=True)]) is None
     assert "NVIDIA" in refusal(runs_dir, *net("NeedsGpu"))
 
 
@@ -188,46 +186,41 @@ def test_what_was_tried_for_one_launch_is_not_tried_for_the_next(runs_dir: Path)
     def note(orders: Any) -> None:
         asked.append(" ".join(str(one.config["batch_size"]) for one in orders))
 
-    rehearsals = Rehearsals(note)
+    checks = Preflight(note)
     plan = partial(planned, runs_dir, *SHORT)
-    rehearsals.check([plan("seed=0"), plan("seed=1"), plan("epochs=3")], runs_dir)
-    rehearsals.check([plan("seed=2"), plan("batch_size=32")], runs_dir)
-    rehearsals.check([plan("seed=3")], runs_dir)
+    checks.check([plan("seed=0"), plan("seed=1"), plan("epochs=3")], runs_dir)
+    checks.check([plan("seed=2"), plan("batch_size=32")], runs_dir)
+    checks.check([plan("seed=3")], runs_dir)
     assert asked == ["256", "32"]
 
 
 def test_a_refusal_keeps_its_traceback_for_who_asks(runs_dir: Path):
-    rehearsals = Rehearsals(lambda _: Refusal("no", "Traceback of it"))
+    checks = Preflight(lambda _: Refusal("no", "Traceback of it"))
     with pytest.raises(ConfigError, match=r"^no\b") as raised:
-        rehearsals.check([planned(runs_dir)], runs_dir)
+        checks.check([planned(runs_dir)], runs_dir)
     assert raised.value.__notes__ == ["Traceback of it"]
 
 
 @pytest.mark.slow
-def test_a_process_apart_tries_them_and_may_die_of_it(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-    server = ForkServer()
-    apart = partial(rehearsal.apart, server)
-    try:
-        assert apart([order(runs_dir), order(runs_dir, "optimizer=adam")]) is None
-        refused = apart([order(runs_dir), order(runs_dir, *net("FailsInEvaluation"))])
-        assert refused
-        assert "KeyError: 'scale'" in refused.line
-        assert "Traceback" in refused.traceback
-        for name, ending in (("Crashes", "SIGSEGV"), ("Exits", "exited with status 0"), ("ForkedCrash", "SIGKILL")):
-            died = apart([order(runs_dir), order(runs_dir, *net(name))])
-            assert died
-            assert re.match(rf"model\._target_=users_mistakes\.{name} .*{ending}", died.line)
-            assert died.killed is (name == "ForkedCrash")
-            on_a_node = Rehearsals(lambda _, found=died: found, elsewhere=True)
-            if not died.killed:
-                with pytest.raises(ConfigError):
-                    on_a_node.check([planned(runs_dir)], runs_dir)
-            else:
-                # The node may have the memory that this machine lacks.
+@pytest.mark.parametrize("perform", [preflight.in_a_fork, preflight.in_a_fresh_process])
+def test_another_process_performs_the_checks_and_may_die_of_it(runs_dir: Path, perform: Perform):
+    assert perform([check(runs_dir), check(runs_dir, "optimizer=adam")]) is None
+    refused = perform([check(runs_dir), check(runs_dir, *net("FailsInEvaluation"))])
+    assert refused
+    assert "KeyError: 'scale'" in refused.line
+    assert "Traceback" in refused.traceback
+    for name, ending in (("Crashes", "SIGSEGV"), ("Exits", "exited with status 0"), ("ForkedCrash", "SIGKILL")):
+        died = perform([check(runs_dir), check(runs_dir, *net(name))])
+        assert died
+        assert re.match(rf"model\._target_=users_mistakes\.{name} .*{ending}", died.line)
+        assert died.killed is (name == "ForkedCrash")
+        on_a_node = Preflight(lambda _, found=died: found, elsewhere=True)
+        if not died.killed:
+            with pytest.raises(ConfigError):
                 on_a_node.check([planned(runs_dir)], runs_dir)
-    finally:
-        server.close()
+        else:
+            # The node may have the memory that this machine lacks.
+            on_a_node.check([planned(runs_dir)], runs_dir)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,346 @@
+"""Worker processes on this machine: forked from one server that has imported torch, each fed one trial at a time.
+
+The server is multiprocessing's, so workers share its memory by copy-on-write. A worker keeps its data between trials,
+runs in a session of its own, and saves and leaves when the launching process closes its pipe or dies.
+"""
+
+import atexit
+import importlib
+import os
+import signal
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe, connection, forkserver, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+from onecycle_sweeps.launching import machine
+from onecycle_sweeps.launching.queue import LEFT_STATUS, READY, Event, Execution, Queue
+from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import RUNNING, STOPPED, TrialFolder
+
+# Limit the threads of libraries. They read these when they are loaded.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PRELOADED = ["onecycle_sweeps.launching.preload"]
+# The module whose function `serve` a worker runs.
+WORK = "onecycle_sweeps.launching.job"
+CONTEXTS = {"forkserver": get_context("forkserver"), "spawn": get_context("spawn")}
+TICK_SECONDS = 0.5
+# How long workers that were asked to leave may take to save.
+LEAVE_SECONDS = 60.0
+# How long a process may live on after it has closed its pipe: taking torch down takes seconds.
+END_SECONDS = 10.0
+# How long torch may take to count GPUs: a driver that wakes up takes seconds.
+COUNT_SECONDS = 60.0
+# The exit status that multiprocessing gives a process whose fork server died first.
+UNKNOWN_STATUS = 255
+
+
+class WorkerLost(Exception):
+    """A worker process could not start; the message says why."""
+
+
+@dataclass
+class Worker:
+    """A worker process, which executes one trial at a time; `environment` is set in it, and it prints into `log`."""
+
+    environment: dict[str, str]
+    log: Path
+    entry: Entry | None = None
+    is_ready: bool = False
+    process: BaseProcess = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start the process; raises WorkerLost."""
+        self.entry, self.is_ready = None, False
+        self._has_run = self._is_exclusive = self._was_killed = False
+        self._closed_at: float | None = None
+        orders, self._orders = Pipe(duplex=False)
+        self._answers, answers = Pipe(duplex=False)
+        try:
+            with orders, answers:
+                self.process = start_process("forkserver", WORK, self.environment, self.log, orders, answers)
+        except BaseException as error:
+            self._orders.close()
+            self._answers.close()
+            if isinstance(error, OSError):
+                raise WorkerLost(f"a worker process cannot be started: {error}") from error
+            raise
+
+    def is_free(self) -> bool:
+        """Whether it can take a trial."""
+        return self.entry is None and not self._answers.closed and not self.has_ended()
+
+    def give(self, entry: Entry, trial: TrialFolder) -> bool:
+        """Let the worker execute a trial; False where it has died.
+
+        A trial for which Hydra sets an environment, logging or callbacks gets a process of its own.
+        """
+        if self._has_run and (self._is_exclusive or trial.needs_hydra):
+            self.leave()
+            self.kill()
+            self.start()
+        self._has_run, self._is_exclusive = True, trial.needs_hydra
+        try:
+            self._orders.send(str(trial.path))
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        self.entry = entry
+        return True
+
+    def receive(self) -> list[Execution]:
+        """How trials have ended that it was given, as far as it has answered."""
+        answers: list[Any] = []
+        try:
+            while not self._answers.closed and self._answers.poll():
+                answers.append(self._answers.recv())
+        except (EOFError, OSError):
+            self._answers.close()
+            self._closed_at = time.monotonic()
+        self.is_ready = self.is_ready or READY in answers
+        return [answer for answer in answers if answer != READY]
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone. One that lives on without its pipe is killed after END_SECONDS."""
+        status = self.process.exitcode
+        if status == UNKNOWN_STATUS:
+            # The fork server has died, which the worker survives.
+            return self._answers.closed
+        if status is None and self._closed_at is not None and time.monotonic() - self._closed_at > END_SECONDS:
+            if self._was_killed:
+                # A process that hangs in the kernel does not even end when it is killed.
+                return True
+            self._was_killed, self._closed_at = True, time.monotonic()
+            self._send_sigkill()
+        return status is not None
+
+    def sources(self) -> list[Any]:
+        """What becomes ready when there is news of it."""
+        answers = [] if self._answers.closed else [self._answers]
+        return [*answers, *([self.process.sentinel] if self.process.exitcode is None else [])]
+
+    def ending(self) -> str:
+        """How the process ended, in a line."""
+        if self._was_killed:
+            return f"the worker closed its pipe and lived on, so it was killed after {END_SECONDS:g} s"
+        return f"the worker {how_it_ended(self.process.exitcode)}"
+
+    def leave(self) -> None:
+        """Ask the process to save and leave."""
+        with suppress(OSError):
+            self._orders.close()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ends within that time."""
+        deadline = time.monotonic() + seconds
+        while not self.has_ended() and (left := deadline - time.monotonic()) > 0:
+            connection.wait(self.sources(), min(left, TICK_SECONDS))
+            self.receive()
+        return self.has_ended()
+
+    def kill(self) -> None:
+        """End the process now."""
+        if not self.has_ended():
+            self._send_sigkill()
+            self.wait(END_SECONDS)
+
+    def _send_sigkill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid or 0, signal.SIGKILL)
+
+
+class WorkerPool:
+    """The worker processes of a command, which stay from one launch to the next until they are asked to leave."""
+
+    def __init__(self) -> None:
+        self.workers: list[Worker] = []
+
+    def grow(self, sweep: Sweep, slots: Sequence[dict[str, str]]) -> None:
+        """Start a worker for each slot that has none."""
+        # At exit multiprocessing waits for its processes, so they have to be asked to leave before.
+        atexit.unregister(self.leave)
+        atexit.register(self.leave)
+        for i, slot in list(enumerate(slots))[len(self.workers) :]:
+            self.workers.append(Worker(slot, sweep.folder / f"worker-{i}.log"))
+
+    def wait(self, seconds: float) -> None:
+        """Return when there is news of a worker, at the latest after that time."""
+        connection.wait([source for worker in self.workers for source in worker.sources()], seconds)
+
+    def leave(self) -> None:
+        """Ask the workers to save and leave, and wait until they have; a second Ctrl-C kills them.
+
+        A worker without a trial has nothing to save and is killed at once: taking torch down takes seconds.
+        """
+        workers, self.workers = self.workers, []
+        for worker in workers:
+            worker.leave()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        with suppress(KeyboardInterrupt):
+            for worker in workers:
+                if worker.entry:
+                    worker.wait(max(0.0, deadline - time.monotonic()))
+        for worker in workers:
+            worker.kill()
+
+
+def run(pool: WorkerPool, sweep: Sweep, trials: Sequence[Entry], slots: Sequence[dict[str, str]]) -> Generator[Event]:
+    """Execute the trials, one worker for each slot; yields what happens, at least every TICK_SECONDS.
+
+    The workers stay for the next trials. Where the generator is closed before its end, they are asked to save and
+    leave. Raises WorkerLost when a worker cannot start.
+    """
+    queue = Queue(sweep, trials)
+    try:
+        pool.grow(sweep, slots)
+        while queue.waiting or any(worker.entry for worker in pool.workers):
+            yield from queue.orphans()
+            for worker in pool.workers:
+                if worker.is_free() and (entry := queue.next()):
+                    if worker.give(entry, sweep.trial(entry.signature)):
+                        yield Event(entry, RUNNING)
+                    else:
+                        queue.take(entry, Execution(STOPPED))
+            pool.wait(TICK_SECONDS)
+            for worker in pool.workers:
+                yield from _take_answers(queue, worker)
+            yield Event()
+    except BaseException:
+        pool.leave()
+        raise
+
+
+def _take_answers(queue: Queue, worker: Worker) -> Generator[Event]:
+    """Take in what a worker answers; the death of one fails its trial, and another takes its place."""
+    ended = worker.has_ended()
+    for execution in worker.receive():
+        entry, worker.entry = worker.entry, None
+        if entry and (event := queue.take(entry, execution)):
+            yield event
+    if not ended:
+        return
+    if not worker.is_ready:
+        raise WorkerLost(f"{worker.ending()} before it could begin; its output is in {worker.log}")
+    entry, cause, status = worker.entry, worker.ending(), worker.process.exitcode
+    worker.leave()
+    worker.start()
+    if entry and status == LEFT_STATUS:
+        queue.take(entry, Execution(STOPPED, cause))
+    elif entry:
+        yield queue.fail(entry, cause)
+
+
+def slots(device: str, threads: int, workers: int | None, jobs_per_gpu: int, trials: int) -> list[dict[str, str]]:
+    """The environment of each worker: one per GPU x jobs_per_gpu, or on a CPU as many as there are cores for.
+
+    `workers` overrides the number. There are never more than `trials`.
+    """
+    if not trials:
+        return []
+    shared = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    gpus = machine.gpus(count_gpus) if device in ("auto", "cuda") else []
+    if gpus:
+        places = gpus * jobs_per_gpu
+    else:
+        places = [{}] * (jobs_per_gpu if device.startswith("cuda") else max(1, machine.cores() // threads))
+    count = workers or len(places)
+    return [shared | places[i % len(places)] for i in range(min(count, trials))]
+
+
+def start_server() -> None:
+    """Start the fork server unless it runs, without waiting for its imports; raises OSError."""
+    forkserver.set_forkserver_preload(PRELOADED)
+    # Python does not let a fork server ignore Ctrl-C while it starts, but a blocked signal is inherited.
+    with _ctrl_c_blocked():
+        forkserver.ensure_running()
+
+
+def stop_server() -> None:
+    """End the fork server; its workers go on. Where Python's private names have changed it ends with this process."""
+    server = getattr(forkserver, "_forkserver", None)
+    if pid := getattr(server, "_forkserver_pid", None):
+        with suppress(OSError, AttributeError):
+            os.kill(pid, signal.SIGKILL)
+            server._stop()  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def start_process(
+    method: Literal["forkserver", "spawn"], module: str, environment: Mapping[str, str], log: Path, *arguments: Any
+) -> BaseProcess:
+    """Start a process that calls the function `serve` of a module, and prints into `log`; raises OSError.
+
+    It is the head of a session and process group, which Ctrl-C in the terminal does not reach.
+    """
+    for is_last in (False, True):
+        process = CONTEXTS[method].Process(target=_begin, args=(module, dict(environment), str(log), *arguments))
+        try:
+            if method == "forkserver":
+                start_server()
+            process.start()
+            return process
+        except (EOFError, ConnectionError) as error:
+            if is_last:
+                raise OSError("the process that imports torch died") from error
+    raise AssertionError
+
+
+def count_gpus() -> int:
+    """How many GPUs torch finds; 0 where it does not answer in time.
+
+    A process of its own asks, because one that has used CUDA must not be forked from.
+    """
+    reader, writer = Pipe(duplex=False)
+    process = CONTEXTS["forkserver"].Process(target=_send_gpus, args=(writer,))
+    try:
+        start_server()
+        process.start()
+        writer.close()
+        count = reader.recv() if reader.poll(COUNT_SECONDS) else 0
+        process.kill()
+        return count
+    except (EOFError, OSError):
+        return 0
+
+
+def how_it_ended(status: int | None) -> str:
+    """The end of a process, by its exit status, or minus the number of its signal."""
+    if status is None or status == UNKNOWN_STATUS:
+        return "ended, exit status unavailable (the fork server died)"
+    if status >= 0:
+        return f"exited with status {status}"
+    hint = ": out of memory, perhaps" if -status == signal.SIGKILL else ""
+    return f"was killed by signal {-status} ({signal.Signals(-status).name}){hint}"
+
+
+def _begin(module: str, environment: Mapping[str, str], log: str, *arguments: Any) -> None:
+    """The first function of a process, with little to import, so that what fails later is in its log."""
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    os.environ.update(environment)
+    importlib.import_module(module).serve(*arguments)
+
+
+def _send_gpus(writer: Connection) -> None:
+    import torch
+
+    writer.send(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Generator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

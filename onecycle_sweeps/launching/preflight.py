@@ -1,0 +1,167 @@
+"""Preflight checks: before the first trial runs, each distinct choice takes a step on a few samples.
+
+They run in this process, or in one that may die of it: forked from the workers' server, or a fresh Python.
+"""
+
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe, connection
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import IO, Literal
+
+from onecycle_sweeps.config.schema import Config, ConfigError
+from onecycle_sweeps.launching import pool
+from onecycle_sweeps.planning import Trial
+from onecycle_sweeps.terminal import in_one_line, with_traceback
+
+# Keys of a config on which it does not depend whether the trial can take a step.
+IRRELEVANT = ("seed", "epochs", "evaluations_per_epoch", "runs_dir", "tracking", "threads", "target_accuracy", "rerun")
+# How often to look whether the process lives: what it has started may hold open both its pipes.
+LOOK_SECONDS = 0.2
+# How long it may take to end after it was killed, or after it has closed its pipe.
+END_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """A trial to be checked: its config, where its data lies decoded, and whether it will run on another machine."""
+
+    config: Config
+    runs_dir: str
+    elsewhere: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a trial cannot take a step, in one line, with a traceback if there is one.
+
+    `killed`: the process was killed by a signal from outside, as by the system where memory is short.
+    """
+
+    line: str
+    traceback: str = ""
+    killed: bool = False
+
+
+Perform = Callable[[Sequence[Check]], Refusal | None]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The checks of one command; a choice that was checked for one launch is not checked for the next."""
+
+    perform: Perform
+    elsewhere: bool = False
+    _passed: set[str] = field(default_factory=set)
+
+    def check(self, trials: Sequence[Trial], runs_dir: Path) -> None:
+        """Raise ConfigError for the first trial that cannot take a step."""
+        checks: dict[str, Check] = {}
+        for trial in trials:
+            config = {key: value for key, value in trial.config.items() if key not in IRRELEVANT}
+            # Sorted by model, so that each net is built once.
+            key = json.dumps([config["model"], config["data"], config["batch_size"], config], sort_keys=True)
+            if key not in self._passed:
+                checks[key] = Check(trial.config, str(runs_dir), self.elsewhere)
+        if not checks:
+            return
+        refusal = self.perform([checks[key] for key in sorted(checks)])
+        # Another machine may have the memory that this one lacks.
+        if refusal and not (refusal.killed and self.elsewhere):
+            error = ConfigError(refusal.line)
+            if refusal.traceback:
+                error.add_note(refusal.traceback)
+            raise error
+        self._passed.update(checks)
+
+
+def in_this_process(checks: Sequence[Check], begin: Callable[[Check], None] = lambda _: None) -> Refusal | None:
+    """Perform checks here, which imports torch; returns the first refusal. `begin` is called before each check."""
+    from onecycle_sweeps import images
+    from onecycle_sweeps.config import nodes, schema
+    from onecycle_sweeps.trial.rehearsal import Rehearsal
+
+    rehearsal = Rehearsal()
+    for check in checks:
+        begin(check)
+        config = check.config
+        try:
+            with nodes.environment(config):
+                cache = Path(check.runs_dir) / "data" / config["needs"]["data"]
+                facts = images.prepare(nodes.loader(config), cache, **schema.split(config))
+                rehearsal.attempt(config, facts, elsewhere=check.elsewhere)
+        except (Exception, SystemExit) as error:
+            return Refusal(in_one_line(error), with_traceback(error))
+    return None
+
+
+def in_a_fork(checks: Sequence[Check]) -> Refusal | None:
+    """Perform checks in a process forked from the workers' server."""
+    return _in_another_process("forkserver", checks)
+
+
+def in_a_fresh_process(checks: Sequence[Check]) -> Refusal | None:
+    """Perform checks in a new Python, whose torch takes no memory afterwards."""
+    return _in_another_process("spawn", checks)
+
+
+def serve(answers: Connection, checks: Sequence[Check]) -> None:
+    """What the other process does: send the target of each model before it is checked, and at last the refusal."""
+    try:
+        refusal = in_this_process(checks, lambda check: answers.send(check.config["model"]["_target_"]))
+    except KeyboardInterrupt as error:
+        refusal = Refusal(in_one_line(error), with_traceback(error))
+    answers.send(refusal)
+
+
+def _in_another_process(method: Literal["forkserver", "spawn"], checks: Sequence[Check]) -> Refusal | None:
+    """Raises OSError where the process cannot be started."""
+    receiver, sender = Pipe(duplex=False)
+    with receiver, tempfile.NamedTemporaryFile() as output:
+        with sender:
+            process = pool.start_process(method, __name__, {}, Path(output.name), sender, list(checks))
+        target = ""
+        try:
+            for message in _messages(receiver, process):
+                if not isinstance(message, str):
+                    return message
+                target = message
+            return _death(process, target, output)
+        finally:
+            _end(process)
+
+
+def _messages(receiver: Connection, process: BaseProcess) -> Iterator[str | Refusal | None]:
+    """The messages of a process until it ends."""
+    with suppress(EOFError):
+        while True:
+            connection.wait([receiver, process.sentinel], LOOK_SECONDS)
+            has_ended = process.exitcode is not None
+            while receiver.poll():
+                yield receiver.recv()
+            if has_ended:
+                return
+    process.join(END_SECONDS)
+
+
+def _end(process: BaseProcess) -> None:
+    """End a process, with all that the user's code has started in it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.kill()
+    process.join(END_SECONDS)
+
+
+def _death(process: BaseProcess, target: str, output: IO[bytes]) -> Refusal:
+    """The refusal where the process ended without one."""
+    last = output.read().decode(errors="replace").strip().splitlines()[-1:]
+    how = pool.how_it_ended(process.exitcode)
+    line = f"model._target_={target} was tried on a few samples, and the process that did it {how}"
+    return Refusal(": ".join([line, *last]), killed=process.exitcode == -signal.SIGKILL)

@@ -1,0 +1,195 @@
+"""SLURM's own programs: run them, and read what squeue and sacct know of jobs."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+TIMEOUT_SECONDS = 60
+# Pauses before an unreachable controller is tried again; SLURM's clients have waited nine seconds by themselves.
+RETRY_PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0)
+UNREACHABLE = (
+    *("Unable to contact slurm controller", "did not answer", "Socket timed out", "Connection refused"),
+    *("Connection reset", "Connection timed out", "Zero Bytes were transmitted"),
+)
+NO_ACCOUNTING = ("accounting storage is disabled", "not on the PATH")
+# Separates columns, which may hold anything else but a line break.
+SEPARATOR = "|"
+PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
+# After these states no process of the job is left. In a state that is in neither set, the job is alive.
+SETTLED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE"}
+OVER = SETTLED | {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
+# Inherited from a job around this process because they say where jobs may run, not what this one was given.
+KEPT_VARIABLES = (
+    *("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"),
+    *("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS"),
+)
+
+T = TypeVar("T")
+
+
+class SlurmError(Exception):
+    """One of SLURM's programs failed or is missing; the message is its last line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One element of a job array as SLURM sees it; `code` and `signal` are how its batch script ended."""
+
+    array: str
+    index: int
+    state: str
+    node: str = ""
+    reason: str = ""
+    code: int = 0
+    signal: int = 0
+
+    @property
+    def id(self) -> str:
+        return f"{self.array}_{self.index}"
+
+
+@dataclass
+class Snapshot:
+    """What the cluster knows at one moment about jobs of certain names, by name and index.
+
+    `complete` is false where squeue or sacct did not answer as it should: a job that is not listed may then exist all
+    the same. `remarks` has a line for each program that failed.
+    """
+
+    jobs: dict[tuple[str, int], Job] = field(default_factory=dict)
+    complete: bool = True
+    remarks: list[str] = field(default_factory=list)
+
+
+def query(names: Collection[str], since: float) -> Snapshot:
+    """Look up jobs by name: in squeue, and those that it has forgotten in sacct, from the time `since` (in s) on."""
+    snapshot = Snapshot()
+    if not names:
+        return snapshot
+    listed, accounted = {}, {}
+    believed = OVER
+    try:
+        listed = dict(_squeue(names))
+    except SlurmError as error:
+        snapshot.complete = False
+        snapshot.remarks.append(f"squeue: {error}")
+        # A job that lost its node or was preempted may be pending again, which only squeue would tell.
+        believed = SETTLED
+    try:
+        accounted = dict(_sacct(names, since))
+    except SlurmError as error:
+        if not any(words in str(error) for words in NO_ACCOUNTING):
+            snapshot.complete = False
+            snapshot.remarks.append(f"sacct: {error}")
+    snapshot.jobs |= {key: job for key, job in accounted.items() if job.state in believed} | listed
+    return snapshot
+
+
+def state_of(job: str) -> str:
+    """SLURM's state of a job, by the job's number; raises SlurmError."""
+    return run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
+
+
+def cancel(ids: Collection[str]) -> None:
+    """Cancel jobs; raises SlurmError. Jobs that have ended already do not matter."""
+    if ids:
+        run("scancel", "--quiet", *ids)
+
+
+def requeue(job: str) -> None:
+    """Let SLURM run a job again, which ends the calling process; raises SlurmError where the cluster forbids it."""
+    run("scontrol", "requeue", job)
+
+
+def largest_array() -> int:
+    """The most elements that a job array may have on this cluster; raises SlurmError."""
+    lines = (line.split("=") for line in run("scontrol", "show", "config").splitlines())
+    size = next((int(line[1]) for line in lines if line[0].strip() == "MaxArraySize"), 1001)
+    if size < 1:
+        raise SlurmError("MaxArraySize is 0: sweeps are submitted as job arrays, which this cluster does not take")
+    return size
+
+
+def with_retries(call: Callable[[], T]) -> T:
+    """The result of a call, which is repeated while the controller is unreachable; raises SlurmError in the end."""
+    for pause in RETRY_PAUSES:
+        try:
+            return call()
+        except SlurmError as error:
+            if not is_unreachable(error):
+                raise
+        time.sleep(pause)
+    return call()
+
+
+def is_unreachable(error: SlurmError) -> bool:
+    """Whether the controller did not answer, so that trying again later may help."""
+    return any(words in str(error) for words in UNREACHABLE)
+
+
+def run(*command: str, stdin: str | None = None) -> str:
+    """The output of one of SLURM's programs; raises SlurmError."""
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+            env=environment_outside_jobs(),
+        )
+    except FileNotFoundError as error:
+        raise SlurmError(f"{command[0]} is not on the PATH") from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(f"{command[0]} did not answer within {TIMEOUT_SECONDS} s") from error
+    if done.returncode:
+        raise SlurmError((done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1])
+    return done.stdout
+
+
+def environment_outside_jobs() -> dict[str, str]:
+    """This process's environment without the variables of a job around it, which its own jobs would inherit."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return dict(os.environ)
+    inherited = ("SLURM_", "SBATCH_", "SRUN_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(inherited) or k in KEPT_VARIABLES}
+
+
+def _squeue(names: Collection[str]) -> Iterator[tuple[tuple[str, int], Job]]:
+    fields = ("Name", "ArrayJobID", "ArrayTaskID", "State", "NodeList", "Reason", "exit_code")
+    columns = ",".join(f"{field}:{SEPARATOR}" for field in fields)
+    for line in run("squeue", "-h", "-r", "-t", "all", "-n", ",".join(names), "-O", columns).splitlines():
+        with _parsing(line):
+            name, array, index, state, node, reason, status, *_ = map(str.strip, line.split(SEPARATOR))
+            if index.isdigit():
+                code, signal = int(status) >> 8 & 0xFF, int(status) & 0x7F
+                yield (name, int(index)), Job(array, int(index), state, node, reason, code, signal)
+
+
+def _sacct(names: Collection[str], since: float) -> Iterator[tuple[tuple[str, int], Job]]:
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 1))
+    columns = "JobName%200,JobID,State,NodeList%200,Reason,ExitCode"
+    command = ("sacct", "-X", "-n", "-P", "-S", start, f"--name={','.join(names)}", f"--format={columns}")
+    for line in run(*command).splitlines():
+        with _parsing(line):
+            name, job, state, node, reason, ended = line.split(SEPARATOR)
+            array, _, index = job.partition("_")
+            if index.isdigit():
+                code, _, signal = ended.partition(":")
+                # As in "CANCELLED by 1000".
+                word = state.partition(" ")[0]
+                yield (name, int(index)), Job(array, int(index), word, node, reason, int(code), int(signal or 0))
+
+
+@contextmanager
+def _parsing(line: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise SlurmError(f"this line of output cannot be read as a job: {line!r}") from error

@@ -1,0 +1,141 @@
+"""What a sweep submits to SLURM: its job arrays in order, and the record that each leaves on disk.
+
+Every submission is written to the sweep's folder `jobs/` before sbatch is called, so that none is forgotten when the
+launching process dies.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onecycle_sweeps import files
+from onecycle_sweeps.files import Damaged, Unreadable, read_json, write_json
+from onecycle_sweeps.launching.slurm import request
+from onecycle_sweeps.launching.slurm.request import Settings
+from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+
+# A launching process that died may have an sbatch on its way for so long.
+IN_FLIGHT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class JobArray:
+    """A job array to be submitted: its trials by index, and the trials whose arrays must have ended before it starts.
+
+    Without trials it is a single job that writes the sweep's report.
+    """
+
+    trials: tuple[str, ...]
+    settings: Settings
+    after: tuple[str, ...] = ()
+
+
+def job_arrays(
+    trials: Sequence[Entry], queued: Collection[str], settings: Settings, largest: int, *, report: bool
+) -> list[JobArray]:
+    """The arrays for a sweep's unfinished trials, in the order of submission; `queued` trials have a job already.
+
+    First come range tests, then the trainings that wait for one, then all other trainings, and last, if `report` asks
+    for it, the job that writes the report. No array has more than `largest` elements.
+    """
+    todo = [entry for entry in trials if entry.signature not in queued]
+    tests = [entry for entry in todo if entry.kind == RANGE_TEST]
+    without_result = {*queued, *(test.signature for test in tests)}
+    trainings = [entry for entry in todo if entry.kind != RANGE_TEST]
+    waiting = [entry for entry in trainings if entry.needs in without_result]
+    ready = [entry for entry in trainings if entry.needs not in without_result]
+    needed = tuple(dict.fromkeys(entry.needs for entry in waiting if entry.needs))
+    arrays = [
+        *in_parts(tests, settings, largest),
+        *in_parts(waiting, settings, largest, needed),
+        *in_parts(ready, settings, largest),
+    ]
+    if todo and report:
+        arrays.append(JobArray((), request.light(settings), tuple(entry.signature for entry in trials)))
+    return arrays
+
+
+def in_parts(
+    trials: Sequence[Entry], settings: Settings, largest: int, after: tuple[str, ...] = ()
+) -> Iterator[JobArray]:
+    """Trials as arrays of at most `largest` elements."""
+    for start in range(0, len(trials), largest):
+        part = trials[start : start + largest]
+        yield JobArray(tuple(entry.signature for entry in part), settings, after)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The record of one submitted job array: its unique name, and its trials by index (none: it writes the report).
+
+    `since` is when the user asked for these trials. `array` is SLURM's number, None until sbatch has answered.
+    """
+
+    name: str
+    trials: tuple[str, ...]
+    settings: dict[str, Any]
+    since: float
+    created: float
+    array: str | None = None
+
+    def write(self, path: Path) -> None:
+        """Write the record atomically."""
+        write_json(path, asdict(self))
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether sbatch may still be at work on it, although no number has been recorded."""
+        return self.array is None and 0 <= time.time() - self.created < IN_FLIGHT_SECONDS
+
+
+@contextmanager
+def exclusive(sweep: Sweep, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock under which jobs of this RUNS_DIR are submitted and looked after; yields whether it is held.
+
+    Without `wait` it yields False at once while another process has it.
+    """
+    try:
+        lock = files.lock(sweep.runs_dir / "sweeps" / "jobs.lock", seconds=None if wait else 0)
+    except files.AlreadyLocked:
+        yield False
+        return
+    with lock:
+        yield True
+
+
+def folder(sweep: Sweep) -> Path:
+    """Where the records of a sweep's submissions lie, and the output of its jobs."""
+    return sweep.folder / "jobs"
+
+
+def path_of(sweep: Sweep, name: str) -> Path:
+    """The record of the submission of this name."""
+    return folder(sweep) / f"{name}.json"
+
+
+def load(path: Path) -> Submission | None:
+    """Read the record of a submission; None where there is none. Raises Unreadable."""
+    if (data := read_json(path)) is None:
+        return None
+    try:
+        data["trials"] = tuple(data["trials"])
+        return Submission(**data)
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{path} is damaged ({type(error).__name__}: {error})") from error
+
+
+def load_all(sweep: Sweep) -> list[Submission]:
+    """All readable submissions of a sweep, oldest first."""
+    found: list[Submission] = []
+    for path in folder(sweep).glob("onecycle-*.json"):
+        with suppress(Unreadable):
+            found += filter(None, [load(path)])
+    return sorted(found, key=lambda one: one.created)
+
+
+def job_numbers(signatures: Collection[str], numbers: Mapping[str, str]) -> list[str]:
+    """The numbers of the arrays that these trials are in, each once."""
+    return sorted({numbers[signature] for signature in signatures if signature in numbers})

@@ -1,0 +1,148 @@
+"""A sweep's jobs from submission to end: submitted in order, watched, submitted again after a limit, or cancelled."""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+
+from onecycle_sweeps.launching.queue import Event
+from onecycle_sweeps.launching.slurm import client, jobs, sbatch, submissions
+from onecycle_sweeps.launching.slurm.client import SlurmError
+from onecycle_sweeps.launching.slurm.request import Settings
+from onecycle_sweeps.launching.slurm.submissions import Submission
+from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING, check_owner
+
+TICK_SECONDS = 0.5
+# SLURM is asked at most every so many seconds, and less often the longer the sweep lasts.
+QUERY_SECONDS, MAX_QUERY_SECONDS, QUERY_SHARE = 3.0, 30.0, 0.01
+IN_FLIGHT_PAUSE = 1.0
+
+
+def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry], *, report: bool) -> Generator[Event]:
+    """Submit the trials and, if the settings say so, watch them until they end. Closing the generator keeps the jobs.
+
+    Raises SlurmError with sbatch's message.
+    """
+    for line in submit_all(sweep, trials, settings, report=report):
+        yield Event(news=line)
+    if settings["wait"]:
+        yield from watch(sweep, trials)
+
+
+def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, report: bool) -> Iterator[str]:
+    """Submit the trials that have no job and, if `report`, a last job that writes the report; yields a line for each.
+
+    Raises SlurmError with sbatch's message. What was submitted before it stays, and the same command submits the rest.
+    """
+    with submissions.exclusive(sweep, wait=True):
+        jobs.update(sweep)
+        while any(job.submission.is_in_flight for job in jobs.open_jobs(sweep)):
+            time.sleep(IN_FLIGHT_PAUSE)
+            jobs.update(sweep)
+        for entry in trials:
+            # The update may have found that an earlier job was cancelled; the trial is wanted again.
+            sweep.trial(entry.signature).remove("cancel.json")
+        since = time.time()
+        queued = {o.trial.signature: o.submission.array for o in jobs.open_jobs(sweep) if o.submission.array}
+        largest = client.with_retries(client.largest_array) if any(e.signature not in queued for e in trials) else 1
+        for array in submissions.job_arrays(trials, queued, settings, largest, report=report):
+            try:
+                made = sbatch.submit(sweep, array, since, submissions.job_numbers(array.after, queued))
+            except SlurmError as error:
+                if array.trials:
+                    raise
+                yield f"the job that writes the report was refused ({error}): use the verb report"
+                return
+            queued |= dict.fromkeys(made.trials, str(made.array))
+            yield _describe(made)
+
+
+def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
+    """Yield what becomes of trials, until all have ended or no job works on those that are left.
+
+    A trial whose job was ended by a time limit, a preemption or its node is submitted again.
+    """
+    last: dict[str, str] = {}
+    began, queried, remarks = time.monotonic(), -MAX_QUERY_SECONDS, []
+    while unfinished := [entry for entry in trials if last.get(entry.signature) not in ENDED]:
+        now = time.monotonic()
+        changed = [entry for entry in unfinished if last.get(entry.signature) == RUNNING]
+        if now - queried >= min(MAX_QUERY_SECONDS, max(QUERY_SECONDS, QUERY_SHARE * (now - began))):
+            found = _update_and_resubmit(sweep, unfinished)
+            yield from (Event(news=line) for line in found if line not in remarks)
+            queried, remarks, changed = now, found, unfinished
+        for entry in changed:
+            current = sweep.trial(entry.signature).state()
+            if last.get(entry.signature) != current.status:
+                last[entry.signature] = current.status
+                yield Event(entry, current.status, current.cause)
+        if not any(
+            last.get(e.signature) in (*ENDED, QUEUED, RUNNING) or _may_be_resubmitted(sweep, e) for e in unfinished
+        ):
+            return
+        yield Event()
+        time.sleep(TICK_SECONDS)
+
+
+def cancel(sweep: Sweep) -> list[str]:
+    """Cancel the jobs of a sweep; returns a line for what could not be done."""
+    if not (made := submissions.load_all(sweep)) and not any(jobs.open_jobs(sweep)):
+        return []
+    with submissions.exclusive(sweep, wait=True):
+        jobs.update(sweep)
+        left = [job for job in jobs.open_jobs(sweep) if job.submission.array]
+        reports = [submission.array for submission in made if submission.array and not submission.trials]
+        try:
+            client.cancel([*(job.id for job in left), *reports])
+        except SlurmError as error:
+            return [f"scancel: {error}"]
+        for job in left:
+            jobs.end(job, "cancelled")
+    return []
+
+
+def _update_and_resubmit(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
+    """Learn how jobs stand and submit again what may go on; returns a line for each submission and each failure.
+
+    Raises SlurmError where the cluster no longer accepts a trial.
+    """
+    with submissions.exclusive(sweep, wait=False) as is_held:
+        if not is_held:
+            return []
+        remarks = jobs.update(sweep)
+        left = [
+            e for e in trials if _may_be_resubmitted(sweep, e) and sweep.trial(e.signature).state().status == WAITING
+        ]
+        try:
+            return [*remarks, *_resubmit(sweep, left)]
+        except SlurmError as error:
+            if not client.is_unreachable(error):
+                raise
+            return [*remarks, f"sbatch: {error}"]
+
+
+def _may_be_resubmitted(sweep: Sweep, entry: Entry) -> bool:
+    return bool(sweep.trial(entry.signature).last_job().get("again"))
+
+
+def _resubmit(sweep: Sweep, trials: Sequence[Entry]) -> Iterator[str]:
+    """Submit trials again with the settings of their last submission; raises SlurmError."""
+    earlier: dict[str, tuple[Submission, list[Entry]]] = {}
+    for entry in trials:
+        path = sweep.runs_dir / sweep.trial(entry.signature).last_job()["submission"]
+        try:
+            # The settings contain shell lines, which nobody else may have written.
+            check_owner(path)
+        except PermissionError as error:
+            raise SlurmError(str(error)) from error
+        if submission := submissions.load(path):
+            earlier.setdefault(submission.name, (submission, []))[1].append(entry)
+    for submission, entries in earlier.values():
+        largest = client.with_retries(client.largest_array)
+        for array in submissions.in_parts(entries, submission.settings, largest):
+            yield f"{_describe(sbatch.submit(sweep, array, submission.since, resubmit=True))} again"
+
+
+def _describe(made: Submission) -> str:
+    count = len(made.trials)
+    what = f"{count} {'trial' if count == 1 else 'trials'}" if count else "the report, after all trials"
+    return f"submitted job {made.array}: {what}"

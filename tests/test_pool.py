@@ -1,0 +1,403 @@
+"""Workers that answer and die in every way, acted by functions that talk like a worker and train nothing."""
+
+import itertools
+import os
+import signal
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver, spawn
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onecycle_sweeps.launching import machine, pool
+from onecycle_sweeps.launching.pool import Worker, WorkerPool
+from onecycle_sweeps.launching.queue import LEFT_STATUS
+from onecycle_sweeps.sweep import Entry, Sweep
+from program import QUICK, drive, planned, wait_until
+
+Actor = Callable[[str], None]
+
+# What an actor does before its own lines; `take` counts the processes that were started with it, from 1 on.
+ACTING = """
+import os, signal, sys, time
+from pathlib import Path
+from onecycle_sweeps.launching.queue import READY, Execution
+
+HERE = Path(__file__).parent
+FINISHED = Execution("finished")
+
+def serve(orders, answers):
+    with (HERE / "takes").open("a") as takes:
+        print(os.getpid(), file=takes, flush=True)
+        take = len((HERE / "takes").read_text().split())
+
+    def until_asked_to_leave():
+        try:
+            while True:
+                orders.recv()
+        except EOFError:
+            pass
+"""
+
+
+@pytest.fixture
+def acted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Actor]:
+    """Puts lines of Python in the workers' place, in a fork server that has imported nothing."""
+
+    def act(lines: str) -> None:
+        (tmp_path / "acting.py").write_text(ACTING + textwrap.indent(textwrap.dedent(lines), "    "))
+        monkeypatch.setattr(pool, "WORK", "acting")
+
+    pool.stop_server()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pool, "PRELOADED", [])
+    yield act
+    pool.stop_server()
+
+
+@pytest.fixture
+def workers() -> Iterator[WorkerPool]:
+    made = WorkerPool()
+    yield made
+    made.leave()
+
+
+@pytest.fixture
+def made(tmp_path: Path, runs_dir: Path) -> tuple[Sweep, list[Entry]]:
+    return planned(tmp_path, QUICK)
+
+
+ONE_SLOT = pool.slots("cpu", 1, 1, 1, 1)
+
+
+def test_what_a_worker_prints_is_no_answer(made: tuple[Sweep, list[Entry]], acted: Actor):
+    acted("""
+        print("hello", flush=True)
+        answers.send(READY); orders.recv(); answers.send(FINISHED); until_asked_to_leave()
+    """)
+    assert [e.status for e in drive(*made, places=1).events] == ["running", "finished"]
+    assert (made[0].folder / "worker-0.log").read_text() == "hello\n"
+
+
+@pytest.mark.parametrize("status", ["busy", "stopped"])
+def test_a_trial_that_is_busy_or_was_stopped_waits_for_its_turn_again(
+    made: tuple[Sweep, list[Entry]], acted: Actor, status: str
+):
+    acted(f"""
+        answers.send(READY); orders.recv(); answers.send(Execution("{status}"))
+        orders.recv(); answers.send(FINISHED); until_asked_to_leave()
+    """)
+    assert [e.status for e in drive(*made, places=1).events] == ["running", "running", "finished"]
+
+
+def test_a_worker_that_was_told_to_leave_fails_no_trial(made: tuple[Sweep, list[Entry]], acted: Actor):
+    acted(f"""
+        answers.send(READY); orders.recv()
+        if take == 1:
+            sys.exit({LEFT_STATUS})
+        answers.send(FINISHED); until_asked_to_leave()
+    """)
+    seen = drive(*made, places=1)
+    assert [e.status for e in seen.events] == ["running", "running", "finished"]
+    assert seen.started == 2
+    assert seen.sweep.trial(made[1][0].signature).failure() is None
+
+
+def test_a_worker_that_cannot_start_is_reported_in_one_line_with_its_log(made: tuple[Sweep, list[Entry]], acted: Actor):
+    acted("print('no torch here', file=sys.stderr); sys.exit(3)")
+    with pytest.raises(pool.WorkerLost) as lost:
+        drive(*made, places=1)
+    log = made[0].folder / "worker-0.log"
+    assert str(lost.value) == f"the worker exited with status 3 before it could begin; its output is in {log}"
+    assert log.read_text() == "no torch here\n"
+
+
+def test_a_machine_that_starts_no_process_is_reported_in_one_line(
+    made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(spawn, "_python_exe", b"/nowhere/python")
+    with pytest.raises(pool.WorkerLost, match=r"^a worker process cannot be started: .* died$"):
+        drive(*made, places=1)
+
+
+def test_a_failure_that_left_no_word_in_the_folder_is_recorded_there(made: tuple[Sweep, list[Entry]], acted: Actor):
+    acted("""
+        answers.send(READY); orders.recv()
+        answers.send(Execution("failed", "the disk is full")); until_asked_to_leave()
+    """)
+    drive(*made, places=1)
+    stands = made[0].trial(made[1][0].signature).state()
+    assert (stands.status, stands.cause) == ("failed", "the disk is full")
+
+
+def test_leaving_the_iteration_ends_the_workers(
+    made: tuple[Sweep, list[Entry]], acted: Actor, tmp_path: Path, workers: WorkerPool
+):
+    acted("""
+        answers.send(READY); orders.recv(); until_asked_to_leave(); (HERE / "gone").touch()
+    """)
+    events = pool.run(workers, *made, ONE_SLOT)
+    assert next(events).status == "running"
+    events.close()
+    assert (tmp_path / "gone").exists()
+
+
+def test_the_workers_of_one_launch_take_the_trials_of_the_next(
+    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+):
+    acted("""
+        answers.send(READY)
+        while orders.recv():
+            answers.send(FINISHED)
+    """)
+    processes = set()
+    for _ in range(2):
+        assert [e.status for e in pool.run(workers, *made, ONE_SLOT) if e.entry] == ["running", "finished"]
+        processes |= {worker.process.pid for worker in workers.workers}
+    (worker,) = workers.workers
+    workers.leave()
+    assert processes == {worker.process.pid}
+    assert not Path(f"/proc/{worker.process.pid}").exists()
+
+
+ENDS_AFTER_A_TRIAL = """
+    answers.send(READY)
+    while orders.recv():
+        answers.send(FINISHED)
+        if take == 1:
+            sys.exit(1)
+"""
+
+
+def test_a_worker_that_dies_between_two_launches_fails_no_trial(
+    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+):
+    acted(ENDS_AFTER_A_TRIAL)
+    list(pool.run(workers, *made, ONE_SLOT))
+    workers.workers[0].wait(5)
+    assert [e.status for e in pool.run(workers, *made, ONE_SLOT) if e.entry] == ["running", "finished"]
+
+
+def test_a_worker_whose_death_is_not_noticed_yet_fails_no_trial(
+    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    acted(ENDS_AFTER_A_TRIAL)
+    list(pool.run(workers, *made, ONE_SLOT))
+    (worker,) = workers.workers
+    os.kill(worker.process.pid or 0, signal.SIGKILL)
+    wait_until(lambda: worker.process.exitcode is not None, "the worker dies")
+    unnoticed = iter([True])
+    is_free = Worker.is_free
+    monkeypatch.setattr(Worker, "is_free", lambda worker: next(unnoticed, is_free(worker)))
+    assert [e.status for e in pool.run(workers, *made, ONE_SLOT) if e.entry] == ["running", "finished"]
+
+
+@pytest.mark.parametrize("patience", [0.5, 60.0])
+def test_a_worker_whose_trial_does_not_leave_is_killed_after_a_time_or_at_the_next_ctrl_c(
+    patience: float, made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
+):
+    acted("answers.send(READY); time.sleep(60)")
+    monkeypatch.setattr(pool, "LEAVE_SECONDS", patience)
+    workers = WorkerPool()
+    workers.grow(made[0], ONE_SLOT)
+    (worker,) = workers.workers
+    worker.entry = made[1][0]
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        workers.leave()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert worker.process.exitcode == -signal.SIGKILL
+
+
+def test_a_worker_that_closed_its_pipe_and_lives_on_is_killed_and_another_takes_its_place(
+    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """The launching process waits for none of it: it goes on to say what happens while the process lives."""
+    monkeypatch.setattr(pool, "END_SECONDS", 1.5)
+    acted("""
+        answers.send(READY); orders.recv()
+        if take == 1:
+            answers.close(); orders.close(); time.sleep(60)
+        answers.send(FINISHED); until_asked_to_leave()
+    """)
+    times, causes = [time.monotonic()], []
+    for event in pool.run(workers, *made, ONE_SLOT):
+        times.append(time.monotonic())
+        causes += [event.cause] if event.cause else []
+    assert causes == ["the worker closed its pipe and lived on, so it was killed after 1.5 s"]
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.2
+    first = (tmp_path / "takes").read_text().split()[0]
+    assert not Path(f"/proc/{first}").exists()
+
+
+def test_a_worker_that_ended_is_noticed_though_a_child_of_it_holds_its_pipe(
+    made: tuple[Sweep, list[Entry]], acted: Actor
+):
+    acted("""
+        answers.send(READY); orders.recv()
+        if take == 1:
+            if not os.fork():
+                time.sleep(20)
+            os._exit(3)
+        answers.send(FINISHED); until_asked_to_leave()
+    """)
+    began = time.monotonic()
+    seen = drive(*made, places=1)
+    assert [(e.status, e.cause) for e in seen.events] == [
+        ("running", None),
+        ("failed", "the worker exited with status 3"),
+    ]
+    assert time.monotonic() - began < 15
+
+
+def test_half_an_answer_is_no_answer(made: tuple[Sweep, list[Entry]], acted: Actor):
+    acted("""
+        answers.send(READY); orders.recv(); os.write(answers.fileno(), b"\\0\\0\\0\\7half"); os._exit(3)
+    """)
+    assert [e.cause for e in drive(*made, places=1).events] == [None, "the worker exited with status 3"]
+
+
+def test_a_worker_may_have_processes_of_its_own(made: tuple[Sweep, list[Entry]], acted: Actor):
+    """As a user's loader has."""
+    acted("""
+        import multiprocessing
+        answers.send(READY); orders.recv()
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.1,))
+        process.start(); process.join()
+        answers.send(FINISHED if process.exitcode == 0 else None); until_asked_to_leave()
+    """)
+    assert [e.status for e in drive(*made, places=1).events] == ["running", "finished"]
+
+
+def test_a_worker_is_a_session_of_its_own_with_its_environment_and_folder(
+    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+):
+    acted("""
+        print(os.getsid(0) == os.getpid(), os.environ["MINE"], os.getcwd(), flush=True)
+        answers.send(READY); orders.recv(); answers.send(FINISHED); until_asked_to_leave()
+    """)
+    list(pool.run(workers, *made, [{"MINE": "here"}]))
+    assert (made[0].folder / "worker-0.log").read_text().split() == ["True", "here", os.getcwd()]
+
+
+def test_torch_is_asked_for_gpus_in_a_process_that_forks_no_worker(
+    acted: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A torch that counts three GPUs and writes down which process it was asked in."""
+    cuda = "is_available = staticmethod(lambda: True); device_count = staticmethod(lambda: (log(), 3)[1])"
+    (tmp_path / "torch.py").write_text(
+        f"import os\ndef log(): open('{tmp_path}/asked', 'a').write(f'{{os.getpid()}} ')\nclass cuda: {cuda}\n"
+    )
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine, "_nvidias", lambda: 0)
+    slots = pool.slots("auto", 1, None, 1, 9)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1", "2"]
+    assert pool.slots("auto", 1, None, 1, 0) == []
+    (asked,) = (tmp_path / "asked").read_text().split()
+    assert int(asked) not in (server_pid(), os.getpid())
+
+
+def test_what_workers_need_is_imported_once_for_all_of_them(
+    made: tuple[Sweep, list[Entry]], tmp_path: Path, acted: Actor, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch
+):
+    acted("answers.send(READY); until_asked_to_leave()")
+    (tmp_path / "early.py").write_text(f"open('{tmp_path}/imports', 'a').write('once ')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(pool, "PRELOADED", ["early"])
+    workers.grow(made[0], pool.slots("cpu", 1, 3, 1, 3))
+    assert len({worker.process.pid for worker in workers.workers}) == 3
+    assert (tmp_path / "imports").read_text() == "once "
+
+
+def test_work_that_cannot_be_imported_is_reported_in_one_line_with_its_log(
+    made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pool, "WORK", "no_such_module")
+    with pytest.raises(pool.WorkerLost, match=r"^the worker exited with status 1 before it could begin; its output is"):
+        drive(*made, places=1)
+    assert "No module named 'no_such_module'" in (made[0].folder / "worker-0.log").read_text()
+
+
+def test_a_worker_whose_fork_server_is_killed_goes_on_and_another_server_forks_the_next(
+    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+):
+    acted(ENDS_AFTER_A_TRIAL)
+    killed = []
+    for event in pool.run(workers, *made, ONE_SLOT):
+        if event.status == "running":
+            killed.append(kill_server())
+        elif event.status:
+            assert event.status == "finished"
+    workers.workers[0].kill()
+    assert [e.status for e in pool.run(workers, *made, ONE_SLOT) if e.entry] == ["running", "finished"]
+    assert server_pid() not in (None, *killed)
+
+
+def test_a_worker_that_dies_after_its_fork_server_fails_its_trial_with_what_is_known(
+    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+):
+    acted("answers.send(READY); orders.recv(); time.sleep(0.3); sys.exit(3)")
+    events = pool.run(workers, *made, ONE_SLOT)
+    causes = [kill_server() if event.status == "running" else event.cause for event in events]
+    assert "the worker ended, exit status unavailable (the fork server died)" in causes
+
+
+def server_pid() -> int | None:
+    return forkserver._forkserver._forkserver_pid  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def kill_server() -> int:
+    pid = server_pid()
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def test_a_sweep_without_anything_to_do_starts_no_worker(made: tuple[Sweep, list[Entry]]):
+    assert drive(made[0], [], places=2).started == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "asked", "trials", "count"),
+    [
+        (4, 1, None, 9, 4),
+        (4, 2, None, 9, 2),
+        (4, 8, None, 9, 1),
+        (4, 1, None, 3, 3),
+        (4, 1, 6, 9, 6),
+        (4, 1, None, 0, 0),
+    ],
+)
+def test_there_are_as_many_workers_as_the_cores_carry_and_the_trials_need(
+    cores: int, threads: int, asked: int | None, trials: int, count: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "gpus", lambda _: [])
+    slots = pool.slots("auto", threads, asked, 1, trials)
+    assert [slot["OMP_NUM_THREADS"] for slot in slots] == [str(threads)] * count
+
+
+@given(st.integers(1, 300), st.integers(1, 400), st.integers(0, 500))
+def test_workers_and_their_threads_are_never_more_than_the_cores(cores: int, threads: int, trials: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "cores", lambda: cores)
+        patch.setattr(machine, "gpus", lambda _: [])
+        made = pool.slots("auto", threads, None, 1, trials)
+    # Who asks for more threads than there are cores has one worker.
+    assert len(made) * threads <= max(cores, threads)
+    assert bool(made) is (trials > 0)
+
+
+def test_each_gpu_has_as_many_workers_as_it_is_to_carry(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "gpus", lambda _: [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "03"])
+    slots = pool.slots("auto", 1, None, 2, 9)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "0", "3"]
+    assert "CUDA_VISIBLE_DEVICES" not in pool.slots("cpu", 1, 1, 1, 9)[0]
