@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from onecycle_sweeps.files import FORMAT, check_format, with_format
 
+# Metrics of each step; those of an evaluation are named by `measures`.
 LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", "train/loss"
-TRAIN_ACCURACY, VAL_LOSS, VAL_ACCURACY = "train/accuracy", "val/loss", "val/accuracy"
 SMOOTHED_LOSS = "range/loss_smoothed"
 HEAD = ("attempt", "from", "time", "host")
 TAIL_BYTES = 1 << 18

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import real_trials
-from onecycle_sweeps import journal, sweep
+from onecycle_sweeps import journal, measures, sweep
 from onecycle_sweeps.launching import pool
 from onecycle_sweeps.launching.pool import Worker, WorkerPool
 from onecycle_sweeps.launching.queue import Event
@@ -29,7 +29,7 @@ SCRIPT = (str(Path(sys.executable).with_name("onecycle-sweeps")),)
 QUICK = ("policy=constant", "max_lr=0.1", "epochs=1")
 TIMEOUT_SECONDS = 300
 NEW_STORE = "import sys; from onecycle_sweeps.tracking.store import connected\nwith connected(sys.argv[1]): pass"
-SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, journal.VAL_LOSS, journal.VAL_ACCURACY)
+SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, measures.LOSS.val, measures.ACCURACY.val)
 
 
 def run(folder: Path, *arguments: str, program: Sequence[str] = MODULE, **env: str) -> subprocess.CompletedProcess[str]:

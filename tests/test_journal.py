@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.journal import LR, TRAIN_LOSS, VAL_LOSS, Journal
+from onecycle_sweeps.journal import LR, TRAIN_LOSS, Journal
 
 
 def written(folder: Path, attempt: int, start: int, *blocks: tuple[int, list[float]]) -> Journal:
@@ -139,7 +139,7 @@ def recorded(made: list[tuple[int, list[tuple[int, bool, bool, float]]]]) -> Ite
                     with book.path.open("a") as file:
                         file.write("\n")
                 if evaluated:
-                    book.append(step - 1, {VAL_LOSS: [number + 0.5]})
+                    book.append(step - 1, {"val/loss": [number + 0.5]})
                 if saved:
                     book.saved(step)
             if blocks and blocks[-1][1]:

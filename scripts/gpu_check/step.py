@@ -23,7 +23,7 @@ from benchmarks.work import SEED, VALIDATION, Side, Work
 from gpu_check import card, plain
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe
-from onecycle_sweeps import journal, trial
+from onecycle_sweeps import journal, measures, trial
 from onecycle_sweeps.images import ImageBatches
 from onecycle_sweeps.loop import Learner, Totals, steps
 from onecycle_sweeps.planning import Trial
@@ -298,7 +298,7 @@ def _synchronising(learner: Learner, count: int) -> Counter[str]:
 
 def _epochs(folder: TrialFolder) -> list[float]:
     """The seconds of each epoch but the first, by the times at which its evaluation was recorded."""
-    ends = [block.time for block in journal.read(folder.journal).blocks if journal.VAL_ACCURACY in block.metrics]
+    ends = [block.time for block in journal.read(folder.journal).blocks if measures.ACCURACY.val in block.metrics]
     return [end - start for start, end in pairwise(ends)]
 
 
