@@ -1,4 +1,4 @@
-"""Sweeps on a real tracking server, behind its login: what its pages show, and that no secret is anywhere."""
+"""Sweeps on a real tracking server with a login: what its pages show, and that secrets are not leaked."""
 
 import os
 import re
@@ -33,7 +33,7 @@ SECONDS = 60_000
 
 @dataclass(frozen=True)
 class Swept:
-    """Two sweeps of one experiment: what the first one said, and its processes that had a secret as an argument."""
+    """Two sweeps of one experiment: the output of the first, and its processes with a secret in their arguments."""
 
     folder: Path
     whole: Sweep
@@ -44,7 +44,7 @@ class Swept:
 
 @pytest.fixture(scope="module")
 def swept(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """A sweep whose password was typed into tracking.uri, and one that has it from the environment."""
+    """A sweep with its password typed into tracking.uri, and one that has it from the environment."""
     folder = tmp_path_factory.mktemp("swept")
     said, overheard = overhear(server, folder, *TWELVE, f"tracking.uri={server.uri_with_login}", token=TOKEN)
     done = program.run(folder, *ANOTHER, f"tracking.uri={server.uri}", **server.environment)
@@ -58,13 +58,13 @@ def sweep_at(folder: Path) -> Sweep:
 
 
 def overhear(server: Server, folder: Path, *words: str, token: str) -> tuple[str, set[str]]:
-    """What a command says, and the names of the processes that other users of the machine could learn a secret from."""
+    """A command's output, and the ids of the processes from which other users of the machine could learn a secret."""
     command = [*program.MODULE, *words]
     environment = os.environ | {"MLFLOW_TRACKING_TOKEN": token}
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        # The command puts its own arguments aside as its first deed.
+        # The first thing the command does is to replace its own arguments.
         program.wait_until(
             lambda: str(process.pid) in holding(f"tracking.uri={server.uri}"), "the command to hide its password"
         )
@@ -79,7 +79,7 @@ def overhear(server: Server, folder: Path, *words: str, token: str) -> tuple[str
 
 
 def holding(secret: str) -> set[str]:
-    """The ids of the processes that have a text among their arguments."""
+    """The ids of the processes with a text in their arguments."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -92,12 +92,12 @@ def holding(secret: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Any]:
-    """A page of a browser that knows the login and the server's public name."""
+    """A browser page that knows the login and the server's public name."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("no chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        # Root, as in a container, has no sandbox.
+        # Chromium has no sandbox for root, as in a container.
         names = f"--host-resolver-rules=MAP {PUBLIC_NAME} 127.0.0.1"
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", names])
         login = {"username": "admin", "password": server.password}
@@ -108,9 +108,9 @@ def page(server: Server) -> Iterator[Any]:
 
 @pytest.fixture
 def complaints(page: Any) -> list[str]:
-    """What the page complains of, or asks of another host.
+    """The errors of the page, and its requests to other hosts.
 
-    A browser that lays out a page of MLflow's charts in more than one frame calls that an error too, which it is not.
+    Chromium also reports it as an error when it needs more than one frame for the layout of MLflow's charts.
     """
     said: list[str] = []
 
@@ -129,17 +129,17 @@ def complaints(page: Any) -> list[str]:
 
 
 def public(server: Server, link: str) -> str:
-    """A link as a browser elsewhere would open it."""
+    """A link with the public name, as a browser on another machine would open it."""
     return link.replace(f"127.0.0.1:{server.port}", f"{PUBLIC_NAME}:{server.port}")
 
 
 def names(sweep: Sweep) -> list[str]:
-    """How the sweep's runs are called."""
+    """The names of the sweep's runs."""
     resolved = {entry.signature: sweep.trial(entry.signature).resolved() or {} for entry in sweep.trials}
     return sorted(entry.name(resolved[entry.signature].get("max_lr")) for entry in sweep.trials)
 
 
-def test_the_printed_link_overlays_the_rates_of_all_runs_of_this_sweep_and_of_no_other(
+def test_the_printed_link_overlays_the_learning_rates_of_this_sweeps_runs_only(
     server: Server, swept: Swept, page: Any, complaints: list[str]
 ):
     (link,) = re.findall(r"MLflow: (\S+)", swept.said)
@@ -152,7 +152,7 @@ def test_the_printed_link_overlays_the_rates_of_all_runs_of_this_sweep_and_of_no
     assert sorted(text.removesuffix(" (schedule/lr)") for text in legend.all_inner_texts()) == names(swept.whole)
     sections = page.locator("[data-testid=experiment-view-compare-runs-section-header]").all_inner_texts()
     assert [text.split()[0] for text in sections][:3] == ["schedule", "val", "train"]
-    # It stands on the screen as the page opens.
+    # It is visible without scrolling.
     box = card.bounding_box()
     assert box["y"] + box["height"] <= 950
     if pictures := os.environ.get("PICTURES"):
@@ -160,11 +160,11 @@ def test_the_printed_link_overlays_the_rates_of_all_runs_of_this_sweep_and_of_no
     assert complaints == []
 
 
-def test_a_sweeps_page_has_its_table_its_figures_and_its_report(
+def test_the_page_of_a_sweep_has_its_table_figures_and_report(
     server: Server, swept: Swept, page: Any, complaints: list[str]
 ):
-    book = ledger.load(swept.whole)
-    base = public(server, f"{server.uri}/#/experiments/{book.experiment}/runs/{book.parent}")
+    known = ledger.load(swept.whole)
+    base = public(server, f"{server.uri}/#/experiments/{known.experiment}/runs/{known.parent}")
     page.goto(base)
     page.get_by_text("Mean ± standard deviation").wait_for(timeout=SECONDS)
     page.wait_for_function("() => document.images.length && [...document.images].every(image => image.complete)")
@@ -182,7 +182,7 @@ def test_a_sweeps_page_has_its_table_its_figures_and_its_report(
     assert complaints == []
 
 
-def test_no_file_no_row_no_line_and_no_argument_has_a_secret(server: Server, swept: Swept):
+def test_no_file_database_row_output_or_argument_contains_a_secret(server: Server, swept: Swept):
     kept = [
         path for place in (swept.folder, server.folder / "artifacts", server.folder / "log") for path in files(place)
     ]
@@ -201,7 +201,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_wrong_password_is_said_in_a_line_without_it(server: Server, swept: Swept):
+def test_a_wrong_password_is_reported_in_one_line_without_it(server: Server, swept: Swept):
     wrong = "another-password"
     done = program.run(swept.folder, "sync", f"tracking.uri=http://admin:{wrong}@127.0.0.1:{server.port}")
     assert done.returncode == 2
@@ -210,7 +210,7 @@ def test_a_wrong_password_is_said_in_a_line_without_it(server: Server, swept: Sw
     assert wrong not in done.stdout + done.stderr
 
 
-def test_later_verbs_have_the_login_from_the_environment_or_from_mlflows_own_file(
+def test_later_verbs_read_the_login_from_the_environment_or_mlflows_own_file(
     server: Server, swept: Swept, tmp_path: Path
 ):
     assert program.run(swept.folder, "sync", swept.whole.id, MLFLOW_TRACKING_URI=server.uri_with_login).returncode == 0
@@ -221,9 +221,7 @@ def test_later_verbs_have_the_login_from_the_environment_or_from_mlflows_own_fil
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_database_is_opened_with_the_password_that_the_environment_has(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_database_is_opened_with_the_password_in_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(credentials.VARIABLE, "")
     settings = server.settings()
     password = (server.folder / "secrets" / "postgres_password").read_text()
@@ -245,7 +243,7 @@ def test_the_health_check_notices_a_host_check_that_refuses_the_public_name(serv
     assert (refused.returncode, "403" in refused.stderr) == (1, True)
 
 
-def test_the_health_check_notices_a_database_that_is_gone_and_one_that_is_back(server: Server):
+def test_the_health_check_notices_that_the_database_is_down_or_back(server: Server):
     server.kill("postgres")
     try:
         assert health(server, f"{PUBLIC_NAME}:{server.port}").returncode == 1

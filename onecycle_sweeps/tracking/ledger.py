@@ -26,7 +26,7 @@ class RunRecord:
     """A trial's run: `next` is the first step that the store may lack.
 
     `first` is the time of the trial's first attempt, `finished` that of the result that has arrived (None before).
-    `standing` is how the trial stood when all of it had arrived: a later change of the trial makes it differ.
+    `standing` is the trial's `run_data.standing` when all of it had arrived; it differs once the trial has changed.
     """
 
     run_id: str
@@ -69,7 +69,7 @@ class Ledger:
         return {path.stem: run for path in paths if (run := self._record(_read_runs(path)))}
 
     def has(self, signature: str, standing: list[Any]) -> bool:
-        """Whether all of a trial that stands like this has arrived."""
+        """Whether all has arrived of a trial with this `run_data.standing`."""
         return (run := self.run(signature)) is not None and run.standing == standing
 
     def save(self) -> None:

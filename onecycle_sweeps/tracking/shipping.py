@@ -90,7 +90,7 @@ def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
     known, found = ledger.load(sweep), list(outcomes(sweep, only))
     if not known.named or known.experiment is None or any(_lacks(known, outcome) for outcome in found):
         return True
-    if known.parent is None or _parent_runs(known, found):
+    if known.parent is None or _is_running(known, found):
         return False
     return known.parent_status != run_data.sweep_status(list(outcomes(sweep)))
 
@@ -124,8 +124,8 @@ def _lacks(known: Ledger, outcome: Outcome) -> bool:
     return begun and not known.has(outcome.entry.signature, run_data.standing(outcome))
 
 
-def _parent_runs(known: Ledger, found: Sequence[Outcome]) -> bool:
-    """Whether the parent is marked as running, and rightly so by these trials, so that no others need a look."""
+def _is_running(known: Ledger, found: Sequence[Outcome]) -> bool:
+    """Whether the parent has the status of a running sweep, and one of these trials does run: no other needs a look."""
     return known.parent_status == MLFLOW_STATUS[RUNNING] and any(outcome.status == RUNNING for outcome in found)
 
 
@@ -135,7 +135,7 @@ def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
     try:
         for refusal in _update_all(runs, found):
             refused += [refusal] if refusal else []
-        if not _parent_runs(runs.ledger, found):
+        if not _is_running(runs.ledger, found):
             runs.update_parent()
         if not refused:
             return Backlog(0, 0)
