@@ -1,9 +1,14 @@
 """What MLflow is sent of a trial: values that it can store, in batches that it accepts."""
 
 from itertools import pairwise
+from pathlib import Path
 
-from onecycle_sweeps.journal import Block
+from onecycle_sweeps.journal import Block, Journal
+from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.outcome import look
+from onecycle_sweeps.tracking import run_data
 from onecycle_sweeps.tracking.run_data import BATCH, as_params, as_tags, in_batches
+from recorded import PER_STEP, finish, sweep, training
 
 
 def test_long_values_are_cut_with_a_note_and_credentials_replaced_by_stars():
@@ -23,3 +28,18 @@ def test_a_batch_has_whole_steps_in_order_and_fits_one_request():
     assert [point.step for point in points] == sorted(point.step for point in points)
     assert len(points) == len(set(points)) == 2 * (1900 - 10) + 1
     assert all(one[-1].step < other[0].step for one, other in pairwise(found))
+
+
+def test_steps_to_target_follow_the_goal_of_the_headline_measure(tmp_path: Path):
+    made = sweep(tmp_path, training("a", target_accuracy=0.5))
+    trial, rmse = made.trial("a"), Measure("rmse", "min")
+    trial.create({"max_lr": 0.1})
+    trial.write("resolved", {"max_lr": 0.1, "total_steps": 9, "headline": rmse.as_record()})
+    journal = Journal(trial.journal, 1, 0)
+    for step, value in ((0, 0.9), (3, 0.6), (6, 0.5)):
+        journal.append(step, dict.fromkeys(PER_STEP, [0.1] * 3))
+        journal.append(step + 2, {rmse.val: [value]})
+    finish(trial)
+    points = [point for batch in run_data.batches(look(made.trials[0], trial), made) for point in batch]
+    assert [point.value for point in points if point.name == "steps_to_target"] == [9]
+    assert [point.step for point in points if point.name == "val/rmse"] == [2, 5, 8]

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from onecycle_sweeps import tracking
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.tracking import ledger, ui
 from recorded import ask, range_test, sweep, training
@@ -55,3 +56,9 @@ def test_the_link_is_a_plain_search_where_mlflows_version_is_not_known_to_read_t
     query = parse_qs(urlsplit(tracking.overlay_link(made)).fragment.partition("?")[2])
     assert query["searchFilter"] == [f"tags.ledger = '{ledger.load(made).token}' and tags.kind = 'train'"]
     assert "viewStateShareKey" not in query
+
+
+def test_the_view_has_charts_of_the_headline_measure(tmp_path: Path):
+    view = ui.view(sweep(tmp_path, training("a")), "token", Measure("rmse", "min"))
+    charts = json.loads(zlib.decompress(base64.b64decode(view.removeprefix("deflate;"))))["compareRunCharts"]
+    assert {"val/rmse", "train/rmse", "final/val_rmse"} < {chart["metricKey"] for chart in charts}
