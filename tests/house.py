@@ -91,6 +91,13 @@ def a_library_stays_in_its_home(house: House) -> Iterator[str]:
             yield f"{found.importer} imports {found.target}, which only {', '.join(homes)} may"
 
 
+def hydras_private_interfaces_stay_in_one_file(house: House) -> Iterator[str]:
+    for found in house.imports:
+        within = found.importer == "onecycle_sweeps.hydra_internals" or place(found.importer) == "hydra_plugins"
+        if found.target.startswith("hydra._internal") and not within:
+            yield f"{found.importer} imports {found.target}, which only hydra_internals and the plugin may"
+
+
 def the_submitting_side_starts_without_torch(house: House) -> Iterator[str]:
     for module in sorted(name for name in house.files if place(name) in TORCH_FREE):
         for loaded in sorted(house.loaded_with(module)):
@@ -155,6 +162,7 @@ RULES: tuple[Callable[[House], Iterator[str]], ...] = (
     imports_run_downwards,
     nobody_imports_what_conf_names,
     a_library_stays_in_its_home,
+    hydras_private_interfaces_stay_in_one_file,
     the_submitting_side_starts_without_torch,
     the_plugin_loads_hydra_alone,
     no_import_is_circular,

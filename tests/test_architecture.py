@@ -53,6 +53,10 @@ BREACHES = [
     (house.a_library_stays_in_its_home, {"onecycle_sweeps/trial.py": "def f():\n    from mlflow import log_metric"}),
     (house.a_library_stays_in_its_home, {"onecycle_sweeps/launching/pool.py": "import submitit"}),
     (house.a_library_stays_in_its_home, {"onecycle_sweeps/loop.py": "from omegaconf import OmegaConf"}),
+    (
+        house.hydras_private_interfaces_stay_in_one_file,
+        {"onecycle_sweeps/composing.py": "from hydra._internal import utils"},
+    ),
     (house.the_submitting_side_starts_without_torch, {"onecycle_sweeps/cli.py": "def f():\n    import torch"}),
     (house.the_submitting_side_starts_without_torch, {"onecycle_sweeps/report/page.py": "import torchvision.io"}),
     (

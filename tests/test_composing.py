@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from onecycle_sweeps import hydra_internals, mistakes
 from onecycle_sweeps.composing import Composer, plain
 from onecycle_sweeps.config.schema import ConfigError
 from real_trials import CONF
@@ -130,3 +131,18 @@ def test_groups_of_a_folder_that_is_typed_are_groups(loader: ConfigLoader, tmp_p
         ours.compose(["+shape=square"])
     with pytest.raises(ConfigError, match=r"unknown key shape\.radius"):
         ours.compose(["+shape=round"])
+
+
+def test_another_version_of_hydra_composes_without_its_private_interfaces(
+    loader: ConfigLoader, ours: Composer, monkeypatch: pytest.MonkeyPatch
+):
+    jobs = [["policy=clr", "seed=3"], ["policy=constant", "max_lr=0.1"]]
+    made = [ours.compose(overrides) for overrides in jobs]
+    monkeypatch.setattr(hydra_internals, "IS_TESTED", False)
+    monkeypatch.setattr(hydra_internals, "apply_values", None)
+    other = composer(loader)
+    again = [other.compose(overrides) for overrides in jobs]
+    assert [(one.config, one.choices) for one in again] == [(one.config, one.choices) for one in made]
+    with pytest.raises(ConfigError) as refusal, mistakes.told_in_a_line():
+        other.compose(["policy.max_lrr=1"])
+    assert "max_lrr" in str(refusal.value) and "\n" not in str(refusal.value)
