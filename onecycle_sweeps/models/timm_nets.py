@@ -7,8 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from onecycle_sweeps.models.transfer import Normalisation, Transfer
-from onecycle_sweeps.models.weights import check_name, in_uint8, read, unavailable, unfit
+from onecycle_sweeps.models.transfer import (
+    Normalisation,
+    Transfer,
+    check_name,
+    in_uint8,
+    read,
+    unavailable,
+    unfit,
+)
 
 # The preprocessing that EfficientNet-Lite was trained with (tensorflow/tpu, efficientnet_lite_builder.py).
 LITE_NORMALISATION = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
@@ -27,7 +34,7 @@ def timm_model(
 
     `pretrained` fetches timm's weights, unless `weights_file` names the file of them, which needs no internet; either
     way the classifier is a new one. With neither, timm draws all weights, for as many channels as the images have.
-    Raises ValueError, in one line, where timm is missing, for a name it has not, and for weights that cannot be had.
+    Raises ValueError, in one line, where timm is missing, for a name it does not have, and for weights it cannot get.
     """
     timm = _imported("timm")
     if not timm.is_model(name):

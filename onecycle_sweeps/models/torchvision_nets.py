@@ -6,8 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision import models
 
-from onecycle_sweeps.models.transfer import Transfer
-from onecycle_sweeps.models.weights import check_name, in_uint8, read, unavailable, unfit
+from onecycle_sweeps.models.transfer import Transfer, check_name, in_uint8, read, unavailable, unfit
 
 # Their auxiliary heads would make a training step's scores a tuple.
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
@@ -26,7 +25,7 @@ def torchvision_model(
 
     `pretrained` fetches torchvision's default weights, unless `weights_file` names a file of the net's weights, which
     needs no internet; either way the last layer is a new one. With neither, torchvision draws all weights.
-    Raises ValueError, in one line, for a name that torchvision has not and for weights that cannot be had.
+    Raises ValueError, in one line, for a name that torchvision does not have and for weights that cannot be had.
     """
     check_name(name, models.list_models(module=models), "torchvision")
     if name in WITH_AUXILIARY_HEADS:
