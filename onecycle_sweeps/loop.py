@@ -153,9 +153,12 @@ def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[Step]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     stream = learner.data.train_batches(learner.seed, start)
     model.train()
-    for index, (inputs, targets) in zip(range(start, policy.total_steps), stream, strict=False):
+    for index in range(start, policy.total_steps):
         apply(optimizer, policy(index))
+        inputs, targets = next(stream)
         loss, sums = objective.training(learner.outputs(inputs), targets)
+        # Freed with the graph, so that the next batch is made in the same memory.
+        del inputs
         optimizer.zero_grad()
         loss.backward()
         if learner.clip_norm is not None:
