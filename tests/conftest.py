@@ -25,16 +25,21 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+FAST = "not slow and not slurm and not server"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-golden", action="store_true", help="write tests/golden/report.* as they are from here on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from all but the tests marked cuda: a trial takes one where it may, and then computes other bits.
+    """Run the fast tests alone unless a file or -m is given; hide GPUs from all tests but those marked cuda.
 
-    Who sets CUDA_VISIBLE_DEVICES has the last word.
+    A trial takes a GPU where it may, and then computes other bits. A CUDA_VISIBLE_DEVICES that is set is respected.
     """
-    if config.getoption("markexpr") != "cuda" and shutil.which("nvidia-smi"):
+    if not config.option.markexpr and not any(".py" in argument for argument in config.args):
+        config.option.markexpr = FAST
+    if config.option.markexpr != "cuda" and shutil.which("nvidia-smi"):
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
@@ -138,6 +143,14 @@ def cuda() -> str:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return "cuda"
+
+
+@pytest.fixture
+def rehearsed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are tried in this process, which has imported torch, where the program would start another one."""
+    from onecycle_sweeps.launching import rehearsal
+
+    monkeypatch.setattr(rehearsal, "in_a_process_of_its_own", rehearsal.here)
 
 
 @pytest.fixture

@@ -2,15 +2,18 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.composing import plain
+from onecycle_sweeps.composing import Composer
 from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.trial import build
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -22,9 +25,16 @@ TIMES = ("seconds", "images_per_second")
 
 
 def request(runs_dir: Path, *overrides: str) -> Request:
-    """What the program asks for when these overrides are typed."""
-    config = composed(*overrides)
-    return Request(plain(config) | {"runs_dir": str(runs_dir)}, overrides, dict(config.hydra.runtime.choices))
+    """The request that the program composes from these overrides."""
+    made = _composer().compose(overrides)
+    return replace(made, config=made.config | {"runs_dir": str(runs_dir)})
+
+
+@functools.cache
+def _composer() -> Composer:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        return Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
 
 
 @functools.cache

@@ -36,6 +36,7 @@ def grid(*parts: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", ["", AT_A_RATE], ids=["auto", "a rate"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_momentum_under_a_policy_that_cycles_it_is_said_once_and_what_to_vary_instead(
@@ -126,6 +127,7 @@ def test_the_row_of_a_training_bears_all_its_names(tmp_path: Path):
     assert row.name == "constant = same"
 
 
+@pytest.mark.slow
 def test_a_thousand_trainings_are_looked_at_in_a_moment(runs_dir: Path):
     jobs = grid("policy=constant,onecycle", "max_lr=0.1,0.2,0.3,0.4,0.5", "optimizer.momentum=0.8,0.9", "seed=0")
     planner, few = planned(runs_dir, *jobs)

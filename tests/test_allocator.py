@@ -30,6 +30,7 @@ def faults(call: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
 def test_memory_that_was_given_back_is_taken_again_without_asking_the_system():
     # What else a thread needs may lie in the way once, and 40 MB are taken elsewhere.

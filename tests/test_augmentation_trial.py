@@ -68,6 +68,7 @@ def test_an_empty_list_is_the_same_as_it_is_in_conf(runs_dir: Path):
     assert named == planned(runs_dir, *SHORT).signature
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lists", [(AUGMENT,), CROPPED], ids=["same size", "another size"])
 @pytest.mark.parametrize("step", [1, 5, 8])
 def test_an_augmented_trial_stopped_at_any_step_ends_as_one_that_was_not(

@@ -192,6 +192,7 @@ def test_a_launchers_key_is_refused_by_its_full_name(settings: dict[str, Any], m
     assert str(raised.value) == message
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_the_line_alone_and_leaves_no_trial(tmp_path: Path, runs_dir: Path):
     """Whole commands, with and without -m: exit status 2, one line on standard error, nothing in runs_dir."""
     asked = {

@@ -14,7 +14,6 @@ from onecycle_sweeps.trial_folder import TrialFolder
 from program import ask, points, recorded_points, run, runs_of, sweep_of, trials, with_store, write
 
 # The slow tests share the folder of one sweep.
-pytestmark = pytest.mark.xdist_group("commands")
 SWEEP = ("policy=constant,onecycle", "seed=0", "epochs=1", "-m")
 ROW = re.compile(r"^(?:constant|onecycle) +1/1 ", re.MULTILINE)
 
@@ -170,6 +169,7 @@ def test_a_sweep_in_batches_is_one_sweep(swept: Swept):
     assert len(ROW.findall(done.stdout)) == 2
 
 
+@pytest.mark.slow
 def test_help_and_the_config_are_hydras_and_leave_nothing_behind(tmp_path: Path):
     assert "== Configuration groups ==" in run(tmp_path, "--help").stdout
     shown = run(tmp_path, "--cfg", "job", "policy=clr").stdout

@@ -84,6 +84,7 @@ def outcomes(ours: Composer, overrides: Sequence[str]) -> Iterator[Any]:
 JOBS = st.tuples(st.lists(st.sampled_from(CHOICES), max_size=2), st.lists(st.sampled_from(VALUES), max_size=4))
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(JOBS.flatmap(lambda parts: st.permutations(parts[0] + parts[1])))
 @example(["seed=3", "policy=clr", "policy.max_lr=0.5", "++policy.extra=2", "model=lenet", "~epochs"])

@@ -26,6 +26,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
 
 
+@pytest.mark.slow
 @given(schemes, secrets, places)
 def test_a_password_is_in_the_environment_and_nowhere_else(scheme: str, secret: str, place: str):
     password = quote(secret, safe="")
@@ -39,6 +40,7 @@ def test_a_password_is_in_the_environment_and_nowhere_else(scheme: str, secret: 
     assert password not in redacted(f"no answer from {uri}, says the server, which got {secret}").replace(place, "")
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["tracking.uri={}", "++tracking.uri='{}'", 'tracking={{uri: "{}", experiment: mine}}']), secrets)
 def test_a_typed_password_does_not_stay_in_the_arguments(form: str, secret: str):
     uri = f"http://someone:{quote(secret, safe='')}@host:5000/p"
@@ -87,6 +89,7 @@ __main__.main()
 """
 
 
+@pytest.mark.slow
 def test_no_process_has_the_password_among_its_arguments(tmp_path: Path):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)

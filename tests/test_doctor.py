@@ -28,7 +28,9 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def doctor(runs_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
+def doctor(
+    runs_dir: Path, rehearsed_here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Doctor:
     """Asks the doctor in a folder of the test's own: the exit status, and `word: line` by what it is about.
 
     All that it said stands under no name.

@@ -158,6 +158,7 @@ def test_more_policies_than_colours_are_drawn_against_the_budget(tmp_path: Path)
     assert path == sweep.report / "accuracy_by_budget.png" and size(path) == (1125, 690)
 
 
+@pytest.mark.slow
 def test_a_report_can_be_written_again_over_the_earlier_one(sweep: Sweep) -> None:
     earlier = {path: path.read_bytes() for path in report.write(report.compare(sweep))}
     assert {path: path.read_bytes() for path in report.write(report.compare(sweep))} == earlier

@@ -69,6 +69,7 @@ def test_the_trajectory_of_a_trial_is_the_heads(runs_dir: Path):
     assert rates == [OneCycle(0.1, 10)(step).lr for step in range(10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 6])
 def test_a_trial_with_two_rates_ends_the_same_when_it_was_stopped(runs_dir: Path, beside: Path, step: int):
     asked = (*KEPT, "optimizer.body_lr_scale=0.1")

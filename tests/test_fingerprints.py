@@ -64,6 +64,7 @@ def in_place_with_its_old_time(photos: Path) -> None:
     assert (before.st_size, before.st_mtime_ns, before.st_ino) == (after.st_size, after.st_mtime_ns, after.st_ino)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [swapped, renamed, noise, in_place_with_its_old_time])
 def test_changed_photographs_of_equal_size_are_other_data(photos: Path, tmp_path: Path, change: Callable[[Path], None]):
     runs_dir, overrides = tmp_path / "runs", asked(photos)
@@ -367,6 +368,7 @@ def test_a_file_of_weights_that_changed_since_planning_fails_the_trial(tmp_path:
     assert planned(tmp_path / "runs", *keys).signature != before
 
 
+@pytest.mark.slow
 def test_a_val_part_is_the_validation_data_and_a_test_part_is_scored_once_at_the_end(tmp_path: Path):
     parts = {"Train": 9, "valid": 3, "Test": 2}
     files = {name: content for part, each in parts.items() for name, content in classes(f"{part}/", each=each).items()}

@@ -58,6 +58,7 @@ def composer(folder: Path) -> Iterator[Any]:
     HydraConfig.instance().cfg = before
 
 
+@pytest.mark.slow
 def test_a_selection_in_an_experiment_file_wins_over_the_program_and_a_typed_one_over_both(composer: Any):
     def chosen(*typed: str) -> tuple[str, str]:
         choices = composer(*typed).master.hydra.runtime.choices
@@ -100,6 +101,7 @@ def test_what_is_copied_from_the_environment_is_written_nowhere(composer: Any, m
     assert "sesame" not in str(made)
 
 
+@pytest.mark.slow
 def test_a_variable_that_a_job_sets_counts_for_its_signature_and_for_its_data(
     composer: Any, runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -21,6 +21,7 @@ def assert_same(one: Source, other: Source) -> None:
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "prefix"), [("", ""), ("", "./"), ("gz", "photos/"), ("xz", "")])
 def test_an_archive_is_the_folder_it_was_made_of(tmp_path: Path, kind: str, prefix: str):
     shuffled = dict(sorted(PARTS.items(), key=lambda item: item[1]))

@@ -70,12 +70,14 @@ def until(condition) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_decode_once_and_without_torch(many: Path):
     both = [child(many.parent) for _ in range(2)]
     assert [process.communicate(timeout=120)[0] for process in both] == ["begins\n200 200 False\n"] * 2
     assert (many.parent / "decoded").read_text() == "once\n"
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_no_half_cache_and_no_process(many: Path):
     folder, half = many.parent / "cache", many.parent / "cache.tmp" / "train_images.npy"
     with child(many.parent) as process:
@@ -119,6 +121,7 @@ def cached(real_data: Path, path: str, size: int, folder: Path) -> tuple[Facts, 
     return prepare(read, folder, **WHOLE), read()
 
 
+@pytest.mark.slow
 def test_ants_and_bees_are_pillows_and_torchvisions_own(real_data: Path, tmp_path: Path):
     facts, found = cached(real_data, "hymenoptera_data", 64, tmp_path / "cache")
     assert (facts.train, facts.val, facts.num_classes, found.class_names) == (245, 153, 2, ("ants", "bees"))

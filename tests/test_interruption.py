@@ -21,7 +21,7 @@ from onecycle_sweeps.terminal import invocation
 from onecycle_sweeps.trial_folder import TrialFolder
 from program import MODULE, helpers, points, recorded_points, run, runs_of, start, trials, wait_until, with_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("interruption")]
+pytestmark = pytest.mark.slow
 
 LONG = ("policy=onecycle", "max_lr=0.1", "epochs=120", "save_model=true", "checkpoint_minutes=0.003")
 SWEEP = (*LONG, "seed=0,1", "-m")

@@ -38,6 +38,7 @@ def count(made: Sweep) -> int:
     return ask(made, "SELECT count(*) FROM runs")[0][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", range(1, 9))
 def test_a_crash_before_any_write_of_the_ledger_loses_and_doubles_nothing(
     made: Sweep, write: int, monkeypatch: pytest.MonkeyPatch
@@ -104,7 +105,7 @@ def test_a_finished_sweep_can_be_shipped_to_another_experiment_too(tmp_path: Pat
     assert count(made) == before
 
 
-def test_a_ledger_that_wdowngrade_belongs_to_the_experiment_that_it_filled(tmp_path: Path):
+def test_a_ledger_of_format_0_belongs_to_the_experiment_that_it_filled(tmp_path: Path):
     made = delivered(tmp_path)
     before = count(made)
     downgrade(made)
@@ -117,7 +118,7 @@ def test_a_ledger_that_wdowngrade_belongs_to_the_experiment_that_it_filled(tmp_p
     assert count(made) == before + 2
 
 
-def test_one_trial_alone_is_shipped_by_a_ledger_that_wdowngrade(tmp_path: Path):
+def test_one_trial_alone_is_shipped_by_a_ledger_of_format_0(tmp_path: Path):
     made = delivered(tmp_path)
     before = count(made)
     downgrade(made)
@@ -140,6 +141,7 @@ def test_a_renamed_experiment_is_filled_under_both_names(tmp_path: Path):
     assert count(made) == before + 1, "only the trial that was trained again has another run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of_format_0", "linked"), [(False, False), (True, False), (False, True)])
 def test_a_moved_database_is_recognised_by_its_content(tmp_path: Path, of_format_0: bool, linked: bool):
     made = delivered(tmp_path, uri=f"sqlite:///{tmp_path}/here/mlflow.db")
@@ -160,6 +162,7 @@ def test_a_moved_database_is_recognised_by_its_content(tmp_path: Path, of_format
     assert stored(moved, "a") == written(made.trial("a"), 1)
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_database_is_another_store(tmp_path: Path):
     made = delivered(tmp_path, uri=f"sqlite:///{tmp_path}/mlflow.db")
     shutil.copy(database(made), tmp_path / "copy.db")

@@ -15,7 +15,6 @@ from onecycle_sweeps.sweep import RANGE_TEST
 from program import QUICK, Seen, drive, helpers, planned, wait_until, write
 
 # The slow tests share two sweeps.
-pytestmark = pytest.mark.xdist_group("local_queue")
 
 MODELS = """
 import os, signal, sys

@@ -10,7 +10,7 @@ from onecycle_sweeps import sweep
 from onecycle_sweeps.terminal import invocation
 from program import ask, points, recorded_points, runs_of, start, trials
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many_commands")]
+pytestmark = pytest.mark.slow
 
 # The first two are the same command, and each other one shares a trial with its neighbours.
 SEEDS = ("0,1", "0,1", "1,2", "2,3", "3,0")

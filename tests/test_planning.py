@@ -131,6 +131,7 @@ def test_a_policys_own_max_lr_overrides_the_common_one(runs_dir: Path):
     assert planned(runs_dir, "max_lr=0.5", "policy.max_lr=auto").signature == signature(runs_dir)
 
 
+@pytest.mark.slow
 def test_a_signature_is_the_same_in_every_process_and_plans_without_torch(runs_dir: Path):
     asked = request(runs_dir, "policy=clr", "seed=5")
     trial = Planner(runs_dir).plan(asked)

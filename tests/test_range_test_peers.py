@@ -152,12 +152,14 @@ def verdicts(noise: float) -> list[tuple[bool, bool]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "share"), [(0.0, 1.0), (0.02, 0.98), (0.05, 0.98), (0.1, 0.95)])
 def test_the_steepest_point_is_found_within_a_factor_of_two(noise: float, share: float) -> None:
     hits = [hit for hit, _ in verdicts(noise)]
     assert np.mean(hits) >= share
 
 
+@pytest.mark.slow
 def test_most_of_those_that_noise_hides_are_called_ambiguous() -> None:
     missed = [ambiguous for hit, ambiguous in verdicts(0.25) if not hit]
     assert len(missed) >= 5

@@ -42,6 +42,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
+@pytest.mark.slow
 def test_a_report_and_its_table_read_each_journal_once(tmp_path: Path, reads: Counter[str]):
     sweep = made(tmp_path, 3)
     comparison = report.compare(sweep)

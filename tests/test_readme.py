@@ -40,7 +40,6 @@ def test_the_readme_shows_commands():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("readme")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ELSEWHERE])
 def test_a_command_of_the_readme_works(command: str, folder: Path, request: pytest.FixtureRequest):
     if command == "./scripts/sweep" and not (ROOT / ".venv" / ".installed").exists():

@@ -73,6 +73,7 @@ def reached(folder: TrialFolder, attempt: int, step: int) -> bool:
     return begun or folder.result() is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(runs_dir: Path, beside: Path, seed: int):
     folder, draw = made(runs_dir, *LONGER, OFTEN), random.Random(seed)
@@ -91,6 +92,7 @@ def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(runs_dir: P
     assert sorted(path.name for path in folder.path.glob("*checkpoint*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("replaced", "starts"), [(False, [0, 1]), (True, [0, 2])])
 def test_a_process_killed_in_the_midst_of_a_save_has_a_whole_checkpoint(
     runs_dir: Path, beside: Path, replaced: bool, starts: list[int]

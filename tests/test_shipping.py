@@ -88,6 +88,7 @@ def elsewhere(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_every_point_arrives_once_with_its_step_value_and_time(made: Sweep):
     trial = made.trial("a")
     attempt(trial, 0, 1500)
@@ -297,6 +298,7 @@ def test_a_long_trial_is_shipped_in_little_memory(tmp_path: Path):
     assert peak < sum(path.stat().st_size for path in journal.attempt_files(outcome.folder.journal)) / 4
 
 
+@pytest.mark.slow
 def test_shipping_a_running_trial_waits_for_no_process_that_ships_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -362,6 +364,7 @@ def test_a_sweep_that_users_deleted_in_mlflow_is_shipped_again(complete: Sweep):
     assert runs(complete)["sweep 5weeb1d0"]["id"] != parent
 
 
+@pytest.mark.slow
 def test_a_removed_database_is_filled_again_by_another_process(tmp_path: Path):
     made = delivered(tmp_path, uri=f"sqlite:///{tmp_path}/mlflow.db")
     database(made).unlink()
@@ -377,6 +380,7 @@ print(tracking.is_current(made), tracking.deliver(made, [], "onecycle"), trackin
     assert stored(made, "a") == written(made.trial("a"), 1)
 
 
+@pytest.mark.slow
 def test_a_store_with_a_write_ahead_log_is_always_asked(tmp_path: Path):
     made = sweep(tmp_path, training("a"), uri=f"sqlite:///{tmp_path}/mlflow.db")
     tracking.ship(made)
@@ -391,6 +395,7 @@ def test_a_store_with_a_write_ahead_log_is_always_asked(tmp_path: Path):
     assert not tracking.is_current(made)
 
 
+@pytest.mark.slow
 def test_the_shipper_ships_during_the_training_and_the_rest_when_it_is_left(finished: Sweep, tmp_path: Path):
     with tracking.Shipper(finished.folder, interval=0.05):
         while tracking.backlog(finished):

@@ -103,6 +103,7 @@ def test_a_dry_run_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster,
     assert done.stdout.endswith("nothing was submitted: hydra.launcher.dry_run=true\n")
 
 
+@pytest.mark.slow
 def test_without_slurm_a_dry_run_tells_what_is_left_to_do_and_leaves_no_sweep(runs_dir: Path):
     short = ("max_lr=0.1", "epochs=2", "batch_size=256")
     finished(runs_dir, *short, "seed=0", seconds=20.0, steps=10)
@@ -144,6 +145,7 @@ def test_a_range_test_is_counted_by_its_steps(runs_dir: Path):
     assert hours(runs_dir, *asked)[0] == [pytest.approx(360 / 3600)]
 
 
+@pytest.mark.slow
 def test_without_an_earlier_trial_a_few_steps_are_timed_and_nothing_is_kept(runs_dir: Path):
     before = set(runs_dir.iterdir())
     found, source = hours(runs_dir, *real_trials.SHORT)
@@ -153,11 +155,13 @@ def test_without_an_earlier_trial_a_few_steps_are_timed_and_nothing_is_kept(runs
     assert set(runs_dir.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_trial_that_cannot_begin_gives_no_estimate_but_its_cause(runs_dir: Path):
     with pytest.raises(estimate.NoEstimate, match="no_such_argument"):
         hours(runs_dir, *real_trials.SHORT, "+model.no_such_argument=1")
 
 
+@pytest.mark.slow
 def test_a_probe_whose_process_dies_gives_no_estimate_and_costs_no_more(runs_dir: Path):
     with pytest.raises(estimate.NoEstimate, match="was killed"):
         hours(runs_dir, *real_trials.SHORT, "model=lenet", "model._target_=os.abort")

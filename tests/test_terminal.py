@@ -34,6 +34,7 @@ def test_a_keyboard_interrupt_that_no_signal_has_raised_is_a_mistake_of_the_user
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.slow
 def test_a_terminal_and_a_locale_of_ascii_are_enough(tmp_path: Path):
     folder = tmp_path / "caf\u00e9"
     folder.mkdir()

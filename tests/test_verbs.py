@@ -56,6 +56,7 @@ def test_status_says_how_each_trial_stands(mixed: Sweep, capsys: pytest.CaptureF
     assert "sweep 5weeb1d0: 6 finished, 1 diverged, 1 failed, 1 waiting, 1 running" in out
 
 
+@pytest.mark.slow
 def test_report_writes_its_files_and_prints_the_table(mixed: Sweep, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["report"]) == 0
     out = capsys.readouterr().out
