@@ -60,6 +60,10 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
 
     An error of the task's is told to the callbacks and goes no further; any other exception leaves from here.
     """
+    # Our own callback acts before the jobs, and a record may have it by the name of an earlier module.
+    callbacks = hydra["callbacks"].items()
+    own = {name for name, node in callbacks if str(node.get("_target_", "")).endswith(".HydrasFolders")}
+    hydra = {**hydra, "callbacks": {name: node for name, node in callbacks if name not in own}}
     version.setbase(hydra_internals.VERSION_BASE)
     setup_globals()
     node = OmegaConf.structured(HydraConf)
