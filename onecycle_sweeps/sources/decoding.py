@@ -16,7 +16,7 @@ from typing import IO, cast
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Pillow's formats but for those that let a file run programs (EPS, WMF), mean something else than pixels (FITS, SPIDER,
-# and what it identifies and cannot decode), or are told by nothing at the beginning of a file (IPTC, PCD, IM, IMT).
+# and what it identifies and cannot decode), or cannot be recognised by the beginning of a file (IPTC, PCD, IM, IMT).
 FORMATS = (
     *("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "BLP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX"),
     *("GBR", "ICNS", "ICO", "JPEG2000", "MSP", "PCX", "PIXAR", "PSD", "QOI", "SGI", "SUN", "TGA", "XBM", "XPM"),
@@ -64,7 +64,7 @@ def is_image(file: IO[bytes]) -> bool:
     except UnidentifiedImageError:
         return False
     except Exception:
-        # It has begun as an image does, and what is wrong with it is told where it is decoded.
+        # It begins as an image does; decoding it will say what is wrong with it.
         return True
 
 

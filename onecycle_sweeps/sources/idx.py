@@ -24,7 +24,7 @@ IMAGES, LABELS = 2051, 2049  # magic numbers: unsigned bytes in 3 dimensions, an
 
 
 def load(root: str, name: str, download: bool = False) -> Source:
-    """Read both parts: uint8 images (N, H, W), of any number and size. torchvision is asked for a download alone.
+    """Read both parts: uint8 images (N, H, W), of any number and size. torchvision serves for a download only.
 
     Raises FileNotFoundError for missing files (where they were looked for, how to get them), ValueError with the path
     of a file that is corrupt, OSError where a download fails.

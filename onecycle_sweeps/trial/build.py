@@ -96,7 +96,7 @@ def choose_max_lr(config: Config, fixed: Resolved, find_rate: Callable[[], float
 
 def choose_device(config: Config, fixed: Resolved) -> str:
     """The device that an earlier attempt fixed, or the one that the config asks for."""
-    return fixed.get("device") or _device(config["device"])
+    return fixed.get("device") or _available(config["device"])
 
 
 def choose_threads(config: Config, fixed: Resolved) -> int:
@@ -319,14 +319,14 @@ def naming_what_does_not_fit(what: str) -> Iterator[None]:
         raise ValueError(f"{what} does not fit into the GPU's memory: {reason}") from error
 
 
-def keep_freed_memory(asked: str = "auto") -> None:
+def keep_freed_memory(device: str = "auto") -> None:
     """Keep freed tensors' memory in this process, for trials on a CPU under glibc; nothing is done elsewhere.
 
     By default glibc returns large blocks to the system, and each step of a training gets the same pages again,
     cleared: up to a fifth of the step of a small net on a CPU. It holds for this thread and those that it starts: a
     thread that already allocates from an arena of its own goes on as before.
     """
-    if not sys.platform.startswith("linux") or _device(asked) != "cpu":
+    if not sys.platform.startswith("linux") or _available(device) != "cpu":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -335,8 +335,8 @@ def keep_freed_memory(asked: str = "auto") -> None:
         mallopt(parameter, value)
 
 
-def _device(asked: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+def _available(device: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _cache(trial: TrialFolder, config: Config) -> Path:

@@ -30,11 +30,11 @@ class TrialFailed(Exception):
 def run(
     trial: TrialFolder, stopped: Callable[[], bool] = lambda: False, place: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The trial's result: as it stands if there is one, else from its checkpoint or from its start.
+    """The trial's result: the recorded one if there is one, else by training from its checkpoint or from its start.
 
     `place` is recorded with the attempt, and says where it runs.
     Raises Busy while another process works on it, Stopped after saving once `stopped()` is true, Superseded when a
-    later attempt took over, and TrialFailed with the cause, which then also stands in the folder.
+    later attempt took over, and TrialFailed with the cause, which is also recorded in the folder.
     """
     with trial.lock(), _logging_to(trial):
         try:
