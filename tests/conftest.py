@@ -146,11 +146,11 @@ def cuda() -> str:
 
 
 @pytest.fixture
-def rehearsed_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials are tried in this process, which has imported torch, where the program would start another one."""
-    from onecycle_sweeps.launching import rehearsal
+def checks_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are checked in this process, which has imported torch, where the program would start another one."""
+    from onecycle_sweeps.launching import preflight
 
-    monkeypatch.setattr(rehearsal, "in_a_process_of_its_own", rehearsal.here)
+    monkeypatch.setattr(preflight, "in_a_fresh_process", preflight.in_this_process)
 
 
 @pytest.fixture

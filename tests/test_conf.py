@@ -66,6 +66,7 @@ def test_every_policy_trains_as_planned(file: Path, runs_dir: Path):
     assert (result["status"], result["warnings"], result["steps"]) == ("finished", [], 44)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", of_group("optimizer"), ids=str)
 def test_every_optimizer_trains_at_the_rate_of_its_own_range_test(file: Path, runs_dir: Path):
     result = trial.run(made(runs_dir, f"optimizer={file.name}", "epochs=3", "batch_size=64"))

@@ -152,6 +152,7 @@ def test_one_budget_alone_makes_no_figure_of_budgets(tmp_path: Path) -> None:
     assert "accuracy_by_budget.png" not in {path.name for path in drawn(sweep)}
 
 
+@pytest.mark.slow
 def test_more_policies_than_colours_are_drawn_against_the_budget(tmp_path: Path) -> None:
     sweep = budgets(tmp_path, [f"policy{i}" for i in range(9)], (2, 4))
     path = drawn(sweep)[-2]

@@ -166,6 +166,7 @@ def test_a_range_test_alone_has_a_page(tmp_path: Path) -> None:
     assert "The range test suggests max_lr=0.2." in written(made).text
 
 
+@pytest.mark.slow
 def test_what_was_used_is_compared_with_what_was_planned(tmp_path: Path) -> None:
     made = hand_made.sweep(tmp_path, entry("a", "onecycle", 0))
     one_cycle(made, "a")
@@ -281,6 +282,7 @@ def test_the_csv_files_hold_what_the_figures_show(sweep: Sweep) -> None:
     assert [float(r["lr"]) for r in rows("range_tests.csv")] == [lr for lr, _, _ in FALLING]
 
 
+@pytest.mark.slow
 def test_of_many_range_tests_the_first_are_drawn(tmp_path: Path) -> None:
     tests = [range_test_entry(batch_size=str(i)) for i in range(30)]
     made = hand_made.sweep(tmp_path, *(type(one)(f"range{i}", one.kind, one.varies) for i, one in enumerate(tests)))
@@ -322,6 +324,7 @@ def hostile_page(folder: Path, words: tuple[str, str, str, str]) -> Elements:
     return Elements(report.write(report.compare(made))[0].read_text())
 
 
+@pytest.mark.slow
 @settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 @given(st.tuples(hostile, hostile, hostile, hostile))
 def test_no_policy_no_override_and_no_cause_becomes_an_element_of_the_page(words: tuple[str, str, str, str]):

@@ -71,6 +71,7 @@ def many(folder: Path) -> Sweep:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_nothing_is_cut_off_or_fetched_or_complained_of(browser: Any, page_path: Path, width: int, scheme: str) -> None:
@@ -99,6 +100,7 @@ def test_figures_are_dark_in_the_dark_and_light_on_paper(browser: Any, page_path
         assert (dark, light) == ((True, False) if medium == "screen" else (False, True))
 
 
+@pytest.mark.slow
 def test_no_table_is_cut_off_on_paper(browser: Any, page_path: Path) -> None:
     with browser.new_context(viewport={"width": 680, "height": 1000}) as context:
         page = context.new_page()

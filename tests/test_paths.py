@@ -166,7 +166,7 @@ def test_a_sweep_of_a_users_yaml_lies_in_the_home_folder_and_is_found_there(
     ],
 )
 def test_what_is_no_store_is_refused_in_a_line_before_anything_runs(
-    tmp_path: Path, rehearsed_here: None, uri: str, advice: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, checks_here: None, uri: str, advice: str, capsys: pytest.CaptureFixture[str]
 ):
     Path("text").write_text("this is no database")
     uri = uri.format(work=Path.cwd())

@@ -28,6 +28,7 @@ def starts(folder: TrialFolder) -> list[int]:
     return [attempt.start for attempt in journal.read(folder.journal).attempts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(1, STEPS))
 def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(runs_dir: Path, beside: Path, step: int):
     folder = interrupted(runs_dir, after=step)
@@ -39,6 +40,7 @@ def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(runs_dir: Path, be
     assert not folder.checkpoint.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

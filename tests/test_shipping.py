@@ -408,6 +408,7 @@ def test_the_shipper_ships_during_the_training_and_the_rest_when_it_is_left(fini
     assert stored(grown, "b") == written(finished.trial("b"), 1)
 
 
+@pytest.mark.slow
 def test_a_delivery_ships_everything_with_the_report(finished: Sweep, tmp_path: Path):
     (tmp_path / "trials.csv").write_text("signature\na\n")
     with tracking.Shipper(finished.folder) as shipper:

@@ -27,12 +27,14 @@ def simulated(effects: tuple[float, ...], draw: int) -> Iterator[Claims]:
         yield claims_of([made_up(policy, seed, value) for policy, row in rows for seed, value in enumerate(row)])
 
 
+@pytest.mark.slow
 def test_sweeps_without_an_effect_claim_one_in_at_most_five_of_a_hundred() -> None:
     sweeps = list(simulated((0.0, 0.0, 0.0, 0.0), draw=1))
     claimed = sum(any(" is " in claim.sentence for claim in claims.claims) for claims in sweeps)
     assert 0 < claimed <= stats.binom.ppf(1 - RARE, SWEEPS, LEVEL)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_difference_covers_it_in_at_least_ninety_five_of_a_hundred_sweeps() -> None:
     """Holm tests the smallest p at the strictest level, so an interval covers more often where nothing is found."""
     effects = (0.0, 0.0, 0.005, 0.02)
@@ -63,12 +65,14 @@ def tuned(ours: int, theirs: int, draw: int, *, held_out: bool = False) -> Itera
         yield claims_of(outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_the_best_of_as_many_rates_is_falsely_called_better_at_most_as_often_as_is_promised(count: int) -> None:
     kinds = [claims.claims[0].kind for claims in tuned(count, count, draw=count)]
     assert 0 < kinds.count("better") <= stats.binom.ppf(1 - RARE, SWEEPS, LEVEL / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 5])
 def test_the_best_of_more_rates_would_be_falsely_called_better_and_gets_no_verdict(count: int) -> None:
     sweeps = list(tuned(count, 1, draw=10 + count))
@@ -88,6 +92,7 @@ def better_if_tested(draw: int, count: int) -> Iterator[bool]:
         yield found.p is not None and found.p < LEVEL and found.mean > 0
 
 
+@pytest.mark.slow
 def test_a_policy_is_called_worse_only_where_it_is_not_better() -> None:
     sweeps = list(simulated((0.0, 0.0, 0.0, 0.02), draw=3))
     sentences = [claims.claims[2].sentence for claims in sweeps]

@@ -150,6 +150,7 @@ def test_the_report_draws_the_map_and_lists_it(tmp_path: Path):
     assert (picked["weight_decay"], picked["momentum"], picked["diverged"]) == ("0.001", "0.8", "True")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "keys"),
     [

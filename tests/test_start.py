@@ -48,6 +48,7 @@ def output(code: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", OWN[:-1])
 def test_a_net_of_ours_on_cached_data_takes_its_first_step_without(model: str, seen: dict[str, list[str]]):
     assert seen[model] == ["stopped"]

@@ -66,6 +66,7 @@ def test_a_result_has_the_promised_fields_and_metrics(runs_dir: Path, monkeypatc
     assert folder.result() == result
 
 
+@pytest.mark.slow
 def test_the_first_attempt_writes_down_what_it_fixed(runs_dir: Path):
     folder = made(runs_dir, *SHORT, "max_lr_scale=3", "precision=bf16", "threads=2")
     trial.run(folder)

@@ -34,6 +34,7 @@ def test_a_range_test_has_its_curve_and_a_suggestion_by_every_rule(runs_dir: Pat
     assert result["steps"] == len(rates) <= 100
 
 
+@pytest.mark.slow
 def test_a_range_test_of_several_seeds_takes_the_median_of_their_suggestions(runs_dir: Path):
     verdicts = [
         trial.run(made(runs_dir, *AUTO, "task=range_test", f"range_test.seeds=[{seed}]"))["metrics"]

@@ -132,6 +132,7 @@ def asked(photos: Path, bound: float) -> tuple[str, ...]:
     return (*data, "epochs=3", "batch_size=8", "max_lr=0.1", "save_model=true", "checkpoint_minutes=1e-9")
 
 
+@pytest.mark.slow
 def test_a_trial_ends_alike_kept_or_not_and_stopped_anywhere(photos: Path, tmp_path: Path):
     whole = made(tmp_path / "kept", *asked(photos, 8))
     trial.run(whole)
@@ -152,6 +153,7 @@ def test_a_trial_whose_photographs_changed_fails_with_that_cause(photos: Path, t
         trial.run(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "same"),
     [
