@@ -114,7 +114,7 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTaken:
     """One optimizer update: its 0-based index, what the optimizer used, and on the device what the batch came to.
 
     `loss` is the mean over the batch, `sums` are those of its measures, both from right before the update.
@@ -147,7 +147,7 @@ class Totals:
         return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in self.sums.items()}
 
 
-def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[Step]:
+def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[StepTaken]:
     """Train from step `start` to the policy's end, one update for each step drawn; leaving the loop stops it."""
     model, optimizer, objective = learner.model, learner.optimizer, learner.objective
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -164,7 +164,7 @@ def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[Step]:
         if learner.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, learner.clip_norm)
         optimizer.step()
-        yield Step(index, used(optimizer), loss.detach(), sums)
+        yield StepTaken(index, used(optimizer), loss.detach(), sums)
 
 
 @torch.no_grad()

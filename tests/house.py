@@ -11,10 +11,10 @@ from imports import House
 FLOORS = (
     ("files", "terminal", "credentials", "measures", "validation"),
     ("onecycle_sweeps", "config", "arguments", "affinity"),
-    ("policies", "images", "models", "journal", "checkpoint", "fingerprints", "provenance", "dataset"),
-    ("scheduler", "objectives", "sources", "trial_folder", "data"),
-    ("loop", "training", "hydra_internals"),
-    ("range_test", "batch_norm", "hydra_job", "mistakes"),
+    ("policies", "images", "models", "journal", "checkpoint", "fingerprints", "provenance"),
+    ("scheduler", "objectives", "sources", "trial_folder"),
+    ("loop", "hydra_internals"),
+    ("range_test", "hydra_job", "mistakes"),
     ("trial", "planning"),
     ("sweep", "composing"),
     ("outcome", "retyping"),
@@ -26,7 +26,7 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # Only conf/ names these, by _target_.
-IMPORTED_BY_NOBODY = ("models", "sources", "data")
+IMPORTED_BY_NOBODY = ("models", "sources")
 
 WITH_HYDRA = (
     *("__main__", "cli", "hydra_plugins", "config", "composing", "planning", "sweep", "trial"),
@@ -47,12 +47,6 @@ TORCH_FREE = (
     *("mistakes", "retyping"),
 )
 TORCH_ON_DEMAND = ("planning",)
-
-# Names that are still found twice.
-TWICE = {
-    *("curves", "loading", "range_test", "statistics"),
-    *("Attempt", "Block", "Measure", "Outcome", "Part", "Seen", "Step"),
-}
 
 SAYS_NOTHING = {"util", "utils", "common", "helper", "helpers", "manager", "handler", "base", "core"}
 
@@ -131,7 +125,7 @@ def no_two_modules_share_a_name(house: House) -> Iterator[str]:
     for module in house.files:
         places[module.rpartition(".")[2]].append(module)
     # The package's own name is that of Hydra's namespace for its plugin as well.
-    for name in places.keys() - TWICE - {"onecycle_sweeps"}:
+    for name in places.keys() - {"onecycle_sweeps"}:
         if len(places[name]) > 1:
             yield f"{' and '.join(places[name])} have one name"
 
@@ -140,7 +134,7 @@ def no_two_classes_share_a_name(house: House) -> Iterator[str]:
     places: dict[str, list[str]] = defaultdict(list)
     for name, module in house.classes:
         places[name].append(module)
-    for name in places.keys() - TWICE:
+    for name in places:
         if len(places[name]) > 1:
             yield f"{' and '.join(places[name])} have a class named {name}"
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from onecycle_sweeps.images import batches, evaluation_batches, load, prepare
 from onecycle_sweeps.models.lenet import LeNet
-from onecycle_sweeps.models.resnet import Block, ResNet
+from onecycle_sweeps.models.resnet import ResidualBlock, ResNet
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -165,7 +165,7 @@ def test_a_resnet_has_as_many_weighted_layers_as_its_depth(depth):
 
 
 def test_a_resnet_block_that_shrinks_passes_every_second_pixel_and_pads_channels():
-    block = Block(2, 4)
+    block = ResidualBlock(2, 4)
     nn.init.zeros_(block.norm2.weight)
     x = torch.rand(1, 2, 5, 5)
     out = block(x)
@@ -176,7 +176,7 @@ def test_a_resnet_block_that_shrinks_passes_every_second_pixel_and_pads_channels
 
 def test_a_resnet_block_is_that_of_the_paper():
     """Figure 2 and section 3.4 of He et al. 2015: ReLU between the two layers and after the sum, norm before ReLU."""
-    block = Block(4, 4)
+    block = ResidualBlock(4, 4)
     x = torch.randn(8, 4, 6, 6)
     first = F.conv2d(x, block.conv1.weight, padding=1)
     middle = F.batch_norm(first, None, None, training=True).clamp(min=0)

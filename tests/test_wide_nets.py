@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onecycle_sweeps.models.resnet9 import ResNet9
-from onecycle_sweeps.models.wide_resnet import Block, WideResNet
+from onecycle_sweeps.models.wide_resnet import WideBlock, WideResNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,7 +52,7 @@ def test_a_wide_resnet_has_as_many_convolutions_as_its_depth(depth: int):
 @pytest.mark.parametrize(("channels", "stride"), [(4, 1), (6, 2)])
 def test_a_wide_block_is_the_papers_or_fastais(channels: int, stride: int, activated: bool, scale: float):
     """Batch norm and ReLU first; fast.ai's adds a fifth, to an activated shortcut even where the shape stays."""
-    block = Block(4, channels, stride, scale, activated)
+    block = WideBlock(4, channels, stride, scale, activated)
     x = torch.randn(8, 4, 6, 6)
     active = F.batch_norm(x, None, None, training=True).clamp(min=0)
     middle = F.conv2d(active, block.conv1.weight, stride=stride, padding=1)

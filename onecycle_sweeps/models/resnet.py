@@ -20,9 +20,9 @@ class ResNet(nn.Module):
         self.stem = _conv(in_channels, 16, stride=1)
         self.norm = nn.BatchNorm2d(16)
         self.stages = nn.Sequential(
-            *(Block(16, 16) for _ in range(blocks)),
-            *(Block(16 if i == 0 else 32, 32) for i in range(blocks)),
-            *(Block(32 if i == 0 else 64, 64) for i in range(blocks)),
+            *(ResidualBlock(16, 16) for _ in range(blocks)),
+            *(ResidualBlock(16 if i == 0 else 32, 32) for i in range(blocks)),
+            *(ResidualBlock(32 if i == 0 else 64, 64) for i in range(blocks)),
         )
         self.scores = nn.Linear(64, num_classes)
 
@@ -33,7 +33,7 @@ class ResNet(nn.Module):
         return self.scores(F.avg_pool2d(x, x.shape[2:]).flatten(1))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, added to their input; more channels out than in halve the image."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

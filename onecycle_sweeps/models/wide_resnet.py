@@ -33,7 +33,9 @@ class WideResNet(nn.Module):
         for stage in range(3):
             for i in range(blocks):
                 wider = 16 * width * 2**stage
-                stages.append(Block(channels, wider, 2 if stage and not i else 1, residual_scale, activated_shortcut))
+                stages.append(
+                    WideBlock(channels, wider, 2 if stage and not i else 1, residual_scale, activated_shortcut)
+                )
                 channels = wider
         self.stages = nn.Sequential(*stages)
         self.norm = nn.BatchNorm2d(channels)
@@ -45,7 +47,7 @@ class WideResNet(nn.Module):
         return self.scores(F.avg_pool2d(x, x.shape[2:]).flatten(1))
 
 
-class Block(nn.Module):
+class WideBlock(nn.Module):
     """Batch norm, ReLU and a 3x3 convolution, twice; the shortcut is a 1x1 convolution where the channels change."""
 
     def __init__(

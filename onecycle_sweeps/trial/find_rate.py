@@ -9,7 +9,7 @@ from typing import Any
 
 from onecycle_sweeps import journal, range_test
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.loop import Learner, Step, evaluate, steps
+from onecycle_sweeps.loop import Learner, StepTaken, evaluate, steps
 from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.train import RunningAttempt, Stopped, as_evaluated, columns
 
@@ -46,7 +46,7 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
     test, headline = config["range_test"], learner.objective.headline
     ramp = range_test.Ramp(test["start_lr"], test["end_lr"], test["steps"], test["mode"])
     points = {round(i * test["steps"] / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
-    taken: list[Step] = []
+    taken: list[StepTaken] = []
     losses: list[float] = []
     evaluations: dict[int, dict[str, float]] = {}
     for step, _ in range_test.until_diverged(steps(learner, ramp)):

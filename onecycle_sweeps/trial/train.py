@@ -15,7 +15,7 @@ from onecycle_sweeps import checkpoint, files, journal
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.loop import Learner, Step, Totals, batch_norms, evaluate, recalibrated, steps
+from onecycle_sweeps.loop import Learner, StepTaken, Totals, batch_norms, evaluate, recalibrated, steps
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.trial import guards
@@ -88,10 +88,10 @@ class Recorder:
 
     def __init__(self, to: Journal) -> None:
         self._journal = to
-        self._steps: list[Step] = []
+        self._steps: list[StepTaken] = []
         self._began = time.monotonic()
 
-    def add(self, step: Step) -> bool:
+    def add(self, step: StepTaken) -> bool:
         """Take a step in; true when a block is due."""
         self._steps.append(step)
         return len(self._steps) >= BLOCK_STEPS or time.monotonic() - self._began >= BLOCK_SECONDS
@@ -110,7 +110,7 @@ class Recorder:
         return cause
 
 
-def columns(steps: list[Step], losses: list[float]) -> dict[str, list[float]]:
+def columns(steps: list[StepTaken], losses: list[float]) -> dict[str, list[float]]:
     """The journal's columns for steps in a row; an optimizer without momentum has no such column."""
     momenta = [step.hyper.momentum for step in steps if step.hyper.momentum is not None]
     rates = {journal.LR: [step.hyper.lr for step in steps]}
