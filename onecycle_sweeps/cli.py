@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import arguments, composing, hydra_internals, mistakes, report, retyping, sweep, tracking
+from onecycle_sweeps import arguments, composing, hydra_internals, mistakes, planning, report, sweep, tracking
 from onecycle_sweeps.arguments import is_verb
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
@@ -170,7 +170,7 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
         config, requests = composing.composed(composing.options(which.command), jobs=not which.single)
         if which.single:
             requests = [Request(composing.plain(config))]
-        change = None if which.sequential else retyping.difference(which, requests)
+        change = None if which.sequential else planning.difference(requests, which.configs())
         if launcher is None and not which.single:
             launcher = composing.launcher(config)
     except Exception as error:  # whatever is wrong with it, the sweep does not need it

@@ -1,28 +1,43 @@
-"""From configs to trials: what was asked is checked, given its signature, and told what it needs."""
+"""From requests to trials: is a request valid, and what is its trial's name?
+
+Also: does a trial train anything that its neighbour does not, does a recorded command still ask for the same trials,
+and which results on disk were made by other code?
+"""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import fingerprints, images, provenance
-from onecycle_sweeps.config import nodes, schema
-from onecycle_sweeps.config.schema import Config, ConfigError
+from onecycle_sweeps.config import keys, nodes, schema
+from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, RANGE_TEST, TRAIN, Config, ConfigError
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.fingerprints import Inputs
 from onecycle_sweeps.images import Source
 from onecycle_sweeps.images.transforms import transforms
-from onecycle_sweeps.policies import check_policy
+from onecycle_sweeps.policies import Hyper, Policy, check_policy
 from onecycle_sweeps.terminal import in_one_line
+from onecycle_sweeps.trial_folder import TrialFolder
+
+OURS = f"{provenance.PROGRAM}."
+MOMENTUM, SPLIT_SEED = "optimizer.momentum", "data.split_seed"
+# Comparing this many steps tells most trajectories apart.
+SAMPLED_STEPS = 32
+# The most changed keys or files that a message names.
+NAMED = 3
+ABSENT = "nothing"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One job as Hydra composed it: its plain config, the overrides typed for it, the choice made in each group.
+    """One job as Hydra composed it, which no check has seen yet: it keeps apart what Hydra knows and a trial does not.
 
-    `hydra` is Hydra's own config of the job, where it asks for more than that the trial is run.
+    That is the overrides typed for the job and the choice made in each group, which give the trial its name in a
+    table. `hydra` is Hydra's own config of the job, where running the trial is not all that it asks for.
     """
 
     config: Config
@@ -30,10 +45,19 @@ class Request:
     choices: Mapping[str, str] = field(default_factory=dict)
     hydra: Config | None = None
 
+    def typed(self) -> dict[str, str]:
+        """The values of its overrides by their keys."""
+        split = (override.partition("=") for override in self.overrides)
+        return {key.lstrip("+~"): value for key, _, value in split}
+
 
 @dataclass(frozen=True)
 class Trial:
-    """A checked config and its name; a trial whose rate is to be found carries the range test that finds it."""
+    """A valid request with its signature: whoever has a trial need not check its config again.
+
+    `config` says under `needs` which data and range test the trial reads. A trial with `max_lr: auto` has the range
+    test that finds its rate.
+    """
 
     signature: str
     config: Config
@@ -94,7 +118,7 @@ class Planner:
         env_set = config.get(schema.ENV_SET)
         self._build_once(partial(transforms, config, facts), config["data"], env_set)
         test = self._trial(schema.range_test(config), request, data)
-        if config["task"] == "range_test":
+        if config["task"] == RANGE_TEST:
             return test
         rate, steps = schema.max_lr(config), facts.train // config["batch_size"]
         schema.check_evaluations(config["evaluations_per_epoch"], steps)
@@ -105,6 +129,10 @@ class Planner:
     def steps_per_epoch(self, config: Config) -> int:
         """How many steps an epoch of a config has that was planned."""
         return self._describe_data(config)[0].train // config["batch_size"]
+
+    def without_effect(self, trials: Sequence[Trial]) -> list[str]:
+        """A line for each key whose values were typed and make no difference to any of these trainings."""
+        return _Trainings(trials, self.steps_per_epoch).without_effect()
 
     def _build_once(self, build: Callable[[], object], *of: Any) -> None:
         """Build what a trial will, which raises where it cannot be built, unless the same was built before."""
@@ -158,7 +186,7 @@ class Planner:
 
     def _remark_unseen(self, loader: str) -> None:
         """Say of a loader of the user's own that its data comes from an earlier command, and may have changed."""
-        if not loader.startswith(f"{provenance.PROGRAM}."):
+        if not loader.startswith(OURS):
             self.remarks.append(
                 f"the data of {loader} is as an earlier command read it: no key of data names a file or folder, so "
                 "that no change is noticed; rerun=true reads it afresh, and +data.files=[PATH] names what it reads"
@@ -168,7 +196,7 @@ class Planner:
         config = {key: value for key, value in config.items() if key != schema.PUBLISHED}
         identity = schema.what_counts(config)
         files = dict(data.files)
-        if config["task"] == "train":
+        if config["task"] == TRAIN:
             del identity["range_test"], identity["max_lr"]
             rate = range_test.signature if range_test else config["policy"]["max_lr"]
             identity["policy"] = config["policy"] | {"max_lr": rate}
@@ -216,3 +244,167 @@ def _check_cuda(device: str) -> None:
     index = int(device.partition(":")[2] or 0)
     if (count := torch.cuda.device_count()) <= index:
         raise ValueError(f"device={device} needs a CUDA device, and torch {torch.__version__} finds {count} here")
+
+
+class _Trainings:
+    """Compares trainings by the rates and momenta that their policies give."""
+
+    def __init__(self, trials: Sequence[Trial], steps_per_epoch: Callable[[Config], int]) -> None:
+        self.trials = list({t.signature: t for t in trials if t.config["task"] == TRAIN}.values())
+        self._steps_per_epoch = steps_per_epoch
+        self._policies: dict[str, tuple[Policy, list[Hyper]]] = {}
+
+    def without_effect(self) -> list[str]:
+        """A line for each key whose values make no difference, each once."""
+        alike: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            alike.setdefault(self._what_is_trained(trial), []).append(trial)
+        lines: dict[str, str] = {}
+        for trials in alike.values():
+            first = trials[0]
+            same = [trial for trial in trials if self._same_trajectory(trial, first)]
+            for key, values in _differing(same):
+                lines[f"{key} {_policy_choice(first)}"] = _no_effect(key, values, first)
+        for key in (MOMENTUM, SPLIT_SEED):
+            if self.trials and all(key in self._unused(t) and key in t.request.typed() for t in self.trials):
+                values = dict.fromkeys(trial.request.typed()[key] for trial in self.trials)
+                first = self.trials[0]
+                lines.setdefault(f"{key} {_policy_choice(first)}", _no_effect(key, values, first))
+        return list(lines.values())
+
+    def _unused(self, trial: Trial) -> set[str]:
+        """The keys outside of the policy that make no difference to this training."""
+        config = trial.config
+        cycles = all(hyper.momentum is not None for hyper in self._policy(trial)[1])
+        unused = {MOMENTUM} if cycles and "momentum" in config["optimizer"] else set[str]()
+        # A user's own loader may draw by split_seed itself.
+        ours = config["data"]["_target_"].startswith(OURS)
+        return unused | ({SPLIT_SEED} if ours and not config["data"]["val_fraction"] else set())
+
+    def _what_is_trained(self, trial: Trial) -> str:
+        """The same text for trainings that may be the same: it has only some steps of their policies."""
+        left_out = (*NOT_IN_SIGNATURE, "needs", "policy", "max_lr")
+        config = {key: value for key, value in trial.config.items() if key not in left_out}
+        for parent, _, leaf in (key.partition(".") for key in self._unused(trial)):
+            config[parent] = {key: value for key, value in config[parent].items() if key != leaf}
+        if not trial.range_test:
+            del config["range_test"], config["max_lr_scale"]
+        node = trial.config["policy"]
+        if trial.range_test and not node["_target_"].startswith(OURS):
+            # A user's own policy may do anything with the rate that the range test finds.
+            return json.dumps([config, node], sort_keys=True)
+        sampled = [(hyper.lr, hyper.momentum) for hyper in self._policy(trial)[1]]
+        return json.dumps([config, sampled], sort_keys=True)
+
+    def _same_trajectory(self, trial: Trial, other: Trial) -> bool:
+        (one, _), (two, _) = self._policy(trial), self._policy(other)
+        return one is two or all(one(step) == two(step) for step in range(self._steps(trial)))
+
+    def _steps(self, trial: Trial) -> int:
+        return trial.config["epochs"] * self._steps_per_epoch(trial.config)
+
+    def _policy(self, trial: Trial) -> tuple[Policy, list[Hyper]]:
+        """The training's policy, and its rates and momenta at the sampled steps."""
+        config, steps = trial.config, self._steps(trial)
+        key = json.dumps([config["policy"], config["epochs"], schema.max_lr(config), steps], sort_keys=True)
+        if key not in self._policies:
+            with nodes.environment(config):
+                policy = nodes.policy(config, schema.max_lr(config), self._steps_per_epoch(config))
+                sampled = sorted({round((steps - 1) * i / (SAMPLED_STEPS - 1)) for i in range(SAMPLED_STEPS)})
+                self._policies[key] = policy, [policy(step) for step in sampled]
+        return self._policies[key]
+
+
+def _differing(trials: Sequence[Trial]) -> Iterator[tuple[str, list[str]]]:
+    """The keys that were typed with several values for these trials, and the values."""
+    overrides = [trial.request.typed() for trial in trials]
+    for key in dict.fromkeys(key for one in overrides for key in one):
+        values = list(dict.fromkeys(one[key] for one in overrides if key in one))
+        if len(values) > 1:
+            yield key, values
+
+
+def _no_effect(key: str, values: Iterable[str], trial: Trial) -> str:
+    """The line about a key whose values change nothing in a training, and what to vary instead."""
+    what = f"{key}={','.join(values)} changes no training"
+    if key == MOMENTUM:
+        only = ", and counts for the range test alone" if trial.range_test else ""
+        instead = ""
+        if "base_momentum" in trial.config["policy"]:
+            instead = ": vary policy.base_momentum and policy.max_momentum, or type policy.cycle_momentum=false"
+        return f"{what} under {_policy_choice(trial)}, which sets the momentum of every step itself{only}{instead}"
+    if key == SPLIT_SEED:
+        return f"{what}: with data.val_fraction=0 nothing is held out of the training set"
+    return f"{what}: the rate and the momentum of every step are the same"
+
+
+def _policy_choice(trial: Trial) -> str:
+    return f"policy={trial.request.choices.get('policy', trial.config['policy']['_target_'])}"
+
+
+def difference(requests: Sequence[Request], recorded: Sequence[Config]) -> str | None:
+    """How the requests of a command differ from the recorded configs of its sweep; None if they ask for the same.
+
+    It is the end of a sentence that begins with the command.
+    """
+    today, then = [_comparable(request.config) for request in requests], [_comparable(config) for config in recorded]
+    distinct = [config for number, config in enumerate(today) if config not in today[:number]]
+    added, gone = [c for c in distinct if c not in then], [c for c in then if c not in distinct]
+    if not added and not gone:
+        return None
+    changed: dict[str, tuple[Any, Any]] = {}
+    for one, other in zip(added, gone, strict=False):
+        values, before = dict(keys.leaves(one, lists=False)), dict(keys.leaves(other, lists=False))
+        for key in [*before, *values]:
+            if values.get(key, ABSENT) != before.get(key, ABSENT):
+                changed.setdefault(key, (values.get(key, ABSENT), before.get(key, ABSENT)))
+    differences = [f"{key}={value} where the sweep has {before}" for key, (value, before) in changed.items()]
+    if len(added) != len(gone):
+        differences.append(f"{len(distinct)} trials where the sweep has {len(then)}")
+    more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
+    return f"would give {', '.join(differences[:NAMED])}{more}"
+
+
+def _comparable(config: Config) -> Config:
+    """The part of a trial's config that decides what it computes."""
+    config = schema.range_test(config) if config["task"] == RANGE_TEST else config
+    return {key: value for key, value in schema.what_counts(config).items() if key != "needs"}
+
+
+@dataclass(frozen=True)
+class Outdated:
+    """How many results were made by other code or versions, and what differs: files and targets, and versions."""
+
+    count: int
+    code: tuple[str, ...]
+    versions: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """What differs: `layers.py changed, torch was 2.5.0 and is 2.6.0`."""
+        more = f" and {len(self.code) - NAMED} more" if len(self.code) > NAMED else ""
+        code = [f"{', '.join(self.code[:NAMED])}{more} changed"] if self.code else []
+        return ", ".join([*code, *self.versions])
+
+
+def outdated(folders: Iterable[TrialFolder]) -> Outdated:
+    """What has changed in code and versions since the results in these folders were made."""
+    # Thousands of trials may share a few targets, whose code is then hashed once.
+    today: dict[tuple[str, ...], dict[str, Any]] = {}
+    changes: list[provenance.Change] = []
+    for folder in folders:
+        try:
+            resolved, config = folder.resolved(), folder.config()
+        except Unreadable:
+            continue
+        if resolved:
+            targets = provenance.targets(config)
+            if targets not in today:
+                today[targets] = provenance.as_record(provenance.code_of_trial(config))
+            if change := provenance.change(resolved, today[targets]):
+                changes.append(change)
+    return Outdated(
+        count=len(changes),
+        code=tuple(dict.fromkeys(name for change in changes for name in change.code)),
+        versions=tuple(dict.fromkeys(words for change in changes for words in change.versions)),
+    )

@@ -12,12 +12,12 @@ from typing import Any
 from onecycle_sweeps import files
 from onecycle_sweeps.config import preset
 from onecycle_sweeps.config.preset import Published
+from onecycle_sweeps.config.schema import RANGE_TEST, TRAIN, Config
 from onecycle_sweeps.credentials import without_logins
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
-TRAIN, RANGE_TEST = "train", "range_test"
 # Keys whose value stands in a name without the key, or with a place of its own.
 NAMED_APART = ("policy", "recipe", "seed")
 
@@ -93,6 +93,11 @@ class Sweep:
     def trial(self, signature: str) -> TrialFolder:
         """The folder of one of its trials."""
         return TrialFolder(self.runs_dir / signature)
+
+    def configs(self) -> list[Config]:
+        """The configs that its command asked for: those of its trainings or, if it has none, of its range tests."""
+        kind = TRAIN if any(entry.kind == TRAIN for entry in self.trials) else RANGE_TEST
+        return [self.trial(entry.signature).config() for entry in self.trials if entry.kind == kind]
 
     def save(self) -> None:
         """Write sweep.json."""
@@ -177,6 +182,12 @@ def group_name(group: Group) -> str:
     return " ".join(value if key == "policy" else f"{key}={value}" for key, value in group)
 
 
+def other_names(entries: Iterable[Entry]) -> list[str]:
+    """A line for each group of trainings that is another one under another name."""
+    pairs = ((group_name(entry.group), name) for entry in entries for name in entry.also)
+    return [f"{name} is the same training as {known}: one row stands for both" for known, name in dict.fromkeys(pairs)]
+
+
 def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict[str, str]]) -> Iterator[Entry]:
     """An entry for each range test, named by what the trials that need it share and other trials do not."""
     served: dict[str, list[Mapping[str, str]]] = {}
@@ -194,7 +205,7 @@ def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
     """The first word of each trial's name: its policy, or its recipe without the folder of its preset."""
     recipes = {recipe for t in trials if (recipe := t.request.choices.get("recipe"))}
     short = len({PurePath(recipe).name for recipe in recipes}) == len(recipes)
-    several = len({t.request.choices.get("policy") for t in trials if "policy" in typed(t)}) > 1
+    several = len({t.request.choices.get("policy") for t in trials if "policy" in t.request.typed()}) > 1
     found = {}
     for trial in trials:
         choices = trial.request.choices
@@ -207,13 +218,7 @@ def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
 
 def _varying(trials: Sequence[Trial]) -> dict[tuple[str, ...], dict[str, str]]:
     """The overrides of each trial that not all trials share, by all its overrides."""
-    parsed = {t.request.overrides: typed(t) for t in trials}
+    parsed = {t.request.overrides: t.request.typed() for t in trials}
     keys = {key for overrides in parsed.values() for key in overrides}
     shared = {key for key in keys if len({overrides.get(key) for overrides in parsed.values()}) == 1}
     return {key: {k: v for k, v in found.items() if k not in shared} for key, found in parsed.items()}
-
-
-def typed(trial: Trial) -> dict[str, str]:
-    """A trial's overrides by their keys."""
-    split = (override.partition("=") for override in trial.request.overrides)
-    return {key.lstrip("+~"): value for key, _, value in split}

@@ -17,7 +17,7 @@ FLOORS = (
     ("range_test", "hydra_job", "mistakes"),
     ("trial", "planning"),
     ("sweep", "composing"),
-    ("outcome", "retyping"),
+    ("outcome",),
     ("tracking", "report"),
     ("launching",),
     ("cli", "hydra_plugins"),
@@ -44,7 +44,7 @@ TORCH = ("torch", "torchvision")
 TORCH_FREE = (
     *("__main__", "cli", "hydra_plugins", "policies", "journal"),
     *("files", "config", "measures", "planning", "composing", "sweep", "outcome", "tracking", "report"),
-    *("mistakes", "retyping"),
+    "mistakes",
 )
 TORCH_ON_DEMAND = ("planning",)
 

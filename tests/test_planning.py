@@ -1,17 +1,20 @@
-"""A trial's signature: the same for what cannot change its result, another for what can."""
+"""A trial's signature: the same for what cannot change its result, another for what can; what makes no difference."""
 
 import json
 import os
 import subprocess
 import sys
+import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps.planning import Planner
+from onecycle_sweeps.planning import Planner, Trial
 from real_trials import made, planned, request
 
 AT_A_RATE = ("max_lr=0.1",)
+SHORT_AT_A_RATE = "max_lr=0.1 epochs=2 "
 ELSEWHERE = """
 import sys, json
 from pathlib import Path
@@ -210,3 +213,103 @@ def test_data_whose_loader_was_edited_is_decoded_anew_for_the_same_trial(
     after = planned(runs_dir, *overrides)
     assert before.config["needs"]["data"] != after.config["needs"]["data"]
     assert before.signature == after.signature
+
+
+def plan_all(runs_dir: Path, *jobs: str) -> tuple[Planner, list[Trial]]:
+    """The trials of a sweep, each job's overrides in one line."""
+    planner = Planner(runs_dir)
+    return planner, [planner.plan(request(runs_dir, *job.split())) for job in jobs]
+
+
+def without_effect(runs_dir: Path, *jobs: str) -> list[str]:
+    planner, trials = plan_all(runs_dir, *jobs)
+    return planner.without_effect(trials)
+
+
+def grid(*parts: str) -> list[str]:
+    """Jobs of every combination: `policy=clr,onecycle` as Hydra's sweeper takes it."""
+    keys = [(key, values.split(",")) for key, _, values in (part.partition("=") for part in parts)]
+    return [
+        " ".join(f"{key}={value}" for (key, _), value in zip(keys, chosen, strict=True))
+        for chosen in product(*(values for _, values in keys))
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", ["", SHORT_AT_A_RATE], ids=["auto", "a rate"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_momentum_under_a_policy_that_cycles_it_is_reported_once_with_what_to_vary_instead(
+    runs_dir: Path, rate: str, optimizer: str
+):
+    jobs = grid(f"optimizer={optimizer}", "optimizer.momentum=0.8,0.9", "policy=constant,onecycle", "seed=0,1")
+    (line,) = without_effect(runs_dir, *(rate + job for job in jobs))
+    assert line.startswith("optimizer.momentum=0.8,0.9 changes no training under policy=onecycle")
+    assert "policy.base_momentum" in line and "policy.cycle_momentum=false" in line
+    assert ("range test" in line) is (not rate)
+
+
+def test_one_momentum_that_no_training_uses_is_reported_too(runs_dir: Path):
+    (line,) = without_effect(runs_dir, SHORT_AT_A_RATE + "optimizer.momentum=0.8")
+    assert line.startswith("optimizer.momentum=0.8 changes no training under policy=onecycle")
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        grid("policy=constant,step", "optimizer.momentum=0.8,0.9"),
+        grid("policy=onecycle", "policy.cycle_momentum=false", "optimizer.momentum=0.8,0.9"),
+        grid("policy=constant,onecycle", "optimizer.momentum=0.8"),
+        grid("policy=onecycle,clr", "seed=0,1"),
+        grid("data.val_fraction=0.2", "data.split_seed=0,1"),
+        grid("policy.max_momentum=0.9,0.95"),
+        grid("policy=step", "policy.gamma=0.1,0.2"),
+        grid("model.channels=[8],[16]"),
+        grid("label_smoothing=0,0.1"),
+    ],
+    ids=str,
+)
+def test_a_key_that_changes_a_training_is_not_reported(runs_dir: Path, jobs: list[str]):
+    assert without_effect(runs_dir, *(SHORT_AT_A_RATE + job for job in jobs)) == []
+
+
+def test_trainings_with_different_range_tests_are_different(runs_dir: Path):
+    assert without_effect(runs_dir, *grid("range_test.steps=100,150")) == []
+    assert without_effect(runs_dir, *grid("max_lr_scale=1,3")) == []
+
+
+@pytest.mark.parametrize("rate", ["", SHORT_AT_A_RATE], ids=["auto", "a rate"])
+@pytest.mark.parametrize(
+    ("more", "varied"),
+    [
+        ("policy=onecycle", "policy.pct_tail=0.1,0.2"),
+        ("policy=onecycle policy.cycle_momentum=false", "policy.base_momentum=0.8,0.85"),
+        ("policy=clr", "policy.gamma=0.5,1.0"),
+    ],
+)
+def test_a_key_of_a_policy_that_changes_no_step_is_reported(runs_dir: Path, rate: str, more: str, varied: str):
+    (line,) = without_effect(runs_dir, *(f"{rate}{more} {job}" for job in grid(varied)))
+    assert line.startswith(f"{varied} changes no training")
+
+
+def test_policies_that_differ_in_a_single_step_are_not_the_same(runs_dir: Path):
+    rest = "policy=step max_lr=0.1 epochs=20 policy.gamma=0.5 "
+    assert without_effect(runs_dir, *(rest + f"policy.milestones=[{epoch}]" for epoch in ("10", "0.505"))) == []
+
+
+def test_a_split_seed_without_a_split_is_reported(runs_dir: Path):
+    (line,) = without_effect(
+        runs_dir, *(SHORT_AT_A_RATE + "data.val_fraction=0 " + job for job in grid("data.split_seed=0,1"))
+    )
+    assert line.startswith("data.split_seed=0,1 changes no training")
+
+
+@pytest.mark.slow
+def test_a_thousand_trainings_are_compared_in_a_moment(runs_dir: Path):
+    jobs = grid("policy=constant,onecycle", "max_lr=0.1,0.2,0.3,0.4,0.5", "optimizer.momentum=0.8,0.9", "seed=0")
+    planner, few = plan_all(runs_dir, *jobs)
+    trials = [
+        Trial(f"{one.signature}{seed}", one.config | {"seed": seed}, one.request) for one in few for seed in range(50)
+    ]
+    began = time.monotonic()
+    assert len(planner.without_effect(trials)) == 1
+    assert time.monotonic() - began < 5

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hand_made
-from onecycle_sweeps import files, sweep
+from onecycle_sweeps import files, report, sweep
 from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
 from real_trials import request
@@ -89,6 +89,29 @@ def test_range_tests_alone_are_entries_of_their_own(runs_dir: Path):
 
 def test_a_trial_that_was_asked_for_twice_is_one_entry(runs_dir: Path):
     assert len(sweep.entries(trials(runs_dir, "max_lr=0.1 seed=0", "policy.max_lr=0.1 seed=0"))) == 1
+
+
+def test_both_names_of_one_training_are_reported(runs_dir: Path):
+    found = sweep.entries(
+        trials(runs_dir, *(f"epochs=2 policy.max_lr={rate} seed={seed}" for rate in ("0.1", "0.10") for seed in (0, 1)))
+    )
+    assert [entry.also for entry in found] == [("onecycle policy.max_lr=0.10",)] * 2
+    (line,) = sweep.other_names(found)
+    assert line.startswith("onecycle policy.max_lr=0.10 is the same training as onecycle policy.max_lr=0.1")
+
+
+def test_a_key_without_a_part_in_the_training_gives_it_another_name(runs_dir: Path):
+    (one,) = sweep.entries(trials(runs_dir, *(f"max_lr=0.1 epochs=2 threads={threads}" for threads in (1, 2))))
+    assert one.also == ("onecycle threads=2",)
+
+
+def test_the_row_of_a_training_has_all_its_names(tmp_path: Path):
+    entry = replace(hand_made.entry("a", "constant", 0), also=("same",))
+    made = hand_made.sweep(tmp_path, entry)
+    hand_made.training(made.trial("a"), accuracy={4: 0.9})
+    assert sweep.load(made.folder) == made
+    (row,) = report.compare(made).rows
+    assert row.name == "constant = same"
 
 
 def test_a_group_is_all_but_the_seed():

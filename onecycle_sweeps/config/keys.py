@@ -89,14 +89,17 @@ def _leaf(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values below a place in a config, each with its key; an empty node is one itself."""
+def leaves(node: Any, path: str = "", *, lists: bool = True) -> Iterator[tuple[str, Any]]:
+    """The values below a key of a config, each with its own key; an empty node is a value.
+
+    `lists` is whether each item of a list is a value, or the list is one.
+    """
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list) and node:
-        for place, value in enumerate(node):
-            yield from leaves(value, f"{path}[{place}]")
+            yield from leaves(value, f"{path}.{key}" if path else str(key), lists=lists)
+    elif lists and isinstance(node, list) and node:
+        for index, value in enumerate(node):
+            yield from leaves(value, f"{path}[{index}]")
     else:
         yield path, node
 

@@ -11,6 +11,8 @@ from onecycle_sweeps.credentials import SECRET_VARIABLE
 from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, one_of, text, whole
 
 Config = dict[str, Any]
+# The values of the key `task`.
+TRAIN, RANGE_TEST = "train", "range_test"
 
 
 class ConfigError(ValueError):
@@ -85,7 +87,7 @@ KEYS = (
     Key("data._target_", TARGET),
     Key("policy._target_", TARGET),
     Key("optimizer._target_", TARGET),
-    Key("task", one_of("train", "range_test")),
+    Key("task", one_of(TRAIN, RANGE_TEST)),
     Key("epochs", whole(1, most=10**6), in_range_test=False),
     Key("batch_size", whole(1, most=10**9)),
     Key("seed", SEED, in_range_test=False),
@@ -206,7 +208,7 @@ def range_test(config: Config) -> Config:
     # It evaluates, with batch-norm statistics, in mode linear alone.
     if config["range_test"]["mode"] == "exp" or not kept["bn_recalibrate"]:
         del kept["bn_recalibrate"]
-    return kept | {"task": "range_test"}
+    return kept | {"task": RANGE_TEST}
 
 
 def split(config: Config) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from onecycle_sweeps import report, tracking
 from onecycle_sweeps.config import paths
-from onecycle_sweeps.launching.reuse import outdated
 from onecycle_sweeps.launching.session import Session
+from onecycle_sweeps.planning import outdated
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 from onecycle_sweeps.terminal import invocation, wants_tracebacks, with_traceback
 
@@ -93,7 +93,7 @@ def _place(sweep: Sweep, typed_in: Path) -> str:
 
 def _other_code(sweep: Sweep) -> str | None:
     """A line that says how many results were reused that other code or another torch made, and what has changed."""
-    found = outdated(sweep, sweep.trials)
+    found = outdated(sweep.trial(entry.signature) for entry in sweep.trials if entry.reused)
     if not found.count:
         return None
     told = f"{found.count} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"

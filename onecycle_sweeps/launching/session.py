@@ -14,12 +14,10 @@ from onecycle_sweeps import files, provenance, sweep, tracking
 from onecycle_sweeps.config import preset
 from onecycle_sweeps.config.schema import PUBLISHED, ConfigError
 from onecycle_sweeps.files import Damaged, Unreadable
-from onecycle_sweeps.launching import alike
 from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.queue import Event
-from onecycle_sweeps.launching.reuse import outdated
-from onecycle_sweeps.planning import Planner, Request, Trial
+from onecycle_sweeps.planning import Planner, Request, Trial, outdated
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFolder
 
@@ -127,8 +125,7 @@ class Session:
 
         And for data whose changes nothing shows.
         """
-        trainings = alike.Trainings(asked, self.planner.steps_per_epoch)
-        for line in (*self.planner.remarks, *alike.names_of_one(entries), *trainings.without_effect()):
+        for line in (*self.planner.remarks, *sweep.other_names(entries), *self.planner.without_effect(asked)):
             if line not in self._said:
                 self._said.add(line)
                 yield line
@@ -143,7 +140,7 @@ class Session:
         self._open.close()
 
     def _run(self, todo: Sequence[Entry], run: Run, reused: Sequence[Entry], remarks: Sequence[str]) -> None:
-        changed = outdated(self.sweep, reused).code
+        changed = outdated(self.sweep.trial(entry.signature) for entry in reused).code
         with Display(self.sweep, len(todo), len(reused), changed) as display:
             for line in remarks:
                 display.show(Event(news=line))
