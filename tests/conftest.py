@@ -118,7 +118,7 @@ def mnist(tmp_path: Path) -> Path:
     """A root of idx files: 60 training and 20 test images of noise, 8x8."""
     import numpy as np
 
-    from test_data import idx_bytes
+    from photographs import idx_bytes
 
     raw = tmp_path / "root" / "MNIST" / "raw"
     raw.mkdir(parents=True)

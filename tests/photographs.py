@@ -1,4 +1,4 @@
-"""Small photographs for the tests, in class folders and archives, and what comes of them."""
+"""Small images for the tests: in idx files, class folders and archives, and decoded."""
 
 import io
 import tarfile
@@ -44,6 +44,12 @@ def classes(*tops: str, each: int = 3, names: Iterable[str] = ("ants", "bees")) 
     """Some images of each class below each folder, no two alike."""
     places = [f"{top}{name}/{number}.png" for top in tops for name in names for number in range(each)]
     return {place: encoded(picture(seed)) for seed, place in enumerate(places)}
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """An array of unsigned bytes in Yann LeCun's idx format."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4) for size in array.shape)
+    return header + array.astype(np.uint8).tobytes()
 
 
 def packed(path: Path, files: Mapping[str, bytes], mode: str = "w", prefix: str = "") -> Path:

@@ -1,3 +1,5 @@
+"""MNIST and Fashion-MNIST from idx files, the digits of scikit-learn, and what all groups of data have in common."""
+
 import gzip
 import hashlib
 import math
@@ -15,15 +17,10 @@ from torchvision import datasets
 
 from onecycle_sweeps.images import load, prepare
 from onecycle_sweeps.sources import digits, idx
+from photographs import idx_bytes
 from real_trials import CONF, composed
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    """An array of unsigned bytes in Yann LeCun's idx format."""
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4) for size in array.shape)
-    return header + array.astype(np.uint8).tobytes()
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""Any source is decoded once, split, described, mapped and drawn in batches."""
+
 import dataclasses
 import json
 import os
