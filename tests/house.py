@@ -9,8 +9,8 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("files", "terminal", "credentials", "measures", "validation"),
-    ("onecycle_sweeps", "config", "arguments", "affinity"),
+    ("files", "terminal", "credentials", "measures", "validation", "machine"),
+    ("onecycle_sweeps", "config", "arguments"),
     ("policies", "images", "models", "journal", "checkpoint", "fingerprints", "provenance"),
     ("scheduler", "objectives", "sources", "trial_folder"),
     ("loop", "hydra_internals"),

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps import affinity
-from onecycle_sweeps.launching import machine
+from onecycle_sweeps import machine
 
 Cgroup = Callable[[str, dict[str, str]], float | None]
 
@@ -30,7 +29,7 @@ def quota(tmp_path: Path) -> Cgroup:
 
 def test_a_process_bound_to_one_core_has_one_core():
     bind = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})"
-    ask = "from onecycle_sweeps.launching import machine; print(machine.cores())"
+    ask = "from onecycle_sweeps import machine; print(machine.cores())"
     done = subprocess.run([sys.executable, "-c", f"{bind}; {ask}"], capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr
 
@@ -168,4 +167,4 @@ def test_where_no_driver_lists_a_gpu_torch_is_asked(says: str | None, bare: Path
 def test_without_affinity_all_processors_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert affinity.processors() == 7
+    assert machine.processors() == 7

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle_sweeps.launching import machine, pool
+from onecycle_sweeps import machine
+from onecycle_sweeps.launching import pool
 from onecycle_sweeps.launching.pool import Worker, WorkerPool
 from onecycle_sweeps.launching.queue import LEFT_STATUS
 from onecycle_sweeps.sweep import Entry, Sweep

@@ -3,9 +3,9 @@
 Nothing here imports torch before `load`, so that the submitting side describes a cached data set without torch.
 """
 
+from onecycle_sweeps.images.arrays import Source, Undecoded
 from onecycle_sweeps.images.batches import ImageBatches, Split, batches, evaluation_batches, load
 from onecycle_sweeps.images.facts import Facts, prepare
-from onecycle_sweeps.images.source import Source, Undecoded
 
 __all__ = [
     "Facts",

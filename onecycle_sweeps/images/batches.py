@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onecycle_sweeps.images import cache
+from onecycle_sweeps.images.arrays import Source, Undecoded
 from onecycle_sweeps.images.augmentation import Draws, EpochWords, Transform
 from onecycle_sweeps.images.facts import Facts, positions
-from onecycle_sweeps.images.source import Source, Undecoded
 
 if TYPE_CHECKING:
     import torch

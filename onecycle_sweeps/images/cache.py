@@ -14,7 +14,7 @@ import numpy as np
 
 from onecycle_sweeps import files
 from onecycle_sweeps.files import Damaged
-from onecycle_sweeps.images.source import Source, Undecoded, check, images, labels
+from onecycle_sweeps.images.arrays import Source, Undecoded, check, images, labels
 from onecycle_sweeps.terminal import counting
 
 # Pixels that are decoded and written at a time.

@@ -14,7 +14,7 @@ import numpy as np
 
 from onecycle_sweeps import files
 from onecycle_sweeps.images import cache
-from onecycle_sweeps.images.source import Source
+from onecycle_sweeps.images.arrays import Source
 
 # So many names are listed in a warning.
 NAMED = 5

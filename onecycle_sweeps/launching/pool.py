@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from onecycle_sweeps.launching import machine
+from onecycle_sweeps import machine
 from onecycle_sweeps.launching.queue import LEFT_STATUS, READY, Event, Execution, Queue
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import RUNNING, STOPPED, TrialFolder

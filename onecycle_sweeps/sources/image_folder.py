@@ -27,7 +27,7 @@ from typing import IO
 
 import numpy as np
 
-from onecycle_sweeps import affinity
+from onecycle_sweeps import machine
 from onecycle_sweeps.fingerprints import is_hidden, walk
 from onecycle_sweeps.images import Source, Undecoded
 from onecycle_sweeps.sources import decoding
@@ -357,7 +357,7 @@ def _read(
     Raises ValueError that names the images which cannot be read: all of them where `batches` has an end to wait for,
     else those of the batch.
     """
-    count = processes or min(affinity.processors(), MOST_PROCESSES)
+    count = processes or min(machine.cores(), MOST_PROCESSES)
     problems: list[str] = []
     with _decoders(tree, size, count) as decoders:
         shares = ([names[int(i)] for i in share] for batch in batches for share in np.array_split(batch, count))

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from benchmarks import costs
 from benchmarks.page import Result, Table
 from benchmarks.work import Options
-from onecycle_sweeps.launching.machine import cores
+from onecycle_sweeps.machine import cores
 
 CAPTION = """Bare training steps at batch {batch} on random images (SGD with Nesterov, channels_last), each process \
 for {seconds:g} s from a common start. A row is a layout on {cores} cores; they take turns for {rounds} rounds, and \

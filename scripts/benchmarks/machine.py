@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from onecycle_sweeps import provenance
-from onecycle_sweeps.launching.machine import cores, cpu_quota
+from onecycle_sweeps.machine import cores, cpu_quota
 
 PACKAGES = ("onecycle-sweeps", "torch", "torchvision", "fastai", "lightning", "torch-lr-finder", "mlflow", "hydra-core")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")

@@ -4,7 +4,7 @@ from benchmarks import processes
 from benchmarks.page import Result, Table
 from benchmarks.processes import Spent
 from benchmarks.work import Options
-from onecycle_sweeps.launching.machine import cores
+from onecycle_sweeps.machine import cores
 
 TRAIN = ("data=digits", "policy=constant", "max_lr=0.1", "epochs=1", "batch_size=1024")
 CAPTION = """Sweeps of this number of trials, each a training of one step on digits, made by the program itself on \

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import processes
 from benchmarks.page import Result, Table
 from benchmarks.work import Options
-from onecycle_sweeps.launching.machine import cores
+from onecycle_sweeps.machine import cores
 
 TIMEOUT_SECONDS, SETTLE_SECONDS = 300.0, 1.0
 # The least that any program must do that trains with torch on cached images.

@@ -8,15 +8,20 @@ from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
-from onecycle_sweeps import affinity
-
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
     """The cores that this process may run on, and no more than its cgroup's quota allows or SLURM has granted."""
-    bounds = [affinity.processors(), cpu_quota(), _granted()]
+    bounds = [processors(), cpu_quota(), _granted()]
     return max(1, math.floor(min(bound for bound in bounds if bound is not None)))
+
+
+def processors() -> int:
+    """The processors that this process may run on; all of the machine's where the system cannot say, as on macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _granted() -> int | None:

@@ -1,4 +1,4 @@
-"""A data set as its loader returns it, and the checks of its arrays."""
+"""A data set as its loader returns it: `Source`, and the checks of its arrays."""
 
 from __future__ import annotations
 
