@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,10 @@ def _carry_out(verb: str, asked: argparse.Namespace) -> int:
 def doctor(config: DictConfig, requests: Sequence[Request], *, probing: bool) -> int:
     """What would fail later, a line for each thing that a sweep needs; with --probe a short job looks from a node."""
     from onecycle_sweeps.launching import doctor as checks
+    from onecycle_sweeps.launching.slurm import node_check
 
-    return checks.examine(requests, composing.launcher(config), probing=probing)
+    cluster_checks = partial(node_check.check_cluster, with_job=probing)
+    return checks.examine(requests, composing.launcher(config), cluster_checks)
 
 
 def status(which: Sweep) -> int:

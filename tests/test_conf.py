@@ -13,7 +13,7 @@ from hydra_plugins.onecycle_sweeps.launcher import plain_settings
 from onecycle_sweeps import composing, trial
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import LOCAL_LAUNCHER, check, check_launcher
-from onecycle_sweeps.launching.slurm.request import KEYS
+from onecycle_sweeps.launching.slurm.options import KEYS
 from real_trials import CONF, composed, made
 
 FILES = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.rglob("*.yaml"))]

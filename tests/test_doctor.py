@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from onecycle_sweeps import cli, files
-from onecycle_sweeps.launching import places
-from onecycle_sweeps.launching.slurm import probe
+from onecycle_sweeps.launching import doctor as checks
+from onecycle_sweeps.launching.slurm import node_check
 from program import write
 from slurm_cluster import Cluster, up
 from test_verbs import unused_port
@@ -162,7 +162,7 @@ def test_a_probe_that_is_too_large_for_its_request_says_so(at_the_clinic: Doctor
 def test_a_probe_that_is_not_served_is_cancelled(
     clinic: Cluster, at_the_clinic: Doctor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(probe, "PATIENCE_MIN", 0.05)
+    monkeypatch.setattr(node_check, "PATIENCE_MIN", 0.05)
     status, told = at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
     assert status == 1
     assert "the job is pending (BeginTime): it is cancelled" in told["node"]
@@ -240,8 +240,8 @@ def test_a_folder_that_nodes_may_not_see_is_told_apart(
     )
     monkeypatch.setattr(files, "MOUNTS", tmp_path / "mounts")
     assert files.file_system(tmp_path / "runs") == kind
-    assert words in places.runs_dir(tmp_path / "runs", on_nodes=True).line
-    assert "machine" not in places.runs_dir(tmp_path / "runs", on_nodes=False).line
+    assert words in checks.runs_dir(tmp_path / "runs", on_nodes=True).line
+    assert "machine" not in checks.runs_dir(tmp_path / "runs", on_nodes=False).line
 
 
 def test_it_takes_no_sweep(capsys: pytest.CaptureFixture[str]):

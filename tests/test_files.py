@@ -11,7 +11,7 @@ import pytest
 from onecycle_sweeps import files
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import Damaged
-from onecycle_sweeps.launching import places, preflight
+from onecycle_sweeps.launching import doctor, preflight
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
 from real_trials import SHORT as QUICK
@@ -57,6 +57,6 @@ def test_a_file_system_without_locks_is_refused_in_one_line(runs_dir: Path, monk
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(files.NoLocks, match="runs_dir"):
         files.lock(runs_dir / "lock")
-    assert places.runs_dir(runs_dir, on_nodes=False).word == "FAILS"
+    assert doctor.runs_dir(runs_dir, on_nodes=False).word == "FAILS"
     with pytest.raises(ConfigError, match="cannot be locked"):
         session.launch([asked], lambda *_: iter(()))  # pyright: ignore[reportArgumentType]

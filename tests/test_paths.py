@@ -14,7 +14,7 @@ from onecycle_sweeps.config.schema import Config, ConfigError
 from onecycle_sweeps.launching import preflight
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
-from onecycle_sweeps.launching.slurm import request
+from onecycle_sweeps.launching.slurm import options
 from program import run, sweep_of, with_store, write
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -100,7 +100,7 @@ def test_paths_of_a_request_to_slurm_are_expanded_and_its_shell_lines_left_to_th
         "srun_args": ["~/bin/a"],
         "additional_parameters": {"container_image": "~/x.sqsh"},
     }
-    found = request.parameters(asked)
+    found = options.parameters(asked)
     assert found["setup"][-1] == "cd ~/x"
     assert found["srun_args"][-1] == f"{home}/bin/a"
     assert found["additional_parameters"]["container-image"] == f"{home}/x.sqsh"

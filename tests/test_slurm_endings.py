@@ -6,7 +6,7 @@ import pytest
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.launching.slurm import jobs, request
+from onecycle_sweeps.launching.slurm import jobs, options
 from onecycle_sweeps.launching.slurm.client import Job
 from onecycle_sweeps.launching.slurm.jobs import MAX_FUTILE_ATTEMPTS, Ending, ending, is_futile
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -120,4 +120,4 @@ def test_a_jobs_output_is_read_from_its_end(tmp_path: Path):
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(1, 10), (5, 30), (10, 60), (20, 120), (1440, 120)])
 def test_the_notice_before_a_time_limit_is_a_tenth_of_it_and_two_minutes_at_most(minutes: int, seconds: int):
-    assert request.notice(minutes) == seconds
+    assert options.notice(minutes) == seconds

@@ -108,13 +108,13 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], 
 
 def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
     """Submit a sweeper's jobs to a SLURM cluster; returns each one's objective, which is no number without a wait."""
-    from onecycle_sweeps.launching.slurm import dry_run, request, watch
+    from onecycle_sweeps.launching.slurm import dry_run, options, watch
 
     with _ending_in_a_line():
         # It was started if the command line did not name the launcher.
         pool.stop_server()
         config, waits = requests[0].config, launcher["wait"]
-        request.check(launcher)
+        options.check(launcher)
         schema.check(config)
         if sequential and (launcher["dry_run"] or not waits):
             key = "dry_run=true" if launcher["dry_run"] else "wait=false"
@@ -147,7 +147,7 @@ def resume(recorded: Sweep, launcher: Mapping[str, Any] | None, typed_in: Path) 
 
     `typed_in` is the folder of the shell, for the commands that are suggested at the end: this process has left it.
     """
-    from onecycle_sweeps.launching.slurm import request, watch
+    from onecycle_sweeps.launching.slurm import options, watch
 
     with _ending_in_a_line():
         config = recorded.trial(recorded.trials[0].signature).config()
@@ -165,7 +165,7 @@ def resume(recorded: Sweep, launcher: Mapping[str, Any] | None, typed_in: Path) 
         if not launcher:
             session, run = begun(), _in_this_process
         elif is_slurm(launcher):
-            request.check(launcher)
+            options.check(launcher)
             session = begun(ships=launcher["wait"])
             run, how = partial(watch.run, launcher, report=True), conclusion.say_how_jobs_go_on
         else:

@@ -10,7 +10,7 @@ from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.launching.slurm import client, sbatch, submissions
 from onecycle_sweeps.launching.slurm.client import SlurmError
-from onecycle_sweeps.launching.slurm.request import Settings
+from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.launching.slurm.submissions import JobArray
 from onecycle_sweeps.planning import Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep

@@ -14,9 +14,9 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from onecycle_sweeps.launching.slurm import client, request, submissions
+from onecycle_sweeps.launching.slurm import client, options, submissions
 from onecycle_sweeps.launching.slurm.client import SlurmError
-from onecycle_sweeps.launching.slurm.request import Settings
+from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import QUEUED
@@ -93,7 +93,7 @@ def executor_of(sweep: Sweep, array: JobArray, name: str, after: Sequence[str]) 
 def executor(settings: Settings, folder: Path, name: str, cwd: str, count: int = 1) -> Sbatch:
     """The executor for an array of `count` jobs, which write their output into `folder`."""
     made = Sbatch(folder)
-    parameters: dict[str, Any] = request.parameters(settings) | {"job_name": name}
+    parameters: dict[str, Any] = options.parameters(settings) | {"job_name": name}
     parameters["additional_parameters"] = parameters["additional_parameters"] | {"chdir": cwd}
     made.parameters |= parameters | {"map_count": max(1, count)}
     return made

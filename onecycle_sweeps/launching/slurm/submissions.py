@@ -13,8 +13,8 @@ from typing import Any
 
 from onecycle_sweeps import files
 from onecycle_sweeps.files import Damaged, Unreadable, read_json, write_json
-from onecycle_sweeps.launching.slurm import request
-from onecycle_sweeps.launching.slurm.request import Settings
+from onecycle_sweeps.launching.slurm import options
+from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
 # A launching process that died may have an sbatch on its way for so long.
@@ -54,7 +54,7 @@ def job_arrays(
         *in_parts(ready, settings, largest),
     ]
     if todo and report:
-        arrays.append(JobArray((), request.light(settings), tuple(entry.signature for entry in trials)))
+        arrays.append(JobArray((), options.light(settings), tuple(entry.signature for entry in trials)))
     return arrays
 
 

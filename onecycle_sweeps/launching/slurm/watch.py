@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.slurm import client, jobs, sbatch, submissions
 from onecycle_sweeps.launching.slurm.client import SlurmError
-from onecycle_sweeps.launching.slurm.request import Settings
+from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.launching.slurm.submissions import Submission
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING, check_owner
