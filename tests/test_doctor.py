@@ -185,7 +185,7 @@ def test_ctrl_c_cancels_the_probe(clinic: Cluster, at_the_clinic: Doctor, monkey
         ("epochs=0", "config", "epochs must be a whole number of at least 1, got 0"),
         ("runs_dir=/dev/null/runs", "runs_dir", "/dev/null/runs cannot be written to (Not a directory)"),
         ("data=mnist data.root=nowhere", "trial", "nowhere"),
-        ("tracking.uri=sqlite:////dev/null/mlflow.db", "tracking", "/dev/null cannot be written to"),
+        ("tracking.uri=sqlite:////dev/null/mlflow.db", "tracking", "cannot create /dev/null/mlflow.db"),
     ],
 )
 def test_what_is_amiss_is_named_with_what_to_do(doctor: Doctor, typed: str, about: str, words: str):
