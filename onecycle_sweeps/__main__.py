@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps import arguments, credentials, terminal
+from onecycle_sweeps import command_line, credentials, terminal
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching import pool
@@ -25,13 +25,13 @@ def main() -> None:
     _name_files_in_utf8()
     terminal.replace_unencodable()
     sys.argv[1:] = paths.typed_with_homes(sys.argv[1:])
-    arguments.add_code(sys.argv[1:], Path.cwd())
+    command_line.add_code(sys.argv[1:], Path.cwd())
     if (shown := credentials.scrubbed(sys.argv[1:])) != sys.argv[1:]:
         # Every user of a machine reads the arguments of its processes.
         os.execv(sys.executable, [*sys.orig_argv[: -len(shown)], *shown])
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        sys.exit(_verb() if arguments.is_verb(first) else _command())
+        sys.exit(_verb() if command_line.is_verb(first) else _command())
     except ConfigError as error:
         from onecycle_sweeps.launching import conclusion
 
@@ -68,7 +68,7 @@ def _start_no_threads() -> None:
 def _command() -> int:
     _start_no_threads()
     # The workers' process takes a second or two to import torch: Hydra composes meanwhile.
-    if arguments.wants_workers(sys.argv[1:]):
+    if command_line.wants_workers(sys.argv[1:]):
         with suppress(OSError):
             pool.start_server()
     try:
@@ -89,14 +89,14 @@ def one_trial() -> None:
 
     from onecycle_sweeps import mistakes
 
-    @hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(command_line.CONF), config_name="config")
     def run(config: "DictConfig") -> None:
         from onecycle_sweeps.launching import commands
 
         commands.one_trial(config, HydraConfig.get())
 
-    sys.argv[1:] = mistakes.arguments(sys.argv[1:])
-    with mistakes.told_in_a_line():
+    sys.argv[1:] = mistakes.checked_arguments(sys.argv[1:])
+    with mistakes.as_config_errors():
         run()
 
 

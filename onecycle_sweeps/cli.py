@@ -14,8 +14,8 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import arguments, composing, hydra_internals, mistakes, planning, report, sweep, tracking
-from onecycle_sweeps.arguments import is_verb
+from onecycle_sweeps import command_line, composing, hydra_internals, mistakes, planning, report, sweep, tracking
+from onecycle_sweeps.command_line import is_verb
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
 from onecycle_sweeps.files import Damaged
@@ -28,7 +28,7 @@ from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import EarlierVersion, check_owner
 
 MOST_WORDS = 160
-# What can be typed for a recorded sweep: its launcher, and where the sweep and its records are.
+# The overrides that a verb takes for a recorded sweep: its launcher, and where the sweep and its records are.
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
 PLACES = ("runs_dir", "tracking.uri", "tracking.experiment")
 
@@ -74,14 +74,14 @@ def _carry_out(verb: str, asked: argparse.Namespace) -> int:
     # A recorded sweep has its own launcher, whose keys these change.
     of_launcher = [one for one in overrides if verb == RESUME and _key(one).startswith(LAUNCHER)]
     asked.overrides = [one for one in overrides if one not in of_launcher]
-    with mistakes.told_in_a_line():
+    with mistakes.as_config_errors():
         # A verb may be given what a sweep is given.
         whole, requests = composing.composed(asked, jobs=verb == DOCTOR)
     config = composing.plain(whole)
     if verb == DOCTOR:
         return doctor(whole, requests, probing=asked.flag)
-    _check_of_use(verb, asked.overrides)
-    if verb == UI and not names and _is_of_no_sweep(config, overrides):
+    _check_overrides(verb, asked.overrides)
+    if verb == UI and not names and _needs_no_sweep(config, overrides):
         tracking.check_uri(config["tracking"]["uri"])
         return ui_server.become(config["tracking"]["uri"])
     which = _found(config, overrides, names, fills=verb in (SYNC, UI, RESUME))
@@ -91,7 +91,7 @@ def _carry_out(verb: str, asked: argparse.Namespace) -> int:
 
 
 def doctor(config: DictConfig, requests: Sequence[Request], *, probing: bool) -> int:
-    """What would fail later, a line for each thing that a sweep needs; with --probe a short job looks from a node."""
+    """Check each thing that a sweep needs, a line for each; with --probe a short job checks it from a node as well."""
     from onecycle_sweeps.launching import doctor as checks
     from onecycle_sweeps.launching.slurm import node_check
 
@@ -100,18 +100,18 @@ def doctor(config: DictConfig, requests: Sequence[Request], *, probing: bool) ->
 
 
 def status(which: Sweep) -> int:
-    """How each trial of the sweep stands; with --watch until all have ended."""
-    _ask_the_cluster(which)
-    _name_earlier(which)
+    """Show the status of each trial of the sweep; with --watch until all have ended."""
+    _refresh_jobs(which)
+    _report_earlier(which)
     report.show_status(which, Console(highlight=False))
     return 0
 
 
 def watch(which: Sweep) -> int:
-    """How the trials of the sweep come along, until all have ended; jobs that a limit ended are submitted again."""
+    """Show the progress of the trials until all have ended; resubmit jobs that a time limit ended."""
     from onecycle_sweeps.launching.slurm import watch as slurm_watch
 
-    _ask_the_cluster(which)
+    _refresh_jobs(which)
     trials = [entry for entry in which.trials if not which.trial(entry.signature).state().has_result]
     with Display(which, len(trials)) as display:
         for event in slurm_watch.watch(which, trials):
@@ -120,11 +120,11 @@ def watch(which: Sweep) -> int:
 
 
 def cancel(which: Sweep) -> int:
-    """End the sweep's trials that have not ended: those at work save first. The recorded command goes on with them."""
+    """Cancel the trials that have not ended; running ones save a checkpoint first. `resume` continues them."""
     from onecycle_sweeps.launching.slurm import watch as slurm_watch
 
     trials = [which.trial(entry.signature) for entry in which.trials]
-    _name_lost(which)
+    _report_lost(which)
     for trial in (open_trials := [trial for trial in trials if not trial.state().has_result]):
         trial.write("cancel", {"time": time.time()})
     for line in (remarks := slurm_watch.cancel(which)):
@@ -134,9 +134,9 @@ def cancel(which: Sweep) -> int:
 
 
 def write_report(which: Sweep) -> int:
-    """The comparison again, with its figures, from what has finished so far."""
-    _ask_the_cluster(which)
-    _name_earlier(which)
+    """Write the report again, with its figures, from what has finished so far."""
+    _refresh_jobs(which)
+    _report_earlier(which)
     comparison = report.compare(which)
     page, *others = report.write(comparison)
     report.show(comparison, Console(highlight=False))
@@ -146,9 +146,9 @@ def write_report(which: Sweep) -> int:
 
 def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
-    _ask_the_cluster(which)
-    _name_earlier(which)
-    _name_lost(which)
+    _refresh_jobs(which)
+    _report_earlier(which)
+    _report_lost(which)
     if not tracking.is_current(which):
         comparison = report.compare(which)
         files = report.write(comparison)
@@ -159,7 +159,7 @@ def sync(which: Sweep) -> int:
 
 
 def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
-    """The rest of the sweep as it was asked for: what has finished is kept, and its own configs count, not today's."""
+    """Run what is left of the sweep, from the configs that it recorded; what has finished is kept."""
     check_owner(which.folder / "sweep.json")
     for entry in which.trials:
         try:
@@ -176,7 +176,7 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
         change = None if which.sequential else planning.difference(requests, which.configs())
         if launcher is None and not which.single:
             launcher = composing.launcher(config)
-    except Exception as error:  # whatever is wrong with it, the sweep does not need it
+    except Exception as error:  # the sweep runs from its records even if its command cannot be composed any more
         change = f"cannot be composed ({textwrap.shorten(str(error), MOST_WORDS)})"
     if change:
         conclusion.complain(f"onecycle_sweeps: the command of sweep {which.id} {change}; the sweep goes on as it was")
@@ -189,7 +189,7 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
 
 
 def _enter(which: Sweep) -> None:
-    """Change to the folder that a sweep's command was typed in, or to where that was moved together with the sweep."""
+    """Change to the folder in which a sweep's command was typed, or to where that folder was moved with the sweep."""
     folder = before = Path(which.cwd)
     trials = [which.trial(entry.signature) for entry in which.trials]
     if not before.is_dir():
@@ -200,18 +200,18 @@ def _enter(which: Sweep) -> None:
             if (found := paths.moved(config := trial.config(), before, folder)) != config:
                 trial.write_config(found)
     os.chdir(folder)
-    arguments.add_code(which.command, folder)
+    command_line.add_code(which.command, folder)
 
 
 def _launcher(recorded: Mapping[str, Any] | None, changes: Sequence[str]) -> dict[str, Any] | None:
-    """The keys of hydra.launcher as recorded, but for those that are typed; None for a trial without a launcher."""
+    """The recorded keys of hydra.launcher, with those that are typed; None for a trial without a launcher."""
     if recorded is None:
         if changes:
             raise ValueError(f"{changes[0]} is for a sweep, and this is one trial that runs in its command's process")
         return None
     choice = "hydra/launcher"
     name = "slurm" if commands.is_slurm(recorded) else "local"
-    with mistakes.told_in_a_line():
+    with mistakes.as_config_errors():
         config, _ = composing.composed(composing.options([f"{choice}={name}", *changes]), jobs=False)
     asked = composing.launcher(config)
     if config.hydra.runtime.choices[choice] != name:
@@ -221,7 +221,7 @@ def _launcher(recorded: Mapping[str, Any] | None, changes: Sequence[str]) -> dic
 
 
 def ui(which: Sweep) -> int:
-    """MLflow's own UI on the sweep's store, or on that of tracking.uri, on this machine alone; ends with Ctrl-C."""
+    """Serve MLflow's UI of the sweep's store, or of tracking.uri, on this machine only, until Ctrl-C."""
     return ui_server.become(which.tracking_uri, which)
 
 
@@ -230,8 +230,8 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _check_of_use(verb: str, overrides: Sequence[str]) -> None:
-    """Raise ConfigError for an override that says nothing of where a sweep and its records are."""
+def _check_overrides(verb: str, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for an override that does not say where a sweep and its records are."""
     for override in overrides:
         key = _key(override)
         if key not in (*PLACES, "tracking", *GLOBAL_GROUPS, "hydra.searchpath"):
@@ -243,12 +243,12 @@ def _check_of_use(verb: str, overrides: Sequence[str]) -> None:
 
 
 def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, fills: bool) -> Sweep:
-    """The sweep that is meant, with the tracker that was typed; raises LookupError.
+    """The sweep with this name, with the tracker that was typed; raises LookupError.
 
-    `fills` is whether its store is to be there, which may have been moved since.
+    `fills` says that the verb writes to its store, which may have been moved.
     """
     which = sweep.find(Path(config["runs_dir"]), names[0] if names else None, _passed_over)
-    arguments.add_code(which.command, Path(which.cwd))
+    command_line.add_code(which.command, Path(which.cwd))
     keys = {_key(override) for override in overrides}
     if keys & {"tracking.uri", "tracking"}:
         tracking.check_uri(config["tracking"]["uri"])
@@ -260,8 +260,8 @@ def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, fi
     return which
 
 
-def _is_of_no_sweep(config: Config, overrides: Sequence[str]) -> bool:
-    """Whether a verb that names no sweep is of a store alone: one was typed, or there is no sweep yet."""
+def _needs_no_sweep(config: Config, overrides: Sequence[str]) -> bool:
+    """Whether a verb without a sweep is about a store only: its URI was typed, or there is no sweep yet."""
     typed_store = {_key(override) for override in overrides} & {"tracking.uri", "tracking"}
     return bool(typed_store) or not any(Path(config["runs_dir"], "sweeps").glob("*/sweep.json"))
 
@@ -270,8 +270,8 @@ def _passed_over(line: str) -> None:
     conclusion.complain(f"onecycle_sweeps: {line}; the latest of the others is taken")
 
 
-def _name_earlier(which: Sweep) -> None:
-    """Say of how many trials the records are of an earlier version, which are read but not continued."""
+def _report_earlier(which: Sweep) -> None:
+    """Report how many trials have records of an earlier version, which are shown but not continued."""
     found = [entry for entry in which.trials if isinstance(which.trial(entry.signature).unusable(), EarlierVersion)]
     if found:
         conclusion.complain(
@@ -280,18 +280,18 @@ def _name_earlier(which: Sweep) -> None:
         )
 
 
-def _name_lost(which: Sweep) -> None:
-    """Say of which trials a record cannot be used, a line for each."""
+def _report_lost(which: Sweep) -> None:
+    """Report each trial that has a record which cannot be used."""
     for entry in which.trials:
-        stands = which.trial(entry.signature).state()
-        if stands.is_unreadable:
-            conclusion.complain(f"onecycle_sweeps: {stands.cause}")
+        state = which.trial(entry.signature).state()
+        if state.is_unreadable:
+            conclusion.complain(f"onecycle_sweeps: {state.cause}")
 
 
-def _ask_the_cluster(which: Sweep) -> None:
-    """Learn how the sweep's jobs stand, if it has any; what cannot be asked is said, and the folders speak alone."""
+def _refresh_jobs(which: Sweep) -> None:
+    """Update the status of the sweep's jobs from the cluster; report what cannot be asked there."""
     for line in jobs.refresh(which):
-        conclusion.complain(f"onecycle_sweeps: {line}; jobs stand as they were seen last")
+        conclusion.complain(f"onecycle_sweeps: {line}; their last known status is shown")
 
 
 DOCTOR, SYNC, RESUME, UI = "doctor", "sync", "resume", "ui"

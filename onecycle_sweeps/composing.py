@@ -1,4 +1,4 @@
-"""From typed words to requests: configs composed as Hydra composes them, and made plain data.
+"""From overrides to requests: configs composed as Hydra composes them, and made plain data.
 
 A config is plain if it is resolved, has no node of Hydra's own, no relative path and no password.
 """
@@ -24,14 +24,14 @@ from omegaconf import DictConfig, Node, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from onecycle_sweeps import hydra_internals, hydra_job, mistakes
-from onecycle_sweeps.arguments import CONF
+from onecycle_sweeps.command_line import CONF
 from onecycle_sweeps.config import keys, paths, schema
 from onecycle_sweeps.config.schema import ENV_SET, Config, ConfigError
 from onecycle_sweeps.planning import Request
 
-# What an interpolation of Hydra's own config begins with.
+# Begins an interpolation of Hydra's own config.
 OF_HYDRA = "${hydra:"
-# Hydra's options that go with a verb: where configs lie, and that the command is a sweep.
+# Hydra's options that can be used with a verb: where configs are, and that the command is a sweep.
 COMPOSING_OPTIONS = ("config_dir", "config_path", "config_name", "multirun")
 
 
@@ -75,7 +75,7 @@ def plain(config: DictConfig, hydra: Any = None) -> Config:
 
 
 def typed(hydra: Any, part: str) -> list[str]:
-    """The overrides of a `part` of the config, hydra or task, as they were typed: some are resolved in a job alone."""
+    """The typed overrides of a `part` of the config, hydra or task, unresolved: some can only be resolved in a job."""
     found = OmegaConf.to_container(hydra.overrides[part], resolve=False)
     assert isinstance(found, list)
     return list(map(str, found))
@@ -137,7 +137,7 @@ class Composer:
     """Composes jobs from their overrides, with the same result as Hydra's `load_sweep_config`.
 
     Jobs with the same choices in groups start from copies of one config, to which Hydra's own code applies their
-    values. What fails in this way, and overrides of Hydra's own config, are left to Hydra's loader.
+    values. Hydra's loader composes jobs that fail in this way and jobs with overrides of Hydra's own config.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
@@ -147,7 +147,7 @@ class Composer:
         self._templates: dict[tuple[str | None, ...], _Template] = {}
 
     def compose(self, overrides: Sequence[str], number: int = 0) -> Request:
-        """The job of these overrides and this number; raises ConfigError, or what the loader raises, for a mistake."""
+        """The job with these overrides and this number; raises ConfigError or what the loader raises."""
         if hydra_internals.IS_TESTED:
             with suppress(HydraException, OmegaConfBaseException):
                 parsed = [self._parse(override) for override in overrides]
@@ -211,7 +211,7 @@ def options(argv: Sequence[str], parser: ArgumentParser | None = None) -> Namesp
     found = hydra_internals.option_parser().parse_args([])
     hydras = set(vars(found)) - {*COMPOSING_OPTIONS, "overrides"}
     parser = parser or hydra_internals.option_parser()
-    found = parser.parse_args(mistakes.arguments(argv, parser))
+    found = parser.parse_args(mistakes.checked_arguments(argv, parser))
     for name, value in vars(found).items():
         if value and name in hydras:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with a verb: leave it out")
@@ -235,11 +235,11 @@ def composed(asked: Namespace, *, jobs: bool) -> tuple[DictConfig, list[Request]
 
 
 def _jobs(loader: ConfigLoader, config: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a sweep; of a search, whose jobs are not known, those at the ends of its space."""
+    """The overrides of each job of a sweep; for a search, whose jobs are unknown, the two ends of its space."""
     words = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     words += typed(config.hydra, "task")
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    # The last override of a key counts.
+    # Of several overrides of a key the last one counts.
     last = {override.get_key_element(): override for override in parsed}
     if config.hydra.sweeper._target_.endswith((".BasicSweeper", ".GridSweeper")):
         values = [[f"{key}={value}" for value in _values(override)] for key, override in last.items()]

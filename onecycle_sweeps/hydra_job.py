@@ -12,23 +12,23 @@ from omegaconf.errors import OmegaConfBaseException
 from onecycle_sweeps import hydra_internals
 from onecycle_sweeps.config import nodes, paths
 
-# What Hydra's config says in this program unless it is told otherwise: of such a job only the trial is to be run.
-UNLESS_TOLD = {
+# Hydra's config by this program's defaults, with which a job does nothing but run its trial.
+DEFAULTS = {
     "callbacks": {"folders": {"_target_": "onecycle_sweeps.composing.HydrasFolders"}},
     "output_subdir": None,
     "verbose": False,
     "sweep": {"dir": "${runs_dir}/sweeps", "subdir": "."},
     "job_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
 }
-# Texts that are of no use to a job.
+# Texts that no job reads.
 HELP = ("help", "hydra_help")
 
 
 def asks_for_more(config: DictConfig) -> bool:
-    """Whether a job's config asks Hydra for something around its trial."""
-    told = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, list(UNLESS_TOLD)))
+    """Whether a job's config makes Hydra do more than run the trial."""
+    found = OmegaConf.to_container(OmegaConf.masked_copy(config.hydra, list(DEFAULTS)))
     job = config.hydra.job
-    return told != UNLESS_TOLD or not set(job.env_set) <= set(job.env_copy)
+    return found != DEFAULTS or not set(job.env_set) <= set(job.env_copy)
 
 
 def content(config: DictConfig) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def content(config: DictConfig) -> dict[str, Any]:
 
 
 def _resolved(part: DictConfig, *, typed: bool) -> dict[str, Any]:
-    """A part of Hydra's config, as it was written where it was typed or only the job's process can resolve it."""
+    """A part of Hydra's config; it stays unresolved if it was typed or only the job's process can resolve it."""
     try:
         found = OmegaConf.to_container(part, resolve=not typed, enum_to_str=True)
     except OmegaConfBaseException:
@@ -58,9 +58,9 @@ def _resolved(part: DictConfig, *, typed: bool) -> dict[str, Any]:
 def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None, task: Callable[[], float]) -> None:
     """Do what Hydra's own launchers do around a job, whose task returns its objective.
 
-    An error of the task's is told to the callbacks and goes no further; any other exception leaves from here.
+    An exception of the task is passed to the callbacks only; any other exception is raised here.
     """
-    # Our own callback acts before the jobs, and a record may have it by the name of an earlier module.
+    # Our own callback acts before the jobs; a record may name it by an earlier module.
     callbacks = hydra["callbacks"].items()
     own = {name for name, node in callbacks if str(node.get("_target_", "")).endswith(".HydrasFolders")}
     hydra = {**hydra, "callbacks": {name: node for name, node in callbacks if name not in own}}
@@ -72,6 +72,6 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
     if job_id:
         whole.hydra.job.id = job_id
     JobRuntime.instance().set("name", whole.hydra.job.name)
-    # A callback's module is the user's code as well.
+    # A callback's module is user code as well.
     with nodes.environment(config):
         run_job(lambda _: task(), whole, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_internals.job_context(whole))

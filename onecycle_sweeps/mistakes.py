@@ -1,4 +1,4 @@
-"""What Hydra refuses of a command, told in one line: options, overrides, choices in groups, and config files."""
+"""One-line messages for what Hydra refuses: options, overrides, choices in groups, and config files."""
 
 import argparse
 import difflib
@@ -43,11 +43,11 @@ ADD_M, ONE_VALUE = "add -m to try each of them", "one is needed here"
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
-def arguments(argv: Sequence[str], parser: argparse.ArgumentParser | None = None) -> list[str]:
-    """What was typed, with options before overrides, which Hydra's own parser does not take mixed.
+def checked_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | None = None) -> list[str]:
+    """The arguments with options before overrides, since Hydra's parser does not accept them mixed.
 
-    A relative --config-path starts in the working folder, where Hydra would look from its program's file. `parser`
-    is Hydra's own with further options. Raises ConfigError for an unknown option and for a missing folder.
+    A relative --config-path is taken from the working folder; Hydra would take it from the folder of its program.
+    `parser` is Hydra's own with further options. Raises ConfigError for an unknown option and for a missing folder.
     """
     parser = parser or hydra_internals.option_parser()
     errors = io.StringIO()
@@ -83,8 +83,8 @@ def _is_relative(folder: str | None) -> bool:
 
 
 @contextmanager
-def told_in_a_line() -> Iterator[None]:
-    """Let Hydra load configs by a Loader within, and turn its exceptions into ConfigErrors of one line."""
+def as_config_errors() -> Iterator[None]:
+    """Let Hydra load configs with our Loader, and turn its exceptions into ConfigErrors of one line."""
     loaded: list[_Loaded] = []
     try:
         with hydra_internals.replaced(partial(Loader, loaded), _environment):
@@ -97,13 +97,13 @@ def told_in_a_line() -> Iterator[None]:
 
 
 def _environment(env: Any) -> AbstractContextManager[None]:
-    """Sets variables for a while; hydra.job.env_set comes from Hydra cut off from what it interpolates."""
+    """Set environment variables; Hydra passes hydra.job.env_set without the config that it interpolates from."""
     return env_override(HydraConfig.get().job.env_set if OmegaConf.is_config(env) else env)
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A config as it was asked for, whose files can be searched for a key."""
+    """What a config was composed from, so that its files can be searched for a key."""
 
     loader: "Loader"
     config_name: str | None
@@ -124,7 +124,7 @@ class _Loaded:
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader of configs, which raises ConfigError for whatever cannot be composed; `loaded` has the latest."""
+    """Hydra's config loader, which raises ConfigError for what cannot be composed; `loaded` gets the latest config."""
 
     def __init__(self, loaded: list[_Loaded], config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
@@ -156,21 +156,21 @@ class Loader(ConfigLoaderImpl):
             self._refuse_several_choices(overrides)
             self._loaded[:] = [_Loaded(self, config_name, tuple(overrides), run_mode)]
             config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-            # The jobs of a sweep are checked one by one, once all that was typed for them is in their configs.
+            # A sweep's jobs are checked one by one, once their overrides are applied.
             if run_mode == RunMode.RUN and not self._composes_jobs:
                 _check_keys(config)
             return config
         except ConfigError:
             raise
         except Exception as error:
-            # Hydra asks whether it is a sweep before it composes in earnest, and drops the answer.
+            # Hydra first composes only to learn whether this is a sweep, and ignores errors.
             if not validate_sweep_overrides:
                 raise
             line = self._line(error, config_name, overrides, sweeps=run_mode == RunMode.MULTIRUN)
             raise ConfigError(line if from_shell else line.replace(ADD_M, ONE_VALUE)) from error
 
     def _refuse_several_choices(self, overrides: Sequence[str]) -> None:
-        """Hydra would merge the choices of a list into one config."""
+        """Raise ConfigError for a list of choices in a group, which Hydra would merge into one config."""
         for override in overrides:
             group, _, value = override.partition("=")
             if group in GROUPS and value.startswith("["):
@@ -178,7 +178,7 @@ class Loader(ConfigLoaderImpl):
                 raise ConfigError(f"{override}: a trial has one {group}; {group}={choices} -m compares them")
 
     def _line(self, error: Exception, config_name: str | None, overrides: Sequence[str], *, sweeps: bool) -> str:
-        """The line for what was raised as a config was composed."""
+        """The message about an exception that composing a config raised."""
         parsed = []
         for override in overrides:
             try:
@@ -193,27 +193,27 @@ class Loader(ConfigLoaderImpl):
                     return f"{override.input_line} is several values: {ADD_M}"
                 if override.is_hydra_override():
                     return f"{override.input_line}: Hydra's own keys have one value in a sweep"
-            elif line := self._amiss_of_group(override):
+            elif line := self._mistake_in_group(override):
                 return line
         if isinstance(error, yaml.YAMLError | OSError | UnicodeDecodeError):
             return self._of_file(error)
         config = self._composed(config_name, [o for o in parsed if self._is_choice(o)])
-        lines = (_amiss_of_value(o, config) for o in parsed if not self._is_choice(o) and not o.is_sweep_override())
-        return next(filter(None, lines), None) or self._amiss_of_file(_line(error))
+        lines = (_mistake_in_value(o, config) for o in parsed if not self._is_choice(o) and not o.is_sweep_override())
+        return next(filter(None, lines), None) or self._mistake_in_file(_line(error))
 
     def _is_choice(self, override: Override) -> bool:
         return self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
 
     def _composed(self, config_name: str | None, choices: Sequence[Override]) -> Any:
-        """The config of these choices in groups, or of none where they do not compose."""
+        """The config of these choices in groups, or of no choice if they cannot be composed."""
         typed = [override.input_line for override in choices if override.input_line]
         for lines in (typed, []):
             with suppress(Exception):
                 return super().load_configuration(config_name, lines, RunMode.MULTIRUN, validate_sweep_overrides=False)
         return OmegaConf.create({})
 
-    def _amiss_of_group(self, override: Override) -> str | None:
-        """What is wrong with the choice in a group, as far as it shows without a composition."""
+    def _mistake_in_group(self, override: Override) -> str | None:
+        """What is wrong with a choice in a group, as far as can be told without composing it."""
         group, typed = override.key_or_group, override.input_line
         if not group:
             return f"{typed} cannot be read: write key=value, such as policy=onecycle"
@@ -235,7 +235,7 @@ class Loader(ConfigLoaderImpl):
         return None
 
     def _missing(self, error: MissingConfigException, config_name: str | None, parsed: Sequence[Override]) -> str:
-        """The line for a config file that is not there."""
+        """The message about a config file that does not exist."""
         missing = error.missing_cfg_file or ""
         if missing in (config_name, f"{config_name}.yaml"):
             places = ", ".join(source.path for source in self.get_sources() if source.scheme() == "file")
@@ -255,7 +255,7 @@ class Loader(ConfigLoaderImpl):
         return f"{said}; did you mean {near[0]}? {known[0].upper()}{known[1:]}" if near else f"{said}; {known}"
 
     def _chooses(self, file: str, missing: str) -> bool:
-        """Whether a file's defaults list has a choice in a group."""
+        """Whether a file's defaults list chooses a file in a group."""
         with suppress(Exception):
             loaded = self.repository.load_config(file)
             listed = loaded.defaults_list or () if loaded else ()
@@ -263,7 +263,7 @@ class Loader(ConfigLoaderImpl):
         return False
 
     def _options(self, group: str) -> list[str]:
-        """The choices of a group, those of folders within it too."""
+        """The choices of a group, including those in its folders."""
         found = [name for name in self.get_group_options(group) if not name.startswith("_")]
         for folder in self.get_group_options(group, ObjectType.GROUP):
             found += [f"{folder}/{name}" for name in self._options(f"{group}/{folder}")]
@@ -276,8 +276,8 @@ class Loader(ConfigLoaderImpl):
         near = difflib.get_close_matches(group, groups, 1)
         return f"there is no group {group}" + (f", did you mean {near[0]}?" if near else "")
 
-    def _amiss_of_file(self, line: str) -> str:
-        """A line about a defaults list, with the group that was meant."""
+    def _mistake_in_file(self, line: str) -> str:
+        """A message about an override in a defaults list, with the group that was probably meant; others unchanged."""
         if found := re.match(r"In '?([\w/.-]+)'?: Could not override '([^']+)'", line):
             groups = [*GROUPS, *self.get_group_options("", ObjectType.GROUP), "hydra/launcher", "hydra/sweeper"]
             near = difflib.get_close_matches(found[2], groups, 1)
@@ -288,7 +288,7 @@ class Loader(ConfigLoaderImpl):
     def _of_file(self, error: Exception) -> str:
         if not isinstance(error, UnicodeDecodeError):
             return _line(error)
-        # The error has no name of a file.
+        # The error does not name the file.
         for source in self.get_sources():
             for path in sorted(Path(source.path).rglob("*.yaml")) if source.scheme() == "file" else ():
                 try:
@@ -323,7 +323,7 @@ def _refuse_option(parser: argparse.ArgumentParser, reason: str, argv: Sequence[
 
 
 def _unreadable(override: str, error: HydraException) -> str:
-    """The line for an override that does not follow Hydra's grammar."""
+    """The message about an override that does not follow Hydra's grammar."""
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override} is no override: write key=value, such as policy=onecycle"
@@ -342,8 +342,8 @@ def _unreadable(override: str, error: HydraException) -> str:
     return f"{override} cannot be read: {_line(error)}"
 
 
-def _amiss_of_value(override: Override, config: Any) -> str | None:
-    """What is wrong with an override of a value in a config, or of several in one node."""
+def _mistake_in_value(override: Override, config: Any) -> str | None:
+    """What is wrong with an override of one value in a config, or of several values in one node."""
     key, typed = override.key_or_group, override.input_line or ""
     if override.package:
         return f"{typed}: {key} is no group, so @{override.package} means nothing"
@@ -364,7 +364,7 @@ def _amiss_of_value(override: Override, config: Any) -> str | None:
 
 
 def _unknown(key: str, value: str, config: Any, *, deleted: str | None) -> str:
-    """The line for a key that a config has not."""
+    """The message about a key that the config does not have."""
     top, _, rest = key.partition(".")
     if key.startswith(f"{schema.LAUNCHER}."):
         launcher = [str(name) for name in OmegaConf.select(config, schema.LAUNCHER) or () if name != "_target_"]
@@ -380,7 +380,7 @@ def _unknown(key: str, value: str, config: Any, *, deleted: str | None) -> str:
     if top in schema.BUILT and rest:
         target = OmegaConf.select(config, f"{top}._target_")
         return f"{line}; another one that {target} takes is typed with a +: +{key}={value}"
-    # Such as hydra.job.env_set, whose keys have any name.
+    # A node such as hydra.job.env_set takes any key.
     inside = OmegaConf.select(config, key.rpartition(".")[0]) if top == "hydra" else None
     if isinstance(inside, DictConfig) and OmegaConf.get_type(inside) is dict:
         return f"{key} is not there yet, it is added with a +: +{key}={value}"
@@ -388,26 +388,26 @@ def _unknown(key: str, value: str, config: Any, *, deleted: str | None) -> str:
 
 
 def _above(key: str) -> Iterator[str]:
-    """The nodes that a key is in."""
+    """The nodes that contain a key."""
     parts = key.split(".")
     return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
 def _is_value(config: Any, key: str) -> bool:
-    """Whether a key is there and its value has no keys of its own."""
+    """Whether a config has a key whose value has no keys of its own."""
     return (node := OmegaConf.select(config, key)) is not None and not OmegaConf.is_config(node)
 
 
 def _has(config: Any, key: str) -> bool:
-    """Whether a key is there, if only with null or ??? as its value."""
+    """Whether a config has a key, even with null or ??? as its value."""
     node, _, leaf = key.rpartition(".")
     inside = OmegaConf.select(config, node) if node else config
-    # Where the value is ???, `in` says that there is none.
+    # `in` on the node itself is false for a value of ???.
     return isinstance(inside, DictConfig) and leaf in list(inside)
 
 
 def _line(error: BaseException) -> str:
-    """An error of Hydra's, OmegaConf's or YAML's in one line."""
+    """An exception of Hydra, OmegaConf or YAML in one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, OverrideParseException):

@@ -10,7 +10,7 @@ from imports import House
 # Imports run downwards only, or stay within one package.
 FLOORS = (
     ("files", "terminal", "credentials", "measures", "validation", "machine"),
-    ("onecycle_sweeps", "config", "arguments"),
+    ("onecycle_sweeps", "config", "command_line"),
     ("policies", "images", "models", "journal", "checkpoint", "fingerprints", "provenance"),
     ("scheduler", "objectives", "sources", "trial_folder"),
     ("loop", "hydra_internals"),

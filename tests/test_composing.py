@@ -144,6 +144,6 @@ def test_another_version_of_hydra_composes_without_its_private_interfaces(
     other = composer(loader)
     again = [other.compose(overrides) for overrides in jobs]
     assert [(one.config, one.choices) for one in again] == [(one.config, one.choices) for one in made]
-    with pytest.raises(ConfigError) as refusal, mistakes.told_in_a_line():
+    with pytest.raises(ConfigError) as refusal, mistakes.as_config_errors():
         other.compose(["policy.max_lrr=1"])
     assert "max_lrr" in str(refusal.value) and "\n" not in str(refusal.value)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 import hydra_code
 from onecycle_sweeps.composing import Composer
 from onecycle_sweeps.config.schema import ConfigError, check_env_set
-from onecycle_sweeps.hydra_job import UNLESS_TOLD
+from onecycle_sweeps.hydra_job import DEFAULTS
 from onecycle_sweeps.launching.direction import minimising
 from onecycle_sweeps.launching.job import execute
 from onecycle_sweeps.planning import Planner, Request
@@ -86,7 +86,7 @@ def test_a_jobs_hydra_config_is_what_hydra_makes_of_it(composer: Any):
     config = ours.loader.load_sweep_config(ours.master, overrides)
     assert made["sweep"] == {"dir": config.hydra.sweep.dir, "subdir": "+shade=dark,experiment=noting,seed=3"}
     assert made["overrides"] == OmegaConf.to_container(config.hydra.overrides)
-    assert made["callbacks"] == UNLESS_TOLD["callbacks"] | {"noting": {"_target_": "hydra_code.Noting"}}
+    assert made["callbacks"] == DEFAULTS["callbacks"] | {"noting": {"_target_": "hydra_code.Noting"}}
     assert (made["job"]["env_set"], made["job"]["num"]) == ({"SHADE": "dark"}, 5)
 
 
@@ -144,7 +144,7 @@ def test_a_trial_of_hydras_has_a_worker_of_its_own(folder: Path, monkeypatch: py
     monkeypatch.chdir(folder)
     made, todo = planned(folder, *([*QUICK[:3], f"seed={seed}"] for seed in range(4)))
     trial = made.trial(todo[1].signature)
-    trial.create(trial.config(), UNLESS_TOLD | {"job": {"name": "it"}, "sweep": {"dir": "out", "subdir": "."}})
+    trial.create(trial.config(), DEFAULTS | {"job": {"name": "it"}, "sweep": {"dir": "out", "subdir": "."}})
     # The first, the one apart, and one for the two others.
     seen = drive(made, todo, places=1)
     assert {status for status, _ in seen.ended().values()} == {"finished"}
@@ -156,7 +156,7 @@ def test_hydras_config_of_another_user_runs_nothing(runs_dir: Path, monkeypatch:
     trial = made(runs_dir, "max_lr=0.1", "epochs=1")
     # A record of an earlier command may name a module that has another name by now.
     earlier = {"folders": {"_target_": "onecycle_sweeps.composition.HydrasFolders"}}
-    trial.create(trial.config(), UNLESS_TOLD | {"callbacks": earlier | {"noting": {"_target_": "hydra_code.Noting"}}})
+    trial.create(trial.config(), DEFAULTS | {"callbacks": earlier | {"noting": {"_target_": "hydra_code.Noting"}}})
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     os.chown(trial.path / "hydra.yaml", 4321, -1)
     outcome = execute(trial, lambda: False)

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from onecycle_sweeps import __main__ as program
-from onecycle_sweeps import arguments, composing, mistakes
+from onecycle_sweeps import command_line, composing, mistakes
 from program import write
 
 Typing = Callable[..., str]
@@ -35,7 +35,7 @@ FILES = {
 def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Typing]:
     """Types a command in a fresh folder; returns the one line that it is refused with, after a look at its status."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(arguments, "wants_workers", lambda argv: False)
+    monkeypatch.setattr(command_line, "wants_workers", lambda argv: False)
     for name in program.pool.THREAD_VARIABLES:
         monkeypatch.setenv(name, "1")
 
@@ -244,9 +244,9 @@ def test_hydras_word_for_a_traceback_gives_it(
 
 def test_overrides_may_stand_on_both_sides_of_an_option(tmp_path: Path):
     typed = ["policy=onecycle", "-m", "seed=0,1", "--config-dir", str(tmp_path), "epochs=2"]
-    ordered = mistakes.arguments(typed)
+    ordered = mistakes.checked_arguments(typed)
     assert ordered == ["-m", "--config-dir", str(tmp_path), "policy=onecycle", "seed=0,1", "epochs=2"]
-    assert mistakes.arguments(ordered) == ordered
+    assert mistakes.checked_arguments(ordered) == ordered
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_overrides_may_stand_on_both_sides_of_an_option(tmp_path: Path):
     ],
 )
 def test_a_key_that_is_read_is_taken(typed: str):
-    with mistakes.told_in_a_line(), initialize_config_dir(str(arguments.CONF), version_base="1.3"):
+    with mistakes.as_config_errors(), initialize_config_dir(str(command_line.CONF), version_base="1.3"):
         config = compose("config", _words(typed), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         composing.plain(config)
@@ -274,7 +274,7 @@ def test_the_environment_of_one_trial_may_name_keys_of_its_config(
 ):
     write(tmp_path, {"notes.py": "import os\n\nraise RuntimeError(os.environ['SHADE'])\n"})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(arguments, "wants_workers", lambda argv: False)
+    monkeypatch.setattr(command_line, "wants_workers", lambda argv: False)
     typed = ["+hydra.job.env_set.SHADE=s${seed}", "model._target_=notes.Net", "seed=4", "max_lr=0.1"]
     monkeypatch.setattr("sys.argv", ["onecycle-sweeps", *typed])
     with pytest.raises(SystemExit, match="2"):

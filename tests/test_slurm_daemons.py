@@ -117,7 +117,7 @@ def test_where_slurm_cannot_be_asked_the_verbs_tell_what_the_folders_say(cluster
     assert ends(start(cluster, program.with_store(tmp_path), *words, pause=0.3), tmp_path) == 0
     elsewhere = Cluster(cluster.folder, cluster.environment | {"PATH": "/nowhere"})
     asked = run(elsewhere, tmp_path, "status")
-    assert "squeue: squeue is not on the PATH; jobs stand as they were seen last" in asked.stderr
+    assert "squeue: squeue is not on the PATH; their last known status is shown" in asked.stderr
     assert "Traceback" not in asked.stderr
     program.wait_until(lambda: states(tmp_path)["0"].status == "finished", "the trial's end", 120)
     assert run(elsewhere, tmp_path, "status").stdout.rstrip().endswith("1 finished")

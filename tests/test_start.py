@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import real_trials
-from onecycle_sweeps import arguments
+from onecycle_sweeps import command_line
 
 # Each takes from a tenth of a second to some seconds.
 HEAVY = ("torchvision", "timm", "mlflow", "matplotlib", "scipy", "sklearn", "pandas")
@@ -71,7 +71,7 @@ def test_a_net_of_torchvision_is_seen_to_load_it(seen: dict[str, list[str]]):
     ],
 )
 def test_a_sweep_on_this_machine_is_told_by_what_was_typed(typed: str, wants: bool):
-    assert arguments.wants_workers(typed.split()) is wants
+    assert command_line.wants_workers(typed.split()) is wants
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_code_beside_a_users_configs_is_found_after_all_that_is_installed(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.setattr(sys, "path", ["/installed"])
-    arguments.add_code([word.replace("/typed/here", str(tmp_path)) for word in typed], tmp_path)
+    command_line.add_code([word.replace("/typed/here", str(tmp_path)) for word in typed], tmp_path)
     assert sys.path == ["/installed", *(str(tmp_path / name) for name in ("", "my", "my/model"))]
-    arguments.add_code(["--config-dir"], tmp_path)
+    command_line.add_code(["--config-dir"], tmp_path)
     assert len(sys.path) == 4

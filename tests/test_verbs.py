@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import hand_made
-from onecycle_sweeps import arguments, cli
+from onecycle_sweeps import cli, command_line
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.terminal import invocation
 from program import QUICK, ask, points, recorded_points, run, runs_of, start, sweep_of, trials, wait_until, with_store
@@ -130,7 +130,7 @@ def test_each_verb_explains_itself(verb: str, takes: str, capsys: pytest.Capture
     ],
 )
 def test_a_first_argument_is_a_verb_unless_it_is_hydras(first: str, verb: bool):
-    assert arguments.is_verb(first) is verb
+    assert command_line.is_verb(first) is verb
 
 
 def unused_port() -> int:

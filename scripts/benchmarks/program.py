@@ -16,7 +16,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from onecycle_sweeps import arguments, composing, sweep
+from onecycle_sweeps import command_line, composing, sweep
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.journal import LR, MOMENTUM, TRAIN_LOSS
 from onecycle_sweeps.planning import Planner, Request, Trial
@@ -29,7 +29,7 @@ STEP_METRICS = (LR, MOMENTUM, TRAIN_LOSS)
 @functools.cache
 def composed(*overrides: str) -> Any:
     """The config of some overrides, with Hydra's own node."""
-    with initialize_config_dir(str(arguments.CONF), version_base="1.3"):
+    with initialize_config_dir(str(command_line.CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=True)
 
 

@@ -1,4 +1,7 @@
-"""What a command line asks for, told before anything is imported: a verb, workers, folders with code; and conf/."""
+"""What a command line asks for, read before any library is imported: a verb, workers, folders with code; and conf/.
+
+It needs the standard library only, so that every process of the program can begin with it.
+"""
 
 import argparse
 import re
@@ -15,23 +18,23 @@ MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
 def is_verb(first: str) -> bool:
-    """Whether a first argument is for the verbs: it is no override and no option of Hydra's."""
+    """Whether a first argument is a verb: neither an override nor an option of Hydra's."""
     return bool(first) and "=" not in first and not first.startswith(("-", "+", "~"))
 
 
 def wants_workers(argv: Sequence[str]) -> bool:
-    """Whether a command most likely needs workers here: a sweep whose launcher is not said to be another than local."""
+    """Whether a command most likely needs workers here: it is a sweep, and no launcher but local was typed."""
     launchers = [argument.partition("=")[2] for argument in argv if argument.startswith("hydra/launcher=")]
     return any(argument in MULTIRUN for argument in argv) and all(name == "local" for name in launchers)
 
 
 def add_code(argv: Sequence[str], cwd: Path) -> None:
-    """Let Python find the code that a command's config may name, after all that is installed."""
+    """Append the folders that may hold code named by a command's config to sys.path, after everything installed."""
     sys.path += [str(folder) for folder in _code_folders(argv, cwd) if str(folder) not in sys.path]
 
 
 def _code_folders(argv: Sequence[str], cwd: Path) -> list[Path]:
-    """Where a command was typed, the folders of the user's configs, and groups in these that hold code as well."""
+    """Where a command was typed, the folders of the user's configs, and the groups in these that hold code too."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--config-path", "-cp")
