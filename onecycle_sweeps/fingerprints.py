@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from onecycle_sweeps.config.schema import KEEPING_OF_DATA, NAMES_FILES
 from onecycle_sweeps.files import Unreadable, read_json, with_format, write
 from onecycle_sweeps.terminal import counting
 
@@ -36,11 +37,6 @@ SINCE_PLANNED = "changed since the trial was planned: start the command again"
 NO_FILE = "no file"
 
 Node = dict[str, Any]
-# Values whose wording does not count once the content of what they name is known. Other values that name a file may
-# mean more than its path, such as `name: MNIST`, and count beside the content unless they are absolute paths.
-PLACES = ("root", "path", "files", "weights_file")
-# How a data set is fetched and kept, which is no part of what it is.
-KEEPING = ("download", "max_cached_gb", "fingerprint")
 
 
 class Changed(ValueError):
@@ -87,7 +83,7 @@ def of_data(node: Node, memos: Path, *, afresh: bool = False) -> Inputs:
     if isinstance(root, str) and (top := Path(root).expanduser()).exists():
         placed = "path" in named or any(_lies_in(path, top) for paths in named.values() for path in paths)
         named["root"] = [] if placed else [top]
-    kept = {key: value for key, value in node.items() if key not in KEEPING}
+    kept = {key: value for key, value in node.items() if key not in KEEPING_OF_DATA}
     by = node.get("fingerprint", CONTENT)
     return _inputs(kept, named, memos, by=by, afresh=afresh)
 
@@ -186,7 +182,8 @@ def _named_in_data(node: Node) -> Iterator[tuple[str, list[Path]]]:
             raise FileNotFoundError(f"data.files names {(top / name).absolute()}, and there is none")
         listed += paths
         yield f"files.{number}", paths
-    for key, value in _texts({key: value for key, value in node.items() if key not in ("root", "files", *KEEPING)}):
+    others = {key: value for key, value in node.items() if key not in ("root", "files", *KEEPING_OF_DATA)}
+    for key, value in _texts(others):
         paths = _matches(top, value) + ([] if key == "path" else _matches(Path(), value))
         if found := sorted({path.absolute() for path in paths if not listed or _is_meant(path, value, listed)}):
             yield key, found
@@ -214,12 +211,16 @@ def _identity(path: Path, prints: Mapping[str, str], matches: int) -> list[str]:
 
 
 def _without_places(value: Any, named: Mapping[str, list[list[str]]], key: str = "") -> Any:
-    """A node without the wording of paths whose content counts."""
+    """A node without the wording of paths whose content counts.
+
+    Another key's value may mean more than the path of the file that it names, such as `name: MNIST`: it counts beside
+    the content unless it is an absolute path.
+    """
     if isinstance(value, dict):
         return {name: _without_places(inner, named, f"{key}.{name}".lstrip(".")) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_places(inner, named, f"{key}.{number}") for number, inner in enumerate(value)]
-    if key in named and (key.split(".")[0] in PLACES or Path(value).expanduser().is_absolute()):
+    if key in named and (key.split(".")[0] in NAMES_FILES or Path(value).expanduser().is_absolute()):
         return None
     return value
 

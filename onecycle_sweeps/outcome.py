@@ -63,7 +63,9 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one trial; `result` and `resolved` are empty while those files do not exist.
+    """One trial as report and tracking show it: all its records read at one moment, so that no two of them disagree.
+
+    `result` and `resolved` are empty while those files do not exist.
 
     A trial with an unreadable record is lost, and nothing but the cause is told about it. `attempts` is the number of
     the newest attempt, `history` all attempts without their blocks. `written` is the time in seconds of the newest

@@ -142,7 +142,7 @@ class Planner:
             self._built.add(key)
 
     def _describe_data(self, config: Config) -> tuple[images.Facts, Data]:
-        """The facts of the data set, split as asked, and where it comes from and is kept."""
+        """The facts of the data set with the config's split, and where it comes from and is kept."""
         node = {k: v for k, v in config["data"].items() if k not in schema.TRANSFORM_KEYS}
         # What a loader reads from the environment may decide on what it loads.
         apart = {schema.ENV_SET: config[schema.ENV_SET]} if schema.ENV_SET in config else {}

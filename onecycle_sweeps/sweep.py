@@ -1,4 +1,4 @@
-"""A sweep: what was asked for, which trials it has and how they are named, and its folder with sweep.json."""
+"""A sweep: its command, its trials and their names, and its folder with sweep.json."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
-# Keys whose value stands in a name without the key, or with a place of its own.
+# Keys whose values a name has without the key, or at a fixed place.
 NAMED_APART = ("policy", "recipe", "seed")
 
 Group = tuple[tuple[str, str], ...]
@@ -26,7 +26,10 @@ Group = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial as its sweep lists it, in sweep.json: which folder it has, and how it is named among the others.
+    """One trial as its sweep lists it in sweep.json: its folder, and its name among the others.
+
+    It is not part of `Trial`: a name depends on what the other trials of the sweep have in common, and a report has
+    nothing but what the sweep and the trial's folder recorded.
 
     `varies` has the overrides that tell it from the other trials, in the order of its name. `needs` is the signature of
     the range test that finds its rate. `reused` says that its result was there before the sweep. `also` has the names

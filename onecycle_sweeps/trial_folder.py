@@ -57,9 +57,10 @@ class EarlierVersion(UnknownFormat):
 
 @dataclass(frozen=True)
 class TrialState:
-    """What a trial's records say at one moment: its status, the cause if it failed or is lost, and its result.
+    """A trial's status at one moment, cheap enough to be read for all trials of a sweep every second.
 
-    `result` is empty before there is one. `is_unreadable` says that the trial is lost because a record is unreadable.
+    `cause` says why it failed or is lost. `result` is empty before there is one. `is_unreadable` says that the trial is
+    lost because a record is unreadable.
     """
 
     status: str
@@ -92,7 +93,10 @@ class Progress:
 
 
 class TrialFolder:
-    """`RUNS_DIR/<signature>`: reads and writes a trial's records, and tells its state from them."""
+    """`RUNS_DIR/<signature>`, the only way to a trial's records: whoever runs, ships or shows a trial has its folder.
+
+    A trial that runs on another machine or in a later command is known by nothing else.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from onecycle_sweeps.config import keys
 from onecycle_sweeps.credentials import SECRET_VARIABLE
-from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, one_of, text, whole
+from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, one_of, require, text, whole
 
 Config = dict[str, Any]
 # The values of the key `task`.
@@ -155,6 +155,10 @@ ENV_SET = "env_set"
 NOT_IN_SIGNATURE = tuple(key.name for key in KEYS if key.signature == "none" and "." not in key.name)
 # Keys of the data node for where its files lie and how they are fetched and kept.
 PLACE_OF_DATA = tuple(key.leaf for key in KEYS if key.name.startswith("data.") and key.signature != "value")
+# Keys of any node whose wording does not count once the content of the files that they name is known.
+NAMES_FILES = tuple(key.leaf for key in KEYS if key.signature == "content")
+# Keys of the data node for how a data set is fetched and kept, which is no part of what it is.
+KEEPING_OF_DATA = tuple(key for key in PLACE_OF_DATA if key not in NAMES_FILES)
 SPLIT_KEYS = tuple(key.leaf for key in KEYS if key.data == "split")
 TRANSFORM_KEYS = tuple(key.leaf for key in KEYS if key.data == "transforms")
 NOT_FOR_THE_LOADER = (*SPLIT_KEYS, *TRANSFORM_KEYS, "files", "fingerprint")
@@ -209,6 +213,13 @@ def range_test(config: Config) -> Config:
     if config["range_test"]["mode"] == "exp" or not kept["bn_recalibrate"]:
         del kept["bn_recalibrate"]
     return kept | {"task": RANGE_TEST}
+
+
+def check_split(**values: Any) -> None:
+    """Raise ValueError for the first of these split keys of the data node whose value is not allowed."""
+    for name, value in values.items():
+        if allowed := CHECKED[f"data.{name}"].allowed:
+            require(name, value, allowed)
 
 
 def split(config: Config) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from onecycle_sweeps.validation import require, whole
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+PIXELS = whole(1).described("a whole number of pixels from 1 on")
 # RandomResizedCrop tries so many areas and shapes before it takes the middle.
 ATTEMPTS = 10
 # RandomResizedCrop rounds places between pixels to this part of one: see _sampled.
@@ -115,7 +118,7 @@ class PadCrop:
     mode: str = "reflect"
 
     def __post_init__(self) -> None:
-        _check_pixels("padding", self.padding)
+        require("padding", self.padding, PIXELS)
         if self.mode not in ("reflect", "zero"):
             raise ValueError(f"mode must be reflect or zero, got {self.mode!r}")
 
@@ -147,7 +150,7 @@ class CenterCrop:
     size: int
 
     def __post_init__(self) -> None:
-        _check_pixels("size", self.size)
+        require("size", self.size, PIXELS)
 
     def output(self, height: int, width: int) -> tuple[int, int]:
         if self.size > min(height, width):
@@ -173,7 +176,7 @@ class Cutout:
     inside: bool = False
 
     def __post_init__(self) -> None:
-        _check_pixels("size", self.size)
+        require("size", self.size, PIXELS)
         if type(self.inside) is not bool:
             raise ValueError(f"inside must be true or false, got {self.inside!r}")
         if not self.mean or not all(0 <= value <= 255 for value in self.mean):
@@ -212,7 +215,7 @@ class RandomResizedCrop:
     ratio: Sequence[float] = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
-        _check_pixels("size", self.size)
+        require("size", self.size, PIXELS)
         _check_range("scale", self.scale, 1.0)
         _check_range("ratio", self.ratio, math.inf)
 
@@ -299,11 +302,6 @@ def _places(start: Tensor, length: Tensor, size: int) -> Tensor:
     centres = torch.arange(size, device=start.device) * 2 + 1
     places = (centres * length[:, None] * PARTS + size) // (2 * size) - PARTS // 2
     return places.clamp(min=0).minimum((length[:, None] - 1) * PARTS) + start[:, None] * PARTS
-
-
-def _check_pixels(name: str, value: Any) -> None:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be a whole number of pixels from 1 on, got {value!r}")
 
 
 def _check_range(name: str, value: Any, most: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from onecycle_sweeps import files
+from onecycle_sweeps.config import schema
 from onecycle_sweeps.images import cache
 from onecycle_sweeps.images.arrays import Source
 
@@ -84,15 +85,18 @@ def prepare(
         _check_official(len(source.test_labels), "val" in source.parts, float(val_fraction))
         return source
 
-    kept = _check_values(val_fraction, split_seed, classes)
-    rule = [float(val_fraction), split_seed, kept]
+    schema.check_split(val_fraction=val_fraction, split_seed=split_seed, classes=classes)
+    kept = None if classes is None else tuple(map(int, classes))
+    if kept is not None and (len(kept) < 2 or len(set(kept)) < len(kept)):
+        raise ValueError(f"classes must name at least two different classes, each once, got {list(kept)}")
+    rule = [float(val_fraction), int(split_seed), kept]
     key = hashlib.sha256(json.dumps([[field.name for field in fields(Facts)], rule]).encode()).hexdigest()[:12]
     path = folder / f"split-{key}.json"
     if afresh or not path.exists() or not cache.is_current(path):
         with cache.locked(folder):
             cache.ensure(read, folder, check, afresh=afresh)
             if not path.exists() or not cache.is_current(path):
-                files.write_json(path, asdict(_describe(folder, float(val_fraction), split_seed, kept)))
+                files.write_json(path, asdict(_describe(folder, float(val_fraction), int(split_seed), kept)))
     return Facts.from_json(cache.read_json(path))
 
 
@@ -105,22 +109,6 @@ def positions(
     # RandomState's stream is frozen (NEP 19): a numpy upgrade must not move samples between the parts.
     order = np.random.RandomState(split_seed).permutation(len(kept))
     return kept[np.sort(order[held_out:])], kept[np.sort(order[:held_out])]
-
-
-def _check_values(val_fraction: float, split_seed: int, classes: Sequence[int] | None) -> tuple[int, ...] | None:
-    number = isinstance(val_fraction, int | float) and not isinstance(val_fraction, bool)
-    if not number or not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be a number in [0, 1), got {val_fraction!r}")
-    if type(split_seed) is not int or not 0 <= split_seed < 2**32:
-        raise ValueError(f"split_seed must be a whole number in [0, 2**32), got {split_seed!r}")
-    if classes is None:
-        return None
-    if not isinstance(classes, Sequence) or isinstance(classes, str) or any(type(c) is not int for c in classes):
-        raise ValueError(f"classes must be null or a list of class numbers such as [3,7], got {classes!r}")
-    kept = tuple(classes)
-    if len(kept) < 2 or len(set(kept)) < len(kept):
-        raise ValueError(f"classes must name at least two different classes, each once, got {list(kept)}")
-    return kept
 
 
 def _check_official(test: int, own_val: bool, val_fraction: float) -> None:
