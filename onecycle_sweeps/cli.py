@@ -217,7 +217,8 @@ def _launcher(recorded: Mapping[str, Any] | None, changes: Sequence[str]) -> dic
     if config.hydra.runtime.choices[choice] != name:
         return asked
     changed = {_key(override).removeprefix("hydra.launcher.").partition(".")[0] for override in changes}
-    return {**recorded, **{key: value for key, value in asked.items() if key in changed}}
+    # A key that the launcher did not have when the sweep was recorded gets its default.
+    return {**asked, **recorded, **{key: value for key, value in asked.items() if key in changed}}
 
 
 def ui(which: Sweep) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from onecycle_sweeps import files, journal
+from onecycle_sweeps import files, journal, measures
 from onecycle_sweeps.files import Damaged, Fields, Replaceable, UnknownFormat, Unreadable
+from onecycle_sweeps.measures import Measure
 
 WAITING, QUEUED, RUNNING, FINISHED = "waiting", "queued", "running", "finished"
 DIVERGED, FAILED, CANCELLED, LOST = "diverged", "failed", "cancelled", "lost"
@@ -262,6 +263,10 @@ class TrialFolder:
     def max_lr(self) -> float | None:
         """The rate that the first attempt fixed; None before it, and if it is unreadable."""
         return _or_empty(self.resolved).get("max_lr")
+
+    def headline(self) -> Measure:
+        """The measure that the trial is judged by; accuracy before the first attempt, and if it is unreadable."""
+        return measures.headline(_or_empty(self.resolved))
 
     def result(self) -> dict[str, Any] | None:
         """The trial's result; None while there is none."""

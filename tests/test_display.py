@@ -42,7 +42,7 @@ def test_without_a_terminal_each_trial_that_ends_leaves_a_plain_line(made: Sweep
         shown.show(Event())
         shown.show(Event(entries(made)["a"], FAILED, "the disk is full"))
     assert capfd.readouterr().err.splitlines() == [
-        "[1/2] onecycle max_lr=0.8 seed=0: finished, val accuracy 98.76%, 61.5 s",
+        "[1/2] onecycle max_lr=0.8 seed=0: finished, val accuracy 98.76 %, 61.5 s",
         "[2/2] clr max_lr=0.8 seed=0: failed, the disk is full",
     ]
 
@@ -134,7 +134,7 @@ def test_on_a_terminal_a_live_table_shows_who_runs_and_leaves_nothing_behind(mad
     assert re.match(r"onecycle \S+ .* ?step 100/100, loss 2\.99", second)
     assert counts == both
     after = [line for line in screen(seen, columns) if line]
-    assert "".join(after) == ("[1/2] onecycle max_lr=0.8 seed=0: finished, val accuracy 98.76%, 61.5 sthe table")
+    assert "".join(after) == ("[1/2] onecycle max_lr=0.8 seed=0: finished, val accuracy 98.76 %, 61.5 sthe table")
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h")
 
 

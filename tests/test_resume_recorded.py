@@ -11,8 +11,9 @@ import pytest
 
 import hand_made
 from onecycle_sweeps import cli
-from onecycle_sweeps.config import paths
+from onecycle_sweeps.config import paths, schema
 from onecycle_sweeps.launching import commands, conclusion
+from onecycle_sweeps.launching.slurm import options
 from onecycle_sweeps.sweep import Sweep
 from program import QUICK, planned, sweep_of, with_store
 from recorded import attempt, finish
@@ -131,7 +132,17 @@ def test_it_runs_where_the_sweep_ran_but_for_what_is_typed(
 ):
     made = waiting(tmp_path, launcher=recorded)
     assert cli.main(["resume", f"runs_dir={made.runs_dir}", *typed]) == 0
-    assert taken_up[0][1] == launcher
+    assert taken_up[0][1].items() >= launcher.items()
+
+
+def test_a_key_that_the_launcher_did_not_have_when_the_sweep_was_recorded_gets_its_default(
+    tmp_path: Path, taken_up: list[tuple[Sweep, Any]]
+):
+    made = waiting(tmp_path, launcher={key: value for key, value in SLURM.items() if key != "qos"})
+    assert cli.main(["resume", f"runs_dir={made.runs_dir}"]) == 0
+    settings = taken_up[0][1]
+    assert settings["qos"] is None
+    schema.check_launcher(settings, options.KEYS)
 
 
 def test_a_sweep_recorded_without_its_launcher_has_that_of_its_command(

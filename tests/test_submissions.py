@@ -12,7 +12,7 @@ import hand_made
 import real_trials
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import estimate
-from onecycle_sweeps.launching.slurm import dry_run, submissions
+from onecycle_sweeps.launching.slurm import dry_run, options, submissions
 from onecycle_sweeps.launching.slurm.sbatch import Sbatch
 from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission, job_arrays
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
@@ -73,6 +73,12 @@ def test_a_trial_that_has_a_job_is_not_submitted_but_waited_for():
     assert report.after == ("t1", "t1-0")
     assert submissions.job_numbers(report.after, {"t1": "7", "t1-0": "8", "t2": "9"}) == ["7", "8"]
     assert job_arrays(TESTS, {"t1", "t2"}, SETTINGS, 9, report=True) == []
+
+
+def test_settings_recorded_before_a_key_existed_are_submitted_without_it():
+    whole = {key: None for key in options.KEYS} | SETTINGS | {"srun_args": [], "setup": [], "mem_gb": None}
+    earlier = {key: value for key, value in whole.items() if key != "qos"}
+    assert options.parameters(earlier) == options.parameters(whole)
 
 
 def test_a_submission_is_the_same_after_it_was_written_down(tmp_path: Path):

@@ -113,8 +113,9 @@ def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -
     """One line for a trial that has ended."""
     name, metrics = entry.name(trial.max_lr()), trial.state().result.get("metrics", {})
     facts = [cause] if cause else []
-    if "final/val_accuracy" in metrics:
-        facts.append(f"val accuracy {metrics['final/val_accuracy']:.2%}")
+    headline = trial.headline()
+    if headline.final_val in metrics:
+        facts.append(f"val {headline.name} {headline.text(metrics[headline.final_val])}")
     if entry.kind == RANGE_TEST and "suggestion/max_lr" in metrics:
         facts.append(f"max_lr {metrics['suggestion/max_lr']:.3g}")
     if "seconds" in metrics:

@@ -145,7 +145,7 @@ class _Unfinished(BaseException):
 def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
     """Run a trial as Hydra's launchers run a job: in its environment and output folder, between its callbacks."""
     from onecycle_sweeps import hydra_job
-    from onecycle_sweeps.launching.session import objective
+    from onecycle_sweeps.launching.session import sweeper_value
 
     execution = Execution(BUSY, f"another process works on {folder.path}")
     if folder.is_locked():
@@ -158,7 +158,7 @@ def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: M
             raise trial.TrialFailed(execution.cause)
         if execution.status in UNFINISHED:
             raise _Unfinished
-        return objective(folder)
+        return sweeper_value(folder)
 
     try:
         hydra_job.run(folder.hydra(), folder.config(), (place or {}).get("slurm_job_id"), task)

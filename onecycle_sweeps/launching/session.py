@@ -85,7 +85,7 @@ class Session:
         for line in self.alike(asked, self.sweep.trials):
             print(line, file=sys.stderr, flush=True)
         self._run(todo, run, reused, remarks)
-        return [objective(self.sweep.trial(trial.signature)) for trial in asked]
+        return [sweeper_value(self.sweep.trial(trial.signature)) for trial in asked]
 
     def plan(self, requests: Sequence[Request]) -> list[Trial]:
         """The trials that are asked for; raises ConfigError for one that could take no step."""
@@ -210,14 +210,17 @@ def _is_done(folder: TrialFolder, config: Mapping[str, Any]) -> bool:
         return False
 
 
-def objective(trial: TrialFolder) -> float:
-    """What a sweeper maximises: final val accuracy, a range test's rate; diverged 0, failed not a number."""
+def sweeper_value(trial: TrialFolder) -> float:
+    """The number that a sweeper optimises: a training's final headline measure on val, or a range test's max_lr.
+
+    A training that diverged has the worst value there is, a trial without a result NaN.
+    """
     stands = trial.state()
     if not stands.has_result:
         return math.nan
     if stands.status == DIVERGED:
-        return 0.0
-    name = "suggestion/max_lr" if stands.result["kind"] == RANGE_TEST else "final/val_accuracy"
+        return trial.headline().worst
+    name = "suggestion/max_lr" if stands.result["kind"] == RANGE_TEST else trial.headline().final_val
     return stands.result["metrics"].get(name, math.nan)
 
 

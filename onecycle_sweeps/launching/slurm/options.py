@@ -16,12 +16,13 @@ NOTICE_SECONDS = 120
 # Of a short time limit a tenth: SLURM sends the signal up to a minute early.
 NOTICE_SHARE = 0.1
 NEVER_PARAMETERS = ("array", "dependency", "job-name", "name", "output", "error", "signal", "chdir", "time", "export")
-
+# Keys that the program reads itself, or that submitit has under another name.
+NOT_SUBMITITS = ("wait", "dry_run", "timeout_min", "mem_gb")
 
 LINE = Allowed(lambda value: isinstance(value, str), ("a text",))
 NAME = text("a name") | NULL
 OPTIONS = Allowed(lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value), ("options",))
-# The largest numbers are more than any cluster has.
+# `most` catches typing errors: no cluster has more.
 KEYS = {
     "timeout_min": whole(1, most=10**6).described("a whole number of minutes from 1 on"),
     "partition": NAME,
@@ -53,7 +54,8 @@ def check(settings: Settings) -> None:
 
 def parameters(settings: Settings) -> dict[str, Any]:
     """The parameters of submitit's executor."""
-    same = {key: settings[key] for key in KEYS if key not in ("wait", "dry_run", "timeout_min", "mem_gb")}
+    # A submission that is repeated may have been recorded before a key existed.
+    same = {key: settings.get(key) for key in KEYS if key not in NOT_SUBMITITS}
     own: dict[str, Any] = {"time": settings["timeout_min"], "signal_delay_s": notice(settings["timeout_min"])}
     if settings["mem_gb"]:
         own["mem"] = f"{round(1024 * settings['mem_gb'])}MB"
