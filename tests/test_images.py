@@ -130,7 +130,7 @@ def test_facts_survive_json(tmp_path):
     assert Facts.from_json(json.loads(json.dumps(dataclasses.asdict(facts)))) == facts
 
 
-def test_tensors_are_taken_like_arrays(tmp_path):
+def test_a_source_may_hold_tensors_instead_of_arrays(tmp_path):
     source = made()
     names = ("train_images", "train_labels", "test_images", "test_labels")
     tensors = {name: torch.from_numpy(getattr(source, name)) for name in names}

@@ -228,7 +228,7 @@ def test_a_decoding_process_lives_no_longer_than_its_stream(photos: Path):
     assert decoding_processes() == []
 
 
-def test_a_decoding_process_that_was_killed_is_told_with_its_signal(photos: Path):
+def test_a_killed_decoding_process_is_reported_with_its_signal(photos: Path):
     data, _ = prepared(photos, "undecoded")
     stream = batches(data.train, 4, 0)
     next(stream)
@@ -305,7 +305,7 @@ def test_a_trial_whose_photographs_changed_fails_with_that_cause(photos: Path, t
     ],
     ids=["moved", "hidden files", "another size", "one more", "packed"],
 )
-def test_photographs_are_known_by_their_names_and_contents_wherever_they_lie(
+def test_photographs_are_identified_by_name_and_content_not_by_place(
     photos: Path, tmp_path: Path, change: Callable[[Path], Path], same: bool
 ):
     before = planned(tmp_path / "runs", *asked(photos, 8)).signature

@@ -190,7 +190,7 @@ def test_a_body_that_is_not_frozen_does_not_keep_them(tmp_path: Path):
     ],
 )
 @pytest.mark.parametrize("create", [torchvision_model, timm_model])
-def test_what_cannot_be_is_refused_in_one_line(timm: Any, create: Any, asked: dict[str, Any], said: str):
+def test_invalid_options_are_refused_in_one_line(timm: Any, create: Any, asked: dict[str, Any], said: str):
     with pytest.raises(ValueError, match=said) as refusal:
         create(3, 7, **asked)
     assert "\n" not in str(refusal.value)
@@ -220,7 +220,7 @@ def test_weights_of_another_net_are_refused(timm: Any, tmp_path: Path, create: A
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 400
 
 
-def test_weights_that_cannot_be_fetched_are_asked_for_in_one_line(monkeypatch: pytest.MonkeyPatch):
+def test_weights_that_cannot_be_fetched_are_reported_in_one_line(monkeypatch: pytest.MonkeyPatch):
     def unreachable(*_: Any, **__: Any) -> None:
         raise urllib.error.URLError("Name or service not known")
 
@@ -234,7 +234,7 @@ def test_weights_that_cannot_be_fetched_are_asked_for_in_one_line(monkeypatch: p
     assert said.endswith("where there is internet, and give its path as model.weights_file")
 
 
-def test_weights_of_timm_that_cannot_be_fetched_are_asked_for_in_one_line(
+def test_weights_of_timm_that_cannot_be_fetched_are_reported_in_one_line(
     timm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -89,7 +89,7 @@ def test_a_test_that_never_diverges_runs_to_its_end() -> None:
     assert len(list(until_diverged(Seen(i, 2.3) for i in range(100)))) == 100
 
 
-def test_a_step_is_taken_only_when_it_is_asked_for() -> None:
+def test_no_step_is_taken_before_it_is_drawn() -> None:
     taken = []
 
     def steps() -> Iterator[Seen]:

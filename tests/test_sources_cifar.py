@@ -63,7 +63,7 @@ def test_all_batches_are_read_with_their_own_labels(small):
         ]
 
 
-def test_they_are_a_data_set(small, tmp_path):
+def test_cifar_can_be_prepared_and_loaded(small, tmp_path):
     name, folder = small
     read = partial(cifar.load, str(folder.parent), name)
     facts = prepare(read, tmp_path / "cache", val_fraction=0, split_seed=0, classes=None)
@@ -71,7 +71,7 @@ def test_they_are_a_data_set(small, tmp_path):
     assert load(tmp_path / "cache", facts, "cpu").train.images.shape == (facts.train, 3, 32, 32)
 
 
-def test_missing_files_are_told_with_the_place_and_the_remedy(small, monkeypatch):
+def test_missing_files_are_reported_with_their_folder_and_a_remedy(small, monkeypatch):
     name, folder = small
     gone = sorted(folder.iterdir())[-1]
     gone.unlink()
@@ -83,7 +83,7 @@ def test_missing_files_are_told_with_the_place_and_the_remedy(small, monkeypatch
     assert f"holds {folder.name}, or data.download=true" in message and "\n" not in message
 
 
-def test_an_archive_that_was_not_unpacked_is_seen(small):
+def test_a_packed_archive_is_to_be_unpacked(small):
     name, folder = small
     folder.rename(folder.with_name("elsewhere"))
     packed = folder.parent / getattr(datasets, name).filename
@@ -124,7 +124,7 @@ def test_download_fetches_what_is_missing(small, tmp_path, monkeypatch):
     assert source.train_images.shape[0] == 4 * len(kind.train_list)
 
 
-def test_a_download_that_fails_is_told_in_one_line(small, tmp_path, monkeypatch):
+def test_a_failed_download_is_reported_in_one_line(small, tmp_path, monkeypatch):
     name, _ = small
     monkeypatch.setattr(getattr(datasets, name), "url", f"{(tmp_path / 'nowhere').as_uri()}/x.tar.gz")
     with pytest.raises(OSError, match=f"^{name} could not be downloaded into {tmp_path}/target: [^\n]*nowhere[^\n]*$"):

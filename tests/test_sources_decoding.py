@@ -36,7 +36,7 @@ def test_the_middle_square_of_the_resized_image_equals_torchvisions(shape, size)
 
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
-def test_every_format_that_is_taken_has_pillows_own_pixels(kind):
+def test_every_supported_format_has_pillows_own_pixels(kind):
     content = encoded(picture(1, 8, 8), kind)
     np.testing.assert_array_equal(square(content).transpose(1, 2, 0), Image.open(io.BytesIO(content)).convert("RGB"))
 
@@ -105,7 +105,7 @@ def test_a_cmyk_jpeg_has_its_colours():
     np.testing.assert_allclose(square(content)[:, 4, 4], (0, 255, 255), atol=2)
 
 
-def test_the_first_of_several_frames_is_taken():
+def test_the_first_of_several_frames_is_decoded():
     frames = [Image.new("RGB", (9, 8), colour) for colour in ("red", "blue")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     np.testing.assert_array_equal(square(content)[:, 4, 4], (255, 0, 0))
@@ -142,7 +142,7 @@ def png_of(width: int, height: int) -> bytes:
     ],
     ids=not_of_bytes,
 )
-def test_what_cannot_be_read_is_told_with_the_reason_and_the_others_are_decoded(tmp_path: Path, content, reason):
+def test_an_unreadable_image_is_reported_with_the_reason_and_the_others_are_decoded(tmp_path: Path, content, reason):
     bad, good = tmp_path / "bad.jpg", tmp_path / "good.png"
     bad.write_bytes(content)
     good.write_bytes(encoded(picture(4)))
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_told_with_the_reason_and_the_others_are_decoded(
 
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), os.mkfifo, Path.mkdir])
-def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path, make):
+def test_a_place_that_is_no_file_is_reported_at_once(tmp_path: Path, make):
     make(tmp_path / "odd.jpg")
     problems, _ = decoding.answer([str(tmp_path / "odd.jpg")], 8, None)
     assert [number for number, _ in problems] == [0]

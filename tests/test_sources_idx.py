@@ -50,7 +50,7 @@ def test_idx_files_are_read_without_torch(raw):
     assert seen.stdout == b"False\n"
 
 
-def test_missing_files_are_told_with_the_place_and_the_remedy(tmp_path, monkeypatch):
+def test_missing_files_are_reported_with_their_folder_and_a_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as raised:
         idx.load("data", "FashionMNIST")
@@ -66,7 +66,7 @@ def test_one_missing_file_is_named_alone(raw):
         idx.load(str(raw.parents[1]), "MNIST")
 
 
-def test_files_that_are_still_packed_are_to_be_unpacked(raw):
+def test_packed_files_are_to_be_unpacked(raw):
     (raw / IMAGES).rename(raw / f"{IMAGES}.gz")
     with pytest.raises(FileNotFoundError, match=f"no {IMAGES} in {raw}: unpack the .gz files"):
         idx.load(str(raw.parents[1]), "MNIST")
@@ -116,7 +116,7 @@ def test_download_fetches_what_is_missing(raw, tmp_path, monkeypatch):
         server.shutdown()
 
 
-def test_a_download_that_fails_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_failed_download_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{(tmp_path / 'nowhere').as_uri()}/"])
     with pytest.raises(OSError, match=f"^MNIST could not be downloaded into {tmp_path}: [^\n]*nowhere[^\n]*$"):
         idx.load(str(tmp_path), "MNIST", download=True)

@@ -23,7 +23,7 @@ def names_of(images) -> list[str]:
 
 
 @pytest.mark.parametrize("official", ["val", "test"])
-def test_train_and_the_part_held_against_it_are_read_in_the_order_of_class_and_name(tmp_path: Path, official: str):
+def test_train_and_official_part_are_read_in_the_order_of_class_and_name(tmp_path: Path, official: str):
     files = classes("train/", f"{official}/", names=("bees", "Wasps", "ants"))
     found = source(laid(tmp_path / "set", files))
     assert found.class_names == ("Wasps", "ants", "bees")
@@ -42,7 +42,7 @@ def test_classes_without_parts_have_no_official_test_part(tmp_path: Path):
     assert pixels(found.test_images).shape == (0, 3, 8, 8)
 
 
-def test_train_alone_is_not_divided_either(tmp_path: Path):
+def test_train_alone_has_no_official_test_part(tmp_path: Path):
     found = source(laid(tmp_path / "set", classes("train/")))
     assert (len(found.train_labels), len(found.test_labels)) == (6, 0)
 
@@ -51,7 +51,7 @@ USUAL = [("train", "val", "test"), ("Train", "VALID", "Testing"), ("training", "
 
 
 @pytest.mark.parametrize("names", USUAL)
-def test_parts_are_known_by_their_usual_names_in_any_case(tmp_path: Path, names: tuple[str, str, str]):
+def test_parts_are_recognised_by_their_usual_names_in_any_case(tmp_path: Path, names: tuple[str, str, str]):
     train, val, test = names
     for official in (val, test):
         found = source(laid(tmp_path / official, classes(f"{train}/", f"{official}/")))
@@ -65,7 +65,7 @@ def test_parts_are_known_by_their_usual_names_in_any_case(tmp_path: Path, names:
 
 
 @pytest.mark.parametrize(("part", "other"), [("val", "test"), ("test", "val")])
-def test_test_part_holds_one_part_against_train_and_leaves_the_other_out(tmp_path: Path, part: str, other: str):
+def test_test_part_picks_the_official_part_and_leaves_the_other_out(tmp_path: Path, part: str, other: str):
     found = source(laid(tmp_path / "set", classes("train/", "val/", "test/")), test_part=part)
     assert found.parts == ("train", "test") and names_of(found.test_images)[0] == f"{part}/ants/0.png"
     ((reason, names),) = found.skipped.items()
@@ -92,9 +92,7 @@ def test_a_test_part_that_is_not_there_is_refused(tmp_path: Path, tops: tuple[st
         (("train/x/train/", "train/x/test/", "val/"), "x/ holds test/, train/: parts must lie above the classes"),
     ],
 )
-def test_a_tree_whose_roles_are_not_clear_is_refused_with_what_was_found(
-    tmp_path: Path, tops: tuple[str, ...], said: str
-):
+def test_an_ambiguous_tree_is_refused_with_the_folders_found(tmp_path: Path, tops: tuple[str, ...], said: str):
     with pytest.raises(ValueError, match=f"^{tmp_path}/set[^\n]*{re.escape(said)}[^\n]*$"):
         source(laid(tmp_path / "set", classes(*tops)))
 
@@ -138,7 +136,7 @@ def test_postscript_is_passed_over_since_it_runs_as_a_program(tmp_path: Path):
     assert len(found.train_labels) == 6 and found.skipped == {"no image": ["train/ants/3.eps", "train/bees/3"]}
 
 
-def test_a_folder_around_it_all_is_passed_through(tmp_path: Path):
+def test_an_outer_folder_is_ignored(tmp_path: Path):
     root = laid(tmp_path / "set", {f"photos/2024/{name}": content for name, content in PARTS.items()})
     assert len(source(root).train_labels) == len(source(root).test_labels) == 6
 
@@ -155,7 +153,7 @@ def test_hidden_files_and_files_that_are_no_images_are_passed_over(tmp_path: Pat
     assert names_of(source(root).train_images) == sorted(name for name in PARTS if name.startswith("train"))
 
 
-def test_endings_are_taken_in_any_case(tmp_path: Path):
+def test_file_extensions_count_in_any_case(tmp_path: Path):
     root = laid(tmp_path / "set", PARTS | {"train/ants/3.JPG": encoded(picture(1), "JPEG"), "train/ants/4.Tiff": PNG})
     assert len(source(root).train_labels) == 8
 
@@ -213,7 +211,7 @@ def test_fewer_than_two_classes_and_images_of_none_are_refused(tmp_path: Path, f
         source(laid(root, {name: content for name, content in files.items() if name != "/"}))
 
 
-def test_a_path_with_nothing_there_is_told_with_the_place_and_the_remedy(tmp_path: Path, monkeypatch):
+def test_a_missing_path_is_reported_in_full_with_a_remedy(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"at {tmp_path}/data/photos: set data.path .* below data.root"):
         image_folder.load("data", "photos", 8)

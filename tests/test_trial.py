@@ -83,7 +83,7 @@ def test_the_first_attempt_writes_down_what_it_fixed(runs_dir: Path):
     assert "onecycle_sweeps.models.simple_cnn.SimpleCNN" in resolved["code"]
 
 
-def test_on_a_cpu_a_trial_has_one_thread_and_full_precision_unless_asked(runs_dir: Path):
+def test_on_a_cpu_a_trial_has_one_thread_and_full_precision_by_default(runs_dir: Path):
     folder = made(runs_dir, *SHORT)
     trial.run(folder)
     resolved = folder.resolved()
@@ -157,7 +157,7 @@ def test_the_kept_model_is_the_one_that_was_evaluated_last(runs_dir: Path):
     assert evaluate(learner, "val")["accuracy"] == result["metrics"]["final/val_accuracy"] > 0.5
 
 
-def test_a_model_that_is_asked_for_later_is_trained_again_to_the_same_result(runs_dir: Path):
+def test_save_model_added_later_trains_again_to_the_same_result(runs_dir: Path):
     folder = made(runs_dir, *SHORT)
     first = trial.run(folder)
     assert not (folder.path / "model.pt").exists()
@@ -303,3 +303,14 @@ def test_a_trial_that_failed_goes_on_from_its_checkpoint_once_its_code_is_mended
     assert (result["status"], result["attempt"]) == ("finished", 2)
     assert [attempt.start for attempt in journal.read(folder.journal).attempts] == [0, 6]
     assert folder.failure() is None
+
+
+def test_a_record_whose_loader_is_gone_is_trained_on_decoded_data_and_without_them_fails_in_one_line(runs_dir: Path):
+    folder = made(runs_dir, *SHORT)
+    config = folder.path / "config.yaml"
+    config.write_text(config.read_text().replace("onecycle_sweeps.sources.digits", "onecycle_sweeps.data.digits"))
+    assert trial.run(folder)["status"] == "finished"
+    folder.remove("result.json")
+    (runs_dir / "data").unlink()
+    with pytest.raises(TrialFailed, match=r"^data\._target_=onecycle_sweeps\.data\.digits\.load: [^\n]*$"):
+        trial.run(folder)

@@ -59,7 +59,7 @@ def test_whether_a_processor_computes_in_bf16_is_read_off_its_flags(told: str, c
     assert build.cpu_computes_bf16(tmp_path / "cpuinfo") is computes
 
 
-def test_a_machine_that_tells_no_flags_is_taken_for_one_without_bf16(tmp_path: Path):
+def test_a_processor_without_listed_flags_counts_as_one_without_bf16(tmp_path: Path):
     assert build.cpu_computes_bf16(tmp_path / "none") is False
 
 
@@ -90,6 +90,6 @@ def faults(call: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
-def test_memory_that_was_given_back_is_taken_again_without_asking_the_system():
+def test_freed_memory_is_reused_without_new_page_faults():
     # What else a thread needs may lie in the way once, and 40 MB are taken elsewhere.
     assert faults("keep_freed_memory()") < faults("") / 4

@@ -64,7 +64,7 @@ def test_a_linear_range_test_is_read_by_its_val_accuracy_as_smith_does(runs_dir:
     assert 0 < found["suggestion/base_lr"] < found["suggestion/max_lr"] <= max(reached)
 
 
-def test_a_linear_range_test_evaluates_with_recalibrated_batch_norms_where_that_is_asked(runs_dir: Path):
+def test_a_linear_range_test_evaluates_with_recalibrated_batch_norms_if_bn_recalibrate_is_set(runs_dir: Path):
     """Weights, rates and train losses are the same; what is evaluated is not, so it is another range test."""
     linear = ("task=range_test", "range_test.mode=linear", "range_test.end_lr=1", "batch_size=64", "epochs=1")
     lagging = ("~model", "+model={_target_: users_code.Lagging}", *linear)

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Undecoded:
-    """Images that lie encoded somewhere and are decoded as they are read, with the shape (N, C, H, W) they then have.
+    """Encoded images, which are decoded as they are read; `shape` is (N, C, H, W) once decoded.
 
-    `read(batches, processes)` gives the uint8 images at each array of positions in turn, one batch ahead, with as many
-    processes (None: all cores); it raises ValueError, with the path, for an image that cannot be read. The cache keeps
-    the pixels if `kept`; if not, each epoch decodes them again.
+    `read(batches, processes)` yields the uint8 images at each array of positions, decoding one batch ahead in as many
+    processes (None: one per core); it raises ValueError, with the path, for an unreadable image. If `kept`, the cache
+    holds the pixels; if not, they are decoded in each epoch.
     """
 
     shape: tuple[int, int, int, int]
@@ -33,7 +33,7 @@ class Source:
     Images are uint8 of shape (N, C, H, W) or (N, H, W), labels whole numbers of shape (N,) that count from 0 and
     index `class_names`. A set without an official test part has test arrays of length 0. A set with a validation part
     of its own beside it has `val_images` and `val_labels`. `skipped` has the names of the files that were passed over,
-    by the reason.
+    by reason.
     """
 
     train_images: np.ndarray | Tensor | Undecoded
@@ -47,12 +47,12 @@ class Source:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that it comes in."""
+        """The names of its parts."""
         return ("train", "test") if self.val_images is None and self.val_labels is None else ("train", "val", "test")
 
 
 def labels(source: Source, part: str) -> np.ndarray:
-    """The labels of a part as int64 (N,); raises ValueError where they are none."""
+    """The labels of a part as int64 (N,); raises ValueError for an array that holds no labels."""
     array = np.ascontiguousarray(_given(source, f"{part}_labels"))
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(f"{part}_labels must be whole numbers of shape (N,), got {array.dtype} of shape {array.shape}")
@@ -60,7 +60,7 @@ def labels(source: Source, part: str) -> np.ndarray:
 
 
 def images(source: Source, part: str) -> np.ndarray | Undecoded:
-    """The images of a part as uint8 (N, C, H, W), or as they lie; raises ValueError where they are none."""
+    """The images of a part as uint8 (N, C, H, W), or still encoded; raises ValueError for an array of no images."""
     found = _given(source, f"{part}_images")
     if isinstance(found, Undecoded):
         return found

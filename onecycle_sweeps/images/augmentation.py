@@ -1,4 +1,4 @@
-"""What is done to a batch of uint8 images on their device: crops, flips and holes, all samples at once.
+"""Transforms of a batch of uint8 images on their device: crops, flips and holes, all samples at once.
 
 conf/data names the transforms by `_target_`. Nothing here imports torch before a batch comes, so that the submitting
 side checks a config without torch.

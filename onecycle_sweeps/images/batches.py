@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# The images that are augmented at once on a GPU.
+# So many bytes of images are augmented at once on a GPU.
 AUGMENTED_BYTES = 2**26
 # Evaluation batches are capped so that activations stay in a CPU's caches: photographs by the dozen take a third of the
 # time. A GPU is to be filled: 222 photographs of 224x224.
@@ -34,8 +34,8 @@ class Split:
     """One part of a data set: the samples of `images` and `labels` at the positions `index`.
 
     `images` is uint8 (N, C, H, W) and may be shared with another part, `labels` int64 (N,) in 0..num_classes-1 (-1 for
-    a class that was left out), `index` int64 (len(self),). Where `undecoded` is set, `images` holds none of them, and
-    each batch is decoded when its turn comes.
+    a class that was left out), `index` int64 (len(self),). If `undecoded` is set, `images` is empty and
+    batches are decoded as they are drawn.
     """
 
     images: Tensor
@@ -218,11 +218,11 @@ def _images(split: Split, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         yield from (split.images.index_select(0, samples) for samples in batches)
         return
     device = split.index.device
-    # On a CPU a trial takes no more of the machine for decoding than it has threads for training.
+    # On a CPU a trial decodes in as many processes as it has threads for training.
     processes = torch.get_num_threads() if device.type == "cpu" else None
     for images in split.undecoded.read((samples.cpu().numpy() for samples in batches), processes):
         decoded = torch.from_numpy(images)
-        # From pinned memory a copy to a GPU is made beside its work; from any other, both wait for each other.
+        # A copy from pinned memory overlaps with the GPU's work; from other memory it does not.
         yield decoded if device.type == "cpu" else decoded.pin_memory().to(device, non_blocking=True)
 
 
@@ -230,7 +230,7 @@ def _permutation(size: int, seed: int, epoch: int) -> Tensor:
     import torch
 
     digest = hashlib.sha256(f"{seed},{epoch}".encode()).digest()
-    # Drawn on the CPU whatever the device, so that every device sees the same order.
+    # Always drawn on the CPU, so that every device sees the same order.
     return torch.randperm(size, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7])))
 
 
@@ -280,7 +280,7 @@ def _split(
 
 
 def _undecoded(folder: Path, part: str, labels: np.ndarray, source: Source) -> Undecoded:
-    """The images of a part as they lie, if the cache was made from them and does not keep them."""
+    """The encoded images of a part; raises ValueError unless the cache was made from them and does not keep them."""
     found = getattr(source, f"{part}_images")
     if not isinstance(found, Undecoded) or found.kept:
         raise ValueError(f"{folder} keeps no pixels of images that may be kept: delete it, the next run decodes them")

@@ -17,7 +17,7 @@ from onecycle_sweeps.files import Damaged
 from onecycle_sweeps.images.arrays import Source, Undecoded, check, images, labels
 from onecycle_sweeps.terminal import counting
 
-# Pixels that are decoded and written at a time.
+# Images are decoded and written in chunks of about so many bytes.
 CHUNK_BYTES = 2**23
 
 
@@ -30,8 +30,8 @@ def locked(folder: Path) -> IO[bytes]:
 def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], None], *, afresh: bool) -> None:
     """Decode the source into `folder` unless it is there and `afresh` is false; to be called under its lock.
 
-    `check_files` is called once all is decoded, and raises where the source's files changed meanwhile. Images that are
-    not to be kept leave the sums of their pixels and of the squares, int64 (N, C, 2), in their place.
+    `check_files` is called after decoding and raises if the source's files have changed. Of images that are not to be
+    kept, only the sums of their pixels and of the squares, int64 (N, C, 2), are written.
     Raises ValueError for arrays that do not fit together, OSError where the disk refuses them, and what `load` and
     `check_files` raise.
     """
@@ -39,7 +39,7 @@ def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], N
         return
     source = load()
     check(source)
-    # Under the lock this name is ours: what lies there was left by a process that was killed.
+    # Under the lock nobody else writes here: what exists was left by a process that was killed.
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -93,7 +93,7 @@ def _sums(chunk: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterable[np.ndarray]) -> None:
-    """Write an array that comes in pieces. np.save would lose the reason of a failure, such as a full disk."""
+    """Write an array in chunks; np.save would lose the reason of a failure, such as a full disk."""
     with path.open("wb") as file:
         header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -104,7 +104,7 @@ def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterable
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
-    """Let what was decoded take its place, unless the same is there: processes that have it mapped keep it."""
+    """Replace the cache unless its content is the same; processes keep what they have mapped."""
     names = [path.name for path in unfinished.iterdir()]
     if folder.is_dir():
         if set(filecmp.cmpfiles(unfinished, folder, names, shallow=False)[0]) == set(names):
@@ -131,7 +131,7 @@ def skipped(folder: Path) -> dict[str, list[str]]:
 
 
 def is_current(path: Path) -> bool:
-    """Whether a JSON file of a cache has the format of today, or is damaged: what is earlier is made again.
+    """Whether a JSON file of a cache has the current format or is damaged; files of earlier formats are made again.
 
     Raises UnknownFormat for a format that is not known.
     """
@@ -143,19 +143,19 @@ def is_current(path: Path) -> bool:
 
 
 def shape(folder: Path, name: str) -> tuple[int, ...]:
-    """The shape of one of the source's arrays, of images that are not in the cache too."""
+    """The shape of one of the source's arrays, even of images that are not in the cache."""
     return tuple(read_json(folder / "source.json")["shapes"][name])
 
 
 def keeps_pixels(folder: Path) -> bool:
-    """Whether the cache holds the decoded images, or only the sums over each."""
+    """Whether the cache holds the decoded images and not only their sums."""
     return "train_sums" not in read_json(folder / "source.json")["shapes"]
 
 
 def mapped(folder: Path, name: str) -> np.ndarray:
     """Map one array of the cache, copy-on-write: all processes share its pages.
 
-    Raises ValueError, with the file and what to do, for one that is missing, truncated or not what was written.
+    Raises ValueError, with the file and what to do, for one that is missing, truncated or of another shape.
     """
     path = folder / f"{name}.npy"
     expected = shape(folder, name)

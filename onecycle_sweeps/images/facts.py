@@ -17,9 +17,9 @@ from onecycle_sweeps.config import schema
 from onecycle_sweeps.images import cache
 from onecycle_sweeps.images.arrays import Source
 
-# So many names are listed in a warning.
+# A warning lists at most so many names.
 NAMED = 5
-# The channels' sums are taken over about so many bytes of images at a time.
+# Images are summed in chunks of about so many bytes.
 CHUNK_BYTES = 2**23
 
 
@@ -28,8 +28,8 @@ class Facts:
     """The sizes, shape and statistics of one split, and the rule it was made by.
 
     `train`, `val` and `test` count samples (`test` is 0 where there is none). `mean` and `std` (of the population) are
-    per channel, in the units of the uint8 images, over the training part alone. `doubts` says what makes accuracies on
-    this split doubtful, and which of the source's files were passed over; `skipped` is how many.
+    per channel, in the units of the uint8 images, over the training part alone. `doubts` has a warning for each
+    reason to distrust results on this split and for files that were passed over; `skipped` counts those.
     """
 
     train: int
@@ -49,7 +49,7 @@ class Facts:
 
     @property
     def offered(self) -> dict[str, Any]:
-        """What a net's constructor may ask for by name."""
+        """The values that a net's constructor can take by name."""
         return {"in_channels": self.in_channels, "num_classes": self.num_classes}
 
     @classmethod
@@ -174,9 +174,9 @@ class SplitPart:
 
 
 def doubts(folder: Path, parts: Mapping[str, SplitPart], classes: Mapping[int, str]) -> Iterator[str]:
-    """A line for each doubt about the parts, `train` among them, and the names of the `classes` that they may hold.
+    """A warning for each part that lacks one of the `classes` or shares images with the training part.
 
-    Images are the same if their pixels are; where the cache keeps no pixels, if the sums over each channel are.
+    Images are the same if their pixels are equal; if the cache keeps no pixels, if the sums over each channel are.
     """
     for name, part in parts.items():
         present = set(np.unique(cache.mapped(folder, f"{part.source}_labels")[part.index]).tolist())
@@ -190,7 +190,7 @@ def doubts(folder: Path, parts: Mapping[str, SplitPart], classes: Mapping[int, s
 
 
 def passed_over(skipped: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """A line on the files that a loader passed over, whose names come by the reason."""
+    """A warning about the files that a loader passed over, which are given by reason."""
     if count := sum(map(len, skipped.values())):
         said = (f"{reason} ({_few(names)})" for reason, names in skipped.items() if names)
         yield f"{count} file{'s were' if count > 1 else ' was'} passed over: {'; '.join(said)}"
@@ -236,5 +236,5 @@ def _sums(images: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _moments(values: int, squares: int, count: int) -> tuple[float, float]:
-    """Mean and deviation from the sums over `count` pixels, in whole numbers as far as they go."""
+    """Mean and deviation from the sums over `count` pixels, computed in integers up to the division."""
     return values / count, math.sqrt((count * squares - values**2) / count**2)

@@ -1,4 +1,4 @@
-"""The transforms that a config lists: built, and compared with the images that they are for."""
+"""Builds the transforms that a config lists and checks that they suit the images."""
 
 import inspect
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from onecycle_sweeps.terminal import in_one_line
 
 
 def transforms(config: Config, facts: Facts) -> dict[str, tuple[Transform, ...]]:
-    """What is done to images before they are normalised: the fields `augment` and `evaluation` of ImageBatches.
+    """The transforms of images before normalisation: the fields `augment` and `evaluation` of ImageBatches.
 
     Raises ValueError, with its place in the list, for a transform that cannot be built or does not suit the images.
     """
@@ -36,7 +36,7 @@ def _transforms(config: Config, key: str, facts: Facts) -> Iterator[Transform]:
 
 
 def _check_deterministic(transform: Transform) -> None:
-    """Raise ValueError for a transform that needs random draws: an evaluation has none, so that it can be repeated."""
+    """Raise ValueError for a transform that needs random draws, which would make evaluations unrepeatable."""
     try:
         inspect.signature(transform).bind(None)
     except TypeError:

@@ -19,8 +19,8 @@ NAMES = ("CIFAR10", "CIFAR100")
 def load(root: str, name: str, download: bool = False) -> Source:
     """Read both parts with torchvision: uint8 (50,000, 3, 32, 32) and (10,000, 3, 32, 32); CIFAR-100's fine labels.
 
-    Raises FileNotFoundError for missing files (where they were looked for, how to get them), ValueError with the path
-    of a file that is not the published one, OSError where a download fails.
+    Raises FileNotFoundError for missing files (with their folder and how to get them), ValueError for a file that is
+    not the published one, OSError if a download fails.
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
@@ -38,7 +38,7 @@ def load(root: str, name: str, download: bool = False) -> Source:
             + "set data.root or ONECYCLE_DATA to the folder that holds "
             f"{kind.base_folder}, or data.download=true where there is internet"
         )
-    # They are pickles: no other file is opened.
+    # Pickles can run code, so only the published files are opened.
     for file, checksum in _files(kind).items():
         _check(folder / file, checksum)
     train, test = (kind(root, train=part) for part in (True, False))

@@ -1,6 +1,6 @@
-"""A decoding process: where photographs lie comes in, a line for each batch, and RGB squares of bytes go out.
+"""A decoding process: it reads one line of places a batch and writes the images there as squares of RGB bytes.
 
-It is run as a file of its own, and needs nothing but Pillow, so that it starts at once and stays small.
+It runs as a script and imports nothing but Pillow, so that it starts fast and stays small.
 """
 
 import functools
@@ -15,14 +15,14 @@ from typing import IO, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pillow's formats but for those that let a file run programs (EPS, WMF), mean something else than pixels (FITS, SPIDER,
-# and what it identifies and cannot decode), or cannot be recognised by the beginning of a file (IPTC, PCD, IM, IMT).
+# Pillow's formats except those that can run programs (EPS, WMF), whose values are no colours (FITS, SPIDER), that
+# Pillow identifies but cannot decode, or that the start of a file does not identify (IPTC, PCD, IM, IMT).
 FORMATS = (
     *("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "BLP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX"),
     *("GBR", "ICNS", "ICO", "JPEG2000", "MSP", "PCX", "PIXAR", "PSD", "QOI", "SGI", "SUN", "TGA", "XBM", "XPM"),
     "XVTHUMB",
 )
-# No picture within Pillow's limit of 89 million pixels needs more.
+# No image within Pillow's limit of 89 million pixels needs more.
 MAX_BYTES = 10**9
 
 Place = str | tuple[int, int]
@@ -31,15 +31,15 @@ Place = str | tuple[int, int]
 def square(file: IO[bytes], size: int) -> Image.Image:
     """The middle square of an image, as RGB of `size` x `size` pixels, its shorter side resized to `size`.
 
-    The resizing is Pillow's bilinear filter, which antialiases; what EXIF says of the camera's rotation is done, what
-    is transparent lies on white, 16 bits become 8 by their upper byte, and of several frames the first is taken.
-    Raises ValueError or Pillow's errors for what is no image, is cut short, or has too many pixels.
+    Resized with Pillow's antialiasing bilinear filter and rotated as EXIF says; transparency is put on white, 16-bit
+    values keep their upper byte, and only the first of several frames counts.
+    Raises ValueError or Pillow's errors for a file that is no image, is truncated, or has too many pixels.
     """
     with Image.open(file, formats=_known()) as opened:
         image = _rgb(ImageOps.exif_transpose(opened))
     shorter, longer = sorted(image.size)
     if shorter != size:
-        # As torchvision rounds.
+        # Rounded as torchvision does.
         stretched = size * longer // shorter
         if size * stretched > (Image.MAX_IMAGE_PIXELS or 0):
             raise ValueError(f"{image.width} x {image.height} pixels are too long a strip for a size of {size}")
@@ -51,20 +51,20 @@ def square(file: IO[bytes], size: int) -> Image.Image:
 
 @functools.cache
 def _known() -> tuple[str, ...]:
-    """Those of the formats that the Pillow which is installed has."""
+    """The formats that the installed Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def is_image(file: IO[bytes]) -> bool:
-    """Whether the beginning of a file is that of an image, which may still be damaged."""
+    """Whether a file starts as an image does; it may still be damaged."""
     try:
         with Image.open(file, formats=_known()):
             return True
     except UnidentifiedImageError:
         return False
     except Exception:
-        # It begins as an image does; decoding it will say what is wrong with it.
+        # It starts as an image does; decoding it will show what is wrong.
         return True
 
 
@@ -84,7 +84,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def opened(place: Place, archive: int | None) -> IO[bytes]:
-    """The bytes at a place: the path of a file, or offset and length in the archive of an open descriptor."""
+    """The bytes at a place: the path of a file, or offset and length in an open archive."""
     length = os.stat(place).st_size if isinstance(place, str) else place[1]
     if not length:
         raise ValueError("the file is empty")
@@ -105,7 +105,7 @@ def _reason(error: Exception) -> str:
 
 
 def answer(places: list[Place], size: int, archive: int | None) -> tuple[list[tuple[int, str]], list[bytes]]:
-    """The planes of each image, black where it cannot be read, and which those are, with the reason."""
+    """The numbers of unreadable images with the reasons, and the planes of all images; unreadable ones are black."""
     problems, squares = [], []
     for number, place in enumerate(places):
         try:
@@ -118,8 +118,8 @@ def answer(places: list[Place], size: int, archive: int | None) -> tuple[list[tu
 
 
 def main(size: int, archive: int | None) -> None:
-    """Answer each line of places on the standard input, until there is none."""
-    # A reader that has gone ends the process, without a word.
+    """Answer each line of places on standard input until it ends."""
+    # If the reader is gone, the process ends silently.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)

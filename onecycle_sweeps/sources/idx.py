@@ -24,10 +24,10 @@ IMAGES, LABELS = 2051, 2049  # magic numbers: unsigned bytes in 3 dimensions, an
 
 
 def load(root: str, name: str, download: bool = False) -> Source:
-    """Read both parts: uint8 images (N, H, W), of any number and size. torchvision serves for a download only.
+    """Read both parts: uint8 images (N, H, W), of any number and size. torchvision is used only to download.
 
-    Raises FileNotFoundError for missing files (where they were looked for, how to get them), ValueError with the path
-    of a file that is corrupt, OSError where a download fails.
+    Raises FileNotFoundError for missing files (with their folder and how to get them), ValueError for a corrupt file,
+    OSError if a download fails.
     """
     if name not in CLASSES:
         raise ValueError(f"name must be one of {', '.join(CLASSES)}, got {name!r}")
@@ -62,7 +62,7 @@ def _download(root: Path, name: str) -> None:
 
 
 def _part(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels of a part, which must be as many, and the labels in 0..9."""
+    """The images and labels of a part; raises ValueError unless each image has a label in 0..9."""
     path = folder / f"{part}-labels-idx1-ubyte"
     labels, images = _array(path, LABELS), _array(folder / f"{part}-images-idx3-ubyte", IMAGES)
     if len(labels) != len(images):

@@ -1,7 +1,7 @@
 """Photographs in class folders: <path>/train/CLASS/* beside val/ or test/, or <path>/CLASS/*, in a folder or a .tar.
 
-`load` finds out which files are the images of which part and class, `Tree` where their bytes lie (nothing is ever
-extracted), and `_read` lets a few processes decode them, a batch ahead.
+`load` finds the images of each part and class, `Tree` locates their bytes (an archive is never extracted), and `_read`
+decodes them in a few processes, one batch ahead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from onecycle_sweeps.images import Source, Undecoded
 from onecycle_sweeps.sources import decoding
 from onecycle_sweeps.terminal import counting
 
-# A file with such a name must be an image. One with another name is if Pillow finds that it is.
+# A file with such an extension must be an image; any other file is one if Pillow recognises it.
 EXTENSIONS = (
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
     *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
@@ -47,21 +47,21 @@ ROLES = {
 OFFICIAL = ("val", "test")
 NO_IMAGE, NO_CLASS, LEFT_OUT = "no image", "in no class folder", "in a part that data.test_part leaves out"
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
-# Each decoding process takes about 30 MB; so many keep up with any disk.
+# Each decoding process takes about 30 MB; 16 of them keep up with any disk.
 MOST_PROCESSES = 16
-# So many of the images that cannot be read are named.
+# An error message names at most so many unreadable images.
 NAMED = 5
 
 
 def load(root: str, path: str, size: int, test_part: str | None = None, max_cached_gb: float = 8) -> Source:
     """The images of a folder or archive as RGB squares: uint8 (N, 3, size, size), classes in the order of their names.
 
-    The shorter side is resized to `size` and the middle cut out (`decoding.square`). A part for validation or for
-    testing is the official test part; where there are both, they are the source's val and test parts, unless
-    `test_part` names the one to use. Above `max_cached_gb` of 1e9 bytes for all pixels the images are decoded in every
-    epoch, and not kept.
+    The shorter side is resized to `size` and the centre cropped (`decoding.square`). A single part for validation
+    or testing is the official test part; if there are both, they are the source's val and test parts, unless
+    `test_part` names the one to use. If all pixels take more than `max_cached_gb` (of 1e9 bytes), the images are not
+    cached but decoded in every epoch.
     Raises FileNotFoundError where there is nothing at `path`, absolute or below `root`; ValueError, with the path, for
-    folders that make no data set; reading the images raises ValueError for those that cannot be read.
+    folders that are no data set; reading the images raises ValueError for those that cannot be decoded.
     """
     if type(size) is not int or size < 1:
         raise ValueError(f"size must be a whole number of at least 1, got {size!r}")
@@ -89,7 +89,7 @@ def load(root: str, path: str, size: int, test_part: str | None = None, max_cach
             f"{place} must be a .tar that is not compressed: its images have {pixels / 1e9:.1f} GB of pixels, more "
             f"than data.max_cached_gb={max_cached_gb}, and are decoded in every epoch"
         )
-    # The one part that is held against the training part is the official one, whichever it is.
+    # A single part beside the training part is the official test part, whether it is named val or test.
     val = parts.pop("val") if {"val", "test"} <= parts.keys() else None
     train, test = [*parts.values(), LabelledFiles("", class_names, [], [])][:2]
     return Source(
@@ -115,9 +115,9 @@ class LabelledFiles:
 
 
 def _tops(tree: Tree, images: Collection[str]) -> dict[str, str]:
-    """The folder of each part by its role, the training part first; one alone where there are no parts.
+    """The folder of each part by its role, the training part first; only that one if there are no parts.
 
-    Raises ValueError, with what was found, where it is not clear which folders are parts and which are classes.
+    Raises ValueError, naming the folders, if it is unclear which of them are parts and which are classes.
     """
     top = ""
     while len(below := tree.below[top]) == 1 and tree.below[f"{top}{below[0]}/"]:
@@ -205,7 +205,7 @@ def _classes(tree: Tree, top: str, images: Collection[str]) -> LabelledFiles:
 def _skipped(
     tree: Tree, images: Collection[str], tops: Mapping[str, str], used: Mapping[str, str], taken: Collection[str]
 ) -> dict[str, list[str]]:
-    """The files that were passed over, by the reason; what is hidden is not counted."""
+    """The files that were passed over, by reason; hidden files do not count."""
     left_out = tuple(top for role, top in tops.items() if role not in used)
     found: dict[str, list[str]] = {}
     for name in tree.files:
@@ -217,7 +217,7 @@ def _skipped(
 
 
 def _agreed(tree: Tree, parts: Sequence[LabelledFiles]) -> tuple[str, ...]:
-    """The names of the classes, as they can be printed; raises ValueError for one that not all parts have."""
+    """The printable names of the classes; raises ValueError for a class that is missing from a part."""
     for part, other in permutations(parts, 2):
         for name in sorted(set(part.class_names) - set(other.class_names)):
             raise ValueError(f"the class {name} is in {tree.path(part.top)} and not in {tree.path(other.top)}")
@@ -239,7 +239,7 @@ class Tree:
 
     @cached_property
     def below(self) -> Mapping[str, list[str]]:
-        """The names of the folders in each folder, whose own name ends with a slash, or is empty at the top."""
+        """The names of the subfolders of each folder; its key ends with a slash, the top folder's is empty."""
         found: dict[str, list[str]] = {"": [], **{f"{name}/": [] for name in self.folders}}
         for name in self.folders:
             above, slash, last = name.rpartition("/")
@@ -247,15 +247,15 @@ class Tree:
         return found
 
     def path(self, name: str) -> str:
-        """Where a file or folder lies, as a text that can be printed; a folder's ends with a slash if its name does."""
+        """The printable path of a file or folder; it ends with a slash if the name does."""
         slash = "/" if name.endswith("/") else ""
         return f"{self.root / name}{slash}".encode(errors="backslashreplace").decode()
 
     @contextmanager
     def archive(self) -> Iterator[int | None]:
-        """An open descriptor that the places of an archive count in; None for a folder.
+        """An open descriptor of the archive, into which the files' offsets point; None for a folder.
 
-        A compressed archive is unpacked, as the one file it is, into a temporary file without a name.
+        A compressed archive is decompressed into an unnamed temporary file.
         """
         if self.root.is_dir():
             yield None
@@ -310,7 +310,7 @@ def _tree(path: Path, tar: tarfile.TarFile) -> Tree:
             folders.add(str(name))
     assert tar.fileobj
     tar.fileobj.seek(tar.offset)
-    # tarfile takes a damaged header for the end.
+    # tarfile mistakes a damaged header for the end of the archive.
     if (end := tar.fileobj.read(tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no {'header' if end else 'end mark'} at byte {tar.offset}")
     packed = not isinstance(tar.fileobj, io.BufferedReader)
@@ -337,7 +337,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _image_names(tree: Tree, endings: tuple[str, ...]) -> set[str]:
-    """The names of a tree's images: files whose names end as images' do, and others that Pillow finds to be some."""
+    """The names of a tree's images: files with an image's extension, and others that Pillow recognises."""
     sure = {name for name in tree.files if name.lower().endswith(endings)}
     if others := [name for name in tree.files if name not in sure]:
         with tree.archive() as archive, counting("looking into files of other names", len(others), "files") as count:
@@ -354,8 +354,7 @@ def _read(
 ) -> Iterator[np.ndarray]:
     """The decoded images, uint8 (n, 3, size, size), at each array of positions in `names` in turn.
 
-    Raises ValueError that names the images which cannot be read: all of them where `batches` has an end to wait for,
-    else those of the batch.
+    Raises ValueError naming the unreadable images: all of them if `batches` has a length, else those of the batch.
     """
     count = processes or min(machine.cores(), MOST_PROCESSES)
     problems: list[str] = []
@@ -384,14 +383,14 @@ def _read(
 
 @dataclass(frozen=True)
 class Decoder:
-    """One decoding process; what it says of itself when it dies goes to `errors`."""
+    """One decoding process, whose standard error is the file `errors`."""
 
     tree: Tree
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
 
     def ask(self, names: list[str]) -> tuple[Decoder, list[str]]:
-        """Let the process decode the files of these names; returns both for the answer's turn."""
+        """Send the process the files to decode; returns the arguments for the matching call of `answer`."""
         assert self.process.stdin
         places = [self.tree.files[name] for name in names]
         try:
@@ -402,7 +401,7 @@ class Decoder:
         return self, names
 
     def answer(self, names: list[str], pixels: np.ndarray) -> list[str]:
-        """Fill `pixels` with what was asked for; returns each file that cannot be read, with the reason."""
+        """Fill `pixels` with the decoded images; returns each unreadable file with the reason."""
         stream = self.process.stdout
         assert isinstance(stream, io.BufferedReader)
         line = stream.readline()
@@ -426,11 +425,11 @@ def _decoders(tree: Tree, size: int, count: int) -> Iterator[Sequence[Decoder]]:
         errors = stack.enter_context(tempfile.TemporaryFile())
         archive = stack.enter_context(tree.archive())
         descriptors = () if archive is None else (archive,)
-        # Without its own folder on the path, where a module might have the name of one that Pillow wants.
+        # -P keeps its own folder off the path, so that no module there can shadow one that Pillow imports.
         command = [sys.executable, "-P", str(Path(decoding.__file__)), str(size), *map(str, descriptors)]
         decoders = []
         for _ in range(count):
-            # A session of its own: a Ctrl-C is this process's to answer.
+            # A session of its own, so that Ctrl-C reaches this process alone.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -446,6 +445,6 @@ def _decoders(tree: Tree, size: int, count: int) -> Iterator[Sequence[Decoder]]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    # Closing flushes, to a process that may have died before.
+    # Closing flushes, and the process may be dead already.
     with suppress(BrokenPipeError), process:
         pass

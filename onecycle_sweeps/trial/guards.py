@@ -1,4 +1,4 @@
-"""What makes a training's results doubtful, seen in its record: warnings, which change no number."""
+"""Warnings about a training's results, derived from its record; they change no number."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,11 +8,11 @@ from onecycle_sweeps import journal
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Policy
 
-# A train value has left chance when it has come so far on the way from chance to certainty ...
+# The train value has left chance once it has covered this share of the way from chance to 1 ...
 LEARNED = 0.25
-# ... and a val value is near chance when it has come no further than this part of the training's way.
+# ... and the val value is near chance if it has covered at most this share of the train value's way.
 NEAR = 0.2
-# Once or twice in a row train and val may be equal by accident.
+# Fewer equal values in a row may be coincidence.
 IN_A_ROW = 3
 
 
@@ -58,7 +58,7 @@ def _near_chance(evaluations: Sequence[Evaluated], name: str, chance: float, nor
 
 
 def _equal(evaluations: Sequence[Evaluated], name: str) -> list[str]:
-    """Values that are both 1.000 may well be equal."""
+    """A warning if train and val were equal too often in a row; both being 1.000 is no reason for doubt."""
     runs = [list(run) for same, run in groupby(evaluations, _are_equal) if same]
     longest = max(runs, key=len, default=[])
     if len(longest) < IN_A_ROW:

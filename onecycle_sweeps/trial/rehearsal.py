@@ -1,4 +1,4 @@
-"""A trial tried on a few samples before it counts: its net, a step, an evaluation, and its optimizer."""
+"""A dry run of a trial on a few samples: its net, one step, one evaluation, and its optimizer."""
 
 import json
 import re
@@ -28,7 +28,7 @@ NEEDS_GPU = re.compile("cuda|nvidia|triton", re.IGNORECASE)
 class Rehearsal:
     """Tries configs in turn; configs in a row that share a net try it once, and then their optimizers.
 
-    Samples are noise in the shape of the data. They are tried on the CPU, and on a GPU if the CPU does not do.
+    The samples are noise in the shape of the data. The CPU is tried first, then a GPU if that fails.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Rehearsal:
     def attempt(self, config: Config, facts: Facts, *, elsewhere: bool = False) -> None:
         """Raise ValueError, in one line, for a trial that could not take a step.
 
-        Where it is to run `elsewhere`, a GPU that is missing here is no reason to refuse it.
+        A trial that runs `elsewhere` is not refused because this machine has no GPU.
         """
         try:
             self._attempt(config, facts, "cpu")
@@ -84,7 +84,7 @@ def _with_gradients(config: Config, facts: Facts, device: str) -> nn.Module:
         raise ValueError(f"model._target_={node['_target_']} has no parameter that is trained")
     net = net.to(device).to(memory_format=torch.channels_last)
     images = _augmented(data)
-    # The optimizer is tried apart.
+    # The optimizer is tried separately.
     idle = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
     learner = Learner(net, idle, data, build.make_objective(config), 0, bf16=config["precision"] == "bf16")
     labels = data.train.labels
@@ -109,7 +109,7 @@ def _noise(config: Config, facts: Facts, device: str) -> ImageBatches:
 
 
 def _augmented(data: ImageBatches) -> Tensor:
-    """The training images as their transforms leave them; raises ValueError for a transform that cannot take them."""
+    """The training images after their transforms; raises ValueError for a transform that cannot process them."""
     images, count = data.train.images, len(data.train)
     for place, transform in enumerate(data.augment):
         name = f"data.augment[{place}]"
@@ -124,7 +124,7 @@ def _augmented(data: ImageBatches) -> Tensor:
 
 
 def _first(config: Config, facts: Facts) -> Hyper:
-    """What the trial sets before its first step."""
+    """The learning rate and momentum of the trial's first step."""
     if config["task"] == "range_test":
         return Hyper(config["range_test"]["end_lr"])
     return nodes.policy(config, schema.max_lr(config), facts.train // config["batch_size"])(0)
@@ -132,7 +132,7 @@ def _first(config: Config, facts: Facts) -> Hyper:
 
 @contextmanager
 def _outputs_checked(learner: Learner, name: str, targets: Tensor) -> Iterator[None]:
-    """Within it whatever the net gives must be what the objective takes."""
+    """Within this context the objective checks every output of the net."""
 
     def check(_: nn.Module, __: Any, outputs: Any) -> None:
         try:
@@ -156,9 +156,9 @@ def _kind(value: Any) -> str:
 
 @contextmanager
 def _blaming(section: str, what: str, node: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Turn whatever is raised within into one line: a refusal of our own with its key, anything else with the settings.
+    """Turn any exception within into one line: our own refusals get their key, others the settings of the node.
 
-    `node` is what the config has in its section of that name.
+    `node` is the config's section of that name.
     """
     try:
         yield
