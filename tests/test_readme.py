@@ -63,7 +63,7 @@ def test_each_module_has_a_caption_in_the_tree():
     package = ROOT / "onecycle_sweeps"
     modules = [p.name for p in package.iterdir() if p.suffix == ".py" and p.name != "__init__.py"]
     packages = [f"{p.name}/" for p in package.iterdir() if (p / "__init__.py").exists()]
-    tree = README.split("## The house")[1]
+    tree = README.split("## Layout")[1]
     assert [name for name in [*modules, *packages] if name not in tree] == []
 
 
