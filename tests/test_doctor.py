@@ -13,7 +13,7 @@ from onecycle_sweeps.launching import doctor as checks
 from onecycle_sweeps.launching.slurm import node_check
 from program import write
 from slurm_cluster import Cluster, up
-from test_verbs import unused_port
+from test_cli import unused_port
 
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=2")
 
