@@ -228,7 +228,7 @@ def test_a_missing_slurm_is_named(doctor: Doctor, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("nfs4", "on nfs4, which machines share"), ("ext4", "warning: ext4 looks like this machine's own")],
+    [("nfs4", "on nfs4, which machines share"), ("ext4", "warning: ext4 looks local to this machine")],
 )
 def test_a_folder_that_nodes_may_not_see_is_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
