@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import chdir, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from itertools import pairwise
@@ -276,7 +276,9 @@ def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training
     made.save()
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, **login, "PYTHONPATH": path}
-    worker = Worker(login, folder / "worker.log")
+    # A worker works in the folder of the process that starts it; the net writes its file of steps there.
+    with chdir(folder):
+        worker = Worker(login, folder / "worker.log")
     try:
         assert worker.give(entry, made.trial(entry.signature))
         begun = Training(folder, made, environment)
