@@ -87,11 +87,11 @@ class Objective(Protocol):
         ...
 
     def chance(self, targets: Any) -> float | None:
-        """The headline measure of a net that always gives the same answer, the best there is; None if unknown."""
+        """The headline measure of the best constant prediction; None if unknown."""
         ...
 
     def check(self, outputs: Any, targets: Any, offered: Mapping[str, Any]) -> None:
-        """Raise ValueError, which reads on from "the model", if the outputs are not what the objective takes."""
+        """Raise ValueError if the objective cannot take these outputs; its message continues "the model"."""
         ...
 
 

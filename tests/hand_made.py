@@ -125,6 +125,15 @@ def range_test(
     book.end("finished" if suggestions is not None else "failed")
 
 
+def two_policies(tmp_path: Path) -> Sweep:
+    """Two policies with two seeds each, all of which reached their target."""
+    entries = [entry(f"{p}{s}", p, s, target=0.5) for p in ("constant", "onecycle") for s in range(2)]
+    whole = sweep(tmp_path, *entries)
+    for seed, one in enumerate(entries):
+        training(whole.trial(one.signature), accuracy={4: 0.9 + seed / 100})
+    return whole
+
+
 def mixed(tmp_path: Path) -> Sweep:
     """onecycle: three seeds finished; clr: finished, diverged, failed; step: one finished; wsd: waiting, lost."""
     entries = [

@@ -30,12 +30,7 @@ FOREIGN = {"config.yaml": "format: 7\ntask: train\n"}
 
 @pytest.fixture
 def pair(tmp_path: Path) -> sweep.Sweep:
-    """Two policies with two seeds each, all of which reached their target."""
-    entries = [hand_made.entry(f"{p}{s}", p, s, target=0.5) for p in ("constant", "onecycle") for s in range(2)]
-    whole = hand_made.sweep(tmp_path, *entries)
-    for seed, one in enumerate(entries):
-        hand_made.training(whole.trial(one.signature), accuracy={4: 0.9 + seed / 100})
-    return whole
+    return hand_made.two_policies(tmp_path)
 
 
 def launched(runs_dir: Path) -> list[str]:

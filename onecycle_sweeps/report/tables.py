@@ -111,7 +111,7 @@ def warnings(comparison: Comparison) -> Iterator[tuple[str, str]]:
 
 
 def contents(comparison: Comparison) -> Cells:
-    """The headers and a cell per row and column, with line breaks where both may break."""
+    """The headers, and a cell per row and column; a newline in either marks where it may wrap."""
     columns = list(_columns(comparison))
     return [header for header, _ in columns], [list(row) for row in zip(*(cells for _, cells in columns), strict=True)]
 

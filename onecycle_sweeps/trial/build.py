@@ -8,9 +8,9 @@ Where a trial leaves its precision open, a fixed table of devices and kinds of n
 | CPU (avx512_bf16, amx_bf16, or Arm's bf16) | fp32 | fp32 | bf16 |
 | neither | fp32 | fp32 | fp32 |
 
-`scripts/benchmark precision` measures the CPU's row, `scripts/gpu-check step` CUDA's. On an H200 (docs/gpu) bf16 takes
-1.5 to 2.0 times less where the GPU is busy (ResNet-9 and WRN-22 at batch 512), and up to a quarter more where the step
-waits for its kernels to be started (all nets at batch 128, deep and narrow ones at 512 too).
+`scripts/benchmark precision` measures the CPU's row, `scripts/gpu-check step` CUDA's. On an H200 (docs/gpu) a step in
+bf16 is 1.5 to 2.0 times as fast where the GPU is busy (ResNet-9 and WRN-22 at batch 512), and takes up to a quarter
+longer where it waits for kernels to be launched (all nets at batch 128, deep and narrow ones at 512 too).
 """
 
 import ctypes
