@@ -87,9 +87,9 @@ def one_trial() -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from onecycle_sweeps import mistakes
+    from onecycle_sweeps import hydra_internals, mistakes
 
-    @hydra.main(version_base="1.3", config_path=str(command_line.CONF), config_name="config")
+    @hydra.main(version_base=hydra_internals.VERSION_BASE, config_path=str(command_line.CONF), config_name="config")
     def run(config: "DictConfig") -> None:
         from onecycle_sweeps.launching import commands
 

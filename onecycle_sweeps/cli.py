@@ -59,7 +59,10 @@ def _parsers() -> Mapping[str, argparse.ArgumentParser]:
     for verb, function in {**VERBS, DOCTOR: doctor}.items():
         prog = f"python -m onecycle_sweeps {verb} {'[--probe]' if verb == DOCTOR else '[SWEEP]'} [overrides]"
         common = hydra_internals.option_parser()
-        parser = verbs.add_parser(verb, parents=[common], add_help=False, prog=prog, description=function.__doc__)
+        # An abbreviated --probe would submit a job that was not asked for in full.
+        parser = verbs.add_parser(
+            verb, parents=[common], add_help=False, allow_abbrev=False, prog=prog, description=function.__doc__
+        )
         if flag := FLAGS.get(verb):
             parser.add_argument(flag, dest="flag", action="store_true")
         parser.set_defaults(flag=False)

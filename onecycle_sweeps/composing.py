@@ -208,9 +208,9 @@ def options(argv: Sequence[str], parser: ArgumentParser | None = None) -> Namesp
 
     `parser` is Hydra's own with further options.
     """
-    found = hydra_internals.option_parser().parse_args([])
-    hydras = set(vars(found)) - {*COMPOSING_OPTIONS, "overrides"}
-    parser = parser or hydra_internals.option_parser()
+    common = hydra_internals.option_parser()
+    hydras = set(vars(common.parse_args([]))) - {*COMPOSING_OPTIONS, "overrides"}
+    parser = parser or common
     found = parser.parse_args(mistakes.checked_arguments(argv, parser))
     for name, value in vars(found).items():
         if value and name in hydras:

@@ -1,7 +1,7 @@
 """Hydra's private interfaces: no other module imports one, but the sweeper plugin.
 
-They are tested with Hydra 1.3.0 to 1.3.8. With another version the program does without most of them: each job is
-composed by Hydra's loader, which is slower, and Hydra reports mistakes in its own words, in several lines.
+They are tested with Hydra 1.3.8, and every 1.3 is taken to have them. With another version the program does without
+most of them: each job is composed by Hydra's loader, which is slower, and Hydra reports mistakes in its own words.
 """
 
 import os

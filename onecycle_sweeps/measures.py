@@ -64,7 +64,7 @@ class Measure:
 
     def reaches(self, value: float, target: float) -> bool:
         """Whether `value` is as good as `target` or better."""
-        return not self.better(target, value)
+        return value >= target if self.goal == "max" else value <= target
 
     def shown(self, value: float) -> float:
         """The value in the unit in which it is shown: fractions in per cent."""
@@ -80,7 +80,9 @@ class Measure:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> Self:
-        """The measure that `as_record` gave."""
+        """The measure that `as_record` gave; raises ValueError for a goal that is none."""
+        if record["goal"] not in ("max", "min"):
+            raise ValueError(f"goal must be max or min, got {record['goal']!r}")
         return cls(record["name"], record["goal"], record["is_fraction"])
 
 

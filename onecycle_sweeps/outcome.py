@@ -135,9 +135,11 @@ class Outcome:
 
     @property
     def chance(self) -> float | None:
-        """The value of guessing the most frequent class, if the final value is hardly better; None otherwise."""
-        chance, final = self.result.get("chance"), self.final
+        """The value of the best constant prediction, if the final value is hardly better; None otherwise."""
+        chance, final, headline = self.result.get("chance"), self.final, self.headline
         if not self.finished or chance is None or final is None:
+            return None
+        if not headline.is_fraction or headline.goal == "min":
             return None
         return chance if final - chance <= AT_CHANCE * (1 - chance) else None
 
@@ -186,7 +188,7 @@ def with_history(outcome: Outcome) -> Outcome:
     try:
         resolved, history = outcome.folder.resolved() or {}, journal.attempts(outcome.folder.journal)
     except Unreadable as error:
-        return _lost(replace(outcome, status=LOST), error)
+        return _lost(outcome, error)
     return replace(outcome, resolved=resolved, history=history)
 
 

@@ -38,9 +38,10 @@ class Allowed:
         """The message about an invalid value, with name, bound and value; None for a valid one."""
         if not self.accepts(value):
             return f"{name} must be {self}, got {value!r}"
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, Real) and float(number) > self.most:
-                return f"{name} must be at most {self.most:.0f}, got {number}"
+        for item in value if isinstance(value, list) else [value]:
+            # Not as a float, which an int may be too large for.
+            if isinstance(item, Real) and not item <= self.most:
+                return f"{name} must be at most {self.most:.0f}, got {item}"
         return None
 
 
@@ -61,9 +62,13 @@ def number(
     """A finite number within the bounds; an int is a number, a bool or a str is not."""
 
     def accepts(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        return above < float(value) < below and at_least <= float(value) <= at_most
+        try:
+            given = float(value)
+        except OverflowError:
+            return False
+        return math.isfinite(given) and above < given < below and at_least <= given <= at_most
 
     low, high = max(above, at_least), min(below, at_most)
     if math.isfinite(low) and math.isfinite(high):

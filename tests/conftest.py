@@ -141,7 +141,7 @@ def cuda() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+        pytest.skip("no CUDA device is visible; they are hidden unless pytest runs with exactly -m cuda")
     return "cuda"
 
 

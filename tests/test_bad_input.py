@@ -102,6 +102,9 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         # Zero epochs, and a batch larger than the set.
         ("epochs=0", "epochs" + COUNT + "0"),
         ("epochs=-3", "epochs" + COUNT + "-3"),
+        # Larger than any float.
+        (f"epochs={10**400}", f"epochs must be at most 1000000, got {10**400}"),
+        (f"max_lr={10**400}", f"max_lr must be a number above 0 or auto, got {10**400}"),
         ("batch_size=0", "batch_size" + COUNT + "0"),
         ("batch_size=1438", "batch_size must be at most the 1437 training samples, got 1438"),
         (

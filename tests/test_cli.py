@@ -411,6 +411,7 @@ def test_what_was_moved_with_the_sweep_is_found_in_its_new_place(tmp_path: Path)
     assert found["data"]["root"] == f"{now}/data"
     assert found["model"]["weights_file"] == f"{before}/w.pt", "it is in neither place"
     assert config["data"]["root"] == f"{before}/data"
+    assert paths.moved({"data": {"root": str(before)}}, before, now)["data"]["root"] == str(now)
 
 
 @pytest.mark.parametrize("verb", ["sync", "ui", "resume"])

@@ -185,7 +185,7 @@ def test_a_gpu_computes_wide_nets_in_bf16_and_what_decides_its_numbers_is_record
 
 
 @pytest.mark.cuda
-def test_a_net_in_channels_last_bf16_learns_as_it_does_on_a_cpu(runs_dir: Path, cuda: str):
+def test_a_net_learns_on_a_gpu_as_it_does_on_a_cpu(runs_dir: Path, cuda: str):
     """Not the same bits; the same training."""
     losses = [
         series(folder, "train/loss")[1]

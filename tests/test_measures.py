@@ -27,6 +27,7 @@ def test_the_goal_decides_which_value_is_better():
 def test_a_value_reaches_a_target_that_it_equals():
     assert ACCURACY.reaches(0.9, 0.9) and not ACCURACY.reaches(0.89, 0.9)
     assert RMSE.reaches(0.9, 0.9) and not RMSE.reaches(0.91, 0.9)
+    assert not ACCURACY.reaches(math.nan, 0.9) and not RMSE.reaches(math.nan, 0.9)
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ def test_a_key_that_nothing_reads_is_named_with_what_was_meant(
         ("--config-dir conf policy=bare", "policy._target_ is missing"),
         ("statu", "did you mean status?"),
         ("status policy=onecyle", "did you mean onecycle?"),
+        ("status --wat", "did you mean --watch?"),
         ("status epochs=${nope}", "there is no key nope"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_machine_that_starts_no_process_is_reported_in_one_line(
     made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(spawn, "_python_exe", b"/nowhere/python")
-    with pytest.raises(pool.WorkerLost, match=r"^a worker process cannot be started: .* died$"):
+    with pytest.raises(pool.WorkerLost, match=r"^a worker process cannot be started: .* died: "):
         drive(*made, places=1)
 
 
@@ -348,7 +348,15 @@ def test_a_worker_that_dies_after_its_fork_server_fails_its_trial_with_what_is_k
     acted("answers.send(READY); orders.recv(); time.sleep(0.3); sys.exit(3)")
     events = pool.run(workers, *made, ONE_SLOT)
     causes = [kill_server() if event.status == "running" else event.cause for event in events]
-    assert "the worker ended, exit status unavailable (the fork server died)" in causes
+    assert "the worker exited with status 255, or its fork server died, which leaves the status unknown" in causes
+
+
+def test_a_worker_may_exit_with_the_status_that_stands_for_a_dead_fork_server(
+    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+):
+    acted("answers.send(READY); orders.recv(); os._exit(255)")
+    causes = [event.cause or "" for event in pool.run(workers, *made, ONE_SLOT)]
+    assert any(cause.startswith("the worker exited with status 255") for cause in causes)
 
 
 def server_pid() -> int | None:

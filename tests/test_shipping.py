@@ -187,6 +187,11 @@ def test_a_trial_with_an_unreadable_journal_is_shipped_once_as_lost(made: Sweep)
     (run,) = [run for run in runs(made).values() if run["tags"]["kind"] == "train"]
     assert (run["status"], run["tags"]["status"], "0001.jsonl" in run["tags"]["cause"]) == ("FAILED", "lost", True)
     assert not tracking.is_due(made)
+    first.write_text(first.read_text().replace('"format":7', '"format":1'))
+    assert tracking.is_due(made) and not tracking.ship(made)
+    (run,) = [run for run in runs(made).values() if run["tags"]["kind"] == "train"]
+    assert (run["status"], run["tags"]["status"]) == ("FINISHED", "finished")
+    assert not tracking.is_due(made)
 
 
 def test_shipping_stops_between_two_batches_when_its_time_is_up_and_says_what_is_left(made: Sweep):

@@ -85,8 +85,8 @@ def moved(config: Config, before: Path, after: Path) -> Config:
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
     for *parents, leaf in PATHS:
         node = _node(config, parents)
-        path = before / value if isinstance(value := node.get(leaf), str) else before
-        if not path.exists() and path.is_relative_to(before) and path != before:
+        value = node.get(leaf)
+        if isinstance(value, str) and not (path := before / value).exists() and path.is_relative_to(before):
             found = after / path.relative_to(before)
             node[leaf] = str(found) if found.exists() else value
     return config

@@ -201,8 +201,8 @@ def max_lr(config: Mapping[str, Any], measured: float | None = None) -> float | 
 
     None if the config says auto and the range test has not run yet.
     """
-    asked = config["policy"]["max_lr"]
-    rate = measured if asked == "auto" else float(asked)
+    value = config["policy"]["max_lr"]
+    rate = measured if value == "auto" else float(value)
     return None if rate is None else rate * config["max_lr_scale"]
 
 

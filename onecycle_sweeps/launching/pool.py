@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing import Pipe, connection, forkserver, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -36,7 +37,7 @@ LEAVE_SECONDS = 60.0
 END_SECONDS = 10.0
 # How long torch may take to count GPUs: a driver that wakes up takes seconds.
 COUNT_SECONDS = 60.0
-# The exit status that multiprocessing gives a process whose fork server died first.
+# The exit status that multiprocessing reports if the fork server died first; a process may exit with it as well.
 UNKNOWN_STATUS = 255
 
 
@@ -111,8 +112,8 @@ class Worker:
         """Whether the process is gone. One that lives on without its pipe is killed after END_SECONDS."""
         status = self.process.exitcode
         if status == UNKNOWN_STATUS:
-            # The fork server has died, which the worker survives.
-            return self._answers.closed
+            # It exited with this status, or its fork server has died, which a worker survives.
+            return self._answers.closed or not _exists(self.process.pid or 0)
         if status is None and self._closed_at is not None and time.monotonic() - self._closed_at > END_SECONDS:
             if self._was_killed:
                 # A process that hangs in the kernel does not even end when it is killed.
@@ -287,10 +288,13 @@ def start_process(
             return process
         except (EOFError, ConnectionError) as error:
             if is_last:
-                raise OSError("the process that imports torch died") from error
+                raise OSError(
+                    "the process that forks workers died: is there memory left, and room for another process?"
+                ) from error
     raise AssertionError
 
 
+@cache
 def count_gpus() -> int:
     """How many GPUs torch finds; 0 where it does not answer in time.
 
@@ -311,12 +315,22 @@ def count_gpus() -> int:
 
 def how_it_ended(status: int | None) -> str:
     """The end of a process, by its exit status, or minus the number of its signal."""
-    if status is None or status == UNKNOWN_STATUS:
-        return "ended, exit status unavailable (the fork server died)"
+    if status is None:
+        return "ended, exit status unavailable"
+    if status == UNKNOWN_STATUS:
+        return "exited with status 255, or its fork server died, which leaves the status unknown"
     if status >= 0:
         return f"exited with status {status}"
     hint = ": out of memory, perhaps" if -status == signal.SIGKILL else ""
     return f"was killed by signal {-status} ({signal.Signals(-status).name}){hint}"
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _begin(module: str, environment: Mapping[str, str], log: str, *arguments: Any) -> None:

@@ -13,6 +13,9 @@ for _number in (1, 2):
     os.dup2(_null, _number)
 # An import that fails is repeated by the worker, which reports it in its log.
 with suppress(Exception):
+    # Every optimizer imports it, which takes a second and 80 MB: once here, and all workers share it.
+    import torch._dynamo as dynamo  # noqa: F401
+
     from onecycle_sweeps import provenance
     from onecycle_sweeps.launching import job as job
     from onecycle_sweeps.launching import pool as pool

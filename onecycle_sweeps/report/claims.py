@@ -342,7 +342,10 @@ def _flags(
         yield f"The baseline {baseline} is not in this sweep: {families[0].name}, which was typed first, replaces it."
     on_val = metric == headline.final_val
     if on_val and any(headline.final_test in outcome.metrics for outcome in outcomes):
-        yield f"Not every finished trial has {headline.final_test}: {metric} is compared instead."
+        yield (
+            f"Not every finished trial has {headline.final_test}: {metric} is compared instead, and need not be of the "
+            "same samples."
+        )
     yield from groups.mixed_code(outcomes)
     yield from groups.picks(families, headline, on_val=on_val)
     if len(families) == 1:

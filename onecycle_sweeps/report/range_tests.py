@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class RangeTest:
     word: str | None
     curves: Sequence[RangeTestCurve]
     headline: Measure
+    is_exponential: bool = True
 
     @property
     def verdict(self) -> str:
@@ -100,16 +101,16 @@ def range_tests(outcomes: Iterable[Outcome]) -> tuple[RangeTest, ...]:
             word=o.result.get("verdict", {}).get("word"),
             curves=o.curves,
             headline=o.headline,
+            is_exponential=is_exponential(o.config),
         )
         for o in outcomes
         if o.entry.kind == RANGE_TEST
     )
 
 
-def is_exponential(curves: Sequence[RangeTestCurve]) -> bool:
-    """Whether the rates rise by a factor from step to step; so does a ramp too short to tell."""
-    rates = next((curve.lr for curve in curves if len(curve.lr) > 2), (1.0, 2.0, 4.0))
-    return rates[0] > 0 and rates[2] - rates[1] > 1.0001 * (rates[1] - rates[0])
+def is_exponential(config: Mapping[str, Any]) -> bool:
+    """Whether a range test's rates rise by a factor from step to step; so they do if its config is unreadable."""
+    return config.get("range_test", {}).get("mode", "exp") == "exp"
 
 
 def figure(tests: Sequence[RangeTest]) -> Plot | None:
@@ -152,7 +153,8 @@ def draw_range_test(trial: TrialFolder) -> Path:
         raise ValueError(f"{trial.journal} has no range test to draw")
     suggestions = _suggestions(result.get("metrics", {}))
     (loss,) = canvas.axes(width=7.5, height=4.8)
-    draw(loss, RangeTest("Range test", trial.signature, "", suggestions, None, curves, measure))
+    mode = is_exponential(trial.config())
+    draw(loss, RangeTest("Range test", trial.signature, "", suggestions, None, curves, measure, mode))
     loss.set_title("Range test" if VERDICT in suggestions else "Range test without a verdict")
     canvas.figure_of(loss).legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return canvas.save(loss, trial.path / "range_test.png", dpi=100)
@@ -166,7 +168,7 @@ def draw(loss: "Axes", test: RangeTest, *, labels_all: bool = True) -> None:
         loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
     if any(curve.evaluations for curve in test.curves):
         _draw_evaluations(loss, test)
-    if is_exponential(test.curves):
+    if test.is_exponential:
         canvas.logarithmic_rates(loss)
     loss.margins(x=0)
     marks = {rule: test.suggestions[rule] for rule in MARKS if rule in test.suggestions}

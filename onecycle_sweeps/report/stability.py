@@ -49,6 +49,7 @@ class Cell:
     lowest_loss: float | None
     max_lr: float | None
     curves: tuple[RangeTestCurve, ...]
+    is_exponential: bool = True
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def _draw_curves(axes: "Axes", one: StabilityMap) -> None:
             known = losses[np.isfinite(losses)]
             if len(known):
                 low, high = min(low, float(known.min())), max(high, float(known[0]))
-    if is_exponential([curve for _, cell in overlaid for curve in cell.curves]):
+    if all(cell.is_exponential for _, cell in overlaid):
         canvas.logarithmic_rates(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
@@ -260,7 +261,16 @@ def _cell(test: Outcome) -> Cell:
         limit = max((rate for curve in curves for rate in curve.lr if rate < onset), default=None)
         loss = median_low([min(filter(math.isfinite, curve.smoothed), default=math.nan) for curve in curves])
     return Cell(
-        test.name, weight_decay, momentum, test.status, limit, stable, loss, metrics.get("suggestion/max_lr"), curves
+        test.name,
+        weight_decay,
+        momentum,
+        test.status,
+        limit,
+        stable,
+        loss,
+        metrics.get("suggestion/max_lr"),
+        curves,
+        is_exponential(test.config),
     )
 
 

@@ -28,7 +28,7 @@ from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.run_data import MLFLOW_STATUS
 from onecycle_sweeps.tracking.runs import OutOfTime, Runs, open_runs, outcomes
 from onecycle_sweeps.tracking.store import StoreUnreachable, is_server, never, stamp
-from onecycle_sweeps.trial_folder import ENDED, RUNNING
+from onecycle_sweeps.trial_folder import ENDED, LOST, RUNNING
 
 # MLflow's error codes for a run that it does not accept; any other error concerns the whole store.
 REFUSALS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST")
@@ -120,8 +120,14 @@ def _appearance(sweep: Sweep) -> str:
 
 def _lacks(known: Ledger, outcome: Outcome) -> bool:
     """Whether there is something to ship of a trial."""
+    signature = outcome.entry.signature
     begun = outcome.attempts > 0 or outcome.status in ENDED
-    return begun and not known.has(outcome.entry.signature, run_data.standing(outcome))
+    if not begun or known.has(signature, run_data.standing(outcome)):
+        return False
+    # Only its history shows whether a trial that was shipped as lost has become readable again.
+    run = known.run(signature)
+    was_lost = run is not None and run.standing is not None and run.standing[0] == LOST
+    return not (was_lost and known.has(signature, run_data.standing(with_history(outcome))))
 
 
 def _is_running(known: Ledger, found: Sequence[Outcome]) -> bool:
@@ -167,7 +173,7 @@ def _update(runs: Runs, entry: Entry) -> str | None:
         if not run_data.has_run(outcome):
             return None
         try:
-            runs.update(outcome, run_data.standing(glanced), file)
+            runs.update(outcome, run_data.standing(outcome), file)
         except MlflowException as error:
             if error.error_code not in REFUSALS:
                 raise

@@ -9,7 +9,7 @@ Where a trial leaves its precision open, a fixed table of devices and kinds of n
 | neither | fp32 | fp32 | fp32 |
 
 `scripts/benchmark precision` measures the CPU's row, `scripts/gpu-check step` CUDA's. On an H200 (docs/gpu) a step in
-bf16 is 1.5 to 2.0 times as fast where the GPU is busy (ResNet-9 and WRN-22 at batch 512), and takes up to a quarter
+bf16 is 1.5 to 2.0 times as fast where the GPU is busy (ResNet-9 and WRN-22 at batch 512), and takes up to a third
 longer where it waits for kernels to be launched (all nets at batch 128, deep and narrow ones at 512 too).
 """
 
@@ -48,6 +48,8 @@ CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 CPU_INFO = Path("/proc/cpuinfo")
 # mallopt's parameters, from glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+# The files of NVIDIA's and of AMD's driver.
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
 
 
 def begin(
@@ -324,9 +326,11 @@ def keep_freed_memory(device: str = "auto") -> None:
 
     By default glibc returns large blocks to the system, and each step of a training gets the same pages again,
     cleared: up to a fifth of the step of a small net on a CPU. It holds for this thread and those that it starts: a
-    thread that already allocates from an arena of its own goes on as before.
+    thread that already allocates from an arena of its own goes on as before. CUDA is not asked whether there is a GPU:
+    that would initialise it before a trial's environment is set.
     """
-    if not sys.platform.startswith("linux") or _available(device) != "cpu":
+    on_gpu = device.startswith("cuda") or (device == "auto" and any(map(os.path.exists, GPU_DRIVERS)))
+    if not sys.platform.startswith("linux") or on_gpu:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -1,7 +1,7 @@
 """Runs a range test: once for each of its seeds, recorded in a row on one axis of steps."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import pairwise
 from statistics import median
@@ -9,7 +9,7 @@ from typing import Any
 
 from onecycle_sweeps import journal, range_test
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.loop import Learner, StepTaken, evaluate, steps
+from onecycle_sweeps.loop import Batches, Learner, StepTaken, evaluate, steps
 from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.train import RunningAttempt, Stopped, as_evaluated, columns
 
@@ -18,17 +18,22 @@ EVALUATIONS = 20
 
 
 def find_rate(
-    attempt: RunningAttempt, config: Config, resolved: Resolved, learners: Iterable[Learner]
+    attempt: RunningAttempt,
+    config: Config,
+    resolved: Resolved,
+    data: Batches,
+    builders: Iterable[Callable[[], Learner]],
 ) -> dict[str, Any]:
-    """Run the range test for each seed's learner; returns the trial's result, with the verdict and each rule's rate.
+    """Run the range test for each seed, whose learner is built when its turn comes; returns the trial's result.
+
+    It has the verdict and the rate of each rule.
 
     Raises ValueError where the curves allow no verdict, Stopped when the attempt is asked to leave.
     """
-    began, count, tests, warnings = time.monotonic(), 0, [], ()
-    for learner in learners:
-        tests.append(_one(attempt, config, learner, count))
+    began, count, tests = time.monotonic(), 0, []
+    for build in builders:
+        tests.append(_one(attempt, config, build(), count))
         count += len(tests[-1].lrs)
-        warnings = learner.data.warnings
     verdict = range_test.judge(tests)
     return {
         "status": "finished",
@@ -37,7 +42,7 @@ def find_rate(
         "verdict": {"word": verdict.word, **asdict(verdict), "grid": verdict.grid},
         "steps": count,
         "steps_per_epoch": resolved["steps_per_epoch"],
-        "warnings": [*warnings, *_ambiguous(verdict)],
+        "warnings": [*data.warnings, *_ambiguous(verdict)],
     }
 
 

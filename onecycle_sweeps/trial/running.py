@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import chain
+from functools import partial
 from typing import Any
 
 from onecycle_sweeps import checkpoint, journal, provenance
@@ -104,16 +104,18 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
             trial.write("resolved", resolved, attempt=attempt.number)
             if resolved["max_lr"] is not None:
                 log.info("max_lr is %.4g, from %s", resolved["max_lr"], resolved["max_lr_from"])
-        elif provenance.change(resolved, provenance.as_record(code)):
-            resolved |= provenance.as_record(code)
+        elif (here := resolved | provenance.as_record(code) | build.gpu(resolved["device"])) != resolved:
+            resolved = here
             trial.write("resolved", resolved, attempt=attempt.number)
+        data = learner.data
         if config["task"] == "range_test":
-            data = learner.data
-            others = (build.make_learner(config, resolved, data, seed) for seed in build.seeds(config)[1:])
-            result = find_rate(attempt, config, resolved, chain([learner], others))
+            # Each learner lives for its own seed alone, so that no two need the device's memory.
+            built, learner = [learner], None
+            others = (partial(build.make_learner, config, resolved, data, seed) for seed in build.seeds(config)[1:])
+            result = find_rate(attempt, config, resolved, data, [built.pop, *others])
         else:
             result = train(attempt, config, resolved, learner, state)
-    learner.data.check()
+    data.check()
     return result
 
 

@@ -12,12 +12,12 @@ from benchmarks import costs
 from benchmarks.costs import Cost
 from benchmarks.peers import SGD_SETTINGS
 from benchmarks.peers.torch_loop import accuracy
+from benchmarks.stopwatch import WARM_STEPS
 from benchmarks.work import Points, Work
 from onecycle_sweeps.images import ImageBatches
 from onecycle_sweeps.policies import OneCycle
 
 PADDING, HOLE = 4, 8
-WARM = 11
 
 
 def graphed(work: Work) -> tuple[Cost, Points]:
@@ -45,7 +45,7 @@ def graphed(work: Work) -> tuple[Cost, Points]:
         loss = passes()
     start = costs.now()
     for step in range(work.steps):
-        if step == WARM:
+        if step == WARM_STEPS:
             torch.cuda.synchronize()
             start = costs.now()
         index.copy_(work.order[step])
@@ -57,7 +57,7 @@ def graphed(work: Work) -> tuple[Cost, Points]:
         losses[step] = loss
     losses.tolist()
     accuracy(model, work.validation())
-    return costs.since(start).per(work.steps - WARM), {}
+    return costs.since(start).per(work.steps - WARM_STEPS), {}
 
 
 @dataclass(frozen=True)

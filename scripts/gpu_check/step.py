@@ -39,7 +39,8 @@ STEP = """One epoch of {steps} steps of simple_cnn, batch {batch}, images of 1x2
 Nesterov under a 1cycle schedule, an evaluation of {validation} images at the end, the same first weights and batch \
 order for all; {rounds} rounds in turn after one that is not counted. Counted is the time from the beginning of step \
 {warm} to the return of the training, when the GPU has finished. The graph holds batch, forward and backward pass; \
-rate and momentum change between its replays, so the fused update stays outside it."""
+rate and momentum change between its replays, so the update stays outside \
+it, and is torch's fused one, which the bare loop does not use."""
 WORK = """Steps {first} to {last} of an epoch, as the program takes and records them. Kernels and copies are those \
 that torch.profiler saw on the device; a synchronising call is one that torch.cuda.set_sync_debug_mode warns of."""
 EPOCHS = 6
@@ -48,7 +49,7 @@ an evaluation of {val:,} images. Seconds are the median of the epochs after the 
 plain loop has its images on the device, normalised, padded and in bf16, crops, flips and cuts a whole epoch at \
 once, and runs bf16 autocast, channels_last and the fused SGD; it logs one accuracy an epoch. The Lightning row is a \
 DataLoader of {workers} processes, torchvision's transforms on PIL images (without Cutout), bf16-mixed, MLFlowLogger \
-(sqlite) and LearningRateMonitor at every step."""
+(sqlite) and LearningRateMonitor at every step, over 3 epochs."""
 WORKERS = 8
 TORCHVISION = ("mobilenet_v2", "resnet50")
 NETS = ("lenet", "simple_cnn", "resnet20", "resnet56", "resnet9", "wrn_22", *TORCHVISION)

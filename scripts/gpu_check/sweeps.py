@@ -35,8 +35,10 @@ class Ran:
         return [(int(process), word, float(at)) for process, word, at in lines]
 
     def busy_seconds(self) -> float:
-        """From the first step of all to the last evaluation's beginning."""
-        times = [at for *_, at in self.stamps()]
+        """From the first trial's first step to the last evaluation's beginning."""
+        # The first process is that of the check before a sweep.
+        preflight, *_ = self.stamps()[0]
+        times = [at for process, _, at in self.stamps() if process != preflight]
         return max(times) - min(times)
 
     def between_trials(self) -> float:

@@ -16,7 +16,7 @@ SLOWEST = 3
 
 
 def run(options: Options) -> Result:
-    """All of them, in processes beside each other where pytest-xdist is installed."""
+    """All of them, in four processes; needs pytest-xdist."""
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_devices*.py"))
     report = options.scratch / "report.xml"
     # The plugin of pytest-benchmark, where it is installed, warns beside pytest-xdist, and warnings are errors.
