@@ -6,7 +6,7 @@ import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver, spawn
+from multiprocessing import forkserver, resource_tracker, spawn
 from pathlib import Path
 
 import pytest
@@ -120,6 +120,7 @@ def test_a_worker_that_cannot_start_is_reported_in_one_line_with_its_log(made: t
 def test_a_machine_that_starts_no_process_is_reported_in_one_line(
     made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
 ):
+    resource_tracker.ensure_running()
     monkeypatch.setattr(spawn, "_python_exe", b"/nowhere/python")
     with pytest.raises(pool.WorkerLost, match=r"^a worker process cannot be started: .* died: "):
         drive(*made, places=1)
