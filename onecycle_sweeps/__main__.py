@@ -14,8 +14,6 @@ from onecycle_sweeps.launching import pool
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-INTERRUPTED = 130
-
 
 def main() -> None:
     """Run the program.
@@ -33,11 +31,9 @@ def main() -> None:
     try:
         sys.exit(_verb() if command_line.is_verb(first) else _command())
     except ConfigError as error:
-        from onecycle_sweeps.launching import conclusion
-
-        sys.exit(conclusion.refuse(error))
+        sys.exit(terminal.refuse(error))
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(terminal.INTERRUPTED)
 
 
 def _name_files_in_utf8() -> None:

@@ -19,12 +19,13 @@ from onecycle_sweeps.command_line import is_verb
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
 from onecycle_sweeps.files import Damaged
-from onecycle_sweeps.launching import commands, conclusion, ui_server
+from onecycle_sweeps.launching import commands
 from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.slurm import jobs
 from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.terminal import FAILURE, MISTAKE, complain, refuse, say
 from onecycle_sweeps.trial_folder import EarlierVersion, check_owner
 
 MOST_WORDS = 160
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
     try:
         return _carry_out(verb, composing.options(rest, parser))
     except ConfigError as error:
-        return conclusion.refuse(error)
+        return refuse(error)
     except (LookupError, ValueError, OSError, SlurmError, tracking.StoreUnreachable) as error:
         return _mistake(str(error).splitlines()[0])
 
@@ -86,7 +87,7 @@ def _carry_out(verb: str, asked: argparse.Namespace) -> int:
     _check_overrides(verb, asked.overrides)
     if verb == UI and not names and _needs_no_sweep(config, overrides):
         tracking.check_uri(config["tracking"]["uri"])
-        return ui_server.become(config["tracking"]["uri"])
+        return commands.become_ui(config["tracking"]["uri"])
     which = _found(config, overrides, names, fills=verb in (SYNC, UI, RESUME))
     if verb == RESUME:
         return resume(which, of_launcher)
@@ -131,9 +132,9 @@ def cancel(which: Sweep) -> int:
     for trial in (open_trials := [trial for trial in trials if not trial.state().has_result]):
         trial.write("cancel", {"time": time.time()})
     for line in (remarks := slurm_watch.cancel(which)):
-        conclusion.complain(f"onecycle_sweeps: {line}: each job ends by itself once it sees that it is cancelled")
-    conclusion.say(f"{len(open_trials)} of {len(trials)} trials are cancelled; resume {which.id} goes on with them")
-    return conclusion.FAILURE if remarks else 0
+        complain(f"{line}: each job ends by itself once it sees that it is cancelled")
+    say(f"{len(open_trials)} of {len(trials)} trials are cancelled; resume {which.id} goes on with them")
+    return FAILURE if remarks else 0
 
 
 def write_report(which: Sweep) -> int:
@@ -143,7 +144,7 @@ def write_report(which: Sweep) -> int:
     comparison = report.compare(which)
     page, *others = report.write(comparison)
     report.show(comparison, Console(highlight=False))
-    conclusion.say(f"report: {page}, and {len(others)} files beside it")
+    say(f"report: {page}, and {len(others)} files beside it")
     return 0
 
 
@@ -157,7 +158,7 @@ def sync(which: Sweep) -> int:
         files = report.write(comparison)
         if undelivered := tracking.deliver(which, files, report.markdown(comparison)):
             return _mistake(undelivered)
-    conclusion.say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
+    say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
     return 0
 
 
@@ -182,10 +183,10 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
     except Exception as error:  # the sweep runs from its records even if its command cannot be composed any more
         change = f"cannot be composed ({textwrap.shorten(str(error), MOST_WORDS)})"
     if change:
-        conclusion.complain(f"onecycle_sweeps: the command of sweep {which.id} {change}; the sweep goes on as it was")
+        complain(f"the command of sweep {which.id} {change}; the sweep goes on as it was")
     if which.sequential:
-        conclusion.complain(
-            f"onecycle_sweeps: sweep {which.id} goes on with the trials that its sweeper had asked for; "
+        complain(
+            f"sweep {which.id} goes on with the trials that its sweeper had asked for; "
             "only its command makes it search further, in another sweep"
         )
     return commands.resume(which, _launcher(launcher, of_launcher), typed_in)
@@ -226,7 +227,7 @@ def _launcher(recorded: Mapping[str, Any] | None, changes: Sequence[str]) -> dic
 
 def ui(which: Sweep) -> int:
     """Serve MLflow's UI of the sweep's store, or of tracking.uri, on this machine only, until Ctrl-C."""
-    return ui_server.become(which.tracking_uri, which)
+    return commands.become_ui(which.tracking_uri, which)
 
 
 def _key(override: str) -> str:
@@ -271,15 +272,15 @@ def _needs_no_sweep(config: Config, overrides: Sequence[str]) -> bool:
 
 
 def _passed_over(line: str) -> None:
-    conclusion.complain(f"onecycle_sweeps: {line}; the latest of the others is taken")
+    complain(f"{line}; the latest of the others is taken")
 
 
 def _report_earlier(which: Sweep) -> None:
     """Report how many trials have records of an earlier version, which are shown but not continued."""
     found = [entry for entry in which.trials if isinstance(which.trial(entry.signature).unusable(), EarlierVersion)]
     if found:
-        conclusion.complain(
-            f"onecycle_sweeps: {len(found)} of {len(which.trials)} trials were recorded by an earlier version of the "
+        complain(
+            f"{len(found)} of {len(which.trials)} trials were recorded by an earlier version of the "
             "program: they are shown as they are, and the sweep's command trains them again"
         )
 
@@ -289,13 +290,13 @@ def _report_lost(which: Sweep) -> None:
     for entry in which.trials:
         state = which.trial(entry.signature).state()
         if state.is_unreadable:
-            conclusion.complain(f"onecycle_sweeps: {state.cause}")
+            complain(str(state.cause))
 
 
 def _refresh_jobs(which: Sweep) -> None:
     """Update the status of the sweep's jobs from the cluster; report what cannot be asked there."""
     for line in jobs.refresh(which):
-        conclusion.complain(f"onecycle_sweeps: {line}; their last known status is shown")
+        complain(f"{line}; their last known status is shown")
 
 
 DOCTOR, SYNC, RESUME, UI = "doctor", "sync", "resume", "ui"
@@ -311,5 +312,5 @@ FLAGS = {"status": "--watch", DOCTOR: "--probe"}
 
 
 def _mistake(line: str) -> int:
-    conclusion.complain(f"onecycle_sweeps: {line}")
-    return conclusion.MISTAKE
+    complain(f"{line}")
+    return MISTAKE

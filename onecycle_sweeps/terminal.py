@@ -1,4 +1,4 @@
-"""What the user reads on a terminal: any text in any encoding, and an exception in one line or with its traceback."""
+"""What the user reads on a terminal: lines in any encoding, an exception in one line or with its traceback."""
 
 import codecs
 import errno
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
+# Exit statuses: a trial without a result, a mistake in what was typed, Ctrl-C.
+FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130
 REPLACEMENTS = {"±": "+-"}
 PACKAGE = Path(__file__).resolve().parent
 OURS = (PACKAGE, PACKAGE.parent / "hydra_plugins")
@@ -29,6 +31,24 @@ def replace_unencodable() -> None:
         # In a notebook or a test it may be something else.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="spelled")
+
+
+def say(line: str = "") -> None:
+    """Print a line on standard output."""
+    print(line, flush=True)
+
+
+def complain(line: str) -> None:
+    """Print a line about what is wrong on standard error."""
+    print(f"onecycle_sweeps: {line}", file=sys.stderr, flush=True)
+
+
+def refuse(error: Exception) -> int:
+    """Print a mistake of the user's in one line, after its traceback if that is wanted; returns the exit status."""
+    if wants_tracebacks():
+        print(with_traceback(error), end="", file=sys.stderr)
+    complain(str(error))
+    return MISTAKE
 
 
 @contextmanager

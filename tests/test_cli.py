@@ -20,7 +20,7 @@ import pytest
 import hand_made
 from onecycle_sweeps import cli, command_line
 from onecycle_sweeps.config import paths, schema
-from onecycle_sweeps.launching import commands, conclusion
+from onecycle_sweeps.launching import commands, session
 from onecycle_sweeps.launching.slurm import options
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.terminal import invocation
@@ -170,9 +170,9 @@ def test_a_sweep_whose_store_was_away_is_brought_to_another_by_sync(
     made = sweep_of(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "constant    2/2" in done.stdout
-    (told,) = [line for line in done.stdout.splitlines() if line.startswith("not all of it is in MLflow: ")]
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith("MLflow upload incomplete (")]
     assert f"the MLflow store {uri} cannot be used: " in told
-    assert told.endswith(f"; later: {invocation()} sync {made.id} tracking.uri={uri}")
+    assert told.endswith(f"; retry: {invocation()} sync {made.id} tracking.uri={uri}")
 
     assert cli.main(["sync"]) == 2
     with_store(tmp_path)
@@ -296,7 +296,7 @@ def test_the_commands_that_it_suggests_find_the_sweep_from_the_folder_that_it_wa
         monkeypatch.chdir(folder)
         assert cli.main(["resume", f"runs_dir={made.runs_dir}"]) == 0
         assert Path.cwd() == Path(made.cwd), "resume goes on in the folder of the sweep"
-        conclusion.say_how_to_resume(made, typed_in[-1])
+        session.say_how_to_resume(made, typed_in[-1])
         assert capsys.readouterr().out.endswith(f" resume {made.id}{told}\n")
 
 

@@ -16,7 +16,7 @@ import hydra_code
 from onecycle_sweeps.composing import Composer
 from onecycle_sweeps.config.schema import ConfigError, check_env_set
 from onecycle_sweeps.hydra_job import DEFAULTS
-from onecycle_sweeps.launching.direction import minimising
+from onecycle_sweeps.launching.commands import maximising_override
 from onecycle_sweeps.launching.job import execute
 from onecycle_sweeps.planning import Planner, Request
 from onecycle_sweeps.sweep import Sweep
@@ -201,7 +201,7 @@ def test_a_sweeps_jobs_have_their_environment_callbacks_and_folders(folder: Path
     assert done.returncode == 0, done.stderr
     check_noted(folder, sweep_of(folder))
     assert [note[0] for note in hydra_code.seen(folder)].count("multirun") == 1
-    assert "out takes what Hydra writes" in done.stderr
+    assert "out gets only what Hydra writes" in done.stderr
 
     # Without -m the variable is set as well, for the same trial.
     (dark,) = (name for name, trial in trials(folder).items() if trial.config()["env_set"]["SHADE"] == "dark")
@@ -223,7 +223,7 @@ def test_a_sweeps_jobs_have_their_environment_callbacks_and_folders(folder: Path
     ],
 )
 def test_a_sweeper_that_minimises_is_known_by_the_key_that_says_so(node: dict[str, Any], instead: str | None):
-    assert minimising(OmegaConf.create(node)) == instead
+    assert maximising_override(OmegaConf.create(node)) == instead
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 LONG = ("policy=onecycle", "max_lr=0.1", "epochs=120", "save_model=true", "checkpoint_minutes=0.003")
 SWEEP = (*LONG, "seed=0,1", "-m")
-TO_GO_ON = f"stopped; what had been done is saved. To go on: {invocation()} "
+TO_CONTINUE = f"stopped; what had been done is saved. To continue: {invocation()} "
 INTERRUPTED = 130
 # How far an attempt gets before it is stopped, of the 1,320 steps of a trial.
 STEPS = 60
@@ -149,8 +149,8 @@ def test_a_command_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
     story: Story = request.getfixturevalue(name)
     status, said = story.ends[stop]
     assert status == INTERRUPTED, said
-    assert said.count(TO_GO_ON) == 1
-    assert f"{TO_GO_ON}{' '.join(typed)}\n" in said
+    assert said.count(TO_CONTINUE) == 1
+    assert f"{TO_CONTINUE}{' '.join(typed)}\n" in said
     assert "Traceback" not in said
     assert story.left_running[stop] == []
 

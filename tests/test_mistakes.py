@@ -206,7 +206,7 @@ def test_what_hydra_refuses_is_one_line(typing: Typing, tmp_path: Path, typed: s
         ("--config-dir conf experiment=on_slurm", "hydra/launcher=slurm needs a sweep: add -m"),
         ("hydra.launcher.workers=2", "hydra.launcher.workers=2 needs a sweep: add -m"),
         ("hydra.sweep.dir=out", "hydra.sweep.dir=out needs a sweep: add -m"),
-        ("hydra.run.dir=out -m", "hydra.run.dir=out is of one trial: leave out -m"),
+        ("hydra.run.dir=out -m", "hydra.run.dir=out is for one trial: leave out -m"),
         ("hydra.job.chdir=true", "hydra.job.chdir=true cannot be done"),
         ("+hydra.job.env_set.MY_TOKEN=1 -m", "hydra.job.env_set.MY_TOKEN cannot be set"),
         (

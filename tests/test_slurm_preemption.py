@@ -119,7 +119,7 @@ def test_leaving_the_command_leaves_the_jobs(cluster: Cluster, tmp_path: Path):
     at_step(tmp_path, 20)
     process.send_signal(signal.SIGINT)
     assert ends(process, tmp_path) == 130
-    assert "goes on without this command" in said(tmp_path)
+    assert "continues without this command" in said(tmp_path)
     assert "cancel" in said(tmp_path)
     assert run(cluster, tmp_path, "status", "--watch").stdout.rstrip().endswith("1 finished")
     assert trainings(tmp_path)["0"].attempts() == 1

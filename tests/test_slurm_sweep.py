@@ -37,7 +37,7 @@ def test_a_sweep_can_be_left_and_its_verbs_work_from_any_shell(cluster: Cluster,
     words = ("policy=constant,onecycle", "epochs=1", "max_lr=0.1", "seed=0,1", "hydra.launcher.wait=false")
     process = start(cluster, program.with_store(tmp_path), *words)
     assert ends(process, tmp_path) == 0, said(tmp_path)
-    assert "goes on without this command" in said(tmp_path)
+    assert "continues without this command" in said(tmp_path)
     watched = run(cluster, tmp_path, "status", "--watch")
     assert watched.returncode == 0, watched.stderr
     assert watched.stdout.rstrip().endswith("4 finished")

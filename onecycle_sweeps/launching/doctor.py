@@ -13,11 +13,12 @@ from onecycle_sweeps import files, images, tracking
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.credentials import address
-from onecycle_sweeps.launching import conclusion, preflight
+from onecycle_sweeps.launching import preflight
 from onecycle_sweeps.launching.commands import is_slurm
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.slurm import options
 from onecycle_sweeps.planning import Planner, Request
+from onecycle_sweeps.terminal import FAILURE, say
 
 OK, FAILS, SKIPPED = "ok", "FAILS", "skipped"
 OF_A_CLUSTER = ("slurm", "sbatch")
@@ -68,9 +69,9 @@ def examine(requests: Sequence[Request], launcher: Mapping[str, Any], cluster_ch
     """Print the outcome of each check as soon as it is known; returns 1 if one fails."""
     failed = False
     for finding in _findings(requests, launcher, cluster_checks):
-        conclusion.say(str(finding))
+        say(str(finding))
         failed = failed or finding.word == FAILS
-    return conclusion.FAILURE if failed else 0
+    return FAILURE if failed else 0
 
 
 def _findings(

@@ -1,6 +1,7 @@
-"""One command's sweep: its requests planned, recorded, run, and shipped to MLflow meanwhile."""
+"""One command's sweep from plan to table: its requests planned, recorded, run, shipped to MLflow and compared."""
 
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -10,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import files, provenance, sweep, tracking
-from onecycle_sweeps.config import preset
+from rich.console import Console
+
+from onecycle_sweeps import files, provenance, report, sweep, tracking
+from onecycle_sweeps.config import paths, preset
 from onecycle_sweeps.config.schema import PUBLISHED, ConfigError
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.launching.display import Display
@@ -19,18 +22,19 @@ from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.planning import Planner, Request, Trial, outdated
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.terminal import FAILURE, invocation, say
 from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFolder
 
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
-# How many trials' folders are made at once: each waits for the disk, which makes many durable in the time of one.
-AT_ONCE = 16
+# How many trials' folders are made at once: a disk syncs many in the time of one.
+FOLDERS_AT_ONCE = 16
 
 
 class Session:
     """A sweep from its first launch to its report; a sequential sweeper launches several times in one session.
 
-    `cpus_elsewhere` is what its trials are granted where they run on other machines, `ships` whether this one fills
-    MLflow meanwhile. `typed_in` is the folder of the shell, by default the working folder.
+    `cpus_elsewhere`: the cores of a trial that runs on another machine. `ships`: whether this process fills MLflow.
+    `typed_in`: the shell's folder, by default the working folder.
     """
 
     def __init__(
@@ -70,32 +74,32 @@ class Session:
         )
         self._preflight = preflight
         self._sequential, self.ships = sequential, ships
-        self._said: set[str] = set()
+        self._shown: set[str] = set()
         self._open = ExitStack()
         self._shipper: tracking.Shipper | None = None
 
     def launch(self, requests: Sequence[Request], run: Run) -> list[float]:
-        """Plan and run the trials that are asked for; returns each one's objective.
+        """Plan and run the requested trials; returns each one's objective.
 
-        Raises ConfigError before anything runs if one of them cannot be done.
+        Raises ConfigError, before anything runs, if one of them cannot run.
         """
         asked = self.plan(requests)
         self.trials += asked
-        todo, reused, remarks = self._record(asked)
-        for line in self.alike(asked, self.sweep.trials):
+        todo, reused, flaws = self._record(asked)
+        for line in self.remarks(asked, self.sweep.trials):
             print(line, file=sys.stderr, flush=True)
-        self._run(todo, run, reused, remarks)
+        self._run(todo, run, reused, flaws)
         return [sweeper_value(self.sweep.trial(trial.signature)) for trial in asked]
 
     def plan(self, requests: Sequence[Request]) -> list[Trial]:
-        """The trials that are asked for; raises ConfigError for one that could take no step."""
+        """The requested trials; raises ConfigError for one that could not take a step."""
         asked = [self.planner.plan(request) for request in requests]
         todo = [t for t in asked if t.config["rerun"] or not _is_done(self.sweep.trial(t.signature), t.config)]
         self._preflight.check(todo, self.runs_dir)
         return asked
 
     def resume(self, recorded: Sweep, run: Run) -> None:
-        """Run what is left of a recorded sweep by its trials' configs on disk; nothing is planned again."""
+        """Run the unfinished trials of a recorded sweep by their configs on disk; nothing is planned again."""
         here = {
             key: getattr(self.sweep, key) for key in ("cwd", "git_commit", "tracking_uri", "experiment", "launcher")
         }
@@ -117,17 +121,17 @@ class Session:
                     todo.append(entry)
             except Unreadable as error:
                 remarks.append(str(error))
-        self._ask_again(todo)
+        self._uncancel(todo)
         self._run(todo, run, (), remarks)
 
-    def alike(self, asked: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
-        """A line, once in a session, for each thing that was typed and makes no difference between trainings.
+    def remarks(self, asked: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
+        """Lines on typed values that make no difference, and on data whose changes cannot be noticed.
 
-        And for data whose changes nothing shows.
+        Each appears once in a session.
         """
         for line in (*self.planner.remarks, *sweep.other_names(entries), *self.planner.without_effect(asked)):
-            if line not in self._said:
-                self._said.add(line)
+            if line not in self._shown:
+                self._shown.add(line)
                 yield line
 
     def deliver(self, files: Sequence[Path], description: str) -> str | None:
@@ -135,8 +139,30 @@ class Session:
         assert self._shipper
         return self._shipper.deliver(files, description)
 
+    def conclude(self) -> int:
+        """Write, publish and print the comparison, and say where to look; returns 1 if a trial has no result."""
+        comparison = report.compare(self.sweep)
+        say()
+        report.show(comparison, Console(highlight=False))
+        if all(entry.kind == RANGE_TEST for entry in self.sweep.trials):
+            for entry in self.sweep.trials:
+                say(f"curve: {self.sweep.trial(entry.signature).path / 'range_test.png'}")
+        if line := _other_code(self.sweep):
+            say(line)
+        undelivered = self.deliver(report.write(comparison), report.markdown(comparison))
+        self.close()
+        which = _named(self.sweep, self.typed_in)
+        say(f"report: {self.sweep.report / report.PAGE}; later: {invocation()} report {which}")
+        if undelivered:
+            say(f"MLflow upload incomplete ({undelivered}); retry: {invocation()} sync {which}")
+        elif tracking.is_server(self.sweep.tracking_uri):
+            say(f"MLflow: {tracking.overlay_link(self.sweep)}")
+        else:
+            say(f"MLflow: {invocation()} ui {which}  opens  {tracking.overlay_link(self.sweep)}")
+        return 0 if all(outcome.result for outcome in comparison.outcomes) else FAILURE
+
     def close(self) -> None:
-        """Let the tracker take in what is left, for a bounded time."""
+        """Wait, for a bounded time, until MLflow has the rest."""
         self._open.close()
 
     def _run(self, todo: Sequence[Entry], run: Run, reused: Sequence[Entry], remarks: Sequence[str]) -> None:
@@ -150,16 +176,15 @@ class Session:
                 for event in events:
                     display.show(event)
 
-    def _ask_again(self, todo: Sequence[Entry]) -> None:
-        """Take back that trials were cancelled."""
+    def _uncancel(self, todo: Sequence[Entry]) -> None:
+        """Take back the cancellation of trials."""
         for entry in todo:
             self.sweep.trial(entry.signature).remove("cancel.json")
 
     def _record(self, asked: Sequence[Trial]) -> tuple[list[Entry], list[Entry], list[str]]:
         """Make the trials' folders and write sweep.json.
 
-        Returns the entries that are still to be run, those whose results were there before the command, and lines on
-        records that cannot be used.
+        Returns the entries to be run, those whose results are reused, and lines on records that cannot be used.
         """
         _check_locks(self.runs_dir)
         entries = sweep.entries(self.trials)
@@ -172,7 +197,7 @@ class Session:
             folder = TrialFolder(self.runs_dir / signature)
             if trial.request.config["rerun"] and signature not in known:
                 _put_aside(folder)
-            elif (reason := folder.unusable()) and isinstance(reason, EarlierVersion | Damaged):
+            elif isinstance(reason := folder.unusable(), EarlierVersion | Damaged):
                 _put_aside(folder)
                 earlier += isinstance(reason, EarlierVersion)
                 remarks += [f"{reason}: the trial is trained again"] if isinstance(reason, Damaged) else []
@@ -183,12 +208,12 @@ class Session:
             else:
                 remarks += folder.set_aside_damaged()
             to_make.append((folder, trial))
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(FOLDERS_AT_ONCE) as pool:
             list(pool.map(lambda made: made[0].create(made[1].config, made[1].request.hydra), to_make))
         if earlier:
             remarks.append(
-                f"{earlier} of {len(wanted)} trials were recorded by an earlier version of the program: nothing of "
-                "them is reused, and what was recorded lies in their folders under before-*"
+                f"{earlier} of {len(wanted)} trials were recorded by an earlier version of the program and are trained "
+                "again; their earlier records are kept in their folders under before-*"
             )
         done = {s for s, trial in wanted.items() if s not in refused and self.sweep.trial(s).is_done(trial.config)}
         entries = tuple(
@@ -198,12 +223,54 @@ class Session:
         self.sweep = replace(self.sweep, trials=entries)
         self.sweep.save()
         todo = [e for e in entries if e.signature in wanted and e.signature not in done | refused]
-        self._ask_again(todo)
+        self._uncancel(todo)
         return todo, [e for e in entries if e.reused and e.signature not in known], remarks
 
 
+def say_how_to_continue(sweep: Sweep, _: Path) -> None:
+    """After an interruption of a command that can be repeated."""
+    say(f"stopped; what had been done is saved. To continue: {invocation()} {shlex.join(sweep.command)}")
+
+
+def say_how_to_resume(sweep: Sweep, typed_in: Path) -> None:
+    """After an interruption of `resume`: the recorded command may mean another sweep by now."""
+    say(f"stopped; what had been done is saved. To continue: {invocation()} resume {_named(sweep, typed_in)}")
+
+
+def say_how_to_watch(sweep: Sweep, typed_in: Path) -> None:
+    """After a submission whose jobs run on without this process."""
+    which = _named(sweep, typed_in)
+    say(f"sweep {sweep.id} continues without this command; to watch it: {invocation()} status --watch {which}")
+    say(f"to end it: {invocation()} cancel {which}; its table later: {invocation()} report {which}")
+
+
+def _named(sweep: Sweep, typed_in: Path) -> str:
+    """What to type after a verb, in this folder, to name the sweep: its id and the overrides that locate it."""
+    typed = dict(override.split("=", 1) for override in sweep.command if "=" in override)
+    needed = {}
+    if sweep.runs_dir != typed_in / "runs":
+        runs_dir = typed.get("runs_dir", "")
+        is_relative = runs_dir and typed_in / runs_dir == sweep.runs_dir
+        needed["runs_dir"] = runs_dir if is_relative else str(sweep.runs_dir)
+    uri, experiment = "tracking.uri", "tracking.experiment"
+    if uri in typed and paths.absolute_uri(typed[uri], typed_in) == sweep.tracking_uri:
+        needed[uri] = typed[uri]
+    if typed.get(experiment) == sweep.experiment:
+        needed[experiment] = sweep.experiment
+    return " ".join([sweep.id, *(shlex.quote(f"{key}={value}") for key, value in needed.items())])
+
+
+def _other_code(sweep: Sweep) -> str | None:
+    """A line about reused results that other code or another torch made."""
+    found = outdated(sweep.trial(entry.signature) for entry in sweep.trials if entry.reused)
+    if not found.count:
+        return None
+    line = f"{found.count} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"
+    return f"{found.words}: {line}" if found.words else line
+
+
 def _is_done(folder: TrialFolder, config: Mapping[str, Any]) -> bool:
-    """Whether a trial's result is there and can be read."""
+    """Whether a trial has a result that can be read."""
     try:
         return folder.is_done(dict(config))
     except Unreadable:
@@ -215,17 +282,17 @@ def sweeper_value(trial: TrialFolder) -> float:
 
     A training that diverged has the worst value there is, a trial without a result NaN.
     """
-    stands = trial.state()
-    if not stands.has_result:
+    state = trial.state()
+    if not state.has_result:
         return math.nan
-    if stands.status == DIVERGED:
+    if state.status == DIVERGED:
         return trial.headline().worst
-    name = "suggestion/max_lr" if stands.result["kind"] == RANGE_TEST else trial.headline().final_val
-    return stands.result["metrics"].get(name, math.nan)
+    name = "suggestion/max_lr" if state.result["kind"] == RANGE_TEST else trial.headline().final_val
+    return state.result["metrics"].get(name, math.nan)
 
 
 def _check_locks(runs_dir: Path) -> None:
-    """Refuse a place where trials cannot be locked, before one of them fails of it."""
+    """Raise ConfigError for a folder on a file system without locks, which would fail every trial."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     try:
         files.check_locks(runs_dir)
@@ -246,8 +313,8 @@ def _flaws_of(which: Sweep) -> list[str]:
 
 
 def _put_aside(folder: TrialFolder) -> None:
-    """Move what earlier attempts left, so that the trial begins anew."""
+    """Move the records of earlier attempts aside, so that the trial starts from scratch."""
     try:
         folder.set_aside()
     except Busy as error:
-        raise ConfigError(f"rerun=true cannot begin again what is at work: {error}") from error
+        raise ConfigError(f"rerun=true cannot restart a running trial: {error}") from error

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onecycle_sweeps import sweep
-from onecycle_sweeps.launching import conclusion, estimate
+from onecycle_sweeps.launching import estimate
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.launching.slurm import client, sbatch, submissions
@@ -14,6 +14,7 @@ from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.launching.slurm.submissions import JobArray
 from onecycle_sweeps.planning import Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
+from onecycle_sweeps.terminal import say
 from onecycle_sweeps.trial_folder import QUEUED, RUNNING, WAITING
 
 # SLURM's default for the largest array, where it cannot be asked.
@@ -34,14 +35,14 @@ def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) 
     statuses = {signature: _status(planned_sweep, trials[signature]) for signature in trials}
     todo = [entry for entry in entries if statuses[entry.signature] == WAITING]
     queued = [entry for entry in entries if statuses[entry.signature] in (QUEUED, RUNNING)]
-    for line in session.alike(asked, entries):
-        conclusion.say(line)
-    conclusion.say(f"sweep {planned_sweep.id}: {len(entries)} trials, {len(todo)} of them to be submitted")
+    for line in session.remarks(asked, entries):
+        say(line)
+    say(f"sweep {planned_sweep.id}: {len(entries)} trials, {len(todo)} of them to be submitted")
     for entry in entries:
         status = statuses[entry.signature]
         shown = f"already {status}" if entry in queued else status
         name = entry.name(planned_sweep.trial(entry.signature).max_lr())
-        conclusion.say(f"  {shown:<16}{entry.signature}  {name}")
+        say(f"  {shown:<16}{entry.signature}  {name}")
     unfinished = [entry for entry in entries if entry in todo or entry in queued]
     signatures = {entry.signature for entry in queued}
     # Stand for the numbers that only a submission gives.
@@ -50,9 +51,9 @@ def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) 
     for number, array in enumerate(arrays, 1):
         after = submissions.job_numbers(array.after, numbers)
         text = sbatch.text(planned_sweep, array, f"onecycle-{planned_sweep.id}-{number}", after)
-        conclusion.say(f"\n--- {_heading(array, numbers)}\n{text.rstrip()}")
-    conclusion.say(f"\nestimate: {_estimate(planned_sweep, [trials[entry.signature] for entry in todo], settings)}")
-    conclusion.say("nothing was submitted: hydra.launcher.dry_run=true")
+        say(f"\n--- {_heading(array, numbers)}\n{text.rstrip()}")
+    say(f"\nestimate: {_estimate(planned_sweep, [trials[entry.signature] for entry in todo], settings)}")
+    say("nothing was submitted: hydra.launcher.dry_run=true")
 
 
 def _status(planned_sweep: Sweep, trial: Trial) -> str:

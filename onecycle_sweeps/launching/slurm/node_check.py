@@ -18,11 +18,12 @@ from typing import Any
 from onecycle_sweeps import provenance, tracking
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import read_json, write_json
-from onecycle_sweeps.launching import conclusion, doctor
+from onecycle_sweeps.launching import doctor
 from onecycle_sweeps.launching.doctor import Finding, fails, ok, skipped
 from onecycle_sweeps.launching.slurm import client, jobs, options, sbatch
 from onecycle_sweeps.launching.slurm.client import OVER, Job, SlurmError
 from onecycle_sweeps.launching.slurm.options import Settings
+from onecycle_sweeps.terminal import say
 from onecycle_sweeps.trial_folder import TrialFolder
 
 MODULE = "onecycle_sweeps.launching.slurm.node_check"
@@ -89,7 +90,7 @@ def _check_node(settings: Settings, runs_dir: Path, uri: str) -> Iterator[Findin
             yield fails(NODE, str(error))
             return
         try:
-            conclusion.say(f"         job {array} was submitted to look from a node; Ctrl-C cancels it")
+            say(f"         job {array} was submitted to look from a node; Ctrl-C cancels it")
             yield from _await_answer(folder, name, since)
         finally:
             # This does nothing to a job that has ended.
@@ -130,7 +131,7 @@ def _without_answer(folder: Path, job: Job | None) -> Finding:
         return fails(NODE, f"SLURM no longer knows the job: does a node see {folder.parent}?")
     output = jobs.tail(folder / f"{job.id}_0_log.err")
     for line in [line for line in output.splitlines() if line.strip()][-TAIL_LINES:]:
-        conclusion.say(f"         {line}")
+        say(f"         {line}")
     cause = jobs.ending(job, TrialFolder(folder), output).cause
     return fails(NODE, f"{cause}: {_advice(output, folder)}" if cause.startswith("it could not be started") else cause)
 
