@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from onecycle_sweeps.files import FORMAT, check_format, with_format
+from onecycle_sweeps.measures import LOSS, is_of_val
 
 # Metrics of each step; those of an evaluation are named by `measures`.
-LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", "train/loss"
+LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", LOSS.train
 SMOOTHED_LOSS = "range/loss_smoothed"
 HEAD = ("attempt", "from", "time", "host")
 TAIL_BYTES = 1 << 18
@@ -97,7 +98,7 @@ class Record:
         """What the record lacks of the first `steps` steps, and of the evaluations after these numbers of steps."""
         if not (self.covers(TRAIN_LOSS, steps) and self.covers(LR, steps)):
             return f"not every step below {steps}"
-        found = {b.step + 1 for b in self.blocks if any(name.startswith("val/") for name in b.metrics)}
+        found = {b.step + 1 for b in self.blocks if any(map(is_of_val, b.metrics))}
         if missing := sorted(evaluated - found):
             return f"no evaluation after step {missing[0] - 1}"
         return None

@@ -70,8 +70,8 @@ class Objective(Protocol):
     """
 
     @property
-    def headline(self) -> Measure:
-        """The measure that trials are compared by."""
+    def measures(self) -> tuple[Measure, ...]:
+        """What an evaluation measures; the first is the headline, by which trials are compared, and may be the loss."""
         ...
 
     def training(self, outputs: Any, targets: Any) -> tuple[Tensor, Sums]:
@@ -83,7 +83,7 @@ class Objective(Protocol):
         ...
 
     def values(self, totals: Mapping[str, Any]) -> dict[str, float]:
-        """Each measure, and `loss` where its sum is there, from sums over many batches."""
+        """Each measure by its name, and `loss` where its sum is there, from sums over many batches."""
         ...
 
     def chance(self, targets: Any) -> float | None:

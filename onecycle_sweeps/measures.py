@@ -1,9 +1,15 @@
-"""What an evaluation measures, such as accuracy or loss: each measure has a name, a goal and a way to be written."""
+"""What an evaluation measures, such as accuracy or loss: each measure has a name, a goal and a way to be written.
+
+All names of metrics that a measure has are composed here.
+"""
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
+
+TRAIN, VAL = "train/", "val/"
 
 
 @dataclass(frozen=True)
@@ -11,21 +17,29 @@ class Measure:
     """A measure by its name, and whether a higher (`max`) or a lower (`min`) value is the better one.
 
     `is_fraction` says that values lie in [0, 1] and are shown in per cent.
+
+    Raises ValueError for another goal, and for a name that is no part of the name of a metric or of a file.
     """
 
     name: str
     goal: Literal["max", "min"]
     is_fraction: bool = False
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(f"a measure's name must consist of letters, digits, '_', '.' and '-', got {self.name!r}")
+        if self.goal not in ("max", "min"):
+            raise ValueError(f"the goal of the measure {self.name} must be max or min, got {self.goal!r}")
+
     @property
     def train(self) -> str:
         """The metric of the training batches since the last evaluation."""
-        return f"train/{self.name}"
+        return f"{TRAIN}{self.name}"
 
     @property
     def val(self) -> str:
         """The metric of each evaluation on the validation part."""
-        return f"val/{self.name}"
+        return f"{VAL}{self.name}"
 
     @property
     def final_val(self) -> str:
@@ -74,23 +88,41 @@ class Measure:
         """The value as it is written for people: `90.05 %`, or four significant digits."""
         return f"{100 * value:.2f} %" if self.is_fraction else f"{value:.4g}"
 
-    def as_record(self) -> dict[str, Any]:
-        """The measure as it is kept in resolved.json."""
-        return asdict(self)
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Self:
-        """The measure that `as_record` gave; raises ValueError for a goal that is none."""
-        if record["goal"] not in ("max", "min"):
-            raise ValueError(f"goal must be max or min, got {record['goal']!r}")
-        return cls(record["name"], record["goal"], record["is_fraction"])
-
 
 ACCURACY = Measure("accuracy", "max", is_fraction=True)
 LOSS = Measure("loss", "min")
 
 
-def headline(resolved: Mapping[str, Any] | None) -> Measure:
-    """The headline measure of a trial, from its resolved.json; accuracy where no other is recorded."""
-    record = (resolved or {}).get("headline")
-    return Measure.of_record(record) if record else ACCURACY
+def recorded(measures: Iterable[Measure]) -> tuple[Measure, ...]:
+    """What each evaluation of a trial with these measures records: them and the loss, each once."""
+    return tuple(dict.fromkeys((*measures, LOSS)))
+
+
+def is_of_val(metric: str) -> bool:
+    """Whether a metric is that of an evaluation on the validation part."""
+    return metric.startswith(VAL)
+
+
+def as_records(measures: Sequence[Measure]) -> list[dict[str, Any]]:
+    """The measures of a trial, headline first, as its resolved.json has them; raises ValueError for equal names."""
+    names = [measure.name for measure in (*measures, *([] if LOSS in measures else [LOSS]))]
+    if len(set(names)) < len(names):
+        raise ValueError(f"measures must have different names, and `loss` is that of the loss, got {', '.join(names)}")
+    return [asdict(measure) for measure in measures]
+
+
+def of_trial(resolved: Mapping[str, Any] | None) -> tuple[Measure, ...]:
+    """The measures of a trial, headline first, from its resolved.json; accuracy alone where none are recorded.
+
+    Raises ValueError for records that `as_records` does not make.
+    """
+    records = (resolved or {}).get("measures")
+    if records is None:
+        return (ACCURACY,)
+    try:
+        found = tuple(Measure(**record) for record in records)
+    except TypeError as error:
+        raise ValueError(f"measures: {error}") from error
+    if not found:
+        raise ValueError("measures: the list is empty")
+    return found

@@ -1,7 +1,7 @@
 """What became of a trial of a sweep, read from its folder at one moment: for the report and for tracking alike."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from onecycle_sweeps import journal, measures
 from onecycle_sweeps.files import Damaged, Unreadable
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, FINISHED, LOST, TrialFolder
 
@@ -72,7 +72,7 @@ class Outcome:
     of result, failure and checkpoint, None before the first of them.
 
     The remaining fields come from the journal's series, and are empty unless `with_series` or `read` has filled them:
-    the headline measure and the loss of each evaluation, the seconds of training before it (`clock`, by step), the
+    the metrics of each evaluation by name (`val/loss`), the seconds of training before it (`clock`, by step), the
     trajectory that the optimizer used, and the curves of a range test, one per seed.
     """
 
@@ -85,8 +85,7 @@ class Outcome:
     resolved: Mapping[str, Any] = field(default_factory=dict)
     written: float | None = None
     history: tuple[journal.Attempt, ...] = ()
-    val: Series = Series()
-    val_loss: Series = Series()
+    evaluations: Mapping[str, Series] = field(default_factory=dict)
     clock: Mapping[int, float] = field(default_factory=dict)
     used: Trajectory = Trajectory()
     curves: tuple[RangeTestCurve, ...] = ()
@@ -102,9 +101,14 @@ class Outcome:
         return self.resolved.get("max_lr")
 
     @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What the trial is measured by, headline first."""
+        return measures.of_trial(self.resolved)
+
+    @property
     def headline(self) -> Measure:
         """The measure that the trial is judged by."""
-        return measures.headline(self.resolved)
+        return self.measures[0]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -134,6 +138,12 @@ class Outcome:
         return self.metrics.get(self.headline.final_val)
 
     @property
+    def final_loss(self) -> float | None:
+        """The loss of the last evaluation on the validation part; None unless the trial has finished."""
+        losses = self.val(LOSS)
+        return losses.values[-1] if self.finished and losses else None
+
+    @property
     def chance(self) -> float | None:
         """The value of the best constant prediction, if the final value is hardly better; None otherwise."""
         chance, final, headline = self.result.get("chance"), self.final, self.headline
@@ -143,13 +153,18 @@ class Outcome:
             return None
         return chance if final - chance <= AT_CHANCE * (1 - chance) else None
 
+    def val(self, measure: Measure) -> Series:
+        """The values of a measure on the validation part, one per evaluation."""
+        return self.evaluations.get(measure.val, Series())
+
     @property
     def steps_to_target(self) -> int | None:
         """The steps taken when an evaluation first reached the target; None if none did, or without a target."""
         target = self.entry.target_accuracy
         if target is None:
             return None
-        return next((step + 1 for step, value in self.val.pairs() if self.headline.reaches(value, target)), None)
+        values = self.val(self.headline).pairs()
+        return next((step + 1 for step, value in values if self.headline.reaches(value, target)), None)
 
     @property
     def arrival(self) -> Arrival | None:
@@ -159,12 +174,12 @@ class Outcome:
         if self.finished and (steps := self.steps_to_target):
             return Arrival(steps, reached=True)
         planned = self.resolved.get("total_steps", self.result.get("steps", 1))
-        return Arrival(max([planned, *(step + 1 for step in self.val.steps)]), reached=False)
+        return Arrival(max([planned, *(step + 1 for step in self.val(self.headline).steps)]), reached=False)
 
     @property
     def evaluation_gap(self) -> int | None:
         """The most steps between two evaluations, or before the first: the resolution of `steps_to_target`."""
-        ends = [0, *(step + 1 for step in self.val.steps)]
+        ends = [0, *(step + 1 for step in self.val(self.headline).steps)]
         return max((later - earlier for earlier, later in pairwise(ends)), default=None)
 
 
@@ -205,8 +220,7 @@ def with_series(outcome: Outcome, *, with_trajectory: bool = False) -> Outcome:
         return _lost(outcome, error)
     return replace(
         outcome,
-        val=series(record, outcome.headline.val) if trained else Series(),
-        val_loss=series(record, measures.LOSS.val) if trained else Series(),
+        evaluations=evaluations_of(record, outcome.measures) if trained else {},
         clock=clock(record, outcome.metrics.get("seconds")),
         used=trajectory(record) if trained and with_trajectory else Trajectory(),
         curves=() if trained else range_test_curves(record, outcome.headline),
@@ -235,12 +249,18 @@ def series(record: journal.Record, name: str) -> Series:
     return Series(tuple(steps), tuple(values))
 
 
+def evaluations_of(record: journal.Record, measured: Iterable[Measure]) -> dict[str, Series]:
+    """What was recorded of these measures, and of the loss, at each evaluation, by the name of the metric."""
+    names = [measure.val for measure in measures.recorded(measured)]
+    return {name: found for name in names if (found := series(record, name))}
+
+
 def trajectory(record: journal.Record) -> Trajectory:
     """The learning rates and momenta that the optimizer used, as far as the journal goes."""
     return Trajectory(series(record, journal.LR), series(record, journal.MOMENTUM))
 
 
-def range_test_curves(record: journal.Record, headline: Measure = measures.ACCURACY) -> tuple[RangeTestCurve, ...]:
+def range_test_curves(record: journal.Record, headline: Measure) -> tuple[RangeTestCurve, ...]:
     """The curves in a range test's journal, one per seed: the next seed begins where the rate does not rise."""
     smoothed = dict(zip(*record.series(journal.SMOOTHED_LOSS), strict=True))
     rates, losses = (record.series(name)[1] for name in (journal.LR, journal.TRAIN_LOSS))
@@ -284,7 +304,7 @@ def _spans(record: journal.Record) -> Iterator[tuple[float, float, list[tuple[in
         stop = min(ends[i:], default=None)
         kept = [block for block in attempt.blocks if stop is None or block.step < stop]
         if kept:
-            evaluated = [(b.step, b.time) for b in kept if any(name.startswith("val/") for name in b.metrics)]
+            evaluated = [(b.step, b.time) for b in kept if any(map(measures.is_of_val, b.metrics))]
             yield attempt.time, kept[-1].time, evaluated
 
 

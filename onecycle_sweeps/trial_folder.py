@@ -258,7 +258,12 @@ class TrialFolder:
 
     def resolved(self) -> dict[str, Any] | None:
         """What the first attempt fixed: rate, precision, device, versions; None before it."""
-        return files.read_json(self.path / "resolved.json", RESOLVED)
+        found = files.read_json(path := self.path / "resolved.json", RESOLVED)
+        try:
+            measures.of_trial(found)
+        except ValueError as error:
+            raise Damaged(f"{path} is damaged ({error})") from error
+        return found
 
     def max_lr(self) -> float | None:
         """The rate that the first attempt fixed; None before it, and if it is unreadable."""
@@ -266,7 +271,7 @@ class TrialFolder:
 
     def headline(self) -> Measure:
         """The measure that the trial is judged by; accuracy before the first attempt, and if it is unreadable."""
-        return measures.headline(_or_empty(self.resolved))
+        return measures.of_trial(_or_empty(self.resolved))[0]
 
     def result(self) -> dict[str, Any] | None:
         """The trial's result; None while there is none."""

@@ -133,6 +133,12 @@ def runs(made: Sweep) -> dict[str, dict[str, Any]]:
     return found
 
 
+def experiment_tags(made: Sweep) -> dict[str, str]:
+    """The tags of the sweep's experiment."""
+    query = "SELECT key, value FROM experiment_tags JOIN experiments e USING (experiment_id) WHERE e.name = ?"
+    return dict(ask(made, query, made.experiment))
+
+
 def whole_store(made: Sweep) -> dict[str, list[Any]]:
     """Every row of every table."""
     tables = ask(made, "SELECT name FROM sqlite_master WHERE type = 'table'")

@@ -18,22 +18,21 @@ def mixed(tmp_path: Path) -> Sweep:
 def test_means_and_deviations_are_over_the_finished_seeds(mixed: Sweep) -> None:
     row = report.compare(mixed).rows[0]
     assert row.name == "onecycle"
-    assert row.final is not None and row.final.count == 3
-    assert row.final.mean == pytest.approx(0.92)
-    assert row.final.std == pytest.approx(0.02)
-    assert row.best is not None and row.best.mean == pytest.approx((0.90 + 0.95 + 0.94) / 3)
-    assert row.val_loss is not None and row.val_loss.mean == pytest.approx(0.2)
-    assert row.test is not None and row.test.mean == pytest.approx(0.82)
-    assert row.seconds is not None and (row.seconds.mean, row.seconds.std) == pytest.approx((11.0, 1.0))
+    final, seconds = row.metrics["final/val_accuracy"], row.metrics["seconds"]
+    assert (final.mean, final.std, final.count) == pytest.approx((0.92, 0.02, 3))
+    assert row.metrics["best/val_accuracy"].mean == pytest.approx((0.90 + 0.95 + 0.94) / 3)
+    assert row.metrics["final/val_loss"].mean == pytest.approx(0.2)
+    assert row.metrics["final/test_accuracy"].mean == pytest.approx(0.82)
+    assert (seconds.mean, seconds.std) == pytest.approx((11.0, 1.0))
     assert row.max_lrs == (0.3,)
 
 
 def test_trials_that_did_not_finish_are_counted_and_not_averaged(mixed: Sweep) -> None:
     rows = {row.name: row for row in report.compare(mixed).rows}
     assert (rows["clr"].asked, dict(rows["clr"].counts)) == (3, {"finished": 1, "diverged": 1, "failed": 1})
-    assert rows["clr"].final == spread([0.93])
+    assert rows["clr"].metrics["final/val_accuracy"] == spread([0.93])
     assert dict(rows["wsd"].counts) == {"waiting": 1, "lost": 1}
-    assert rows["wsd"].final is rows["wsd"].seconds is rows["wsd"].resolution is None
+    assert rows["wsd"].metrics == {} and rows["wsd"].resolution is None
 
 
 def test_one_value_has_no_deviation() -> None:

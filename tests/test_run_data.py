@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from onecycle_sweeps.journal import Block, Journal
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import Measure, as_records
 from onecycle_sweeps.outcome import look
 from onecycle_sweeps.tracking import run_data
 from onecycle_sweeps.tracking.run_data import BATCH, as_params, as_tags, in_batches
@@ -34,7 +34,7 @@ def test_steps_to_target_follow_the_goal_of_the_headline_measure(tmp_path: Path)
     made = sweep(tmp_path, training("a", target_accuracy=0.5))
     trial, rmse = made.trial("a"), Measure("rmse", "min")
     trial.create({"max_lr": 0.1})
-    trial.write("resolved", {"max_lr": 0.1, "total_steps": 9, "headline": rmse.as_record()})
+    trial.write("resolved", {"max_lr": 0.1, "total_steps": 9, "measures": as_records([rmse])})
     journal = Journal(trial.journal, 1, 0)
     for step, value in ((0, 0.9), (3, 0.6), (6, 0.5)):
         journal.append(step, dict.fromkeys(PER_STEP, [0.1] * 3))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from onecycle_sweeps import journal, trial
+from onecycle_sweeps.measures import ACCURACY
 from onecycle_sweeps.outcome import range_test_curves
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from onecycle_sweeps.trial_folder import Superseded, TrialFolder
@@ -86,7 +87,7 @@ def test_an_exponential_range_test_evaluates_nothing_and_serves_both(runs_dir: P
 def test_the_smoothed_loss_that_is_recorded_ends_where_divergence_begins(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "task=range_test", "range_test.seeds=[0,1]")
     verdict = trial.run(folder)["verdict"]
-    for curve, fit in zip(range_test_curves(journal.read(folder.journal)), verdict["fits"], strict=True):
+    for curve, fit in zip(range_test_curves(journal.read(folder.journal), ACCURACY), verdict["fits"], strict=True):
         at = next(i for i, value in enumerate((*curve.smoothed, math.nan)) if math.isnan(value))
         assert at and all(map(math.isnan, curve.smoothed[at:]))
         assert curve.smoothed[:at] == pytest.approx(np.interp(curve.lr[:at], fit["lrs"], fit["losses"]))

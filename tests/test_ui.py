@@ -58,7 +58,8 @@ def test_the_link_is_a_plain_search_where_mlflows_version_is_not_known_to_read_t
     assert "viewStateShareKey" not in query
 
 
-def test_the_view_has_charts_of_the_headline_measure(tmp_path: Path):
-    view = ui.view(sweep(tmp_path, training("a")), "token", Measure("rmse", "min"))
+def test_the_view_has_a_chart_of_each_measure(tmp_path: Path):
+    view = ui.view(sweep(tmp_path, training("a")), "token", [Measure("rmse", "min"), Measure("r2", "max")])
     charts = json.loads(zlib.decompress(base64.b64decode(view.removeprefix("deflate;"))))["compareRunCharts"]
-    assert {"val/rmse", "train/rmse", "final/val_rmse"} < {chart["metricKey"] for chart in charts}
+    keys = [chart["metricKey"] for chart in charts]
+    assert {"val/rmse", "train/rmse", "final/val_rmse", "val/r2", "val/loss"} < {*keys} and len({*keys}) == len(keys)

@@ -18,7 +18,7 @@ class Classification:
     """
 
     label_smoothing: float = 0.0
-    headline: Measure = ACCURACY
+    measures: tuple[Measure, ...] = (ACCURACY,)
 
     def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
         """The mean loss, and how many samples were named right."""

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.outcome import Outcome, read
 from onecycle_sweeps.report.claims import Claims, claims_of
-from onecycle_sweeps.report.groups import Group, by_group, group_name, headline_of, score
+from onecycle_sweeps.report.groups import Group, by_group, group_name, measures_of, score
 from onecycle_sweeps.report.range_tests import RangeTest, range_tests
 from onecycle_sweeps.report.reproduction import PublishedRow, compare_published, published_notes
 from onecycle_sweeps.report.stability import StabilityMap, stability_lines, stability_maps
@@ -21,22 +21,18 @@ from onecycle_sweeps.trial_folder import DIVERGED, FAILED, FINISHED, LOST
 class Row:
     """A group of trials that differ only in their seed; the spreads are over the seeds that finished.
 
-    `final`, `best` and `test` are values of the headline measure. `steps_to_target` is over the finished seeds that
-    reached the target, known to within `resolution` steps. `counts` has the number of trials by status. `also` are the
-    names of groups that consist of the same trials.
+    `metrics` has those of the end by name, and the loss of the last evaluation. `steps_to_target` is over the finished
+    seeds that reached the target, known to within `resolution` steps. `counts` has the number of trials by status.
+    `also` are the names of groups that consist of the same trials.
     """
 
     group: Group
     asked: int
     counts: Mapping[str, int]
     max_lrs: tuple[float, ...]
-    final: Spread | None
-    best: Spread | None
-    val_loss: Spread | None
-    test: Spread | None
+    metrics: Mapping[str, Spread]
     steps_to_target: Spread | None
     resolution: int | None
-    seconds: Spread | None
     also: tuple[str, ...] = ()
 
     @property
@@ -58,7 +54,7 @@ class Comparison:
 
     sweep: Sweep
     outcomes: tuple[Outcome, ...]
-    headline: Measure
+    measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
     claims: Claims
     range_tests: tuple[RangeTest, ...]
@@ -72,11 +68,17 @@ class Comparison:
     stability: tuple[str, ...] = ()
 
     @property
+    def headline(self) -> Measure:
+        """The measure that trials are compared by."""
+        return self.measures[0]
+
+    @property
     def verdict(self) -> str:
         """What the sweep shows, in a sentence: that of the claims, or else which mean is best, which is no test."""
         if self.claims.sentence:
             return self.claims.sentence
-        ranked = [(row, row.final) for row in self.rows if row.final and math.isfinite(row.final.mean)]
+        finals = [(row, row.metrics.get(self.headline.final_val)) for row in self.rows]
+        ranked = [(row, final) for row, final in finals if final and math.isfinite(final.mean)]
         if not ranked:
             verdicts = [test.verdict for test in self.range_tests if test.verdict]
             if verdicts and not self.rows:
@@ -98,21 +100,21 @@ def compare(sweep: Sweep) -> Comparison:
     """Read the trials' folders and compare the groups over their seeds.
 
     The best mean final headline measure comes first. For this order only, a diverged trial counts with the measure's
-    worst value, so that one lucky seed does not lead; groups without a finished or diverged trial come last. A preset
+    worst value, so that one lucky seed does not lead (see `score`); groups without a result come last. A preset
     names the baseline of its claims, whether their budgets may differ, and the pairs of rows that its source mentions.
     """
     facts = sweep.published
     baseline, budgets_may_differ = (facts.baseline, facts.budgets_may_differ) if facts else (None, False)
     outcomes = read(sweep)
     maps = stability_maps(outcomes)
-    groups = sorted(by_group(outcomes).items(), key=lambda item: -score(item[1]))
+    groups = sorted(by_group(outcomes).items(), key=lambda item: score(item[1]), reverse=True)
     rows = [_row(group, members) for group, members in groups]
     more = [(pair.row, pair.over) for pair in facts.pairs] if facts else []
     claims = claims_of(outcomes, baseline, budgets_may_differ, more)
     return Comparison(
         sweep=sweep,
         outcomes=outcomes,
-        headline=headline_of(outcomes),
+        measures=measures_of(outcomes),
         rows=tuple(rows),
         claims=claims,
         range_tests=range_tests(outcomes),
@@ -128,23 +130,18 @@ def compare(sweep: Sweep) -> Comparison:
 
 
 def _row(group: Group, members: Sequence[Outcome]) -> Row:
-    finished, headline = [o for o in members if o.finished], headline_of(members)
-
-    def over(metric: str) -> Spread | None:
-        return spread([o.metrics[metric] for o in finished if metric in o.metrics])
-
+    finished = [o for o in members if o.finished]
+    ends = [o.metrics | ({} if o.final_loss is None else {LOSS.final_val: o.final_loss}) for o in finished]
+    names = dict.fromkeys(name for metrics in ends for name in metrics)
+    values = {name: spread([metrics[name] for metrics in ends if name in metrics]) for name in names}
     return Row(
         group=group,
         asked=len(members),
         counts=Counter(o.status for o in members),
         max_lrs=tuple(sorted({o.max_lr for o in members if o.max_lr is not None})),
-        final=over(headline.final_val),
-        best=over(headline.best_val),
-        val_loss=spread([o.val_loss.values[-1] for o in finished if o.val_loss]),
-        test=over(headline.final_test),
+        metrics={name: value for name, value in values.items() if value},
         steps_to_target=spread([steps for o in finished if (steps := o.steps_to_target) is not None]),
         resolution=max((gap for o in finished if (gap := o.evaluation_gap) is not None), default=None),
-        seconds=over("seconds"),
         also=tuple(dict.fromkeys(name for o in members for name in o.entry.also)),
     )
 

@@ -13,7 +13,7 @@ from onecycle_sweeps.measures import LOSS
 from onecycle_sweeps.outcome import Outcome, RangeTestCurve, range_test_curves
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.figures import Example, ShownGroups
-from onecycle_sweeps.report.groups import group_name, headline_of
+from onecycle_sweeps.report.groups import group_name
 from onecycle_sweeps.report.statistics import Difference, Speedup
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -39,8 +39,8 @@ def write_csv_files(comparison: Comparison, groups: ShownGroups) -> Iterator[Pat
     yield write_trials(folder / "trials.csv", outcomes)
     if claims := list(_claims(comparison)):
         yield _write(folder / "claims.csv", CLAIM_COLUMNS, claims)
-    if any(outcome.val_loss or outcome.val for outcome in outcomes):
-        metrics = [LOSS.val, headline_of(outcomes).val]
+    if any(outcome.evaluations for outcome in outcomes):
+        metrics = dict.fromkeys([LOSS.val, *(name for outcome in outcomes for name in outcome.evaluations)])
         columns = ["signature", "name", "step", "seconds", *metrics]
         yield _write(folder / "evaluations.csv", columns, (row for o in outcomes for row in _evaluations(o)))
     if groups.examples:
@@ -65,7 +65,8 @@ def write_csv_files(comparison: Comparison, groups: ShownGroups) -> Iterator[Pat
 
 def write_range_test_csv(trial: TrialFolder) -> Path:
     """range_test.csv in the trial's folder."""
-    return _write(trial.path / "range_test.csv", CURVE_COLUMNS, _curves(range_test_curves(journal.read(trial.journal))))
+    curves = range_test_curves(journal.read(trial.journal), trial.headline())
+    return _write(trial.path / "range_test.csv", CURVE_COLUMNS, _curves(curves))
 
 
 def write_trials(path: Path, outcomes: Sequence[Outcome]) -> Path:
@@ -100,7 +101,7 @@ def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, 
         "steps_to_target": outcome.steps_to_target,
         "warnings": "; ".join(outcome.result.get("warnings", ())),
     }
-    loss = {LOSS.final_val: outcome.val_loss.values[-1]} if outcome.finished and outcome.val_loss else {}
+    loss = {} if outcome.final_loss is None else {LOSS.final_val: outcome.final_loss}
     return outcome.entry.varies, facts, outcome.metrics | loss
 
 
@@ -126,7 +127,7 @@ def _prefixed(name: str, numbers: Difference | Speedup | None) -> Row:
 
 def _evaluations(outcome: Outcome) -> Iterator[Row]:
     """Each evaluation of a trial, with its 0-based step and the seconds of training before it."""
-    columns = {LOSS.val: dict(outcome.val_loss.pairs()), outcome.headline.val: dict(outcome.val.pairs())}
+    columns = {name: dict(series.pairs()) for name, series in outcome.evaluations.items()}
     for step in sorted({step for column in columns.values() for step in column}):
         seconds = f"{outcome.clock[step]:.3f}" if step in outcome.clock else None
         row = {"signature": outcome.entry.signature, "name": outcome.name, "step": step, "seconds": seconds}

@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onecycle_sweeps import journal, measures
+from onecycle_sweeps import journal
 from onecycle_sweeps.config import nodes
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import Measure, recorded
 from onecycle_sweeps.outcome import Outcome, Series, Trajectory, trajectory
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
-from onecycle_sweeps.report.groups import Group, by_group, compared_metric, families, group_name, headline_of
+from onecycle_sweeps.report.groups import (
+    Group,
+    by_group,
+    compared_metric,
+    families,
+    group_name,
+    headline_of,
+    measures_of,
+)
 from onecycle_sweeps.trial_folder import DIVERGED, FINISHED, TrialFolder
 
 if TYPE_CHECKING:
@@ -50,7 +58,7 @@ class ShownGroups:
     members: Mapping[Group, Sequence[Outcome]]
     styles: Mapping[Group, Style]
     examples: Mapping[Group, Example]
-    headline: Measure
+    measures: Sequence[Measure]
 
     @property
     def several_seeds(self) -> bool:
@@ -71,7 +79,7 @@ def shown_groups(ranked: Sequence[Group], outcomes: Sequence[Outcome]) -> ShownG
     members = by_group(outcomes)
     examples = {group: example for group in ranked if (example := _example(members[group]))}
     styles = styles_of(ranked, list(members))
-    return ShownGroups({group: members[group] for group in ranked}, styles, examples, headline_of(outcomes))
+    return ShownGroups({group: members[group] for group in ranked}, styles, examples, measures_of(outcomes))
 
 
 def styles_of(ranked: Sequence[Group], appeared: Sequence[Group]) -> dict[Group, Style]:
@@ -87,8 +95,8 @@ def figures(groups: ShownGroups, outcomes: Sequence[Outcome]) -> Iterator[Plot]:
     """The figures for which there are data; groups have the same colours in all of them."""
     if groups.examples:
         yield _trajectories(groups)
-    for course in (_Course(groups.headline, groups), _Course(measures.LOSS, groups)):
-        if course.has_data:
+    for measure in recorded(groups.measures):
+        if (course := _Course(measure, groups)).has_data:
             yield course.figure()
     if figure := _budgets(outcomes):
         yield figure
@@ -332,7 +340,7 @@ class _Course:
 
     def _values(self, outcome: Outcome) -> tuple[Floats, Floats]:
         """The steps and values of a trial's evaluations, as shown; a value that is not finite is NaN."""
-        found = outcome.val_loss if self.measure == measures.LOSS else outcome.val
+        found = outcome.val(self.measure)
         values = np.array([self.measure.shown(value) for value in found.values], dtype=float)
         return np.asarray(found.steps, dtype=float), np.where(np.isfinite(values), values, np.nan)
 
@@ -355,7 +363,7 @@ class _Course:
         if not len(values):
             return
         low, high = float(values.min()), float(values.max())
-        if self.measure == measures.LOSS and high > LINEAR_LOSSES * low > 0:
+        if self.measure.goal == "min" and not self.measure.is_fraction and high > LINEAR_LOSSES * low > 0:
             canvas.logarithmic(axes)
             axes.set_ylim(low / 1.15, high * 1.15)
         else:

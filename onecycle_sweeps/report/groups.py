@@ -13,6 +13,8 @@ from onecycle_sweeps.sweep import group_name as group_name
 
 RATES = ("max_lr_scale", "max_lr", "policy.max_lr")
 TRANSFORMS = ("data.augment", "data.evaluation")
+# Whether there is a result, the negative share of seeds without a value, and the mean of the others.
+Score = tuple[bool, float, float]
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,14 @@ class Family:
         return name in (self.name, *map(group_name, self.rates))
 
 
+def measures_of(outcomes: Iterable[Outcome]) -> tuple[Measure, ...]:
+    """What a sweep's trials are measured by, headline first: the measures of the first that has begun."""
+    return measures.of_trial(next((outcome.resolved for outcome in outcomes if outcome.resolved), None))
+
+
 def headline_of(outcomes: Iterable[Outcome]) -> Measure:
     """The measure that a sweep's trials are judged by."""
-    return measures.headline(next((outcome.resolved for outcome in outcomes if outcome.resolved), None))
+    return measures_of(outcomes)[0]
 
 
 def compared_metric(outcomes: Sequence[Outcome]) -> str:
@@ -82,9 +89,9 @@ def families(outcomes: Sequence[Outcome]) -> list[Family]:
         own = tuple(item for item in group if item not in setting and item[0] not in RATES)
         found.setdefault((own, setting), {})[group] = members
 
-    def promise(members: Sequence[Outcome]) -> tuple[float, float]:
-        losses = [o.val_loss.values[-1] for o in members if o.finished and o.val_loss]
-        return round(score(members), 12), -sum(losses) / len(losses) if losses else -math.inf
+    def promise(members: Sequence[Outcome]) -> tuple[Score, float]:
+        losses = [loss for o in members if (loss := o.final_loss) is not None]
+        return score(members), -sum(losses) / len(losses) if losses else -math.inf
 
     return [
         Family(group_name(own), setting, rates, max(rates, key=lambda group: promise(rates[group])))
@@ -92,19 +99,19 @@ def families(outcomes: Sequence[Outcome]) -> list[Family]:
     ]
 
 
-def score(members: Sequence[Outcome]) -> float:
-    """A number that ranks groups, higher is better: the mean final headline measure of the seeds that ended.
+def score(members: Sequence[Outcome]) -> Score:
+    """What ranks groups, higher is better: by the mean final headline measure of the seeds that ended.
 
-    It is negated if lower values are better. A diverged seed counts with the measure's worst value; a group without a
-    result has minus infinity.
+    A seed that diverged counts with the measure's worst value. Without a finite one, a group with a smaller share of
+    such seeds comes first, and the mean is over the other seeds. A group without a result is last.
     """
     headline = headline_of(members)
-    ended = [o.metrics.get(headline.final_val, headline.worst) for o in members if o.ended]
-    if not ended:
-        return -math.inf
-    mean = sum(ended) / len(ended)
-    mean = headline.worst if math.isnan(mean) else mean
-    return mean if headline.goal == "max" else -mean
+    finals = [o.metrics.get(headline.final_val, math.nan) for o in members if o.ended]
+    values = [value if math.isfinite(value) else headline.worst for value in finals]
+    known = [value for value in values if math.isfinite(value)]
+    mean = round(sum(known) / len(known), 12) if known else 0.0
+    share = (len(values) - len(known)) / len(values) if values else 0.0
+    return bool(values), -share, mean if headline.goal == "max" else -mean
 
 
 def _is_setting(key: str, several_policies: bool) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onecycle_sweeps import files
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import Measure, recorded
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import canvas, stability, tables
 from onecycle_sweeps.report.canvas import Plot
@@ -62,7 +62,9 @@ def write_page(
         claims=[claim_cells(claim) for claim in comparison.claims.claims],
         trajectories=figures.get("trajectories"),
         as_planned=_as_planned(groups),
-        courses=[figures[name] for name in (f"val_{headline.name}", "val_loss") if name in figures],
+        courses=[
+            figures[name] for measure in recorded(comparison.measures) if (name := f"val_{measure.name}") in figures
+        ],
         budgets=figures.get(f"{headline.name}_by_budget"),
         range_tests=figures.get("range_tests"),
         troubles=[o for o in outcomes if o.status in (DIVERGED, FAILED, LOST)],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.measures import Measure, headline
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome, RangeTestCurve, range_test_curves
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
@@ -148,7 +148,7 @@ def figure(tests: Sequence[RangeTest]) -> Plot | None:
 
 def draw_range_test(trial: TrialFolder) -> Path:
     """range_test.png in the trial's folder; raises ValueError if the journal has no step."""
-    result, measure = trial.result() or {}, headline(trial.resolved())
+    result, measure = trial.result() or {}, trial.headline()
     if not (curves := range_test_curves(journal.read(trial.journal), measure)):
         raise ValueError(f"{trial.journal} has no range test to draw")
     suggestions = _suggestions(result.get("metrics", {}))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.outcome import Outcome, look
 from onecycle_sweeps.report.comparison import Comparison, Row
 from onecycle_sweeps.report.statistics import Spread
@@ -71,11 +72,13 @@ def caption(comparison: Comparison) -> str:
     text = (
         f"Mean ± standard deviation over the finished seeds, in order of final val {headline.name}, which is no claim."
     )
-    if comparison.diverged:
+    if comparison.diverged and math.isfinite(headline.worst):
         text += (
             " Diverged trials are counted but not in the means; only in the order they count with "
             f"{headline.name} {headline.worst:g}."
         )
+    elif comparison.diverged:
+        text += " Diverged trials are counted but not in the means; rows with a smaller share of them come first."
     gaps = sorted({row.resolution for row in comparison.rows if row.resolution})
     if comparison.targets and gaps:
         every = f"{gaps[0]}" if len(gaps) == 1 else f"{gaps[0]} to {gaps[-1]}"
@@ -119,26 +122,26 @@ def contents(comparison: Comparison) -> Cells:
 def _columns(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     """The columns that have something to say."""
     rows, headline = comparison.rows, comparison.headline
-    name = headline.label.replace(" ", "\n")
+    _, *others = recorded(comparison.measures)
 
-    def measured(values: Sequence[Spread | None]) -> list[str]:
-        style = ".2f" if headline.is_fraction else ".4g"
-        shown = [v and Spread(headline.shown(v.mean), v.std and headline.shown(v.std), v.count) for v in values]
-        return [_number(value, style) for value in shown]
+    def column(words: str, measure: Measure, metric: str) -> tuple[str, list[str]]:
+        label = measure.label.replace(" ", "\n")
+        return f"{words}\n{label}", [_measured(row.metrics.get(metric), measure) for row in rows]
 
     yield "policy", [row.name for row in rows]
     yield "seeds", [_seeds(row) for row in rows]
     yield "max_lr", [_rates(row) for row in rows]
-    yield f"final\nval\n{name}", measured([row.final for row in rows])
-    yield f"best\nval\n{name}", measured([row.best for row in rows])
-    yield "final\nval\nloss", [_number(row.val_loss, ".4f") for row in rows]
-    if any(row.test for row in rows):
-        yield f"test\n{name}", measured([row.test for row in rows])
+    yield column("final\nval", headline, headline.final_val)
+    yield column("best\nval", headline, headline.best_val)
+    yield from (column("final\nval", measure, measure.final_val) for measure in others)
+    for measure in comparison.measures:
+        if any(measure.final_test in row.metrics for row in rows):
+            yield column("test", measure, measure.final_test)
     if comparison.targets:
         target = headline.shown(comparison.targets[0])
         words = f"{target:g}{' %' if headline.is_fraction else ''}" if len(comparison.targets) == 1 else "target"
         yield f"steps\nto\n{words}", [_steps(row) for row in rows]
-    yield "seconds", [_number(row.seconds, ".1f") for row in rows]
+    yield "seconds", [_number(row.metrics.get("seconds"), ".1f") for row in rows]
 
 
 def _seeds(row: Row) -> str:
@@ -156,6 +159,12 @@ def _rates(row: Row) -> str:
 def _steps(row: Row) -> str:
     reached = row.steps_to_target.count if row.steps_to_target else 0
     return _number(row.steps_to_target, ".0f") + (f"\n({reached} of {row.finished})" if reached < row.finished else "")
+
+
+def _measured(value: Spread | None, measure: Measure) -> str:
+    """A spread in the unit in which the measure is shown."""
+    shown = value and Spread(measure.shown(value.mean), value.std and measure.shown(value.std), value.count)
+    return _number(shown, ".2f" if measure.is_fraction else ".4f" if measure == LOSS else ".4g")
 
 
 def _number(value: Spread | None, style: str) -> str:

@@ -42,7 +42,8 @@ class Ledger:
 
     Every run of the sweep has the token as a tag, by which it is found again after a crash.
     `named` is false for a ledger of format 0, which was kept for the store as a whole.
-    `view` is whether the experiment has the view of charts that the sweep's link opens.
+    `view` is whether the experiment has the view of charts that the sweep's link opens, `measured` whether the view has
+    charts of what the trials are measured by.
     `complete` is a hash of the sweep at the moment when all of it had arrived, `stamp` one of the store.
     """
 
@@ -55,6 +56,7 @@ class Ledger:
     parent: str | None = None
     parent_status: str | None = None
     view: bool = False
+    measured: bool = False
     complete: str | None = None
     stamp: str | None = None
 

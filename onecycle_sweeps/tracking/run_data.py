@@ -147,7 +147,7 @@ def _with_evaluations(outcome: Outcome) -> Outcome:
         found = block.metrics.get(outcome.headline.val, ())
         steps += range(block.step, block.step + len(found))
         values += found
-    return replace(outcome, val=Series(tuple(steps), tuple(values)))
+    return replace(outcome, evaluations={outcome.headline.val: Series(tuple(steps), tuple(values))})
 
 
 def sweep_tags(sweep: Sweep) -> dict[str, str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from onecycle_sweeps import measures
 from onecycle_sweeps.credentials import address
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome, glance, with_history
@@ -44,10 +43,13 @@ class Runs:
         """Whether the ledger has everything that exists once for the sweep."""
         known = self.ledger
         parent = known.parent is not None or self.sweep.single
-        return known.named and known.experiment is not None and known.view and parent
+        return known.named and known.experiment is not None and known.measured and parent
 
     def open(self) -> None:
-        """Create the experiment, the sweep's view and, for a sweep with -m, the parent run, unless they exist."""
+        """Create the experiment, the sweep's view and, for a sweep with -m, the parent run, unless they exist.
+
+        The view is made again after the first trial has begun, which records what is measured.
+        """
         if self.are_open:
             return
         may_have_parent = self.ledger.experiment is not None
@@ -55,10 +57,11 @@ class Runs:
             self.ledger.experiment = self._experiment()
             # The token has to be on disk before anything in the store bears it.
             self.ledger.save()
-        if not self.ledger.view:
+        measured = () if self.ledger.measured else self._measures()
+        if measured or not self.ledger.view:
             tag, token = ui.view_tag(self.ledger.token), self.ledger.token
-            self.client.set_experiment_tag(self.ledger.experiment, tag, ui.view(self.sweep, token, self._headline()))
-            self.ledger.view = True
+            self.client.set_experiment_tag(self.ledger.experiment, tag, ui.view(self.sweep, token, measured))
+            self.ledger.view, self.ledger.measured = True, bool(measured)
             self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": run_data.sweep_description(self.sweep)}
@@ -122,10 +125,10 @@ class Runs:
             known.complete = None if _is_deleted(self.client, known) else appearance
             known.save()
 
-    def _headline(self) -> Measure:
-        """The measure of the first trial that has begun, which is what the sweep's trials are judged by."""
+    def _measures(self) -> tuple[Measure, ...]:
+        """What the first trial that has begun is measured by, as are all of the sweep; empty before that."""
         begun = (outcome for outcome in map(with_history, outcomes(self.sweep)) if outcome.resolved)
-        return next((outcome.headline for outcome in begun), measures.headline(None))
+        return next((outcome.measures for outcome in begun), ())
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException

@@ -11,13 +11,14 @@ import json
 import os
 import sys
 import zlib
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
 from onecycle_sweeps.credentials import address, with_secrets
 from onecycle_sweeps.journal import LR, MOMENTUM, SMOOTHED_LOSS, TRAIN_LOSS
-from onecycle_sweeps.measures import LOSS, Measure
+from onecycle_sweeps.measures import Measure, recorded
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 from onecycle_sweeps.tracking import ledger
 from onecycle_sweeps.tracking.store import database_file, is_server
@@ -76,11 +77,14 @@ def view_tag(token: str) -> str:
     return f"{VIEW_TAG}.{token}"
 
 
-def view(sweep: Sweep, token: str, headline: Measure) -> str:
-    """The value of that tag: the page's state, with all trainings of this sweep visible, or all its range tests."""
+def view(sweep: Sweep, token: str, measured: Sequence[Measure]) -> str:
+    """The value of that tag: the page's state, with all trainings of this sweep visible, or all its range tests.
+
+    `measured` is what its trials are measured by, headline first; empty before one has begun.
+    """
     if _kind_shown(sweep) == TRAIN:
-        curves = (LR, MOMENTUM, headline.val, LOSS.val, TRAIN_LOSS, headline.train)
-        bars = (headline.final_val,)
+        names = [*(measure.val for measure in recorded(measured)), TRAIN_LOSS, *(one.train for one in measured[:1])]
+        curves, bars = (LR, MOMENTUM, *dict.fromkeys(names)), [headline.final_val for headline in measured[:1]]
     else:
         curves, bars = (LR, TRAIN_LOSS, SMOOTHED_LOSS), ()
     charts = [_chart(key, "LINE") for key in curves] + [_chart(key, "BAR") for key in bars]

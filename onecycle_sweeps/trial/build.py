@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onecycle_sweeps import fingerprints, images, provenance
+from onecycle_sweeps import fingerprints, images, measures, provenance
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.images import Facts, ImageBatches
@@ -146,7 +146,7 @@ def resolve(
         "threads": choose_threads(config, fixed),
         **gpu(device),
         "normalisation": getattr(net, "normalisation", None),
-        "headline": make_objective(config).headline.as_record(),
+        "measures": measures.as_records(make_objective(config).measures),
         **provenance.as_record(code or provenance.code_of_trial(config)),
         "data": {
             "train": facts.train,

@@ -10,6 +10,7 @@ from typing import Any
 from onecycle_sweeps import journal, range_test
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import Batches, Learner, StepTaken, evaluate, steps
+from onecycle_sweeps.measures import recorded
 from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.train import RunningAttempt, Stopped, as_evaluated, columns
 
@@ -48,7 +49,7 @@ def find_rate(
 
 def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int) -> range_test.OneSeed:
     """One seed's test, written to the journal from step `offset` on."""
-    test, headline = config["range_test"], learner.objective.headline
+    test, measured = config["range_test"], learner.objective.measures
     ramp = range_test.Ramp(test["start_lr"], test["end_lr"], test["steps"], test["mode"])
     points = {round(i * test["steps"] / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
     taken: list[StepTaken] = []
@@ -70,9 +71,9 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
             piece |= {journal.SMOOTHED_LOSS: values}
         attempt.journal.append(offset + first, piece)
         if found := evaluations.get(stop - 1):
-            attempt.journal.append(offset + stop - 1, {f"val/{name}": [value] for name, value in found.items()})
-    measured = [found[headline.name] for found in evaluations.values()]
-    return range_test.OneSeed(rates, losses, [rates[index] for index in evaluations], measured, headline)
+            attempt.journal.append(offset + stop - 1, {one.val: [found[one.name]] for one in recorded(measured)})
+    values = [found[measured[0].name] for found in evaluations.values()]
+    return range_test.OneSeed(rates, losses, [rates[index] for index in evaluations], values, measured[0])
 
 
 def _metrics(verdict: range_test.Verdict, tests: list[range_test.OneSeed], steps: int) -> dict[str, float]:

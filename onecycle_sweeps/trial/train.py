@@ -16,6 +16,7 @@ from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.loop import Learner, StepTaken, Totals, batch_norms, evaluate, recalibrated, steps
+from onecycle_sweeps.measures import LOSS, recorded
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.trial import guards
@@ -122,7 +123,7 @@ def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: 
 
     Raises Stopped after saving when the attempt is asked to leave, Superseded when a later attempt has begun.
     """
-    headline, data = learner.objective.headline, learner.data
+    measured, data = learner.objective.measures, learner.data
     policy = nodes.policy(config, resolved["max_lr"], resolved["steps_per_epoch"])
     check_groups(learner.optimizer, policy(0).momentum is not None)
     momentum = used(learner.optimizer).momentum
@@ -134,19 +135,21 @@ def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: 
     record = journal.read(attempt.trial.journal)
     metrics = {"seconds": progress.seconds}
     if not cause:
-        values = record.series(headline.val)[1]
-        metrics |= {headline.final_val: values[-1], headline.best_val: headline.best(values)}
+        for measure in measured:
+            values = record.series(measure.val)[1]
+            metrics |= {measure.final_val: values[-1], measure.best_val: measure.best(values)}
         metrics[f"{data.unit}_per_second"] = progress.divergence.steps * data.batch_size / progress.seconds
     with as_evaluated(config, learner):
         if not cause and "test" in data.sizes:
-            metrics[headline.final_test] = evaluate(learner, "test")[headline.name]
+            found = evaluate(learner, "test")
+            metrics |= {measure.final_test: found[measure.name] for measure in measured}
         if config["save_model"]:
             attempt.trial.put("model.pt", checkpoint.packed(learner.model.state_dict()), attempt.number)
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
     warnings = [*_notes(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
     chance = learner.objective.chance(data.targets("val"))
     if not cause:
-        warnings += guards.doubts(record, headline, chance, bool(batch_norms(learner.model)))
+        warnings += guards.doubts(record, measured[0], chance, bool(batch_norms(learner.model)))
     return {
         "status": "diverged" if cause else "finished",
         "cause": cause,
@@ -191,13 +194,14 @@ def _take_steps(
 
 def _evaluate(attempt: RunningAttempt, config: Config, learner: Learner, step: int, totals: Totals) -> None:
     """Evaluate after a step and record that, with the train measures since the evaluation before."""
-    trained = learner.objective.values(totals.read())
+    measured, trained = learner.objective.measures, learner.objective.values(totals.read())
     totals.sums.clear()
     with as_evaluated(config, learner):
         found = evaluate(learner, "val")
-    names = {f"train/{name}": value for name, value in trained.items()}
-    names |= {f"val/{name}": value for name, value in found.items()}
-    attempt.journal.append(step, {name: [value] for name, value in names.items()})
+    # The loss of a training batch is recorded at each step.
+    metrics = {measure.train: [trained[measure.name]] for measure in measured if measure != LOSS}
+    metrics |= {measure.val: [found[measure.name]] for measure in recorded(measured)}
+    attempt.journal.append(step, metrics)
 
 
 def as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[None]:
