@@ -1,4 +1,4 @@
-"""A trial's state at one step: one dict in one file, replaced whole, loaded without running code."""
+"""A trial's state at one step: a dict in a file that is replaced atomically and loaded without running code."""
 
 import io
 import pickle
@@ -12,22 +12,22 @@ from onecycle_sweeps import files
 
 
 class Corrupt(Exception):
-    """The file is not a whole checkpoint."""
+    """The file is not a complete checkpoint."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Replace the checkpoint, durably; on an error the previous one stays."""
+    """Replace the checkpoint durably; on an error the previous one is kept."""
     files.write(path, packed(files.with_format(state)))
 
 
 def packed(state: dict[str, Any]) -> memoryview:
-    """The bytes of a checkpoint file. Writing them is left to `files`, since torch hides why a write fails."""
+    """The bytes of a checkpoint file; `files` writes them, because torch hides why a write fails."""
     torch.save(state, content := io.BytesIO())
     return content.getbuffer()
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The saved state; None if there is none. Raises Corrupt for a file that is torn or is no checkpoint."""
+    """The saved state; None if there is none. Raises Corrupt if the file is incomplete or not a checkpoint."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""From overrides to requests: configs composed as Hydra composes them, and made plain data.
+"""From overrides to requests: configs are composed as Hydra composes them, and turned into plain data.
 
-A config is plain if it is resolved, has no node of Hydra's own, no relative path and no password.
+A plain config is resolved, and contains neither Hydra's own node nor relative paths nor passwords.
 """
 
 import pickle
@@ -29,21 +29,21 @@ from onecycle_sweeps.config import keys, paths, schema
 from onecycle_sweeps.config.schema import ENV_SET, Config, ConfigError
 from onecycle_sweeps.planning import Request
 
-# Begins an interpolation of Hydra's own config.
+# How an interpolation of Hydra's own config begins.
 OF_HYDRA = "${hydra:"
-# Hydra's options that can be used with a verb: where configs are, and that the command is a sweep.
+# Hydra's options that can be used with a verb: they say where configs are, and that the command is a sweep.
 COMPOSING_OPTIONS = ("config_dir", "config_path", "config_name", "multirun")
 
 
 class HydrasFolders(Callback):
-    """Expands `~` in the paths of the folders that Hydra makes by itself, before it makes them."""
+    """Expands `~` in the paths of the folders that Hydra itself makes, before it makes them."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Locate the folder of one trial."""
+        """Expand the path for one trial."""
         _locate(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Locate the folder of a sweep."""
+        """Expand the path for a sweep."""
         _locate(config, "sweep")
 
 
@@ -52,30 +52,30 @@ def _locate(config: DictConfig, mode: str) -> None:
     try:
         found = paths.expanded(node.dir)
     except ValueError as error:
-        # Hydra turns an exception of a callback into a warning, and makes the folder all the same.
+        # Hydra turns an exception from a callback into a warning, and makes the folder anyway.
         print(f"onecycle_sweeps: hydra.{mode}.dir: {error}", file=sys.stderr)
         sys.exit(2)
-    # If nothing changes, the interpolation stays: it shows which keys are read.
+    # An unchanged path stays an interpolation, which shows which keys are read.
     if found != node.dir:
         with read_write(node):
             node.dir = found
 
 
 def plain(config: DictConfig, hydra: Any = None) -> Config:
-    """A composed config as plain data. `hydra` is Hydra's own node, where the config is without it.
+    """A composed config as plain data; `hydra` is Hydra's own node, if the config does not contain it.
 
-    Its job.env_set is kept: user code that reads the environment may give other results.
+    hydra.job.env_set is kept, because results of user code that reads the environment depend on it.
     Raises ConfigError for a key that nothing reads, and for a value that cannot be resolved.
     """
     hydra = OmegaConf.select(config, "hydra") if hydra is None else hydra
     job = hydra.job if hydra else None
-    # Jobs inherit the variables that are copied from this process's environment.
+    # Jobs inherit the variables of env_copy from this process.
     env_set = {name: job.env_set[name] for name in job.env_set if name not in job.env_copy} if job else {}
     return _resolved(_own(config), _read_by_hydra(hydra) if hydra else ()) | ({ENV_SET: env_set} if env_set else {})
 
 
 def typed(hydra: Any, part: str) -> list[str]:
-    """The typed overrides of a `part` of the config, hydra or task, unresolved: some can only be resolved in a job."""
+    """The typed overrides of `part`, hydra or task, unresolved, since some can only be resolved in a job."""
     found = OmegaConf.to_container(hydra.overrides[part], resolve=False)
     assert isinstance(found, list)
     return list(map(str, found))
@@ -103,8 +103,8 @@ def _read_by_hydra(hydra: Any) -> frozenset[str]:
 def _resolved(config: DictConfig, read_elsewhere: Iterable[str] = ()) -> Config:
     """A config without Hydra's own node as plain data.
 
-    Raises ConfigError for a key that neither the program nor `read_elsewhere` reads, for a value that cannot be
-    resolved, and for a home folder that does not exist.
+    Raises ConfigError for a key that is neither read nor in `read_elsewhere`, for a value that cannot be resolved, and
+    for the home folder of an unknown user.
     """
     schema.check_keys({str(key): value for key, value in _unresolved(config).items()}, read_elsewhere)
     try:
@@ -116,7 +116,7 @@ def _resolved(config: DictConfig, read_elsewhere: Iterable[str] = ()) -> Config:
 
 
 def _unresolved(node: Node) -> Any:
-    """A config's content with its interpolations unresolved; OmegaConf's to_container takes far longer for it."""
+    """A config's content with its interpolations unresolved; far faster than OmegaConf's to_container."""
     content = node._value()
     if isinstance(content, dict):
         return {key: _unresolved(value) for key, value in content.items()}
@@ -125,7 +125,7 @@ def _unresolved(node: Node) -> Any:
 
 @dataclass(frozen=True)
 class _Template:
-    """The config that jobs with the same choices in groups start from; `whole`: it includes Hydra's own node."""
+    """The config that jobs with the same choices in groups start from; `whole` if it includes Hydra's own node."""
 
     pickled: bytes
     choices: Mapping[str, str]
@@ -134,10 +134,10 @@ class _Template:
 
 
 class Composer:
-    """Composes jobs from their overrides, with the same result as Hydra's `load_sweep_config`.
+    """Composes jobs from their overrides, with the same result as Hydra's `load_sweep_config`, but faster.
 
-    Jobs with the same choices in groups start from copies of one config, to which Hydra's own code applies their
-    values. Hydra's loader composes jobs that fail in this way and jobs with overrides of Hydra's own config.
+    Jobs with the same choices in groups start from copies of one config, to which Hydra's code applies the other
+    overrides. Where that fails, and for overrides of Hydra's own config, Hydra's loader composes the job.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
@@ -147,7 +147,7 @@ class Composer:
         self._templates: dict[tuple[str | None, ...], _Template] = {}
 
     def compose(self, overrides: Sequence[str], number: int = 0) -> Request:
-        """The job with these overrides and this number; raises ConfigError or what the loader raises."""
+        """The request of the job with these overrides and this number; raises ConfigError or what the loader raises."""
         if hydra_internals.IS_TESTED:
             with suppress(HydraException, OmegaConfBaseException):
                 parsed = [self._parse(override) for override in overrides]
@@ -182,7 +182,7 @@ class Composer:
         return self._parsed[override]
 
     def _is_choice(self, override: Override) -> bool:
-        """Whether an override is a choice in a group, which Hydra tells by whether there is a group of its name."""
+        """Whether an override is a choice in a group: for Hydra it is one if a group has its name."""
         name = override.key_or_group
         if name not in self._groups:
             hydra = self.master.hydra
@@ -195,7 +195,7 @@ class Composer:
 
 
 def _request(config: DictConfig, overrides: Sequence[str], number: int) -> Request:
-    """The request of a job's whole config, in which interpolations may read Hydra's own node."""
+    """The request of a job with its whole config, whose interpolations may read Hydra's own node."""
     with open_dict(config.hydra.job):
         config.hydra.job.num, config.hydra.job.id = number, str(number)
     HydraConfig.instance().set_config(config)
@@ -204,7 +204,7 @@ def _request(config: DictConfig, overrides: Sequence[str], number: int) -> Reque
 
 
 def options(argv: Sequence[str], parser: ArgumentParser | None = None) -> Namespace:
-    """The options and overrides typed after a verb; raises ConfigError for an option that does more than compose.
+    """The options and overrides typed after a verb; raises ConfigError for an option that verbs do not take.
 
     `parser` is Hydra's own with further options.
     """
@@ -214,32 +214,29 @@ def options(argv: Sequence[str], parser: ArgumentParser | None = None) -> Namesp
     found = parser.parse_args(mistakes.checked_arguments(argv, parser))
     for name, value in vars(found).items():
         if value and name in hydras:
-            raise ConfigError(f"--{name.replace('_', '-')} does not go with a verb: leave it out")
+            raise ConfigError(f"--{name.replace('_', '-')} cannot be used with a verb: leave it out")
     return found
 
 
 def composed(asked: Namespace, *, jobs: bool) -> tuple[DictConfig, list[Request]]:
-    """The whole config of a command, which is not run, and if `jobs` the requests that it makes as a sweep.
+    """The whole config of a command, without running it, and with `jobs` the requests of the sweep that it makes.
 
     Raises ConfigError or what Hydra raises.
     """
     mode = RunMode.MULTIRUN if jobs or asked.multirun else RunMode.RUN
-    composition = hydra_internals.Composition(asked.config_path or str(CONF), asked.config_dir)
-    try:
-        config = composition.config(asked.config_name or "config", asked.overrides, mode)
-        composer = Composer(composition.loader, config)
-        listed = _jobs(composition.loader, config) if jobs else []
+    path, name = asked.config_path or str(CONF), asked.config_name or "config"
+    with hydra_internals.composition(path, asked.config_dir, name, asked.overrides, mode) as (loader, config):
+        composer = Composer(loader, config)
+        listed = _jobs(loader, config) if jobs else []
         return config, [composer.compose(job, number) for number, job in enumerate(listed)]
-    finally:
-        composition.close()
 
 
 def _jobs(loader: ConfigLoader, config: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a sweep; for a search, whose jobs are unknown, the two ends of its space."""
+    """The overrides of each job of a grid; for a search, whose jobs are unknown, the two ends of its space."""
     words = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     words += typed(config.hydra, "task")
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    # Of several overrides of a key the last one counts.
+    # The last override of a key counts.
     last = {override.get_key_element(): override for override in parsed}
     if config.hydra.sweeper._target_.endswith((".BasicSweeper", ".GridSweeper")):
         values = [[f"{key}={value}" for value in _values(override)] for key, override in last.items()]
@@ -251,7 +248,7 @@ def _jobs(loader: ConfigLoader, config: DictConfig) -> list[list[str]]:
 def _values(override: Override) -> Iterator[str]:
     """The values that an override sweeps over, or its one value."""
     if override.is_sweep_override() and not override.is_discrete_sweep():
-        raise HydraException(f"{override.input_line}: a grid needs values that can be counted")
+        raise HydraException(f"{override.input_line}: a grid needs a list of values, not an interval")
     if override.is_sweep_override():
         yield from override.sweep_string_iterator()
     else:

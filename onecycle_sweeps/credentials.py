@@ -1,8 +1,8 @@
-"""The one place for secrets: how a store's credentials are kept, and removed from what is written or shown.
+"""A store's credentials: where they are kept, and how they are removed from what is written or shown.
 
-Credentials are kept only in the environment, in MLFLOW_TRACKING_URI, which is MLflow's own variable: this process's
-children and its jobs inherit it, and other users can read a process's arguments, but not its environment. They are put
-into a URI only where the store is opened, and are never written.
+They are kept only in the environment, in MLflow's own variable MLFLOW_TRACKING_URI, which child processes and jobs
+inherit. Other users can read a process's arguments, but not its environment. Credentials are put into a URI only to
+open the store, and are never written.
 """
 
 import os
@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
-# Names of environment variables that probably hold a secret.
+# Names of environment variables that probably contain a secret.
 SECRET_VARIABLE = r"(.*_)?(PASS|PASSWORD|PASSWD|PWD|SECRET|TOKEN|KEY|APIKEY|CREDENTIALS?)|(.*_)?(PASSWORD|SECRET)_.*"
-# Shorter passwords would replace parts of words that are no secret.
+# Shorter passwords also occur as parts of ordinary words.
 LEAST_LENGTH = 8
 OVERRIDE = re.compile(r"^([+~]*tracking(?:\.uri)?=.*?)([a-z][\w+.-]*://(?:[^\s'\"]*@)?[^\s'\",}]*)")
 SECRET_KEY = r"[\w-]*(?:pass|pwd|secret|token|key)[\w-]*"
@@ -33,13 +33,13 @@ def without_secrets(uri: str) -> str:
 
 
 def with_secrets(uri: str) -> str:
-    """The URI with the secrets that the environment has for the same store, unless it has some itself."""
+    """The URI with the secrets that the environment has for its store; unchanged if it contains secrets itself."""
     known = os.environ.get(VARIABLE, "")
     return known if without_secrets(uri) == uri == without_secrets(known) else uri
 
 
 def move_to_environment(uri: str) -> str:
-    """The URI without its secrets, which are kept in this process's environment instead."""
+    """The URI without its secrets, which are moved to this process's environment."""
     found = without_secrets(uri)
     if found != uri:
         os.environ[VARIABLE] = uri
@@ -47,24 +47,24 @@ def move_to_environment(uri: str) -> str:
 
 
 def scrubbed(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments, with the secrets of tracking.uri moved to the environment."""
+    """A command's arguments after the secrets in tracking.uri were moved to the environment."""
     return [OVERRIDE.sub(lambda found: found[1] + move_to_environment(found[2]), argument) for argument in arguments]
 
 
 def address(uri: str) -> str:
-    """Where a store is: its URI without login or query."""
+    """A store's URI without login and query."""
     scheme, mark, rest = uri.partition("://")
     rest = rest.partition("?")[0]
     return scheme + mark + (rest if scheme.startswith("sqlite") else rest.rpartition("@")[2])
 
 
 def without_logins(text: str) -> str:
-    """A text, such as a command to be passed on, without the logins in its URIs."""
+    """A text, such as a command, without the logins in its URIs."""
     return re.sub(r"://\S+@", "://", text)
 
 
 def redacted(text: str) -> str:
-    """A text with `***` for the credentials in its URIs, and for passwords that the environment holds."""
+    """A text with `***` for the credentials in its URIs and for passwords from the environment."""
     text = re.sub(r"://[^\s'\"]*@", "://***@", text)
     text = re.sub(rf"([?&]{SECRET_KEY}=)[^\s'\"&]+", r"\1***", text, flags=re.IGNORECASE)
     for secret in _passwords():

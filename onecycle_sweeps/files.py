@@ -1,4 +1,4 @@
-"""Files that the program keeps: replaced whole or not at all, durable, marked with their format, and locked."""
+"""The program's files: atomic and durable writes, formats, and locks."""
 
 import errno
 import fcntl
@@ -12,29 +12,29 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-# The format of every file that is written. A file without one was written before there were formats, and has format 0.
+# The format of every file that is written. A file without one is from before there were formats, and has format 0.
 FORMAT = 1
-# A temporary file that has not changed for this long was left by a writer that was killed.
+# A temporary file that has not changed for this long belongs to a process that was killed.
 STALE_SECONDS = 3600.0
 LOCK_RETRY_SECONDS = 0.02
 MOUNTS = Path("/proc/self/mountinfo")
-# What flock reports on a file system without locks, such as Lustre mounted without -o flock.
+# The errors of flock on a file system without locks, such as Lustre mounted without -o flock.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 Fields = Mapping[str, type | tuple[type, ...]]
 
 
 class Unreadable(ValueError):
-    """A file that the program keeps cannot be used; the message names it in one line."""
+    """One of the program's files cannot be used; the message names it in one line."""
 
 
 class Damaged(Unreadable):
-    """The file is not what any version of the program writes; `remedy` says what becomes of its trial."""
+    """The content is not what any version of the program writes; `remedy` says what happens to the trial."""
 
     remedy = "the sweep's command trains it again"
 
 
 class Replaceable(Damaged):
-    """The file is damaged, but its trial can go on without it."""
+    """The file is damaged, but its trial can continue without it."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -50,21 +50,21 @@ class AlreadyLocked(Exception):
 
 
 class NoLocks(OSError):
-    """The file system does not support locks; the message says so in one line."""
+    """The file system does not support locks."""
 
 
 def never() -> bool:
-    """A condition that never holds."""
+    """Return False."""
     return False
 
 
 def write(
     path: Path, content: str | bytes | memoryview, *, before_replacing: Callable[[], object] | None = None
 ) -> None:
-    """Replace a file by a durable version of it: a reader sees the previous one or this one, whole.
+    """Replace a file durably: a reader sees either the previous content or this one.
 
-    `before_replacing` is called at the last moment; if it raises, the file stays as it was.
-    Raises FileNotFoundError if somebody has removed the temporary file in the meantime.
+    `before_replacing` is called at the last moment; if it raises, the file is not replaced.
+    Raises FileNotFoundError if another process has removed the temporary file in the meantime.
     """
     temporary = temporary_path(path)
     try:
@@ -82,13 +82,13 @@ def write(
 
 
 def temporary_path(path: Path) -> Path:
-    """A hidden name beside a file that no other writer uses, on this machine, in a container or on a node."""
+    """A hidden path beside a file, unique among processes on all machines."""
     host = socket.gethostname().partition(".")[0]
     return path.with_name(f".{path.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def remove_temporary(folder: Path, names: Collection[str] = ()) -> None:
-    """Remove the temporary files of these names, and all others in a folder that killed writers left long ago."""
+    """Remove the temporary files of these names in a folder, and all others that killed processes left behind."""
     for temporary in folder.glob(".*.*-*-*"):
         name = temporary.name[1:].rpartition(".")[0]
         try:
@@ -99,7 +99,7 @@ def remove_temporary(folder: Path, names: Collection[str] = ()) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make a folder's list of files durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -108,22 +108,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Replace a JSON file, whole or not at all."""
+    """Replace a JSON file atomically."""
     write(path, to_json(data))
 
 
 def to_json(data: Mapping[str, Any]) -> str:
-    """The text of a JSON file with this content and its format."""
+    """The text of a JSON file with this content and the format."""
     return json.dumps(with_format(data), indent=2) + "\n"
 
 
 def with_format(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The content together with the format that it is written in."""
+    """The content with the format in which it is written."""
     return {"format": FORMAT, **{key: value for key, value in data.items() if key != "format"}}
 
 
 def read_json(path: Path, fields: Fields | None = None) -> dict[str, Any] | None:
-    """A JSON file's content without its format; None where there is no such file.
+    """A JSON file's content without its format; None if there is no such file.
 
     Raises Unreadable if it is damaged, lacks one of `fields`, or has an unknown format.
     """
@@ -132,7 +132,7 @@ def read_json(path: Path, fields: Fields | None = None) -> dict[str, Any] | None
 
 
 def read_json_with_format(path: Path, fields: Fields | None = None) -> tuple[int, dict[str, Any]] | None:
-    """A JSON file's format and content; None where there is no such file. Raises as `read_json` does."""
+    """A JSON file's format and content; None if there is no such file. Raises as `read_json` does."""
     if (data := read_bytes(path)) is None:
         return None
     try:
@@ -143,7 +143,7 @@ def read_json_with_format(path: Path, fields: Fields | None = None) -> tuple[int
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """A file's content; None where there is no such file. Raises Unreadable where the system refuses to read it."""
+    """A file's content; None if there is no such file. Raises Unreadable if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -153,9 +153,9 @@ def read_bytes(path: Path) -> bytes | None:
 
 
 def split_format(path: Path, content: Any, fields: Fields | None = None) -> tuple[int, dict[str, Any]]:
-    """The format and the rest of what the file at `path` holds; raises Unreadable if it cannot be used."""
+    """The format and the rest of the content of the file at `path`; raises as `read_json` does."""
     if not isinstance(content, dict):
-        raise Damaged(f"{path} is damaged ({'empty' if content is None else 'no mapping'})")
+        raise Damaged(f"{path} is damaged ({'empty' if content is None else 'not a mapping'})")
     check_format(path, found := content.pop("format", 0))
     for name, kind in (fields or {}).items():
         if name not in content or not isinstance(content[name], kind):
@@ -173,11 +173,10 @@ def check_format(path: Path, found: Any) -> None:
 def lock(
     path: Path, *, seconds: float | None = None, shared: bool = False, give_up: Callable[[], bool] = never
 ) -> IO[bytes]:
-    """Lock the file at `path`, made if it is missing, until the returned file is closed or its process ends.
+    """Lock the file at `path`, which is made if it is missing, until the returned file is closed or the process ends.
 
-    It waits for at most `seconds`, by default without a limit, and no longer once `give_up()` is true; then it raises
-    AlreadyLocked. Raises NoLocks where the file system does not support locks. Whoever replaces or removes the file
-    takes the lock from its holder: the locked file is always the one that has the name.
+    Waits for at most `seconds`, by default without a limit, or until `give_up()` is true; then raises AlreadyLocked.
+    Raises NoLocks where the file system does not support locks. Replacing or removing the file breaks the lock.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
@@ -198,7 +197,7 @@ def lock(
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds an exclusive lock on the file at `path`; raises NoLocks."""
+    """Whether a process has an exclusive lock on the file at `path`; raises NoLocks."""
     while True:
         try:
             with path.open("rb") as file:
@@ -210,26 +209,26 @@ def is_locked(path: Path) -> bool:
 
 
 def check_locks(folder: Path) -> None:
-    """Raise NoLocks where files in a folder cannot be locked, OSError where it cannot be written to."""
+    """Raise NoLocks if files in a folder cannot be locked, OSError if the folder is not writable."""
     with TemporaryFile(dir=folder) as file:
         _try_lock(file, folder, shared=False)
 
 
 def file_system(folder: Path) -> str:
-    """The type of file system that a folder lies on; `unknown` where this machine does not tell."""
+    """The type of a folder's file system; `unknown` if the machine does not report it."""
     try:
         mounts = [line.split() for line in MOUNTS.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return "unknown"
     folder = folder.resolve()
     around = [words for words in mounts if folder.is_relative_to(words[4].replace("\\040", " "))]
-    # Of several mounts on one path the last one counts.
+    # The last one of several mounts on one path counts.
     best = max(enumerate(around), key=lambda found: (len(found[1][4]), found[0]), default=None)
     return best[1][best[1].index("-") + 1] if best else "unknown"
 
 
 def _try_lock(file: IO[bytes], path: Path, shared: bool) -> bool:
-    """Whether the lock on an open file was free and is taken from this moment."""
+    """Lock an open file if its lock is free, and return whether it was."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -239,13 +238,13 @@ def _try_lock(file: IO[bytes], path: Path, shared: bool) -> bool:
             raise
         raise NoLocks(
             f"{path} cannot be locked ({error.strerror}): its file system, {file_system(path)}, is mounted without "
-            "locks. Choose a runs_dir on one with locks, or have this one mounted with them (Lustre: -o flock)"
+            "locks. Choose a runs_dir on another one, or have it mounted with locks (Lustre: -o flock)"
         ) from error
     return True
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:
-    """Whether an open file is the one that has the name."""
+    """Whether an open file is the one at `path`."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

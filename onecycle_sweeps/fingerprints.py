@@ -1,6 +1,6 @@
-"""The files that a config names, known by their content: hashed once, remembered, compared again before they are used.
+"""Fingerprints of the files that a config names: hashes of their content, cached, and checked before they are used.
 
-What a config node names on disk is found, and its fingerprints stand for it in the trial's signature.
+In a trial's signature the fingerprint of a file replaces its path.
 """
 
 import glob
@@ -17,42 +17,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from onecycle_sweeps.config import keys
 from onecycle_sweeps.config.schema import KEEPING_OF_DATA, NAMES_FILES
 from onecycle_sweeps.files import Unreadable, read_json, with_format, write
 from onecycle_sweeps.terminal import counting
 
 CONTENT, STAT = "content", "stat"
-# Where a runs_dir keeps the fingerprints that are remembered.
+# The folder of a runs_dir that caches hashes of files.
 MEMOS = ("data", "fingerprints")
-# A file that was written shortly before it was hashed might be written again within one tick of the file system's
-# clock, which leaves its times as they are: it is hashed again next time.
+# A file that was written this shortly before it was hashed is hashed again next time, because another write within
+# the same tick of the file system's clock would not change its times.
 SETTLED_NS = 2 * 10**9
-# On a local disk more threads gain nothing; on a network's file system they wait at the same time.
+# More threads do not help on a local disk; on a network file system their waits overlap.
 THREADS, PER_TASK = 4, 64
 BLOCK_BYTES = 2**20
 # How many changed files a message names.
 NAMED = 3
 SINCE_PLANNED = "changed since the trial was planned: start the command again"
-# Stands for the content of a broken link, a socket or a pipe.
+# The hash of a broken link, a socket or a pipe.
 NO_FILE = "no file"
 
 Node = dict[str, Any]
 
 
 class Changed(ValueError):
-    """Files are not those that were fingerprinted; the message names them."""
+    """Files have changed since they were fingerprinted; the message names them."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What stands for a config node in a signature, and the fingerprints of the files and folders that it names."""
+    """What a config node adds to a signature, and the fingerprints of the files and folders that it names."""
 
     identity: Node
     prints: Mapping[str, str]
 
 
 class FileHash(NamedTuple):
-    """The hash of one file, and its inode when it was read: size, times in nanoseconds, inode number."""
+    """The hash of a file, its size, times and inode number when it was read, and when that was; times in ns."""
 
     digest: str
     size: int
@@ -62,20 +63,20 @@ class FileHash(NamedTuple):
     read: int
 
     def holds_for(self, found: os.stat_result) -> bool:
-        """Whether a file with this stat still has this content."""
+        """Whether a file that has this stat must have this content."""
         same = (self.size, self.mtime, self.ctime, self.inode) == _stamp(found)
         return same and max(self.mtime, self.ctime) + SETTLED_NS < self.read
 
 
-# The hashes of the files below a folder, by their names relative to it.
+# The hashes of the files below a folder, by their paths relative to it.
 Files = Mapping[str, FileHash]
 
 
 def of_data(node: Node, memos: Path, *, afresh: bool = False) -> Inputs:
-    """The inputs of a data node: what it names below its `root`, in the working folder or by absolute paths.
+    """The inputs of a data node: the paths that it names below its `root`, in the working folder or as absolute paths.
 
-    If it lists `files`, only these count of their folders. If neither `files` nor `path` nor another value names
-    something below `root`, all of `root` counts, or its wording if it does not exist.
+    Where it lists `files`, other files of their folders do not count. If nothing that it names is below `root`, all of
+    `root` counts, or the text of `root` if there is no such folder.
     Raises FileNotFoundError if one of `files` is missing.
     """
     named = dict(_named_in_data(node))
@@ -89,32 +90,31 @@ def of_data(node: Node, memos: Path, *, afresh: bool = False) -> Inputs:
 
 
 def of_node(node: Node, memos: Path, *, afresh: bool = False) -> Inputs:
-    """The inputs of any other node, in the working folder or by absolute paths; folders need a slash in their name."""
+    """The inputs of any other node: paths in the working folder and absolute ones; those of folders contain a slash."""
     named = {}
     for key, value in _texts(node):
-        paths = [path for path in _matches(Path(), value) if path.is_file() or (path.is_dir() and "/" in value)]
-        if paths:
+        if paths := [path for path in _matches(Path(), value) if path.is_file() or (path.is_dir() and "/" in value)]:
             named[key] = paths
     return _inputs(node, named, memos, by=CONTENT, afresh=afresh)
 
 
 def lacks_files(node: Node) -> bool:
-    """Whether one of a data node's `files`, or its `path`, does not exist, so that its loader may have to fetch it."""
+    """Whether one of a data node's `files`, or its `path`, does not exist: its loader may download it."""
     listed = [*(node.get("files") or ()), *filter(None, [node.get("path")])]
     return not all(_matches(_top(node), name) for name in listed)
 
 
 def memos(runs_dir: Path) -> Path:
-    """The folder that remembers the hashes of files."""
+    """The folder that caches the hashes of files."""
     return runs_dir.joinpath(*MEMOS)
 
 
 def take(paths: Iterable[Path], memos: Path, *, by: str = CONTENT, afresh: bool = False) -> dict[str, str]:
     """The fingerprint of each file or folder, by its absolute path.
 
-    A folder's fingerprint covers the names below it and the content of each file; with STAT it covers names, sizes and
-    times, and nothing is read. Hidden files do not count. A file is hashed again only if its size, times or inode
-    differ from what the folder `memos` remembers, or if all are to be read `afresh`.
+    By CONTENT it covers the names and the content of all files below a folder, by STAT their names, sizes and times,
+    and nothing is read; hidden files are left out. Cached hashes in `memos` are used, except with `afresh`, for files
+    whose size, times and inode are unchanged.
     Raises OSError for a path that does not exist or cannot be read.
     """
     found = {}
@@ -130,15 +130,10 @@ def take(paths: Iterable[Path], memos: Path, *, by: str = CONTENT, afresh: bool 
 
 
 def check(expected: Mapping[str, str], memos: Path) -> None:
-    """Raise Changed, in one line, for a file or folder whose fingerprint differs from the expected one.
-
-    `expected` has the fingerprints that a trial was planned with, as `take` returned them.
-    """
+    """Raise Changed for a file or folder whose fingerprint differs from the expected one, which `take` returned."""
     for top, value in expected.items():
         if not os.path.exists(top):
-            raise Changed(
-                f"{top}, which the trial was planned with, is gone or cannot be seen from {socket.gethostname()}"
-            )
+            raise Changed(f"{top}, which the trial reads, was removed or is not visible on {socket.gethostname()}")
         if value.startswith(STAT):
             if _by_stat(top) != value:
                 raise Changed(f"{top} {SINCE_PLANNED}")
@@ -152,10 +147,10 @@ def check(expected: Mapping[str, str], memos: Path) -> None:
 
 
 def walk(root: Path) -> tuple[list[str], list[str]]:
-    """The names, relative to `root`, of all folders and of all files below it, each sorted; links are followed.
+    """The paths, relative to `root`, of all folders and of all files below it, each sorted; links are followed.
 
-    Loaders use this list too, so that exactly what they may read is fingerprinted. Hidden files and the program's own
-    folders of runs are left out. Raises OSError for an unreadable folder, ValueError for a circular link.
+    Loaders use it too, so that exactly the files that they may read are fingerprinted. Hidden files and runs_dirs are
+    left out. Raises OSError for an unreadable folder, ValueError for a circular link.
     """
     folders: list[str] = []
     files: list[str] = []
@@ -163,19 +158,20 @@ def walk(root: Path) -> tuple[list[str], list[str]]:
         below[:] = [name for name in below if not is_hidden(name) and not _is_runs_dir(os.path.join(place, name))]
         for name in below:
             _check_link(os.path.join(place, name))
-        start = "" if (start := os.path.relpath(place, root)) == "." else f"{start}/"
+        relative = os.path.relpath(place, root)
+        start = "" if relative == "." else f"{relative}/"
         folders += [start + name for name in below]
         files += [start + name for name in names if not is_hidden(name)]
     return sorted(folders), sorted(files)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a folder or file is one that other programs leave behind: .DS_Store, ._photo.jpg, __MACOSX."""
+    """Whether a name is one that other programs create, such as .DS_Store, ._photo.jpg, __MACOSX or mlflow.db."""
     return name.startswith((".", "mlflow.db")) or name in ("__MACOSX", "__pycache__")
 
 
 def _named_in_data(node: Node) -> Iterator[tuple[str, list[Path]]]:
-    """The keys of a data node whose values name something that exists, with these paths."""
+    """The keys of a data node whose values name existing paths, with these paths."""
     top, listed = _top(node), []
     for number, name in enumerate(node.get("files") or ()):
         if not (paths := _matches(top, name)):
@@ -190,7 +186,7 @@ def _named_in_data(node: Node) -> Iterator[tuple[str, list[Path]]]:
 
 
 def _is_meant(path: Path, value: str, listed: list[Path]) -> bool:
-    """Whether a value beside a list of files is meant as a path, and is not a word that happens to name a folder."""
+    """Whether a value beside a list of files is a path, and not a word that is also the name of a folder."""
     return path.is_file() or ("/" in value and not any(_lies_in(file, path) for file in listed))
 
 
@@ -206,15 +202,15 @@ def _inputs(node: Node, named: Mapping[str, list[Path]], memos: Path, *, by: str
 
 
 def _identity(path: Path, prints: Mapping[str, str], matches: int) -> list[str]:
-    """What stands for a file: its fingerprint, and its name if a pattern matches several files."""
+    """A file's part of a signature: its fingerprint, and its name if a pattern matches several files."""
     return [prints[os.path.abspath(path)], *([path.name] if matches > 1 else [])]
 
 
 def _without_places(value: Any, named: Mapping[str, list[list[str]]], key: str = "") -> Any:
-    """A node without the wording of paths whose content counts.
+    """A node with null for each path whose content counts.
 
-    Another key's value may mean more than the path of the file that it names, such as `name: MNIST`: it counts beside
-    the content unless it is an absolute path.
+    Where a key is not one for files, its value may have another meaning too, such as `name: MNIST`, and it is kept
+    unless it is an absolute path.
     """
     if isinstance(value, dict):
         return {name: _without_places(inner, named, f"{key}.{name}".lstrip(".")) for name, inner in value.items()}
@@ -225,17 +221,12 @@ def _without_places(value: Any, named: Mapping[str, list[list[str]]], key: str =
     return value
 
 
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Each string in a node by its dotted key, except names of code."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            if name != "_target_":
-                yield from _texts(inner, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _texts(inner, f"{key}.{number}")
-    elif isinstance(value, str) and value.strip() and "\0" not in value:
-        yield key, value
+def _texts(node: Node) -> Iterator[tuple[str, str]]:
+    """Each text in a node with its key, such as `files.0`, except names of code."""
+    for key, value in keys.leaves(node):
+        *_, leaf = parts = keys.parts_of(key)
+        if leaf != "_target_" and isinstance(value, str) and value.strip() and "\0" not in value:
+            yield ".".join(parts), value
 
 
 def _matches(place: Path, value: str) -> list[Path]:
@@ -246,7 +237,7 @@ def _matches(place: Path, value: str) -> list[Path]:
             return [path]
         return sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(value) else []
     except (OSError, ValueError, RuntimeError):
-        return []  # a string that cannot be a path, such as one that is too long
+        return []  # The text cannot be a path, for example because it is too long.
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
@@ -254,18 +245,15 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _differing(before: Files, now: Files) -> str:
-    """The files of a folder that differ, for a message."""
-    names = [n for n in sorted({*before, *now}) if n and _digest(before, n) != _digest(now, n)]
+    """The part of a message that names the changed files of a folder."""
+    digests, new = ({name: known.digest for name, known in files.items()} for files in (before, now))
+    names = [name for name in sorted({*before, *now}) if name and digests.get(name) != new.get(name)]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f" ({', '.join(map(_printable, names[:NAMED]))}{more})" if names else ""
 
 
-def _digest(files: Files, name: str) -> str | None:
-    return files[name].digest if name in files else None
-
-
 def _hashes(top: str, before: Files) -> tuple[dict[str, FileHash], int]:
-    """The hash of each file in a folder, and how many files had to be read. The name of `top` itself is empty."""
+    """The hash of each file below `top`, whose own path is "", and the number of files that were read."""
     found: dict[str, FileHash] = {}
     unknown = []
     for name in _names(top):
@@ -283,7 +271,7 @@ def _memo(memos: Path, top: str) -> Path:
 
 
 def _remembered(memos: Path, top: str) -> dict[str, FileHash]:
-    """The remembered hashes of a path; none if the memo is missing, damaged or of an unknown format."""
+    """The cached hashes of a path; none if the memo is missing, damaged or of an unknown format."""
     try:
         content = read_json(_memo(memos, top), {"path": str, "files": dict})
         if content is None or content["path"] != top:
@@ -294,7 +282,7 @@ def _remembered(memos: Path, top: str) -> dict[str, FileHash]:
 
 
 def _remember(memos: Path, top: str, files: Files) -> None:
-    """Write a path's memo; if the disk refuses it, the files are only hashed again next time."""
+    """Cache the hashes of a path; where that fails, its files are hashed again next time."""
     with suppress(OSError):
         memos.mkdir(parents=True, exist_ok=True)
         write(_memo(memos, top), json.dumps(with_format({"path": top, "files": files})))
@@ -325,7 +313,7 @@ def _names(top: str) -> list[str]:
 
 
 def _stat(top: str, name: str) -> os.stat_result | None:
-    """The stat of a regular file; None for anything else."""
+    """The stat of a regular file; None for other kinds."""
     try:
         found = os.stat(os.path.join(top, name) if name else top)
     except OSError:

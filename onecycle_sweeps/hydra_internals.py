@@ -1,7 +1,7 @@
-"""Hydra's private interfaces: no other module imports one, but the sweeper plugin.
+"""Hydra's private interfaces: only this module and the sweeper plugin import them.
 
-They are tested with Hydra 1.3.8, and every 1.3 is taken to have them. With another version the program does without
-most of them: each job is composed by Hydra's loader, which is slower, and Hydra reports mistakes in its own words.
+They are tested with Hydra 1.3.8, and used with every 1.3. With another version the program does without most of them:
+Hydra's loader composes each job, which is slower, and Hydra prints its own error messages.
 """
 
 import os
@@ -36,35 +36,32 @@ def option_parser() -> ArgumentParser:
     return utils.get_args_parser()
 
 
-class Composition:
-    """Composes what is typed, as `hydra.main` does, but without running it."""
+@contextmanager
+def composition(
+    config_path: str, config_dir: str | None, name: str, overrides: list[str], mode: RunMode
+) -> Iterator[tuple[ConfigLoader, DictConfig]]:
+    """The loader of a command's config, and the whole config as `hydra.main` composes it, without running the command.
 
-    def __init__(self, config_path: str, config_dir: str | None) -> None:
-        search_path = utils.create_config_search_path(os.path.abspath(config_path))
-        if config_dir:
-            own = f"file://{os.path.abspath(config_dir)}"
-            search_path.prepend("command-line", own, SearchPathQuery(provider="schema"))
-        self._hydra = hydra_program.Hydra.create_main_hydra2("onecycle_sweeps", search_path)
-
-    @property
-    def loader(self) -> ConfigLoader:
-        return self._hydra.config_loader
-
-    def config(self, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
-        """The whole config, with Hydra's own node."""
-        return self._hydra.compose_config(name, overrides, mode, from_shell=False)
-
-    def close(self) -> None:
+    In this context the loader can compose jobs.
+    """
+    search_path = utils.create_config_search_path(os.path.abspath(config_path))
+    if config_dir:
+        own = f"file://{os.path.abspath(config_dir)}"
+        search_path.prepend("command-line", own, SearchPathQuery(provider="schema"))
+    program = hydra_program.Hydra.create_main_hydra2("onecycle_sweeps", search_path)
+    try:
+        yield program.config_loader, program.compose_config(name, overrides, mode, from_shell=False)
+    finally:
         GlobalHydra.instance().clear()
 
 
 def apply_values(config: DictConfig, overrides: Sequence[Override]) -> None:
-    """Set the values of overrides, none of which is a choice in a group, in a composed config."""
+    """Apply overrides, none of which is a choice in a group, to a composed config."""
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 
 def record_overrides(config: DictConfig, overrides: Sequence[Override], master: DictConfig) -> None:
-    """Write a job's overrides into Hydra's own node, as its loader does, and take over the master's resolved values."""
+    """Write a job's overrides into Hydra's own node, and copy resolved values from the sweep's config."""
     OmegaConf.copy_cache(from_config=master, to_config=config)
     named = config.hydra.job.config.override_dirname
     config.hydra.overrides.task = [override.input_line for override in overrides]
@@ -74,7 +71,7 @@ def record_overrides(config: DictConfig, overrides: Sequence[Override], master: 
 
 
 def job_context(config: DictConfig) -> HydraContext:
-    """What Hydra's `run_job` needs around a job: its callbacks, and a loader that it does not use."""
+    """The argument of Hydra's `run_job` with a job's callbacks; its loader is not used."""
     return HydraContext(ConfigLoaderImpl(ConfigSearchPathImpl()), Callbacks(config))
 
 
@@ -82,9 +79,9 @@ def job_context(config: DictConfig) -> HydraContext:
 def replaced(
     loader: Callable[[ConfigSearchPath], ConfigLoader], environment: Callable[[Any], AbstractContextManager[None]]
 ) -> Iterator[None]:
-    """Within, Hydra loads configs by `loader`, sets a job's variables by `environment`, and lets exceptions pass.
+    """In this context Hydra loads configs by `loader`, sets a job's variables by `environment`, and raises exceptions.
 
-    Without this it prints its errors in several lines, and ends with status 1.
+    Otherwise it prints its errors in several lines and exits with status 1.
     """
     if not IS_TESTED:
         yield

@@ -1,7 +1,7 @@
-"""A trial's append-only record on disk: one file per attempt, whole lines of JSON, stitched together by the reader.
+"""A trial's append-only record on disk: one file of JSON lines per attempt, which the reader joins to one series.
 
-A file begins with the attempt and the step that it continues from. After it come blocks of consecutive steps, marks
-that say up to which step a durable checkpoint reaches, and at the end how the attempt ended.
+The first line of a file has the attempt's number and the step that it continues from. Then follow blocks of consecutive
+steps, the steps up to which a durable checkpoint was saved, and at last the status that the attempt ended with.
 """
 
 import errno
@@ -13,25 +13,23 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from onecycle_sweeps.files import FORMAT, check_format, with_format
 from onecycle_sweeps.measures import LOSS, is_of_val
 
-# Metrics of each step; those of an evaluation are named by `measures`.
+# The metrics of each step; `measures` names those of an evaluation.
 LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", LOSS.train
 SMOOTHED_LOSS = "range/loss_smoothed"
 HEAD = ("attempt", "from", "time", "host")
-TAIL_BYTES = 1 << 18
-# This close to the block that is looked for, reading on costs no more than bisecting again.
+# Reading this many bytes takes no longer than another bisection.
 NEAR_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Block:
-    """Values of consecutive steps: `metrics[name][i]` belongs to step `step + i`; all were written at `time` (s)."""
+    """Values of consecutive steps, written at the Unix time `time`; `metrics[name][i]` is of step `step + i`."""
 
     time: float
     step: int
@@ -50,12 +48,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One execution of a trial as its file tells it.
+    """One execution of a trial, from its file.
 
-    `start` is the step that it continues from, `saved` the number of steps that its last checkpoint covers, and `torn`
-    counts the lines that could not be read. `end` is the status that it ended with, None while it has not ended.
-    `place` says where it ran, in the launcher's words; `notes` are remarks for the user on how it began; `format` is
-    the format of its file.
+    start: the step that it continues from.
+    saved: the number of steps that its last checkpoint covers.
+    end: the status that it ended with; None if it has not ended.
+    torn: the number of lines that could not be read.
+    place: where it ran, by the launcher's names.
+    notes: remarks for the user on how it began.
+    format: the format of its file.
     """
 
     number: int
@@ -74,7 +75,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Record:
-    """A trial's attempts and the one series of blocks that they make together; no attempt repeats `durable` steps."""
+    """A trial's attempts, their blocks joined to one series, and the number of steps that no attempt can repeat."""
 
     attempts: tuple[Attempt, ...]
     blocks: tuple[Block, ...]
@@ -82,11 +83,11 @@ class Record:
 
     @property
     def torn(self) -> int:
-        """How many lines could not be read."""
+        """The number of lines that could not be read."""
         return sum(attempt.torn for attempt in self.attempts)
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """The steps and values of one metric, in order of steps."""
+        """The steps and the values of one metric, by step."""
         pairs = [(b.step + i, v) for b in self.blocks for i, v in enumerate(b.metrics.get(name, ()))]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
@@ -95,7 +96,7 @@ class Record:
         return [step for step in self.series(name)[0] if step < stop] == list(range(stop))
 
     def missing(self, steps: int, evaluated: set[int]) -> str | None:
-        """What the record lacks of the first `steps` steps, and of the evaluations after these numbers of steps."""
+        """What is missing of the first `steps` steps and the evaluations after `evaluated` steps; None if complete."""
         if not (self.covers(TRAIN_LOSS, steps) and self.covers(LR, steps)):
             return f"not every step below {steps}"
         found = {b.step + 1 for b in self.blocks if any(map(is_of_val, b.metrics))}
@@ -105,9 +106,9 @@ class Record:
 
 
 class Journal:
-    """Writes one attempt's file; each call appends whole lines, and no other process writes to the file.
+    """Writes one attempt's file; each call appends a whole line, and no other process writes to the file.
 
-    As soon as the file exists, all earlier attempts are superseded. Without `start`, `begin` writes the head later.
+    From the creation of the file on all earlier attempts are superseded. Without `start`, `begin` writes the head.
     """
 
     def __init__(
@@ -120,23 +121,23 @@ class Journal:
             self.begin(start, place)
 
     def begin(self, start: int, place: Mapping[str, str] | None = None, notes: Sequence[str] = ()) -> None:
-        """Write the head: the step that the attempt continues from, where it runs, and remarks for the user."""
+        """Write the first line: the step that the attempt continues from, where it runs, and remarks for the user."""
         head = {"attempt": self._attempt, "from": start, "time": time.time(), "host": socket.gethostname()}
         self._write(with_format(head | ({"place": place} if place else {}) | ({"notes": list(notes)} if notes else {})))
 
     def append(self, step: int, metrics: Mapping[str, Sequence[float]]) -> None:
-        """Write the values of consecutive steps, the first of which is `step`.
+        """Write the values of consecutive steps that begin with `step`.
 
-        Blocks come in order: none begins or ends at an earlier step than the one before it.
+        Blocks are in order: none begins or ends at an earlier step than the one before it.
         """
         self._write({"time": time.time(), "step": step, "metrics": metrics})
 
     def sync(self) -> None:
-        """Make all that was appended durable, as must be done before a checkpoint relies on it."""
+        """Make all lines durable, which must be done before a checkpoint that relies on them."""
         os.fsync(self._file)
 
     def saved(self, step: int) -> None:
-        """Mark that a durable checkpoint or result covers all steps below `step`."""
+        """Write that a durable checkpoint or result covers all steps below `step`."""
         self._write({"time": time.time(), "saved": step})
 
     def end(self, status: str, cause: str | None = None) -> None:
@@ -148,7 +149,7 @@ class Journal:
             os.close(self._file)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        # After a write that failed half way, the next line must not continue the torn one.
+        # After an incomplete write the next line must not continue the torn one.
         data = memoryview((b"\n" if self._torn else b"") + json.dumps(line, separators=(",", ":")).encode() + b"\n")
         self._torn = True
         while data:
@@ -165,15 +166,15 @@ def attempt_file(folder: Path, attempt: int) -> Path:
 
 
 def attempt_files(folder: Path, last: int | None = None) -> list[Path]:
-    """The files of a journal folder in the order of their attempts, up to attempt `last` if that is given."""
+    """The files in a journal folder by attempt, up to attempt `last` if it is given."""
     found = (path for path in folder.glob("[0-9]*.jsonl") if path.stem.isdecimal())
     return sorted(path for path in found if last is None or int(path.stem) <= last)
 
 
 def read(folder: Path, last: int | None = None) -> Record:
-    """All attempts in a journal folder, stitched: one that continues from step k replaces the steps from k on.
+    """All attempts in a journal folder, joined: one that continues from step k replaces the steps from k on.
 
-    `last` is the last attempt that counts: the one that wrote a result, which later ones do not change.
+    `last` is the last attempt to be read, such as the one that wrote the result.
     """
     found = tuple(a for a in map(_read_attempt, attempt_files(folder, last)) if a)
     stitched = (block for attempt, stop in _stitched(found) for block in _between(attempt.blocks, 0, stop))
@@ -186,22 +187,20 @@ def durable(known: Sequence[Attempt]) -> int:
 
 
 def attempts(folder: Path) -> tuple[Attempt, ...]:
-    """All attempts in a journal folder, without their blocks and torn lines, which are not read."""
+    """All attempts in a journal folder; blocks and torn lines are not read."""
     return tuple(a for a in map(_outline, attempt_files(folder)) if a)
 
 
 def latest_attempt(folder: Path) -> Attempt | None:
-    """The newest attempt as its first line tells it, without its blocks."""
-    for path in reversed(attempt_files(folder)[-1:]):
-        with path.open("rb") as file:
-            return _parse_attempt(path, [file.readline()])
-    return None
+    """The newest attempt, only from its first line."""
+    found = attempt_files(folder)
+    return _head(found[-1]) if found else None
 
 
 def blocks(folder: Path, known: Sequence[Attempt], start: int = 0, stop: int = sys.maxsize) -> Iterator[Block]:
-    """The series that these attempts make together, with start <= step < stop, one block after the other.
+    """The joined series of these attempts with start <= step < stop, block by block.
 
-    What lies before is not read, and no more than one block is held in memory.
+    Earlier blocks are not read, and only one block at a time is in memory.
     """
     for attempt, end in _stitched(known):
         if max(start, attempt.start) < min(stop, end):
@@ -211,39 +210,30 @@ def blocks(folder: Path, known: Sequence[Attempt], start: int = 0, stop: int = s
 
 
 def latest_block(folder: Path) -> Block | None:
-    """The last block of steps in the newest attempt's file, found from the file's tail."""
-    for path in reversed(attempt_files(folder)[-1:]):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            found = [block for block in _parse_blocks(_parse(file)) if TRAIN_LOSS in block.metrics]
-        if found:
-            return found[-1]
-    return None
+    """The last block of steps in the newest attempt's file."""
+    found = attempt_files(folder)
+    return _last_block(found[-1]) if found else None
 
 
 def end_of_attempt(folder: Path, attempt: int) -> int | None:
-    """The step after the last one in an attempt's file; None if the file is missing or lacks its head."""
+    """The step after the last one in an attempt's file; None if the file or its first line is missing."""
     path = attempt_file(folder, attempt)
     try:
-        with path.open("rb") as file:
-            if (head := _parse_attempt(path, [file.readline()])) is None:
-                return None
-            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-                last = _last_line(data, f'"{TRAIN_LOSS}":'.encode())
-                return max((block.end for block in _parse_blocks(_parse(last))), default=head.start)
+        head, block = _head(path), _last_block(path)
     except FileNotFoundError:
         return None
+    return head and (block.end if block else head.start)
 
 
 def evaluation_points(steps: int, steps_per_epoch: int, per_epoch: int) -> set[int]:
-    """The numbers of steps, up to `steps`, after which the net is evaluated: evenly spread, epochs' ends among them."""
+    """The numbers of steps, up to `steps`, after which the model is evaluated: evenly spread, with each epoch's end."""
     per_epoch = min(per_epoch, steps_per_epoch)
     spread = (round(i * steps_per_epoch / per_epoch) for i in range(1, steps * per_epoch // steps_per_epoch + 2))
     return {point for point in spread if point <= steps}
 
 
 def is_evaluation_point(step: int, steps_per_epoch: int, per_epoch: int) -> bool:
-    """Whether `evaluation_points` has this number of steps, answered without making the set."""
+    """Whether this number of steps is one of `evaluation_points`, without computing them all."""
     per_epoch = min(per_epoch, steps_per_epoch)
     near = step * per_epoch // steps_per_epoch
     return any(round(i * steps_per_epoch / per_epoch) == step for i in (near, near + 1) if i)
@@ -270,18 +260,41 @@ def _read_attempt(path: Path) -> Attempt | None:
         return _parse_attempt(path, file)
 
 
+def _head(path: Path) -> Attempt | None:
+    """An attempt from its first line."""
+    with path.open("rb") as file:
+        return _parse_attempt(path, [file.readline()])
+
+
 def _outline(path: Path) -> Attempt | None:
-    """An attempt from its first line, its last mark of a checkpoint and its end."""
+    """An attempt from its first line, its last `saved` line and its end."""
     with path.open("rb") as file:
         head = file.readline()
+    return _parse_attempt(path, [head, *_last_lines(path, '"saved":'), *_last_lines(path, '"end":')])
+
+
+def _last_block(path: Path) -> Block | None:
+    """The last block of steps in a file; None if it has none."""
+    return next(_parse_blocks(_parse(_last_lines(path, f'"{TRAIN_LOSS}":'))), None)
+
+
+def _last_lines(path: Path, key: str) -> list[bytes]:
+    """The last whole line of a file with a key, if there is one."""
+    with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            return None
+            return []
         with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            return _parse_attempt(path, chain([head], _last_line(data, b'"saved":'), _last_line(data, b'"end":')))
+            stop = len(data)
+            while (found := data.rfind(key.encode(), 0, stop)) >= 0:
+                stop, close = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+                line = data[stop : close if close >= 0 else len(data)]
+                if next(_parse([line]), None) is not None:
+                    return [line]
+    return []
 
 
 def _seek(file: IO[bytes], start: int) -> None:
-    """Go to a line before all blocks that reach step `start`, by bisection, since blocks come in order."""
+    """Seek to a line before all blocks that reach step `start`, by bisection."""
     low, high = 0, os.fstat(file.fileno()).st_size
     while high - low > NEAR_BYTES:
         middle = (low + high) // 2
@@ -297,21 +310,10 @@ def _seek(file: IO[bytes], start: int) -> None:
         file.readline()
 
 
-def _last_line(data: mmap.mmap, key: bytes) -> Iterator[bytes]:
-    """The last whole line with a key, if there is one."""
-    stop = len(data)
-    while (found := data.rfind(key, 0, stop)) >= 0:
-        stop, close = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
-        line = data[stop : close if close >= 0 else len(data)]
-        if next(_parse([line]), None) is not None:
-            yield line
-            return
-
-
 def _parse_attempt(path: Path, data: Iterable[bytes]) -> Attempt | None:
-    """The attempt that these lines of the file at `path` describe; None unless the first whole one is its head.
+    """The attempt that these lines of the file at `path` describe; None unless it begins with a whole head.
 
-    Raises UnknownFormat for a head of an unknown format.
+    Raises UnknownFormat for an unknown format.
     """
     lines = list(_parse(data))
     good = [line for line in lines if line is not None]

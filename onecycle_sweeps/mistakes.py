@@ -1,14 +1,16 @@
-"""One-line messages for what Hydra refuses: options, overrides, choices in groups, and config files."""
+"""One-line messages about what Hydra refuses: options, overrides, choices in groups, and config files.
+
+`checked_arguments` checks the options. Within `as_config_errors`, Hydra loads configs with `Loader`, and each of its
+exceptions becomes a ConfigError: `Loader._line` looks for the mistake in the overrides, then in the files.
+"""
 
 import argparse
-import difflib
 import io
 import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -34,19 +36,19 @@ from onecycle_sweeps.hydra_internals import ConfigLoaderImpl, DefaultsList
 
 # Groups of which a trial has one choice.
 GROUPS = (*schema.BUILT, "task", *schema.GLOBAL_GROUPS)
-# Options that choose what Hydra does; one of them can be given.
+# Options that choose what Hydra does, of which a command can have one.
 MODES = ("run", "multirun", "cfg", "info", "shell_completion")
-OF_A_SWEEPER = ("params", "max_batch_size")
-# Choices that come with a package of Hydra's.
-OF_PACKAGES = {f"hydra/sweeper={name}": f"hydra-{name}-sweeper" for name in ("optuna", "ax", "nevergrad")}
+SWEEPER_KEYS = ("params", "max_batch_size")
+# Choices that other packages of Hydra's provide.
+PACKAGES = {f"hydra/sweeper={name}": f"hydra-{name}-sweeper" for name in ("optuna", "ax", "nevergrad")}
 ADD_M, ONE_VALUE = "add -m to try each of them", "one is needed here"
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
 
 def checked_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | None = None) -> list[str]:
-    """The arguments with options before overrides, since Hydra's parser does not accept them mixed.
+    """The arguments with options before overrides, because Hydra's parser does not accept them mixed.
 
-    A relative --config-path is taken from the working folder; Hydra would take it from the folder of its program.
+    A relative --config-path is relative to the working folder; Hydra would start from the program's folder.
     `parser` is Hydra's own with further options. Raises ConfigError for an unknown option and for a missing folder.
     """
     parser = parser or hydra_internals.option_parser()
@@ -62,13 +64,15 @@ def checked_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | Non
     if len(modes) > 1:
         raise ConfigError(f"{' and '.join(modes)} do not go together: leave one out")
     if read.resolve and not read.cfg and not read.help:
-        raise ConfigError("--resolve goes with --cfg job: it resolves what that shows")
+        raise ConfigError("--resolve needs --cfg job, whose output it resolves")
     if read.experimental_rerun:
-        raise ConfigError("--experimental-rerun is not supported: the verb resume repeats a recorded command")
+        raise ConfigError("--experimental-rerun is not supported: use the verb resume to repeat a recorded command")
     for option, folder in (("--config-dir", read.config_dir), ("--config-path", read.config_path)):
         if folder is not None and not folder.startswith("pkg://") and not os.path.isdir(folder):
             raise ConfigError(f"{option} {folder}: there is no such folder")
-    located = [f"--config-path={os.path.abspath(read.config_path)}"] if _is_relative(read.config_path) else []
+    path, located = read.config_path or "pkg://", list[str]()
+    if not path.startswith("pkg://") and not os.path.isabs(path):
+        located = [f"--config-path={os.path.abspath(path)}"]
     with redirect_stderr(io.StringIO()), suppress(SystemExit):
         parser.parse_args(list(argv))
         return [*argv, *located]
@@ -78,57 +82,33 @@ def checked_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | Non
     return [*options, *located, *overrides]
 
 
-def _is_relative(folder: str | None) -> bool:
-    return folder is not None and not folder.startswith("pkg://") and not os.path.isabs(folder)
-
-
 @contextmanager
 def as_config_errors() -> Iterator[None]:
     """Let Hydra load configs with our Loader, and turn its exceptions into ConfigErrors of one line."""
-    loaded: list[_Loaded] = []
+    loaders: list[Loader] = []
     try:
-        with hydra_internals.replaced(partial(Loader, loaded), _environment):
+        with hydra_internals.replaced(partial(Loader, loaders), _environment):
             yield
     except schema.UnknownKey as error:
-        file = next(filter(None, (one.file(error.key) for one in loaded[-1:])), None)
+        file = loaders[-1].file_with(error.key) if loaders else None
         raise ConfigError(f"{file}: {error}" if file else str(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_line(error)) from error
 
 
 def _environment(env: Any) -> AbstractContextManager[None]:
-    """Set environment variables; Hydra passes hydra.job.env_set without the config that it interpolates from."""
+    """Set environment variables; the hydra.job.env_set that Hydra passes lacks the config that it interpolates."""
     return env_override(HydraConfig.get().job.env_set if OmegaConf.is_config(env) else env)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """What a config was composed from, so that its files can be searched for a key."""
-
-    loader: "Loader"
-    config_name: str | None
-    overrides: tuple[str, ...]
-    run_mode: RunMode
-
-    def file(self, key: str) -> str | None:
-        """The file that gives a key its value, if one does."""
-        with suppress(HydraException, OmegaConfBaseException):
-            listed = self.loader.compute_defaults_list(self.config_name, list(self.overrides), self.run_mode)
-            for default in reversed(listed.defaults):
-                if not default.config_path or not (found := self.loader.repository.load_config(default.config_path)):
-                    continue
-                package = f"{default.package}." if default.package else ""
-                if key.startswith(package) and found.path and _has(found.config, key.removeprefix(package)):
-                    return f"{found.path.removeprefix('file://')}/{default.config_path.removesuffix('.yaml')}.yaml"
-        return None
-
-
 class Loader(ConfigLoaderImpl):
-    """Hydra's config loader, which raises ConfigError for what cannot be composed; `loaded` gets the latest config."""
+    """Hydra's config loader, which adds itself to `loaders` and raises ConfigError for what cannot be composed."""
 
-    def __init__(self, loaded: list[_Loaded], config_search_path: ConfigSearchPath) -> None:
+    def __init__(self, loaders: list["Loader"], config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)
-        self._loaded = loaded
+        loaders.append(self)
+        # What the latest config was composed from.
+        self._latest: tuple[str | None, list[str], RunMode] = (None, [], RunMode.RUN)
         self._composes_jobs = False
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
@@ -154,23 +134,34 @@ class Loader(ConfigLoaderImpl):
         """The composed config."""
         try:
             self._refuse_several_choices(overrides)
-            self._loaded[:] = [_Loaded(self, config_name, tuple(overrides), run_mode)]
+            self._latest = config_name, list(overrides), run_mode
             config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-            # A sweep's jobs are checked one by one, once their overrides are applied.
+            # A sweep's jobs are checked one by one, with their overrides.
             if run_mode == RunMode.RUN and not self._composes_jobs:
                 _check_keys(config)
             return config
         except ConfigError:
             raise
         except Exception as error:
-            # Hydra first composes only to learn whether this is a sweep, and ignores errors.
+            # Hydra composes once just to learn whether this is a sweep, and ignores errors.
             if not validate_sweep_overrides:
                 raise
             line = self._line(error, config_name, overrides, sweeps=run_mode == RunMode.MULTIRUN)
             raise ConfigError(line if from_shell else line.replace(ADD_M, ONE_VALUE)) from error
 
+    def file_with(self, key: str) -> str | None:
+        """The file that sets a key of the latest config; None if no file does."""
+        with suppress(HydraException, OmegaConfBaseException):
+            for default in reversed(self.compute_defaults_list(*self._latest).defaults):
+                if not default.config_path or not (found := self.repository.load_config(default.config_path)):
+                    continue
+                package = f"{default.package}." if default.package else ""
+                if key.startswith(package) and found.path and _has(found.config, key.removeprefix(package)):
+                    return f"{found.path.removeprefix('file://')}/{default.config_path.removesuffix('.yaml')}.yaml"
+        return None
+
     def _refuse_several_choices(self, overrides: Sequence[str]) -> None:
-        """Raise ConfigError for a list of choices in a group, which Hydra would merge into one config."""
+        """Raise ConfigError for a list of choices in one group, which Hydra would merge into one config."""
         for override in overrides:
             group, _, value = override.partition("=")
             if group in GROUPS and value.startswith("["):
@@ -178,7 +169,7 @@ class Loader(ConfigLoaderImpl):
                 raise ConfigError(f"{override}: a trial has one {group}; {group}={choices} -m compares them")
 
     def _line(self, error: Exception, config_name: str | None, overrides: Sequence[str], *, sweeps: bool) -> str:
-        """The message about an exception that composing a config raised."""
+        """The message about an exception that was raised while a config was composed."""
         parsed = []
         for override in overrides:
             try:
@@ -192,7 +183,7 @@ class Loader(ConfigLoaderImpl):
                 if not sweeps:
                     return f"{override.input_line} is several values: {ADD_M}"
                 if override.is_hydra_override():
-                    return f"{override.input_line}: Hydra's own keys have one value in a sweep"
+                    return f"{override.input_line}: a key of Hydra's own can only have one value in a sweep"
             elif line := self._mistake_in_group(override):
                 return line
         if isinstance(error, yaml.YAMLError | OSError | UnicodeDecodeError):
@@ -205,7 +196,7 @@ class Loader(ConfigLoaderImpl):
         return self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
 
     def _composed(self, config_name: str | None, choices: Sequence[Override]) -> Any:
-        """The config of these choices in groups, or of no choice if they cannot be composed."""
+        """The config with these choices in groups, or with none if that cannot be composed."""
         typed = [override.input_line for override in choices if override.input_line]
         for lines in (typed, []):
             with suppress(Exception):
@@ -213,24 +204,22 @@ class Loader(ConfigLoaderImpl):
         return OmegaConf.create({})
 
     def _mistake_in_group(self, override: Override) -> str | None:
-        """What is wrong with a choice in a group, as far as can be told without composing it."""
+        """What is wrong with a choice in a group; None if nothing is, or only composing it can show it."""
         group, typed = override.key_or_group, override.input_line
         if not group:
             return f"{typed} cannot be read: write key=value, such as policy=onecycle"
-        if not self._is_choice(override):
+        if not self._is_choice(override) or override.is_delete():
             return None
         chosen = override.value()
-        if override.is_delete():
-            return None
         if group in GROUPS:
             if override.package:
-                return f"{typed}: the place of {group} in the config is fixed, write {group}={chosen}"
+                return f"{typed}: {group} cannot be moved within the config, write {group}={chosen}"
             if override.is_add():
-                return f"{typed}: {group} has a place for one choice, write {group}={chosen} without the +"
+                return f"{typed}: a config has one {group}, write {group}={chosen} without the +"
         if override.is_force_add():
             return f"{typed}: write {group}={chosen} without the ++"
         if not isinstance(chosen, str | list) or chosen == "":
-            none = f", or leave it out for none, or ~{group}" if group in schema.GLOBAL_GROUPS else ""
+            none = f", or leave it out for none (~{group} removes it)" if group in schema.GLOBAL_GROUPS else ""
             return f"{typed}: name a choice of {group}{none}; {self._choices(group)}"
         return None
 
@@ -248,11 +237,12 @@ class Loader(ConfigLoaderImpl):
                 break
             if self._is_choice(override) and self._chooses(f"{override.key_or_group}/{override.value()}", missing):
                 where = f" in {override.key_or_group}/{override.value()}.yaml"
-        if (package := OF_PACKAGES.get(f"{group}={name}")) and name not in self._options(group):
+        if (package := PACKAGES.get(f"{group}={name}")) and name not in self._options(group):
             return f"{group}={name}{where} needs {package}: pip install {package}"
-        near = difflib.get_close_matches(name, self._options(group), 1)
-        said, known = f"{group}={name}{where}: there is no such choice", self._choices(group)
-        return f"{said}; did you mean {near[0]}? {known[0].upper()}{known[1:]}" if near else f"{said}; {known}"
+        line, known = f"{group}={name}{where}: there is no such choice", self._choices(group)
+        if near := keys.nearest(name, self._options(group)):
+            return f"{line}; did you mean {near}? {known[0].upper()}{known[1:]}"
+        return f"{line}; {known}"
 
     def _chooses(self, file: str, missing: str) -> bool:
         """Whether a file's defaults list chooses a file in a group."""
@@ -273,19 +263,20 @@ class Loader(ConfigLoaderImpl):
         if options := self._options(group):
             return f"the choices are {', '.join(options)}"
         groups = [name for name in self.get_group_options("", ObjectType.GROUP) if name != "hydra"]
-        near = difflib.get_close_matches(group, groups, 1)
-        return f"there is no group {group}" + (f", did you mean {near[0]}?" if near else "")
+        near = keys.nearest(group, groups)
+        return f"there is no group {group}" + (f", did you mean {near}?" if near else "")
 
     def _mistake_in_file(self, line: str) -> str:
-        """A message about an override in a defaults list, with the group that was probably meant; others unchanged."""
+        """A message from Hydra; one about an override in a defaults list gets the group that was probably meant."""
         if found := re.match(r"In '?([\w/.-]+)'?: Could not override '([^']+)'", line):
             groups = [*GROUPS, *self.get_group_options("", ObjectType.GROUP), "hydra/launcher", "hydra/sweeper"]
-            near = difflib.get_close_matches(found[2], groups, 1)
-            meant = f"; did you mean {near[0]}?" if near else f"; the groups are {', '.join(GROUPS)}"
-            return f"{found[1]}.yaml overrides {found[2]}, which is no group{meant}"
+            near = keys.nearest(found[2], groups)
+            meant = f"did you mean {near}?" if near else f"the groups are {', '.join(GROUPS)}"
+            return f"{found[1]}.yaml overrides {found[2]}, which is not a group; {meant}"
         return line
 
     def _of_file(self, error: Exception) -> str:
+        """The message about a file that is no YAML or cannot be read."""
         if not isinstance(error, UnicodeDecodeError):
             return _line(error)
         # The error does not name the file.
@@ -294,7 +285,7 @@ class Loader(ConfigLoaderImpl):
                 try:
                     path.read_text(encoding="utf-8")
                 except UnicodeDecodeError:
-                    return f"{path} is not text in UTF-8"
+                    return f"{path} is not UTF-8 text: save it in that encoding"
         return _line(error)
 
 
@@ -310,25 +301,25 @@ def _refuse_option(parser: argparse.ArgumentParser, reason: str, argv: Sequence[
     if not (unknown := re.match(r"unrecognized arguments: (-\S+)", reason)):
         raise ConfigError(reason)
     option, _, value = unknown[1].partition("=")
-    options = set(re.findall(r"--[\w-]+", parser.format_usage()))
-    if near := difflib.get_close_matches(option, options, 1, 0.75):
-        raise ConfigError(f"unknown option {option}; did you mean {near[0]}?")
+    options = sorted(set(re.findall(r"--[\w-]+", parser.format_usage())))
+    if near := keys.nearest(option, options, 0.75):
+        raise ConfigError(f"unknown option {option}; did you mean {near}?")
     if not option.startswith("--"):
-        raise ConfigError(f"unknown option {option}; the options are {', '.join(sorted(options))}")
+        raise ConfigError(f"unknown option {option}; the options are {', '.join(options)}")
     value = value or next((after for before, after in pairwise(argv) if before == option), "...")
     key = option.strip("-").replace("-", "_")
     known = [*schema.READ, *GROUPS]
     key = key if key in known else keys.suggestion(key, known) or key
-    raise ConfigError(f"unknown option {option}; keys are written without dashes, {key}={value}")
+    raise ConfigError(f"unknown option {option}; keys are written without dashes: {key}={value}")
 
 
 def _unreadable(override: str, error: HydraException) -> str:
     """The message about an override that does not follow Hydra's grammar."""
     key, equals, value = override.partition("=")
     if not equals:
-        return f"{override} is no override: write key=value, such as policy=onecycle"
+        return f"{override} is not an override: write key=value, such as policy=onecycle"
     if not re.fullmatch(r"(\+\+?|~)?[\w$/@.:-]+", key):
-        return f"{override} cannot be read: {key!r} is not the name of a key"
+        return f"{override} cannot be read: {key!r} is not a valid name of a key"
     if value.endswith(","):
         return f"{override} cannot be read: there is no value after the last comma"
     for opened, closed in BRACKETS.items():
@@ -343,23 +334,23 @@ def _unreadable(override: str, error: HydraException) -> str:
 
 
 def _mistake_in_value(override: Override, config: Any) -> str | None:
-    """What is wrong with an override of one value in a config, or of several values in one node."""
+    """What is wrong with an override of a value or a node of the config; None if nothing is."""
     key, typed = override.key_or_group, override.input_line or ""
     if override.package:
-        return f"{typed}: {key} is no group, so @{override.package} means nothing"
+        return f"{typed}: only a group can have a package, and {key} is not a group: leave out @{override.package}"
     value = typed.partition("=")[2]
     within = override.value()
     inner = [(one, str(v)) for one, v in keys.leaves(within, key)] if isinstance(within, dict) else [(key, value)]
     with suppress(OmegaConfBaseException):
         for one, given in inner:
             if (above := next((place for place in _above(one) if _is_value(config, place)), None)) is not None:
-                return f"{typed}: {above} is a single value ({OmegaConf.select(config, above)}), which has no keys"
+                return f"{typed}: {above} is a single value ({OmegaConf.select(config, above)}) and has no keys"
             if not _has(config, one) and not override.is_add() and not override.is_force_add():
                 return _unknown(one, given, config, deleted=typed if override.is_delete() else None)
         if override.is_add() and _has(config, key):
-            return f"{typed}: {key} is there already, write {key}={value}"
+            return f"{typed}: {key} exists already, write {key}={value}"
         if override.is_delete() and override.value() is not None:
-            return f"{typed}: {key} is {OmegaConf.select(config, key)}, write ~{key}"
+            return f"{typed}: the value of {key} is {OmegaConf.select(config, key)}, write ~{key} to delete it"
     return None
 
 
@@ -379,11 +370,11 @@ def _unknown(key: str, value: str, config: Any, *, deleted: str | None) -> str:
         return line
     if top in schema.BUILT and rest:
         target = OmegaConf.select(config, f"{top}._target_")
-        return f"{line}; another one that {target} takes is typed with a +: +{key}={value}"
-    # A node such as hydra.job.env_set takes any key.
+        return f"{line}; to pass {target} another parameter, add it with a +: +{key}={value}"
+    # Nodes such as hydra.job.env_set may have any key.
     inside = OmegaConf.select(config, key.rpartition(".")[0]) if top == "hydra" else None
     if isinstance(inside, DictConfig) and OmegaConf.get_type(inside) is dict:
-        return f"{key} is not there yet, it is added with a +: +{key}={value}"
+        return f"{key} does not exist yet, add it with a +: +{key}={value}"
     return line
 
 
@@ -394,7 +385,7 @@ def _above(key: str) -> Iterator[str]:
 
 
 def _is_value(config: Any, key: str) -> bool:
-    """Whether a config has a key whose value has no keys of its own."""
+    """Whether a config has a key, and its value is neither a node nor a list."""
     return (node := OmegaConf.select(config, key)) is not None and not OmegaConf.is_config(node)
 
 
@@ -402,7 +393,7 @@ def _has(config: Any, key: str) -> bool:
     """Whether a config has a key, even with null or ??? as its value."""
     node, _, leaf = key.rpartition(".")
     inside = OmegaConf.select(config, node) if node else config
-    # `in` on the node itself is false for a value of ???.
+    # `leaf in inside` is false for a value of ???.
     return isinstance(inside, DictConfig) and leaf in list(inside)
 
 
@@ -416,7 +407,7 @@ def _line(error: BaseException) -> str:
     if isinstance(error, InstantiationException) and (
         found := re.search(r"unexpected keyword argument '(\w+)'.*full_key: ([\w.]+)", str(error), re.DOTALL)
     ):
-        return keys.unknown(f"{found[2]}.{found[1]}", [f"{found[2]}.{key}" for key in OF_A_SWEEPER])
+        return keys.unknown(f"{found[2]}.{found[1]}", [f"{found[2]}.{key}" for key in SWEEPER_KEYS])
     if isinstance(error, InstantiationException) and (found := re.search(r"full_key: ([\w.]+)", str(error))):
         reason = error
         while (deeper := reason.__cause__) is not None:

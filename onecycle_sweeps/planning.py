@@ -1,7 +1,7 @@
-"""From requests to trials: is a request valid, and what is its trial's name?
+"""From requests to trials: `Planner` checks a request and computes the signature of its trial.
 
-Also: does a trial train anything that its neighbour does not, does a recorded command still ask for the same trials,
-and which results on disk were made by other code?
+Also: which typed keys make no difference to any training, how a recorded command differs from its sweep, and which
+results on disk were made by other code.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from onecycle_sweeps.fingerprints import Inputs
 from onecycle_sweeps.images import Source
 from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.policies import Hyper, Policy, check_policy
+from onecycle_sweeps.provenance import NAMED, Change
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -27,17 +28,15 @@ OURS = f"{provenance.PROGRAM}."
 MOMENTUM, SPLIT_SEED = "optimizer.momentum", "data.split_seed"
 # Comparing this many steps tells most trajectories apart.
 SAMPLED_STEPS = 32
-# The most changed keys or files that a message names.
-NAMED = 3
 ABSENT = "nothing"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One job as Hydra composed it, which no check has seen yet: it keeps apart what Hydra knows and a trial does not.
+    """One job as Hydra composed it, not yet checked.
 
-    That is the overrides typed for the job and the choice made in each group, which give the trial its name in a
-    table. `hydra` is Hydra's own config of the job, where running the trial is not all that it asks for.
+    Its overrides and its choices in groups, which a trial's config does not have, give the trial its name in tables.
+    `hydra` is Hydra's own config of the job if it asks for more than running the trial.
     """
 
     config: Config
@@ -53,10 +52,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Trial:
-    """A valid request with its signature: whoever has a trial need not check its config again.
+    """A request that was checked, with its signature: its config needs no further check.
 
-    `config` says under `needs` which data and range test the trial reads. A trial with `max_lr: auto` has the range
-    test that finds its rate.
+    `config` has under `needs` the data and the range test that the trial reads. `range_test` is the trial that finds
+    the rate of one with `max_lr: auto`.
     """
 
     signature: str
@@ -67,21 +66,22 @@ class Trial:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: its source, which counts for signatures, its cache in RUNS_DIR/data, which its code makes, its files.
+    """A data set: its facts, the hash of its source, which counts for signatures, and its files.
 
-    `files` has the fingerprint of each file and folder by its absolute path.
+    `cache` is its folder in RUNS_DIR/data; the name also depends on the loader's code. `files` has the fingerprints of
+    files and folders by their absolute paths.
     """
 
+    facts: images.Facts
     source: str
     cache: str
     files: Mapping[str, str]
 
 
 class Planner:
-    """Turns requests into trials; what it learns of a data set serves all requests that use it.
+    """Turns requests into trials, and reads each data set once for all of them.
 
-    `cpus_elsewhere` is how many CPUs each is granted where it will run on another machine, whose devices are not known
-    here.
+    `cpus_elsewhere` is the number of CPUs per job if jobs run on other machines, whose devices are unknown here.
     """
 
     def __init__(self, runs_dir: Path, *, cpus_elsewhere: int | None = None) -> None:
@@ -89,108 +89,101 @@ class Planner:
         self.memos = fingerprints.memos(runs_dir)
         self._read: set[str] = set()
         self._inputs: dict[str, Inputs] = {}
-        self._data: dict[str, tuple[images.Facts, Data]] = {}
+        self._data: dict[str, Data] = {}
         self._built: set[str] = set()
-        # Lines for the user on what no check can see.
+        # Lines for the user about what cannot be checked.
         self.remarks: list[str] = []
 
     def plan(self, request: Request) -> Trial:
         """The trial that a request asks for; raises ConfigError with one line that names key, bound and value."""
         try:
-            return self._plan(request)
+            schema.check(request.config)
+            with nodes.environment(request.config):
+                return self._plan(request)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
             raise ConfigError(in_one_line(error)) from error
 
     def _plan(self, request: Request) -> Trial:
-        schema.check(request.config)
-        with nodes.environment(request.config):
-            return self._plan_in_its_environment(request)
-
-    def _plan_in_its_environment(self, request: Request) -> Trial:
         config = request.config
         schema.check_threads(config["threads"], self.cpus_elsewhere)
         if config["device"].startswith("cuda") and self.cpus_elsewhere is None:
             _check_cuda(config["device"])
-        facts, data = self._describe_data(config)
-        schema.check_batch(config["batch_size"], facts.train)
+        data = self._describe_data(config)
+        samples, size = data.facts.train, config["batch_size"]
+        schema.check_at_most("batch_size", size, samples, f"the {samples} training samples")
         env_set = config.get(schema.ENV_SET)
-        self._build_once(partial(transforms, config, facts), config["data"], env_set)
+        self._build_once(partial(transforms, config, data.facts), config["data"], env_set)
         test = self._trial(schema.range_test(config), request, data)
         if config["task"] == RANGE_TEST:
             return test
-        rate, steps = schema.max_lr(config), facts.train // config["batch_size"]
-        schema.check_evaluations(config["evaluations_per_epoch"], steps)
+        rate, steps = schema.max_lr(config), samples // size
+        evaluations = config["evaluations_per_epoch"]
+        schema.check_at_most("evaluations_per_epoch", evaluations, steps, f"the {steps} steps of an epoch")
         check = partial(_check_policy, config, steps)
         self._build_once(check, config["policy"], config["epochs"], rate, steps, env_set)
         return self._trial(config, request, data, None if rate else test)
 
     def steps_per_epoch(self, config: Config) -> int:
-        """How many steps an epoch of a config has that was planned."""
-        return self._describe_data(config)[0].train // config["batch_size"]
+        """The number of steps in an epoch of a trial that was planned."""
+        return self._describe_data(config).facts.train // config["batch_size"]
 
     def without_effect(self, trials: Sequence[Trial]) -> list[str]:
-        """A line for each key whose values were typed and make no difference to any of these trainings."""
+        """A line for each typed key whose values make no difference to any of these trainings."""
         return _Trainings(trials, self.steps_per_epoch).without_effect()
 
     def _build_once(self, build: Callable[[], object], *of: Any) -> None:
-        """Build what a trial will, which raises where it cannot be built, unless the same was built before."""
+        """Call `build`, which raises for an invalid config, unless it was called for the same values before."""
         key = json.dumps(of, sort_keys=True)
         if key not in self._built:
             build()
             self._built.add(key)
 
-    def _describe_data(self, config: Config) -> tuple[images.Facts, Data]:
-        """The facts of the data set with the config's split, and where it comes from and is kept."""
+    def _describe_data(self, config: Config) -> Data:
+        """The data set with the config's split; it is read at the first call."""
         node = {k: v for k, v in config["data"].items() if k not in schema.TRANSFORM_KEYS}
-        # What a loader reads from the environment may decide on what it loads.
-        apart = {schema.ENV_SET: config[schema.ENV_SET]} if schema.ENV_SET in config else {}
-        key = json.dumps([node, apart, config["rerun"]], sort_keys=True)
+        # A loader may read the environment.
+        env_set = {schema.ENV_SET: config[schema.ENV_SET]} if schema.ENV_SET in config else {}
+        key = json.dumps([node, env_set, config["rerun"]], sort_keys=True)
         if key not in self._data:
             load = nodes.loader(config)
             if fingerprints.lacks_files(node):
                 load()
             try:
-                self._data[key] = self._read_data(config, node, apart, load)
+                self._data[key] = self._read_data(config, node, env_set, load)
             except fingerprints.Changed:
-                # A loader that fetches its files, or keeps something beside them, is done with that now.
-                self._data[key] = self._read_data(config, node, apart, load)
+                # The loader may have fetched its files, or written others beside them, which it does only once.
+                self._data[key] = self._read_data(config, node, env_set, load)
         return self._data[key]
 
-    def _read_data(
-        self, config: Config, node: Config, apart: Config, load: Callable[[], Source]
-    ) -> tuple[images.Facts, Data]:
-        """Fingerprint a data set and decode it; raises Changed if its files are others once they have been read."""
-        named_by_code = nodes.text_defaults(node)
-        loaded = named_by_code | {key: value for key, value in node.items() if key not in schema.SPLIT_KEYS}
+    def _read_data(self, config: Config, node: Config, env_set: Config, load: Callable[[], Source]) -> Data:
+        """Fingerprint a data set and decode it; raises Changed if its files change meanwhile."""
+        loader = node["_target_"]
+        defaults = nodes.text_defaults(node)
+        loaded = defaults | {key: value for key, value in node.items() if key not in schema.SPLIT_KEYS}
         named = fingerprints.of_data(loaded, self.memos, afresh=config["rerun"])
 
         def check() -> None:
             if fingerprints.of_data(loaded, self.memos) != named:
-                names = ", ".join(named.prints) or f"what data={node['_target_']} names"
+                names = ", ".join(named.prints) or f"the data that {loader} loads"
                 raise fingerprints.Changed(
                     f"{names} changed while it was read: start the command again once nothing writes there, or list "
-                    "in data.files what is read"
+                    "the files to be read in data.files"
                 )
 
-        source = _hash([named.identity, apart])
-        data = Data(source, _hash([source, provenance.code_hashes(node)]), named.prints)
-        afresh = config["rerun"] and data.cache not in self._read
-        folder = self.runs_dir / "data" / data.cache
-        if not (named.prints or afresh or data.cache in self._read) and folder.is_dir():
-            self._remark_unseen(node["_target_"])
-        facts = images.prepare(load, folder, check=check, afresh=afresh, **schema.split(config))
-        self._read.add(data.cache)
-        return facts, data
-
-    def _remark_unseen(self, loader: str) -> None:
-        """Say of a loader of the user's own that its data comes from an earlier command, and may have changed."""
-        if not loader.startswith(OURS):
+        source = _hash([named.identity, env_set])
+        cache = _hash([source, provenance.code_of(node).targets])
+        folder, was_read = self.runs_dir / "data" / cache, cache in self._read
+        afresh = config["rerun"] and not was_read
+        if not (named.prints or afresh or was_read or loader.startswith(OURS)) and folder.is_dir():
             self.remarks.append(
-                f"the data of {loader} is as an earlier command read it: no key of data names a file or folder, so "
-                "that no change is noticed; rerun=true reads it afresh, and +data.files=[PATH] names what it reads"
+                f"the data of {loader} is what an earlier command read: no key of data names a file or folder, so "
+                "changes go unnoticed; rerun=true reads it again, and +data.files=[PATH] names the files that it reads"
             )
+        facts = images.prepare(load, folder, check=check, afresh=afresh, **schema.split(config))
+        self._read.add(cache)
+        return Data(facts, source, cache, named.prints)
 
     def _trial(self, config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
         config = {key: value for key, value in config.items() if key != schema.PUBLISHED}
@@ -202,8 +195,7 @@ class Planner:
             identity["policy"] = config["policy"] | {"max_lr": rate}
         if (weights := config["model"].get("weights_file")) and not (path := Path(weights).expanduser()).is_file():
             raise ValueError(f"model.weights_file must be the path of a file of weights, got {path.absolute()}")
-        of_the_split = (*schema.SPLIT_KEYS, *schema.TRANSFORM_KEYS)
-        identity["data"] = {key: config["data"].get(key) for key in of_the_split}
+        identity["data"] = {key: config["data"].get(key) for key in (*schema.SPLIT_KEYS, *schema.TRANSFORM_KEYS)}
         for name, node in identity.items():
             if isinstance(node, dict):
                 named = self._named(node, config["rerun"])
@@ -230,7 +222,7 @@ def _hash(value: Any) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """The same value with equal numbers written alike: 1.0 as 1."""
+    """The value with equal numbers in the same form: 1 for 1.0."""
     if isinstance(value, dict):
         return {key: _canonical(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -247,7 +239,7 @@ def _check_cuda(device: str) -> None:
 
 
 class _Trainings:
-    """Compares trainings by the rates and momenta that their policies give."""
+    """Finds keys without effect, by comparing the rates and momenta of trainings."""
 
     def __init__(self, trials: Sequence[Trial], steps_per_epoch: Callable[[Config], int]) -> None:
         self.trials = list({t.signature: t for t in trials if t.config["task"] == TRAIN}.values())
@@ -255,7 +247,7 @@ class _Trainings:
         self._policies: dict[str, tuple[Policy, list[Hyper]]] = {}
 
     def without_effect(self) -> list[str]:
-        """A line for each key whose values make no difference, each once."""
+        """A line for each key whose values make no difference."""
         alike: dict[str, list[Trial]] = {}
         for trial in self.trials:
             alike.setdefault(self._what_is_trained(trial), []).append(trial)
@@ -273,16 +265,16 @@ class _Trainings:
         return list(lines.values())
 
     def _unused(self, trial: Trial) -> set[str]:
-        """The keys outside of the policy that make no difference to this training."""
+        """The keys outside the policy that make no difference to a training."""
         config = trial.config
         cycles = all(hyper.momentum is not None for hyper in self._policy(trial)[1])
         unused = {MOMENTUM} if cycles and "momentum" in config["optimizer"] else set[str]()
-        # A user's own loader may draw by split_seed itself.
+        # A user's own loader may use split_seed itself.
         ours = config["data"]["_target_"].startswith(OURS)
         return unused | ({SPLIT_SEED} if ours and not config["data"]["val_fraction"] else set())
 
     def _what_is_trained(self, trial: Trial) -> str:
-        """The same text for trainings that may be the same: it has only some steps of their policies."""
+        """A text that is equal for equal trainings; of their policies it has only some steps."""
         left_out = (*NOT_IN_SIGNATURE, "needs", "policy", "max_lr")
         config = {key: value for key, value in trial.config.items() if key not in left_out}
         for parent, _, leaf in (key.partition(".") for key in self._unused(trial)):
@@ -291,7 +283,7 @@ class _Trainings:
             del config["range_test"], config["max_lr_scale"]
         node = trial.config["policy"]
         if trial.range_test and not node["_target_"].startswith(OURS):
-            # A user's own policy may do anything with the rate that the range test finds.
+            # A user's own policy may use the rate that the range test finds in any way.
             return json.dumps([config, node], sort_keys=True)
         sampled = [(hyper.lr, hyper.momentum) for hyper in self._policy(trial)[1]]
         return json.dumps([config, sampled], sort_keys=True)
@@ -304,7 +296,7 @@ class _Trainings:
         return trial.config["epochs"] * self._steps_per_epoch(trial.config)
 
     def _policy(self, trial: Trial) -> tuple[Policy, list[Hyper]]:
-        """The training's policy, and its rates and momenta at the sampled steps."""
+        """A training's policy, and its rates and momenta at the sampled steps."""
         config, steps = trial.config, self._steps(trial)
         key = json.dumps([config["policy"], config["epochs"], schema.max_lr(config), steps], sort_keys=True)
         if key not in self._policies:
@@ -316,7 +308,7 @@ class _Trainings:
 
 
 def _differing(trials: Sequence[Trial]) -> Iterator[tuple[str, list[str]]]:
-    """The keys that were typed with several values for these trials, and the values."""
+    """The keys that were typed with several values for these trials, with the values."""
     overrides = [trial.request.typed() for trial in trials]
     for key in dict.fromkeys(key for one in overrides for key in one):
         values = list(dict.fromkeys(one[key] for one in overrides if key in one))
@@ -325,16 +317,16 @@ def _differing(trials: Sequence[Trial]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _no_effect(key: str, values: Iterable[str], trial: Trial) -> str:
-    """The line about a key whose values change nothing in a training, and what to vary instead."""
+    """The message about a key whose values change no training, with what to vary instead."""
     what = f"{key}={','.join(values)} changes no training"
     if key == MOMENTUM:
-        only = ", and counts for the range test alone" if trial.range_test else ""
+        only = ", and affects only the range test" if trial.range_test else ""
         instead = ""
         if "base_momentum" in trial.config["policy"]:
-            instead = ": vary policy.base_momentum and policy.max_momentum, or type policy.cycle_momentum=false"
+            instead = ": vary policy.base_momentum and policy.max_momentum, or set policy.cycle_momentum=false"
         return f"{what} under {_policy_choice(trial)}, which sets the momentum of every step itself{only}{instead}"
     if key == SPLIT_SEED:
-        return f"{what}: with data.val_fraction=0 nothing is held out of the training set"
+        return f"{what}: with data.val_fraction=0 the training set is not split"
     return f"{what}: the rate and the momentum of every step are the same"
 
 
@@ -343,9 +335,9 @@ def _policy_choice(trial: Trial) -> str:
 
 
 def difference(requests: Sequence[Request], recorded: Sequence[Config]) -> str | None:
-    """How the requests of a command differ from the recorded configs of its sweep; None if they ask for the same.
+    """How the requests of a command differ from the recorded configs of its sweep; None if they do not.
 
-    It is the end of a sentence that begins with the command.
+    It completes a sentence that begins with the command.
     """
     today, then = [_comparable(request.config) for request in requests], [_comparable(config) for config in recorded]
     distinct = [config for number, config in enumerate(today) if config not in today[:number]]
@@ -366,32 +358,16 @@ def difference(requests: Sequence[Request], recorded: Sequence[Config]) -> str |
 
 
 def _comparable(config: Config) -> Config:
-    """The part of a trial's config that decides what it computes."""
+    """The part of a trial's config that can change its result."""
     config = schema.range_test(config) if config["task"] == RANGE_TEST else config
     return {key: value for key, value in schema.what_counts(config).items() if key != "needs"}
 
 
-@dataclass(frozen=True)
-class Outdated:
-    """How many results were made by other code or versions, and what differs: files and targets, and versions."""
-
-    count: int
-    code: tuple[str, ...]
-    versions: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        """What differs: `layers.py changed, torch was 2.5.0 and is 2.6.0`."""
-        more = f" and {len(self.code) - NAMED} more" if len(self.code) > NAMED else ""
-        code = [f"{', '.join(self.code[:NAMED])}{more} changed"] if self.code else []
-        return ", ".join([*code, *self.versions])
-
-
-def outdated(folders: Iterable[TrialFolder]) -> Outdated:
-    """What has changed in code and versions since the results in these folders were made."""
-    # Thousands of trials may share a few targets, whose code is then hashed once.
-    today: dict[tuple[str, ...], dict[str, Any]] = {}
-    changes: list[provenance.Change] = []
+def outdated(folders: Iterable[TrialFolder]) -> tuple[int, Change]:
+    """How many results in these folders were made by other code or versions, and what differs."""
+    # Thousands of trials may share a few targets, whose code is hashed once.
+    current: dict[tuple[str, ...], dict[str, Any]] = {}
+    changes: list[Change] = []
     for folder in folders:
         try:
             resolved, config = folder.resolved(), folder.config()
@@ -399,12 +375,8 @@ def outdated(folders: Iterable[TrialFolder]) -> Outdated:
             continue
         if resolved:
             targets = provenance.targets(config)
-            if targets not in today:
-                today[targets] = provenance.as_record(provenance.code_of_trial(config))
-            if change := provenance.change(resolved, today[targets]):
+            if targets not in current:
+                current[targets] = provenance.as_record(provenance.code_of_trial(config))
+            if change := provenance.change(resolved, current[targets]):
                 changes.append(change)
-    return Outdated(
-        count=len(changes),
-        code=tuple(dict.fromkeys(name for change in changes for name in change.code)),
-        versions=tuple(dict.fromkeys(words for change in changes for words in change.versions)),
-    )
+    return len(changes), provenance.union(changes)

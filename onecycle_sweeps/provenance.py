@@ -1,8 +1,8 @@
-"""What made a result: versions, the git commit, and the code that a config names, with all that this code imports.
+"""What made a result: versions, the git commit, and the code that a config names, with everything that it imports.
 
-Source files are read, and never run. Libraries count by their version. The user's own modules count by the content of
-their files, in the working folder, beside a config, or in an editable installation; so do the modules of this program
-that every trial runs, unless it is installed as a library.
+Source files are read, never run. Libraries are identified by version. The user's own modules are identified by the
+content of their files: in the working folder, in that of a config, or in an editable installation. So are the modules
+of this program that every trial runs, unless the program is installed as a library.
 """
 
 import ast
@@ -22,13 +22,17 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from onecycle_sweeps.config import keys
+
 PROGRAM, DISTRIBUTION = "onecycle_sweeps", "onecycle-sweeps"
 # The function that every trial runs, whatever its config names.
 TRAINING = f"{PROGRAM}.trial.run"
 PACKAGES = (DISTRIBUTION, "torch", "torchvision", "timm")
 LIBRARY_FOLDERS = {"site-packages", "dist-packages"}
 IMPORTING_CALLS = ("import_module", "__import__")
-# The hashes of the user's files when this process saw them last.
+# How many changed files or keys a message names.
+NAMED = 3
+# The hashes of the user's files when this process last read them.
 _seen: dict[str, str] = {}
 
 
@@ -36,10 +40,10 @@ _seen: dict[str, str] = {}
 class Code:
     """The code behind a config.
 
-    `targets` has for each `_target_` a hash of all its files, or the version of the library that it belongs to;
-    `files` has the hash of each file, by its path below the folder where Python finds it, such as `mine/nets.py`;
-    `behind` has the files of each target; `libraries` has the versions of the libraries that these files import,
-    without Python's own.
+    targets: for each `_target_` a hash of all its files, or the version of the library that it belongs to.
+    files: the hash of each file, by its path below the folder where Python finds it, such as `mine/nets.py`.
+    behind: the files of each target.
+    libraries: the versions of the libraries that these files import, without Python's own.
     """
 
     targets: dict[str, str]
@@ -50,13 +54,19 @@ class Code:
 
 @dataclass(frozen=True)
 class Change:
-    """What differs between what made two results: the names of files and targets, and versions in words."""
+    """What differs between two records: the names of files and targets, and a phrase for each version."""
 
     code: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.code or self.versions)
+
+    def __str__(self) -> str:
+        """A phrase such as `layers.py changed, torch was 2.5.0 and is 2.6.0`."""
+        more = f" and {len(self.code) - NAMED} more" if len(self.code) > NAMED else ""
+        code = [f"{', '.join(self.code[:NAMED])}{more} changed"] if self.code else []
+        return ", ".join([*code, *self.versions])
 
 
 def versions() -> dict[str, str]:
@@ -72,30 +82,17 @@ def versions() -> dict[str, str]:
 
 def code_of_trial(config: Any) -> Code:
     """The code behind a trial's result: what its config names, and this program's own unless it is installed."""
-    return _code((*targets(config), *([TRAINING] if program_modules() else [])))
+    return code_of(config, *([TRAINING] if program_modules() else []))
 
 
-def code_of(config: Any) -> Code:
-    """The code behind each `_target_` of a config, as it is on disk at this moment."""
-    return _code(targets(config))
-
-
-@functools.cache
-def program_modules() -> tuple["_Module", ...]:
-    """The modules of this program that every trial runs; none if it is installed and its version is enough.
-
-    Each process reads them once, since it keeps running what it has imported when the files change.
-    """
-    modules = tuple(_Search().behind(TRAINING))
-    for module in modules:
-        _ = module.digest
-    return modules
-
-
-def _code(targets: Iterable[str]) -> Code:
+def code_of(config: Any, *more: str) -> Code:
+    """The code behind each `_target_` of a config and behind `more` targets, as it is on disk."""
     importlib.invalidate_caches()
     search = _Search()
-    behind = {target: list(program_modules()) if target == TRAINING else search.behind(target) for target in targets}
+    behind = {
+        target: list(program_modules()) if target == TRAINING else search.behind(target)
+        for target in (*targets(config), *more)
+    }
     files = {module.label: module.digest for modules in behind.values() for module in modules}
     return Code(
         targets={target: _hash(target, modules) for target, modules in behind.items()},
@@ -105,26 +102,42 @@ def _code(targets: Iterable[str]) -> Code:
     )
 
 
-def code_hashes(config: Any) -> dict[str, str]:
-    """A hash of the code behind each `_target_` of a config; a library's version where it is installed."""
-    return code_of(config).targets
+@functools.cache
+def program_modules() -> tuple["_Module", ...]:
+    """The modules of this program that every trial runs; none if it is installed, and its version identifies it.
+
+    They are read once per process, which goes on running what it has imported when files change.
+    """
+    modules = tuple(_Search().behind(TRAINING))
+    for module in modules:
+        _ = module.digest
+    return modules
 
 
 def as_record(code: Code) -> dict[str, Any]:
-    """The code and the versions as they are kept beside a result."""
+    """The code and the versions as they are recorded with a result."""
     return {"versions": versions() | code.libraries, "code": code.targets, "files": code.files}
 
 
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
-    """What differs between two records; a different version of this program counts as different code."""
-    then, here = before.get("versions", {}), now.get("versions", {})
-    words = {n: f"{n} was {then[n]} and is {here[n]}" for n in then if n in here and then[n] != here[n]}
-    program = [words.pop(DISTRIBUTION)] if DISTRIBUTION in words else []
-    return Change((*differing([before, now]), *program), tuple(words.values()))
+    """What differs between two records; another version of this program counts as other code."""
+    old, new = before.get("versions", {}), now.get("versions", {})
+    phrases = {n: f"{n} was {old[n]} and is {new[n]}" for n in old if n in new and old[n] != new[n]}
+    program = [phrases.pop(DISTRIBUTION)] if DISTRIBUTION in phrases else []
+    return Change((*differing([before, now]), *program), tuple(phrases.values()))
+
+
+def union(changes: Iterable[Change]) -> Change:
+    """All changes in one, each file and version once."""
+    changes = list(changes)
+    return Change(
+        tuple(dict.fromkeys(name for one in changes for name in one.code)),
+        tuple(dict.fromkeys(phrase for one in changes for phrase in one.versions)),
+    )
 
 
 def differing(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The files and targets that differ between any of these records, without targets that belong to torch."""
+    """The files and targets that differ between any of these records; torch's own targets are left out."""
     records = list(records)
     files = _several(record.get("files", {}) for record in records)
     targets = _several(record.get("code", {}) for record in records)
@@ -133,25 +146,25 @@ def differing(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def forget_changed_modules(code: Code) -> None:
-    """Make this process import again the user's modules that have changed since it saw them, and what imports them."""
+    """Make this process import again the user's modules that have changed, and those that import them."""
     own = {file: digest for file, digest in code.files.items() if not file.startswith(f"{PROGRAM}/")}
     changed = {file for file, digest in own.items() if _seen.get(file, digest) != digest}
     stale = {file for files in code.behind.values() if changed.intersection(files) for file in files}
     for file in stale.intersection(own):
         module = sys.modules.pop(file.removesuffix(".py").removesuffix("/__init__").replace("/", "."), None)
-        # Python would use the compiled file if the source has the same size and was changed within the same second.
+        # Python would reuse the compiled file of a source with the same size and, in seconds, the same time.
         if file in changed and (compiled := getattr(module, "__cached__", None)):
             Path(compiled).unlink(missing_ok=True)
     _seen.update(own)
 
 
 def targets(config: Any) -> tuple[str, ...]:
-    """Each `_target_` of a config once, in order."""
-    return tuple(sorted(set(_targets(config))))
+    """Each `_target_` of a config once, sorted."""
+    return tuple(sorted({node["_target_"] for _, node in keys.targets(config)}))
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of a folder's checkout, with "-dirty" appended if files differ from it; None outside a checkout."""
+    """The commit of a folder's git checkout, ending in "-dirty" if files differ from it; None outside a checkout."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10)
@@ -162,7 +175,7 @@ def git_commit(folder: Path) -> str | None:
 
 @dataclass(frozen=True)
 class _Module:
-    """A module and its file, None for a namespace package; `folders` are the folders of a package."""
+    """A module and its file, which a namespace package does not have; `folders` are those of a package."""
 
     name: str
     file: Path | None
@@ -185,23 +198,24 @@ class _Module:
         return hashlib.sha256(self.content).hexdigest()[:12]
 
     @property
+    def source(self) -> bytes:
+        """Its Python code, if its file has any."""
+        return self.content if self.file and self.file.suffix == ".py" else b""
+
+    @property
     def is_own(self) -> bool:
         """Whether it belongs neither to Python nor to an installed library."""
         return any(map(_is_own, [self.file] if self.file else map(Path, self.folders)))
 
     @property
     def names(self) -> dict[str, str]:
-        """The names that it binds, each with what it imports by that name, or with its own name for what it defines."""
-        if self.file is None or self.file.suffix != ".py":
-            return {}
-        return _names(self.content, self.name, bool(self.folders))
+        """The names that it binds, with the dotted name of what it imports, or its own name for what it defines."""
+        return _names(self.source, self.name, bool(self.folders))
 
     @property
     def imports(self) -> set[str]:
-        """What it imports, anywhere in its code, as dotted names."""
-        if self.file is None or self.file.suffix != ".py":
-            return set()
-        return {dotted for _, dotted in _imports(self.content, self.name, bool(self.folders))}
+        """The dotted names that it imports anywhere in its code."""
+        return {dotted for _, dotted in _imports(self.source, self.name, bool(self.folders))}
 
 
 class _Search:
@@ -209,13 +223,13 @@ class _Search:
 
     def __init__(self) -> None:
         self._known: dict[str, _Module | None] = {}
-        # The packages of libraries that the user's own code imports.
+        # The libraries that the user's own code imports.
         self.libraries: set[str] = set()
 
     def behind(self, target: str) -> list[_Module]:
-        """The modules behind a dotted name: its own, and those of the user that it imports, directly or not.
+        """The modules behind a dotted name: its own, and the user's modules that it imports, directly or indirectly.
 
-        Modules of this program count only for targets within this program.
+        Modules of this program are only followed from targets within this program.
         """
         found: dict[str, _Module] = {}
         within, left, seen = _top(target) == PROGRAM, [target], set[str]()
@@ -230,7 +244,7 @@ class _Search:
                     self.libraries.add(modules[0].name)
                 continue
             if within:
-                # The packages of this program only re-export what their modules define.
+                # Packages of this program only re-export what their modules define.
                 origin = modules[-1].names.get(rest, "") if modules[-1].folders else ""
                 modules, left = ([], [*left, origin]) if origin not in ("", modules[-1].name) else (modules[-1:], left)
             elif rest and modules[-1].folders and rest not in modules[-1].names:
@@ -242,7 +256,7 @@ class _Search:
         return sorted(found.values(), key=lambda module: module.name)
 
     def _path(self, dotted: str) -> tuple[list[_Module], str]:
-        """The modules along a dotted name, and the first part of it that is no module, if any."""
+        """The modules along a dotted name, and the first part of it that is not a module, or ""."""
         parts, modules = dotted.split("."), []
         for i, part in enumerate(parts):
             module = self._module(".".join(parts[: i + 1]), modules[-1].folders if modules else None)
@@ -258,7 +272,7 @@ class _Search:
 
 
 def _found(name: str, folders: tuple[str, ...] | None) -> _Module | None:
-    """The module of a name, searched in the folders of its package without importing the package."""
+    """The module with a name, found in the folders of its package without importing the package."""
     spec: ModuleSpec | None = None
     with suppress(ImportError, ValueError, AttributeError):
         if folders is None:
@@ -272,7 +286,7 @@ def _found(name: str, folders: tuple[str, ...] | None) -> _Module | None:
 
 
 def _modules_below(package: _Module) -> Iterator[str]:
-    """All modules of a package, for a name that the package provides in another way than by an import statement."""
+    """All modules of a package, for a name that the package does not provide by an import statement."""
     for folder in map(Path, package.folders):
         for path in (*folder.glob("*.py"), *(init.parent for init in folder.glob("*/__init__.py"))):
             if path.stem != "__init__":
@@ -283,7 +297,7 @@ def _modules_below(package: _Module) -> Iterator[str]:
 def _imports(content: bytes, name: str, is_package: bool) -> tuple[tuple[str, str], ...]:
     """The imports in a module's code: the name that each binds, and the full name of what it imports.
 
-    Code that does not parse has none. Imports by a call count if the name is a literal.
+    Code that does not parse has none. Calls such as `import_module("name")` count if the name is a literal.
     """
     package = name if is_package else name.rpartition(".")[0]
     found: list[tuple[str, str]] = []
@@ -303,7 +317,7 @@ def _imports(content: bytes, name: str, is_package: bool) -> tuple[tuple[str, st
 
 
 def _absolute(dotted: str, package: str) -> str:
-    """The full name of one relative to a package; a name that leads out of all packages stays as it is."""
+    """The full form of a name relative to a package; one that leaves all packages is returned unchanged."""
     level = len(dotted) - len(dotted.lstrip("."))
     if not level:
         return dotted
@@ -325,17 +339,6 @@ def _parsed(content: bytes) -> ast.AST:
     return ast.Module([], [])
 
 
-def _targets(config: Any) -> Iterator[str]:
-    if isinstance(config, dict):
-        if isinstance(config.get("_target_"), str):
-            yield config["_target_"]
-        for value in config.values():
-            yield from _targets(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _targets(value)
-
-
 def _hash(target: str, modules: list[_Module]) -> str:
     if modules:
         text = "\n".join(f"{module.label} {module.digest}" for module in modules)
@@ -348,7 +351,7 @@ def _hash(target: str, modules: list[_Module]) -> str:
 
 @functools.cache
 def _version(top: str) -> str:
-    """The distribution of a top-level package and its version; cached, since finding it takes most of a second."""
+    """The distribution and the version of a top-level package; cached, since the search takes most of a second."""
     with suppress(importlib.metadata.PackageNotFoundError):
         return f"{top} {importlib.metadata.version(top)}"
     for distribution in importlib.metadata.packages_distributions().get(top, []):
@@ -369,7 +372,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _several(found: Iterable[Mapping[str, str]]) -> dict[str, set[str]]:
-    """The keys that have more than one value, with all their values."""
+    """The keys with more than one value, and their values."""
     values: dict[str, set[str]] = {}
     for one in found:
         for key, value in one.items():

@@ -18,7 +18,7 @@ from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
-# Keys whose values a name has without the key, or at a fixed place.
+# Keys with a place of their own in a name.
 NAMED_APART = ("policy", "recipe", "seed")
 
 Group = tuple[tuple[str, str], ...]
@@ -26,14 +26,14 @@ Group = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial as its sweep lists it in sweep.json: its folder, and its name among the others.
+    """One trial as sweep.json lists it, from which a report names it and finds its folder.
 
-    It is not part of `Trial`: a name depends on what the other trials of the sweep have in common, and a report has
-    nothing but what the sweep and the trial's folder recorded.
+    `Trial` cannot replace it: a name depends on the other trials of the sweep, and a report has only what is on disk.
 
-    `varies` has the overrides that tell it from the other trials, in the order of its name. `needs` is the signature of
-    the range test that finds its rate. `reused` says that its result was there before the sweep. `also` has the names
-    of other groups whose overrides lead to the same trial.
+    varies: the overrides that distinguish it from the other trials, in the order of its name.
+    needs: the signature of the range test that finds its rate.
+    reused: whether its result is from before the sweep.
+    also: the names of other groups whose overrides ask for the same trial.
     """
 
     signature: str
@@ -46,11 +46,11 @@ class Entry:
 
     @property
     def group(self) -> Group:
-        """What trials are compared by: all that varies but the seed."""
+        """The overrides that trials are compared by: all that vary, except the seed."""
         return tuple((key, value) for key, value in self.varies.items() if key != "seed")
 
     def name(self, max_lr: float | None) -> str:
-        """A name that reads as a legend: `onecycle max_lr=0.8 seed=0`."""
+        """The trial's name, as in a legend: `onecycle max_lr=0.8 seed=0`."""
         if self.kind == RANGE_TEST:
             return " ".join(["range test", *(f"{k}={v}" for k, v in self.varies.items())])
         rest = [f"{k}={v}" for k, v in self.varies.items() if k not in ("policy", "max_lr", "policy.max_lr")]
@@ -60,10 +60,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The trials of one command and how it was called.
+    """The trials of one command, and how it was called.
 
-    `single` is a command without -m, which has no parent run. `launcher` has the keys of hydra.launcher, and
-    `sequential` says that its sweeper learned from results. The preset is compared with the `published` results.
+    single: whether the command was without -m, so that its run has no parent.
+    published: the results that a preset is compared with.
+    launcher: the keys of hydra.launcher.
+    sequential: whether the sweeper chose trials by the results of earlier ones.
     """
 
     id: str
@@ -90,7 +92,7 @@ class Sweep:
 
     @property
     def command_line(self) -> str:
-        """The command as typed in a shell, without the logins in its URIs."""
+        """The command for a shell, without the logins in its URIs."""
         return without_logins(f"python -m onecycle_sweeps {shlex.join(self.command)}".strip())
 
     def trial(self, signature: str) -> TrialFolder:
@@ -98,7 +100,7 @@ class Sweep:
         return TrialFolder(self.runs_dir / signature)
 
     def configs(self) -> list[Config]:
-        """The configs that its command asked for: those of its trainings or, if it has none, of its range tests."""
+        """The configs that the command asked for: of its trainings or, if it has none, of its range tests."""
         kind = TRAIN if any(entry.kind == TRAIN for entry in self.trials) else RANGE_TEST
         return [self.trial(entry.signature).config() for entry in self.trials if entry.kind == kind]
 
@@ -112,10 +114,10 @@ class Sweep:
 
 
 def load(folder: Path) -> Sweep:
-    """Read a sweep's folder; raises FileNotFoundError where it is none, Unreadable where its record cannot be used."""
+    """Read a sweep; raises FileNotFoundError if the folder is not a sweep's, Unreadable if its record is."""
     data = files.read_json(path := folder / "sweep.json")
     if data is None:
-        raise FileNotFoundError(f"{folder} is no sweep: it has no sweep.json")
+        raise FileNotFoundError(f"{folder} is not a sweep: it has no sweep.json")
     try:
         data["published"] = preset.read(data.get("published"))
         data["trials"] = tuple(Entry(**entry | {"also": tuple(entry.get("also", ()))}) for entry in data["trials"])
@@ -128,7 +130,7 @@ def find(runs_dir: Path, name: str | None = None, on_skipped: Callable[[str], ob
     """The sweep with an id, a prefix of one, or a path; without a name the latest.
 
     Without a name, sweeps with an unreadable record are skipped, and `on_skipped` is called with the reason.
-    Raises LookupError, in one line, if none or several match, Unreadable if the record of the named one is unreadable.
+    Raises LookupError if none or several match, Unreadable if the record of the named one is unreadable.
     """
     if name and (Path(name) / "sweep.json").is_file():
         return load(Path(name).resolve())
@@ -146,7 +148,7 @@ def find(runs_dir: Path, name: str | None = None, on_skipped: Callable[[str], ob
             if on_skipped:
                 on_skipped(str(error))
     wanted = f"no sweep begins with {name}" if name else "there is no sweep"
-    raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; runs_dir=... says where to look")
+    raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; use runs_dir=... to look elsewhere")
 
 
 def identity(signatures: Iterable[str]) -> str:
@@ -155,12 +157,12 @@ def identity(signatures: Iterable[str]) -> str:
 
 
 def fresh_identity() -> str:
-    """A random id, for a sweep whose trials are not known when it begins."""
+    """A random id, for a sweep whose trials are unknown at its start."""
     return uuid.uuid4().hex[:8]
 
 
 def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
-    """The distinct trials of a sweep, range tests first, named by the overrides that vary among them."""
+    """The distinct trials of a sweep, range tests first, named by the overrides in which they differ."""
     varying, leaders = _varying(trials), _leaders(trials)
     found = {entry.signature: entry for entry in _range_tests(trials, varying)}
     for trial in trials:
@@ -174,7 +176,7 @@ def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
 
 
 def _with_name(known: Entry, entry: Entry) -> Entry:
-    """The known entry of a trial, with the group's name of another entry for the same trial."""
+    """The known entry of a trial, together with the name of another entry's group for the same trial."""
     if entry.group == known.group or (name := group_name(entry.group)) in known.also:
         return known
     return replace(known, also=(*known.also, name))
@@ -186,18 +188,18 @@ def group_name(group: Group) -> str:
 
 
 def other_names(entries: Iterable[Entry]) -> list[str]:
-    """A line for each group of trainings that is another one under another name."""
+    """A line for each group of trainings that is the same as another one."""
     pairs = ((group_name(entry.group), name) for entry in entries for name in entry.also)
-    return [f"{name} is the same training as {known}: one row stands for both" for known, name in dict.fromkeys(pairs)]
+    return [f"{name} is the same training as {known}: they share one row" for known, name in dict.fromkeys(pairs)]
 
 
 def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict[str, str]]) -> Iterator[Entry]:
-    """An entry for each range test, named by what the trials that need it share and other trials do not."""
+    """An entry for each range test, named by the varying overrides that all trials that need it share."""
     served: dict[str, list[Mapping[str, str]]] = {}
     for trial in trials:
         if test := trial if trial.config["task"] == RANGE_TEST else trial.range_test:
             served.setdefault(test.signature, []).append(varying[trial.request.overrides])
-    # A recipe is part of the name if it tells several range tests from each other.
+    # A recipe is part of the name if it distinguishes several range tests.
     left_out = ("policy", "seed") if len(served) > 1 else ("policy", "seed", "recipe")
     for signature, (first, *others) in served.items():
         same = {k: v for k, v in first.items() if k not in left_out and all(other.get(k) == v for other in others)}
@@ -205,7 +207,7 @@ def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict
 
 
 def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
-    """The first word of each trial's name: its policy, or its recipe without the folder of its preset."""
+    """The beginning of each trial's name: its policy, or its recipe without the folder of its preset."""
     recipes = {recipe for t in trials if (recipe := t.request.choices.get("recipe"))}
     short = len({PurePath(recipe).name for recipe in recipes}) == len(recipes)
     several = len({t.request.choices.get("policy") for t in trials if "policy" in t.request.typed()}) > 1
@@ -220,7 +222,7 @@ def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
 
 
 def _varying(trials: Sequence[Trial]) -> dict[tuple[str, ...], dict[str, str]]:
-    """The overrides of each trial that not all trials share, by all its overrides."""
+    """The overrides of each trial that not all trials share; the keys are all overrides of a trial."""
     parsed = {t.request.overrides: t.request.typed() for t in trials}
     keys = {key for overrides in parsed.values() for key in overrides}
     shared = {key for key in keys if len({overrides.get(key) for overrides in parsed.values()}) == 1}

@@ -1,4 +1,4 @@
-"""A trial's folder: its records, its lock, and what they say about the trial's state and progress."""
+"""A trial's folder: its records and its lock, and the trial's state and progress, which follow from them."""
 
 import os
 import time
@@ -18,7 +18,7 @@ from onecycle_sweeps.measures import Measure
 WAITING, QUEUED, RUNNING, FINISHED = "waiting", "queued", "running", "finished"
 DIVERGED, FAILED, CANCELLED, LOST = "diverged", "failed", "cancelled", "lost"
 ENDED = (FINISHED, DIVERGED, FAILED, CANCELLED, LOST)
-# The end of an attempt that saved a checkpoint and left when it was asked to.
+# How an attempt ends that saved a checkpoint and stopped on request.
 STOPPED = "stopped"
 
 LEFT_BY_ATTEMPTS = (
@@ -36,32 +36,33 @@ RESULT: Fields = {
 RESOLVED: Fields = {"max_lr": (int, float, type(None)), "total_steps": int}
 FAILURE: Fields = {**CAUSE, "time": (int, float)}
 JOB: Fields = {"status": str, "submission": str, "index": int}
-SET_ASIDE = "the sweep's command puts it aside and goes on"
+SET_ASIDE = "the sweep's command moves it away and continues"
 WRITTEN_AGAIN = "the sweep's command writes it again"
 LOCK_SECONDS = 0.2
-# PyYAML's own loader and dumper in Python take ten times as long.
+# PyYAML's loader and dumper in Python take ten times as long.
 LOADER, DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 ROOT, UNMAPPED = 0, 65534
 
 
 class Busy(Exception):
-    """Another process works on the trial at this moment."""
+    """Another process is working on the trial."""
 
 
 class Superseded(Exception):
-    """A later attempt has taken the trial over."""
+    """A later attempt has taken over the trial."""
 
 
 class EarlierVersion(UnknownFormat):
-    """The records have no format: they can be read, but nothing is continued or reused from them."""
+    """The records have no format: they can be read, but neither continued nor reused."""
 
 
 @dataclass(frozen=True)
 class TrialState:
-    """A trial's status at one moment, cheap enough to be read for all trials of a sweep every second.
+    """A trial's status at one moment; reading it for all trials of a sweep every second is cheap enough.
 
-    `cause` says why it failed or is lost. `result` is empty before there is one. `is_unreadable` says that the trial is
-    lost because a record is unreadable.
+    cause: why the trial failed or is lost.
+    result: empty before there is one.
+    is_unreadable: whether the trial is lost because a record is unreadable.
     """
 
     status: str
@@ -76,7 +77,10 @@ class TrialState:
 
 @dataclass(frozen=True)
 class Progress:
-    """The last step in a running trial's journal, with its rate and loss; `started` and `time` in seconds."""
+    """The last step in a running trial's journal, with its rate and loss.
+
+    started, time: when the attempt began and when the step was written, as Unix times.
+    """
 
     step: int
     total_steps: int
@@ -88,15 +92,15 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """The time left at the attempt's pace so far; None before there is one."""
+        """The time left at the attempt's average speed; None before its first step."""
         done, spent = self.step + 1 - self.first_step, self.time - self.started
         return spent / done * (self.total_steps - self.step - 1) if done > 0 and spent > 0 else None
 
 
 class TrialFolder:
-    """`RUNS_DIR/<signature>`, the only way to a trial's records: whoever runs, ships or shows a trial has its folder.
+    """`RUNS_DIR/<signature>`, through which a trial's records are read and written.
 
-    A trial that runs on another machine or in a later command is known by nothing else.
+    Processes, machines and later commands share nothing else of a trial.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,12 +130,12 @@ class TrialFolder:
         """Another trial's folder in the same RUNS_DIR."""
         return TrialFolder(self.runs_dir / signature)
 
-    # What the records say
+    # The state and the progress, from the records
 
     def state(self) -> TrialState:
-        """The trial's state: by its result, or else its lock, its cancellation, its job, and how it ended last.
+        """The trial's state, from its result, or else its lock, its cancellation, its job and how it last ended.
 
-        A trial with an unreadable record has no result: it is lost, and the cause names the file.
+        A trial with an unreadable record is lost, and the cause names the file.
         """
         try:
             return self._state()
@@ -148,7 +152,7 @@ class TrialFolder:
             self.check_config()
         if self.is_locked():
             return TrialState(RUNNING)
-        # It may have ended since its result was looked for.
+        # The trial may have ended since its result was read.
         if result := self.checked_result():
             return TrialState(result["status"], result["cause"], result)
         if self.is_cancelled():
@@ -170,7 +174,7 @@ class TrialFolder:
     def checked_result(self) -> Mapping[str, Any]:
         """The result, empty if there is none; raises Unreadable if a record that belongs to it is missing or damaged.
 
-        Of the journal only the first and the last step are looked at: a report reads what lies between.
+        Of the journal only the head and the last block are checked.
         """
         if (result := self.result()) is None:
             return {}
@@ -180,12 +184,12 @@ class TrialFolder:
         if end < result["steps"]:
             raise Damaged(f"the journal in {self.journal} is damaged: it ends at step {end} of {result['steps']}")
         if self.resolved() is None:
-            raise Damaged(f"{self.path / 'resolved.json'} is missing, which tells the rate and the code of the result")
+            raise Damaged(f"{self.path / 'resolved.json'} is missing, which records the result's rate and code")
         self.check_config()
         return result
 
     def unusable(self) -> Unreadable | None:
-        """Why nothing that earlier attempts left may be reused or continued; None if it may."""
+        """Why the records of earlier attempts cannot be reused or continued; None if they can."""
         try:
             for read in (self.check_config, self.failure, self.job):
                 with suppress(Replaceable):
@@ -199,7 +203,7 @@ class TrialFolder:
         return None
 
     def progress(self) -> Progress | None:
-        """Where a running trial is; None before its first block of steps, and if that is unreadable."""
+        """How far a running trial is; None before its first block of steps, and if a record is unreadable."""
         try:
             resolved = self.resolved()
             block, attempt = journal.latest_block(self.journal), journal.latest_attempt(self.journal)
@@ -219,12 +223,12 @@ class TrialFolder:
         )
 
     def is_done(self, config: dict[str, Any]) -> bool:
-        """Whether nothing is left to do for this config: there is a result, and the model if it is to be kept."""
+        """Whether the trial has its result and, if the config asks for it, its model."""
         model = config["save_model"] and config["task"] == "train"
         return self.result() is not None and (not model or (self.path / "model.pt").exists())
 
     def is_cancelled(self) -> bool:
-        """Whether the user has cancelled the trial and not asked for it again."""
+        """Whether the user cancelled the trial and has not started it again."""
         return (self.path / "cancel.json").exists()
 
     # The records
@@ -237,7 +241,7 @@ class TrialFolder:
             raise Replaceable(str(error), WRITTEN_AGAIN) from error
 
     def check_config(self) -> None:
-        """Raise what `config` raises; a file that was found whole is read again only after it has changed."""
+        """Raise what `config` raises; a valid file is read again only after it has changed."""
         path = self.path / "config.yaml"
         try:
             found = path.stat()
@@ -248,7 +252,7 @@ class TrialFolder:
 
     @property
     def needs_hydra(self) -> bool:
-        """Whether Hydra's config asks for something around the trial, such as callbacks or an environment."""
+        """Whether Hydra's config asks for more than running the trial, such as callbacks or an environment."""
         return (self.path / "hydra.yaml").exists()
 
     def hydra(self) -> dict[str, Any]:
@@ -257,7 +261,7 @@ class TrialFolder:
         return _read_yaml(self.path / "hydra.yaml")
 
     def resolved(self) -> dict[str, Any] | None:
-        """What the first attempt fixed: rate, precision, device, versions; None before it."""
+        """What the first attempt fixed, such as rate, precision, device and versions; None before it."""
         found = files.read_json(path := self.path / "resolved.json", RESOLVED)
         try:
             measures.of_trial(found)
@@ -266,7 +270,7 @@ class TrialFolder:
         return found
 
     def max_lr(self) -> float | None:
-        """The rate that the first attempt fixed; None before it, and if it is unreadable."""
+        """The rate that the first attempt fixed; None before it, and if the record is unreadable."""
         return _or_empty(self.resolved).get("max_lr")
 
     def headline(self) -> Measure:
@@ -278,19 +282,19 @@ class TrialFolder:
         return files.read_json(self.path / "result.json", RESULT)
 
     def failure(self) -> dict[str, Any] | None:
-        """Why the last attempt failed; None if it did not."""
+        """Why the last attempt failed; None if it did not fail."""
         return self._read_replaceable("failure.json", FAILURE)
 
     def last_failure(self) -> dict[str, Any]:
-        """The same, but empty if there was none or it is unreadable."""
+        """The record `failure`, empty if there is none or it is unreadable."""
         return _or_empty(self.failure)
 
     def job(self) -> dict[str, Any] | None:
-        """The trial's latest job on a cluster, and how it was seen last; None if there was none."""
+        """The trial's latest job on a cluster, with its last known status; None if there was none."""
         return self._read_replaceable("job.json", JOB)
 
     def last_job(self) -> dict[str, Any]:
-        """The same, but empty if there was none or it is unreadable."""
+        """The record `job`, empty if there is none or it is unreadable."""
         return _or_empty(self.job)
 
     def _read_replaceable(self, name: str, fields: Fields) -> dict[str, Any] | None:
@@ -300,7 +304,7 @@ class TrialFolder:
             raise Replaceable(str(error), SET_ASIDE) from error
 
     def _formats(self) -> set[int]:
-        """The formats of the records that exist of attempts and their result."""
+        """The formats of the existing records of attempts and of their result."""
         found = {attempt.format for attempt in journal.attempts(self.journal)}
         for name, fields in (("resolved.json", RESOLVED), ("result.json", RESULT)):
             if read := files.read_json_with_format(self.path / name, fields):
@@ -308,7 +312,7 @@ class TrialFolder:
         return found
 
     def create(self, config: dict[str, Any], hydra: dict[str, Any] | None = None) -> None:
-        """Make the folder, and write the trial's config.yaml and, if it has one, its hydra.yaml."""
+        """Make the folder, and write config.yaml and, with a `hydra` config, hydra.yaml."""
         self.journal.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
         if hydra is None:
@@ -321,22 +325,23 @@ class TrialFolder:
         _write_yaml(self.path / "config.yaml", config)
 
     def write(self, name: str, data: dict[str, Any], *, attempt: int | None = None) -> None:
-        """Write NAME.json whole or not at all; with `attempt` as `put` does."""
-        content = files.to_json(data)
-        if attempt is None:
-            files.write(self.path / f"{name}.json", content)
-        else:
-            self.put(f"{name}.json", content, attempt)
+        """Replace NAME.json as `put` does."""
+        self.put(f"{name}.json", files.to_json(data), attempt)
 
-    def put(self, name: str, content: str | memoryview, attempt: int) -> None:
-        """Replace a file on behalf of an attempt; raises Superseded, and the file stays, if a later one has begun.
+    def put(self, name: str, content: str | memoryview, attempt: int | None) -> None:
+        """Replace a file; on behalf of an attempt raises Superseded, and keeps the file, if a later one has begun.
 
         An attempt that begins between the check and the replacement removes the temporary file.
         """
+
+        def check() -> None:
+            if attempt is not None:
+                self.check_current(attempt)
+
         try:
-            files.write(self.path / name, content, before_replacing=lambda: self.check_current(attempt))
+            files.write(self.path / name, content, before_replacing=check)
         except FileNotFoundError:
-            self.check_current(attempt)
+            check()
             raise
 
     def remove(self, name: str) -> None:
@@ -344,11 +349,11 @@ class TrialFolder:
         (self.path / name).unlink(missing_ok=True)
 
     def remove_temporary(self) -> None:
-        """Remove the temporary files of earlier attempts, so that one which is still writing cannot replace a file."""
+        """Remove temporary files of earlier attempts, so that none of them can still replace a file."""
         files.remove_temporary(self.path, WRITTEN_UNDER_LOCK)
 
     def set_aside(self, names: Collection[str] = LEFT_BY_ATTEMPTS) -> None:
-        """Move what earlier attempts left into a subfolder `before-*`; raises Busy while the trial is running."""
+        """Move the files of earlier attempts into a subfolder `before-*`; raises Busy while the trial is running."""
         if not self.path.exists():
             return
         with self.lock():
@@ -360,14 +365,14 @@ class TrialFolder:
                     os.replace(self.path / name, place / name)
 
     def set_aside_damaged(self) -> list[str]:
-        """Set aside those damaged files that the trial can go on without; returns a line for each of them."""
+        """Set aside damaged files that the trial does not need; returns a message about each."""
         lines = []
         for name, read in (("failure.json", self.failure), ("job.json", self.job)):
             try:
                 read()
             except Replaceable as error:
                 self.set_aside([name])
-                lines.append(f"{error}: it is put aside, and the trial goes on")
+                lines.append(f"{error}: it is moved away, and the trial continues")
             except Unreadable:
                 pass
         return lines
@@ -376,9 +381,9 @@ class TrialFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the trial; raises Busy if another process holds it. The lock ends with its process."""
+        """Lock the trial until the process ends at the latest; raises Busy if another process has locked it."""
         try:
-            # `is_locked` holds the lock for an instant, so a first refusal may mean nothing.
+            # `is_locked` takes the lock for an instant, so one failure to get it may mean nothing.
             lock = files.lock(self.path / "lock", seconds=LOCK_SECONDS)
         except files.AlreadyLocked as error:
             raise Busy(f"another process works on {self.path}") from error
@@ -386,11 +391,11 @@ class TrialFolder:
             yield
 
     def break_lock(self) -> None:
-        """Take the lock from its holder, who finds out at its next save that it is superseded."""
+        """Take the lock from its process, which notices at its next save that it is superseded."""
         (self.path / "lock").unlink(missing_ok=True)
 
     def is_locked(self) -> bool:
-        """Whether a process works on the trial at this moment."""
+        """Whether a process is working on the trial."""
         return files.is_locked(self.path / "lock")
 
     def attempts(self) -> int:
@@ -404,7 +409,7 @@ class TrialFolder:
 
 
 def check_owner(path: Path) -> None:
-    """Raise PermissionError for a file that says what code is run and belongs to another user.
+    """Raise PermissionError if another user owns a file that decides which code is run.
 
     Files owned by root or by an unmapped uid, as on some shared file systems, are allowed.
     """
@@ -413,7 +418,7 @@ def check_owner(path: Path) -> None:
     except FileNotFoundError:
         return
     if owner not in (os.geteuid(), ROOT, UNMAPPED):
-        raise PermissionError(f"{path} says what code is run, and belongs to user {owner}: take a runs_dir of your own")
+        raise PermissionError(f"{path} decides which code is run, and belongs to user {owner}: use your own runs_dir")
 
 
 def _or_empty(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:

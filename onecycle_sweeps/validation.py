@@ -1,4 +1,4 @@
-"""What a value may be: tests with a description each, from which the messages about invalid values are made."""
+"""Allowed values of settings: tests with descriptions, from which messages about invalid values are made."""
 
 import math
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values that a setting may have.
+    """The allowed values of a setting.
 
-    accepts: the test.
-    alternatives: its description; "auto", "fp32" and "bf16" read as "auto, fp32 or bf16".
-    most: the largest number, also within a list. A larger one is reported by this bound, not by the description.
+    accepts: the test of a value.
+    alternatives: their descriptions, joined in messages to "auto, fp32 or bf16".
+    most: the largest number, also in a list; the message about a larger one has this bound instead of the description.
     """
 
     accepts: Callable[[Any], bool]
@@ -35,18 +35,18 @@ class Allowed:
         return f"{', '.join(others)} or {last}" if others else last
 
     def error(self, name: str, value: Any) -> str | None:
-        """The message about an invalid value, with name, bound and value; None for a valid one."""
+        """The message about an invalid value, with name, bound and value; None if the value is valid."""
         if not self.accepts(value):
             return f"{name} must be {self}, got {value!r}"
         for item in value if isinstance(value, list) else [value]:
-            # Not as a float, which an int may be too large for.
+            # An int may be too large to be converted to a float.
             if isinstance(item, Real) and not item <= self.most:
                 return f"{name} must be at most {self.most:.0f}, got {item}"
         return None
 
 
 def require(name: str, value: Any, allowed: Allowed) -> None:
-    """Raise ValueError for a value that is not allowed."""
+    """Raise ValueError for an invalid value."""
     if error := allowed.error(name, value):
         raise ValueError(error)
 
@@ -59,7 +59,7 @@ def number(
     at_most: float = math.inf,
     most: float = math.inf,
 ) -> Allowed:
-    """A finite number within the bounds; an int is a number, a bool or a str is not."""
+    """A finite number within the bounds: a float or an int, but not a bool."""
 
     def accepts(value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, Real):
@@ -81,7 +81,7 @@ def number(
 
 
 def whole(at_least: int, *, most: float = math.inf) -> Allowed:
-    """A whole number; a bool is none."""
+    """A whole number, but not a bool."""
 
     def accepts(value: Any) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= at_least
@@ -90,7 +90,7 @@ def whole(at_least: int, *, most: float = math.inf) -> Allowed:
 
 
 def one_of(*choices: str) -> Allowed:
-    """One of these words."""
+    """One of these texts."""
     return Allowed(lambda value: isinstance(value, str) and value in choices, choices)
 
 
@@ -100,7 +100,7 @@ def text(description: str = "a text") -> Allowed:
 
 
 def list_of(item: Allowed, description: str) -> Allowed:
-    """A list, or a tuple, of such values."""
+    """A list or tuple of such values."""
     return Allowed(lambda value: isinstance(value, list | tuple) and all(map(item.accepts, value)), (description,))
 
 

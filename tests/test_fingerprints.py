@@ -148,7 +148,7 @@ def gone(photos: Path) -> None:
         (noise, r"train/ants/0.bmp, train/ants/1.bmp, train/ants/2.bmp and 9 more"),
         (lambda photos: (photos / "val" / "bees" / "1.bmp").unlink(), r"\(val/bees/1.bmp\) changed since"),
         (lambda photos: laid(photos, {"val/bees/3.bmp": b"x"}), r"\(val/bees/3.bmp\) changed since"),
-        (gone, "photos, which the trial was planned with, is gone"),
+        (gone, "photos, which the trial reads, was removed"),
     ],
 )
 def test_a_trial_whose_data_changed_since_it_was_planned_fails_in_one_line(

@@ -172,7 +172,7 @@ def test_a_key_that_nothing_reads_is_named_with_what_was_meant(
         ("data.classes=[3,7", "a ] is missing"),
         ("seed=0, -m", "no value after the last comma"),
         ("epochs.foo=1", "epochs is a single value (10)"),
-        ("policy=onecycle fast", "fast is no override"),
+        ("policy=onecycle fast", "fast is not an override: write key=value"),
         ("=1", "key=value"),
         ("+seed=1", "write seed=1"),
         ("--multirunn", "did you mean --multirun?"),

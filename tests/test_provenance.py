@@ -35,7 +35,7 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def code(*targets: str) -> dict[str, str]:
-    return provenance.code_hashes({"nodes": [{"_target_": target} for target in targets]})
+    return provenance.code_of({"nodes": [{"_target_": target} for target in targets]}).targets
 
 
 def test_versions_are_the_installed_ones():
@@ -51,7 +51,7 @@ def test_a_package_that_is_not_installed_is_recorded_as_such(monkeypatch: pytest
 
 def test_targets_are_found_wherever_a_config_names_them():
     config = {"a": {"_target_": "json.dumps", "b": [{"_target_": "pathlib.Path"}]}, "c": {"_target_": 5}, "d": None}
-    assert list(provenance.code_hashes(config)) == ["json.dumps", "pathlib.Path"]
+    assert list(provenance.code_of(config).targets) == ["json.dumps", "pathlib.Path"]
 
 
 def test_an_edit_of_the_users_code_changes_its_hash(users: Path):

@@ -164,7 +164,7 @@ def test_a_sweep_comes_back_as_it_was_saved(tmp_path: Path):
 
 
 def test_a_folder_without_a_sweep_is_none(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"is no sweep: it has no sweep\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no sweep\.json"):
         sweep.load(tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_a_sweep_is_found_by_its_id_a_prefix_or_its_path_and_without_a_name_it_i
     ("name", "message"),
     [
         ("cafe", "several sweeps begin with cafe: cafe0000, cafe0001"),
-        ("dead", "no sweep begins with dead in .*sweeps, which has 3; runs_dir=... says where to look"),
+        ("dead", "no sweep begins with dead in .*sweeps, which has 3; .*runs_dir="),
     ],
 )
 def test_a_name_that_fits_none_or_several_is_refused(three: Path, name: str, message: str):

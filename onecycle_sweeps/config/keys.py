@@ -30,7 +30,7 @@ SYNONYMS = {
     **dict.fromkeys(("tracking_uri", "mlflow_tracking_uri", "mlflow_uri"), "tracking.uri"),
     **dict.fromkeys(("experiment_name", "project", "project_name"), "tracking.experiment"),
 }
-# What they call a key of one node.
+# What other programs call a key of one of our nodes.
 WITHIN = {
     "range_test": dict.fromkeys(("num_it", "num_iter", "num_steps", "iterations", "iters", "num_training"), "steps"),
     "tracking": {"experiment_name": "experiment", "name": "experiment", "tracking_uri": "uri"},
@@ -43,14 +43,14 @@ WITHIN = {
         "queue": "partition",
     },
 }
-# An interpolation that has no other within.
+# An interpolation that contains no other one.
 INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
-# Resolvers of OmegaConf's whose argument is a key.
-OF_KEYS = ("oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values")
+# Resolvers of OmegaConf that take a key as their argument.
+KEY_RESOLVERS = ("oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values")
 
 
 def unknown(key: str, known: Sequence[str], value: Any = ...) -> str:
-    """The line for a key that nothing reads; `value` is what it was given, if that is to be shown."""
+    """The message about a key that nothing reads; it shows `value`, the key's value, where that helps."""
     meant = suggestion(key, known)
     if meant == RATE and _leaf(key).lower() in RATE_ELSEWHERE:
         return f"unknown key {key}; the rate is {RATE}{'' if value is ... else f'={value}'}"
@@ -59,26 +59,31 @@ def unknown(key: str, known: Sequence[str], value: Any = ...) -> str:
     node = _node(key)
     if siblings := [_leaf(other) for other in dict.fromkeys(known) if node and _node(other) == node]:
         return f"unknown key {key}; the keys of {node} are {', '.join(siblings)}"
-    return f"unknown key {key}: nothing reads it (--cfg job shows the keys there are)"
+    return f"unknown key {key}: nothing reads it (--cfg job lists the keys)"
 
 
 def suggestion(key: str, known: Sequence[str]) -> str | None:
-    """The known key that was probably meant by another one."""
+    """The known key that an unknown one probably stands for."""
     node, leaf = _node(key), _leaf(key).lower().replace("-", "_")
     siblings = {_leaf(other): other for other in known if _node(other) == node}
-    if near := difflib.get_close_matches(leaf, siblings, 1, 0.7):
-        return siblings[near[0]]
+    if near := nearest(leaf, siblings, 0.7):
+        return siblings[near]
     if (within := f"{node}.{WITHIN.get(node, {}).get(leaf)}") in known:
         return within
-    beside = [other for other in known if difflib.get_close_matches(leaf, [_leaf(other)], 1, 0.8)]
-    if node and (near := difflib.get_close_matches(key, beside, 1, 0.85)):
-        return near[0]
+    beside = [other for other in known if nearest(leaf, [_leaf(other)], 0.8)]
+    if node and (near := nearest(key, beside, 0.85)):
+        return near
     meant = SYNONYMS.get(leaf)
     if meant and (not node or not siblings or _node(meant) in ("", node)):
         return meant
     by_leaf = {_leaf(other): other for other in reversed(known)}
-    near = difflib.get_close_matches(leaf, by_leaf, 1, 0.8)
-    return by_leaf[near[0]] if near else None
+    near = nearest(leaf, by_leaf, 0.8)
+    return by_leaf[near] if near else None
+
+
+def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
+    """The most similar of the known names; None if the similarity of all of them is lower."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1, similarity)), None)
 
 
 def _node(key: str) -> str:
@@ -90,9 +95,9 @@ def _leaf(key: str) -> str:
 
 
 def leaves(node: Any, path: str = "", *, lists: bool = True) -> Iterator[tuple[str, Any]]:
-    """The values below a key of a config, each with its own key; an empty node is a value.
+    """Each value at or below a place in a config, with its key, such as `a.b[0]`; an empty node is a value.
 
-    `lists` is whether each item of a list is a value, or the list is one.
+    With `lists=False` a list is one value, with `lists=True` each of its items is one.
     """
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
@@ -104,10 +109,22 @@ def leaves(node: Any, path: str = "", *, lists: bool = True) -> Iterator[tuple[s
         yield path, node
 
 
-def unread(values: Mapping[str, Any], known: Sequence[str], read_elsewhere: Iterable[str] = ()) -> list[str]:
-    """Those of a config's keys that are not known, and that no interpolation of a known one reads either.
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each node with a `_target_` at or below a place in a config, with its key."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("_target_"), str):
+            yield path, node
+        for key, inner in node.items():
+            yield from targets(inner, f"{path}.{key}")
+    elif isinstance(node, list):
+        for index, inner in enumerate(node):
+            yield from targets(inner, f"{path}[{index}]")
 
-    `values` are its leaves, not resolved; a known key stands for what lies below it too.
+
+def unread(values: Mapping[str, Any], known: Sequence[str], read_elsewhere: Iterable[str] = ()) -> list[str]:
+    """The keys of a config that are neither known nor read by the interpolations of known keys.
+
+    `values` are its unresolved leaves; a known key stands for all keys below it.
     """
     read, rest, nodes = {*known, *read_elsewhere}, dict(values), {_node(key) for key in known}
     while found := [key for key in rest if key in nodes or any(place in read for place in _places(key))]:
@@ -122,24 +139,25 @@ def read_in(node: Mapping[str, Any]) -> frozenset[str]:
 
 
 def references(key: str, value: Any) -> Iterator[str]:
-    """The keys that a value reads by interpolation; of one whose name is interpolated itself, the node it is in."""
+    """The keys that a value reads by interpolation; where part of such a key is interpolated, the node around it."""
     text = value if isinstance(value, str) else ""
     while found := INTERPOLATION.search(text):
         text = f"{text[: found.start()]}\0{text[found.end() :]}"
         resolver, colon, argument = found[1].partition(":")
-        if colon and resolver.strip() not in OF_KEYS:
+        if colon and resolver.strip() not in KEY_RESOLVERS:
             continue
         name = (argument.partition(",")[0] if colon else found[1]).partition("\0")[0].strip()
         dots = len(name) - len(name.lstrip("."))
-        above = _parts(key)[:-dots] if dots else []
-        yield ".".join([*above, *(part for part in _parts(name) if part)])
+        above = parts_of(key)[:-dots] if dots else []
+        yield ".".join([*above, *(part for part in parts_of(name) if part)])
 
 
-def _parts(key: str) -> list[str]:
+def parts_of(key: str) -> list[str]:
+    """The parts of a key, among them the indices of lists."""
     return key.replace("[", ".").replace("]", "").split(".")
 
 
 def _places(key: str) -> Iterator[str]:
-    """A key and the nodes that it is in, with the places of a list written after dots."""
-    parts = _parts(key)
+    """A key and the nodes that contain it; the indices of lists follow dots."""
+    parts = parts_of(key)
     return (".".join(parts[:length]) for length in range(1, len(parts) + 1))

@@ -1,11 +1,10 @@
-"""Config nodes that name code by `_target_`: the code is found, compared with the node's keys, and called."""
+"""Config nodes with a `_target_`: its code is imported, checked against the node's keys, and called."""
 
-import difflib
 import importlib
 import inspect
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import PurePath
@@ -28,9 +27,9 @@ STAND_IN_MAX_LR = 1e9
 
 
 def build(name: str, node: Config, **offered: Any) -> Any:
-    """Call the `_target_` of the config node `name` with the node's keys and those of `offered` that it can take.
+    """Call the `_target_` of the config node `name` with the node's keys and the parameters of `offered` that it has.
 
-    Raises ValueError, with the key, for a target that does not exist, and for keys that it does not take or lacks.
+    Raises ValueError, with the key, for a target that does not exist, an unknown key or a missing one.
     """
     takes = parameters(located(f"{name}._target_", node["_target_"]))
     taken = {key: value for key, value in offered.items() if key in takes}
@@ -43,7 +42,7 @@ def build(name: str, node: Config, **offered: Any) -> Any:
 
 
 def policy(config: Config, max_lr: float | None, steps_per_epoch: int) -> Any:
-    """The trial's policy with its peak at `max_lr`; None takes a stand-in, to check it before the range test."""
+    """The trial's policy with its peak at `max_lr`; None, before the range test, stands for a very high rate."""
     node = {key: value for key, value in config["policy"].items() if key != "max_lr"}
     peak = STAND_IN_MAX_LR if max_lr is None else max_lr
     total_steps = config["epochs"] * steps_per_epoch
@@ -51,7 +50,7 @@ def policy(config: Config, max_lr: float | None, steps_per_epoch: int) -> Any:
 
 
 def loader(config: Config) -> Callable[[], Any]:
-    """The call that reads the raw data set; its random draws are the same each time, as all trials share one cache."""
+    """The function that reads the raw data set. It is seeded, since all trials share one cache of what it returns."""
     return partial(_load, {key: value for key, value in config["data"].items() if key not in NOT_FOR_THE_LOADER})
 
 
@@ -61,19 +60,22 @@ def _load(node: Config) -> Any:
 
 
 def text_defaults(node: Config) -> Config:
-    """The texts that the data node's `_target_` has as defaults for keys that are not given; they may name files."""
+    """The strings that parameters of the data node's `_target_` have as defaults, which may name files.
+
+    Parameters that the node sets are left out.
+    """
     takes = parameters(located("data._target_", node["_target_"]))
-    defaults = {name: one.default for name, one in takes.items() if name not in node}
+    defaults = {name: parameter.default for name, parameter in takes.items() if name not in node}
     return {name: str(default) for name, default in defaults.items() if isinstance(default, str | PurePath)}
 
 
 def environment(config: Mapping[str, Any]) -> AbstractContextManager[None]:
-    """Set the variables of hydra.job.env_set while the user's code is called."""
+    """Set the variables of hydra.job.env_set while user code runs."""
     return env_override(config.get(ENV_SET, {}))
 
 
 def seed_generators(seed: int) -> None:
-    """Seed what user code may draw from: Python's generator, NumPy's, and torch's if it is loaded."""
+    """Seed the generators that user code may use: Python's, NumPy's, and torch's if torch is loaded."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     if torch := sys.modules.get("torch"):
@@ -81,7 +83,7 @@ def seed_generators(seed: int) -> None:
 
 
 def _call(name: str, node: Config, **taken: Any) -> Any:
-    """Call a node's `_target_`; its exceptions are passed on as they are, which Hydra would wrap."""
+    """Call a node's `_target_`; raises the target's own exceptions, without the one that Hydra wraps around them."""
     check(name, node, taken)
     try:
         return instantiate(node, **taken, _convert_="all")
@@ -91,10 +93,7 @@ def _call(name: str, node: Config, **taken: Any) -> Any:
 
 
 def located(key: str, target: str) -> Any:
-    """The class or function of a dotted name; raises ValueError, with the config's key, if there is none.
-
-    The message about a module that fails to import has the line of code.
-    """
+    """The class or function with a dotted name; raises ValueError, with the config's key, if it cannot be imported."""
     first, *rest = target.split(".")
     found = _imported(key, target, first)
     if found is None:
@@ -106,14 +105,16 @@ def located(key: str, target: str) -> Any:
         if found is None and isinstance(parent, ModuleType):
             found = _imported(key, target, path)
         if found is None:
-            raise ValueError(f"{key}={target}: {parent.__name__} has no {name}{_nearest(name, dir(parent))}")
+            near = keys.nearest(name, dir(parent))
+            meant = f", did you mean {near}?" if near else ""
+            raise ValueError(f"{key}={target}: {parent.__name__} has no {name}{meant}")
     if not callable(found):
         raise ValueError(f"{key} must be the dotted name of a class or function, got {target}, which is neither")
     return found
 
 
 def _imported(key: str, target: str, path: str) -> ModuleType | None:
-    """A module, or None if there is none; raises ValueError if it fails to import."""
+    """The module, or None if it does not exist; raises ValueError, with the line of code, if its import fails."""
     try:
         return importlib.import_module(path)
     except (Exception, SystemExit) as error:
@@ -122,14 +123,8 @@ def _imported(key: str, target: str, path: str) -> ModuleType | None:
         raise ValueError(f"{key}={target} cannot be imported: {in_one_line(error)}") from error
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """A question after the name that was probably meant, or nothing."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f", did you mean {near[0]}?" if near else ""
-
-
 def parameters(target: Any) -> Parameters:
-    """The parameters of a target by name; a target without a readable signature is taken to accept any."""
+    """The parameters of a target by name; one without a readable signature is assumed to take any parameter."""
     try:
         return inspect.signature(target).parameters
     except (TypeError, ValueError):
@@ -137,17 +132,17 @@ def parameters(target: Any) -> Parameters:
 
 
 def check(name: str, node: Any, given: Iterable[str] = ()) -> None:
-    """Raise ValueError for the first key at or below the config node `name` that does not fit its target.
+    """Raise ValueError for the first key at or below the config node `name` that its target cannot be called with.
 
-    `given` are arguments that the target gets beside the node's keys.
+    `given` names the arguments that the target gets besides the node's keys.
     """
-    for key, inner in _nodes(name, node):
+    for key, inner in keys.targets(node, name):
         target = located(f"{key}._target_", inner["_target_"])
         check_arguments(key, inner, target, given if key == name else ())
 
 
 def check_arguments(name: str, node: Mapping[str, Any], target: Any, given: Iterable[str] = ()) -> None:
-    """Raise ValueError for a key that a target does not take, lacks, or takes as true or false alone."""
+    """Raise ValueError for a key that the target does not take, a missing one, and one that must be true or false."""
     takes = parameters(target)
     arguments = {key: value for key, value in node.items() if not key.startswith("_")}
     target_name = getattr(target, "__name__", str(target))
@@ -157,19 +152,19 @@ def check_arguments(name: str, node: Mapping[str, Any], target: Any, given: Iter
         known = [f"{name}.{one}" for one in by_name if one not in given]
         raise ValueError(_not_taken([f"{name}.{key}" for key in unknown], known, target_name))
     for key, value in arguments.items():
-        if key in by_name and _is_switch(takes[key]) and not _is_valid_switch(takes[key], value):
+        if key in by_name and not _is_valid(value, takes[key]):
             raise ValueError(f"{name}.{key} must be true or false, got {value!r}")
     if "_args_" in node or node.get("_partial_"):
         return
     required = [key for key in by_name if takes[key].default is inspect.Parameter.empty]
     if missing := [key for key in required if key not in arguments and key not in given]:
         raise ValueError(
-            f"{name}.{missing[0]} is missing, which {target_name} needs: give it in the YAML or as an override"
+            f"{name}.{missing[0]} is missing, which {target_name} needs: set it in the YAML or as an override"
         )
 
 
 def _not_taken(unknown: Sequence[str], known: Sequence[str], target: str) -> str:
-    """The message about keys that a target does not take: misspelt, or from the YAML of another target."""
+    """The message about keys that a target does not take: misspelt ones, or keys of another target's YAML."""
     for key in unknown:
         if (meant := keys.suggestion(key, known)) and key not in CHECKED:
             return f"unknown key {key}; did you mean {meant}?"
@@ -178,23 +173,8 @@ def _not_taken(unknown: Sequence[str], known: Sequence[str], target: str) -> str
     return f"unknown key {unknown[0]}: {takes}; to leave out what it does not take, type {without}"
 
 
-def _is_switch(parameter: inspect.Parameter) -> bool:
-    annotation = parameter.annotation
-    written = getattr(annotation, "__name__", str(annotation)) if isinstance(annotation, type) else str(annotation)
-    return isinstance(parameter.default, bool) or written in SWITCHES
-
-
-def _is_valid_switch(parameter: inspect.Parameter, value: Any) -> bool:
-    return isinstance(value, bool) or (value is None and not isinstance(parameter.default, bool))
-
-
-def _nodes(name: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The nodes with a `_target_` at and below a place in a config, each with its place."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get("_target_"), str):
-            yield name, value
-        for key, inner in value.items():
-            yield from _nodes(f"{name}.{key}", inner)
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield from _nodes(f"{name}[{place}]", inner)
+def _is_valid(value: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a value is a bool, or the parameter takes others too."""
+    annotation, by_default = parameter.annotation, isinstance(parameter.default, bool)
+    is_switch = by_default or getattr(annotation, "__name__", annotation) in SWITCHES or str(annotation) in SWITCHES
+    return not is_switch or isinstance(value, bool) or (value is None and not by_default)

@@ -1,10 +1,10 @@
-"""A preset's node `published`: the figures of its source, and how far our results may be from them."""
+"""A preset's node `published`: the results that its source reports, and how far ours may differ from them."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from onecycle_sweeps.config.schema import PUBLISHED, ConfigError
+from onecycle_sweeps.config.schema import PUBLISHED, ConfigError, check_value
 from onecycle_sweeps.validation import NULL, SWITCH, Allowed, number, text, whole
 
 ALLOWED = "allowed"
@@ -13,15 +13,15 @@ Node = TypeVar("Node")
 
 
 def checked(allowed: Allowed, default: Any = MISSING) -> Any:
-    """A field of a node with the values that it may have; without a default it is required."""
+    """A field of a node with its allowed values; without a default it is required."""
     return field(default=default, metadata={ALLOWED: allowed})
 
 
 @dataclass(frozen=True)
 class Figure:
-    """The final accuracy that the source reports for a row, as a fraction.
+    """The final accuracy, a fraction, that the source reports for a row; ours may be lower by `tolerance`.
 
-    Ours may be lower by `tolerance` at most. `diverges`: the row is published as staying at chance level.
+    diverges: whether the source reports that the row stays at chance level.
     """
 
     what: str = checked(text())
@@ -34,7 +34,7 @@ class Figure:
 class Pair:
     """A published claim that `row` beats `over`: by `gain` in accuracy, or by `speed_up` times fewer steps to target.
 
-    With a gain of 0 or a speed-up of 1 it is the order alone, which can be tested on other nets and data too.
+    A gain of 0 or a speed-up of 1 claims only the order, which can be tested with other models and data too.
     """
 
     row: str = checked(text("the name of a row"))
@@ -51,14 +51,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Published:
-    """What a preset is compared with; rows and pairs name the rows of the report.
+    """What a preset is compared with; `rows` and `pairs` name rows of the report.
 
-    comparable: why no figure of the source can be met by this preset; None if it can.
-    run_here: whether those who ship the preset have run it.
-    steps_per_epoch: as the source's data make it; None if any will do.
+    comparable: why the preset cannot reproduce the source's figures; None if it can.
+    run_here: whether the authors of the preset have run it.
+    steps_per_epoch: the number that the source's data gives; None if it does not matter.
     """
 
-    source: str = checked(text("a text that says where the figures stand"))
+    source: str = checked(text("a text that names the source of the figures"))
     rows: Mapping[str, Figure] = field(
         default_factory=dict,
         metadata={ALLOWED: Allowed(lambda rows: isinstance(rows, Mapping), ("figures by the name of their row",))},
@@ -75,7 +75,7 @@ class Published:
 
 
 def read(node: Mapping[str, Any] | None) -> Published | None:
-    """The node `published` of a preset; None without one. Raises ConfigError for an invalid key."""
+    """The node `published` of a preset; None if it has none. Raises ConfigError for an invalid key."""
     if node is None:
         return None
     published = _read(PUBLISHED, node, Published)
@@ -96,12 +96,8 @@ def _read(name: str, node: Any, kind: type[Node]) -> Node:
     required = [key for key, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
     if not isinstance(node, Mapping):
         raise ConfigError(f"{name} must be a node with {', '.join(required)}, got {node!r}")
-    for key in required:
-        if key not in node:
-            raise ConfigError(f"{name}.{key} is missing, it must be {known[key].metadata[ALLOWED]}")
-    for key, value in node.items():
-        if key not in known:
-            raise ConfigError(f"{name}.{key} is unknown, the keys are {', '.join(known)}")
-        if error := known[key].metadata[ALLOWED].error(f"{name}.{key}", value):
-            raise ConfigError(error)
+    if unknown := [key for key in node if key not in known]:
+        raise ConfigError(f"{name}.{unknown[0]} is unknown, the keys are {', '.join(known)}")
+    for key, one in known.items():
+        check_value(f"{name}.{key}", node, one.metadata[ALLOWED], optional=key not in required)
     return kind(**node)

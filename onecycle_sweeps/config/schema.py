@@ -1,8 +1,8 @@
-"""The keys of a config: what each may be, and whether it counts for a trial's signature."""
+"""The keys of a config: the values of each, and whether it counts for a trial's signature."""
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ class ConfigError(ValueError):
 
 
 class UnknownKey(ConfigError):
-    """Nothing reads this `key`, wherever it was written."""
+    """A key that nothing reads, in a file or typed."""
 
     def __init__(self, line: str, key: str) -> None:
         super().__init__(line)
@@ -31,12 +31,11 @@ class UnknownKey(ConfigError):
 class Key:
     """One key of a config.
 
-    allowed: its values; None leaves them to the node's `_target_`.
-    optional: not every policy, optimizer or data set has it.
-    signature: what of it counts for a trial's signature: its value, the content of the files that it names but not
-        where they lie, or nothing.
-    in_range_test: whether a range test's config has it, so that tests that differ in it are different tests.
-    data: who reads a key of the node `data`: the loader that it names, the split or the transforms.
+    allowed: its values; None where the node's `_target_` checks them.
+    optional: whether a config may lack it.
+    signature: what counts for a trial's signature: the value, the content of the files that it names, or nothing.
+    in_range_test: whether the key is part of a range test's config and thereby of its signature.
+    data: what uses a key of the node `data`: its loader, the split or the transforms.
     """
 
     name: str
@@ -48,11 +47,11 @@ class Key:
 
     @property
     def leaf(self) -> str:
-        """Its name within its node."""
+        """The key's name within its node."""
         return self.name.rpartition(".")[2]
 
 
-# Larger values would fail later, in torch, in memory or on the disk, or the trial would never end.
+# Larger values fail later, in torch, memory or on disk, or the trial never ends.
 MOST_SEED, MOST_RATE = 2**32 - 1, 1e9
 MOST_RANGE_TEST_SEEDS = 100
 MINIMUM_RANGE_TEST_STEPS = 100
@@ -141,23 +140,23 @@ KEYS = (
 )
 CHECKED = {key.name: key for key in KEYS if key.allowed is not None}
 
-# Nodes whose other keys are the arguments of their `_target_`.
+# Nodes whose other keys are arguments of their `_target_`.
 BUILT = tuple(key.name.removesuffix("._target_") for key in KEYS if key.name.endswith("._target_"))
-# The node of a preset that has the figures of its source. It belongs to the sweep, and preset.py checks it.
+# A preset's node with published figures. It belongs to the sweep, and preset.py checks it.
 PUBLISHED = "published"
 # The keys that the program itself reads; a node stands for all keys below it.
 READ = (*BUILT, *(name for name in CHECKED if name.partition(".")[0] not in BUILT), PUBLISHED)
 # Groups whose files set keys of the whole config.
 GLOBAL_GROUPS = ("experiment", "recipe")
-# The key of a trial's config that has hydra.job.env_set, if that sets anything.
+# The key of a trial's config for the variables of hydra.job.env_set, if there are any.
 ENV_SET = "env_set"
 
 NOT_IN_SIGNATURE = tuple(key.name for key in KEYS if key.signature == "none" and "." not in key.name)
-# Keys of the data node for where its files lie and how they are fetched and kept.
+# Keys of the data node that say where its files are, and how they are fetched and cached.
 PLACE_OF_DATA = tuple(key.leaf for key in KEYS if key.name.startswith("data.") and key.signature != "value")
-# Keys of any node whose wording does not count once the content of the files that they name is known.
+# Keys of any node whose files count for the signature by content, not by path.
 NAMES_FILES = tuple(key.leaf for key in KEYS if key.signature == "content")
-# Keys of the data node for how a data set is fetched and kept, which is no part of what it is.
+# Keys of the data node that say how a data set is fetched and cached, which does not change its content.
 KEEPING_OF_DATA = tuple(key for key in PLACE_OF_DATA if key not in NAMES_FILES)
 SPLIT_KEYS = tuple(key.leaf for key in KEYS if key.data == "split")
 TRANSFORM_KEYS = tuple(key.leaf for key in KEYS if key.data == "transforms")
@@ -183,23 +182,23 @@ LOCAL_LAUNCHER = {
     "jobs_per_gpu": whole(1, most=64),
 }
 
-# Variables that a trial does not take from hydra.job.env_set, and what to type in their place.
+# Variables that hydra.job.env_set may not set for a trial, and what to do instead.
 NOT_BY_ENV_SET = {
-    r"(OMP|MKL|OPENBLAS)_NUM_THREADS": "a trial has as many threads as threads=... says",
-    r"CUDA_VISIBLE_DEVICES": "the launcher gives each trial its GPU: set it before the command",
-    r"MLFLOW_.*": "the tracker is no part of a job: take tracking.uri=..., or set it before the command",
-    r"ONECYCLE_DATA": "it is read when the config is composed: take data.root=...",
+    r"(OMP|MKL|OPENBLAS)_NUM_THREADS": "use threads=... to set a trial's number of threads",
+    r"CUDA_VISIBLE_DEVICES": "the launcher assigns the GPUs: set it before the command",
+    r"MLFLOW_.*": "jobs do not read it: use tracking.uri=..., or set it before the command",
+    r"ONECYCLE_DATA": "it is read when the config is composed: use data.root=...",
     r"PYTHON[A-Z]+|(LD|DYLD)_.*": "it is read when Python starts: set it before the command",
     SECRET_VARIABLE: (
-        "it looks like a secret, and env_set is written to disk: set it before the command, its jobs inherit it"
+        "it looks like a secret, and env_set is written to disk: set it before the command, whose jobs inherit it"
     ),
 }
 
 
 def max_lr(config: Mapping[str, Any], measured: float | None = None) -> float | None:
-    """The peak rate of a trial, with its max_lr_scale: the number in the config or, for auto, what was `measured`.
+    """A trial's peak rate: its `policy.max_lr` or, for auto, the `measured` rate, times its `max_lr_scale`.
 
-    None if the config says auto and the range test has not run yet.
+    None for auto before the range test has run.
     """
     value = config["policy"]["max_lr"]
     rate = measured if value == "auto" else float(value)
@@ -207,16 +206,16 @@ def max_lr(config: Mapping[str, Any], measured: float | None = None) -> float | 
 
 
 def range_test(config: Config) -> Config:
-    """The config of the range test for a trial: the same for all trials that differ in policy, epochs or seed alone."""
+    """The config of the range test for a trial; trials that differ only in policy, epochs or seed share one."""
     kept = {key: value for key, value in config.items() if key not in NOT_IN_RANGE_TEST}
-    # It evaluates, with batch-norm statistics, in mode linear alone.
+    # Only the linear mode evaluates the model, and so uses batch-norm statistics.
     if config["range_test"]["mode"] == "exp" or not kept["bn_recalibrate"]:
         del kept["bn_recalibrate"]
     return kept | {"task": RANGE_TEST}
 
 
 def check_split(**values: Any) -> None:
-    """Raise ValueError for the first of these split keys of the data node whose value is not allowed."""
+    """Raise ValueError for the first of these split keys of the data node with an invalid value."""
     for name, value in values.items():
         if allowed := CHECKED[f"data.{name}"].allowed:
             require(name, value, allowed)
@@ -228,41 +227,48 @@ def split(config: Config) -> dict[str, Any]:
 
 
 def what_counts(config: Config) -> Config:
-    """The part of a config that can change a trial's result."""
+    """The part of a config that can change the result of a trial."""
     return {key: value for key, value in config.items() if key not in (*NOT_IN_SIGNATURE, PUBLISHED)}
 
 
 def check(config: Config) -> None:
-    """Raise ConfigError for the first key whose value is not allowed."""
-    for key in _missing(config):
-        raise ConfigError(f"{key} has no default, it must be given: {key}=...")
+    """Raise ConfigError for the first key with an invalid value."""
+    for key, value in keys.leaves(config, lists=False):
+        if value == "???":
+            raise ConfigError(f"{key} has no default, it must be given: {key}=...")
     for key in KEYS:
         if key.allowed is not None:
-            _check_value(config, key, key.allowed)
+            check_value(key.name, node_of(config, key.name), key.allowed, optional=key.optional)
     _check_range_test(config["range_test"])
     check_env_set(config.get(ENV_SET, ()))
 
 
-def _check_value(config: Config, key: Key, allowed: Allowed) -> None:
-    node: Any = config
-    for parent in key.name.split(".")[:-1]:
-        node = found if isinstance(found := node.get(parent), dict) else {}
-    if key.leaf in node:
-        if error := allowed.error(key.name, node[key.leaf]):
+def node_of(config: Config, key: str) -> Config:
+    """The node of a config that contains a key; empty if the config has no such node."""
+    name = key.rpartition(".")[0]
+    node = config.get(name) if name else config
+    return node if isinstance(node, dict) else {}
+
+
+def check_value(key: str, node: Mapping[str, Any], allowed: Allowed, *, optional: bool = False) -> None:
+    """Raise ConfigError if the key's value in its node is invalid, or missing though it is not optional."""
+    leaf = key.rpartition(".")[2]
+    if leaf in node:
+        if error := allowed.error(key, node[leaf]):
             raise ConfigError(error)
-    elif not key.optional:
-        raise ConfigError(f"{key.name} is missing, it must be {allowed}")
+    elif not optional:
+        raise ConfigError(f"{key} is missing, it must be {allowed}")
 
 
 def _check_range_test(test: Config) -> None:
-    """Raise ConfigError for values of the node range_test that do not go together."""
+    """Raise ConfigError for values of the node range_test that contradict each other."""
     start, end, steps = test["start_lr"], test["end_lr"], test["steps"]
     if start >= end:
         raise ConfigError(f"range_test.start_lr must be below range_test.end_lr ({end}), got {start}")
-    # The bound of range_test.Ramp, which cannot be imported here.
+    # This is the bound of range_test.Ramp, which cannot be imported here.
     if (end - start) / end <= steps * 2.0**-50:
         raise ConfigError(
-            f"range_test.end_lr must be so far above range_test.start_lr ({start}) that the rate rises at "
+            f"range_test.end_lr must be above range_test.start_lr ({start}) by enough for the rate to rise at "
             f"each of {steps} steps, got {end}"
         )
     if (count := len(test["seeds"])) > MOST_RANGE_TEST_SEEDS:
@@ -271,20 +277,11 @@ def _check_range_test(test: Config) -> None:
         raise ConfigError("range_test.start_lr must be above 0 where range_test.mode is exp, got 0")
 
 
-def _missing(node: Config, path: str = "") -> Iterator[str]:
-    """The keys that have Hydra's mark of a value that must be given."""
-    for key, value in node.items():
-        if value == "???":
-            yield f"{path}{key}"
-        elif isinstance(value, dict):
-            yield from _missing(value, f"{path}{key}.")
-
-
 def check_keys(config: Mapping[str, Any], read_elsewhere: Iterable[str] = ()) -> None:
-    """Raise UnknownKey for the first key of a config, with its interpolations unresolved, that nothing reads.
+    """Raise UnknownKey for the first key of an unresolved config that nothing reads.
 
-    `read_elsewhere` are keys that are read from outside of the config. A node with a `_target_` may have any keys,
-    which its target checks, but for those that the trial sets itself.
+    `read_elsewhere` are keys that something outside the config reads. The keys of a node with a `_target_` are left to
+    its target to check, except those that the trial sets itself.
     """
     values = dict(keys.leaves(config))
     optimizer = config.get("optimizer")
@@ -293,22 +290,19 @@ def check_keys(config: Mapping[str, Any], read_elsewhere: Iterable[str] = ()) ->
             raise UnknownKey(f"unknown key optimizer.{key}; {instead.format(optimizer[key])}", f"optimizer.{key}")
     for key in (unread := keys.unread(values, READ, read_elsewhere)):
         if (group := re.split(r"[.\[]", key)[0]) in GLOBAL_GROUPS:
-            file = f"a file of {group}/ that sets keys of the whole config begins with the line # @package _global_"
+            file = f"a file in {group}/ that sets keys of the whole config must begin with # @package _global_"
             raise UnknownKey(f"unknown key {key}: {file}", key)
         known = [*READ, *GLOBAL_GROUPS, *(other for other in values if other not in unread)]
         raise UnknownKey(keys.unknown(key.removesuffix("._target_"), known, values[key]), key)
 
 
 def check_launcher(settings: Mapping[str, Any], known: Mapping[str, Allowed]) -> None:
-    """Raise ConfigError for a key of hydra.launcher that is not known, or whose value is not allowed."""
+    """Raise ConfigError for a key of hydra.launcher that is unknown, missing or invalid."""
     for key in settings:
         if key not in known:
             raise ConfigError(unknown_to_launcher(key, settings[key], list(known)))
     for key, allowed in known.items():
-        if key not in settings:
-            raise ConfigError(f"{LAUNCHER}.{key} is missing, it must be {allowed}")
-        if error := allowed.error(f"{LAUNCHER}.{key}", settings[key]):
-            raise ConfigError(error)
+        check_value(f"{LAUNCHER}.{key}", settings, allowed)
 
 
 def unknown_to_launcher(key: str, value: Any, known: Sequence[str]) -> str:
@@ -318,35 +312,27 @@ def unknown_to_launcher(key: str, value: Any, known: Sequence[str]) -> str:
         return keys.unknown(key, known)
     if (others := f"{LAUNCHER}.additional_parameters") in known:
         option = key.removeprefix(f"{LAUNCHER}.")
-        return f"unknown key {key}; sbatch's other options are typed as '{others}={{{option}: \"{value}\"}}'"
+        return f"unknown key {key}; other options of sbatch are written '{others}={{{option}: \"{value}\"}}'"
     return f"{keys.unknown(key, known)}; those of a cluster need hydra/launcher=slurm"
 
 
 def check_env_set(names: Iterable[str]) -> None:
-    """Raise ConfigError for a variable that a job cannot be given by hydra.job.env_set."""
+    """Raise ConfigError for a variable that hydra.job.env_set may not set."""
     for name in names:
         for pattern, instead in NOT_BY_ENV_SET.items():
             if re.fullmatch(pattern, name, re.IGNORECASE):
                 raise ConfigError(f"hydra.job.env_set.{name} cannot be set for a job: {instead}")
 
 
-def check_batch(batch_size: int, samples: int) -> None:
-    """Raise ConfigError if a batch is larger than the training set."""
-    if batch_size > samples:
-        raise ConfigError(f"batch_size must be at most the {samples} training samples, got {batch_size}")
+def check_at_most(key: str, value: int, bound: int, name: str) -> None:
+    """Raise ConfigError for a value above a bound, which the message calls by its name."""
+    if value > bound:
+        raise ConfigError(f"{key} must be at most {name}, got {value}")
 
 
 def check_threads(threads: Any, cpus_elsewhere: int | None) -> None:
-    """Raise ConfigError for more threads than CPUs: of this machine, or of a job that has `cpus_elsewhere`."""
-    if isinstance(threads, int) and threads > (cpus_elsewhere or _cpus()):
-        of_a_job = f"hydra.launcher.cpus_per_task={cpus_elsewhere}"
-        bound = of_a_job if cpus_elsewhere else f"the {_cpus()} CPUs of this machine"
-        raise ConfigError(f"threads must be at most {bound}, got {threads}")
-
-
-def check_evaluations(per_epoch: int, steps_per_epoch: int) -> None:
-    """Raise ConfigError for more evaluations in an epoch than it has steps."""
-    if per_epoch > steps_per_epoch:
-        raise ConfigError(
-            f"evaluations_per_epoch must be at most the {steps_per_epoch} steps of an epoch, got {per_epoch}"
-        )
+    """Raise ConfigError for more threads than CPUs: `cpus_elsewhere` of a job, or else those of this machine."""
+    if isinstance(threads, int):
+        name = f"hydra.launcher.cpus_per_task={cpus_elsewhere}"
+        bound = cpus_elsewhere or _cpus()
+        check_at_most("threads", threads, bound, name if cpus_elsewhere else f"the {bound} CPUs of this machine")

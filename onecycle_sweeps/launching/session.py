@@ -166,8 +166,8 @@ class Session:
         self._open.close()
 
     def _run(self, todo: Sequence[Entry], run: Run, reused: Sequence[Entry], remarks: Sequence[str]) -> None:
-        changed = outdated(self.sweep.trial(entry.signature) for entry in reused).code
-        with Display(self.sweep, len(todo), len(reused), changed) as display:
+        _, changed = outdated(self.sweep.trial(entry.signature) for entry in reused)
+        with Display(self.sweep, len(todo), len(reused), changed.code) as display:
             for line in remarks:
                 display.show(Event(news=line))
             if self.ships and not self._shipper:
@@ -262,11 +262,11 @@ def _named(sweep: Sweep, typed_in: Path) -> str:
 
 def _other_code(sweep: Sweep) -> str | None:
     """A line about reused results that other code or another torch made."""
-    found = outdated(sweep.trial(entry.signature) for entry in sweep.trials if entry.reused)
-    if not found.count:
+    count, change = outdated(sweep.trial(entry.signature) for entry in sweep.trials if entry.reused)
+    if not count:
         return None
-    line = f"{found.count} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"
-    return f"{found.words}: {line}" if found.words else line
+    line = f"{count} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"
+    return f"{change}: {line}"
 
 
 def _is_done(folder: TrialFolder, config: Mapping[str, Any]) -> bool:
