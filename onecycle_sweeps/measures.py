@@ -84,9 +84,13 @@ class Measure:
         """The value in the unit in which it is shown: fractions in per cent."""
         return 100 * value if self.is_fraction else value
 
+    def number(self, value: float) -> str:
+        """The value as it is written where its unit is known: `90.05`, or four significant digits."""
+        return f"{100 * value:.2f}" if self.is_fraction else f"{value:.4g}"
+
     def text(self, value: float) -> str:
-        """The value as it is written for people: `90.05 %`, or four significant digits."""
-        return f"{100 * value:.2f} %" if self.is_fraction else f"{value:.4g}"
+        """The value as it is written for people: `90.05 %`."""
+        return self.number(value) + (" %" if self.is_fraction else "")
 
 
 ACCURACY = Measure("accuracy", "max", is_fraction=True)

@@ -67,7 +67,7 @@ class Outcome:
 
     `result` and `resolved` are empty while those files do not exist.
 
-    A trial with an unreadable record is lost, and nothing but the cause is told about it. `attempts` is the number of
+    Of a trial that is lost because a record is unreadable, only the cause is known. `attempts` is the number of
     the newest attempt, `history` all attempts without their blocks. `written` is the time in seconds of the newest
     of result, failure and checkpoint, None before the first of them.
 
@@ -114,6 +114,12 @@ class Outcome:
     def metrics(self) -> dict[str, float]:
         """The metrics of the end; empty before there is a result."""
         return self.result.get("metrics", {})
+
+    @property
+    def suggestions(self) -> dict[str, float]:
+        """The rates that a range test suggests, by the names of the rules; `max_lr` is the verdict."""
+        prefix = "suggestion/"
+        return {name.removeprefix(prefix): rate for name, rate in self.metrics.items() if name.startswith(prefix)}
 
     @property
     def config(self) -> Mapping[str, Any]:

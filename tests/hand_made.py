@@ -50,10 +50,10 @@ def range_test_entry(**varies: str) -> Entry:
     return Entry("range", RANGE_TEST, varies)
 
 
-def a_result(**told: Any) -> dict[str, Any]:
-    """What stands in a result.json, as far as a test does not tell it otherwise."""
+def a_result(**fields: Any) -> dict[str, Any]:
+    """The content of a result.json: these fields, and usual values of the others."""
     usual = {"kind": "train", "status": "finished", "cause": None, "metrics": {}, "steps": 0, "warnings": []}
-    return usual | {"attempt": 1, "finished": 0.0} | told
+    return usual | {"attempt": 1, "finished": 0.0} | fields
 
 
 def training(
@@ -92,8 +92,8 @@ def training(
             final = list(accuracy.values())[-1]
             metrics |= {"final/val_accuracy": final, "best/val_accuracy": max(accuracy.values())}
         metrics |= result.pop("metrics", {})
-        told = {"status": status, "cause": cause, "metrics": metrics, "steps": steps, "steps_per_epoch": steps}
-        folder.write("result", a_result(**told, attempt=folder.attempts()) | result)
+        ended = {"status": status, "cause": cause, "metrics": metrics, "steps": steps, "steps_per_epoch": steps}
+        folder.write("result", a_result(**ended, attempt=folder.attempts()) | result)
         book.end(status, cause)
     if status == "failed":
         folder.write("failure", {"cause": cause, "attempt": 1, "time": 0.0})

@@ -45,6 +45,11 @@ def claims(tmp_path: Path, finals: Finals, rest: Mapping[str, Mapping[str, Any]]
     return claims_of(read(swept(tmp_path, finals, rest)), **asked)
 
 
+def says(text: str, *parts: str) -> bool:
+    """Whether the text has all of these facts, in any words between them."""
+    return all(part in text for part in parts)
+
+
 def only(found: Claims) -> Claim:
     (claim,) = found.claims
     return claim
@@ -57,31 +62,31 @@ def test_a_policy_is_better_than_the_first_typed_where_its_seeds_show_it(tmp_pat
     assert claim.difference is not None and claim.p_adjusted == claim.difference.p
     assert claim.difference.mean == pytest.approx(0.091 / 3)
     assert claim.difference.p == pytest.approx(stats.ttest_rel(BETTER, BASE).pvalue)
-    expected = "onecycle is better than constant by 3.03 points (95 % interval 2.89 to 3.18, p=0.00012, 3 seeds)."
-    assert claim.sentence == expected.replace("p=0.00012", "p<0.001")
-    assert found.sentence == "Against constant by final/val_accuracy, better: onecycle." and found.flags == ()
+    assert claim.kind == "better" and says(claim.sentence, "3.03 points", "2.89 to 3.18", "p<0.001", "3 seeds")
+    assert says(found.sentence, "constant", "final/val_accuracy", "better: onecycle") and found.flags == ()
 
 
 def test_worse_is_said_with_the_interval_of_how_much_worse(tmp_path: Path) -> None:
     claim = only(claims(tmp_path, {"onecycle": BETTER, "constant": BASE}))
-    assert claim.sentence.startswith("constant is worse than onecycle by 3.03 points (95 % interval 2.89 to 3.18, ")
+    assert (claim.kind, claim.name, claim.baseline) == ("worse", "constant", "onecycle")
+    assert says(claim.sentence, "worse", "3.03 points", "2.89 to 3.18")
 
 
 def test_where_no_difference_is_shown_it_is_said_what_could_have_been(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": BASE, "step": (0.91, 0.905, 0.925)})
     claim = only(found)
     assert claim.difference is not None and claim.difference.detectable is not None
-    could = f"{100 * claim.difference.detectable:.2f}"
-    assert "no difference shown between step and constant: +0.33 points (95 % interval -" in claim.sentence
-    assert claim.sentence.endswith(f"3 seeds); minimum detectable difference: {could} points (80 % power).")
-    assert found.sentence == "Against constant by final/val_accuracy, no difference shown: step."
+    could = f"{100 * claim.difference.detectable:.2f} points"
+    assert claim.kind == "no difference shown" and claim.difference.low is not None and claim.difference.low < 0
+    assert says(claim.sentence, "+0.33 points", "95 % interval -", "3 seeds", "80 % power", could)
+    assert "no difference shown: step" in found.sentence
 
 
 def test_a_difference_that_holm_does_not_bear_is_not_called_better(tmp_path: Path) -> None:
     weak = (0.91, 0.917, 0.926)
     alone = only(claims(tmp_path / "alone", {"constant": BASE, "step": weak}))
     assert alone.p_adjusted is not None and 0.01 < alone.p_adjusted < 0.05
-    assert alone.sentence.startswith("step is better than constant") and "Holm" not in alone.sentence
+    assert alone.kind == "better" and "Holm" not in alone.sentence
     among = {"constant": BASE, "step": weak, "clr": (0.9, 0.92, 0.91), "wsd": (0.91, 0.9, 0.92)}
     found = claims(tmp_path / "among", among)
     assert found.claims[0].difference is not None and alone.difference is not None
@@ -90,8 +95,7 @@ def test_a_difference_that_holm_does_not_bear_is_not_called_better(tmp_path: Pat
         alone.difference.p,
     )
     assert found.claims[0].p_adjusted == pytest.approx(3 * alone.p_adjusted)
-    assert found.claims[0].sentence.startswith("no difference shown between step and constant")
-    assert found.claims[0].sentence.count("after Holm") == 2
+    assert found.claims[0].kind == "no difference shown" and found.claims[0].sentence.count("Holm") == 2
 
 
 def shown_numbers(sentence: str) -> tuple[float, float, float]:
@@ -126,32 +130,32 @@ def test_what_is_shown_of_a_claim_never_contradicts_itself(shifts: list[list[flo
 
 def test_from_one_seed_nothing_is_claimed(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": [0.8], "onecycle": [0.9]})
-    expected = "From one seed nothing can be claimed: onecycle against constant +10.00 points."
-    assert only(found).sentence == expected and only(found).p_adjusted is None
-    assert found.sentence == "Against constant by final/val_accuracy, nothing can be claimed: onecycle."
+    assert only(found).kind == "nothing can be claimed" and only(found).p_adjusted is None
+    assert says(only(found).sentence, "one seed", "+10.00 points") and "interval" not in only(found).sentence
+    assert "nothing can be claimed: onecycle" in found.sentence
 
 
 def test_equal_differences_claim_nothing(tmp_path: Path) -> None:
     among = {"constant": BASE, "step": BASE, "clr": [value + 0.01 for value in BASE]}
     same, shifted = claims(tmp_path, among).claims
     assert same.p_adjusted is shifted.p_adjusted is None
-    nothing = "so that nothing can be estimated or claimed."
-    assert same.sentence == f"step and constant do not differ in any of 3 seeds, {nothing}"
-    assert shifted.sentence == f"clr and constant differ by +1.00 points in each of 3 seeds, {nothing}"
+    assert same.kind == shifted.kind == "nothing can be claimed"
+    assert says(same.sentence, "step", "do not differ", "3 seeds") and says(shifted.sentence, "clr", "+1.00 points")
 
 
 def test_only_seeds_that_finished_in_both_are_paired_and_the_others_are_named(tmp_path: Path) -> None:
     claim = only(claims(tmp_path, {"constant": (*BASE, 0.93), "clr": (0.93, None, 0.951)}))
     assert claim.difference is not None and claim.difference.pairs == 2
     assert claim.difference.mean == pytest.approx((0.03 + 0.031) / 2)
-    assert claim.sentence.endswith("; 1 of clr diverged; seeds of one side only: 3.")
+    assert claim.remarks[0] == "1 of clr diverged" and claim.remarks[1].endswith(": 3") and len(claim.remarks) == 2
+    assert says(claim.sentence, *claim.remarks)
 
 
 def test_without_a_seed_that_finished_in_both_there_is_no_number(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": BASE, "clr": (None, None, None)})
-    assert only(found).difference is None
-    assert only(found).sentence == "clr against constant: no seed has finished in both; 3 of clr diverged."
-    assert found.sentence.endswith("no seed finished in both: clr.")
+    assert only(found).difference is None and only(found).kind == "no seed finished in both"
+    assert says(only(found).sentence, "clr", "constant", "3 of clr diverged")
+    assert "no seed finished in both: clr" in found.sentence
 
 
 def test_a_sweep_of_one_group_claims_nothing(tmp_path: Path) -> None:
@@ -174,10 +178,11 @@ def test_trials_under_unlike_conditions_are_not_comparable(
     fixed = {name: {"resolved": {key: value}} for name, value in zip(("constant", "onecycle"), values, strict=True)}
     found = claims(tmp_path, {"constant": BASE, "onecycle": BETTER}, fixed)
     word = "steps" if key == "total_steps" else key
-    assert found.flags == (f"onecycle and constant differ in {word}: {said}",)
-    start = f"not comparable: onecycle and constant differ in {word}; +3.03 points (95 % interval "
-    assert only(found).sentence.startswith(start) and "better" not in only(found).sentence
-    assert found.sentence.endswith("not comparable: onecycle.")
+    (flag,) = found.flags
+    assert says(flag, "onecycle", "constant", f"{word}: {said}")
+    assert only(found).kind == "not comparable" and only(found).p_adjusted is None
+    assert says(only(found).sentence, word, "+3.03 points", "95 % interval") and "better" not in only(found).sentence
+    assert "not comparable: onecycle" in found.sentence
 
 
 def test_one_seed_at_another_precision_is_enough_to_be_flagged(tmp_path: Path) -> None:
@@ -185,7 +190,8 @@ def test_one_seed_at_another_precision_is_enough_to_be_flagged(tmp_path: Path) -
     for one in sweep.trials:
         precision = "bf16" if one.signature == "onecycle:2" else "fp32"
         sweep.trial(one.signature).write("resolved", {"max_lr": 0.1, "total_steps": 5, "precision": precision})
-    assert report.compare(sweep).claims.flags == ("onecycle and constant differ in precision: fp32 or bf16 and fp32",)
+    (flag,) = report.compare(sweep).claims.flags
+    assert flag.endswith("precision: fp32 or bf16 and fp32")
 
 
 def test_two_gpus_of_a_machine_are_one_kind_of_device(tmp_path: Path) -> None:
@@ -199,11 +205,10 @@ def test_a_budget_may_differ_where_that_is_the_question_and_nothing_else_may(tmp
         "onecycle": {"resolved": {"total_steps": 10}},
     }
     found = claims(tmp_path / "steps", {"constant": BASE, "onecycle": BETTER}, steps, budgets_may_differ=True)
-    assert found.flags == () and only(found).sentence.startswith("onecycle is better than constant")
-    assert only(found).sentence.endswith("; steps: 10 against 80.")
+    assert found.flags == () and only(found).kind == "better" and says(only(found).sentence, "10 against 80")
     steps["onecycle"]["resolved"]["precision"], steps["constant"]["resolved"]["precision"] = "bf16", "fp32"
     found = claims(tmp_path / "both", {"constant": BASE, "onecycle": BETTER}, steps, budgets_may_differ=True)
-    assert len(found.flags) == 1 and only(found).sentence.startswith("not comparable: ")
+    assert len(found.flags) == 1 and only(found).kind == "not comparable"
 
 
 TUNED = {
@@ -280,8 +285,8 @@ def test_a_policy_of_which_every_seed_diverged_has_no_best_rate(tmp_path: Path) 
     lost = (None, None, None)
     finals = {**rates("constant", 2), **rates("clr", 2, lost)}
     found = claims(tmp_path, finals)
-    assert found.flags[0] == "Each policy at its best rate by mean final val accuracy: constant max_lr=1."
-    assert found.flags[1].startswith("clr has no best rate")
+    assert says(found.flags[0], "best rate", "constant max_lr=1") and "clr" not in found.flags[0]
+    assert says(found.flags[1], "clr", "no best rate")
     assert not any("clr took the" in flag for flag in found.flags)
     alone = claims(tmp_path / "alone", rates("clr", 2, lost))
     assert not any("at its best rate" in flag or "picked on" in flag for flag in alone.flags)
@@ -300,7 +305,8 @@ def test_seeds_that_stayed_at_chance_are_named(tmp_path: Path) -> None:
     assert "seed 1 of onecycle stayed at chance (52.00 %)" in only(found).sentence
     assert "seed 1 of constant stayed at chance (49.17 %)" in only(found).sentence
     alone = claims(tmp_path / "one", {"constant": (0.97, 0.4917, 0.11)}, {"constant": {"chance": 0.5044}})
-    assert alone.flags == ("seeds 1, 2 of constant stayed at chance (49.17 %, 11.00 %).",)
+    (flag,) = alone.flags
+    assert says(flag, "seeds 1, 2 of constant", "49.17 %", "11.00 %")
     unknown = claims(tmp_path / "old", {"constant": (0.97, 0.4917, 0.11)})
     assert unknown.flags == ()
 
@@ -343,7 +349,7 @@ def test_epochs_are_compared_at_equal_epochs_and_never_across(tmp_path: Path) ->
         ("onecycle", "constant", "epochs=5"),
         ("onecycle", "constant", "epochs=10"),
     ]
-    assert five.sentence.startswith("epochs=5: onecycle is better than constant by 3.03 points")
+    assert five.kind == "better" and five.sentence.startswith("epochs=5: ") and "3.03 points" in five.sentence
     assert ten.difference is not None and ten.difference.mean == pytest.approx(0.0)
     assert five.difference is not None and five.p_adjusted == pytest.approx(2 * (five.difference.p or 0))
 
@@ -396,7 +402,7 @@ def test_speed_ups_count_the_seeds_that_never_reached_the_target(tmp_path: Path)
     assert claim.speedup is not None
     assert (claim.speedup.pairs, claim.speedup.missed_baseline, claim.speedup.missed) == (4, 1, 1)
     assert claim.speedup.ratio is None
-    assert "no speed-up to 90 %: never reached by 1 seed of constant and 1 seed of onecycle" in claim.sentence
+    assert says(claim.sentence, "no speed-up", "90 %", "1 seed of constant", "1 seed of onecycle")
 
 
 def test_a_speed_up_over_a_baseline_that_did_not_always_get_there_is_a_bound(tmp_path: Path) -> None:
@@ -406,7 +412,8 @@ def test_a_speed_up_over_a_baseline_that_did_not_always_get_there_is_a_bound(tmp
         training(sweep.trial(one.signature), accuracy=course, lr=[0.1] * 8)
     claim = only(report.compare(sweep).claims)
     assert claim.speedup is not None and claim.speedup.ratio == pytest.approx(4)
-    assert "speed-up to 90 %: at least 4.00 in steps (2 seeds; never reached by 1 seed of constant" in claim.sentence
+    assert claim.speedup.bound == "at least"
+    assert says(claim.sentence, "90 %", "at least 4.00", "2 seeds", "1 seed of constant")
 
 
 def test_the_remarks_begin_with_what_is_claimed(tmp_path: Path) -> None:
@@ -414,14 +421,14 @@ def test_the_remarks_begin_with_what_is_claimed(tmp_path: Path) -> None:
     found = comparison.claims
     expected = [found.sentence, *(claim.sentence for claim in found.claims)]
     assert report.remarks(comparison)[:3] == expected
-    assert "- onecycle is better than constant by 3.03 points" in report.markdown(comparison)
+    assert f"- {found.claims[0].sentence.partition('<')[0]}" in report.markdown(comparison)
     single = report.compare(swept(tmp_path / "single", {"constant": BASE, "onecycle": BETTER}))
     assert report.remarks(single)[0] == single.claims.claims[0].sentence
 
 
 def test_better_over_the_seeds_that_did_not_diverge_is_not_called_better_in_short(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": (*BASE, 0.9), "onecycle": (*BETTER, None)})
-    assert found.sentence == "Against constant by final/val_accuracy, better where it did not diverge: onecycle."
+    assert only(found).kind == "better where it did not diverge" and f"{only(found).kind}: onecycle" in found.sentence
     assert "1 of onecycle diverged" in only(found).sentence
 
 
@@ -431,4 +438,4 @@ def test_what_cannot_be_compared_takes_no_part_in_the_adjustment(tmp_path: Path)
     both = claims(tmp_path, {"constant": BASE, "step": BETTER, "onecycle": BETTER}, odd)
     step, onecycle = both.claims
     assert step.difference is not None and step.p_adjusted == step.difference.p
-    assert onecycle.sentence.startswith("not comparable") and onecycle.p_adjusted is None
+    assert onecycle.kind == "not comparable" and onecycle.p_adjusted is None

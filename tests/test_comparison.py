@@ -29,7 +29,7 @@ def test_means_and_deviations_are_over_the_finished_seeds(mixed: Sweep) -> None:
 
 def test_trials_that_did_not_finish_are_counted_and_not_averaged(mixed: Sweep) -> None:
     rows = {row.name: row for row in report.compare(mixed).rows}
-    assert (rows["clr"].asked, dict(rows["clr"].counts)) == (3, {"finished": 1, "diverged": 1, "failed": 1})
+    assert (rows["clr"].trials, dict(rows["clr"].counts)) == (3, {"finished": 1, "diverged": 1, "failed": 1})
     assert rows["clr"].metrics["final/val_accuracy"] == spread([0.93])
     assert dict(rows["wsd"].counts) == {"waiting": 1, "lost": 1}
     assert rows["wsd"].metrics == {} and rows["wsd"].resolution is None
@@ -62,7 +62,7 @@ def test_the_best_row_comes_first_and_a_diverged_seed_counts_as_zero(mixed: Swee
 def test_groups_differ_in_every_varying_key_but_the_seed(tmp_path: Path) -> None:
     entries = [entry(f"{e}{s}", "onecycle", s, {"epochs": str(e)}) for e in (2, 4) for s in (0, 1)]
     rows = report.compare(hand_made.sweep(tmp_path, *entries)).rows
-    assert [(row.name, row.asked) for row in rows] == [("onecycle epochs=2", 2), ("onecycle epochs=4", 2)]
+    assert [(row.name, row.trials) for row in rows] == [("onecycle epochs=2", 2), ("onecycle epochs=4", 2)]
 
 
 def test_each_failure_and_divergence_is_listed_with_its_cause(mixed: Sweep) -> None:

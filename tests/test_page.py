@@ -246,6 +246,27 @@ def test_no_text_from_elsewhere_becomes_markup(tmp_path: Path) -> None:
     assert all("$\\frac{$" in said for said in page.said if "frac" in said)
 
 
+def test_flags_are_escaped(tmp_path: Path) -> None:
+    name = "a & b <i>"
+    made = hand_made.sweep(tmp_path, *(entry(f"{i}", policy, 0) for i, policy in enumerate(("clr", name))))
+    for signature, precision in (("0", "fp32"), ("1", "bf16")):
+        training(made.trial(signature), accuracy={4: 0.9}, resolved={"precision": precision})
+    page = written(made)
+    (flag,) = compare(made).claims.flags
+    assert name in flag and flag in page.text
+    assert "i" not in {tag for tag, _ in page.tags}
+
+
+def test_the_page_names_a_few_of_many_files_that_changed(tmp_path: Path) -> None:
+    made = hand_made.sweep(tmp_path, *(entry(policy, policy, 0) for policy in ("clr", "step")))
+    for policy, version in (("clr", "1"), ("step", "2")):
+        files = {f"file{i:02}.py": version for i in range(20)}
+        training(made.trial(policy), accuracy={4: 0.9}, resolved={"code": {"net.Net": version}, "files": files})
+    page = written(made)
+    (_, flag) = compare(made).claims.flags
+    assert flag in page.text and 0 < flag.count("file") <= 6 and flag.count("in all") == 2
+
+
 def test_a_password_in_the_command_stays_out_of_the_page(sweep: Sweep) -> None:
     made = replace(sweep, command=("tracking.uri=https://me:hunter2@host:5000/a", "-m"))
     assert made.command_line == "python -m onecycle_sweeps tracking.uri=https://host:5000/a -m"

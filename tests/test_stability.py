@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 import hand_made
 from onecycle_sweeps import report
-from onecycle_sweeps.outcome import read
+from onecycle_sweeps.outcome import Outcome, read
 from onecycle_sweeps.report.stability import Cell, StabilityMap, next_command, stability_maps
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 from onecycle_sweeps.terminal import invocation
+from onecycle_sweeps.trial_folder import TrialFolder
 
 WD, MOMENTUM = "optimizer.weight_decay", "optimizer.momentum"
 GRID = {(0.0, 0.8): 4.0, (0.0, 0.9): 2.0, (1e-3, 0.8): 3.0, (1e-3, 0.9): 2.0, (1e-2, 0.8): 1.0, (1e-2, 0.9): 0.5}
@@ -64,7 +65,7 @@ def test_the_divergence_that_the_test_records_is_taken_and_the_lowest_loss_is_th
     folder.write("result", hand_made.a_result(kind="range_test", metrics=metrics, steps=100))
     cell = only(made).cells[0]
     assert cell.limit is not None and 0.5 / 10 ** (5 / 99) <= cell.limit < 0.5
-    assert cell.lowest_loss == min(cell.curves[0].smoothed)
+    assert cell.lowest_loss == min(cell.test.curves[0].smoothed)
 
 
 def test_the_pick_is_the_largest_weight_decay_that_allows_half_of_the_largest_rate(tmp_path: Path):
@@ -73,7 +74,9 @@ def test_the_pick_is_the_largest_weight_decay_that_allows_half_of_the_largest_ra
 
 
 def cell(weight_decay: float, momentum: float, limit: float | None, loss: float, max_lr: float | None = 0.1) -> Cell:
-    return Cell("", weight_decay, momentum, "finished", limit, False, loss, max_lr, ())
+    metrics = {} if max_lr is None else {"suggestion/max_lr": max_lr}
+    test = Outcome(hand_made.range_test_entry(), TrialFolder(Path("range")), "finished", result={"metrics": metrics})
+    return Cell(test, weight_decay, momentum, limit, False, loss)
 
 
 def test_of_equal_weight_decays_the_lower_loss_is_picked():
@@ -134,9 +137,10 @@ def test_a_test_that_failed_is_a_cell_without_a_rate(tmp_path: Path):
     folder = made.trial("range1")
     (folder.path / "result.json").unlink()
     folder.write("failure", {"cause": "it diverged too early", "attempt": 1, "time": 0.0})
-    good, bad = only(made).cells
-    assert (bad.status, bad.limit, bad.max_lr) == ("failed", None, None)
-    assert only(made).pick == good
+    one = only(made)
+    good, bad = one.cells
+    assert (bad.test.status, bad.limit, bad.max_lr) == ("failed", None, None)
+    assert one.pick is good
 
 
 def test_the_report_draws_the_map_and_lists_it(tmp_path: Path):

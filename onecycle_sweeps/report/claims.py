@@ -14,7 +14,7 @@ from onecycle_sweeps import measures, provenance
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import groups
-from onecycle_sweeps.report.groups import Family, group_name
+from onecycle_sweeps.report.groups import CODE_SHOWN, Family, few, group_name
 from onecycle_sweeps.report.statistics import (
     LEVEL,
     ROUNDING,
@@ -97,8 +97,8 @@ class Pairing:
         # Trials at the other rates count too: they picked the rate that is compared.
         made = [[o.resolved for members in side.rates.values() for o in members if o.ended] for side in self._sides]
         if changed := provenance.differing([record for side in made for record in side]):
-            ours, theirs = (_listed([v for record in side for v in _versions(record, changed)]) for side in made)
-            found["code"] = (ours, theirs)
+            ours, theirs = (dict.fromkeys(v for record in side for v in _versions(record, changed)) for side in made)
+            found["code"] = (few(list(ours), CODE_SHOWN), few(list(theirs), CODE_SHOWN))
         return found
 
     def left_out(self) -> Iterator[str]:
@@ -296,7 +296,7 @@ def claims_of(
             *_flags(outcomes, families, baseline, metric, headline),
             *(line for claim in found for line in claim.flags()),
         ),
-        sentence=_summary(found, metric) or _alone(families),
+        sentence=_summary(found, metric) or _uncompared(families),
     )
 
 
@@ -365,7 +365,7 @@ def _summary(claims: Sequence[Claim], metric: str) -> str:
     )
 
 
-def _alone(families: Sequence[Family]) -> str:
+def _uncompared(families: Sequence[Family]) -> str:
     """The sentence of a sweep in which nothing is compared."""
     finished = [outcome for family in families for outcome in family.members if outcome.finished]
     return f"{FROM_ONE_SEED}. More seeds: seed=0,1,2 -m." if len(finished) == 1 else ""

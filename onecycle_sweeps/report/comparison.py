@@ -9,11 +9,11 @@ from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.outcome import Outcome, read
 from onecycle_sweeps.report.claims import Claims, claims_of
 from onecycle_sweeps.report.groups import Group, by_group, group_name, measures_of, score
-from onecycle_sweeps.report.range_tests import RangeTest, range_tests
+from onecycle_sweeps.report.range_tests import verdict
 from onecycle_sweeps.report.reproduction import PublishedRow, compare_published, published_notes
 from onecycle_sweeps.report.stability import StabilityMap, stability_lines, stability_maps
 from onecycle_sweeps.report.statistics import Spread, spread
-from onecycle_sweeps.sweep import TRAIN, Sweep
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, FAILED, FINISHED, LOST
 
 
@@ -22,12 +22,12 @@ class Row:
     """A group of trials that differ only in their seed; the spreads are over the seeds that finished.
 
     `metrics` has those of the end by name, and the loss of the last evaluation. `steps_to_target` is over the finished
-    seeds that reached the target, known to within `resolution` steps. `counts` has the number of trials by status.
+    seeds that reached the target, known to within `resolution` steps. `counts` has the number of `trials` by status.
     `also` are the names of groups that consist of the same trials.
     """
 
     group: Group
-    asked: int
+    trials: int
     counts: Mapping[str, int]
     max_lrs: tuple[float, ...]
     metrics: Mapping[str, Spread]
@@ -57,7 +57,7 @@ class Comparison:
     measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
     claims: Claims
-    range_tests: tuple[RangeTest, ...]
+    range_tests: tuple[Outcome, ...]
     targets: tuple[float, ...]
     failures: tuple[tuple[str, str], ...]
     diverged: tuple[tuple[str, str], ...]
@@ -80,13 +80,13 @@ class Comparison:
         finals = [(row, row.metrics.get(self.headline.final_val)) for row in self.rows]
         ranked = [(row, final) for row, final in finals if final and math.isfinite(final.mean)]
         if not ranked:
-            verdicts = [test.verdict for test in self.range_tests if test.verdict]
+            verdicts = [found for test in self.range_tests if (found := verdict(test))]
             if verdicts and not self.rows:
                 several = len(verdicts) > 1
                 return f"The range test{'s suggest' if several else ' suggests'} {'; '.join(verdicts)}."
             return "No training has finished yet."
         (best, value), *others = ranked
-        reached = f"{value.text(self.headline)} over {best.finished} of {best.asked} seeds"
+        reached = f"{value.text(self.headline)} over {best.finished} of {best.trials} seeds"
         if not others:
             return f"{best.name} reached a final validation {self.headline.name} of {reached}."
         second, next_value = others[0]
@@ -117,7 +117,7 @@ def compare(sweep: Sweep) -> Comparison:
         measures=measures_of(outcomes),
         rows=tuple(rows),
         claims=claims,
-        range_tests=range_tests(outcomes),
+        range_tests=tuple(o for o in outcomes if o.entry.kind == RANGE_TEST),
         targets=tuple(sorted({t for o in outcomes if (t := o.entry.target_accuracy) is not None})),
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),
@@ -136,7 +136,7 @@ def _row(group: Group, members: Sequence[Outcome]) -> Row:
     values = {name: spread([metrics[name] for metrics in ends if name in metrics]) for name in names}
     return Row(
         group=group,
-        asked=len(members),
+        trials=len(members),
         counts=Counter(o.status for o in members),
         max_lrs=tuple(sorted({o.max_lr for o in members if o.max_lr is not None})),
         metrics={name: value for name, value in values.items() if value},

@@ -26,7 +26,6 @@ CLAIM_COLUMNS = (
     "kind",
     "sentence",
 )
-MAP_COLUMNS = ("name", "status", "weight_decay", "momentum", "largest_stable_lr", "diverged", "lowest_loss", "max_lr")
 CURVE_COLUMNS = ("seed_run", "step", "lr", "loss", "loss_smoothed")
 # A long trajectory is thinned to at most twice as many rows, with its last step; the journal has every step.
 STEPS_KEPT = 2000
@@ -53,7 +52,7 @@ def write_csv_files(comparison: Comparison, groups: ShownGroups) -> Iterator[Pat
         yield _write(folder / "trajectories.csv", columns, rows)
     if any(test.curves for test in comparison.range_tests):
         rows = (
-            {"signature": test.signature, "name": test.name, **row}
+            {"signature": test.entry.signature, "name": test.name, **row}
             for test in comparison.range_tests
             for row in _curves(test.curves)
         )
@@ -163,7 +162,12 @@ def _cells(comparison: Comparison) -> Iterator[Row]:
         for cell in one.cells:
             yield {
                 **dict(one.rest),
-                **{key: getattr(cell, key) for key in MAP_COLUMNS if hasattr(cell, key)},
+                "name": cell.test.name,
+                "status": cell.test.status,
+                "weight_decay": cell.weight_decay,
+                "momentum": cell.momentum,
+                "lowest_loss": cell.lowest_loss,
+                "max_lr": cell.max_lr,
                 "largest_stable_lr": cell.limit,
                 "diverged": None if cell.limit is None else not cell.stable,
                 "picked": cell is one.pick,

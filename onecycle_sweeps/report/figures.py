@@ -134,11 +134,13 @@ def draw_trajectory(trial: TrialFolder) -> Path | None:
 def _trajectories(groups: ShownGroups) -> Plot:
     words = "Line: what the optimizer used, by its own record. Dots: what the policy planned. One trial of each group."
     panels = tuple(
-        Panel(name, f"{label.capitalize()} at each step", draw, captions=(words,))
-        for name, label, draw in (
-            ("lr", "learning rate", partial(_draw_rates, groups=groups)),
-            ("momentum", "momentum", partial(_draw_momenta, groups=groups)),
+        Panel(
+            quantity,
+            f"{label.capitalize()} at each step",
+            partial(_draw_used, groups=groups, quantity=quantity, label=label),
+            captions=(words,),
         )
+        for quantity, label in (("lr", "learning rate"), ("momentum", "momentum"))
     )
     return Plot(
         name="trajectories",
@@ -150,32 +152,19 @@ def _trajectories(groups: ShownGroups) -> Plot:
     )
 
 
-def _draw_rates(axes: "Axes", groups: ShownGroups) -> None:
-    for style, example in _back_to_front(groups):
-        _draw_used(axes, example.outcome.used.lr, example.planned.lr, style)
+def _draw_used(axes: "Axes", groups: ShownGroups, quantity: str, label: str) -> None:
+    """The lr or the momentum that each example used, best group in front, and what was planned for those in colour."""
+    for group, example in reversed(list(groups.examples.items())):
+        style = groups.styles[group]
+        used, planned = getattr(example.outcome.used, quantity), getattr(example.planned, quantity)
+        axes.plot(used.steps, used.values, **style.line())
+        if style.highlighted and planned:
+            axes.plot(planned.steps, planned.values, **PLANNED.line(zorder=4))
     peaks = [max(example.outcome.used.lr.values) for example in groups.examples.values()]
-    if max(peaks) > LINEAR_RATES * min(peaks):
+    if quantity == "lr" and max(peaks) > LINEAR_RATES * min(peaks):
         canvas.logarithmic(axes)
     _fit(axes)
-    axes.set_ylabel("learning rate")
-
-
-def _draw_momenta(axes: "Axes", groups: ShownGroups) -> None:
-    for style, example in _back_to_front(groups):
-        _draw_used(axes, example.outcome.used.momentum, example.planned.momentum, style)
-    _fit(axes)
-    axes.set_ylabel("momentum")
-
-
-def _back_to_front(groups: ShownGroups) -> Iterator[tuple[Style, Example]]:
-    for group, example in reversed(list(groups.examples.items())):
-        yield groups.styles[group], example
-
-
-def _draw_used(axes: "Axes", used: Series, planned: Series, style: Style) -> None:
-    axes.plot(used.steps, used.values, **style.line())
-    if style.highlighted and planned:
-        axes.plot(planned.steps, planned.values, **PLANNED.line(zorder=4))
+    axes.set_ylabel(label)
 
 
 def _fit(axes: "Axes") -> None:

@@ -12,6 +12,8 @@ from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Group
 from onecycle_sweeps.sweep import group_name as group_name
 
 RATES = ("max_lr_scale", "max_lr", "policy.max_lr")
+# Of many files and libraries that have changed, so many are named.
+CODE_SHOWN = 3
 TRANSFORMS = ("data.augment", "data.evaluation")
 # Whether there is a result, the negative share of seeds without a value, and the mean of the others.
 Score = tuple[bool, float, float]
@@ -120,6 +122,11 @@ def _is_setting(key: str, several_policies: bool) -> bool:
     return several_policies and key.partition(".")[0] in ("data", "model")
 
 
+def few(values: Sequence[str], most: int) -> str:
+    """The values in a list; of many the first `most`, and how many there are."""
+    return ", ".join(values[:most]) + (f", … ({len(values)} in all)" if len(values) > most else "")
+
+
 def in_settings(named: Iterable[tuple[str, str | None]]) -> list[str]:
     """Each name once, with the settings that it is named for: `onecycle (epochs=5, epochs=10)`."""
     settings: dict[str, list[str]] = {}
@@ -206,7 +213,7 @@ def mixed_code(outcomes: Sequence[Outcome]) -> Iterator[str]:
             newest |= _code(outcome.resolved)
         older = [o for o in trained if any(newest[key] != value for key, value in _code(o.resolved).items())]
         yield (
-            f"{', '.join(changed)} changed after {_with_seeds(older)} had been trained, so the trials come from "
+            f"{few(changed, CODE_SHOWN)} changed after {_with_seeds(older)} had been trained, so the trials come from "
             "different code: the same command with rerun=true trains all of them again."
         )
     known = [o.resolved["versions"] for o in trained if "versions" in o.resolved]
@@ -216,10 +223,11 @@ def mixed_code(outcomes: Sequence[Outcome]) -> Iterator[str]:
     tests = {o.entry.signature: o for o in outcomes if o.entry.kind == RANGE_TEST}
     tuned = [(o, tests[o.entry.needs]) for o in trained if o.entry.needs in tests]
     since = [(o, provenance.differing([o.resolved, test.resolved])) for o, test in tuned]
-    if names := dict.fromkeys(name for _, changed in since for name in changed):
+    if names := list(dict.fromkeys(name for _, changed in since for name in changed)):
+        later = _with_seeds([outcome for outcome, changed in since if changed])
         yield (
-            f"{', '.join(names)} changed between the range test and {_with_seeds([o for o, c in since if c])}: their "
-            "rate comes from other code; rerun=true finds it again."
+            f"{few(names, CODE_SHOWN)} changed between the range test and {later}: their rate comes from other code; "
+            "rerun=true finds it again."
         )
 
 

@@ -20,7 +20,7 @@ from onecycle_sweeps.report.canvas import Plot
 from onecycle_sweeps.report.claims import Claim, p_value, ratio_words, signed, unsigned
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.figures import ShownGroups
-from onecycle_sweeps.report.groups import by_group
+from onecycle_sweeps.report.groups import by_group, few
 from onecycle_sweeps.report.stability import Quantity, StabilityMap
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN
 from onecycle_sweeps.trial_folder import DIVERGED, FAILED, LOST
@@ -53,7 +53,7 @@ def write_page(
         headline=headline,
         title=title(outcomes),
         command=sweep.command_line,
-        asked=_asked(outcomes, configs),
+        settings=_settings(outcomes, configs),
         varies=_varies(outcomes),
         trials=_counted(outcomes),
         result_headers=result_headers,
@@ -102,7 +102,7 @@ def title(outcomes: Iterable[Outcome]) -> str:
     policies = list(dict.fromkeys(o.entry.varies["policy"] for o in outcomes if o.entry.kind == TRAIN))
     if not policies:
         return "Learning-rate range tests"
-    return f"Learning-rate polic{'ies' if len(policies) > 1 else 'y'}: {_few(policies)}"
+    return f"Learning-rate polic{'ies' if len(policies) > 1 else 'y'}: {few(policies, VALUES_SHOWN)}"
 
 
 def claim_cells(claim: Claim) -> list[str]:
@@ -161,13 +161,13 @@ def _configs(outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:
     return [config for config in firsts if config]
 
 
-def _asked(outcomes: Iterable[Outcome], configs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _settings(outcomes: Iterable[Outcome], configs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     """What the configs have in common, in words."""
     varying = {key for outcome in outcomes for key in outcome.entry.varies}
     for name in ("data", "model", "optimizer", "epochs", "batch_size", "max_lr"):
         values = list(dict.fromkeys(_words(config[name]) for config in configs if config.get(name) is not None))
         if name not in varying:
-            yield name.replace("_", " "), _few(values)
+            yield name.replace("_", " "), few(values, VALUES_SHOWN)
 
 
 def _varies(outcomes: Iterable[Outcome]) -> list[str]:
@@ -177,7 +177,7 @@ def _varies(outcomes: Iterable[Outcome]) -> list[str]:
         if outcome.entry.kind == TRAIN:
             for key, value in outcome.entry.varies.items():
                 values.setdefault(key, []).append(value)
-    return [f"{key}: {_few(list(dict.fromkeys(found)))}" for key, found in values.items()]
+    return [f"{key}: {few(list(dict.fromkeys(found)), VALUES_SHOWN)}" for key, found in values.items()]
 
 
 def _counted(outcomes: Sequence[Outcome]) -> str:
@@ -187,11 +187,6 @@ def _counted(outcomes: Sequence[Outcome]) -> str:
     trials = " and ".join(f"{kinds[k]} {word}{'s' * (kinds[k] != 1)}" for k, word in words.items() if kinds[k])
     statuses = Counter(outcome.status for outcome in outcomes).most_common()
     return f"{trials}: {', '.join(f'{count} {status}' for status, count in statuses)}" if trials else "none"
-
-
-def _few(values: Sequence[str]) -> str:
-    more = f", … ({len(values)} in all)" if len(values) > VALUES_SHOWN else ""
-    return ", ".join(values[:VALUES_SHOWN]) + more
 
 
 def _words(value: Any) -> str:
@@ -276,6 +271,4 @@ def _moment(seconds: float) -> str:
 
 def _final_value(outcome: Outcome) -> str:
     value = outcome.final if outcome.finished else None
-    if value is None:
-        return "-"
-    return f"{outcome.headline.shown(value):{'.2f' if outcome.headline.is_fraction else '.4g'}}"
+    return "-" if value is None else outcome.headline.number(value)

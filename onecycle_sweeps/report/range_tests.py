@@ -1,19 +1,16 @@
 """A range test in the report: the rates that it suggests, in words and marked on its curve."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onecycle_sweeps import journal
-from onecycle_sweeps.measures import Measure
-from onecycle_sweeps.outcome import Outcome, RangeTestCurve, range_test_curves
+from onecycle_sweeps.outcome import Outcome, RangeTestCurve, look, with_series
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
-from onecycle_sweeps.sweep import RANGE_TEST
+from onecycle_sweeps.sweep import RANGE_TEST, Entry
 from onecycle_sweeps.trial_folder import TrialFolder
 
 if TYPE_CHECKING:
@@ -41,79 +38,43 @@ SMALL = (3.6, 2.5)
 CAPTION = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate that each rule suggests."
 
 
-@dataclass(frozen=True)
-class RangeTest:
-    """A range test of a sweep: its status, the rates that it suggests, and its curves, one per seed.
-
-    The verdict is the suggestion `max_lr`; `word` (confident or ambiguous) is None before there is one.
-    """
-
-    name: str
-    signature: str
-    status: str
-    suggestions: Mapping[str, float]
-    word: str | None
-    curves: Sequence[RangeTestCurve]
-    headline: Measure
-    is_exponential: bool = True
-
-    @property
-    def verdict(self) -> str:
-        """The suggested rate with its interval and its word; empty before there is one."""
-        if VERDICT not in self.suggestions:
-            return ""
-        rate = f"max_lr={self.suggestions[VERDICT]:.3g}"
-        if "max_lr_low" not in self.suggestions:
-            return rate
-        low, high = self.suggestions["max_lr_low"], self.suggestions["max_lr_high"]
-        return f"{rate}, from {low:.2g} to {high:.2g}" + (f", {self.word}" if self.word else "")
-
-    @property
-    def line(self) -> str:
-        """The range test in a line: the verdict, what it was read for, and what the rules of peers suggest."""
-        if not self.verdict:
-            return f"{self.name}: {self.status}"
-        read, peers = (
-            ", ".join(f"{k.replace('_', ' ')} {self.suggestions[k]:.3g}" for k in names if k in self.suggestions)
-            for names in (READ, PEERS)
-        )
-        read, peers = (f" ({read})" if read else ""), (f"; rules of peers: {peers}" if peers else "")
-        return f"{self.name}: {self.verdict}{read}{peers}"
-
-    @property
-    def below(self) -> str:
-        """The line below the curve on the page: the verdict, then the rates of the other marks."""
-        rates = [f"{words} {self.suggestions[k]:.3g}" for k, (words, _) in MARKS.items() if k in self.suggestions]
-        if not rates:
-            return f"{self.status}, without a verdict"
-        marks = ", ".join(rates[:-1] if self.verdict else rates)
-        return "; ".join(part for part in (self.verdict or self.status, marks) if part)
+def verdict(test: Outcome) -> str:
+    """The rate that a range test suggests, with its interval and how sure it is; empty before there is one."""
+    rates, word = test.suggestions, test.result.get("verdict", {}).get("word")
+    if VERDICT not in rates:
+        return ""
+    rate = f"max_lr={rates[VERDICT]:.3g}"
+    if "max_lr_low" not in rates:
+        return rate
+    return f"{rate}, from {rates['max_lr_low']:.2g} to {rates['max_lr_high']:.2g}" + (f", {word}" if word else "")
 
 
-def range_tests(outcomes: Iterable[Outcome]) -> tuple[RangeTest, ...]:
-    """The range tests among a sweep's trials."""
-    return tuple(
-        RangeTest(
-            name=o.name,
-            signature=o.entry.signature,
-            status=o.status,
-            suggestions=_suggestions(o.metrics),
-            word=o.result.get("verdict", {}).get("word"),
-            curves=o.curves,
-            headline=o.headline,
-            is_exponential=is_exponential(o.config),
-        )
-        for o in outcomes
-        if o.entry.kind == RANGE_TEST
+def line(test: Outcome) -> str:
+    """A range test in a line: its verdict, what else was read from it, and what the rules of peers suggest."""
+    if not (found := verdict(test)):
+        return f"{test.name}: {test.status}"
+    read, peers = (
+        ", ".join(f"{k.replace('_', ' ')} {test.suggestions[k]:.3g}" for k in names if k in test.suggestions)
+        for names in (READ, PEERS)
     )
+    return f"{test.name}: {found}" + (f" ({read})" if read else "") + (f"; rules of peers: {peers}" if peers else "")
 
 
-def is_exponential(config: Mapping[str, Any]) -> bool:
-    """Whether a range test's rates rise by a factor from step to step; so they do if its config is unreadable."""
-    return config.get("range_test", {}).get("mode", "exp") == "exp"
+def below(test: Outcome) -> str:
+    """The line below the curve on the page: the verdict, then the rates of the other marks."""
+    found, rates = verdict(test), test.suggestions
+    marks = [f"{words} {rates[k]:.3g}" for k, (words, _) in MARKS.items() if k in rates and k != VERDICT]
+    if not (found or marks):
+        return f"{test.status}, without a verdict"
+    return "; ".join(filter(None, [found or test.status, ", ".join(marks)]))
 
 
-def figure(tests: Sequence[RangeTest]) -> Plot | None:
+def is_exponential(test: Outcome) -> bool:
+    """Whether a range test's rates rise by a factor from step to step; assumed if its config is unreadable."""
+    return test.config.get("range_test", {}).get("mode", "exp") == "exp"
+
+
+def figure(tests: Sequence[Outcome]) -> Plot | None:
     """The curves of the range tests with their suggestions; None if none has a step."""
     drawn = [test for test in tests if test.curves]
     if not drawn:
@@ -129,7 +90,7 @@ def figure(tests: Sequence[RangeTest]) -> Plot | None:
             draw=partial(draw, test=test, labels_all=few),
             captions=(CAPTION + rest,),
             title=test.name,
-            below=test.below,
+            below=below(test),
             width=width,
             height=height,
         )
@@ -148,19 +109,17 @@ def figure(tests: Sequence[RangeTest]) -> Plot | None:
 
 def draw_range_test(trial: TrialFolder) -> Path:
     """range_test.png in the trial's folder; raises ValueError if the journal has no step."""
-    result, measure = trial.result() or {}, trial.headline()
-    if not (curves := range_test_curves(journal.read(trial.journal), measure)):
-        raise ValueError(f"{trial.journal} has no range test to draw")
-    suggestions = _suggestions(result.get("metrics", {}))
+    test = with_series(look(Entry(trial.signature, RANGE_TEST, {}), trial))
+    if not test.curves:
+        raise ValueError(test.cause or f"{trial.journal} has no range test to draw")
     (loss,) = canvas.axes(width=7.5, height=4.8)
-    mode = is_exponential(trial.config())
-    draw(loss, RangeTest("Range test", trial.signature, "", suggestions, None, curves, measure, mode))
-    loss.set_title("Range test" if VERDICT in suggestions else "Range test without a verdict")
+    draw(loss, test)
+    loss.set_title("Range test" if verdict(test) else "Range test without a verdict")
     canvas.figure_of(loss).legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return canvas.save(loss, trial.path / "range_test.png", dpi=100)
 
 
-def draw(loss: "Axes", test: RangeTest, *, labels_all: bool = True) -> None:
+def draw(loss: "Axes", test: Outcome, *, labels_all: bool = True) -> None:
     """Raw and smoothed loss against the rate; each mark has its rule and rate beside it, or only the verdict has."""
     for run, curve in enumerate(test.curves):
         loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
@@ -168,21 +127,17 @@ def draw(loss: "Axes", test: RangeTest, *, labels_all: bool = True) -> None:
         loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
     if any(curve.evaluations for curve in test.curves):
         _draw_evaluations(loss, test)
-    if test.is_exponential:
+    if is_exponential(test):
         canvas.logarithmic_rates(loss)
     loss.margins(x=0)
     marks = {rule: test.suggestions[rule] for rule in MARKS if rule in test.suggestions}
     labelled = list(marks) if labels_all else [VERDICT]
-    loss.set_ylim(_limits(test.curves, room=LABEL_HEIGHT * (len(labelled) + 0.5)))
+    loss.set_ylim(_limits(test.curves, headroom=LABEL_HEIGHT * (len(labelled) + 0.5)))
     _draw_marks(loss, marks, labelled)
     loss.set(xlabel="learning rate", ylabel="training loss")
 
 
-def _suggestions(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {k.removeprefix("suggestion/"): value for k, value in metrics.items() if k.startswith("suggestion/")}
-
-
-def _draw_evaluations(loss: "Axes", test: RangeTest) -> None:
+def _draw_evaluations(loss: "Axes", test: Outcome) -> None:
     """The headline measure against the rate, as in Smith's papers, on an axis of its own at the right."""
     beside = loss.twinx()
     beside.set_ylabel(f"val {test.headline.label}")
@@ -229,8 +184,8 @@ def _draw_marks(loss: "Axes", marks: Mapping[str, float], labelled: Sequence[str
         )
 
 
-def _limits(curves: Sequence[RangeTestCurve], room: float) -> tuple[float, float]:
-    """Limits of the loss axis that show the descent and the rise after it, with `room` (a fraction) free above."""
+def _limits(curves: Sequence[RangeTestCurve], headroom: float) -> tuple[float, float]:
+    """Limits of the loss axis that show the descent and the rise after it, with `headroom` (a fraction) free above."""
     drawn = [np.concatenate([_finite(curve.smoothed), _finite(curve.loss)]) for curve in curves]
     known = [values[np.isfinite(values)] for values in drawn if np.isfinite(values).any()]
     if not known:
@@ -238,7 +193,7 @@ def _limits(curves: Sequence[RangeTestCurve], room: float) -> tuple[float, float
     low, start = min(float(values.min()) for values in known), max(float(values[0]) for values in known)
     high = start + 0.35 * max(start - low, 0.05 * abs(start))
     margin = 0.05 * (high - low) or 1.0
-    return low - margin, low - margin + (high - low + 2 * margin) / (1 - room)
+    return low - margin, low - margin + (high - low + 2 * margin) / (1 - headroom)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

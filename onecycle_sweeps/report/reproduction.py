@@ -10,7 +10,7 @@ from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, PLACE_OF_DATA
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report.claims import STEPS, Claim, Pairing, p_value, ratio_words, signed
-from onecycle_sweeps.report.groups import Family, at_chance, headline_of
+from onecycle_sweeps.report.groups import CODE_SHOWN, Family, at_chance, few, headline_of
 from onecycle_sweeps.report.statistics import LEVEL, Spread, spread
 from onecycle_sweeps.sweep import TRAIN, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED
@@ -113,7 +113,7 @@ def _obstacles_of_pair(
 
 def _mixed(members: Members) -> Iterator[str]:
     if changed := provenance.differing([o.resolved for o in members if o.ended]):
-        yield f"{', '.join(changed)} changed between these trials"
+        yield f"{few(changed, CODE_SHOWN)} changed between these trials"
 
 
 def _figure(name: str, figure: PublishedFigure, members: Members, obstacles: tuple[str, ...]) -> PublishedRow:
@@ -123,17 +123,12 @@ def _figure(name: str, figure: PublishedFigure, members: Members, obstacles: tup
     ours = f"{value.text(headline)} over {value.count} of {count} seeds" if value else f"no {headline.name} yet"
     ours += f", {diverged} diverged" if diverged else ""
     left = _unfinished(members)
-    if obstacles:
-        verdict = NOT_COMPARABLE
-    elif left:
-        verdict = OPEN
-    elif figure.diverges:
+    if figure.diverges:
         low = value is None or value.mean <= figure.accuracy + figure.tolerance
-        verdict = REPRODUCED if low else NOT_REPRODUCED
-    elif diverged:
-        verdict = NOT_REPRODUCED
+        verdict = _judged(REPRODUCED if low else NOT_REPRODUCED, obstacles, left)
     else:
         verdict = _verdict(value.mean if value else None, figure.accuracy, figure.tolerance)
+        verdict = _judged(verdict, obstacles, left, diverged)
     within = "diverged, " if figure.diverges else ""
     published = f"{within}{100 * figure.accuracy:.2f} %, to be met within {100 * figure.tolerance:g} points"
     return PublishedRow(name, figure.what, published, ours, verdict, (*obstacles, *left, *at_chance(name, members)))
@@ -169,14 +164,8 @@ def _pair(
     wanted = pair.gain if pair.gain is not None else pair.speed_up or 1.0
     verdict = _verdict(lead.value, wanted, pair.tolerance, order=pair.order_alone, is_bound=lead.is_bound)
     left = _unfinished([*row, *other])
-    if obstacles:
-        verdict = NOT_COMPARABLE
-    elif left:
-        verdict = OPEN
-    elif diverged:
-        verdict = NOT_REPRODUCED
-    elif lead.doubt and verdict in (REPRODUCED, EXCEEDED):
-        verdict = AGREES
+    verdict = AGREES if lead.doubt and verdict in (REPRODUCED, EXCEEDED) else verdict
+    verdict = _judged(verdict, obstacles, left, diverged)
     doubts = (lead.doubt,) if lead.doubt and verdict == AGREES else ()
     short = [f"{diverged} of {len(row)} seeds of {pair.row} diverged"] if diverged else []
     reasons = (*obstacles, *doubts, *short, *left, *pairing.at_chance())
@@ -231,6 +220,15 @@ def _verdict(
     if not value >= published - tolerance - 1e-9:
         return OPEN if is_bound else NOT_REPRODUCED
     return EXCEEDED if value > published + tolerance + 1e-9 and not order else REPRODUCED
+
+
+def _judged(verdict: str, obstacles: Sequence[str], left: Sequence[str], diverged: int = 0) -> str:
+    """The verdict on the numbers, unless they cannot be compared, trials are left, or seeds diverged."""
+    if obstacles:
+        return NOT_COMPARABLE
+    if left:
+        return OPEN
+    return NOT_REPRODUCED if diverged else verdict
 
 
 def _over(members: Members, value_of: Callable[[Outcome], float | None]) -> Spread | None:

@@ -37,19 +37,20 @@ class Cell:
     """One range test on the map.
 
     `limit` is the largest rate before the loss diverges, or if it does not (`stable`), the largest rate tried; None
-    without a verdict. `lowest_loss` is the lowest smoothed loss, `max_lr` the verdict.
+    without a verdict. `lowest_loss` is the lowest smoothed loss.
     """
 
-    name: str
+    test: Outcome
     weight_decay: float | None
     momentum: float | None
-    status: str
     limit: float | None
     stable: bool
     lowest_loss: float | None
-    max_lr: float | None
-    curves: tuple[RangeTestCurve, ...]
-    is_exponential: bool = True
+
+    @property
+    def max_lr(self) -> float | None:
+        """The verdict."""
+        return self.test.suggestions.get("max_lr")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Quantity:
         """The text in a cell: its value, that it is a bound, or why there is none."""
         value = self.of(cell)
         if value is None:
-            return {"failed": "no verdict", "finished": "diverges at once"}.get(cell.status, cell.status)
+            return {"failed": "no verdict", "finished": "diverges at once"}.get(cell.test.status, cell.test.status)
         return f"{'≥ ' if cell.stable and not self.low_is_good else ''}{value:.3g}"
 
     def shades(self, cells: Sequence[Cell]) -> list[float]:
@@ -119,10 +120,10 @@ class StabilityMap:
         If only one weight decay was tested, each momentum.
         """
         if len(self.weight_decays) == 1:
-            return [(f"momentum {c.momentum:g}" if c.momentum is not None else c.name, c) for c in self.cells]
+            return [(f"momentum {c.momentum:g}" if c.momentum is not None else c.test.name, c) for c in self.cells]
         momentum = self.pick.momentum if self.pick else self.momenta[0]
         shown = sorted((c for c in self.cells if c.momentum == momentum), key=lambda c: c.weight_decay or 0.0)
-        return [(f"weight decay {c.weight_decay:g}" if c.weight_decay is not None else c.name, c) for c in shown]
+        return [(f"weight decay {c.weight_decay:g}" if c.weight_decay is not None else c.test.name, c) for c in shown]
 
 
 def stability_maps(outcomes: Sequence[Outcome]) -> tuple[StabilityMap, ...]:
@@ -234,13 +235,13 @@ def _draw_curves(axes: "Axes", one: StabilityMap) -> None:
     overlaid = one.overlaid()
     low, high = np.inf, -np.inf
     for (label, cell), style in zip(overlaid, canvas.styles(len(overlaid)), strict=True):
-        for place, curve in enumerate(cell.curves):
+        for place, curve in enumerate(cell.test.curves):
             losses = np.where(np.isfinite(curve.smoothed), curve.smoothed, np.nan)
             axes.plot(curve.lr, losses, label=label if place == 0 else "_", **style.line())
             known = losses[np.isfinite(losses)]
             if len(known):
                 low, high = min(low, float(known.min())), max(high, float(known[0]))
-    if all(cell.is_exponential for _, cell in overlaid):
+    if all(is_exponential(cell.test) for _, cell in overlaid):
         canvas.logarithmic_rates(axes)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
@@ -253,25 +254,14 @@ def _cell(test: Outcome) -> Cell:
     config: Mapping[str, Any] = test.config.get("optimizer", {})
     values = (test.entry.varies.get(key, config.get(key.rpartition(".")[2])) for key in MAPPED)
     weight_decay, momentum = (None if value is None else float(value) for value in values)
-    curves, metrics = test.curves, test.metrics
+    curves = test.curves
     limit, loss, stable = None, None, False
     if test.finished and curves:
-        onset = metrics.get("suggestion/divergence", median_low([_onset(curve) for curve in curves]))
+        onset = test.suggestions.get("divergence", median_low([_onset(curve) for curve in curves]))
         stable = not math.isfinite(onset)
         limit = max((rate for curve in curves for rate in curve.lr if rate < onset), default=None)
         loss = median_low([min(filter(math.isfinite, curve.smoothed), default=math.nan) for curve in curves])
-    return Cell(
-        test.name,
-        weight_decay,
-        momentum,
-        test.status,
-        limit,
-        stable,
-        loss,
-        metrics.get("suggestion/max_lr"),
-        curves,
-        is_exponential(test.config),
-    )
+    return Cell(test, weight_decay, momentum, limit, stable, loss)
 
 
 def _onset(curve: RangeTestCurve) -> float:

@@ -28,9 +28,8 @@ class Spread:
 
     def text(self, measure: Measure) -> str:
         """Mean and deviation in the measure's unit: `92.00 ± 0.50 %`."""
-        digits, unit = (".2f", " %") if measure.is_fraction else (".4g", "")
-        deviation = "" if self.std is None else f" ± {measure.shown(self.std):{digits}}"
-        return f"{measure.shown(self.mean):{digits}}{deviation}{unit}"
+        deviation = "" if self.std is None else f" ± {measure.number(self.std)}"
+        return f"{measure.number(self.mean)}{deviation}{' %' if measure.is_fraction else ''}"
 
 
 @dataclass(frozen=True)

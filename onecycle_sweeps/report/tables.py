@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -11,6 +11,8 @@ from rich.text import Text
 
 from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.outcome import Outcome, look
+from onecycle_sweeps.report import range_tests
+from onecycle_sweeps.report.claims import target_words
 from onecycle_sweeps.report.comparison import Comparison, Row
 from onecycle_sweeps.report.statistics import Spread
 from onecycle_sweeps.sweep import Sweep
@@ -49,8 +51,8 @@ def _detail(outcome: Outcome) -> str:
         return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}" if seen else "starting"
     if outcome.final is not None:
         return f"val {outcome.headline.name} {outcome.headline.text(outcome.final)}"
-    if "suggestion/max_lr" in outcome.metrics:
-        return f"max_lr {outcome.metrics['suggestion/max_lr']:.3g}"
+    if "max_lr" in outcome.suggestions:
+        return f"max_lr {outcome.suggestions['max_lr']:.3g}"
     return outcome.cause or ""
 
 
@@ -94,7 +96,7 @@ def remarks(comparison: Comparison) -> list[str]:
         *([claims.sentence] if claims.sentence and len(claims.claims) != 1 else []),
         *(claim.sentence for claim in claims.claims),
         *claims.flags,
-        *(test.line for test in comparison.range_tests),
+        *(range_tests.line(test) for test in comparison.range_tests),
         *comparison.stability,
         *comparison.notes,
         *(row.line for row in comparison.published),
@@ -120,13 +122,14 @@ def contents(comparison: Comparison) -> Cells:
 
 
 def _columns(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
-    """The columns that have something to say."""
+    """The columns for which there are data, each with its header."""
     rows, headline = comparison.rows, comparison.headline
     _, *others = recorded(comparison.measures)
 
     def column(words: str, measure: Measure, metric: str) -> tuple[str, list[str]]:
         label = measure.label.replace(" ", "\n")
-        return f"{words}\n{label}", [_measured(row.metrics.get(metric), measure) for row in rows]
+        show = "{:.4f}".format if measure == LOSS else measure.number
+        return f"{words}\n{label}", [_spread(row.metrics.get(metric), show) for row in rows]
 
     yield "policy", [row.name for row in rows]
     yield "seeds", [_seeds(row) for row in rows]
@@ -138,15 +141,14 @@ def _columns(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
         if any(measure.final_test in row.metrics for row in rows):
             yield column("test", measure, measure.final_test)
     if comparison.targets:
-        target = headline.shown(comparison.targets[0])
-        words = f"{target:g}{' %' if headline.is_fraction else ''}" if len(comparison.targets) == 1 else "target"
+        words = target_words(headline, comparison.targets[0]) if len(comparison.targets) == 1 else "target"
         yield f"steps\nto\n{words}", [_steps(row) for row in rows]
-    yield "seconds", [_number(row.metrics.get("seconds"), ".1f") for row in rows]
+    yield "seconds", [_spread(row.metrics.get("seconds"), "{:.1f}".format) for row in rows]
 
 
 def _seeds(row: Row) -> str:
     rest = [f"{count} {status}" for status, count in sorted(row.counts.items()) if status != FINISHED]
-    return f"{row.finished}/{row.asked}" + "".join(f",\n{some}" for some in rest)
+    return f"{row.finished}/{row.trials}" + "".join(f",\n{some}" for some in rest)
 
 
 def _rates(row: Row) -> str:
@@ -158,21 +160,17 @@ def _rates(row: Row) -> str:
 
 def _steps(row: Row) -> str:
     reached = row.steps_to_target.count if row.steps_to_target else 0
-    return _number(row.steps_to_target, ".0f") + (f"\n({reached} of {row.finished})" if reached < row.finished else "")
+    return _spread(row.steps_to_target, "{:.0f}".format) + (
+        f"\n({reached} of {row.finished})" if reached < row.finished else ""
+    )
 
 
-def _measured(value: Spread | None, measure: Measure) -> str:
-    """A spread in the unit in which the measure is shown."""
-    shown = value and Spread(measure.shown(value.mean), value.std and measure.shown(value.std), value.count)
-    return _number(shown, ".2f" if measure.is_fraction else ".4f" if measure == LOSS else ".4g")
-
-
-def _number(value: Spread | None, style: str) -> str:
+def _spread(value: Spread | None, show: Callable[[float], str]) -> str:
     if value is None:
         return "-"
     if not math.isfinite(value.mean):
         return "not finite"
-    return f"{value.mean:{style}}" + ("" if value.std is None else f"\n±{value.std:{style}}")
+    return show(value.mean) + ("" if value.std is None else f"\n±{show(value.std)}")
 
 
 def _terminal_table(comparison: Comparison, width: int | None) -> Table:

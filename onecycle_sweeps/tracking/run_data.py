@@ -105,14 +105,14 @@ def tags(outcome: Outcome) -> dict[str, str]:
     )
 
 
-def batches(outcome: Outcome, sweep: Sweep, start: int = 0, room: int = BATCH) -> Iterator[list[Point]]:
+def batches(outcome: Outcome, sweep: Sweep, start: int = 0, first_size: int = BATCH) -> Iterator[list[Point]]:
     """The points from step `start` on that no later attempt can repeat, then the figures of the result.
 
-    The first batch has at most `room` points.
+    The first batch has at most `first_size` points.
     """
     stop = sys.maxsize if outcome.result else journal.durable(outcome.history)
     blocks = journal.blocks(outcome.folder.journal, outcome.history, start, stop)
-    return in_batches(blocks, _figures(outcome, sweep), room=room)
+    return in_batches(blocks, _figures(outcome, sweep), first_size=first_size)
 
 
 def config_file(outcome: Outcome) -> str:
@@ -228,20 +228,22 @@ def as_tags(values: Mapping[str, str | None]) -> dict[str, str]:
     return {key: shortened(value, TAG_LENGTH) for key, value in values.items() if value}
 
 
-def in_batches(blocks: Iterable[Block], figures: Iterable[Point] = (), *, room: int = BATCH) -> Iterator[list[Point]]:
+def in_batches(
+    blocks: Iterable[Block], figures: Iterable[Point] = (), *, first_size: int = BATCH
+) -> Iterator[list[Point]]:
     """The points of blocks in order of steps, then the figures, in batches of whole steps that fit one request.
 
-    The first batch has at most `room` points.
+    The first batch has at most `first_size` points.
     """
-    batch: list[Point] = []
+    batch, size = list[Point](), first_size
     for points in chain(_in_order(blocks), [figures]):
         batch += points
-        while len(batch) > room:
-            end = room
+        while len(batch) > size:
+            end = size
             while batch[end - 1].step == batch[end].step:
                 end -= 1
             yield batch[:end]
-            batch, room = batch[end:], BATCH
+            batch, size = batch[end:], BATCH
     if batch:
         yield batch
 
