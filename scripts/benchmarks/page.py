@@ -1,6 +1,6 @@
 """The results of a part of the benchmark, and the page that shows them in Markdown."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,12 @@ class Result:
     rounds: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Incomplete(Exception):
-    """A side did not log every point that it claims to log."""
+def comparison(
+    title: str, caption: str, first: str, sides: Iterable[str], columns: Mapping[str, Callable[[str], Cell]]
+) -> Table:
+    """A table with a row for each side: its name in the column `first`, then what each column's function returns."""
+    rows = [(side, *(cell(side) for cell in columns.values())) for side in sides]
+    return Table(title, caption, (first, *columns), rows)
 
 
 def markdown(facts: Mapping[str, str], quick: bool, results: Mapping[str, Result], title: str = "Benchmark") -> str:

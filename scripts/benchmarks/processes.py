@@ -2,11 +2,10 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,23 +26,37 @@ class Spent:
     peak: float
 
 
-def run(command: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ) -> Spent:
-    """Run a command to its end; raises RuntimeError with the end of its output if it fails."""
-    log = folder / "output.txt"
-    with log.open("w") as output:
-        began = time.perf_counter()
+@contextmanager
+def started(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ
+) -> Iterator[subprocess.Popen]:
+    """A running command whose output goes to output.txt in its folder; it is stopped at the end."""
+    with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
-        most = 0.0
-        while True:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def run(command: Sequence[str], folder: Path) -> Spent:
+    """Run a command to its end; raises RuntimeError with the end of its output if it fails."""
+    most, began = 0.0, time.perf_counter()
+    with started(command, folder) as process:
+        while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             most = peak(process.pid) or most
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if ended:
-                break
             time.sleep(POLL_SECONDS)
         wall = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
+        _, status, usage = ended
+        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {log.read_text()[-2000:]}")
+        output = (folder / "output.txt").read_text()[-2000:]
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {output}")
     return Spent(wall, usage.ru_utime + usage.ru_stime, most)
 
 
@@ -51,24 +64,6 @@ def apart(function: Callable[..., T], *arguments: object, timeout: float | None 
     """What a function returns in a fresh Python process; raises multiprocessing.TimeoutError after `timeout` s."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply_async(function, arguments).get(timeout)
-
-
-@contextmanager
-def started(command: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ):
-    """A running command, terminated at the end; gives its process and the time of its start."""
-    with (folder / "output.txt").open("w") as output:
-        began = time.time()
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
-    try:
-        yield process, began
-    finally:
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def tree(root: int) -> list[int]:
@@ -86,18 +81,18 @@ def tree(root: int) -> list[int]:
 
 def memory(root: int) -> float:
     """The proportional share of memory (Pss) of a process and its descendants, in MiB."""
-    total = 0
-    for process in tree(root):
-        with suppress(OSError):
-            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+    return sum(_mebibytes(process, "smaps_rollup", "Pss:") or 0 for process in tree(root))
 
 
 def peak(process: int) -> float | None:
     """The peak memory of a process in MiB; that of rusage may include the process that started it."""
+    return _mebibytes(process, "status", "VmHWM:")
+
+
+def _mebibytes(process: int, file: str, key: str) -> float | None:
+    """The value of a key in a file of /proc; None once the process has ended."""
     with suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+        for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
+            if line.startswith(key):
                 return int(line.split()[1]) / 1024
     return None

@@ -2,13 +2,14 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from benchmarks import costs, machine
-from benchmarks.costs import Cost, Rounds
-from benchmarks.page import Incomplete, Result, Table
+from benchmarks.costs import Cost
+from benchmarks.page import Result
+from benchmarks.program import Incomplete
 from benchmarks.stopwatch import stopwatch
 from benchmarks.work import SEED, Options, Work, works
 from onecycle_sweeps import journal, trial
@@ -25,65 +26,44 @@ PEERS = {
     "torch_lr_finder": "torch-lr-finder range_test",
 }
 CAPTION = """A ramp from {start:g} to {end:g} over {iterations} iterations at batch {batch}, fp32, one thread, images \
-in memory, from the same first weights over the same batches. A row is one range test; all take turns in one process \
-for {rounds} rounds after one that is not counted. Timed is the whole call, with what it saves, restores and \
-suggests, divided by its training passes: wall and CPU time of all threads (medians), the median of the whole call, \
-and the wall time beside this program's in the same round (median of ratios). Every side has recorded a loss for each \
-of its iterations; the row "its steps alone" reaches no verdict and writes no file."""
-
-
-@dataclass(frozen=True)
-class Finder:
-    """A range test: `prepare` makes a call, which is timed and returns the number of recorded losses."""
-
-    name: str
-    prepare: Callable[[Work], Callable[[], int]]
-
-    def run(self, work: Work) -> Cost:
-        """The cost of an iteration; raises Incomplete unless each has left a loss."""
-        search = self.prepare(work)
-        stopwatch.reset()
-        start = costs.now()
-        recorded = search()
-        cost = costs.since(start)
-        if recorded != stopwatch.passes:
-            raise Incomplete(f"{self.name} has {recorded} losses of {stopwatch.passes} iterations")
-        return cost.per(stopwatch.passes)
+in memory; first weights and batches are the same. All take turns in one process for {rounds} rounds after one that \
+is not counted. Timed is the whole call, with what it saves, restores and suggests: medians, and medians of ratios \
+and differences within a round. Each iteration has left a loss; the row "its steps alone" reaches no verdict and \
+writes no file."""
+# Prepares a range test: the returned call is timed, and returns the number of recorded losses.
+Prepare = Callable[[Work], Callable[[], int]]
 
 
 def run(options: Options) -> Result:
     """A table for each net, with all range tests that are installed."""
     torch.set_num_threads(1)
     absent = machine.missing(*PEERS)
-    finders = [Finder(OURS, ours), Finder("this program, its steps alone", our_steps)]
-    finders += [Finder(name, _peer(package)) for package, name in PEERS.items() if package not in absent]
-    left_out = [machine.left_out(PEERS[package], package) for package in absent]
+    tests: dict[str, Prepare] = {OURS: ours, "this program, its steps alone": our_steps}
+    tests |= {name: _peer(package) for package, name in PEERS.items() if package not in absent}
+    keys = {"start_lr": RAMP.start_lr, "end_lr": RAMP.end_lr, "steps": RAMP.total_steps}
+    ramp = [f"range_test.{key}={value}" for key, value in keys.items()]
     tables, rounds = [], {}
-    for name, work in works(options, "range_test").items():
-        ends = (f"range_test.start_lr={RAMP.start_lr}", f"range_test.end_lr={RAMP.end_lr}")
-        ramp = (*ends, f"range_test.steps={RAMP.total_steps}")
+    for net, work in works(options, "range_test").items():
         work = replace(work, overrides=(*work.overrides, *ramp), steps=RAMP.total_steps)
-        sides = {finder.name: lambda finder=finder, work=work: finder.run(work) for finder in finders}
-        rounds[name] = costs.interleaved(sides, options.rounds)
-        tables.append(table(name, work, rounds[name]))
-    return Result(tables, (), left_out, rounds)
+        sides = {name: lambda name=name, work=work: cost(name, tests[name], work) for name in tests}
+        rounds[net] = taken = costs.interleaved(sides, options.rounds)
+        sizes = {"iterations": RAMP.total_steps, "batch": work.batch_size, "rounds": options.rounds}
+        caption = CAPTION.format(start=RAMP.start_lr, end=RAMP.end_lr, **sizes)
+        whole = {"ms in all": lambda side, taken=taken: 1000 * RAMP.total_steps * taken.wall(side)}
+        tables.append(taken.table(f"A range test of {net}", caption, "range test", "ms/iteration", **whole))
+    return Result(tables, (), [machine.left_out(PEERS[package], package) for package in absent], rounds)
 
 
-def table(name: str, work: Work, measured: Rounds) -> Table:
-    sizes = {"start": RAMP.start_lr, "end": RAMP.end_lr, "iterations": RAMP.total_steps, "batch": work.batch_size}
-    rows = [
-        (
-            side,
-            1000 * measured.wall(side),
-            1000 * measured.cpu(side),
-            1000 * RAMP.total_steps * measured.wall(side),
-            measured.ratio(side, OURS),
-        )
-        for side in measured
-    ]
-    columns = ("range test", "wall ms/iteration", "CPU ms/iteration", "ms in all", "wall / this program")
-    caption = CAPTION.format(rounds=len(measured[OURS]), **sizes)
-    return Table(f"A range test of {name}", caption, columns, rows)
+def cost(name: str, prepare: Prepare, work: Work) -> Cost:
+    """The cost of an iteration; raises Incomplete unless each has left a loss."""
+    search = prepare(work)
+    stopwatch.passes = 0
+    start = costs.now()
+    recorded = search()
+    spent = costs.since(start)
+    if recorded != stopwatch.passes:
+        raise Incomplete(f"{name} has {recorded} losses of {stopwatch.passes} iterations")
+    return spent.per(stopwatch.passes)
 
 
 def ours(work: Work) -> Callable[[], int]:
@@ -99,10 +79,9 @@ def ours(work: Work) -> Callable[[], int]:
 
 def our_steps(work: Work) -> Callable[[], int]:
     """The trial's steps, without what it writes and without a verdict."""
-    data = replace(work.data, batch_size=work.batch_size)
-    learner = build.make_learner(work.trial.config, {"device": "cpu", "precision": "fp32"}, data, SEED)
+    learner = build.make_learner(work.trial.config, {"device": "cpu", "precision": "fp32"}, work.data, SEED)
     return lambda: len([float(step.loss) for step, _ in until_diverged(steps(learner, RAMP))])
 
 
-def _peer(package: str) -> Callable[[Work], Callable[[], int]]:
+def _peer(package: str) -> Prepare:
     return lambda work: importlib.import_module(f"benchmarks.peers.{package}").range_test(work, RAMP)

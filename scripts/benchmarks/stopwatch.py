@@ -17,12 +17,7 @@ class Stopwatch:
     """Counts a net's training passes, and runs from the beginning of step WARM_STEPS until it is read."""
 
     def __init__(self) -> None:
-        self.passes = 0
-        self._start = costs.now()
-
-    def reset(self) -> None:
-        """Forget earlier passes."""
-        self.passes = 0
+        self.passes, self._start = 0, costs.now()
 
     def tick(self) -> None:
         """Count a training pass that begins."""
@@ -66,8 +61,10 @@ class TimedLinear(nn.Module):
 class StampedCNN(SimpleCNN):
     """The program's simple_cnn, which appends the time of its first training pass to the file named by STAMPS."""
 
+    stamped = False
+
     def forward(self, images: Tensor) -> Tensor:
-        if self.training and not hasattr(self, "stamped"):
+        if self.training and not self.stamped:
             self.stamped = True
             with open(os.environ["STAMPS"], "a") as file:
                 file.write(f"{time.time()}\n")

@@ -9,25 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import machine, processes, program
-from benchmarks.page import Incomplete, Requirement, Result, Table
+from benchmarks.page import Requirement, Result, comparison
+from benchmarks.program import Incomplete
 from benchmarks.work import Options
 
 POLICIES = ("constant", "step", "clr", "onecycle")
+OURS, PEER = "this program", "Hydra + Lightning + MLFlowLogger"
 EPOCHS, BATCH, IMAGES, QUICK_BATCHES = 2, 128, 60_000, 10
 CAPTION = """{trials} trials ({policies} x {seeds} seeds, max_lr 0.1) of simple_cnn on {images:,} images of \
-Fashion-MNIST, {epochs} epochs of {steps} steps at batch {batch}, from an empty folder, each command once. A row is a \
-command: this program's sweep, and benchmarks/peers/lightning.py, a Lightning module with MLFlowLogger (sqlite) and \
-LearningRateMonitor under Hydra's basic launcher, torchvision's FashionMNIST with a DataLoader, torch's schedulers. \
-Seconds are from Enter to exit, with imports, decoding, evaluations and reports; CPU seconds are of all processes. \
-Points are the values of rate, momentum and loss in the MLflow store: in both, each trial has all three at each of \
-its steps. The accuracy is the median over trials after the last epoch, and shows that both train alike."""
+Fashion-MNIST, {epochs} epochs of {steps} steps at batch {batch}, from an empty folder to exit, each once: this \
+program's sweep, and benchmarks/peers/lightning.py under Hydra's basic launcher. CPU seconds are of all processes; \
+points are rate, momentum and loss at each step of each trial; the accuracy is the median over trials."""
 
 
 @dataclass(frozen=True)
 class Command:
     """A sweep's command line, and the names that its store has for rate, momentum and loss, and for the accuracy."""
 
-    name: str
     words: Sequence[str]
     series: Sequence[str]
     accuracy: str
@@ -35,67 +33,61 @@ class Command:
 
 def run(options: Options) -> Result:
     """Both commands, if the peer's packages and Fashion-MNIST are here."""
-    root = machine.data_root()
+    raw = machine.DATA_ROOT / "FashionMNIST" / "raw"
     if machine.missing("lightning"):
         return Result([], (), [machine.left_out("all of it", "lightning")])
-    if not (root / "FashionMNIST" / "raw").is_dir():
-        reason = f"all of it: there is no FashionMNIST/raw in {root}; ONECYCLE_DATA names another folder"
-        return Result([], (), [reason])
+    if not raw.is_dir():
+        return Result([], (), [f"all of it: there is no {raw}; ONECYCLE_DATA names another folder"])
     trials = 2 if options.quick else options.trials
-    policies, seeds = POLICIES[: min(trials, len(POLICIES))], max(1, trials // len(POLICIES))
+    policies, seeds = POLICIES[:trials], max(1, trials // len(POLICIES))
     if len(policies) * seeds != trials:
         raise ValueError(f"--trials must be 1 to 4 or a multiple of 4, got {trials}")
-    steps = QUICK_BATCHES if options.quick else IMAGES // BATCH
-    spent, told = {}, {}
-    for number, command in enumerate(commands(root, policies, seeds, options.quick)):
-        folder = options.scratch / str(number)
+    steps = EPOCHS * (QUICK_BATCHES if options.quick else IMAGES // BATCH)
+    spent, accuracy, points = {}, {}, {}
+    for name, command in commands(policies, seeds, options.quick).items():
+        folder = options.scratch / name
         folder.mkdir()
-        spent[command.name] = processes.run(command.words, folder)
-        told[command.name] = read(command, folder / "mlflow.db", trials, steps * EPOCHS)
-    ours, theirs = (one.wall for one in spent.values())
-    rows = [
-        (name, one.wall, one.wall / trials, one.cpu / trials, *told[name], theirs / one.wall)
-        for name, one in spent.items()
-    ]
-    sizes = {"trials": trials, "policies": ", ".join(policies), "seeds": seeds, "images": steps * BATCH}
-    caption = CAPTION.format(**sizes, epochs=EPOCHS, steps=steps, batch=BATCH)
-    columns = ("command", "s", "s a trial", "CPU s a trial", "points in MLflow", "val accuracy", "times as fast")
-    what = f"a sweep of {trials} trials beside today's: times as fast"
-    required = Requirement(what, theirs / ours, 6, at_least=True)
-    return Result([Table("A sweep", caption, columns, rows)], [required], (), spent)
+        spent[name] = processes.run(command.words, folder)
+        store = folder / "mlflow.db"
+        program.check_store(store, command.series, trials, steps)
+        points[name] = trials * len(command.series) * steps
+        accuracy[name] = median_accuracy(store, command.accuracy, trials)
+    columns = {
+        "s": lambda name: spent[name].wall,
+        "s a trial": lambda name: spent[name].wall / trials,
+        "CPU s a trial": lambda name: spent[name].cpu / trials,
+        "points in MLflow": points.get,
+        "val accuracy": accuracy.get,
+        "times as fast": lambda name: spent[PEER].wall / spent[name].wall,
+    }
+    sizes = {"trials": trials, "policies": ", ".join(policies), "seeds": seeds, "images": steps // EPOCHS * BATCH}
+    caption = CAPTION.format(**sizes, epochs=EPOCHS, steps=steps // EPOCHS, batch=BATCH)
+    times = spent[PEER].wall / spent[OURS].wall
+    required = Requirement(f"a sweep of {trials} trials beside today's: times as fast", times, 6, at_least=True)
+    return Result([comparison("A sweep", caption, "command", spent, columns)], [required], (), spent)
 
 
-def commands(root: Path, policies: Sequence[str], seeds: int, quick: bool) -> list[Command]:
+def commands(policies: Sequence[str], seeds: int, quick: bool) -> dict[str, Command]:
     """The program's command and the peer's, of the same trials."""
     swept = [f"policy={','.join(policies)}", f"seed={','.join(map(str, range(seeds)))}", "max_lr=0.1"]
     swept += [f"epochs={EPOCHS}", f"batch_size={BATCH}", "-m"]
-    ours, theirs = ["data=fashion_mnist", f"data.root={root}"], [f"data={root}"]
+    ours, theirs = ["data=fashion_mnist", f"data.root={machine.DATA_ROOT}"], [f"data={machine.DATA_ROOT}"]
     if quick:
         count = QUICK_BATCHES * BATCH
         ours += ["data._target_=benchmarks.work.excerpt", f"+data.train={count}", f"+data.test={count}"]
         theirs += [f"limit={QUICK_BATCHES}"]
     peer = [sys.executable, "-m", "benchmarks.peers.lightning", *theirs, *swept]
     # What the peer logs is written out, because importing it takes seconds.
-    return [
-        Command("this program", [*processes.PROGRAM, *ours, *swept], program.STEP_METRICS, "final/val_accuracy"),
-        Command("Hydra + Lightning + MLFlowLogger", peer, ("lr-SGD", "lr-SGD-momentum", "train_loss"), "val_acc"),
-    ]
+    return {
+        OURS: Command([*processes.PROGRAM, *ours, *swept], program.STEP_METRICS, "final/val_accuracy"),
+        PEER: Command(peer, ("lr-SGD", "lr-SGD-momentum", "train_loss"), "val_acc"),
+    }
 
 
-def read(command: Command, store: Path, trials: int, steps: int) -> tuple[int, str]:
-    """The number of points in a store, and the median accuracy; raises Incomplete unless each trial has each step."""
-    found = program.points(store, command.series)
-    if len(found) != trials:
-        raise Incomplete(f"{command.name}: MLflow has the steps of {len(found)} of {trials} trials")
-    for run, series in found.items():
-        for name in command.series:
-            if len(series.get(name, ())) != steps:
-                raise Incomplete(
-                    f"{command.name}: run {run} has {name} of {len(series.get(name, ()))} of {steps} steps"
-                )
+def median_accuracy(store: Path, metric: str, trials: int) -> str:
+    """The median of a metric over the runs of a store; raises Incomplete unless each trial has it."""
     with closing(sqlite3.connect(store)) as connection:
-        query = "SELECT value FROM latest_metrics WHERE key = ?"
-        accuracies = [value for (value,) in connection.execute(query, (command.accuracy,))]
-    if len(accuracies) != trials:
-        raise Incomplete(f"{command.name}: MLflow has the accuracy of {len(accuracies)} of {trials} trials")
-    return trials * len(command.series) * steps, f"{statistics.median(accuracies):.2%}"
+        rows = connection.execute("SELECT value FROM latest_metrics WHERE key = ?", (metric,)).fetchall()
+    if len(rows) != trials:
+        raise Incomplete(f"{store} has {metric} of {len(rows)} of {trials} trials")
+    return f"{statistics.median(value for (value,) in rows):.2%}"

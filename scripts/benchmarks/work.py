@@ -1,7 +1,7 @@
 """A training that every side of a comparison does: the same first weights, images, batch order and schedule."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from benchmarks import program
 from benchmarks.costs import Cost
-from benchmarks.page import Incomplete
+from benchmarks.program import Points
 from benchmarks.stopwatch import stopwatch
 from onecycle_sweeps import images
 from onecycle_sweeps.config import nodes, schema
@@ -74,7 +74,7 @@ class Work:
         config = self.trial.config
         cache = self.runs_dir / "data" / config["needs"]["data"]
         facts = images.prepare(nodes.loader(config), cache, **schema.split(config))
-        return images.load(cache, facts, self.device)
+        return images.load(cache, facts, self.batch_size, self.device)
 
     @cached_property
     def order(self) -> list[Tensor]:
@@ -94,21 +94,17 @@ class Work:
         train = self.data.train
         return self.data.normalise(train.images.index_select(0, index)), train.labels.index_select(0, index)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches."""
-        return map(self.batch, self.order)
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def validation(self) -> tuple[Tensor, Tensor]:
         """The one batch that every side evaluates at its end."""
-        yield self.data.normalise(self.data.val.images), self.data.val.labels
+        return self.data.normalise(self.data.val.images), self.data.val.labels
 
     def loader(self) -> DataLoader:
         """The fastest loader that fastai and Lightning take: whole batches from tensors in memory."""
-        return DataLoader(_WholeBatches(self), sampler=self.order, batch_size=None)
+        return DataLoader(_WholeBatches(self), sampler=self.order, batch_size=None)  # pyright: ignore
 
     def validation_loader(self) -> DataLoader:
         """The loader of the evaluation's batch."""
-        return DataLoader(list(self.validation()), batch_size=None)  # pyright: ignore[reportArgumentType]
+        return DataLoader([self.validation()], batch_size=None)  # pyright: ignore[reportArgumentType]
 
     def folder(self) -> TrialFolder:
         """The folder of the program's trial, before anything has run."""
@@ -118,16 +114,12 @@ class Work:
         return made
 
 
-class _WholeBatches(Dataset):
-    def __init__(self, work: Work) -> None:
-        self.work = work
+@dataclass(frozen=True)
+class _WholeBatches:
+    work: Work
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self.work.batch(index)
-
-
-# The steps at which a side has logged each of its metrics.
-Points = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -136,18 +128,13 @@ class Side:
 
     name: str
     train: Callable[[Work], tuple[Cost, Points]]
-    logs: tuple[str, ...] = ()
+    logs: Sequence[str] = ()
 
     def run(self, work: Work) -> Cost:
         """The cost of a step; raises Incomplete unless every metric in `logs` has each step exactly once."""
-        stopwatch.reset()
+        stopwatch.passes = 0
         cost, points = self.train(work)
-        for metric in self.logs:
-            steps = points.get(metric, ())
-            if list(steps) != list(range(work.steps)):
-                raise Incomplete(
-                    f"{self.name} has {metric} of {len(set(steps))} steps, and must have each of {work.steps} once"
-                )
+        program.check_steps(self.name, points, self.logs, work.steps)
         return cost
 
 

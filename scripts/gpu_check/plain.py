@@ -12,8 +12,9 @@ from benchmarks import costs
 from benchmarks.costs import Cost
 from benchmarks.peers import SGD_SETTINGS
 from benchmarks.peers.torch_loop import accuracy
+from benchmarks.program import Points
 from benchmarks.stopwatch import WARM_STEPS
-from benchmarks.work import Points, Work
+from benchmarks.work import Work
 from onecycle_sweeps.images import ImageBatches
 from onecycle_sweeps.policies import OneCycle
 
@@ -56,7 +57,7 @@ def graphed(work: Work) -> tuple[Cost, Points]:
         optimizer.step()
         losses[step] = loss
     losses.tolist()
-    accuracy(model, work.validation())
+    accuracy(model, [work.validation()])
     return costs.since(start).per(work.steps - WARM_STEPS), {}
 
 

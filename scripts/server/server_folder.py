@@ -16,7 +16,8 @@ from typing import Any
 
 # Below the ports that Linux assigns to outgoing connections.
 PORTS = range(10000, 12000)
-START_SECONDS = 180.0
+# A program that ends is noticed at once. On a busy machine MLflow needs minutes to create its tables.
+START_SECONDS = 600.0
 STOP_SECONDS = 20.0
 FREE_SECONDS = 5.0
 POLL_SECONDS = 0.1

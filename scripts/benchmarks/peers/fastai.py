@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.costs import Cost
 from benchmarks.peers import SGD_SETTINGS
+from benchmarks.program import Points
 from benchmarks.stopwatch import stopwatch
-from benchmarks.work import Points, Work
+from benchmarks.work import Work
 from onecycle_sweeps.range_test import Ramp
 
 LOGGED = ("losses", "lr")

@@ -6,11 +6,8 @@ The sweep: python -m benchmarks.peers.lightning policy=constant,onecycle seed=0,
 import contextlib
 import io
 import logging
-import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -34,10 +31,15 @@ from onecycle_sweeps.models.simple_cnn import SimpleCNN
 # A sweep of Lightning's need not load the program.
 if TYPE_CHECKING:
     from benchmarks.costs import Cost
-    from benchmarks.work import Points, Work
+    from benchmarks.program import Points
+    from benchmarks.work import Work
     from onecycle_sweeps.range_test import Ramp
 
 LOGGED = ("lr-SGD", "lr-SGD-momentum", "train_loss")
+TRAINER = {"enable_checkpointing": False, "enable_progress_bar": False, "log_every_n_steps": 1, "accelerator": "cpu"}
+# What a sweep varies, and what it does not; a limit of 1.0 takes all batches.
+CONFIG = {"policy": "onecycle", "seed": 0, "max_lr": 0.1, "epochs": 2, "batch_size": 128, "data": "data", "limit": 1.0}
+MEAN, STD = (0.2860,), (0.3530,)
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
@@ -76,97 +78,65 @@ class Classifier(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedulers[self.policy](), "interval": "step"}}
 
 
-def train(work: "Work") -> "tuple[Cost, Points]":
-    """Train without a logger, checkpoints, progress bar or summary."""
-    return _fit(work, False, [])
+def train(work: "Work", **settings: Any) -> "tuple[Cost, Points]":
+    """Train with no logger, checkpoints, progress bar or summary but those that `settings` ask for."""
+    with warnings.catch_warnings():
+        # It advises more worker processes, which only cost time where tensors are in memory.
+        warnings.simplefilter("ignore")
+        net = Classifier(work.net(), work.max_lr, work.steps)
+        _trainer(work, **settings).fit(net, work.loader(), work.validation_loader())
+    return stopwatch.read(work.steps), {}
 
 
-def train_with_mlflow(work: "Work", store: Path) -> "Cost":
+def train_with_mlflow(work: "Work") -> "tuple[Cost, Points]":
     """The same with MLFlowLogger, and LearningRateMonitor at every step."""
-    return _fit(work, MLFlowLogger("benchmark", tracking_uri=f"sqlite:///{store}"), [_monitor()])[0]
+    from benchmarks import program
+
+    store = program.fresh_store(work.runs_dir)
+    logger = MLFlowLogger("benchmark", tracking_uri=f"sqlite:///{store}")
+    cost, _ = train(work, logger=logger, callbacks=[_monitor()])
+    return cost, program.only_run(store, LOGGED)
 
 
 def range_test(work: "Work", ramp: "Ramp") -> Callable[[], int]:
     """The Tuner's lr_find, which saves the trainer's state and restores it."""
-    net, trainer, loader = Classifier(work.net(), work.max_lr, work.steps), _trainer(work, False, []), work.loader()
+    net, trainer, loader = Classifier(work.net(), work.max_lr, work.steps), _trainer(work), work.loader()
     trainer.fit_loop.max_epochs = None
+    ends = {"min_lr": ramp.start_lr, "max_lr": ramp.end_lr, "num_training": ramp.total_steps}
 
     def search() -> int:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            ends = {"min_lr": ramp.start_lr, "max_lr": ramp.end_lr, "num_training": ramp.total_steps}
             found = Tuner(trainer).lr_find(net, loader, **ends)
         return len(found.results["loss"]) if found else 0
 
     return search
 
 
-def _fit(work: "Work", logger: Any, callbacks: Sequence[Any]) -> "tuple[Cost, Points]":
-    with warnings.catch_warnings():
-        # It advises more worker processes, which only cost time where tensors are in memory.
-        warnings.simplefilter("ignore")
-        net = Classifier(work.net(), work.max_lr, work.steps)
-        _trainer(work, logger, callbacks).fit(net, work.loader(), work.validation_loader())
-    return stopwatch.read(work.steps), {}
-
-
-def _trainer(work: "Work", logger: Any, callbacks: Sequence[Any]) -> lightning.Trainer:
-    return lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=logger,
-        callbacks=list(callbacks),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=work.runs_dir.parent,
-    )
+def _trainer(work: "Work", **settings: Any) -> lightning.Trainer:
+    settings = {"logger": False, "max_epochs": 1, "default_root_dir": work.runs_dir.parent} | settings
+    return lightning.Trainer(**TRAINER, enable_model_summary=False, num_sanity_val_steps=0, **settings)
 
 
 def _monitor() -> LearningRateMonitor:
     return LearningRateMonitor(logging_interval="step", log_momentum=True)
 
 
-@dataclass
-class Config:
-    """What a sweep varies, and what it does not; a limit of 1.0 takes all batches."""
-
-    policy: str = "onecycle"
-    seed: int = 0
-    max_lr: float = 0.1
-    epochs: int = 2
-    batch_size: int = 128
-    data: str = os.environ.get("ONECYCLE_DATA", "data")
-    store: str = "sqlite:///mlflow.db"
-    limit: Any = 1.0
-
-
-ConfigStore.instance().store(name="lightning_sweep", node=Config)
+ConfigStore.instance().store(name="lightning_sweep", node=CONFIG)
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="lightning_sweep")
-def main(config: Config) -> None:
+def main(config: Any) -> None:
     """One trial of a sweep, with Lightning's defaults wherever they cost little."""
     warnings.simplefilter("ignore")
     lightning.seed_everything(config.seed)
-    normalised = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.2860,), (0.3530,))])
-    train = FashionMNIST(config.data, train=True, transform=normalised)
-    val = FashionMNIST(config.data, train=False, transform=normalised)
-    logger = MLFlowLogger("template", run_name=f"{config.policy} seed={config.seed}", tracking_uri=config.store)
+    normalised = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    train, val = (FashionMNIST(config.data, train=part, transform=normalised) for part in (True, False))
+    name = f"{config.policy} seed={config.seed}"
+    logger = MLFlowLogger("template", run_name=name, tracking_uri="sqlite:///mlflow.db")
     logger.log_hyperparams(dict(config))  # pyright: ignore[reportCallIssue, reportArgumentType]
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=config.epochs,
-        logger=logger,
-        callbacks=[_monitor()],
-        log_every_n_steps=1,
-        limit_train_batches=config.limit,
-        limit_val_batches=config.limit,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
+    limits = {"limit_train_batches": config.limit, "limit_val_batches": config.limit}
+    trainer = lightning.Trainer(**TRAINER, **limits, max_epochs=config.epochs, logger=logger, callbacks=[_monitor()])
     loaders = DataLoader(train, config.batch_size, shuffle=True, drop_last=True), DataLoader(val, config.batch_size)
     net = Classifier(SimpleCNN(in_channels=1, num_classes=10), config.max_lr, policy=config.policy)
     trainer.fit(net, *loaders)

@@ -1,7 +1,7 @@
 """MlflowClient.log_batch with as many points in a call as MLflow takes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -10,7 +10,7 @@ BATCH = 1000
 Point = tuple[str, float, int, int]
 
 
-def send(uri: str, experiment: str, runs: Sequence[Sequence[Point]]) -> None:
+def send(uri: str, experiment: str, runs: Iterable[Sequence[Point]]) -> None:
     """Create a run for each sequence of points (name, value, milliseconds, step), and send them."""
     client = MlflowClient(uri)
     found = client.get_experiment_by_name(experiment)

@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from benchmarks import program
 from benchmarks.costs import Cost
 from benchmarks.peers import SGD_SETTINGS
+from benchmarks.program import Points
 from benchmarks.stopwatch import stopwatch
-from benchmarks.work import Points, Work
+from benchmarks.work import Work
 from onecycle_sweeps.models.resnet import ResNet
 from onecycle_sweeps.models.timm_nets import efficientnet_lite0
 
@@ -26,8 +28,6 @@ Forward = Callable[[Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 Log = Callable[[int, Mapping[str, float]], object]
 LOGGED = ("lr", "momentum", "loss")
-CIFAR = transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-LITE = transforms.Normalize((127 / 255,) * 3, (128 / 255,) * 3)
 
 
 class Loop:
@@ -63,19 +63,21 @@ def accuracy(net: nn.Module, batches: Batches, forward: Forward | None = None) -
 def train(work: Work, log: Log | None = None) -> tuple[Cost, Points]:
     """Train a work from tensors in memory."""
     loop = Loop(work.net(), work.max_lr, work.steps)
-    loop.train(work.batches(), log)
-    accuracy(loop.net, work.validation())
+    loop.train(map(work.batch, work.order), log)
+    accuracy(loop.net, [work.validation()])
     return stopwatch.read(work.steps), {}
 
 
-def train_with_mlflow(work: Work, store: Path) -> Cost:
+def train_with_mlflow(work: Work) -> tuple[Cost, Points]:
     """The same with three calls of mlflow.log_metric at each step."""
     import mlflow
 
+    store = program.fresh_store(work.runs_dir)
     mlflow.set_tracking_uri(f"sqlite:///{store}")
     mlflow.set_experiment("benchmark")
     with mlflow.start_run():
-        return train(work, lambda step, values: [mlflow.log_metric(*one, step=step) for one in values.items()])[0]
+        cost, _ = train(work, lambda step, values: [mlflow.log_metric(*one, step=step) for one in values.items()])
+    return cost, program.only_run(store, LOGGED)
 
 
 def train_photographs(
@@ -87,9 +89,12 @@ def train_photographs(
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    train, val, net = _photographs[data](_unpacked(path, scratch))
-    train, val = DataLoader(train, batch_size, shuffle=True, drop_last=True), DataLoader(val, 256)
-    net = net().to(memory_format=torch.channels_last)
+    augmented, fixed, val_name, make_net = PHOTOGRAPHS[data]
+    folder = path if path.is_dir() else _unpacked(path, scratch)
+    train = ImageFolder(str(folder / "train"), transforms.Compose(augmented))
+    val = DataLoader(ImageFolder(str(folder / val_name), transforms.Compose(fixed)), 256)
+    train = DataLoader(train, batch_size, shuffle=True, drop_last=True)
+    net = make_net().to(memory_format=torch.channels_last)
     loop = Loop(net, max_lr, epochs * len(train), partial(_scores_in_bf16, net))
     began, val_accuracy = time.monotonic(), 0.0
     for _ in range(epochs):
@@ -104,28 +109,25 @@ def _scores_in_bf16(net: nn.Module, images: Tensor) -> Tensor:
 
 
 def _unpacked(path: Path, scratch: Path) -> Path:
-    if path.is_dir():
-        return path
     with tarfile.open(path) as archive:
         archive.extractall(scratch, filter="data")
     return next(folder.parent for folder in scratch.rglob("train") if folder.is_dir())
 
 
-def _cifar10_jpeg(folder: Path) -> tuple[ImageFolder, ImageFolder, Callable[[], nn.Module]]:
-    tensors = [transforms.ToTensor(), CIFAR]
-    drawn = [transforms.RandomCrop(32, padding=4, padding_mode="reflect"), transforms.RandomHorizontalFlip()]
-    train = ImageFolder(str(folder / "train"), transforms.Compose([*drawn, *tensors]))
-    val = ImageFolder(str(folder / "test"), transforms.Compose(tensors))
-    return train, val, partial(ResNet, depth=20, in_channels=3, num_classes=10)
-
-
-def _ants_bees(folder: Path) -> tuple[ImageFolder, ImageFolder, Callable[[], nn.Module]]:
-    tensors = [transforms.ToTensor(), LITE]
-    drawn = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
-    cropped = [transforms.Resize(256), transforms.CenterCrop(224)]
-    train = ImageFolder(str(folder / "train"), transforms.Compose([*drawn, *tensors]))
-    val = ImageFolder(str(folder / "val"), transforms.Compose([*cropped, *tensors]))
-    return train, val, partial(efficientnet_lite0, in_channels=3, num_classes=2, pretrained=True)
-
-
-_photographs = {"cifar10_jpeg": _cifar10_jpeg, "ants_bees": _ants_bees}
+_cifar = [transforms.ToTensor(), transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))]
+_lite = [transforms.ToTensor(), transforms.Normalize((127 / 255,) * 3, (128 / 255,) * 3)]
+# For each data set: the transforms of training and of evaluation, the folder of the evaluation, and the net.
+PHOTOGRAPHS: dict[str, tuple[list, list, str, Callable[[], nn.Module]]] = {
+    "cifar10_jpeg": (
+        [transforms.RandomCrop(32, padding=4, padding_mode="reflect"), transforms.RandomHorizontalFlip(), *_cifar],
+        _cifar,
+        "test",
+        partial(ResNet, depth=20, in_channels=3, num_classes=10),
+    ),
+    "ants_bees": (
+        [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *_lite],
+        [transforms.Resize(256), transforms.CenterCrop(224), *_lite],
+        "val",
+        partial(efficientnet_lite0, in_channels=3, num_classes=2, pretrained=True),
+    ),
+}
