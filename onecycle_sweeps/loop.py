@@ -1,7 +1,7 @@
-"""The one loop: a generator of steps, and the evaluation beside it.
+"""The training loop, a generator of steps, and the evaluation.
 
-The loop knows no task: `Batches` is what it trains on and is evaluated on, `Objective` is what a step minimises and
-an evaluation measures. A new task is a new objective and a new source of batches.
+The loop does not depend on the task: `Batches` are the data, and `Objective` is what a step minimises and an
+evaluation measures. A new task needs a new objective and new batches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,17 +18,17 @@ from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Hyper, Policy
 from onecycle_sweeps.scheduler import apply, used
 
-# Sums over the samples of a batch by their names, on the device; `count`, the number of samples, is always among them.
+# Sums over the samples of a batch by name, on the device; always with `count`, the number of samples.
 Sums = Mapping[str, Tensor | int]
-# Running statistics of batch norms are measured anew over at most so many training batches.
+# The statistics of batch norms are recalibrated over at most this many training batches.
 BATCHES_FOR_STATISTICS = 100
 
 
 class Batches(Protocol):
-    """The data of a trial on its device, in batches of (inputs, targets) that a net and an objective take as they are.
+    """The data of a trial on its device, in batches of (inputs, targets) for the net and the objective.
 
-    `unit` is what a sample is called ("images"), `warnings` are doubts about the data, and `offered` are facts that a
-    net's constructor may ask for by name (in_channels, num_classes).
+    `unit` is the plural of what a sample is ("images"), `warnings` are doubts about the data, and `offered` are facts
+    that a net's constructor may have as parameters (in_channels, num_classes).
     """
 
     @property
@@ -47,7 +47,7 @@ class Batches(Protocol):
         ...
 
     def train_batches(self, seed: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
-        """Training batches from step `start` on, without an end; a step's batch follows from (seed, step) alone."""
+        """Endless training batches from step `start` on; a step's batch depends only on (seed, step)."""
         ...
 
     def part_batches(self, part: str) -> Iterator[tuple[Any, Any]]:
@@ -64,9 +64,9 @@ class Batches(Protocol):
 
 
 class Objective(Protocol):
-    """What a step minimises and an evaluation measures, on the device and without waiting for it.
+    """What a step minimises and an evaluation measures, computed on the device without waiting for it.
 
-    Measures are computed from sums that are added up over batches, so that they are exact over each sample once.
+    Measures are computed from sums over all batches, so that each sample counts exactly once.
     """
 
     @property
@@ -83,7 +83,7 @@ class Objective(Protocol):
         ...
 
     def values(self, totals: Mapping[str, Any]) -> dict[str, float]:
-        """Each measure by its name, and `loss` where its sum is there, from sums over many batches."""
+        """Each measure by its name, and `loss` if its sum is there, from sums over many batches."""
         ...
 
     def chance(self, targets: Any) -> float | None:
@@ -91,13 +91,13 @@ class Objective(Protocol):
         ...
 
     def check(self, outputs: Any, targets: Any, offered: Mapping[str, Any]) -> None:
-        """Raise ValueError if the objective cannot take these outputs; its message continues "the model"."""
+        """Raise ValueError for outputs that do not suit the objective; its message continues "the model"."""
         ...
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A net, its optimizer, its data and its objective, with the settings of a step; `bf16` computes under autocast."""
+    """A net, its optimizer, data and objective, and the settings of a step; with `bf16` it runs under autocast."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -108,16 +108,16 @@ class Learner:
     clip_norm: float | None = None
 
     def outputs(self, inputs: Any) -> Any:
-        """What the net gives for the inputs of a batch."""
+        """The net's outputs for the inputs of a batch."""
         with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
             return self.model(inputs)
 
 
 @dataclass(frozen=True)
 class StepTaken:
-    """One optimizer update: its 0-based index, what the optimizer used, and on the device what the batch came to.
+    """One optimizer update: its 0-based index, the rate and momentum that the optimizer used, and its batch's results.
 
-    `loss` is the mean over the batch, `sums` are those of its measures, both from right before the update.
+    `loss` is the mean over the batch and `sums` are those of its measures, on the device, from before the update.
     """
 
     index: int
@@ -137,18 +137,18 @@ class Totals:
             if name in self.sums:
                 self.sums[name] += value
             elif isinstance(value, Tensor):
-                # A copy to add to, and in float64: a sum in float32 would lose the small losses of a large part.
+                # A copy in float64, because a sum in float32 would lose the small losses of a large part.
                 self.sums[name] = value.to(torch.float64 if value.is_floating_point() else value.dtype, copy=True)
             else:
                 self.sums[name] = value
 
     def read(self) -> dict[str, Any]:
-        """The sums as numbers, or as lists where they have dimensions."""
+        """The sums as numbers, or as lists if they have dimensions."""
         return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in self.sums.items()}
 
 
 def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[StepTaken]:
-    """Train from step `start` to the policy's end, one update for each step drawn; leaving the loop stops it."""
+    """Train from step `start` to the policy's end: each step that is drawn is one update."""
     model, optimizer, objective = learner.model, learner.optimizer, learner.objective
     parameters = [p for p in model.parameters() if p.requires_grad]
     stream = learner.data.train_batches(learner.seed, start)
@@ -157,7 +157,7 @@ def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[StepTake
         apply(optimizer, policy(index))
         inputs, targets = next(stream)
         loss, sums = objective.training(learner.outputs(inputs), targets)
-        # Freed with the graph, so that the next batch is made in the same memory.
+        # So that the inputs are freed with the graph, and the next batch reuses their memory.
         del inputs
         optimizer.zero_grad()
         loss.backward()
@@ -169,7 +169,7 @@ def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[StepTake
 
 @torch.no_grad()
 def evaluate(learner: Learner, part: str) -> dict[str, float]:
-    """Mean loss and measures over a part, by name, in evaluation mode; the net's mode is afterwards as before.
+    """Mean loss and measures over a part, by name, in evaluation mode; the net's mode is restored.
 
     Raises RuntimeError if a sample was missed or counted twice.
     """
@@ -186,16 +186,16 @@ def evaluate(learner: Learner, part: str) -> dict[str, float]:
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The net's batch norms that keep running statistics and are trained; those of a frozen body are not."""
+    """The net's batch norms that update running statistics; those of a frozen body do not."""
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
 
 
 @contextmanager
 def recalibrated(learner: Learner) -> Iterator[None]:
-    """Within it each batch norm has its mean statistics over the first training batches: evaluate and save there.
+    """A context in which batch norms have their mean statistics over the first training batches, for evaluating.
 
-    Running averages lag behind weights that move fast. Afterwards the statistics are as before, and the training goes
-    on as if nothing had been measured (torch.optim.swa_utils.update_bn, but bounded and undone).
+    Running averages lag behind weights that change fast. The statistics are restored afterwards, so that the training
+    is not affected (torch.optim.swa_utils.update_bn, but over fewer batches and undone).
     """
     norms = batch_norms(learner.model)
     before = [(norm, norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in norms]
@@ -211,7 +211,7 @@ def recalibrated(learner: Learner) -> Iterator[None]:
 
 @torch.no_grad()
 def _measure_statistics(learner: Learner, norms: list[_BatchNorm]) -> None:
-    """Average over batches with the norms alone in training mode, so that dropout draws nothing."""
+    """Average over batches with only the norms in training mode, so that dropout draws nothing."""
     learner.model.eval()
     for norm in norms:
         norm.reset_running_stats()

@@ -51,6 +51,14 @@ def require(name: str, value: Any, allowed: Allowed) -> None:
         raise ValueError(error)
 
 
+def kind_of(value: Any) -> str:
+    """A value's kind for an error message, such as "a tuple of 2" or "a tensor of torch.int64"."""
+    kind = type(value).__name__
+    if isinstance(value, tuple | list | dict):
+        return f"a {kind} of {len(value)}"
+    return f"a {kind.lower()} of {value.dtype}" if hasattr(value, "dtype") else f"a {kind}"
+
+
 def number(
     *,
     above: float = -math.inf,

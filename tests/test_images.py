@@ -30,7 +30,7 @@ def made(train: int = 40, test: int = 12, channels: int = 1, num_classes: int = 
 
 def prepared(folder: Path, source: Source | None = None, **split) -> ImageBatches:
     facts = prepare(lambda: source or made(), folder / "cache", **(WHOLE | split))
-    return load(folder / "cache", facts, "cpu")
+    return load(folder / "cache", facts, 32, "cpu")
 
 
 def rows(split: Split) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_a_val_part_of_its_own_is_val_and_the_official_part_is_test(tmp_path):
     kept = prepared(tmp_path, source, classes=[3, 1])
     assert kept.test is not None
     assert (len(kept.train), len(kept.val), len(kept.test)) == (20, 4, 6)
-    with pytest.raises(ValueError, match=r"val_fraction must be 0 for a data set with a val part of its own, got 0.2"):
+    with pytest.raises(ValueError, match=r"^val_fraction must be 0 .*\bval part\b.*\b0\.2\b"):
         prepared(tmp_path, source, val_fraction=0.2)
 
 
@@ -76,7 +76,7 @@ def test_a_val_part_of_its_own_needs_no_test_part(tmp_path):
 @pytest.mark.parametrize("name", ["val_images", "val_labels"])
 def test_half_a_val_part_is_refused(tmp_path, name):
     source = dataclasses.replace(made(), **{name: getattr(made(), name.replace("val", "test"))})
-    with pytest.raises(ValueError, match="needs both val_images and val_labels"):
+    with pytest.raises(ValueError, match="val_images and val_labels"):
         prepared(tmp_path, source)
 
 
@@ -152,8 +152,8 @@ def test_images_without_a_channel_axis_get_one(tmp_path):
         ({"val_fraction": -0.1}, r"val_fraction must be .*got -0.1"),
         ({"val_fraction": float("nan")}, r"val_fraction must be .*got nan"),
         ({"val_fraction": "abc"}, r"val_fraction must be .*got 'abc'"),
-        ({"val_fraction": 0.01}, r"the val part is empty.*40 training.*val_fraction=0.01"),
-        ({"val_fraction": 0.99}, r"the train part is empty.*val_fraction=0.99"),
+        ({"val_fraction": 0.01}, r"\bval part .*\b40 training.*val_fraction=0.01"),
+        ({"val_fraction": 0.99}, r"\btrain part .*val_fraction=0.99"),
         ({"split_seed": -1}, r"split_seed must be a whole number of at least 0, got -1"),
         ({"split_seed": 0.5}, r"split_seed must be .*got 0.5"),
         ({"classes": [1]}, r"at least two different classes, each once, got \[1\]"),
@@ -175,11 +175,11 @@ def test_a_split_that_cannot_be_made_is_refused(tmp_path, split, message):
     [
         ("train_images", np.zeros((40, 5, 6), np.float32), "train_images must be uint8 .*got float32"),
         ("test_images", np.zeros((12, 5), np.uint8), r"test_images must be uint8 .*shape \(12, 5\)"),
-        ("test_images", np.zeros((12, 1, 9, 9), np.uint8), r"one \(C, H, W\), got \(1, 5, 6\) and \(1, 9, 9\)"),
-        ("train_labels", np.zeros(39, int), "train_images and train_labels must be as many, got 40 and 39"),
+        ("test_images", np.zeros((12, 1, 9, 9), np.uint8), r"\(C, H, W\), got \(1, 5, 6\) and \(1, 9, 9\)"),
+        ("train_labels", np.zeros(39, int), "train_images and train_labels .*got 40 and 39"),
         ("train_labels", np.full(40, 4), "train_labels must lie in 0..3, got 4"),
         ("test_labels", np.zeros(12), "test_labels must be whole numbers .*got float64"),
-        ("train_images", np.full((40, 1, 5, 6), 7, np.uint8), "channel 0 is 7 only"),
+        ("train_images", np.full((40, 1, 5, 6), 7, np.uint8), r"\b7 in channel 0\b"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(tmp_path, field, value, message):
@@ -209,8 +209,8 @@ def test_a_refused_source_leaves_no_cache(tmp_path):
 def test_a_damaged_cache_array_is_named_with_what_to_do(tmp_path, name, damage):
     facts, folder = prepared(tmp_path).facts, tmp_path / "cache"
     damage(folder / name)
-    with pytest.raises(ValueError, match=f"{folder / name} is damaged or missing: delete the folder {folder}"):
-        load(folder, facts, "cpu")
+    with pytest.raises(ValueError, match=f"^{folder / name} .*: delete {folder}\\b"):
+        load(folder, facts, 32, "cpu")
 
 
 def test_a_folder_left_by_a_killed_writer_is_not_taken_for_a_cache(tmp_path):
@@ -226,7 +226,7 @@ def test_a_full_disk_is_given_as_the_reason_and_leaves_no_cache(tmp_path, monkey
     monkeypatch.setattr(
         Path, "open", lambda path, *args: opened(Path("/dev/full") if path.name == "train_images.npy" else path, *args)
     )
-    with pytest.raises(OSError, match="cannot write the data cache: No space left on device"):
+    with pytest.raises(OSError, match="data cache: No space left on device"):
         prepared(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cache.lock"]
 
@@ -344,12 +344,12 @@ def test_evaluation_sees_every_sample_once_in_order(size, batch_size):
 
 @pytest.mark.parametrize("batch_size", [0, 9])
 def test_a_batch_size_outside_the_training_set_is_refused_at_once(batch_size):
-    with pytest.raises(ValueError, match=rf"batch_size must lie in 1..8, .*got {batch_size}"):
+    with pytest.raises(ValueError, match=rf"^batch_size .*1\.\.8\b.*got {batch_size}$"):
         batches(counting(8), batch_size, seed=0)
 
 
 def test_a_negative_start_and_an_empty_evaluation_batch_are_refused_at_once():
-    with pytest.raises(ValueError, match="start must be a step from 0 on, got -1"):
+    with pytest.raises(ValueError, match=r"^start .*0, got -1$"):
         batches(counting(8), 2, seed=0, start=-1)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^batch_size .*1, got 0$"):
         evaluation_batches(counting(8), 0)

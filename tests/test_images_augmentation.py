@@ -219,7 +219,7 @@ def test_a_samples_words_do_not_depend_on_how_many_are_drawn_first():
 
 
 def test_a_transform_that_draws_no_word_is_refused():
-    with pytest.raises(ValueError, match="at least 1 word for a sample, got 0"):
+    with pytest.raises(ValueError, match=r"\b1 word.*got 0$"):
         draws_of_all(3).words(0)
 
 

@@ -99,11 +99,11 @@ def test_a_kill_in_the_middle_leaves_no_half_cache_and_no_process(many: Path):
 def test_without_an_official_test_part_some_must_be_held_out(tmp_path: Path):
     photos = laid(tmp_path / "photos", classes("", each=10))
     read, folder = partial(source, photos), tmp_path / "cache"
-    with pytest.raises(ValueError, match=r"^val_fraction must be above 0 for a data set without an official test part"):
+    with pytest.raises(ValueError, match=r"^val_fraction must be above 0 .*\btest part\b"):
         prepare(read, folder, **WHOLE)
     assert not folder.exists()
     facts = prepare(read, folder, val_fraction=0.25, split_seed=0, classes=None)
-    data = load(folder, facts, "cpu")
+    data = load(folder, facts, 32, "cpu")
     assert (facts.train, facts.val, facts.test, data.test) == (15, 5, 0, None)
     assert sorted(torch.cat([data.train.index, data.val.index]).tolist()) == list(range(20))
     with pytest.raises(ValueError, match=r"^val_fraction must be above 0"):
@@ -113,9 +113,7 @@ def test_without_an_official_test_part_some_must_be_held_out(tmp_path: Path):
 def test_an_image_that_cannot_be_read_is_named_and_no_cache_is_left(tmp_path: Path):
     photos = laid(tmp_path / "photos", classes("train/", "val/"))
     Image.new("1", (10_000, 9_000)).save(photos / "val" / "bees" / "bomb.png")
-    with pytest.raises(
-        ValueError, match=rf"^cannot read {photos}/val/bees/bomb.png: Image size \(90000000 pixels\) exc"
-    ):
+    with pytest.raises(ValueError, match=rf"^cannot read {photos}/val/bees/bomb.png: .*\b90000000 pixels\b"):
         prepare(partial(source, photos), tmp_path / "cache", **WHOLE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache.lock", "photos"]
 
@@ -131,7 +129,7 @@ def cached(real_data: Path, path: str, size: int, folder: Path) -> tuple[Facts, 
 def test_ants_and_bees_are_pillows_and_torchvisions_own(real_data: Path, tmp_path: Path):
     facts, found = cached(real_data, "hymenoptera_data", 64, tmp_path / "cache")
     assert (facts.train, facts.val, facts.num_classes, found.class_names) == (245, 153, 2, ("ants", "bees"))
-    data = load(tmp_path / "cache", facts, "cpu")
+    data = load(tmp_path / "cache", facts, 32, "cpu")
     square = Compose([Resize(64), CenterCrop(64), PILToTensor()])
     for split, part in ((data.train, "train"), (data.val, "val")):
         folder = str(real_data / "hymenoptera_data" / part)
@@ -146,14 +144,14 @@ def test_ants_and_bees_are_pillows_and_torchvisions_own(real_data: Path, tmp_pat
 def test_cifar10_in_an_archive_is_decoded_once_and_then_at_hand(real_data: Path, tmp_path: Path):
     facts, _ = cached(real_data, "cifar10_jpeg.tar", 32, tmp_path / "cache")
     assert (facts.train, facts.val, facts.num_classes) == (50_000, 10_000, 10)
-    data = load(tmp_path / "cache", facts, "cpu")
+    data = load(tmp_path / "cache", facts, 32, "cpu")
     assert torch.bincount(data.train.labels).tolist() == [5000] * 10
     assert torch.bincount(data.val.labels).tolist() == [1000] * 10
     # The published statistics of CIFAR-10, which JPEG hardly moves.
     np.testing.assert_allclose(facts.mean, (125.3, 123.0, 113.9), atol=0.2)
     np.testing.assert_allclose(facts.std, (63.0, 62.1, 66.7), atol=0.6)
     again = prepare(lambda: pytest.fail("decoded twice"), tmp_path / "cache", **WHOLE)
-    images, _ = next(batches(load(tmp_path / "cache", again, "cpu").train, 128, 0))
+    images, _ = next(batches(load(tmp_path / "cache", again, 32, "cpu").train, 128, 0))
     assert again == facts and images.shape == (128, 3, 32, 32)
 
 
@@ -169,7 +167,7 @@ def prepared(photos: Path, bound: str, **split) -> tuple[ImageBatches, Path]:
     folder = photos.parent / f"cache {bound}"
     read = partial(source, photos, max_cached_gb=BOUNDS[bound])
     facts = prepare(read, folder, **({"val_fraction": 0, "split_seed": 0, "classes": None} | split))
-    return load(folder, facts, "cpu", read), folder
+    return load(folder, facts, 32, "cpu", read), folder
 
 
 def assert_same(one: Iterator, other: Iterator) -> None:
@@ -233,7 +231,7 @@ def test_a_killed_decoding_process_is_reported_with_its_signal(photos: Path):
     stream = batches(data.train, 4, 0)
     next(stream)
     os.kill(decoding_processes()[0], signal.SIGKILL)
-    with pytest.raises(ValueError, match=r"a decoding process ended with signal 9 \(SIGKILL\), out of memory perhaps$"):
+    with pytest.raises(ValueError, match=r"decoding process .*signal 9 \(SIGKILL\).*out of memory$"):
         list(islice(stream, 3))
 
 
@@ -251,8 +249,8 @@ def test_photographs_that_changed_since_are_noticed(photos: Path, pack: bool):
     facts = Facts.from_json(cache.read_json(next(folder.glob("split-*.json"))))
     laid(photos, classes("train/", names=("ants",), each=21))
     path = packed(photos.with_suffix(".tar"), files_of(photos)) if pack else photos
-    with pytest.raises(ValueError, match=f"the train images are not those that {folder} was made from"):
-        load(folder, facts, "cpu", partial(source, path, max_cached_gb=0))
+    with pytest.raises(ValueError, match=f"^{folder} .*train images"):
+        load(folder, facts, 32, "cpu", partial(source, path, max_cached_gb=0))
 
 
 def files_of(root: Path) -> dict[str, bytes]:
@@ -261,10 +259,10 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 def test_a_bound_that_was_raised_asks_for_a_new_cache(photos: Path):
     data, folder = prepared(photos, "undecoded")
-    with pytest.raises(ValueError, match=f"{folder} keeps no pixels of images that may be kept: delete it"):
-        load(folder, data.facts, "cpu", partial(source, photos))
-    with pytest.raises(ValueError, match=f"{folder} keeps no pixels: the source's loader is needed"):
-        load(folder, data.facts, "cpu")
+    with pytest.raises(ValueError, match=f"^{folder} .*pixels.*: delete it"):
+        load(folder, data.facts, 32, "cpu", partial(source, photos))
+    with pytest.raises(ValueError, match=f"^{folder} keeps no pixels"):
+        load(folder, data.facts, 32, "cpu")
 
 
 def asked(photos: Path, bound: float) -> tuple[str, ...]:

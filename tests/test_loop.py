@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ImageBatches:
     source = Source(images[:203], labels[:203], images[203:], labels[203:], tuple("abcd"))
     folder = tmp_path_factory.mktemp("noise") / "cache"
     facts = prepare(lambda: source, folder, val_fraction=0, split_seed=0, classes=None)
-    return replace(load(folder, facts, "cpu"), batch_size=BATCH)
+    return load(folder, facts, BATCH, "cpu")
 
 
 def net() -> nn.Module:

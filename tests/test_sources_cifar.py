@@ -68,7 +68,7 @@ def test_cifar_can_be_prepared_and_loaded(small, tmp_path):
     read = partial(cifar.load, str(folder.parent), name)
     facts = prepare(read, tmp_path / "cache", val_fraction=0, split_seed=0, classes=None)
     assert (facts.in_channels, facts.height, facts.width, facts.num_classes) == (3, 32, 32, len(NAMES[name]))
-    assert load(tmp_path / "cache", facts, "cpu").train.images.shape == (facts.train, 3, 32, 32)
+    assert load(tmp_path / "cache", facts, 128, "cpu").train.images.shape == (facts.train, 3, 32, 32)
 
 
 def test_missing_files_are_reported_with_their_folder_and_a_remedy(small, monkeypatch):

@@ -125,8 +125,8 @@ def png_of(width: int, height: int) -> bytes:
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "it is no image that Pillow can read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no image that Pillow can read"),
+        (b"<html>not found</html>", "Pillow"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "Pillow"),
         (encoded(picture(3, 99, 99), "JPEG")[:-2000], "truncated"),
         (encoded(picture(3), "JPEG")[:40], ""),
         (encoded(picture(3, 99, 99))[:-2000], "truncated"),
@@ -135,10 +135,10 @@ def png_of(width: int, height: int) -> bytes:
         (encoded(picture(3, 99, 99), "BMP")[:-2000], "truncated"),
         (png_of(100_000, 100_000), r"10000000000 pixels\) exceeds limit of 178956970"),
         (png_of(10_000, 9_000), r"90000000 pixels\) exceeds limit of 89478485"),
-        (encoded(Image.new("L", (1, 60_000)), "PNG"), "1 x 60000 pixels are too long a strip for a size of 64"),
-        (encoded(Image.new("F", (9, 8), 0.5), "TIFF"), "floating-point numbers"),
-        (encoded(Image.new("I", (9, 8), 70_000), "TIFF"), "must lie in 16 bits, got 70000..70000"),
-        (encoded(Image.new("I", (9, 8), -1), "TIFF"), "must lie in 16 bits, got -1..-1"),
+        (encoded(Image.new("L", (1, 60_000)), "PNG"), "1 x 60000 pixels.*64.*89478485"),
+        (encoded(Image.new("F", (9, 8), 0.5), "TIFF"), "floating-point"),
+        (encoded(Image.new("I", (9, 8), 70_000), "TIFF"), r"65535.*70000\.\.70000"),
+        (encoded(Image.new("I", (9, 8), -1), "TIFF"), r"65535.*-1\.\.-1"),
     ],
     ids=not_of_bytes,
 )
@@ -146,7 +146,7 @@ def test_an_unreadable_image_is_reported_with_the_reason_and_the_others_are_deco
     bad, good = tmp_path / "bad.jpg", tmp_path / "good.png"
     bad.write_bytes(content)
     good.write_bytes(encoded(picture(4)))
-    problems, squares = decoding.answer([str(good), str(bad), str(good)], 64, None)
+    problems, squares = decoding.decode([str(good), str(bad), str(good)], 64, None)
     assert [number for number, _ in problems] == [1]
     assert re.search(reason, problems[0][1])
     assert squares[1] == bytes(3 * 64 * 64)
@@ -156,12 +156,13 @@ def test_an_unreadable_image_is_reported_with_the_reason_and_the_others_are_deco
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), os.mkfifo, Path.mkdir])
 def test_a_place_that_is_no_file_is_reported_at_once(tmp_path: Path, make):
     make(tmp_path / "odd.jpg")
-    problems, _ = decoding.answer([str(tmp_path / "odd.jpg")], 8, None)
+    problems, _ = decoding.decode([str(tmp_path / "odd.jpg")], 8, None)
     assert [number for number, _ in problems] == [0]
 
 
 def test_a_file_too_large_for_any_image_is_not_read(tmp_path: Path):
     with (tmp_path / "large.jpg").open("wb") as file:
         file.truncate(10**9 + 1)
-    problems, _ = decoding.answer([str(tmp_path / "large.jpg")], 8, None)
-    assert problems == [(0, "the file has 1000000001 bytes, an image may have at most 1000000000")]
+    problems, _ = decoding.decode([str(tmp_path / "large.jpg")], 8, None)
+    ((number, reason),) = problems
+    assert number == 0 and "1000000001" in reason and "1000000000" in reason

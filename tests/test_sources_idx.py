@@ -147,7 +147,7 @@ def test_real_idx_data_equals_torchvisions_own_tensors(real_data, tmp_path, name
     facts = prepare(
         partial(idx.load, str(real_data), name), tmp_path / "cache", val_fraction=0, split_seed=0, classes=None
     )
-    data = load(tmp_path / "cache", facts, "cpu")
+    data = load(tmp_path / "cache", facts, 128, "cpu")
     for split, train in ((data.train, True), (data.val, False)):
         theirs = getattr(datasets, name)(real_data, train=train)
         assert torch.equal(split.images[:, 0], theirs.data)

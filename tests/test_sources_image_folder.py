@@ -1,7 +1,6 @@
 """Class folders and tar archives become one data set, or are refused in one line that names the path."""
 
 import io
-import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,14 @@ from photographs import classes, encoded, laid, packed, picture, pixels, source,
 
 PNG = encoded(picture(0))
 PARTS = classes("train/", "val/")
+
+
+def refused(root: Path, **options) -> str:
+    """The one line with which a tree is refused."""
+    with pytest.raises(ValueError) as raised:
+        source(root, **options)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 def names_of(images) -> list[str]:
@@ -74,32 +81,32 @@ def test_test_part_picks_the_official_part_and_leaves_the_other_out(tmp_path: Pa
 
 @pytest.mark.parametrize("tops", [("train/", "val/"), ("",)])
 def test_a_test_part_that_is_not_there_is_refused(tmp_path: Path, tops: tuple[str, ...]):
-    with pytest.raises(ValueError, match=r"data\.test_part=test names no part"):
-        source(laid(tmp_path / "set", classes(*tops)), test_part="test")
+    message = refused(laid(tmp_path / "set", classes(*tops)), test_part="test")
+    assert "data.test_part=test" in message and f"{tmp_path}/set" in message
 
 
 @pytest.mark.parametrize(
-    ("tops", "said"),
+    ("tops", "named"),
     [
-        (("Train/", "training/", "val/"), "Train/, training/, val/: Train/ and training/ may both be the train part"),
-        (("train/", "val/", "valid/"), "val/ and valid/ may both be the val part"),
-        (("Val/", "testing/"), "Val/, testing/: there is no part to train on"),
-        (("Test/",), "Test/ alone: there is no part to train on"),
-        (("train/", "val/", "extra/"), "extra/, train/, val/: is extra/ a part or a class?"),
-        (("Training/", "dev/"), "Training/, dev/: is dev/ a part or a class?"),
-        (("train_images/", "val_images/"), "train_images/ and val_images/, and both hold ants/ and bees/"),
-        (("ants/train/", "ants/val/", "bees/train/"), "ants/ holds train/, val/: parts must lie above the classes"),
-        (("train/x/train/", "train/x/test/", "val/"), "x/ holds test/, train/: parts must lie above the classes"),
+        (("Train/", "training/", "val/"), ["Train/, training/, val/", "Train/ and training/"]),
+        (("train/", "val/", "valid/"), ["train/, val/, valid/", "val/ and valid/"]),
+        (("Val/", "testing/"), ["Val/, testing/", "train/"]),
+        (("Test/",), ["Test/", "train/"]),
+        (("train/", "val/", "extra/"), ["extra/, train/, val/", "extra/ may be a part or a class"]),
+        (("Training/", "dev/"), ["Training/, dev/", "dev/ may be a part or a class"]),
+        (("train_images/", "val_images/"), ["train_images/ and val_images/", "ants/ and bees/"]),
+        (("ants/train/", "ants/val/", "bees/train/"), ["ants/", "train/, val/", "train/ants/"]),
+        (("train/x/train/", "train/x/test/", "val/"), ["x/", "test/, train/", "train/x/"]),
     ],
 )
-def test_an_ambiguous_tree_is_refused_with_the_folders_found(tmp_path: Path, tops: tuple[str, ...], said: str):
-    with pytest.raises(ValueError, match=f"^{tmp_path}/set[^\n]*{re.escape(said)}[^\n]*$"):
-        source(laid(tmp_path / "set", classes(*tops)))
+def test_an_ambiguous_tree_is_refused_with_the_folders_found(tmp_path: Path, tops: tuple[str, ...], named: list[str]):
+    message = refused(laid(tmp_path / "set", classes(*tops)))
+    assert message.startswith(f"{tmp_path}/set") and all(folders in message for folders in named)
 
 
 def test_parts_without_class_folders_are_not_taken_for_classes(tmp_path: Path):
-    with pytest.raises(ValueError, match="Train/ must hold a folder for each of at least two classes"):
-        source(laid(tmp_path / "set", classes("", names=("Train", "Val"))))
+    message = refused(laid(tmp_path / "set", classes("", names=("Train", "Val"))))
+    assert message.startswith(f"{tmp_path}/set/Train/ ") and "two classes" in message and message.endswith("got 0")
 
 
 @pytest.mark.parametrize("inner", [("images",), ("2023", "spare")])
@@ -173,54 +180,56 @@ def circle(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "change", "message"),
+    ("files", "change", "named"),
     [
-        ({"val/wasps/1.png": PNG}, None, "the class wasps is in {root}/val/ and not in {root}/train/"),
-        ({"train/wasps/1.png": PNG}, None, "the class wasps is in {root}/train/ and not in {root}/val/"),
-        ({"train/wasps/": b""}, None, "the class folder {root}/train/wasps/ holds no image"),
-        ({"val/wasps/notes.txt": b"x"}, None, "the class folder {root}/val/wasps/ holds no image"),
-        ({"train/1.png": PNG}, None, "{root}/train/1.png lies in no class folder"),
-        ({}, circle, "{root}/train/ants/again links to a folder that contains it"),
-        ({}, lambda root: (root / "train").rename(root / "tra"), "{root} holds tra/, val/: is tra/ a part or a class?"),
+        ({"val/wasps/1.png": PNG}, None, ["class wasps is in", "/val/ but not in", "/train/"]),
+        ({"train/wasps/1.png": PNG}, None, ["class wasps is in", "/train/ but not in", "/val/"]),
+        ({"train/wasps/": b""}, None, ["class folder", "/train/wasps/", "no image"]),
+        ({"val/wasps/notes.txt": b"x"}, None, ["class folder", "/val/wasps/", "no image"]),
+        ({"train/1.png": PNG}, None, ["/train/1.png", "class folder"]),
+        ({}, circle, ["/train/ants/again", "links to a folder"]),
+        ({}, lambda root: (root / "train").rename(root / "tra"), ["tra/, val/", "tra/ may be a part or a class"]),
     ],
 )
 def test_folders_that_make_no_data_set_are_refused_by_name(
-    tmp_path: Path, files: dict[str, bytes], change: Callable[[Path], None] | None, message: str
+    tmp_path: Path, files: dict[str, bytes], change: Callable[[Path], None] | None, named: list[str]
 ):
     root = laid(tmp_path / "set", PARTS | files)
     if change:
         change(root)
-    with pytest.raises(ValueError, match=f"^{re.escape(message.format(root=root))}[^\n]*$"):
-        source(root)
+    message = refused(root)
+    assert str(root) in message and all(words in message for words in named)
 
 
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("files", "path", "named"),
     [
-        ({"ants/1.png": PNG}, "{root} must hold a folder for each of at least two classes, got 1: ants/"),
-        ({"train/ants/1.png": PNG, "val/ants/1.png": PNG}, "{root}/train/ must hold .* got 1: ants/"),
-        ({"1.png": PNG, "2.png": PNG}, "{root} must hold a folder for each of at least two classes, got 0"),
-        ({"/": b""}, "{root} must hold a folder for each of at least two classes, got 0"),
-        (classes("") | {"1.png": PNG}, "{root}/1.png lies in no class folder"),
+        ({"ants/1.png": PNG}, "", ["two classes", "got 1: ants/"]),
+        ({"train/ants/1.png": PNG, "val/ants/1.png": PNG}, "/train/", ["two classes", "got 1: ants/"]),
+        ({"1.png": PNG, "2.png": PNG}, "", ["two classes", "got 0"]),
+        ({"/": b""}, "", ["two classes", "got 0"]),
+        (classes("") | {"1.png": PNG}, "/1.png", ["class folder"]),
     ],
 )
-def test_fewer_than_two_classes_and_images_of_none_are_refused(tmp_path: Path, files: dict[str, bytes], message: str):
+def test_fewer_than_two_classes_and_images_of_none_are_refused(
+    tmp_path: Path, files: dict[str, bytes], path: str, named: list[str]
+):
     root = tmp_path / "set"
     root.mkdir()
-    with pytest.raises(ValueError, match=f"^{message.format(root=root)}"):
-        source(laid(root, {name: content for name, content in files.items() if name != "/"}))
+    message = refused(laid(root, {name: content for name, content in files.items() if name != "/"}))
+    assert message.startswith(f"{root}{path} ") and all(words in message for words in named)
 
 
 def test_a_missing_path_is_reported_in_full_with_a_remedy(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"at {tmp_path}/data/photos: set data.path .* below data.root"):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/data/photos.*data\.path.*data\.root"):
         image_folder.load("data", "photos", 8)
 
 
 @pytest.mark.parametrize(("option", "value"), [("size", 0), ("size", 2.5), ("size", True), ("test_part", "train")])
 def test_values_out_of_range_are_refused(tmp_path: Path, option: str, value):
     root = laid(tmp_path / "set", PARTS)
-    with pytest.raises(ValueError, match=f"{option} must be .* got {value!r}"):
+    with pytest.raises(ValueError, match=f"^{option} .*{value!r}"):
         image_folder.load(str(tmp_path), root.name, **{"size": 8, option: value})
 
 
@@ -228,7 +237,7 @@ def test_names_that_are_no_text_can_still_be_printed(tmp_path: Path):
     root = laid(tmp_path / "set", classes("", names=("a\udcff", "b")) | {"b/\udcfe.png": b"no image"})
     found = source(root)
     assert found.class_names == ("a\\udcff", "b")
-    with pytest.raises(ValueError, match=r"b/\\udcfe.png: it is no image"):
+    with pytest.raises(ValueError, match=r"b/\\udcfe.png: "):
         pixels(found.train_images)
 
 
@@ -238,16 +247,16 @@ def test_every_image_that_cannot_be_read_is_named(tmp_path: Path):
     with pytest.raises(ValueError) as raised:
         pixels(found.train_images, 2)
     message = str(raised.value)
-    assert message.startswith(f"cannot read 7 images: {tmp_path}/set/train/ants/bad0.png: it is no image")
-    assert message.endswith("; and 2 more")
-    assert message.count("bad") == 5 and "\n" not in message
+    assert "7 images" in message and "2 more" in message and "\n" not in message
+    named = [f"{tmp_path}/set/train/ants/bad{number}.png" for number in range(5)]
+    assert message.count("bad") == 5 and all(path in message for path in named)
 
 
 def test_an_archive_is_not_made_of_what_only_looks_like_one(tmp_path: Path):
     for name, content in (("a.zip", b"PK\x03\x04" + bytes(2000)), ("a.tar", b""), ("a.tar.gz", b"\x1f\x8b\x08")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"^{tmp_path / name} is neither a folder nor a .tar, .tar.gz or .tar.xz"):
-            source(tmp_path / name)
+        message = refused(tmp_path / name)
+        assert message.startswith(f"{tmp_path / name} ") and ".tar, .tar.gz or .tar.xz" in message
     assert not tarfile.is_tarfile(tmp_path / "a.zip")
 
 
@@ -296,16 +305,16 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
 @pytest.mark.parametrize(
     ("bad", "what"),
     [
-        (member("/etc/passwd.png"), "lies outside of it"),
-        (member("../../outside.png"), "lies outside of it"),
-        (member("train/ants/../../../outside.png"), "lies outside of it"),
-        (member("..", tarfile.DIRTYPE), "lies outside of it"),
-        (member("train/ants/link.png", tarfile.SYMTYPE, "/etc/passwd"), "is a link"),
-        (member("train/ants/link.png", tarfile.LNKTYPE, "train/ants/0.png"), "is a link"),
-        (member("train/wasps", tarfile.SYMTYPE, "ants"), "is a link"),
-        (member("train/ants/fifo.png", tarfile.FIFOTYPE), "is a special file"),
-        (member("train/ants/disk.png", tarfile.BLKTYPE), "is a special file"),
-        (member("train/ants/tty.png", tarfile.CHRTYPE), "is a special file"),
+        (member("/etc/passwd.png"), "outside"),
+        (member("../../outside.png"), "outside"),
+        (member("train/ants/../../../outside.png"), "outside"),
+        (member("..", tarfile.DIRTYPE), "outside"),
+        (member("train/ants/link.png", tarfile.SYMTYPE, "/etc/passwd"), "link"),
+        (member("train/ants/link.png", tarfile.LNKTYPE, "train/ants/0.png"), "link"),
+        (member("train/wasps", tarfile.SYMTYPE, "ants"), "link"),
+        (member("train/ants/fifo.png", tarfile.FIFOTYPE), "special file"),
+        (member("train/ants/disk.png", tarfile.BLKTYPE), "special file"),
+        (member("train/ants/tty.png", tarfile.CHRTYPE), "special file"),
     ],
     ids=lambda value: value.name if isinstance(value, tarfile.TarInfo) else "",
 )
@@ -315,8 +324,8 @@ def test_members_that_are_not_files_in_their_places_are_refused_by_name(
     archive = packed(tmp_path / "set.tar", PARTS)
     with tarfile.open(archive, "a") as tar:
         tar.addfile(bad)
-    with pytest.raises(ValueError, match=f"^{archive} is refused: its member '{bad.name}' {what}"):
-        source(archive)
+    message = refused(archive)
+    assert message.startswith(f"{archive} ") and f"'{bad.name}'" in message and what in message
 
 
 @pytest.mark.parametrize("kind", ["", "gz", "xz"])
@@ -363,11 +372,11 @@ def test_a_bit_that_was_lost_in_a_compressed_archive_is_noticed(tmp_path: Path, 
 
 def test_a_member_that_cannot_be_read_is_named_with_its_archive(tmp_path: Path):
     archive = packed(tmp_path / "set.tar", PARTS | {"val/bees/bad.jpg": b"no image"})
-    with pytest.raises(ValueError, match=f"^cannot read {archive}/val/bees/bad.jpg: it is no image"):
+    with pytest.raises(ValueError, match=f"^cannot read {archive}/val/bees/bad.jpg: "):
         pixels(source(archive).test_images)
 
 
 def test_a_compressed_archive_must_fit_into_the_cache(tmp_path: Path):
     archive = packed(tmp_path / "set.tar.gz", PARTS, "w:gz")
-    with pytest.raises(ValueError, match=f"{archive} must be a .tar that is not compressed: .* data.max_cached_gb=0,"):
-        source(archive, max_cached_gb=0)
+    message = refused(archive, max_cached_gb=0)
+    assert message.startswith(f"{archive} ") and "compressed" in message and "data.max_cached_gb=0" in message

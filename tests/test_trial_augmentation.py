@@ -24,9 +24,9 @@ KEPT = (*SHORT, "save_model=true", "checkpoint_minutes=1e-9")
         ("evaluation", "[{size: 6}]", r"data.evaluation must be a list of transforms, .*got \[\{'size': 6\}\]"),
         ("augment", f"[{{{HERE}.Flop}}]", r"Flop"),
         ("augment", f"[{{{HERE}.PadCrop, pading: 2}}]", r"unknown key data.augment\[0\].pading; did you mean"),
-        ("augment", f"[{{{HERE}.PadCrop, padding: 0}}]", r"\[0\]: padding must be a whole number .*from 1 on, got 0"),
+        ("augment", f"[{{{HERE}.PadCrop, padding: 0}}]", r"\[0\]: padding must be a whole number .*\b0, got 0"),
         ("augment", f"[{{{HERE}.PadCrop, padding: 1.5}}]", r"padding must be a whole number of pixels .*got 1.5"),
-        ("augment", f"[{{{HERE}.PadCrop, padding: 8}}]", r"padding must be below .* 8x8 images to mirror them, got 8"),
+        ("augment", f"[{{{HERE}.PadCrop, padding: 8}}]", r"padding must be .* 8x8 images .*got 8"),
         ("augment", f"[{{{HERE}.PadCrop, mode: wrap}}]", r"mode must be reflect or zero, got 'wrap'"),
         ("augment", f"[{{{HERE}.Flip}}, {{{HERE}.Cutout}}]", r"data.augment\[1\].size is missing"),
         ("augment", f"[{{{HERE}.Cutout, size: true}}]", r"size must be a whole number of pixels .*got True"),
@@ -37,7 +37,11 @@ KEPT = (*SHORT, "save_model=true", "checkpoint_minutes=1e-9")
             f"[{{{HERE}.RandomResizedCrop, size: 6, scale: [0, 1]}}]",
             r"scale must .*above 0 and at most 1, got",
         ),
-        ("augment", f"[{{{HERE}.RandomResizedCrop, size: 6, scale: [1, 0.5]}}]", r"scale must be .*the lower first"),
+        (
+            "augment",
+            f"[{{{HERE}.RandomResizedCrop, size: 6, scale: [1, 0.5]}}]",
+            r"scale must be two numbers.*got \[1, 0.5\]",
+        ),
         ("augment", f"[{{{HERE}.RandomResizedCrop, size: 6, scale: 0.5}}]", r"scale must be two numbers.*got 0.5"),
         ("augment", f"[{{{HERE}.RandomResizedCrop, size: 6, ratio: [a, b]}}]", r"ratio must be two numbers.*got \['a'"),
         (
@@ -46,8 +50,12 @@ KEPT = (*SHORT, "save_model=true", "checkpoint_minutes=1e-9")
             r"data.augment\[1\]: size must be at most the smaller side of 5x5 images, got 6",
         ),
         ("evaluation", f"[{{{HERE}.CenterCrop, size: 9}}]", r"data.evaluation\[0\]: size must be at most .*8x8.*got 9"),
-        ("evaluation", f"[{{{HERE}.Flip}}]", r"data.evaluation\[0\]: Flip draws at random, an evaluation needs one"),
-        ("augment", "[{_target_: fractions.Fraction}]", r"data.augment\[0\]: fractions.Fraction makes no transform"),
+        ("evaluation", f"[{{{HERE}.Flip}}]", r"data.evaluation\[0\]: Flip is random"),
+        (
+            "augment",
+            "[{_target_: fractions.Fraction}]",
+            r"data.augment\[0\]: fractions.Fraction must make a transform.*got a Fraction",
+        ),
     ],
 )
 def test_a_list_that_cannot_be_used_is_refused_in_one_line(runs_dir: Path, key: str, nodes: str, message: str):

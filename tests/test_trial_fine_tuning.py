@@ -92,14 +92,14 @@ def test_a_scale_that_is_no_number_above_0_is_refused(runs_dir: Path, value: str
 
 
 def test_a_scale_for_a_model_without_a_head_is_refused(runs_dir: Path):
-    said = r"^optimizer\.body_lr_scale must be 1 for a model without a head apart from its body, got 0\.1$"
+    said = r"^optimizer\.body_lr_scale must be 1 .*\bhead, got 0\.1$"
     with pytest.raises(TrialFailed, match=said):
         trial.run(made(runs_dir, *SHORT, "optimizer.body_lr_scale=0.1"))
 
 
 def test_a_scale_for_a_frozen_body_is_refused(runs_dir: Path, weights_file: Path):
     asked = (*SMALL, f"model.weights_file={weights_file}", "model.freeze=body", "optimizer.body_lr_scale=0.1")
-    said = r"^optimizer\.body_lr_scale must be 1 for a model without a body that is trained, got 0\.1$"
+    said = r"^optimizer\.body_lr_scale must be 1 .*\btrained body, got 0\.1$"
     with pytest.raises(TrialFailed, match=said):
         trial.run(made(runs_dir, *SHORT, *asked))
 
@@ -152,11 +152,9 @@ def test_a_weights_file_that_goes_missing_fails_the_trial_with_that_line_and_can
 ):
     folder = made(runs_dir, *SHORT, *SMALL, f"model.weights_file={weights_file}")
     elsewhere = weights_file.rename(tmp_path / "elsewhere.pth")
-    said = f"model.weights_file is the path of a file of weights, and there is none at {weights_file}"
-    with pytest.raises(TrialFailed) as failed:
+    with pytest.raises(TrialFailed, match=rf"^model\.weights_file .*{weights_file}") as failed:
         trial.run(folder)
-    assert str(failed.value) == said
-    assert said in (folder.path / "failure.json").read_text()
+    assert str(failed.value) in (folder.path / "failure.json").read_text()
     elsewhere.rename(weights_file)
     assert trial.run(folder)["status"] == "finished"
 

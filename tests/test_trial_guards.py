@@ -35,12 +35,10 @@ def test_val_accuracy_near_chance_beside_a_high_train_accuracy_is_doubted():
     (doubt,) = guards.doubts(
         record((0.5, 0.5), (0.8, 0.12), (0.9, 0.11), (0.95, 0.94)), ACCURACY, chance=0.1, normed=True
     )
-    assert doubt == (
-        "at 2 of 4 evaluations, last after step 29, val accuracy 0.110 is near chance (0.100) beside a train accuracy "
-        "of 0.900: the batch norms' running statistics may lag behind the weights: try bn_recalibrate=true"
-    )
+    facts = ("2 of 4 evaluations", "step 29", "val accuracy", "0.110", "chance 0.100", "train accuracy", "0.900")
+    assert all(fact in doubt for fact in (*facts, "bn_recalibrate=true"))
     (doubt,) = guards.doubts(record((0.9, 0.11)), ACCURACY, chance=0.1, normed=False)
-    assert doubt.endswith("were the labels and the inputs of both parts made in the same way?")
+    assert "bn_recalibrate" not in doubt and "labels and inputs of both parts" in doubt
 
 
 def test_where_one_class_is_most_of_the_data_its_share_is_chance():
@@ -52,7 +50,7 @@ def test_accuracies_equal_to_three_decimals_three_times_in_a_row_are_doubted():
     same, other = (0.8124, 0.8118), (0.9, 0.8)
     assert guards.doubts(record(same, same, other, same), ACCURACY, chance=0.1, normed=False) == []
     (doubt,) = guards.doubts(record(same, same, same, other), ACCURACY, chance=0.1, normed=False)
-    assert doubt.startswith("train and val accuracy are equal to three decimals at 3 evaluations in a row (0.812 after")
+    assert all(fact in doubt for fact in ("train and val accuracy", "3 evaluations", "0.812", "step 29"))
 
 
 def test_statistics_that_lag_are_doubted_and_recalibrated_ones_are_not(runs_dir: Path):
@@ -117,9 +115,9 @@ def test_an_image_in_two_parts_and_a_class_that_a_part_lacks_are_doubted(tmp_pat
     test_images = torch.cat([images[[5, 6, 7]], images[:1] + 200])
     source = Source(images, labels, test_images, torch.tensor([0, 1, 2, 2]), ("ant", "bee", "cat", "dog"))
     facts = prepare(lambda: source, tmp_path / "cache", val_fraction=0, split_seed=0, classes=None)
-    assert facts.doubts == (
-        "the val part has no sample of class dog",
-        "3 of 4 val images are among the training images too",
-    )
+    lacking, shared = facts.doubts
+    assert "val part" in lacking and "class dog" in lacking
+    assert "3 of 4 val images" in shared and "training images" in shared
     chosen = prepare(lambda: source, tmp_path / "cache", val_fraction=0, split_seed=0, classes=[0, 1])
-    assert chosen.doubts == ("1 of 2 val images are among the training images too",)
+    (shared,) = chosen.doubts
+    assert "1 of 2 val images" in shared and "training images" in shared

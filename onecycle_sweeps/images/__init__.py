@@ -1,6 +1,6 @@
 """Images and labels from any source: decoded once into a cache, split, described, mapped, and drawn in batches.
 
-Nothing here imports torch before `load`, so that the submitting side describes a cached data set without torch.
+torch is imported only by `load`, so that a cached data set can be described without it.
 """
 
 from onecycle_sweeps.images.arrays import Source, Undecoded

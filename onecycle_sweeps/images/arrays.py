@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Undecoded:
     """Encoded images, which are decoded as they are read; `shape` is (N, C, H, W) once decoded.
 
-    `read(batches, processes)` yields the uint8 images at each array of positions, decoding one batch ahead in as many
-    processes (None: one per core); it raises ValueError, with the path, for an unreadable image. If `kept`, the cache
-    holds the pixels; if not, they are decoded in each epoch.
+    `read(batches, processes)` yields the uint8 images at each array of positions, decoding one batch ahead in that
+    many processes (None: one per core); it raises ValueError, with the path, for an unreadable image. If `kept`, the
+    cache keeps the pixels; if not, they are decoded in each epoch.
     """
 
     shape: tuple[int, int, int, int]
@@ -30,10 +30,9 @@ class Undecoded:
 class Source:
     """A data set as its loader read it, before any filter or split.
 
-    Images are uint8 of shape (N, C, H, W) or (N, H, W), labels whole numbers of shape (N,) that count from 0 and
-    index `class_names`. A set without an official test part has test arrays of length 0. A set with a validation part
-    of its own beside it has `val_images` and `val_labels`. `skipped` has the names of the files that were passed over,
-    by reason.
+    Images are uint8 of shape (N, C, H, W) or (N, H, W), labels whole numbers of shape (N,) from 0 on, which index
+    `class_names`. A data set without an official test part has test arrays of length 0; one that has a validation part
+    too has `val_images` and `val_labels`. `skipped` has the names of the files that the loader skipped, by reason.
     """
 
     train_images: np.ndarray | Tensor | Undecoded
@@ -47,12 +46,12 @@ class Source:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of its parts."""
+        """The names of the parts."""
         return ("train", "test") if self.val_images is None and self.val_labels is None else ("train", "val", "test")
 
 
 def labels(source: Source, part: str) -> np.ndarray:
-    """The labels of a part as int64 (N,); raises ValueError for an array that holds no labels."""
+    """The labels of a part as int64 (N,); raises ValueError for an array of another type or shape."""
     array = np.ascontiguousarray(_given(source, f"{part}_labels"))
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(f"{part}_labels must be whole numbers of shape (N,), got {array.dtype} of shape {array.shape}")
@@ -60,7 +59,7 @@ def labels(source: Source, part: str) -> np.ndarray:
 
 
 def images(source: Source, part: str) -> np.ndarray | Undecoded:
-    """The images of a part as uint8 (N, C, H, W), or still encoded; raises ValueError for an array of no images."""
+    """The images of a part as uint8 (N, C, H, W), or encoded; raises ValueError for another type or shape."""
     found = _given(source, f"{part}_images")
     if isinstance(found, Undecoded):
         return found
@@ -74,7 +73,7 @@ def images(source: Source, part: str) -> np.ndarray | Undecoded:
 
 def _given(source: Source, name: str) -> Any:
     if (found := getattr(source, name)) is None:
-        raise ValueError(f"a data set with a val part needs both val_images and val_labels, and {name} is missing")
+        raise ValueError(f"a data set with a val part needs both val_images and val_labels, but {name} is None")
     return found
 
 
@@ -84,11 +83,13 @@ def check(source: Source) -> None:
     for part in source.parts:
         numbers, pictures = labels(source, part), images(source, part).shape[0]
         if pictures != len(numbers):
-            raise ValueError(f"{part}_images and {part}_labels must be as many, got {pictures} and {len(numbers)}")
+            raise ValueError(
+                f"{part}_images and {part}_labels must have the same length, got {pictures} and {len(numbers)}"
+            )
         wrong = numbers[(numbers < 0) | (numbers >= num_classes)]
         if len(wrong):
             raise ValueError(f"{part}_labels must lie in 0..{num_classes - 1}, got {wrong[0]}")
     train, *others = (images(source, part).shape[1:] for part in source.parts)
     for part, other in zip(source.parts[1:], others, strict=True):
         if train != other:
-            raise ValueError(f"train_images and {part}_images must have one (C, H, W), got {train} and {other}")
+            raise ValueError(f"train_images and {part}_images must have the same (C, H, W), got {train} and {other}")

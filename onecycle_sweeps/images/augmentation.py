@@ -1,7 +1,7 @@
 """Transforms of a batch of uint8 images on their device: crops, flips and holes, all samples at once.
 
-conf/data names the transforms by `_target_`. Nothing here imports torch before a batch comes, so that the submitting
-side checks a config without torch.
+conf/data names the transforms by `_target_`. torch is imported only when a transform is called, so that a config can
+be checked without it.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PIXELS = whole(1).described("a whole number of pixels from 1 on")
-# RandomResizedCrop tries so many areas and shapes before it takes the middle.
+PIXELS = whole(1).described("a whole number of pixels above 0")
+# RandomResizedCrop tries this many areas and shapes before it takes the middle.
 ATTEMPTS = 10
-# RandomResizedCrop rounds places between pixels to this part of one: see _sampled.
+# RandomResizedCrop samples at multiples of 1/256 of a pixel: see _sampled.
 PARTS = 256
 
 
 @runtime_checkable
 class Transform(Protocol):
-    """Called with uint8 images (N, C, H, W) on any device, returns as many; everything random comes from `draws`.
+    """A function of uint8 images (N, C, H, W) on any device that returns N images; all randomness is from `draws`.
 
-    A transform that serves in evaluations too must work without `draws`.
+    A transform for evaluations must work without `draws`.
     """
 
     def output(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of what comes out for images of this size; raises ValueError if it cannot take them."""
+        """Height and width of the result for images of this size; raises ValueError if they do not suit."""
         ...
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor: ...
 
 
 class EpochWords:
-    """The random words of all `size` stored samples for the transform at one `place` of the list in one epoch.
+    """The random words of all `size` stored samples in one epoch, for the transform at index `place` of the list.
 
-    They follow from (seed, epoch, place) alone, so a sample's words do not depend on the batch it comes in, on the
-    order of batches, on the step a training resumes from, or on the device: they are drawn on the CPU and moved.
+    They depend only on (seed, epoch, place), so a sample's words do not depend on its batch, the order of batches, the
+    step a training resumes from, or the device: they are drawn on the CPU and moved.
     """
 
     def __init__(self, seed: int, epoch: int, place: int, size: int, device: torch.device | str = "cpu") -> None:
@@ -58,7 +58,7 @@ class EpochWords:
 
         if self._words is None or len(self._words) < count:
             generator = torch.Generator().manual_seed(self._seed)
-            # Words are drawn in the order of memory, so the first rows are the same however many are asked for.
+            # Words are drawn row by row, so the first rows are the same for any count.
             words = torch.empty(count, self._size, dtype=torch.int64).random_(-(2**63), None, generator=generator)
             self._words = words.to(self._device)
         return self._words[:count]
@@ -66,7 +66,7 @@ class EpochWords:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one batch for one transform; `samples` (N,) int64 are positions in the stored set."""
+    """The random numbers of one batch for one transform; `samples`, int64 (N,), are positions in the stored set."""
 
     words_of_epoch: EpochWords
     samples: Tensor
@@ -74,22 +74,22 @@ class Draws:
     def words(self, count: int) -> Tensor:
         """`count` words for each sample of the batch: int64 (count, N), all 2**64 values equally likely."""
         if count < 1:
-            raise ValueError(f"a transform must draw at least 1 word for a sample, got {count}")
+            raise ValueError(f"a transform must draw at least 1 word for each sample, got {count}")
         return self.words_of_epoch.first(count).index_select(1, self.samples)
 
 
 def below(words: Tensor, bound: int | Tensor) -> Tensor:
-    """Words as whole numbers in [0, bound), int64; `bound` from 1 to 2**31, one for all or one for each word."""
+    """Words as int64 in [0, bound), where `bound` is from 1 to 2**31, for all words or for each."""
     return _shifted(words, 32) * bound >> 32
 
 
 def fractions(words: Tensor) -> Tensor:
-    """Words as float64 in [0, 1), by their upper 53 bits."""
+    """Words as float64 in [0, 1), from their upper 53 bits."""
     return _shifted(words, 11).double().mul_(2**-53)
 
 
 def _shifted(words: Tensor, bits: int) -> Tensor:
-    """The words shifted to the right with zeros moving in; torch's own shift repeats the sign."""
+    """The words shifted to the right, filled with zeros; torch's own shift repeats the sign."""
     return (words >> bits).bitwise_and_(2 ** (64 - bits) - 1)
 
 
@@ -103,13 +103,13 @@ class Flip:
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         mirrored = draws.words(1)[0] < 0
         chosen = mirrored.to(images.dtype).mul_(255).view(-1, 1, 1, 1)
-        # Bitwise selection: 4 times as fast as torch.where, and nothing but the result is allocated.
+        # Bitwise selection is 4 times as fast as torch.where, and allocates only the result.
         return images.flip(-1).bitwise_xor_(images).bitwise_and_(chosen).bitwise_xor_(images)
 
 
 @dataclass(frozen=True)
 class PadCrop:
-    """Pads each side by `padding` pixels and cuts a window of the original size out at a random place.
+    """Pads each side by `padding` pixels and crops to the original size at a random place.
 
     The padding mirrors the image (`mode` reflect) or is 0 (`mode` zero).
     """
@@ -125,7 +125,7 @@ class PadCrop:
     def output(self, height: int, width: int) -> tuple[int, int]:
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
-                f"padding must be below the smaller side of {height}x{width} images to mirror them, got {self.padding}"
+                f"padding must be smaller than both sides of {height}x{width} images to mirror them, got {self.padding}"
             )
         return height, width
 
@@ -145,7 +145,7 @@ class PadCrop:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cuts the middle square of `size` pixels out, where torchvision's CenterCrop does; also for evaluations."""
+    """Crops to the middle square of `size` pixels, like torchvision's CenterCrop; also for evaluations."""
 
     size: int
 
@@ -164,11 +164,11 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Covers one square of `size` pixels in each image, its centre at any pixel, clipped at the image's edges.
+    """Covers a square of `size` pixels in each image; its centre is at a random pixel, its edges may lie outside.
 
-    With `inside` the square lies wholly inside the image, equally often at each place (github.com/davidcpage/
-    cifar10-fast). Its colour is `mean`, in the units of the uint8 images: a trial passes the mean that images are
-    normalised with, so that the net sees zeros, as in arXiv:1708.04552.
+    With `inside` the whole square is in the image (github.com/davidcpage/cifar10-fast). Its colour is `mean`, in the
+    units of the uint8 images: a trial passes the mean that images are normalised with, so that the net sees zeros, as
+    in arXiv:1708.04552.
     """
 
     size: int
@@ -204,10 +204,10 @@ class Cutout:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """Cuts a part of each image out and resizes it to `size` x `size`, bilinear without antialiasing.
+    """Crops each image at random and resizes the part to `size` x `size`, bilinear without antialiasing.
 
-    The part has a share of the area drawn from `scale` and a width / height drawn log-uniformly from `ratio`; after 10
-    attempts that do not fit, it is the middle. The rule is that of torchvision's RandomResizedCrop (arXiv:1409.4842).
+    The part's share of the area is drawn from `scale`, and its width / height log-uniformly from `ratio`; after 10
+    draws that do not fit, it is the middle. This is the rule of torchvision's RandomResizedCrop (arXiv:1409.4842).
     """
 
     size: int
@@ -252,27 +252,27 @@ class RandomResizedCrop:
 
 @lru_cache
 def _colour(mean: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A value for each channel (1, C, 1, 1): copied to a GPU once, since each copy would wait for the GPU."""
+    """A value for each channel, (1, C, 1, 1); cached, because each copy to a GPU would wait for it."""
     import torch
 
     return torch.tensor(mean, dtype=dtype, device=device).view(1, -1, 1, 1)
 
 
 def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Out of each image of (N, C, H, W) the window (C, height, width) that begins at `top`, `left`, int64 (N,) each."""
+    """The window (C, height, width) of each of N images that begins at its `top`, `left`, int64 (N,)."""
     import torch
 
     images = images.contiguous()
     count, channels, rows, columns = images.shape
     image, plane = channels * rows * columns, rows * columns
-    # A view of every window in the batch, numbered by the place of its first pixel: then one indexed copy per image.
+    # A view of every window in the batch, indexed by its first pixel, needs one indexed copy per image.
     last = images.numel() - image + plane - (height - 1) * columns - width
     every = images.as_strided((last + 1, channels, height, width), (1, plane, columns, 1))
     return every.index_select(0, torch.arange(count, device=images.device) * image + top * columns + left)
 
 
 def _mirror_into_margins(padded: Tensor, axis: int, padding: int) -> None:
-    """Fill the margins at both ends of an axis with the image in reverse, its outermost pixels not repeated."""
+    """Fill the margins of an axis with the mirrored image, without repeating its outermost pixels."""
     last = padded.shape[axis] - padding
     padded.narrow(axis, 0, padding).copy_(padded.narrow(axis, padding + 1, padding).flip(axis))
     padded.narrow(axis, last, padding).copy_(padded.narrow(axis, last - 1 - padding, padding).flip(axis))
@@ -281,8 +281,9 @@ def _mirror_into_margins(padded: Tensor, axis: int, padding: int) -> None:
 def _sampled(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
     """The boxes resized: uint8 (N, C, size, size), halves rounded up.
 
-    Exact, so the same on every device: the places are multiples of 1/256, of which float32 holds every weight and sum
-    without rounding; and images padded to 2**n + 1 pixels give grid_sample coordinates that it scales without rounding.
+    The result is the same on every device, because nothing is rounded before the end: float32 holds all weights and
+    sums of places that are multiples of 1/256, and grid_sample scales coordinates in images padded to 2**n + 1 pixels
+    exactly.
     """
     import torch
     from torch.nn.functional import grid_sample, pad
@@ -296,7 +297,7 @@ def _sampled(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: T
 
 
 def _places(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where in the image the centres of `size` pixels lie, in 256ths of a pixel within the box: int64 (N, size)."""
+    """The places in the image of the centres of `size` pixels across a box, in 256ths of a pixel: int64 (N, size)."""
     import torch
 
     centres = torch.arange(size, device=start.device) * 2 + 1
@@ -308,4 +309,4 @@ def _check_range(name: str, value: Any, most: float) -> None:
     numbers = isinstance(value, Sequence) and len(value) == 2 and all(type(bound) in (int, float) for bound in value)
     if not numbers or not 0 < value[0] <= value[1] <= most or not math.isfinite(value[1]):
         bound = f" and at most {most:g}" if math.isfinite(most) else ""
-        raise ValueError(f"{name} must be two numbers, the lower first, above 0{bound}, got {value!r}")
+        raise ValueError(f"{name} must be two numbers in ascending order, above 0{bound}, got {value!r}")

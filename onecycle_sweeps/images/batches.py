@@ -1,4 +1,4 @@
-"""The tensors of a split: mapped from the cache, normalised, and drawn in batches that follow from (seed, epoch)."""
+"""The tensors of a split: mapped from the cache, normalised, and shuffled into batches by seed and epoch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# So many bytes of images are augmented at once on a GPU.
+# This many bytes of images are augmented at once on a GPU.
 AUGMENTED_BYTES = 2**26
-# Evaluation batches are capped so that activations stay in a CPU's caches: photographs by the dozen take a third of the
-# time. A GPU is to be filled: 222 photographs of 224x224.
+# Evaluation batches are capped so that activations fit a CPU's caches: with a dozen photographs each takes a third of
+# the time. A GPU needs larger batches: 222 photographs of 224x224.
 EVALUATION_BATCH, EVALUATION_VALUES, GPU_EVALUATION_VALUES = 1024, 2**21, 2**25
 
 
@@ -34,8 +34,8 @@ class Split:
     """One part of a data set: the samples of `images` and `labels` at the positions `index`.
 
     `images` is uint8 (N, C, H, W) and may be shared with another part, `labels` int64 (N,) in 0..num_classes-1 (-1 for
-    a class that was left out), `index` int64 (len(self),). If `undecoded` is set, `images` is empty and
-    batches are decoded as they are drawn.
+    a class that is not used), `index` int64 (len(self),). If `undecoded` is set, `images` is empty and batches are
+    decoded as they are drawn.
     """
 
     images: Tensor
@@ -49,17 +49,17 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """The parts of one data set of images on one device, in batches; `test` is None where none is left beside `val`.
+    """The parts of a data set of images on one device, in batches; `test` is None if the official test part is `val`.
 
-    Each training batch has `batch_size` images, to which `augment` is done; `evaluation` is done to the images of an
-    evaluation. `check` raises ValueError if images that are decoded in every epoch have changed.
+    Training batches have `batch_size` images and go through `augment`, those of evaluations through `evaluation`.
+    `check` raises ValueError if images that are decoded in every epoch have changed.
     """
 
     train: Split
     val: Split
     test: Split | None
     facts: Facts
-    batch_size: int = 1
+    batch_size: int
     augment: tuple[Transform, ...] = ()
     evaluation: tuple[Callable[[Tensor], Tensor], ...] = ()
     check: Callable[[], None] = lambda: None
@@ -85,7 +85,7 @@ class ImageBatches:
         return {part: len(split) for part, split in self._splits.items()}
 
     def train_batches(self, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless batches of normalised images and labels from step `start` on, as `batches` draws them."""
+        """Endless batches of normalised images and labels from step `start` on: see `batches`."""
         for images, labels in batches(self.train, self.batch_size, seed, start, self.augment):
             yield self.normalise(images), labels
 
@@ -106,7 +106,7 @@ class ImageBatches:
         return {"train": self.train, "val": self.val} | ({"test": self.test} if self.test else {})
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> float32 in channels_last, less the training mean, by the training deviation."""
+        """uint8 (N, C, H, W) -> float32 in channels_last, less the training mean, divided by the deviation."""
         import torch
 
         if images.device.type != "cpu":
@@ -136,15 +136,15 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless shuffled batches (uint8 images, int64 labels) of `batch_size`, from step `start` on.
 
-    The order of an epoch follows from `seed` and the epoch's number alone, and what `augment` does to an image from
-    its position in the stored set besides, so the batch of a step is the same wherever the stream begins. The last
-    short batch of an epoch is dropped: an epoch has len(split) // batch_size steps. Raises ValueError for a batch size
-    outside 1..len(split) or a negative start.
+    The order of an epoch depends only on `seed` and the epoch, and what `augment` does to an image also on its position
+    in the stored set, so a step has the same batch for any `start`. The last short batch of an epoch is dropped: an
+    epoch has len(split) // batch_size steps. Raises ValueError for a batch size outside 1..len(split) or a negative
+    start.
     """
     if not 1 <= batch_size <= len(split):
         raise ValueError(f"batch_size must lie in 1..{len(split)}, the number of training samples, got {batch_size}")
     if start < 0:
-        raise ValueError(f"start must be a step from 0 on, got {start}")
+        raise ValueError(f"start must be at least 0, got {start}")
     return _shuffled(split, batch_size, seed, start, augment)
 
 
@@ -188,8 +188,8 @@ def _shuffled(
 def _together(split: Split, batch_size: int, augment: Sequence[Transform]) -> int:
     """How many batches are augmented at once.
 
-    On a GPU as many as AUGMENTED_BYTES hold, because starting the kernels takes longer than they take for one batch.
-    The transforms of this package treat each image by itself; a user's may mix the images of a batch.
+    On a GPU as many as fit in AUGMENTED_BYTES, because starting the kernels takes longer than one batch.
+    The transforms of this package treat each image separately; a user's may mix the images of a batch.
     """
     own = all(type(transform).__module__ == Draws.__module__ for transform in augment)
     if split.images.device.type == "cpu" or split.undecoded or not augment or not own:
@@ -211,18 +211,18 @@ def _order(split: Split, batch_size: int, seed: int, start: int, together: int) 
 
 
 def _images(split: Split, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The images at each batch of positions, decoded one batch ahead where they are not in memory."""
+    """The images at each batch of positions, decoded one batch ahead if they are not in memory."""
     import torch
 
     if split.undecoded is None:
         yield from (split.images.index_select(0, samples) for samples in batches)
         return
     device = split.index.device
-    # On a CPU a trial decodes in as many processes as it has threads for training.
+    # On a CPU a trial decodes in as many processes as it has threads.
     processes = torch.get_num_threads() if device.type == "cpu" else None
     for images in split.undecoded.read((samples.cpu().numpy() for samples in batches), processes):
         decoded = torch.from_numpy(images)
-        # A copy from pinned memory overlaps with the GPU's work; from other memory it does not.
+        # Only a copy from pinned memory overlaps with the GPU's work.
         yield decoded if device.type == "cpu" else decoded.pin_memory().to(device, non_blocking=True)
 
 
@@ -235,17 +235,17 @@ def _permutation(size: int, seed: int, epoch: int) -> Tensor:
 
 
 def load(
-    folder: Path, facts: Facts, device: torch.device | str, read: Callable[[], Source] | None = None
+    folder: Path, facts: Facts, batch_size: int, device: torch.device | str, read: Callable[[], Source] | None = None
 ) -> ImageBatches:
     """Map the cached arrays of a prepared split; on a CPU nothing is copied, and processes share the pages.
 
-    `read` gives the source again where the cache keeps no pixels. Raises ValueError, with the file and what to do, for
+    `read` returns the source again if the cache keeps no pixels. Raises ValueError, with the file and what to do, for
     an array that is missing or damaged, and for a source that is not what the cache was made from.
     """
     source = None
     if not cache.keeps_pixels(folder):
         if read is None:
-            raise ValueError(f"{folder} keeps no pixels: the source's loader is needed to decode them")
+            raise ValueError(f"{folder} keeps no pixels: `read` must return the source that decodes the images")
         source = read()
     train, held_out = positions(
         cache.mapped(folder, "train_labels"), facts.val_fraction, facts.split_seed, facts.classes
@@ -256,11 +256,11 @@ def load(
     test = other if facts.test else None
     if cache.has_val(folder):
         index, _ = positions(cache.mapped(folder, "val_labels"), 0.0, facts.split_seed, facts.classes)
-        return ImageBatches(own, _split(folder, "val", index, facts, device, source), test, facts)
+        return ImageBatches(own, _split(folder, "val", index, facts, device, source), test, facts, batch_size)
     if not facts.val_fraction:
-        return ImageBatches(own, other, None, facts)
+        return ImageBatches(own, other, None, facts, batch_size)
     val = Split(own.images, own.labels, _tensor(held_out, device), own.undecoded)
-    return ImageBatches(own, val, test, facts)
+    return ImageBatches(own, val, test, facts, batch_size)
 
 
 def _split(
@@ -280,13 +280,13 @@ def _split(
 
 
 def _undecoded(folder: Path, part: str, labels: np.ndarray, source: Source) -> Undecoded:
-    """The encoded images of a part; raises ValueError unless the cache was made from them and does not keep them."""
+    """The encoded images of a part; raises ValueError unless the cache was made from them, without their pixels."""
     found = getattr(source, f"{part}_images")
     if not isinstance(found, Undecoded) or found.kept:
-        raise ValueError(f"{folder} keeps no pixels of images that may be kept: delete it, the next run decodes them")
+        raise ValueError(f"{folder} lacks the pixels of images that are to be kept: delete it, to decode them again")
     same = np.array_equal(getattr(source, f"{part}_labels"), labels)
     if not same or found.shape != cache.shape(folder, f"{part}_images"):
-        raise ValueError(f"the {part} images are not those that {folder} was made from: start the command again")
+        raise ValueError(f"{folder} was made from other {part} images: start the command again")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The decoded arrays of a source on disk: written whole or not at all, mapped by every process that reads them."""
+"""The decoded arrays of a source on disk: written completely or not at all, and mapped by each reader."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from onecycle_sweeps.files import Damaged
 from onecycle_sweeps.images.arrays import Source, Undecoded, check, images, labels
 from onecycle_sweeps.terminal import counting
 
-# Images are decoded and written in chunks of about so many bytes.
+# Images are decoded and written in chunks of about this many bytes.
 CHUNK_BYTES = 2**23
 
 
 def locked(folder: Path) -> IO[bytes]:
-    """Hold the lock of a cache folder until what is returned is closed; a process that dies gives it back."""
+    """Lock a cache folder until the returned file is closed, or this process ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return files.lock(folder.with_name(f"{folder.name}.lock"))
 
 
 def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], None], *, afresh: bool) -> None:
-    """Decode the source into `folder` unless it is there and `afresh` is false; to be called under its lock.
+    """Decode the source into `folder` unless that has been done and `afresh` is false; the caller holds its lock.
 
-    `check_files` is called after decoding and raises if the source's files have changed. Of images that are not to be
-    kept, only the sums of their pixels and of the squares, int64 (N, C, 2), are written.
-    Raises ValueError for arrays that do not fit together, OSError where the disk refuses them, and what `load` and
+    `check_files` is called after decoding and raises if the source's files have changed. Instead of images that are
+    not to be kept, their sums are written (`_write_part`).
+    Raises ValueError for arrays that do not fit together, OSError if they cannot be written, and what `load` and
     `check_files` raise.
     """
     if folder.is_dir() and not afresh and is_current(folder / "source.json"):
         return
     source = load()
     check(source)
-    # Under the lock nobody else writes here: what exists was left by a process that was killed.
+    # Nobody else writes here under the lock, so an existing folder was left by a process that was killed.
     unfinished = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -62,9 +62,9 @@ def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], N
 def _write_part(
     folder: Path, part: str, pictures: np.ndarray | Undecoded, numbers: np.ndarray
 ) -> dict[str, tuple[int, ...]]:
-    """Write the arrays of one part; returns the shape of each, and that of images which are not kept.
+    """Write the arrays of one part; returns the shape of each, and of the images even if they are not kept.
 
-    Those leave int64 (N, C, 2) in their place: over each image's channels the sums of the values and of their squares.
+    Instead of those, int64 (N, C, 2) is written: for each channel the sum of its values, and that of their squares.
     """
     shapes = {f"{part}_images": pictures.shape, f"{part}_labels": numbers.shape}
     _write(folder / f"{part}_labels.npy", numbers.shape, np.dtype(np.int64), [numbers])
@@ -78,7 +78,7 @@ def _write_part(
 
 
 def _decoded(pictures: Undecoded) -> Iterator[np.ndarray]:
-    """All images in order, a few at a time: memory holds no more of them."""
+    """All images in order, in chunks, so that few of them are in memory at a time."""
     every, size = np.arange(pictures.shape[0]), 1 + CHUNK_BYTES // math.prod(pictures.shape[1:])
     with counting("decoding", len(every), "images") as count:
         for chunk in pictures.read([every[i : i + size] for i in range(0, len(every), size)], None):
@@ -93,7 +93,7 @@ def _sums(chunk: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterable[np.ndarray]) -> None:
-    """Write an array in chunks; np.save would lose the reason of a failure, such as a full disk."""
+    """Write an array in chunks; np.save would hide the reason of a failure, such as a full disk."""
     with path.open("wb") as file:
         header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -104,7 +104,7 @@ def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterable
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:
-    """Replace the cache unless its content is the same; processes keep what they have mapped."""
+    """Replace the cache unless its content is the same; other processes keep the arrays that they have mapped."""
     names = [path.name for path in unfinished.iterdir()]
     if folder.is_dir():
         if set(filecmp.cmpfiles(unfinished, folder, names, shallow=False)[0]) == set(names):
@@ -121,19 +121,19 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
 
 
 def has_val(folder: Path) -> bool:
-    """Whether the source has a validation part of its own."""
+    """Whether the source has a validation part."""
     return "val_labels" in read_json(folder / "source.json")["shapes"]
 
 
 def skipped(folder: Path) -> dict[str, list[str]]:
-    """The names of the files that the source's loader passed over, by the reason."""
+    """The names of the files that the source's loader skipped, by reason."""
     return read_json(folder / "source.json")["skipped"]
 
 
 def is_current(path: Path) -> bool:
-    """Whether a JSON file of a cache has the current format or is damaged; files of earlier formats are made again.
+    """Whether a JSON file of a cache has the current format or is damaged; files of earlier formats are written again.
 
-    Raises UnknownFormat for a format that is not known.
+    Raises UnknownFormat for any other format.
     """
     try:
         found = files.read_json_with_format(path)
@@ -143,19 +143,19 @@ def is_current(path: Path) -> bool:
 
 
 def shape(folder: Path, name: str) -> tuple[int, ...]:
-    """The shape of one of the source's arrays, even of images that are not in the cache."""
+    """The shape of one of the source's arrays, even if the cache does not keep it."""
     return tuple(read_json(folder / "source.json")["shapes"][name])
 
 
 def keeps_pixels(folder: Path) -> bool:
-    """Whether the cache holds the decoded images and not only their sums."""
+    """Whether the cache has the decoded images, not only their sums."""
     return "train_sums" not in read_json(folder / "source.json")["shapes"]
 
 
 def mapped(folder: Path, name: str) -> np.ndarray:
-    """Map one array of the cache, copy-on-write: all processes share its pages.
+    """Map one array of the cache, copy-on-write, so that all processes share its pages.
 
-    Raises ValueError, with the file and what to do, for one that is missing, truncated or of another shape.
+    Raises ValueError, with the file and what to do, if it is missing, truncated or of another shape.
     """
     path = folder / f"{name}.npy"
     expected = shape(folder, name)
@@ -180,4 +180,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path) -> ValueError:
-    return ValueError(f"{path} is damaged or missing: delete the folder {path.parent}, the next run decodes it again")
+    return ValueError(f"{path} is damaged or missing: delete {path.parent}, and the next run decodes the data again")

@@ -1,4 +1,4 @@
-"""One split of a cached source: which samples belong to which part, and the numbers a model and a trial need."""
+"""One split of a cached source: which samples belong to which part, and the facts that a model and a trial need."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from onecycle_sweeps.config import schema
 from onecycle_sweeps.images import cache
 from onecycle_sweeps.images.arrays import Source
 
-# A warning lists at most so many names.
+# A warning lists at most this many names.
 NAMED = 5
-# Images are summed in chunks of about so many bytes.
+# Images are summed in chunks of about this many bytes.
 CHUNK_BYTES = 2**23
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The sizes, shape and statistics of one split, and the rule it was made by.
+    """The sizes, shape and statistics of one split, and how it was made.
 
-    `train`, `val` and `test` count samples (`test` is 0 where there is none). `mean` and `std` (of the population) are
-    per channel, in the units of the uint8 images, over the training part alone. `doubts` has a warning for each
-    reason to distrust results on this split and for files that were passed over; `skipped` counts those.
+    `train`, `val` and `test` count samples (`test` is 0 if there is no such part). `mean` and `std` (of the population)
+    are per channel, in the units of the uint8 images, over the training part. `doubts` has a warning for each
+    reason to distrust results on this split and for files that were skipped; `skipped` counts those.
     """
 
     train: int
@@ -49,12 +49,12 @@ class Facts:
 
     @property
     def offered(self) -> dict[str, Any]:
-        """The values that a net's constructor can take by name."""
+        """The values that a net's constructor may have as parameters."""
         return {"in_channels": self.in_channels, "num_classes": self.num_classes}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Facts:
-        """The facts again from what `dataclasses.asdict` made of them, after a passage through JSON."""
+        """The facts from the JSON of their `dataclasses.asdict`."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         return cls(**values)
 
@@ -69,15 +69,15 @@ def prepare(
     check: Callable[[], None] = lambda: None,
     afresh: bool = False,
 ) -> Facts:
-    """Decode a source into its cache folder unless it is there, and describe one split of it.
+    """Decode a source into its cache folder unless that has been done, and describe one split of it.
 
-    `val_fraction` 0: the official test part is `val`, and there is no `test`; but a source's own validation part is
-    `val`, and its test part `test`. Above 0: that share of the training part is held out by `split_seed` alone, and
-    the official test part is `test`. `classes` keeps some classes, renumbered
-    in the order given. Each source is decoded once and each split described once, however many processes ask; `check`
-    is called after decoding, and raises if the source's files changed meanwhile. `afresh` decodes what is there again.
-    Raises ValueError for a value outside its range, a part left empty, a `val_fraction` of 0 where there is no
-    official test part or above 0 beside a validation part, and what `load` and `check` raise.
+    `val_fraction` 0: the official test part is `val`, and there is no `test`, unless the source has both parts. Above
+    0: `split_seed` decides which samples of that share of the training part are `val`, and the official test part is
+    `test`. `classes` keeps some classes, renumbered in the order given. However many processes call this, a source is
+    decoded once and a split described once. `check` is called after decoding, and raises if the source's files changed
+    meanwhile. `afresh` decodes again.
+    Raises ValueError for a value outside its range, an empty part, a `val_fraction` of 0 without an official test part
+    or above 0 with a validation part, and what `load` and `check` raise.
     """
 
     def read() -> Source:
@@ -103,7 +103,7 @@ def prepare(
 def positions(
     labels: np.ndarray, val_fraction: float, split_seed: int, classes: tuple[int, ...] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The positions that stay and those held out, both ascending, among the samples of `classes`."""
+    """The positions of the samples of `classes` that are kept and held out, each in ascending order."""
     kept = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
     held_out = round(val_fraction * len(kept))
     # RandomState's stream is frozen (NEP 19): a numpy upgrade must not move samples between the parts.
@@ -114,11 +114,11 @@ def positions(
 def _check_official(test: int, own_val: bool, val_fraction: float) -> None:
     if own_val and val_fraction:
         raise ValueError(
-            f"val_fraction must be 0 for a data set with a val part of its own, got {val_fraction}"
-            + ("; data.test_part=test leaves that part out" if test else "")
+            f"val_fraction must be 0 for a data set with a val part, got {val_fraction}"
+            + (": set it to 0, or set data.test_part=test to ignore that part" if test else "")
         )
     if not test and not own_val and not val_fraction:
-        raise ValueError("val_fraction must be above 0 for a data set without an official test part, got 0")
+        raise ValueError("val_fraction must be above 0 for a data set without a test part, got 0: try 0.1")
 
 
 def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple[int, ...] | None) -> Facts:
@@ -140,7 +140,7 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
     for name, part in parts.items():
         if not len(part.index):
             raise ValueError(
-                f"the {name} part is empty, it needs at least one sample: {len(train) + len(held_out)} training and "
+                f"the {name} part must have at least one sample, got 0 of {len(train) + len(held_out)} training and "
                 f"{len(official)} test samples, split with val_fraction={val_fraction} and classes={classes}"
             )
     _, channels, height, width = cache.shape(folder, "train_images")
@@ -160,7 +160,7 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
         val_fraction=val_fraction,
         split_seed=split_seed,
         classes=classes,
-        doubts=(*doubts(folder, parts, names), *passed_over(skipped)),
+        doubts=(*doubts(folder, parts, names), *about_skipped(skipped)),
         skipped=sum(map(len, skipped.values())),
     )
 
@@ -176,7 +176,7 @@ class SplitPart:
 def doubts(folder: Path, parts: Mapping[str, SplitPart], classes: Mapping[int, str]) -> Iterator[str]:
     """A warning for each part that lacks one of the `classes` or shares images with the training part.
 
-    Images are the same if their pixels are equal; if the cache keeps no pixels, if the sums over each channel are.
+    Images are compared by their pixels or, if the cache keeps no pixels, by their sums over each channel.
     """
     for name, part in parts.items():
         present = set(np.unique(cache.mapped(folder, f"{part.source}_labels")[part.index]).tolist())
@@ -186,14 +186,14 @@ def doubts(folder: Path, parts: Mapping[str, SplitPart], classes: Mapping[int, s
     for name, part in parts.items():
         shared = 0 if name == "train" else sum(one in trained_on for one in _fingerprints(folder, part))
         if shared:
-            yield f"{shared} of {len(part.index)} {name} images are among the training images too"
+            yield f"{shared} of {len(part.index)} {name} images are also training images"
 
 
-def passed_over(skipped: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """A warning about the files that a loader passed over, which are given by reason."""
+def about_skipped(skipped: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A warning about the files that a loader skipped, given by reason."""
     if count := sum(map(len, skipped.values())):
-        said = (f"{reason} ({_few(names)})" for reason, names in skipped.items() if names)
-        yield f"{count} file{'s were' if count > 1 else ' was'} passed over: {'; '.join(said)}"
+        reasons = (f"{reason} ({_few(names)})" for reason, names in skipped.items() if names)
+        yield f"{count} file{'s were' if count > 1 else ' was'} skipped: {'; '.join(reasons)}"
 
 
 def _few(names: Sequence[str]) -> str:
@@ -219,7 +219,7 @@ def mean_and_std(folder: Path, train: np.ndarray) -> tuple[tuple[float, ...], tu
     moments = [_moments(int(values), int(squares), len(train) * height * width) for values, squares in sums]
     for channel, (mean, std) in enumerate(moments):
         if std == 0:
-            raise ValueError(f"the training images must vary in every channel, channel {channel} is {mean:g} only")
+            raise ValueError(f"the training images must vary in every channel, got only {mean:g} in channel {channel}")
     return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
 
 
@@ -236,5 +236,5 @@ def _sums(images: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _moments(values: int, squares: int, count: int) -> tuple[float, float]:
-    """Mean and deviation from the sums over `count` pixels, computed in integers up to the division."""
+    """Mean and standard deviation from the sums over `count` pixels, in integers up to the division."""
     return values / count, math.sqrt((count * squares - values**2) / count**2)

@@ -8,6 +8,7 @@ from onecycle_sweeps.config.schema import TRANSFORM_KEYS, Config
 from onecycle_sweeps.images.augmentation import Transform
 from onecycle_sweeps.images.facts import Facts
 from onecycle_sweeps.terminal import in_one_line
+from onecycle_sweeps.validation import kind_of
 
 
 def transforms(config: Config, facts: Facts) -> dict[str, tuple[Transform, ...]]:
@@ -25,7 +26,10 @@ def _transforms(config: Config, key: str, facts: Facts) -> Iterator[Transform]:
         try:
             transform = nodes.build(name, node, mean=facts.mean)
             if not isinstance(transform, Transform):
-                raise ValueError(f"{node['_target_']} makes no transform, which is called with images and has `output`")
+                raise ValueError(
+                    f"{node['_target_']} must make a transform, a callable with the method `output`, got "
+                    f"{kind_of(transform)}"
+                )
             height, width = transform.output(height, width)
             if key == "evaluation":
                 _check_deterministic(transform)
@@ -41,4 +45,6 @@ def _check_deterministic(transform: Transform) -> None:
         inspect.signature(transform).bind(None)
     except TypeError:
         name = type(transform).__name__
-        raise ValueError(f"{name} draws at random, an evaluation needs one that does not, like CenterCrop") from None
+        raise ValueError(
+            f"{name} is random, but evaluations need a transform that can be called with images alone, like CenterCrop"
+        ) from None

@@ -5,12 +5,11 @@ from torch import Tensor, nn
 
 
 class LeNet(nn.Module):
-    """Two 5x5 convolutions (20 and 50 channels) with max pooling, 500 hidden units; ReLU on those alone.
+    """Two 5x5 convolutions (20 and 50 channels) with max pooling, 500 hidden units with the only ReLU.
 
-    (N, in_channels, H, W) -> scores (N, num_classes). At 28x28 it is Caffe's net
-    (BVLC/caffe, examples/mnist/lenet_train_test.prototxt), drawn as there: weights
-    uniform in +-sqrt(3 / fan_in), biases 0.
-    A smaller image is set into a 28x28 field of zeros, the mean; of a larger one the 50 maps are averaged down to 4x4.
+    (N, in_channels, H, W) -> scores (N, num_classes). At 28x28 it is Caffe's net (BVLC/caffe,
+    examples/mnist/lenet_train_test.prototxt), with its initial weights: uniform in +-sqrt(3 / fan_in), biases 0.
+    A smaller image is padded to 28x28 with zeros, the mean; the 50 maps of a larger one are averaged to 4x4.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -39,7 +38,7 @@ def _at_least_28(images: Tensor) -> Tensor:
 
 
 def _to_4x4(maps: Tensor) -> Tensor:
-    # Not adaptive pooling: its gradient on CUDA does not repeat its bits, and is refused with deterministic=true.
+    # Not adaptive pooling, whose gradient on CUDA is not deterministic, and an error with deterministic=true.
     height, width = maps.shape[2:]
     stride = (height // 4, width // 4)
     return F.avg_pool2d(maps, (height - 3 * stride[0], width - 3 * stride[1]), stride)

@@ -15,7 +15,7 @@ class ResNet(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, depth: int) -> None:
         super().__init__()
         if type(depth) is not int or depth < 8 or depth % 6 != 2:
-            raise ValueError(f"depth must be 6n+2 with n from 1 on (8, 14, 20, 32, 44, 56, 110), got {depth!r}")
+            raise ValueError(f"depth must be 6n+2 for n of at least 1 (8, 14, 20, 32, 44, 56, 110), got {depth!r}")
         blocks = depth // 6
         self.stem = _conv(in_channels, 16, stride=1)
         self.norm = nn.BatchNorm2d(16)
@@ -29,12 +29,12 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.norm(self.stem(images)), inplace=True)
         x = self.stages(x)
-        # Not a mean: its gradient would be contiguous beside activations in channels_last.
+        # Not `mean`, whose gradient would be contiguous while activations are in channels_last.
         return self.scores(F.avg_pool2d(x, x.shape[2:]).flatten(1))
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm, added to their input; more channels out than in halve the image."""
+    """Two 3x3 convolutions with batch norm, added to their input; the image is halved if the channels increase."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)), inplace=True)))
         if self.added:
-            # A pool of single pixels drops every second one, and unlike a slice's its gradient stays in channels_last.
+            # Drops every second pixel; unlike a slice's, the gradient of this pooling stays in channels_last.
             x = F.pad(F.avg_pool2d(x, 1, stride=2), (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
         return F.relu(residual.add_(x), inplace=True)
 

@@ -10,8 +10,8 @@ class ResNet9(nn.Module):
     """Four 3x3 convolutions of 64, 128, 256 and 512 channels, two residual pairs, max pooling, a linear layer.
 
     (N, in_channels, H, W) -> scores (N, num_classes), for images of at least 8x8 pixels; the last pooling takes the
-    maximum of each map, which at 32x32 is Page's 4x4 pool. The scores are 0.125 times the linear layer's, which has no
-    bias. Weights are drawn as torch does by default, as there.
+    maximum of each map, which at 32x32 is Page's 4x4 pool. The scores are those of the linear layer, which has no bias,
+    times 0.125. Weights are torch's defaults, as in Page's code.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:

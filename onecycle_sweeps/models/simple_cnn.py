@@ -11,9 +11,9 @@ class SimpleCNN(nn.Module):
     """3x3 convolutions of stride 2, each with batch norm (`bn`) and ReLU, then global average pooling.
 
     (N, in_channels, H, W) -> scores (N, num_classes), for any H and W.
-    `head="linear"` ends in a linear layer. `head="conv"` has none: one more convolution, of num_classes channels, with
-    ReLU but without batch norm, gives the scores as its pooled output. That, with `channels=(16, 16)` and `bn=False`,
-    is fastai's simple_cnn((3, 16, 16, 2)) for 3 channels and 2 classes (fastai 1.0.61, layers.py), weights drawn alike.
+    `head="linear"` ends in a linear layer, `head="conv"` in one more convolution with num_classes channels and ReLU,
+    without batch norm, whose pooled output are the scores. With `head="conv"`, `channels=(16, 16)` and `bn=False` this
+    is fastai's simple_cnn((3, 16, 16, 2)) for 3 channels and 2 classes (fastai 1.0.61, layers.py).
     Raises ValueError for no channels or another head.
     """
 
@@ -27,7 +27,7 @@ class SimpleCNN(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(channels, Sequence) or not channels or not all(type(c) is int and c > 0 for c in channels):
-            raise ValueError(f"channels must name at least one width, each from 1 on, got {channels}")
+            raise ValueError(f"channels must be a list of at least one whole number above 0, got {channels}")
         if head not in ("linear", "conv"):
             raise ValueError(f"head must be linear or conv, got {head!r}")
         widths = [in_channels, *channels]
@@ -39,7 +39,7 @@ class SimpleCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.features(images)
-        # Not a mean: its gradient would be contiguous beside activations in channels_last, a tenth of a step.
+        # Not `mean`, whose gradient would be contiguous while activations are in channels_last: a tenth of a step.
         return self.head(F.avg_pool2d(x, x.shape[2:]).flatten(1))
 
 

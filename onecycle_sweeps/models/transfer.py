@@ -16,11 +16,11 @@ class Transfer(nn.Module):
     """(N, in_channels, H, W) -> the scores of `net`, whose last part is the module or modules `head`.
 
     `trained_with` is the (mean, std) of each channel, in the units of uint8, that the weights were trained with; None
-    for weights that were not trained, and then the training set's own statistics serve. A net for 3 channels takes
-    grey images too, which are repeated in all three. `normalisation` is what the images are to be normalised with.
-    `freeze="body"` trains the head alone: no other parameter takes a gradient, and the batch norms outside the head
-    keep their statistics. The state_dict is that of `net`, and loads into a bare one.
-    Raises ValueError for another number of channels, another `freeze`, or a body frozen that was not trained.
+    for random weights, for which the training set's statistics are used. A net for 3 channels also takes grey images,
+    which are repeated in all three. `normalisation` is what the images must be normalised with.
+    `freeze="body"` trains only the head: no other parameter requires a gradient, and the batch norms outside the head
+    keep their statistics. The state_dict is that of `net`.
+    Raises ValueError for another number of channels, another `freeze`, or a frozen body with random weights.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Transfer(nn.Module):
     ) -> None:
         super().__init__()
         if in_channels not in (1, net_channels):
-            raise ValueError(f"the model takes images of 1 or {net_channels} channels, got {in_channels}")
+            raise ValueError(f"the model needs images with 1 or {net_channels} channels, got {in_channels}")
         if freeze not in (None, "body"):
             raise ValueError(f"model.freeze must be null or body, got {freeze!r}")
         if freeze and trained_with is None:
@@ -43,7 +43,7 @@ class Transfer(nn.Module):
         self.entrance = RepeatGrey(net_channels, trained_with) if repeats else nn.Identity()
         self.net = net
         self.normalisation = _of_grey(trained_with) if repeats else trained_with
-        # In a tuple, because modules that are set as attributes would be registered a second time.
+        # In a tuple, because a module that is an attribute would be registered a second time.
         self._head = tuple(head)
         self._frozen = tuple(self._body_norms()) if freeze else ()
         if freeze:
@@ -66,11 +66,11 @@ class Transfer(nn.Module):
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The net's own."""
+        """The state_dict of the net."""
         return self.net.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load what `state_dict` gave, or a bare net's."""
+        """Load a state_dict of the net."""
         return self.net.load_state_dict(state_dict, strict, assign)
 
     def _body_norms(self) -> Iterable[nn.Module]:
@@ -100,7 +100,7 @@ class RepeatGrey(nn.Module):
 
 
 def _of_grey(normalisation: Normalisation | None) -> Normalisation | None:
-    """One mean and one deviation for a grey image: the means over the channels."""
+    """The mean and the deviation for a grey image: those of the channels, averaged."""
     if normalisation is None:
         return None
     mean, std = ((sum(values) / len(values),) for values in normalisation)
@@ -108,51 +108,53 @@ def _of_grey(normalisation: Normalisation | None) -> Normalisation | None:
 
 
 def read(weights_file: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a saved state_dict, which can run no code.
+    """The tensors of a .safetensors file or of a saved state_dict, loaded without running code.
 
-    Raises ValueError for a file that is missing or is something else.
+    Raises ValueError for a missing file or another kind of file.
     """
     path = Path(weights_file).expanduser()
     if not path.is_file():
-        raise ValueError(f"model.weights_file is the path of a file of weights, and there is none at {path.absolute()}")
+        raise ValueError(
+            f"model.weights_file must be the path of a file of weights, got {path.absolute()}: no such file"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True).items())
-    except Exception as error:  # torch and safetensors have none in common
-        wanted = "a .safetensors file or a state_dict saved by torch"
-        raise ValueError(f"model.weights_file must be {wanted}, whole, and {path.absolute()} is not") from error
+    except Exception as error:  # torch and safetensors have no error class in common
+        wanted = "a complete .safetensors file or a state_dict saved by torch"
+        raise ValueError(f"model.weights_file must be {wanted}, got {path.absolute()}: {reason(error)}") from error
 
 
 def unavailable(net: str, place: str, error: Exception) -> ValueError:
     """The error for weights that cannot be fetched from `place`."""
     return ValueError(
-        f"the weights of {net} could not be fetched ({reason(error)}): get {place} where there is internet, "
-        "and give its path as model.weights_file"
+        f"the weights of {net} could not be downloaded ({reason(error)}): download {place} on a machine with internet "
+        "access and set model.weights_file to its path"
     )
 
 
 def unfit(net: str, weights_file: str, error: Exception) -> ValueError:
     """The error for a file whose tensors are not those of the net."""
-    return ValueError(f"{weights_file} does not hold the weights of {net}: {reason(error)}")
+    return ValueError(f"{weights_file} does not have the weights of {net}: {reason(error)}")
 
 
 def check_name(name: str, names: Sequence[str], library: str) -> None:
-    """Raise ValueError, with names that are near, for a net that a library does not have."""
+    """Raise ValueError, with similar names, for a net that a library does not have."""
     if name not in names:
         near = ", ".join(difflib.get_close_matches(str(name), names)) or names[0]
         raise ValueError(f"model.name must be a classification net of {library}, such as {near}, got {name!r}")
 
 
 def in_uint8(mean: Sequence[float], std: Sequence[float]) -> Normalisation:
-    """A normalisation of values in 0..1, for those in 0..255."""
+    """A normalisation for values in 0..255, from one for values in 0..1."""
     return tuple(255 * value for value in mean), tuple(255 * value for value in std)
 
 
 def reason(error: Exception) -> str:
-    """An error in one short line; torch says in its second which weights do not fit."""
+    """An error in one short line; the second line of torch's message names the weights that do not fit."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else " ".join(lines[:1])
-    return textwrap.shorten(said or type(error).__name__, 160, placeholder=" ...")
+    line = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else " ".join(lines[:1])
+    return textwrap.shorten(line or type(error).__name__, 160, placeholder=" ...")

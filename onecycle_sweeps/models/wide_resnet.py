@@ -8,9 +8,10 @@ class WideResNet(nn.Module):
     """6n+4 layers: a 3x3 convolution, three stages of n blocks at 16, 32, 64 times `width` channels, a linear layer.
 
     (N, in_channels, H, W) -> scores (N, num_classes). Weights are drawn as in He et al. (arXiv:1502.01852).
-    fast.ai's net (fastai 1.0.61, vision/models/wrn.py) multiplies what a block adds by `residual_scale` = 0.2, and with
-    `activated_shortcut` each shortcut starts behind batch norm and ReLU; in the paper's, one that keeps the shape does
-    not. Raises ValueError for a depth that is not 6n+4 or a width below 1.
+    A block's residual is multiplied by `residual_scale`. With `activated_shortcut` each shortcut begins after batch
+    norm and ReLU; in the paper only those that change the shape do. fast.ai's net (fastai 1.0.61,
+    vision/models/wrn.py) has 0.2 and activated shortcuts. Raises ValueError for a depth that is not 6n+4 or a
+    width below 1.
     """
 
     def __init__(
@@ -24,7 +25,7 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         if type(depth) is not int or depth < 10 or depth % 6 != 4:
-            raise ValueError(f"depth must be 6n+4 with n from 1 on (10, 16, 22, 28, 40), got {depth!r}")
+            raise ValueError(f"depth must be 6n+4 for n of at least 1 (10, 16, 22, 28, 40), got {depth!r}")
         if type(width) is not int or width < 1:
             raise ValueError(f"width must be a whole number of at least 1, got {width!r}")
         blocks, channels = depth // 6, 16
@@ -43,12 +44,12 @@ class WideResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.norm(self.stages(self.stem(images))), inplace=True)
-        # Not a mean: its gradient would be contiguous beside activations in channels_last.
+        # Not `mean`, whose gradient would be contiguous while activations are in channels_last.
         return self.scores(F.avg_pool2d(x, x.shape[2:]).flatten(1))
 
 
 class WideBlock(nn.Module):
-    """Batch norm, ReLU and a 3x3 convolution, twice; the shortcut is a 1x1 convolution where the channels change."""
+    """Batch norm, ReLU and a 3x3 convolution, twice; the shortcut is a 1x1 convolution if the shape changes."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int, residual_scale: float, activated_shortcut: bool

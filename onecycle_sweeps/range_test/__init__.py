@@ -1,4 +1,4 @@
-"""The learning-rate range test of Smith (arXiv:1506.01186, section 3.3): its ramp, its end, and what its curve says."""
+"""The learning-rate range test of Smith (arXiv:1506.01186, section 3.3): its ramp, its end, and its verdict."""
 
 from onecycle_sweeps.range_test.peers import curve, lightning, peers, suggestions, torch_lr_finder
 from onecycle_sweeps.range_test.ramp import Ramp, smooth, until_diverged

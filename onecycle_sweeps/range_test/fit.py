@@ -1,4 +1,4 @@
-"""A range test's loss over log lr, smoothed without lag, and how surely anything can be read from it."""
+"""A range test's loss over log lr, smoothed without lag, with the uncertainty of the curve."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ DRAWS = 400
 # The hyperparameters to choose from: kernel length scales in decades, and ratios of signal to noise, as variances.
 LENGTHS = np.geomspace(0.2, 3.0, 10)
 RATIOS = np.geomspace(0.1, 1e5, 25)
-# Draws are made from the best choices that together have this weight, and from at most so many.
+# Draws are from the best choices that together have this weight, and from at most this many.
 COVERED, MOST_CHOICES = 0.99, 12
 SURE = 0.95
 DECADES_OF_A_RAMP = 4.0
-# A ramp of fewer decades is stretched; otherwise even the shortest of LENGTHS would be longer than it.
+# A ramp of fewer decades is stretched, because it would be shorter than the shortest of LENGTHS.
 NARROW = 1.0
-# The descent's own fit ends where so much of the descent is lost again. If it ended at the lowest point itself, that
-# point's noise would look like a last steep fall.
+# The separate fit of the descent ends where this share of it is lost again. If it ended at the lowest point, that
+# point's noise would look like a steep fall.
 LOST = 0.15
 
 
 @dataclass(frozen=True)
 class Points:
-    """Values over x, log10 lr or what counts as that; each is the mean of `counts` values of neighbouring steps."""
+    """Values over x, which is log10 lr or scaled lr; each is the mean of `counts` values of neighbouring steps."""
 
     x: Floats
     y: Floats
@@ -39,9 +39,9 @@ class Points:
 
 @dataclass(frozen=True)
 class Choice:
-    """Hyperparameters of the fit, how smooth and how noisy the curve is, with their log evidence.
+    """Hyperparameters of the fit, which are the curve's smoothness and noise, with their log evidence.
 
-    `mean` is the level that the curve varies about, `noise` the variance of one loss.
+    `mean` is the level around which the curve varies, `noise` the variance of one loss.
     """
 
     evidence: float
@@ -53,10 +53,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Curve:
-    """A smooth loss curve: its mean (grid,) over rates (grid,), and draws (grid, draws) that the losses leave possible.
-
-    What is read from all draws has their spread as its interval.
-    """
+    """A smooth loss curve: its mean (grid,) over rates (grid,), and draws from its posterior (grid, draws)."""
 
     rates: Floats
     mean: Floats
@@ -71,7 +68,7 @@ class Curve:
         return self.rates[np.argmin(np.gradient(self._all(), axis=0), axis=0)]
 
     def last_clear_descent(self) -> float:
-        """The last rate at which 95 % of the draws fall; the first rate of all where there is none."""
+        """The last rate at which 95 % of the draws fall; the first rate if there is none."""
         falling = np.mean(np.gradient(self.draws, axis=0) < 0, axis=1) >= SURE
         return float(self.rates[np.flatnonzero(falling)[-1]] if falling.any() else self.rates[0])
 
@@ -80,12 +77,12 @@ class Curve:
 
 
 def fit(rates: Floats, losses: Floats) -> tuple[Curve, Curve]:
-    """Fit the raw losses of one range test before its divergence: the whole curve, and its descent alone.
+    """Fit the raw losses of one range test before its divergence: the whole curve, and only its descent.
 
     Gaussian-process regression over log10 lr with a squared-exponential kernel (Rasmussen and Williams 2006, chapters
-    2 and 5), its parameters weighed by their evidence. It weighs both sides of a rate alike, so nothing lags.
-    The descent is fitted separately, up to the beginning of the rise that follows, which is less smooth.
-    The same losses give the same draws. Rates that span less than a decade are stretched to 4.
+    2 and 5), with parameters weighted by their evidence. It does not lag, because it weights both sides of a rate
+    equally. The descent is fitted separately up to the following rise, which is less smooth.
+    The same losses always give the same draws. Rates that span less than a decade are stretched to 4.
     """
     x, scale = np.log10(rates), 1.0
     if x[-1] - x[0] < NARROW:
@@ -99,14 +96,14 @@ def fit(rates: Floats, losses: Floats) -> tuple[Curve, Curve]:
 
 
 def _lost(losses: Floats) -> int:
-    """The first index after the lowest point by which a part of the descent is lost, or the last index."""
+    """The first index after the lowest point at which the share LOST of the descent is lost, or the last index."""
     lowest = int(np.argmin(losses))
     risen = losses[lowest:] > losses[lowest] + LOST * (losses[0] - losses[lowest])
     return lowest + int(np.argmax(risen)) if risen.any() else len(losses) - 1
 
 
 def fit_evenly(rates: Floats, values: Floats) -> Curve:
-    """Fit values over the rates themselves, as a linear ramp wants it; all rates together count as 4 decades."""
+    """Fit values over the rates of a linear ramp, which are scaled to 4 decades."""
     scale = DECADES_OF_A_RAMP / (rates[-1] - rates[0])
     grid, mean, draws = _smooth(Points(rates * scale, values, np.ones(len(rates))))
     return Curve(grid / scale, mean, draws)

@@ -1,4 +1,4 @@
-"""The rates that other libraries' rules read from a test, each as its library does: smoothing, end and trimming."""
+"""The rates that other libraries' rules suggest, each with its library's smoothing, end and trimming."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ TORCH_LR_FINDER_BETA, TORCH_LR_FINDER_SKIPS = 0.95, (10, 5)
 
 
 def peers(lrs: Sequence[float], losses: Sequence[float], total_steps: int | None = None) -> dict[str, float]:
-    """The rate that each peer's rule reads from the raw losses of a whole test of `total_steps` planned steps.
+    """The rate that each peer's rule suggests for the raw losses of a whole test of `total_steps` planned steps.
 
-    fastai's four (`suggestions`), torch_lr_finder and lightning, each left out where the test is too short for it.
-    Their smoothing lags: on a decade of 12 steps their steepest points lie 5 to 8 times too high. lightning divides by
-    the rate instead, so noise at tiny rates wins.
+    fastai's four (`suggestions`), torch_lr_finder and lightning, without those for which the test is too short. Their
+    smoothing lags: with 12 steps a decade their steepest points are 5 to 8 times too high. lightning's slope is over
+    the rate, not its logarithm, so that it prefers noise at tiny rates.
     """
     try:
         found = suggestions(*curve(lrs, losses, total_steps))
@@ -34,7 +34,7 @@ def curve(
     """The smoothed curve of raw losses, trimmed as in fastai: no first tenth, no last 5, nothing from a NaN or inf on.
 
     The tenth is of total_steps, the steps planned (fastai's num_it); by default of the steps there are.
-    Raises ValueError if rates and losses do not pair up or the rates do not rise, and if fewer than 16 points are left.
+    Raises ValueError for different lengths, for rates that do not rise, and if fewer than 16 points are left.
     """
     rates, values = checked(lrs, losses)
     kept = slice((total_steps or len(rates)) // 10, -SKIP_END)
@@ -63,7 +63,7 @@ def torch_lr_finder(lrs: Sequence[float], losses: Sequence[float]) -> float | No
 
 
 def lightning(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Lightning 2.6.6's suggestion: the lowest d loss / d lr, of a mean whose correction is a step off."""
+    """Lightning 2.6.6's suggestion: the lowest d loss / d lr, of a mean whose bias correction is off by a step."""
     rates, values = checked(lrs, losses)
     average, best, smoothed = 0.0, np.inf, []
     for i, value in enumerate(values):
@@ -76,7 +76,7 @@ def lightning(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
     kept = slice(skipped, len(smoothed) - spared)
     rates, means = rates[kept], np.array(smoothed[kept])
     rates, means = rates[np.isfinite(means)], means[np.isfinite(means)]
-    # At rates so far apart, or so near, that a slope is no float, it does not count.
+    # A slope that overflows, or whose rates are too close, is ignored.
     with np.errstate(all="ignore"):
         return _steepest(rates, np.gradient(means, rates) if len(means) > 1 else means[:0])
 

@@ -1,4 +1,4 @@
-"""The ramp of a range test: its policy, the step at which the test ends, and checks of its rates and losses."""
+"""The ramp of a range test: its policy, its end, and checks of its rates and losses."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from onecycle_sweeps.policies.policy import clamp_step
 from onecycle_sweeps.validation import number, one_of, require, whole
 
 MIN_STEPS = 100
-# The rate must rise by so much of itself from step to step, or there are no floats left between neighbours.
+# The rate must rise by this share at each step, so that neighbouring rates are different floats.
 LEAST_RISE = 2.0**-50
 DIVERGED_ABOVE = 4.0
 MIN_POINTS = 16  # fastai's slide compares points 15 apart
@@ -36,9 +36,9 @@ S = TypeVar("S", bound=HasLoss)
 class Ramp:
     """The rate rises from start_lr at step 0 to end_lr at the last step; the momentum is the optimizer's own.
 
-    exp rises by a constant factor a step (fastai's shape), linear by a constant amount (Smith's). Both divide by
-    total_steps - 1, as torch-lr-finder does, so that the end_lr asked for is tried; fastai divides by total_steps and
-    stops one step short of it. Past the end the last rate holds. Raises ValueError for what cannot work.
+    exp multiplies the rate by a constant at each step (fastai's shape), linear adds one (Smith's). Both divide by
+    total_steps - 1, as torch-lr-finder does, so that end_lr is reached; fastai divides by total_steps and stops one
+    step before it. After the end the rate stays. Raises ValueError for invalid values.
     """
 
     start_lr: float
@@ -57,7 +57,7 @@ class Ramp:
             raise ValueError(f"total_steps of a range test must be at least {MIN_STEPS}, got {self.total_steps}")
         if (self.end_lr - self.start_lr) / self.end_lr <= self.total_steps * LEAST_RISE:
             raise ValueError(
-                f"end_lr must be so far above start_lr={self.start_lr} that the rate rises at each of "
+                f"end_lr must be further above start_lr={self.start_lr} for the rate to rise at each of "
                 f"{self.total_steps} steps, got {self.end_lr}"
             )
 
@@ -87,10 +87,10 @@ def _debiased(losses: Iterable[SupportsFloat], beta: float = 0.98) -> Iterator[f
 
 
 def until_diverged(steps: Iterable[S]) -> Iterator[tuple[S, float]]:
-    """Each step with the smoothed loss so far, up to and including the one that diverges; no step is taken after it.
+    """Each step with the smoothed loss so far, up to and including the one that diverges; no later step is taken.
 
-    Diverged: the step's loss is not finite, or the smoothed loss is above 4 times the lowest smoothed loss so far
-    (fastai's rule, made for losses that cannot be negative). A resumed test passes its recorded steps again first.
+    A step diverges if its loss is not finite, or if the smoothed loss is above 4 times the lowest smoothed loss so far
+    (fastai's rule, for losses that cannot be negative).
     """
     best = math.inf
     taken, again = tee(steps)
@@ -102,19 +102,19 @@ def until_diverged(steps: Iterable[S]) -> Iterator[tuple[S, float]]:
 
 
 def checked(lrs: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Floats]:
-    """Both as arrays. Raises ValueError if they do not pair up, or if the rates are not finite, rising, from 0 up."""
+    """Both as arrays. Raises ValueError for different lengths and for rates that are not finite, from 0 and rising."""
     rates, values = np.asarray(lrs, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     if rates.ndim != 1 or rates.shape != values.shape:
-        raise ValueError(f"lrs and losses must be equally long lists, got the shapes {rates.shape} and {values.shape}")
+        raise ValueError(f"lrs and losses must have the same length, got the shapes {rates.shape} and {values.shape}")
     wrong = ~np.isfinite(rates) | (rates < 0)
     wrong[1:] |= rates[1:] <= rates[:-1]
     if wrong.any():
         at = first(wrong)
         after = f" after {rates[at - 1]}" if at else ""
-        raise ValueError(f"lrs must be finite, not negative, and rise at every point, got {rates[at]}{after} at {at}")
+        raise ValueError(f"lrs must be finite, at least 0, and rise at every point, got {rates[at]}{after} at {at}")
     return rates, values
 
 
 def first(true: NDArray[np.bool_]) -> int:
-    """The index of the first True, or the length where there is none."""
+    """The index of the first True, or the length if there is none."""
     return int(np.argmax(true)) if true.any() else len(true)

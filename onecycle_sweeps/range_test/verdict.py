@@ -1,4 +1,4 @@
-"""The verdict of a range test: one max_lr, its interval, and whether it can be relied on."""
+"""The verdict of a range test: one max_lr, its interval, and whether it is reliable."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,21 +15,21 @@ from onecycle_sweeps.range_test.ramp import MIN_POINTS, Floats, checked, first
 
 MOST_RATES = 12
 MEDIAN_OF = 5
-# Parts of the measure's rise at which Smith reads base_lr and max_lr, and the least rise to read them from.
+# Shares of the measure's rise at which Smith reads base_lr and max_lr, and the least rise that is enough for that.
 RISEN, SLOWED = 0.1, 0.95
 LEAST_RISE_OF_MEASURE = 0.01
 LEAST_DESCENT = 0.01
 DEVIATIONS_PER_MEDIAN_DIFFERENCE = 1 / (0.6745 * math.sqrt(2))
-# An interval whose ends differ by more than these factors makes the verdict ambiguous. On simulated tests the narrower
-# factor detects nearly all whose steepest point is off by 2.
+# An interval whose ends differ by more than these factors makes the verdict ambiguous. The second factor detects nearly
+# all simulated tests whose steepest point is off by a factor of 2.
 FACTOR, STEEPEST_FACTOR = 4.0, 2.5
-# Where divergence is further above the lowest loss than this factor, the rate between them is a guess.
+# If divergence is above the lowest loss by more than this factor, the rate between them is a guess.
 GAP = 100.0
 INTERVAL = (0.05, 0.95)
-# A verdict from evaluations this near to the last rate only says where the ramp ended.
+# A verdict from evaluations above this share of the last rate only shows where the ramp ended.
 STILL_RISING = 0.8
-# A loss so many deviations from its neighbours' median is a spike. Deviations are local: near divergence losses scatter
-# far, and count.
+# A loss this many deviations from its neighbours' median is a spike. Deviations are local, because losses scatter
+# widely near divergence.
 SPIKE = 20.0
 
 Steps = NDArray[np.intp]
@@ -37,7 +37,7 @@ Steps = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Reading:
-    """A rate, and the interval that 90 % of its draws over all seeds lie in."""
+    """A rate, and the interval that contains 90 % of its draws over all seeds."""
 
     rate: float
     low: float
@@ -45,7 +45,7 @@ class Reading:
 
     @property
     def factor(self) -> float:
-        """How many times its low end the high end of the interval is."""
+        """The ratio of the interval's ends."""
         return self.high / self.low
 
 
@@ -59,10 +59,10 @@ class Smoothed:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a range test says; `doubts` are the reasons why it is ambiguous, and none if it is confident.
+    """The result of a range test; `doubts` are the reasons why it is ambiguous, and empty if it is confident.
 
-    `divergence` is None where not every seed diverged. `lowest_loss` is of the smoothed curve, its seeds' median.
-    `base_lr`, where the headline measure begins to improve, is read from tests with evaluations alone.
+    `divergence` is None unless every seed diverged. `lowest_loss` is the median over seeds of the smoothed curve's.
+    `base_lr`, where the headline measure begins to improve, is None for tests without evaluations.
     """
 
     max_lr: Reading
@@ -82,7 +82,7 @@ class Verdict:
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """Rates to try around the verdict: a factor of about 3 apart, further where those were more than a dozen."""
+        """Rates to try around the verdict, a factor of about 3 apart, or further apart if those were more than 12."""
         ends = (math.log(self.max_lr.low / 3), math.log(self.max_lr.high * 3))
         count = min(MOST_RATES, max(3, 1 + round((ends[1] - ends[0]) / math.log(3))))
         return tuple(float(f"{rate:.2g}") for rate in np.exp(np.linspace(*ends, count)))
@@ -90,7 +90,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class SeedRates:
-    """One seed's rates: of its smoothed curve first, then of each draw."""
+    """One seed's rates: first that of its smoothed curve, then those of the draws."""
 
     lowest: Floats
     steepest: Floats
@@ -102,7 +102,7 @@ class SeedRates:
 
 @dataclass(frozen=True)
 class OneSeed:
-    """One seed's whole test: its rates and raw losses; of a linear ramp also the evaluations, with their rates.
+    """One seed's whole test: its rates and raw losses; for a linear ramp also its evaluations and their rates.
 
     `evaluations` are values of `measure` on the validation part.
     """
@@ -117,14 +117,14 @@ class OneSeed:
 def judge(tests: Sequence[OneSeed]) -> Verdict:
     """The verdict on range tests that differ in their seed.
 
-    max_lr is half the geometric mean of two rates: where the loss is lowest, and where it begins to diverge (`onset`;
-    the last rate where it does not). The lowest loss alone moves with the length of a test, and where batch norm
-    forgives high rates it lies far below the best one; divergence alone knows nothing of learning. With evaluations
-    it is Smith's: the rate where the measure slows (`read_evaluations`).
-    Raises ValueError where a loss falls, before divergence, by less than 1 % or by less than the noise of one loss,
-    and where fewer than 16 steps precede divergence.
+    max_lr is half the geometric mean of two rates: that of the lowest loss, and that at which the loss begins to
+    diverge (`onset`; the last rate if it does not). The first depends on the length of a test, and with batch norm it
+    is far below the best rate; the second does not depend on learning at all. With evaluations it is Smith's: the rate
+    at which the measure's rise slows (`read_evaluations`).
+    Raises ValueError for a loss that falls before divergence by less than 1 %, or by less than the noise of one loss,
+    and for fewer than 16 steps before divergence.
     """
-    # Matrices of this size take many times as long where several threads share them on a busy machine.
+    # On a busy machine several threads make operations on such small matrices many times slower.
     with threadpool_limits(1, "blas"):
         reads = [_read(*checked(test.lrs, test.losses)) for test in tests]
         evaluated = [test for test in tests if test.evaluations]
@@ -153,7 +153,7 @@ def _wide(max_lr: Reading, steepest: Reading) -> Iterator[str]:
     for name, reading, most in (("max_lr", max_lr, FACTOR), ("the steepest point", steepest, STEEPEST_FACTOR)):
         if reading.factor > most:
             ends = f"{reading.low:.2g} to {reading.high:.2g}"
-            yield f"{name} is known only to lie in {ends}, wider than a factor of {most:g}"
+            yield f"the interval of {name}, {ends}, is wider than a factor of {most:g}"
 
 
 def _rising(max_lr: Reading, divergence: Reading | None, last_rate: float, name: str) -> Iterator[str]:
@@ -179,9 +179,9 @@ def _over(found: Sequence[Floats]) -> Reading:
 
 
 def smoothed(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
-    """The losses up to divergence as `judge` smooths them, one for each step; none where too few steps precede it.
+    """The losses up to divergence as `judge` smooths them, one for each step; empty if there are too few steps.
 
-    Raises ValueError as `curve` does for rates and losses that do not pair up or do not rise.
+    Raises ValueError for rates and losses of different lengths, and for rates that do not rise.
     """
     rates, raw = checked(lrs, losses)
     at = first_step(raw)
@@ -193,7 +193,7 @@ def smoothed(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
 
 
 def _before(rates: Floats, at: int) -> NDArray[np.bool_]:
-    """Which steps are fitted: those before step `at`, at a rate that has a logarithm."""
+    """Which steps are fitted: those before step `at` whose rate is above 0."""
     return (rates > 0) & (np.arange(len(rates)) < at)
 
 
@@ -215,7 +215,7 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
     fall = whole.mean[0] - whole.mean.min()
     if fall <= max(noise, LEAST_DESCENT * abs(whole.mean[0])):
         raise ValueError(
-            f"the loss of a range test must fall by more than 1 % and its noise ({noise:.2g}), got "
+            f"the loss of a range test must fall by more than 1 % and by more than its noise ({noise:.2g}), got "
             f"{whole.mean[0]:.4g} and {whole.mean.min():.4g} at best: if it stayed flat, raise range_test.end_lr "
             f"(last {rates[-1]:.2g}); if it rose at once, lower range_test.start_lr (first {rates[0]:.2g}) and, in "
             "mode linear, range_test.end_lr; if it is noisy, raise range_test.steps; or set max_lr yourself"
@@ -234,16 +234,16 @@ def _without_spikes(raw: Floats) -> Floats:
 
 
 def _noise(raw: Floats) -> float:
-    """The standard deviation of one loss, from the differences of neighbours, which a slow descent does not touch."""
+    """The standard deviation of one loss, from differences of neighbours, which a slow descent hardly affects."""
     return float(np.median(np.abs(np.diff(raw)))) * DEVIATIONS_PER_MEDIAN_DIFFERENCE
 
 
 def onset(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
-    """The rate at which raw losses begin to diverge, None if they do not.
+    """The rate at which raw losses begin to diverge; None if they do not.
 
-    That is the first loss that is not finite, or the step from which the running median of 5 losses stays above the
-    middle between the median of the first tenth and its own lowest value, to the end of the test: half of the descent
-    is lost for good. A spike from which the training recovers is no divergence.
+    They diverge at the first loss that is not finite, or at the step from which half of the descent is lost until the
+    end of the test: the running median of 5 losses stays above the mean of its own lowest value and the median of the
+    first tenth. A spike from which the training recovers is not a divergence.
     """
     rates, raw = checked(lrs, losses)
     at = first_step(raw)
@@ -251,15 +251,15 @@ def onset(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
 
 
 def first_step(raw: Floats) -> int:
-    """The step at which raw losses begin to diverge, their number if they do not."""
+    """The step at which raw losses begin to diverge; their number if they do not."""
     finite = raw[: first(~np.isfinite(raw)), None]
     return int(_crossings(finite)[0]) if len(finite) else 0
 
 
 def first_steps(raw: Floats, count: int) -> Steps:
-    """The same step of the losses as they are, then `count - 1` times with their residuals' signs drawn anew.
+    """`first_step` of the losses, then of `count - 1` copies with randomly signed residuals.
 
-    This wild bootstrap (Wu 1986) leaves each residual its size, since losses scatter more near divergence.
+    This wild bootstrap (Wu 1986) keeps the size of each residual, because losses scatter more near divergence.
     """
     finite = raw[: first(~np.isfinite(raw)), None]
     level = _level(finite)
@@ -268,7 +268,7 @@ def first_steps(raw: Floats, count: int) -> Steps:
 
 
 def running_median(raw: Floats, of: int = MEDIAN_OF) -> Floats:
-    """The median of each value and its neighbours, `of` in all; mirrored at the ends, where one alone has no say."""
+    """The median of each value and its neighbours, `of` in all; values are mirrored at the ends."""
     return _level(raw[:, None], of, "reflect")[:, 0]
 
 
@@ -279,7 +279,7 @@ def _level(raw: Floats, of: int = MEDIAN_OF, ends: Literal["edge", "reflect"] = 
 
 
 def _crossings(raw: Floats) -> Steps:
-    """For each test (steps, tests) the step from which half of its descent is lost for good."""
+    """For each test of (steps, tests) the step from which half of its descent is lost until the end."""
     level = _level(raw)
     middle = (np.median(raw[: len(raw) // 10 + 1], axis=0) + level.min(axis=0)) / 2
     below = level[::-1] <= middle
@@ -288,18 +288,17 @@ def _crossings(raw: Floats) -> Steps:
 
 @dataclass(frozen=True)
 class SmithsRates:
-    """Rates of the smoothed measure first, then of each draw: at 10 % of its rise, and at 95 % of it."""
+    """The rates at 10 % and at 95 % of the measure's rise: first those of its smoothed curve, then of the draws."""
 
     rises: Floats
     slows: Floats
 
 
 def read_evaluations(lrs: Sequence[float], values: Sequence[float], measure: Measure = ACCURACY) -> SmithsRates:
-    """Where a measure over evenly spaced rates begins to improve and where it slows (arXiv:1506.01186, section 3.3).
+    """Where a measure over evenly spaced rates begins to improve and where that slows (arXiv:1506.01186, section 3.3).
 
-    Smith takes these by eye from the accuracy, as base_lr and max_lr; the rise is that of the smoothed curve from its
-    first point to its highest. Raises ValueError for fewer than 6 points, and where the measure does not improve by a
-    hundredth.
+    Smith reads these by eye from the accuracy, as base_lr and max_lr; here the rise is that of the smoothed curve from
+    its first point to its highest. Raises ValueError for fewer than 6 points, and for a rise of less than 0.01.
     """
     rates, found = checked(lrs, values)
     if len(rates) < 6:

@@ -1,6 +1,6 @@
-"""A decoding process: it reads one line of places a batch and writes the images there as squares of RGB bytes.
+"""A decoding process: for each line of places that it reads, it writes the images there as squares of RGB bytes.
 
-It runs as a script and imports nothing but Pillow, so that it starts fast and stays small.
+It runs as a script and imports only Pillow, so that it starts fast and stays small.
 """
 
 import functools
@@ -15,7 +15,7 @@ from typing import IO, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pillow's formats except those that can run programs (EPS, WMF), whose values are no colours (FITS, SPIDER), that
+# Pillow's formats except those that can run programs (EPS, WMF), whose values are not colours (FITS, SPIDER), that
 # Pillow identifies but cannot decode, or that the start of a file does not identify (IPTC, PCD, IM, IMT).
 FORMATS = (
     *("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF", "BLP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX"),
@@ -33,7 +33,7 @@ def square(file: IO[bytes], size: int) -> Image.Image:
 
     Resized with Pillow's antialiasing bilinear filter and rotated as EXIF says; transparency is put on white, 16-bit
     values keep their upper byte, and only the first of several frames counts.
-    Raises ValueError or Pillow's errors for a file that is no image, is truncated, or has too many pixels.
+    Raises ValueError or Pillow's errors for a file that is not an image, is truncated, or has too many pixels.
     """
     with Image.open(file, formats=_known()) as opened:
         image = _rgb(ImageOps.exif_transpose(opened))
@@ -42,7 +42,10 @@ def square(file: IO[bytes], size: int) -> Image.Image:
         # Rounded as torchvision does.
         stretched = size * longer // shorter
         if size * stretched > (Image.MAX_IMAGE_PIXELS or 0):
-            raise ValueError(f"{image.width} x {image.height} pixels are too long a strip for a size of {size}")
+            raise ValueError(
+                f"{image.width} x {image.height} pixels would become {size} x {stretched}, more than Pillow's limit of "
+                f"{Image.MAX_IMAGE_PIXELS} pixels"
+            )
         upright = image.width < image.height
         image = image.resize((size, stretched) if upright else (stretched, size), Image.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in image.size)
@@ -57,14 +60,14 @@ def _known() -> tuple[str, ...]:
 
 
 def is_image(file: IO[bytes]) -> bool:
-    """Whether a file starts as an image does; it may still be damaged."""
+    """Whether a file starts like an image; it may still be damaged."""
     try:
         with Image.open(file, formats=_known()):
             return True
     except UnidentifiedImageError:
         return False
     except Exception:
-        # It starts as an image does; decoding it will show what is wrong.
+        # It starts like an image; decoding it will show what is wrong.
         return True
 
 
@@ -73,10 +76,10 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("I")
         low, high = cast(tuple[int, int], image.getextrema())
         if low < 0 or high >= 2**16:
-            raise ValueError(f"its values must lie in 16 bits, got {low}..{high}")
+            raise ValueError(f"its values must be between 0 and 65535, got {low}..{high}")
         return image.point([value >> 8 for value in range(2**16)], "L").convert("RGB")
     if image.mode == "F":
-        raise ValueError("its values are floating-point numbers, of which nothing says what is white")
+        raise ValueError("its values are floating-point numbers, whose value for white is unknown")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -89,7 +92,7 @@ def opened(place: Place, archive: int | None) -> IO[bytes]:
     if not length:
         raise ValueError("the file is empty")
     if length > MAX_BYTES:
-        raise ValueError(f"the file has {length} bytes, an image may have at most {MAX_BYTES}")
+        raise ValueError(f"the file has {length} bytes, more than the limit of {MAX_BYTES}")
     if isinstance(place, str):
         return Path(place).open("rb")
     assert archive is not None
@@ -98,14 +101,14 @@ def opened(place: Place, archive: int | None) -> IO[bytes]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image that Pillow can read"
+        return "it is not an image that Pillow can read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
 
 
-def answer(places: list[Place], size: int, archive: int | None) -> tuple[list[tuple[int, str]], list[bytes]]:
-    """The numbers of unreadable images with the reasons, and the planes of all images; unreadable ones are black."""
+def decode(places: list[Place], size: int, archive: int | None) -> tuple[list[tuple[int, str]], list[bytes]]:
+    """The indices of unreadable images with the reasons, and the planes of all images; unreadable ones are black."""
     problems, squares = [], []
     for number, place in enumerate(places):
         try:
@@ -118,13 +121,13 @@ def answer(places: list[Place], size: int, archive: int | None) -> tuple[list[tu
 
 
 def main(size: int, archive: int | None) -> None:
-    """Answer each line of places on standard input until it ends."""
-    # If the reader is gone, the process ends silently.
+    """Decode the places of each line on standard input until it ends."""
+    # The process ends silently if nobody reads its output.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     for line in sys.stdin.buffer:
-        problems, squares = answer(json.loads(line), size, archive)
+        problems, squares = decode(json.loads(line), size, archive)
         sys.stdout.buffer.write(json.dumps(problems).encode() + b"\n")
         sys.stdout.buffer.writelines(squares)
         sys.stdout.buffer.flush()

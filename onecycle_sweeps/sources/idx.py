@@ -24,7 +24,7 @@ IMAGES, LABELS = 2051, 2049  # magic numbers: unsigned bytes in 3 dimensions, an
 
 
 def load(root: str, name: str, download: bool = False) -> Source:
-    """Read both parts: uint8 images (N, H, W), of any number and size. torchvision is used only to download.
+    """Read both parts: uint8 images (N, H, W). torchvision is used only to download.
 
     Raises FileNotFoundError for missing files (with their folder and how to get them), ValueError for a corrupt file,
     OSError if a download fails.

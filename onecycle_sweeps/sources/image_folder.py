@@ -1,7 +1,7 @@
 """Photographs in class folders: <path>/train/CLASS/* beside val/ or test/, or <path>/CLASS/*, in a folder or a .tar.
 
 `load` finds the images of each part and class, `Tree` locates their bytes (an archive is never extracted), and `_read`
-decodes them in a few processes, one batch ahead.
+decodes them in several processes, one batch ahead.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from onecycle_sweeps.images import Source, Undecoded
 from onecycle_sweeps.sources import decoding
 from onecycle_sweeps.terminal import counting
 
-# A file with such an extension must be an image; any other file is one if Pillow recognises it.
+# A file with one of these extensions must be an image; any other file is an image if Pillow recognises it.
 EXTENSIONS = (
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
     *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-# The usual names of part folders, in lower case.
-ROLES = {
+# The part that a folder of this name (in lower case) holds.
+PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -49,19 +49,19 @@ NO_IMAGE, NO_CLASS, LEFT_OUT = "no image", "in no class folder", "in a part that
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 # Each decoding process takes about 30 MB; 16 of them keep up with any disk.
 MOST_PROCESSES = 16
-# An error message names at most so many unreadable images.
+# An error message names at most this many unreadable images.
 NAMED = 5
 
 
 def load(root: str, path: str, size: int, test_part: str | None = None, max_cached_gb: float = 8) -> Source:
     """The images of a folder or archive as RGB squares: uint8 (N, 3, size, size), classes in the order of their names.
 
-    The shorter side is resized to `size` and the centre cropped (`decoding.square`). A single part for validation
-    or testing is the official test part; if there are both, they are the source's val and test parts, unless
-    `test_part` names the one to use. If all pixels take more than `max_cached_gb` (of 1e9 bytes), the images are not
-    cached but decoded in every epoch.
-    Raises FileNotFoundError where there is nothing at `path`, absolute or below `root`; ValueError, with the path, for
-    folders that are no data set; reading the images raises ValueError for those that cannot be decoded.
+    The shorter side is resized to `size` and the centre cropped (`decoding.square`). A val or a test folder alone is
+    the official test part; if there are both, they are the source's val and test parts, unless `test_part` names the
+    one to use. If all pixels take more than `max_cached_gb` (of 1e9 bytes), the images are not cached but decoded in
+    every epoch.
+    Raises FileNotFoundError if nothing is at `path` (absolute, or below `root`), ValueError, with the path, if the
+    folders are not a data set. Reading the images raises ValueError if some cannot be decoded.
     """
     if type(size) is not int or size < 1:
         raise ValueError(f"size must be a whole number of at least 1, got {size!r}")
@@ -70,28 +70,29 @@ def load(root: str, path: str, size: int, test_part: str | None = None, max_cach
     place = Path(root, path).expanduser().absolute()
     if not place.exists():
         raise FileNotFoundError(
-            f"no folder or archive of images at {place}: set data.path to one, absolute or below data.root, "
-            "which is ONECYCLE_DATA by default"
+            f"there is no folder or archive of images at {place}: set data.path to one, as an absolute path or below "
+            "data.root (by default ONECYCLE_DATA)"
         )
-    tree = look_into(place)
-    images = _image_names(tree, EXTENSIONS)
-    tops = _tops(tree, images)
-    used = {role: top for role, top in tops.items() if role == "train" or test_part in (None, role)}
-    if test_part and test_part not in tops:
-        found = ", ".join(_folder(top) for role, top in tops.items() if role != "train") or "none"
-        raise ValueError(f"data.test_part={test_part} names no part of {place}, which has {found} beside train/")
-    parts = {role: _classes(tree, top, images) for role, top in used.items()}
-    class_names = _agreed(tree, list(parts.values()))
+    tree = read_tree(place)
+    images = _image_names(tree)
+    folders = _part_folders(tree, images)
+    if test_part and test_part not in folders:
+        found = ", ".join(_shown(top) for part, top in folders.items() if part != "train") or "no other part"
+        raise ValueError(f"data.test_part={test_part} is not a part of {place}, which has {found} beside train/")
+    used = {part: top for part, top in folders.items() if part == "train" or test_part in (None, part)}
+    parts = {part: _labelled(tree, top, images) for part, top in used.items()}
+    class_names = _common_classes(tree, list(parts.values()))
     pixels = 3 * size * size * sum(len(part.files) for part in parts.values())
     kept = pixels <= max_cached_gb * 1e9
     if tree.packed and not kept:
         raise ValueError(
-            f"{place} must be a .tar that is not compressed: its images have {pixels / 1e9:.1f} GB of pixels, more "
-            f"than data.max_cached_gb={max_cached_gb}, and are decoded in every epoch"
+            f"{place} must be a .tar that is not compressed, because its images take {pixels / 1e9:.1f} GB, more than "
+            f"data.max_cached_gb={max_cached_gb}, and are decoded in every epoch: decompress it or raise the limit"
         )
     # A single part beside the training part is the official test part, whether it is named val or test.
     val = parts.pop("val") if {"val", "test"} <= parts.keys() else None
     train, test = [*parts.values(), LabelledFiles("", class_names, [], [])][:2]
+    taken = {*train.files, *test.files, *(val.files if val else ())}
     return Source(
         _images(tree, train, size, kept),
         np.array(train.labels, int),
@@ -100,7 +101,7 @@ def load(root: str, path: str, size: int, test_part: str | None = None, max_cach
         class_names,
         val and _images(tree, val, size, kept),
         val and np.array(val.labels, int),
-        _skipped(tree, images, tops, used, {*train.files, *test.files, *(val.files if val else ())}),
+        _skipped(tree, images, set(folders.values()) - set(used.values()), taken),
     )
 
 
@@ -114,56 +115,56 @@ class LabelledFiles:
     labels: list[int]
 
 
-def _tops(tree: Tree, images: Collection[str]) -> dict[str, str]:
-    """The folder of each part by its role, the training part first; only that one if there are no parts.
+def _part_folders(tree: Tree, images: Collection[str]) -> dict[str, str]:
+    """The folder of each part, the training part first; only that one if there are no parts.
 
     Raises ValueError, naming the folders, if it is unclear which of them are parts and which are classes.
     """
     top = ""
     while len(below := tree.below[top]) == 1 and tree.below[f"{top}{below[0]}/"]:
-        if (role := ROLES.get(below[0].lower())) in OFFICIAL:
-            raise ValueError(f"{tree.path(top)} holds {_folder(below[0])} alone: there is no part to train on, train/")
+        if (part := PARTS.get(below[0].lower())) in OFFICIAL:
+            raise ValueError(f"{tree.path(top)} has only {_shown(below[0])}: add a part to train on, train/")
         top = f"{top}{below[0]}/"
-        if role == "train":
+        if part == "train":
             _check_classes(tree, top)
             return {"train": top}
-    named = {name: role for name in below if (role := ROLES.get(name.lower()))}
-    here = f"{tree.path(top)} holds {', '.join(map(_folder, below))}"
+    named = {name: part for name in below if (part := PARTS.get(name.lower()))}
+    here = f"{tree.path(top)} has {', '.join(map(_shown, below))}"
     if not named:
         _check_undivided(tree, top, images)
         return {"train": top}
-    for role in dict.fromkeys(named.values()):
-        if len(same := [_folder(name) for name in named if named[name] == role]) > 1:
-            raise ValueError(f"{here}: {' and '.join(same)} may both be the {role} part, only one can be there")
-    roles = {role: f"{top}{name}/" for name, role in named.items()}
+    for part in dict.fromkeys(named.values()):
+        if len(same := [_shown(name) for name in named if named[name] == part]) > 1:
+            raise ValueError(f"{here}: {' and '.join(same)} are both names of the {part} part, keep only one of them")
+    folders = {part: f"{top}{name}/" for name, part in named.items()}
     with_images = {file.removeprefix(top).partition("/")[0] for file in images if file.startswith(top)}
     if others := [name for name in below if name in with_images and name not in named]:
         raise ValueError(
-            f"{here}: is {_folder(others[0])} a part or a class? Parts are train/, val/ and test/, and classes that "
-            "lie beside folders of such names must be put below train/"
+            f"{here}: {_shown(others[0])} may be a part or a class. Name parts train/, val/ and test/, and put "
+            "classes beside folders of such names into train/"
         )
-    if "train" not in roles:
-        raise ValueError(f"{here}: there is no part to train on, train/")
-    if len(roles) == 1:
-        raise ValueError(f"{here}: there is no part to hold against {_folder(next(iter(named)))}, val/ or test/")
-    for part in roles.values():
-        _check_classes(tree, part)
-    return {role: roles[role] for role in ("train", *OFFICIAL) if role in roles}
+    if "train" not in folders:
+        raise ValueError(f"{here}: add a part to train on, train/")
+    if len(folders) == 1:
+        raise ValueError(f"{here}: add a part to evaluate on beside {_shown(next(iter(named)))}, val/ or test/")
+    for folder in folders.values():
+        _check_classes(tree, folder)
+    return {part: folders[part] for part in ("train", *OFFICIAL) if part in folders}
 
 
 def _check_classes(tree: Tree, top: str) -> None:
     """Raise ValueError for a class folder that is divided into parts."""
     for name in tree.below[top]:
-        roles = {ROLES.get(inner.lower()): inner for inner in tree.below[f"{top}{name}/"]}
-        if "train" in roles and not roles.keys().isdisjoint(OFFICIAL):
-            found = ", ".join(_folder(inner) for role, inner in roles.items() if role)
+        parts = {PARTS.get(inner.lower()): inner for inner in tree.below[f"{top}{name}/"]}
+        if "train" in parts and not parts.keys().isdisjoint(OFFICIAL):
+            found = ", ".join(_shown(inner) for part, inner in parts.items() if part)
             raise ValueError(
-                f"{tree.path(f'{top}{name}/')} holds {found}: parts must lie above the classes, train/{_folder(name)}"
+                f"{tree.path(f'{top}{name}/')} has {found}: put parts above the classes: train/{_shown(name)}"
             )
 
 
 def _check_undivided(tree: Tree, top: str, images: Collection[str]) -> None:
-    """Raise ValueError for folders that hold folders of the same names: either may be the classes."""
+    """Raise ValueError if two folders have subfolders of the same names: either level may be the classes."""
     _check_classes(tree, top)
     holders = {file.rpartition("/")[0] for file in images}
     divided: dict[tuple[str, ...], str] = {}
@@ -173,54 +174,55 @@ def _check_undivided(tree: Tree, top: str, images: Collection[str]) -> None:
         for pair in combinations([one for one in tree.below[f"{top}{name}/"] if f"{top}{name}/{one}" in holders], 2):
             if other := divided.get(pair):
                 raise ValueError(
-                    f"{tree.path(top)} holds {_folder(other)} and {_folder(name)}, and both hold "
-                    f"{' and '.join(map(_folder, pair))}: are these the classes? Name parts train/, val/ and test/, or "
-                    "put the classes below one folder train/"
+                    f"{tree.path(top)} has {_shown(other)} and {_shown(name)}, and both have "
+                    f"{' and '.join(map(_shown, pair))}, so either may be the classes: name parts train/, val/ and "
+                    "test/, or put all classes into one folder train/"
                 )
             divided[pair] = name
 
 
-def _folder(name: str) -> str:
+def _shown(name: str) -> str:
+    """The printable last part of a folder's name."""
     return f"{name.rstrip('/').rpartition('/')[2]}/".encode(errors="backslashreplace").decode()
 
 
-def _classes(tree: Tree, top: str, images: Collection[str]) -> LabelledFiles:
-    """The images of a part; raises ValueError for one without two classes that each have some."""
+def _labelled(tree: Tree, top: str, images: Collection[str]) -> LabelledFiles:
+    """The images of a part; raises ValueError unless it has at least two classes, each with an image."""
     numbers = {name: number for number, name in enumerate(tree.below[top])}
     files = [name for name in tree.files if name in images and name.startswith(top)]
     if len(numbers) < 2:
         found = f": {', '.join(numbers)}/" if numbers else ""
         raise ValueError(
-            f"{tree.path(top)} must hold a folder for each of at least two classes, got {len(numbers)}{found}"
+            f"{tree.path(top)} must have a folder for each of at least two classes, got {len(numbers)}{found}"
         )
     if loose := [name for name in files if "/" not in name.removeprefix(top)]:
-        raise ValueError(f"{tree.path(loose[0])} lies in no class folder")
+        raise ValueError(f"{tree.path(loose[0])} is not in a class folder")
     labels = [numbers[name.removeprefix(top).partition("/")[0]] for name in files]
-    for number in sorted(set(numbers.values()) - set(labels)):
-        name = f"{top}{list(numbers)[number]}/"
-        raise ValueError(f"the class folder {tree.path(name)} holds no image that Pillow can read")
+    present = set(labels)
+    for name, number in numbers.items():
+        if number not in present:
+            raise ValueError(f"the class folder {tree.path(f'{top}{name}/')} has no image that Pillow can read")
     return LabelledFiles(top, tuple(numbers), files, labels)
 
 
 def _skipped(
-    tree: Tree, images: Collection[str], tops: Mapping[str, str], used: Mapping[str, str], taken: Collection[str]
+    tree: Tree, images: Collection[str], left_out: Collection[str], used: Collection[str]
 ) -> dict[str, list[str]]:
-    """The files that were passed over, by reason; hidden files do not count."""
-    left_out = tuple(top for role, top in tops.items() if role not in used)
+    """The files that are not `used`, by reason; `left_out` are the folders of parts that are not."""
     found: dict[str, list[str]] = {}
     for name in tree.files:
-        if name not in taken:
-            image = LEFT_OUT if left_out and name.startswith(left_out) else NO_CLASS
+        if name not in used:
+            image = LEFT_OUT if name.startswith(tuple(left_out)) else NO_CLASS
             reason = image if name in images else NO_IMAGE
             found.setdefault(reason, []).append(name.encode(errors="backslashreplace").decode())
     return found
 
 
-def _agreed(tree: Tree, parts: Sequence[LabelledFiles]) -> tuple[str, ...]:
-    """The printable names of the classes; raises ValueError for a class that is missing from a part."""
+def _common_classes(tree: Tree, parts: Sequence[LabelledFiles]) -> tuple[str, ...]:
+    """The printable names of the classes; raises ValueError for a class that a part lacks."""
     for part, other in permutations(parts, 2):
         for name in sorted(set(part.class_names) - set(other.class_names)):
-            raise ValueError(f"the class {name} is in {tree.path(part.top)} and not in {tree.path(other.top)}")
+            raise ValueError(f"the class {name} is in {tree.path(part.top)} but not in {tree.path(other.top)}")
     return tuple(name.encode(errors="backslashreplace").decode() for name in parts[0].class_names)
 
 
@@ -230,7 +232,7 @@ def _images(tree: Tree, part: LabelledFiles, size: int, kept: bool) -> Undecoded
 
 @dataclass(frozen=True)
 class Tree:
-    """The folders and files below `root`, by their names in it; `packed` if it is an archive that is compressed."""
+    """The folders and files below `root`, by their paths in it; `packed` if `root` is a compressed archive."""
 
     root: Path
     folders: tuple[str, ...]
@@ -239,7 +241,7 @@ class Tree:
 
     @cached_property
     def below(self) -> Mapping[str, list[str]]:
-        """The names of the subfolders of each folder; its key ends with a slash, the top folder's is empty."""
+        """The names of each folder's subfolders; a key ends with a slash, and the top folder's is empty."""
         found: dict[str, list[str]] = {"": [], **{f"{name}/": [] for name in self.folders}}
         for name in self.folders:
             above, slash, last = name.rpartition("/")
@@ -253,7 +255,7 @@ class Tree:
 
     @contextmanager
     def archive(self) -> Iterator[int | None]:
-        """An open descriptor of the archive, into which the files' offsets point; None for a folder.
+        """A descriptor of the archive that the files' offsets refer to; None for a folder.
 
         A compressed archive is decompressed into an unnamed temporary file.
         """
@@ -264,7 +266,7 @@ class Tree:
                 yield file.fileno()
         else:
             with tempfile.TemporaryFile() as file:
-                with _damage_named(self.root), tarfile.open(self.root) as tar:
+                with _damage_reported(self.root), tarfile.open(self.root) as tar:
                     assert tar.fileobj
                     tar.fileobj.seek(0)
                     while block := tar.fileobj.read(2**20):
@@ -273,18 +275,18 @@ class Tree:
                 yield file.fileno()
 
 
-def look_into(path: Path) -> Tree:
-    """The tree of a folder or of a .tar, .tar.gz or .tar.xz, without what is hidden.
+def read_tree(path: Path) -> Tree:
+    """The tree of a folder or of a .tar, .tar.gz or .tar.xz, without hidden files.
 
-    Raises ValueError, with the path, for a file that is no archive, for a damaged one, and for one that holds anything
-    but folders and files, each in its place; OSError for what cannot be read.
+    Raises ValueError, with the path, for a file that is not an archive, a damaged archive, and one with a link, a
+    special file or a file outside it; OSError if something cannot be read.
     """
     if path.is_dir():
         folders, files = walk(path)
         return Tree(path, tuple(folders), {name: str(path / name) for name in files})
     if not _is_archive(path):
         raise ValueError(f"{path} is neither a folder nor a .tar, .tar.gz or .tar.xz archive")
-    with _damage_named(path), tarfile.open(path) as tar:
+    with _damage_reported(path), tarfile.open(path) as tar:
         return _tree(path, tar)
 
 
@@ -318,41 +320,41 @@ def _tree(path: Path, tar: tarfile.TarFile) -> Tree:
 
 
 def _checked(path: Path, member: tarfile.TarInfo) -> PurePosixPath:
-    """A member's place below the archive's top; raises ValueError for one that is no folder or file there."""
+    """A member's path in the archive; raises ValueError for a link, a special file or a path outside the archive."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
-        raise ValueError(f"{path} is refused: its member {member.name!r} lies outside of it")
+        raise ValueError(f"{path} cannot be used: its member {member.name!r} lies outside of the archive")
     if member.issparse() or not (member.isfile() or member.isdir()):
         kind = "link" if member.islnk() or member.issym() else "special file"
-        raise ValueError(f"{path} is refused: its member {member.name!r} is a {kind}, where only files are read")
+        raise ValueError(f"{path} cannot be used: its member {member.name!r} is a {kind}, not a file or folder")
     return name
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _damage_reported(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
         raise ValueError(f"{path} is damaged or cut short: {error}") from error
 
 
-def _image_names(tree: Tree, endings: tuple[str, ...]) -> set[str]:
-    """The names of a tree's images: files with an image's extension, and others that Pillow recognises."""
-    sure = {name for name in tree.files if name.lower().endswith(endings)}
-    if others := [name for name in tree.files if name not in sure]:
-        with tree.archive() as archive, counting("looking into files of other names", len(others), "files") as count:
+def _image_names(tree: Tree) -> set[str]:
+    """The paths of a tree's images: files with an image's extension, and others that Pillow recognises."""
+    images = {name for name in tree.files if name.lower().endswith(EXTENSIONS)}
+    if others := [name for name in tree.files if name not in images]:
+        with tree.archive() as archive, counting("checking files with other extensions", len(others), "files") as count:
             for name in others:
                 count(1)
                 with suppress(OSError, ValueError), decoding.opened(tree.files[name], archive) as file:
                     if decoding.is_image(file):
-                        sure.add(name)
-    return sure
+                        images.add(name)
+    return images
 
 
 def _read(
     tree: Tree, names: Sequence[str], size: int, batches: Iterable[np.ndarray], processes: int | None
 ) -> Iterator[np.ndarray]:
-    """The decoded images, uint8 (n, 3, size, size), at each array of positions in `names` in turn.
+    """The decoded images, uint8 (n, 3, size, size), of each array of positions in `names`.
 
     Raises ValueError naming the unreadable images: all of them if `batches` has a length, else those of the batch.
     """
@@ -360,76 +362,75 @@ def _read(
     problems: list[str] = []
     with _decoders(tree, size, count) as decoders:
         shares = ([names[int(i)] for i in share] for batch in batches for share in np.array_split(batch, count))
-        asked: deque[tuple[Decoder, list[str]]] = deque()
-        for decoder, share in zip(decoders, shares, strict=False):
-            asked.append(decoder.ask(share))
-        while asked:
-            whole = np.empty((sum(len(share) for _, share in islice(asked, count)), 3, size, size), np.uint8)
+        pending = deque(decoder.send(share) for decoder, share in zip(decoders, shares, strict=False))
+        while pending:
+            whole = np.empty((sum(len(share) for _, share in islice(pending, count)), 3, size, size), np.uint8)
             start = 0
             for _ in range(count):
-                decoder, share = asked.popleft()
-                problems += decoder.answer(share, whole[start : start + len(share)])
+                decoder, share = pending.popleft()
+                problems += decoder.receive(share, whole[start : start + len(share)])
                 start += len(share)
-                asked.extend(decoder.ask(following) for following in islice(shares, 1))
+                pending.extend(decoder.send(following) for following in islice(shares, 1))
             if not problems:
                 yield whole
             elif not isinstance(batches, Sized):
                 break
     if problems:
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        few = "" if len(problems) == 1 else f"{len(problems)} images: "
-        raise ValueError(f"cannot read {few}{'; '.join(problems[:NAMED])}{more}")
+        number = "" if len(problems) == 1 else f"{len(problems)} images: "
+        raise ValueError(f"cannot read {number}{'; '.join(problems[:NAMED])}{more}")
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """One decoding process, whose standard error is the file `errors`."""
+    """A decoding process, whose standard error goes to the file `errors`."""
 
     tree: Tree
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
 
-    def ask(self, names: list[str]) -> tuple[Decoder, list[str]]:
-        """Send the process the files to decode; returns the arguments for the matching call of `answer`."""
+    def send(self, names: list[str]) -> tuple[Decoder, list[str]]:
+        """Send the process the files to decode; returns the decoder and the files, to be received later."""
         assert self.process.stdin
         places = [self.tree.files[name] for name in names]
         try:
             self.process.stdin.write(json.dumps(places).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError as error:
-            raise self._death() from error
+            raise self._ended() from error
         return self, names
 
-    def answer(self, names: list[str], pixels: np.ndarray) -> list[str]:
-        """Fill `pixels` with the decoded images; returns each unreadable file with the reason."""
+    def receive(self, names: list[str], pixels: np.ndarray) -> list[str]:
+        """Fill `pixels` with the images of the files sent; returns each unreadable file with the reason."""
         stream = self.process.stdout
         assert isinstance(stream, io.BufferedReader)
         line = stream.readline()
         if not line or stream.readinto(pixels.reshape(-1).data) < pixels.size:
-            raise self._death()
+            raise self._ended()
         return [f"{self.tree.path(names[number])}: {reason}" for number, reason in json.loads(line)]
 
-    def _death(self) -> ValueError:
+    def _ended(self) -> ValueError:
+        """The error for a process that ended too early, with the last line of its standard error."""
         code = self.process.wait()
         self.errors.seek(0)
-        words = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        killed = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"status {code}"
-        hint = ", out of memory perhaps" if code == -signal.SIGKILL else ""
-        return ValueError(": ".join([f"a decoding process ended with {killed}{hint}", *words]))
+        last = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"status {code}"
+        hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
+        return ValueError(": ".join([f"a decoding process ended with {cause}{hint}", *last]))
 
 
 @contextmanager
 def _decoders(tree: Tree, size: int, count: int) -> Iterator[Sequence[Decoder]]:
-    """Start the processes, and end them when the caller leaves."""
+    """Decoding processes, which are ended when the context is left."""
     with ExitStack() as stack:
         errors = stack.enter_context(tempfile.TemporaryFile())
         archive = stack.enter_context(tree.archive())
         descriptors = () if archive is None else (archive,)
-        # -P keeps its own folder off the path, so that no module there can shadow one that Pillow imports.
+        # -P keeps the script's folder off the path, so that no module there can shadow one that Pillow imports.
         command = [sys.executable, "-P", str(Path(decoding.__file__)), str(size), *map(str, descriptors)]
         decoders = []
         for _ in range(count):
-            # A session of its own, so that Ctrl-C reaches this process alone.
+            # A session of its own, so that Ctrl-C reaches only this process.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -445,6 +446,6 @@ def _decoders(tree: Tree, size: int, count: int) -> Iterator[Sequence[Decoder]]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    # Closing flushes, and the process may be dead already.
+    # Closing flushes, but the process may have ended already.
     with suppress(BrokenPipeError), process:
         pass

@@ -1,6 +1,6 @@
-"""Builds a trial: what its first attempt fixes for all later ones (rate, device, precision), its data and its net.
+"""Builds a trial: the settings that its first attempt fixes (rate, device, precision), its data and its net.
 
-Where a trial leaves its precision open, a fixed table of devices and kinds of nets decides, never a timing:
+`precision=auto` follows this table, never a timing:
 
 | device computes in bf16 | fewer than 50,000 weights | grouped convolutions | all others |
 |---|---|---|---|
@@ -8,9 +8,9 @@ Where a trial leaves its precision open, a fixed table of devices and kinds of n
 | CPU (avx512_bf16, amx_bf16, or Arm's bf16) | fp32 | fp32 | bf16 |
 | neither | fp32 | fp32 | fp32 |
 
-`scripts/benchmark precision` measures the CPU's row, `scripts/gpu-check step` CUDA's. On an H200 (docs/gpu) a step in
-bf16 is 1.5 to 2.0 times as fast where the GPU is busy (ResNet-9 and WRN-22 at batch 512), and takes up to a third
-longer where it waits for kernels to be launched (all nets at batch 128, deep and narrow ones at 512 too).
+`scripts/benchmark precision` measures the CPU's row, `scripts/gpu-check step` CUDA's. On an H200 (docs/gpu) bf16 makes
+a step 1.5 to 2.0 times as fast if the GPU is busy (ResNet-9 and WRN-22 at batch 512), and up to a third slower if it
+waits for kernels to be launched (all nets at batch 128, deep and narrow ones also at 512).
 """
 
 import ctypes
@@ -39,9 +39,9 @@ from onecycle_sweeps.scheduler import check_groups
 from onecycle_sweeps.trial_folder import TrialFolder
 
 Resolved = dict[str, Any]
-# The rate of an optimizer that has no default; the policy sets another before the first step.
+# The rate of an optimizer that has no default; the policy replaces it before the first step.
 PLACEHOLDER_LR = 1e-3
-# A smaller net does not spend its time in the products that bf16 makes faster, and casts add to it.
+# In a smaller net the casts to bf16 take longer than its faster products save.
 SMALL_NET = 50_000
 CUDA_CAPABILITY = (8, 0)
 CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -61,15 +61,15 @@ def begin(
     *,
     resumed: bool = False,
 ) -> tuple[Resolved, Learner]:
-    """What resolved.json is to hold, and the learner of the trial's first step (a range test's first seed).
+    """The content of resolved.json, and the learner before the trial's first step (of a range test's first seed).
 
-    `fixed` is what an earlier attempt fixed, which is kept; all of it stays as it is where the trial is `resumed`.
-    Raises ValueError, in one line, for data or a net that cannot be had.
+    Settings that an earlier attempt `fixed` are kept; if the trial is `resumed`, all of its resolved.json is.
+    Raises ValueError, in one line, for data or a net that cannot be loaded or built.
     """
     facts, fixed = read_facts(trial, config), fixed or {}
     device = choose_device(config, fixed)
     prepare_torch(config, device, choose_threads(config, fixed))
-    with naming_what_does_not_fit("the data set"):
+    with reporting_out_of_memory("the data set"):
         stored = load_images(trial, config, facts, device)
     seed = seeds(config)[0]
     net = make_net(config, facts.offered, seed)
@@ -78,14 +78,14 @@ def begin(
 
 
 def seeds(config: Config) -> list[int]:
-    """The seeds that the trial trains with: one, or those of a range test."""
+    """The seeds that the trial trains with: its own, or those of a range test."""
     return config["range_test"]["seeds"] if config["task"] == "range_test" else [config["seed"]]
 
 
 def choose_max_lr(config: Config, fixed: Resolved, find_rate: Callable[[], float]) -> tuple[float | None, str | None]:
-    """The trial's maximum rate with its scale, and where it comes from; a range test itself has none.
+    """The trial's maximum rate, scaled, and where it comes from; a range test has none.
 
-    `fixed` is what an earlier attempt fixed, which is kept; `find_rate` is called where `max_lr` is auto.
+    A rate that an earlier attempt `fixed` is kept; `find_rate` is called if `max_lr` is auto.
     """
     if config["task"] == "range_test":
         return None, None
@@ -107,9 +107,9 @@ def choose_threads(config: Config, fixed: Resolved) -> int:
 
 
 def prepare_torch(config: Config, device: str, threads: int) -> None:
-    """Set torch's threads and determinism for the trial; raises ValueError where the fixed device is missing."""
+    """Set torch's threads and determinism for the trial; raises ValueError if the fixed device is missing."""
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"the trial began on {device}, which is not here; rerun=true begins it again")
+        raise ValueError(f"the trial began on {device}, which this machine lacks: rerun=true starts it again")
     keep_freed_memory(device)
     torch.set_num_threads(threads)
     if config["deterministic"]:
@@ -126,11 +126,11 @@ def resolve(
     fixed: Resolved | None = None,
     code: Code | None = None,
 ) -> Resolved:
-    """What resolved.json is to hold: the rate, the device, the precision and the threads, and the code behind them.
+    """The content of resolved.json: rate, device, precision, threads, and the code behind the trial.
 
-    `fixed` is what an earlier attempt fixed, which is kept; `code` is by default the code as it is on disk. A net that
-    has a `normalisation`, the (mean, std) of each channel in the units of uint8, is given images so normalised instead
-    of by the training set's own statistics.
+    Settings that an earlier attempt `fixed` are kept; `code` is by default the code on disk. If the net has a
+    `normalisation`, the (mean, std) of each channel in the units of uint8, images are normalised with it, not with the
+    training set's statistics.
     """
     fixed = fixed or {}
     device, steps_per_epoch = choose_device(config, fixed), facts.train // config["batch_size"]
@@ -163,7 +163,7 @@ def _steps_of_ramps(config: Config) -> int:
 
 
 def gpu(device: str) -> Resolved:
-    """The card, and those of torch's settings that decide how it computes; nothing for a CPU."""
+    """The GPU, and the settings of torch that decide how it computes; empty for a CPU."""
     if not device.startswith("cuda"):
         return {}
     card, cudnn = torch.cuda.get_device_properties(device), torch.backends.cudnn
@@ -181,9 +181,9 @@ def gpu(device: str) -> Resolved:
 
 
 def lost_gpu() -> str | None:
-    """What has ended all that this process can do on its GPU, such as a failed assertion in a kernel; else None.
+    """The error, such as a failed assertion in a kernel, after which this process cannot use its GPU; else None.
 
-    The failure shows at whatever call comes next, whose own error says less.
+    It is raised by whichever call comes next, whose own message says less.
     """
     if not torch.cuda.is_initialized():
         return None
@@ -195,7 +195,7 @@ def lost_gpu() -> str | None:
 
 
 def read_facts(trial: TrialFolder, config: Config) -> Facts:
-    """The facts of the trial's data set, which is decoded first if no process has done so.
+    """The facts of the trial's data set, which is decoded if that has not been done.
 
     Raises ValueError, with the names of the files, if its data or weights have changed since it was planned.
     """
@@ -207,25 +207,24 @@ def read_facts(trial: TrialFolder, config: Config) -> Facts:
 def check_files(trial: TrialFolder, config: Config) -> None:
     """Raise ValueError, in one line that names them, if files of the trial changed since it was planned."""
     weights = os.path.abspath(os.path.expanduser(str(config["model"].get("weights_file"))))
-    # A net that reads weights says itself where they are missing.
+    # A missing file of weights is reported by the net that reads it.
     planned: dict[str, str] = config["needs"].get("files", {})
     files = {path: value for path, value in planned.items() if path != weights or os.path.exists(path)}
     fingerprints.check(files, fingerprints.memos(trial.runs_dir))
 
 
 def load_images(trial: TrialFolder, config: Config, facts: Facts, device: str) -> ImageBatches:
-    """The trial's data set on its device, as it is stored."""
-    loaded = images.load(_cache(trial, config), facts, device, nodes.loader(config))
+    """The trial's data set on its device, without transforms."""
+    loaded = images.load(_cache(trial, config), facts, config["batch_size"], device, nodes.loader(config))
     if loaded.train.undecoded:
         return replace(loaded, check=partial(check_files, trial, config))
     return loaded
 
 
 def make_batches(config: Config, stored: ImageBatches, resolved: Resolved) -> ImageBatches:
-    """The stored data set in the trial's batches, with its transforms and the net's normalisation."""
+    """The data set with the trial's transforms and the net's normalisation."""
     facts = normalised(stored.facts, resolved.get("normalisation"))
-    prepared = replace(stored, facts=facts, batch_size=config["batch_size"])
-    return replace(prepared, **transforms(config, facts))
+    return replace(stored, facts=facts, **transforms(config, facts))
 
 
 def normalised(facts: Facts, normalisation: Any) -> Facts:
@@ -237,19 +236,19 @@ def normalised(facts: Facts, normalisation: Any) -> Facts:
 
 
 def make_objective(config: Config) -> Objective:
-    """What the trial minimises and is measured by."""
+    """The objective of the trial."""
     return Classification(config["label_smoothing"])
 
 
 def make_net(config: Config, offered: Mapping[str, Any], seed: int | None = None) -> Any:
-    """The net of the config's node, with weights that follow from `seed`, or that the generators draw next."""
+    """The net of the config's node; with `seed` its weights depend only on that."""
     if seed is not None:
         nodes.seed_generators(seed)
     return nodes.build("model", config["model"], **offered)
 
 
 def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, net: nn.Module | None = None) -> Learner:
-    """The learner of a trial's first step; `net` is the net with the weights of `seed`, if it has been built."""
+    """The learner before a trial's first step; `net` is the net with the weights of `seed`, if it has been built."""
     built = net if net is not None else make_net(config, data.offered, seed)
     built = built.to(resolved["device"]).to(memory_format=torch.channels_last)
     return Learner(
@@ -264,7 +263,7 @@ def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, n
 
 
 def make_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a config node for a net; where the node has a `beta2`, its `momentum` is beta1."""
+    """The optimizer of a config node for a net; if the node has a `beta2`, its `momentum` is beta1."""
     node = dict(node)
     create, scale = nodes.located("optimizer._target_", node.pop("_target_")), node.pop("body_lr_scale", 1)
     if "beta2" in node:
@@ -280,29 +279,29 @@ def make_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
 
 
 def _head_and_body(net: nn.Module, parameters: list[nn.Parameter], scale: float) -> list[dict[str, Any]]:
-    """Two param groups, the body's with its `lr_scale`; raises ValueError for a net that lacks one."""
+    """The param groups of head and body, the body's with `lr_scale`; raises ValueError if either is empty."""
     in_head = {id(parameter) for parameter in getattr(net, "head_parameters", list)()}
     head, body = ([p for p in parameters if (id(p) in in_head) is within] for within in (True, False))
     if not head or not body:
-        lacks = "a head apart from its body" if not head else "a body that is trained"
+        lacks = "a separate head" if not head else "a trained body"
         raise ValueError(f"optimizer.body_lr_scale must be 1 for a model without {lacks}, got {scale}")
     return [{"params": head}, {"params": body, "lr_scale": scale}]
 
 
 def choose_precision(device: str, net: nn.Module) -> str:
-    """bf16 where it makes the training of this net faster on this device, else fp32: the table at the top."""
+    """The precision in which this net trains fastest on this device, by the table at the top."""
     if sum(weights.numel() for weights in net.parameters()) < SMALL_NET:
         return "fp32"
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.get_device_capability(device) >= CUDA_CAPABILITY else "fp32"
-    # oneDNN computes convolutions within groups of channels slower in bf16 than in fp32.
+    # oneDNN computes grouped convolutions slower in bf16 than in fp32.
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     grouped = any(isinstance(part, convolutions) and part.groups > 1 for part in net.modules())
     return "bf16" if cpu_computes_bf16() and not grouped else "fp32"
 
 
 def cpu_computes_bf16(info: Path = CPU_INFO) -> bool:
-    """Whether this machine's processor multiplies in bf16, by the flags that Linux lists; False where none are."""
+    """Whether this machine's processor multiplies in bf16, by the flags in /proc/cpuinfo; False without that file."""
     try:
         listed = re.search(r"^(?:flags|Features)\s*:(.*)$", info.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -311,23 +310,23 @@ def cpu_computes_bf16(info: Path = CPU_INFO) -> bool:
 
 
 @contextmanager
-def naming_what_does_not_fit(what: str) -> Iterator[None]:
-    """Say in one line what does not fit into a GPU's memory."""
+def reporting_out_of_memory(what: str) -> Iterator[None]:
+    """Turn a GPU's out-of-memory error into a ValueError of one line that names `what`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        # What torch says after that is advice on its own settings.
+        # The rest of torch's message is advice on its own settings.
         reason = ". ".join(" ".join(str(error).split()).split(". ")[:3])
         raise ValueError(f"{what} does not fit into the GPU's memory: {reason}") from error
 
 
 def keep_freed_memory(device: str = "auto") -> None:
-    """Keep freed tensors' memory in this process, for trials on a CPU under glibc; nothing is done elsewhere.
+    """Keep the memory of freed tensors in this process, for trials on a CPU under glibc.
 
-    By default glibc returns large blocks to the system, and each step of a training gets the same pages again,
-    cleared: up to a fifth of the step of a small net on a CPU. It holds for this thread and those that it starts: a
-    thread that already allocates from an arena of its own goes on as before. CUDA is not asked whether there is a GPU:
-    that would initialise it before a trial's environment is set.
+    By default glibc returns large blocks to the system, which clears them before it gives them to the next step: up to
+    a fifth of a small net's step. This applies to the calling thread and to those that it starts, not to threads that
+    already have an arena. Whether there is a GPU is read from driver files, because a call of CUDA would initialise it
+    before a trial's environment is set.
     """
     on_gpu = device.startswith("cuda") or (device == "auto" and any(map(os.path.exists, GPU_DRIVERS)))
     if not sys.platform.startswith("linux") or on_gpu:

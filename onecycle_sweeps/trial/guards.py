@@ -1,4 +1,4 @@
-"""Warnings about a training's results, derived from its record; they change no number."""
+"""Warnings about a training's results, from its record; they change no result."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,16 +8,16 @@ from onecycle_sweeps import journal
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Policy
 
-# The train value has left chance once it has covered this share of the way from chance to 1 ...
+# The train value is above chance from this share of the distance from chance to 1 on.
 LEARNED = 0.25
-# ... and the val value is near chance if it has covered at most this share of the train value's way.
+# The val value is near chance up to this share of the train value's distance from chance.
 NEAR = 0.2
-# Fewer equal values in a row may be coincidence.
+# Fewer equal values in a row may be a coincidence.
 IN_A_ROW = 3
 
 
 class Evaluated(NamedTuple):
-    """An evaluation: the 0-based step it followed, the train value since the one before, and the val value."""
+    """An evaluation: the 0-based step before it, the train value since the previous evaluation, and the val value."""
 
     step: int
     train: float
@@ -25,9 +25,9 @@ class Evaluated(NamedTuple):
 
 
 def doubts(record: journal.Record, headline: Measure, chance: float | None, normed: bool) -> list[str]:
-    """The warnings that a finished training's headline values call for; there are rules for fractions alone.
+    """Warnings about a finished training's headline values; only measures that are fractions have rules.
 
-    `chance` is the value of always giving the same answer, `normed` whether the net has batch norms.
+    `chance` is the value of the best constant prediction, `normed` whether the net has batch norms.
     """
     if not headline.is_fraction or headline.goal == "min":
         return []
@@ -47,18 +47,18 @@ def _near_chance(evaluations: Sequence[Evaluated], name: str, chance: float, nor
         return []
     last = near[-1]
     advice = (
-        "the batch norms' running statistics may lag behind the weights: try bn_recalibrate=true"
+        "the running statistics of batch norms may lag behind the weights: try bn_recalibrate=true"
         if normed
-        else "were the labels and the inputs of both parts made in the same way?"
+        else "check that labels and inputs of both parts are prepared in the same way"
     )
     return [
-        f"at {len(near)} of {len(evaluations)} evaluations, last after step {last.step}, val {name} {last.val:.3f} "
-        f"is near chance ({chance:.3f}) beside a train {name} of {last.train:.3f}: {advice}"
+        f"at {len(near)} of {len(evaluations)} evaluations, last after step {last.step}, val {name} is near chance "
+        f"({last.val:.3f}, chance {chance:.3f}) while train {name} is {last.train:.3f}: {advice}"
     ]
 
 
 def _equal(evaluations: Sequence[Evaluated], name: str) -> list[str]:
-    """A warning if train and val were equal too often in a row; both being 1.000 is no reason for doubt."""
+    """A warning if train and val values were equal several times in a row, unless both were 1.000."""
     runs = [list(run) for same, run in groupby(evaluations, _are_equal) if same]
     longest = max(runs, key=len, default=[])
     if len(longest) < IN_A_ROW:
@@ -66,7 +66,7 @@ def _equal(evaluations: Sequence[Evaluated], name: str) -> list[str]:
     last = longest[-1]
     return [
         f"train and val {name} are equal to three decimals at {len(longest)} evaluations in a row ({last.val:.3f} "
-        f"after step {last.step}): is the same data in both parts, or does the net always give the same answer?"
+        f"after step {last.step}): check that the parts have different data and that the predictions are not constant"
     ]
 
 
@@ -75,7 +75,7 @@ def _are_equal(evaluated: Evaluated) -> bool:
 
 
 def off_plan(record: journal.Record, policy: Policy, momentum: float | None, count: int) -> list[str]:
-    """A warning for the first of `count` steps whose recorded rate or momentum is not the policy's."""
+    """A warning about the first of `count` steps whose recorded rate or momentum is not the policy's."""
     plan = [policy(step) for step in range(count)]
     planned = {journal.LR: [hyper.lr for hyper in plan]}
     if momentum is not None:
@@ -84,7 +84,7 @@ def off_plan(record: journal.Record, policy: Policy, momentum: float | None, cou
         taken, recorded = record.series(name)
         if taken != list(range(count)):
             return [f"{name} was not recorded at each of {count} steps"]
-        for step, (wanted, was) in enumerate(zip(values, recorded, strict=True)):
-            if wanted != was:
-                return [f"{name} at step {step} was {was}, where the policy plans {wanted}"]
+        for step, (wanted, found) in enumerate(zip(values, recorded, strict=True)):
+            if wanted != found:
+                return [f"{name} at step {step} was {found}, but the policy has {wanted}"]
     return []

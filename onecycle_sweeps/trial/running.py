@@ -98,7 +98,7 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
     trial, fixed = attempt.trial, attempt.trial.resolved() or {}
     resumed = bool(fixed) and state is not None
     rate = build.choose_max_lr(config, fixed, lambda: _rate_found(attempt, config))
-    with build.naming_what_does_not_fit(f"a training at batch_size={config['batch_size']}"):
+    with build.reporting_out_of_memory(f"a training at batch_size={config['batch_size']}"):
         resolved, learner = build.begin(trial, config, rate, fixed, code, resumed=resumed)
         if not resumed:
             trial.write("resolved", resolved, attempt=attempt.number)
