@@ -66,13 +66,13 @@ def test_a_policy_is_better_than_the_first_typed_where_its_seeds_show_it(tmp_pat
     assert says(found.sentence, "constant", "final/val_accuracy", "better: onecycle") and found.flags == ()
 
 
-def test_worse_is_said_with_the_interval_of_how_much_worse(tmp_path: Path) -> None:
+def test_a_worse_policy_is_reported_with_its_interval(tmp_path: Path) -> None:
     claim = only(claims(tmp_path, {"onecycle": BETTER, "constant": BASE}))
     assert (claim.kind, claim.name, claim.baseline) == ("worse", "constant", "onecycle")
     assert says(claim.sentence, "worse", "3.03 points", "2.89 to 3.18")
 
 
-def test_where_no_difference_is_shown_it_is_said_what_could_have_been(tmp_path: Path) -> None:
+def test_without_a_difference_the_minimum_detectable_one_is_reported(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": BASE, "step": (0.91, 0.905, 0.925)})
     claim = only(found)
     assert claim.difference is not None and claim.difference.detectable is not None
@@ -82,7 +82,7 @@ def test_where_no_difference_is_shown_it_is_said_what_could_have_been(tmp_path: 
     assert "no difference shown: step" in found.sentence
 
 
-def test_a_difference_that_holm_does_not_bear_is_not_called_better(tmp_path: Path) -> None:
+def test_a_difference_that_is_not_significant_after_holm_is_not_called_better(tmp_path: Path) -> None:
     weak = (0.91, 0.917, 0.926)
     alone = only(claims(tmp_path / "alone", {"constant": BASE, "step": weak}))
     assert alone.p_adjusted is not None and 0.01 < alone.p_adjusted < 0.05
@@ -108,7 +108,7 @@ SHIFTS = st.lists(st.lists(st.floats(-0.02, 0.02), min_size=3, max_size=3), min_
 
 
 @given(SHIFTS, st.floats(0.001, 1.0))
-def test_what_is_shown_of_a_claim_never_contradicts_itself(shifts: list[list[float]], scale: float) -> None:
+def test_interval_p_value_and_verdict_agree_to_the_last_digit_shown(shifts: list[list[float]], scale: float) -> None:
     """An interval, a p-value and a word that say the same to the last digit shown, in the sentence and on the page."""
     policies = {f"policy{i}": [b + scale * d for b, d in zip(BASE, some, strict=True)] for i, some in enumerate(shifts)}
     rows = {"constant": list(BASE), **policies}
@@ -199,7 +199,7 @@ def test_two_gpus_of_a_machine_are_one_kind_of_device(tmp_path: Path) -> None:
     assert claims(tmp_path, {"cuda:0": BASE, "cuda:1": BETTER}, fixed).flags == ()
 
 
-def test_a_budget_may_differ_where_that_is_the_question_and_nothing_else_may(tmp_path: Path) -> None:
+def test_a_preset_may_allow_different_budgets_but_no_other_difference(tmp_path: Path) -> None:
     steps: dict[str, dict[str, Any]] = {
         "constant": {"resolved": {"total_steps": 80}},
         "onecycle": {"resolved": {"total_steps": 10}},
@@ -292,7 +292,7 @@ def test_a_policy_of_which_every_seed_diverged_has_no_best_rate(tmp_path: Path) 
     assert not any("at its best rate" in flag or "picked on" in flag for flag in alone.flags)
 
 
-def test_before_a_trial_has_ended_nothing_is_said_of_rates(tmp_path: Path) -> None:
+def test_no_rate_is_picked_before_a_trial_has_ended(tmp_path: Path) -> None:
     sweep = swept(tmp_path, rates("constant", 2))
     for one in sweep.trials:
         sweep.trial(one.signature).remove("result.json")
@@ -372,7 +372,7 @@ def test_a_sweep_may_name_its_baseline_by_its_family_or_by_a_group_of_it(tmp_pat
     assert found.baseline == only(found).baseline == "step" and only(found).name == "constant"
 
 
-def test_a_baseline_that_is_not_in_the_sweep_is_replaced_and_said(tmp_path: Path) -> None:
+def test_a_baseline_that_is_not_in_the_sweep_is_replaced_with_a_flag(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": BASE, "onecycle": BETTER}, baseline="cosine")
     assert found.baseline == "constant"
     (flag,) = found.flags
@@ -426,7 +426,7 @@ def test_the_remarks_begin_with_what_is_claimed(tmp_path: Path) -> None:
     assert report.remarks(single)[0] == single.claims.claims[0].sentence
 
 
-def test_better_over_the_seeds_that_did_not_diverge_is_not_called_better_in_short(tmp_path: Path) -> None:
+def test_a_policy_with_a_diverged_seed_is_not_simply_called_better(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": (*BASE, 0.9), "onecycle": (*BETTER, None)})
     assert only(found).kind == "better where it did not diverge" and f"{only(found).kind}: onecycle" in found.sentence
     assert "1 of onecycle diverged" in only(found).sentence

@@ -84,7 +84,7 @@ def test_a_failed_range_test_is_among_the_failures(tmp_path: Path) -> None:
     assert "range test: failed" in report.remarks(comparison)
 
 
-def test_a_rate_that_all_policies_share_is_said_with_the_way_to_tune_each(mixed: Sweep) -> None:
+def test_a_note_says_how_to_tune_each_policy_if_all_share_a_rate(mixed: Sweep) -> None:
     note = report.compare(mixed).notes[0]
     assert "All 4 policies shared max_lr=0.3 from one range test" in note and "max_lr_scale=0.3,1,3" in note
 

@@ -147,7 +147,7 @@ def test_accuracy_is_drawn_against_the_budget_where_epochs_vary(tmp_path: Path) 
     assert axes.get_xscale() == "log" and [text.get_text() for text in axes.get_xticklabels()] == ["2", "4", "8"]
 
 
-def test_one_budget_alone_makes_no_figure_of_budgets(tmp_path: Path) -> None:
+def test_one_budget_makes_no_figure_of_budgets(tmp_path: Path) -> None:
     sweep = budgets(tmp_path, ("constant", "onecycle"), (4,))
     assert "accuracy_by_budget.png" not in {path.name for path in drawn(sweep)}
 
@@ -178,7 +178,7 @@ def test_a_sweep_in_which_all_diverged_is_drawn(tmp_path: Path) -> None:
     assert len(drawn(sweep)) == 6
 
 
-def test_a_trial_under_way_is_drawn_as_far_as_it_has_come(tmp_path: Path) -> None:
+def test_a_running_trial_is_drawn_up_to_its_last_step(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, *(entry(f"a{seed}", "step", seed) for seed in range(2)))
     training(sweep.trial("a0"), status="stopped", accuracy={1: 0.5, 3: 0.6}, loss={1: 1.0, 3: 0.9})
     training(sweep.trial("a1"), status="stopped", accuracy={1: 0.6}, loss={1: 1.0})

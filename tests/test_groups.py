@@ -54,7 +54,7 @@ def test_one_seed_of_other_code_is_enough_on_either_side(tmp_path: Path) -> None
         assert f"{mixed} (seed 0)" in found.flags[0]
 
 
-def test_a_group_whose_seeds_mix_code_is_said_where_nothing_is_compared(tmp_path: Path) -> None:
+def test_a_single_group_with_seeds_of_different_code_is_flagged(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": [made_by(OLD), made_by(NEW), made_by(NEW)]})
     assert not found.claims and "layers.py changed after constant (seed 0)" in found.flags[0]
 
@@ -75,7 +75,7 @@ def test_another_version_of_a_library_that_a_target_names_is_other_code(tmp_path
     assert claims(tmp_path, makers).claims[0].kind == "not comparable"
 
 
-def test_another_torch_is_said_and_compared(tmp_path: Path) -> None:
+def test_another_torch_version_is_flagged_and_still_compared(tmp_path: Path) -> None:
     old = made_by(OLD, NET | {"torch.optim.SGD": "torch 2.6"}, torch="2.6")
     new = made_by(OLD, NET | {"torch.optim.SGD": "torch 2.7"}, torch="2.7")
     found = claims(tmp_path, {"constant": [old] * 3, "onecycle": [new] * 3})
@@ -84,7 +84,7 @@ def test_another_torch_is_said_and_compared(tmp_path: Path) -> None:
     assert "torch 2.6 and 2.7" in line
 
 
-def test_a_rate_that_other_code_found_is_said(tmp_path: Path) -> None:
+def test_a_rate_found_by_other_code_is_flagged(tmp_path: Path) -> None:
     found = claims(tmp_path, {name: [made_by(NEW)] * 3 for name in FINALS}, test=made_by(OLD))
     assert found.claims[0].kind == "better"
     (line,) = found.flags

@@ -118,7 +118,7 @@ def test_a_ledger_of_format_0_belongs_to_the_experiment_that_it_filled(tmp_path:
     assert count(made) == before + 2
 
 
-def test_one_trial_alone_is_shipped_by_a_ledger_of_format_0(tmp_path: Path):
+def test_a_single_trial_is_shipped_by_a_ledger_of_format_0(tmp_path: Path):
     made = delivered(tmp_path)
     before = count(made)
     downgrade(made)

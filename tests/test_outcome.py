@@ -22,12 +22,12 @@ def test_seconds_count_from_the_beginning_of_the_attempt(tmp_path: Path) -> None
     assert clock(journal.read(tmp_path)) == {9: 3.0, 19: 6.0}
 
 
-def test_what_came_before_the_first_step_is_taken_off_where_the_length_of_training_is_known(tmp_path: Path) -> None:
+def test_the_time_before_the_first_step_is_subtracted_if_the_length_of_the_training_is_known(tmp_path: Path) -> None:
     attempt(tmp_path, 1, 0, 100.0, [(9, 103.0), (19, 106.0)])
     assert clock(journal.read(tmp_path), seconds=4.5) == {9: 1.5, 19: 4.5}
 
 
-def test_time_between_attempts_and_steps_made_again_do_not_count(tmp_path: Path) -> None:
+def test_time_between_attempts_and_repeated_steps_do_not_count(tmp_path: Path) -> None:
     attempt(tmp_path, 1, 0, 100.0, [(9, 103.0), (19, 106.0)])
     attempt(tmp_path, 2, 10, 5000.0, [(19, 5004.0), (29, 5008.0)])
     assert clock(journal.read(tmp_path)) == {9: 3.0, 19: 7.0, 29: 11.0}

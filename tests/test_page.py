@@ -106,7 +106,7 @@ def written(sweep: Sweep) -> Read:
     return page_of(sweep)
 
 
-def test_the_page_answers_in_the_order_in_which_one_asks(sweep: Sweep) -> None:
+def test_the_sections_follow_the_order_of_a_readers_questions(sweep: Sweep) -> None:
     assert page_of(sweep).headings == [
         "What was asked",
         "Result",
@@ -138,7 +138,7 @@ def test_the_page_is_the_golden_one(tmp_path: Path, golden: Callable[[str, str],
     golden("report.html", re.sub(r"\n\s*\n+", "\n", text))
 
 
-def test_the_page_says_all_that_repeating_takes(sweep: Sweep) -> None:
+def test_the_page_has_all_that_is_needed_to_repeat_the_sweep(sweep: Sweep) -> None:
     text = page_of(sweep).text
     assert "python -m onecycle_sweeps policy=constant,onecycle -m" in text
     assert all(word in text for word in (sweep.id, sweep.cwd, "da7ada7a", "none: the folder is no checkout"))
@@ -181,7 +181,7 @@ def test_what_was_used_is_compared_with_what_was_planned(tmp_path: Path) -> None
     assert wanted in written(made).text
 
 
-def test_a_policy_that_cannot_be_built_here_is_said(tmp_path: Path) -> None:
+def test_a_policy_that_cannot_be_built_here_is_named(tmp_path: Path) -> None:
     made = hand_made.sweep(tmp_path, entry("a", "mine", 0))
     one_cycle(made, "a")
     config = made.trial("a").config()

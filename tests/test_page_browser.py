@@ -74,7 +74,9 @@ def many(folder: Path) -> Sweep:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_is_cut_off_or_fetched_or_complained_of(browser: Any, page_path: Path, width: int, scheme: str) -> None:
+def test_nothing_is_cut_off_or_fetched_and_the_console_has_no_error(
+    browser: Any, page_path: Path, width: int, scheme: str
+) -> None:
     with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:
         page, said, asked = context.new_page(), [], []
         page.on("console", lambda message: said.append(message.text))
@@ -89,7 +91,7 @@ def test_nothing_is_cut_off_or_fetched_or_complained_of(browser: Any, page_path:
 
 
 @pytest.mark.parametrize("medium", ["screen", "print"])
-def test_figures_are_dark_in_the_dark_and_light_on_paper(browser: Any, page_path: Path, medium: str) -> None:
+def test_figures_follow_the_dark_scheme_and_are_light_on_paper(browser: Any, page_path: Path, medium: str) -> None:
     with browser.new_context(color_scheme="dark") as context:
         page = context.new_page()
         page.goto(page_path.as_uri())

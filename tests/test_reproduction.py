@@ -71,7 +71,7 @@ def test_a_mean_within_the_tolerance_or_above_it_reproduces_a_figure(tmp_path: P
     assert only(made(tmp_path, accuracies)).verdict == verdict
 
 
-def test_seeds_that_have_not_finished_or_diverged_are_told(tmp_path: Path):
+def test_unfinished_and_diverged_seeds_are_reported(tmp_path: Path):
     line = only(made(tmp_path, (0.92, "stopped", "diverged"))).line
     assert "over 1 of 3 seeds, 1 diverged" in line and "(1 of 3 trials have not finished)" in line
 
@@ -86,7 +86,7 @@ def test_seeds_that_have_not_finished_or_diverged_are_told(tmp_path: Path):
         ("data=cifar10_jpeg", "data=cifar10_jpeg was typed, and JPEG is lossy"),
     ],
 )
-def test_whoever_leaves_the_preset_is_told_which_override_did_it(tmp_path: Path, typed: str, reason: str):
+def test_an_override_that_departs_from_the_preset_is_named(tmp_path: Path, typed: str, reason: str):
     row = only(made(tmp_path, (0.92,), command=("experiment=paper", typed)))
     assert (row.verdict, row.reasons) == ("not comparable", (reason,))
 
@@ -109,7 +109,7 @@ def test_what_cannot_change_the_figure_leaves_it_comparable(tmp_path: Path, type
     assert only(made(tmp_path, (0.92,), command=("experiment=paper", typed))).verdict == "reproduced"
 
 
-def test_other_data_than_the_sources_shows_in_the_steps_of_an_epoch(tmp_path: Path):
+def test_data_of_another_size_than_the_sources_are_noticed(tmp_path: Path):
     row = only(made(tmp_path, (0.92,), facts=preset(steps_per_epoch=193)))
     assert (row.verdict, row.reasons) == ("not comparable", ("50 steps an epoch, 193 with the data of the source",))
     assert only(made(tmp_path / "same", (0.92,), facts=preset(steps_per_epoch=50))).verdict == "reproduced"
@@ -161,7 +161,7 @@ def test_a_gain_is_the_difference_of_the_means(tmp_path: Path, one: Any, base: A
     assert only(made(tmp_path, one, base, facts=facts)).verdict == verdict
 
 
-def test_a_row_says_of_a_pair_what_the_claim_says_of_it(tmp_path: Path):
+def test_a_published_pair_agrees_with_the_claim_about_it(tmp_path: Path):
     """Two pairs, of which the preset's baseline is in the first alone: both are claims, adjusted together."""
     ends = {"one": (0.99, 0.985, 0.988, 0.99, 0.987), "base": (0.97, 0.4917, 0.975, 0.97, 0.972)}
     ends["tenth"] = (0.98, 0.982, 0.983, 0.979, 0.981)
@@ -206,7 +206,7 @@ def test_a_row_says_of_a_pair_what_the_claim_says_of_it(tmp_path: Path):
         ((0.92,), (0.8,), (79,), 20, "open", "at least 8.00"),
     ],
 )
-def test_a_speed_up_is_the_claims_own(
+def test_a_published_speed_up_is_compared_with_that_of_the_claim(
     tmp_path: Path, one: Any, base: Any, steps: tuple[int, ...], speed_up: float, verdict: str, words: str
 ):
     facts = preset(rows={}, pairs=[PAIR | {"speed_up": speed_up, "tolerance": 0.01}], baseline="base")
@@ -283,6 +283,6 @@ def test_a_sweep_that_was_written_before_presets_has_none(tmp_path: Path):
         ({"source": "x", "pairs": [PAIR | {"speed_up": 0.5}]}, r"pairs\[0\]\.speed_up must be a number of at least 1"),
     ],
 )
-def test_a_published_node_that_is_amiss_is_refused(node: dict[str, Any], message: str):
+def test_a_wrong_published_node_is_refused(node: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         read(node)

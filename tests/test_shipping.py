@@ -328,7 +328,7 @@ print(tracking.is_current(sweep.load(pathlib.Path({str(complete.folder)!r}))), "
     assert elsewhere(code) == "True False\n"
 
 
-def test_a_store_that_another_sweep_has_changed_is_asked(complete: Sweep, tmp_path: Path):
+def test_a_store_that_another_sweep_has_changed_is_queried(complete: Sweep, tmp_path: Path):
     delivered(tmp_path / "other", id="other", experiment=f"{tmp_path.name} other", uri=complete.tracking_uri)
     before = ledger.load(complete).stamp
     assert tracking.is_current(complete)
@@ -386,7 +386,7 @@ print(tracking.is_current(made), tracking.deliver(made, [], "onecycle"), trackin
 
 
 @pytest.mark.slow
-def test_a_store_with_a_write_ahead_log_is_always_asked(tmp_path: Path):
+def test_a_store_with_a_write_ahead_log_is_always_queried(tmp_path: Path):
     made = sweep(tmp_path, training("a"), uri=f"sqlite:///{tmp_path}/mlflow.db")
     tracking.ship(made)
     ask(made, "PRAGMA journal_mode=WAL")

@@ -47,7 +47,7 @@ def test_a_paired_difference_is_that_of_scipy(pairs: list[tuple[float, float]]) 
 
 
 @given(SAMPLES)
-def test_exchanged_sides_change_the_sign_alone(pairs: list[tuple[float, float]]) -> None:
+def test_exchanging_the_sides_changes_only_the_sign(pairs: list[tuple[float, float]]) -> None:
     a, b = map(keyed, zip(*pairs, strict=True))
     one, other = paired_difference(a, b), paired_difference(b, a)
     assert (one.mean, one.p, one.detectable) == (-other.mean, other.p, other.detectable)
@@ -110,7 +110,7 @@ def test_adjusted_p_values_are_those_of_statsmodels(p_values: list[float], adjus
     assert holm(p_values) == pytest.approx(adjusted)
 
 
-def test_nothing_to_adjust_is_nothing() -> None:
+def test_an_empty_list_of_p_values_stays_empty() -> None:
     assert holm([]) == []
 
 

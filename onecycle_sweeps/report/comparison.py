@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What the sweep shows, in a sentence: that of the claims, or else which mean is best, which is no test."""
+        """What the sweep shows, in a sentence: that of the claims, or the order of the means, which is no test."""
         if self.claims.sentence:
             return self.claims.sentence
         finals = [(row, row.metrics.get(self.headline.final_val)) for row in self.rows]

@@ -74,18 +74,18 @@ def write_trials(path: Path, outcomes: Sequence[Outcome]) -> Path:
     A varying key that is also a column of its own is named KEY_asked.
     """
     rows = [_trial(outcome) for outcome in outcomes]
-    varying = _union(asked for asked, _, _ in rows)
+    varying = _union(varies for varies, _, _ in rows)
     fixed = _union(facts for _, facts, _ in rows)
     metrics = sorted(_union(metrics for _, _, metrics in rows))
     names = {key: f"{key}_asked" if key in {*fixed, *metrics} else key for key in varying}
-    table = [facts | metrics | {names[key]: value for key, value in asked.items()} for asked, facts, metrics in rows]
+    table = [facts | metrics | {names[key]: value for key, value in varies.items()} for varies, facts, metrics in rows]
     first = ["signature", "name", "kind"]
     rest = [column for column in fixed if column not in first]
     return _write(path, [*first, *names.values(), *rest, *metrics], table)
 
 
 def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    """What was asked of a trial, what is known about it, and its metrics."""
+    """What varies of a trial, what is known about it, and its metrics."""
     facts = {
         "signature": outcome.entry.signature,
         "name": outcome.name,

@@ -136,9 +136,9 @@ def _figure(name: str, figure: PublishedFigure, members: Members, obstacles: tup
 
 @dataclass(frozen=True)
 class _Lead:
-    """By how much a row is ahead here, None while that is unknown; with `is_bound` at least by so much.
+    """By how much a row is ahead here, None if unknown; with `is_bound` the true lead may be larger.
 
-    `doubt` says why not even the direction is certain, None if it is.
+    `doubt` says why the direction is not certain, None if it is.
     """
 
     value: float | None

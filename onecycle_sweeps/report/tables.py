@@ -1,4 +1,4 @@
-"""A comparison as text: a table for the terminal, the same as Markdown, and how the trials of a sweep stand."""
+"""A comparison as text: a table for the terminal, the same as Markdown, and the status of a sweep's trials."""
 
 import math
 from collections import Counter

@@ -34,7 +34,7 @@ MLFLOW_STATUS = {
 ARTIFACTS = ("resolved.json", "lr_momentum.png", "range_test.png", "range_test.csv", "model.pt")
 NOT_PARAMS = ("needs", "tracking", "max_lr")
 RESOLVED_PARAMS = ("max_lr", "precision", "device", "threads", "total_steps", "steps_per_epoch")
-# The most points in one request, and characters in a value; MLflow cuts longer values without a word.
+# The most points in one request, and characters in a value; MLflow cuts longer values without a warning.
 BATCH = 1000
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
 

@@ -120,7 +120,7 @@ class Runs:
         """Record how the sweep and the store look with everything in it, unless users have deleted the runs."""
         with locked(_lock_path(self.sweep), self.expired):
             known = ledger.load(self.sweep)
-            # Taken before the store is asked, so that a later change of it is noticed.
+            # Taken before the store is queried, so that a later change of it is noticed.
             known.stamp = stamp(self.sweep.tracking_uri)
             known.complete = None if _is_deleted(self.client, known) else appearance
             known.save()
@@ -220,8 +220,8 @@ class Runs:
 def open_runs(sweep: Sweep, expired: Callable[[], bool], whole: bool = True) -> Iterator[Runs]:
     """The sweep's runs in its store, with what exists once for the sweep; one process at a time has an sqlite file.
 
-    A process that ships only some trials (`whole` is false) trusts the ledger for what exists once: it asks the store
-    nothing about it and waits for no lock.
+    A process that ships only some trials (`whole` is false) trusts the ledger for what exists once: it does not
+    query the store about it and waits for no lock.
     """
     with connected(sweep.tracking_uri, expired) as client:
         runs = Runs(client, sweep, ledger.load(sweep), expired)

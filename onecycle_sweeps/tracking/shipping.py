@@ -74,7 +74,7 @@ def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None
 
 
 def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
-    """What the sweep's store lacks according to the ledger; the store itself is not asked."""
+    """What the sweep's store lacks according to the ledger; the store is not contacted."""
     known = ledger.load(sweep)
     runs = points = 0
     for glanced in outcomes(sweep):
@@ -86,7 +86,7 @@ def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
 
 
 def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
-    """Whether there is something to ship according to the ledger; the store itself is not asked."""
+    """Whether there is something to ship according to the ledger; the store is not contacted."""
     known, found = ledger.load(sweep), list(outcomes(sweep, only))
     if not known.named or known.experiment is None or any(_lacks(known, outcome) for outcome in found):
         return True
@@ -98,7 +98,7 @@ def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
 def is_current(sweep: Sweep) -> bool:
     """Whether the store has all there is of a sweep, with its report.
 
-    The store is asked, unless it is an sqlite file that has not changed since that was so. Raises StoreUnreachable.
+    The store is queried, unless it is an sqlite file that has not changed since that was so. Raises StoreUnreachable.
     """
     known = ledger.load(sweep)
     if not known.named or known.complete is None or known.complete != _appearance(sweep):
@@ -151,7 +151,7 @@ def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
 
 
 def _update_all(runs: Runs, found: Sequence[Outcome]) -> Iterator[str | None]:
-    """Update the runs of these trials, in parallel on a server; yields for each why the store refused it, if so."""
+    """Update the runs of these trials, in parallel on a server; yields for each why the store refused it, or None."""
     due = [outcome.entry for outcome in found if _lacks(runs.ledger, outcome)]
     if not is_server(runs.sweep.tracking_uri) or len(due) < 2:
         yield from (_update(runs, entry) for entry in due)
@@ -161,7 +161,7 @@ def _update_all(runs: Runs, found: Sequence[Outcome]) -> Iterator[str | None]:
 
 
 def _update(runs: Runs, entry: Entry) -> str | None:
-    """Update one trial's run; returns why the store refused it, if so."""
+    """Update one trial's run; returns why the store refused it, or None."""
     from mlflow.exceptions import MlflowException
 
     with runs.ledger.run_file(entry.signature, runs.expired) as file:
@@ -228,7 +228,7 @@ class Shipper:
 
 
 def main(folder: Path, interval: float, grace: float, only: str) -> None:
-    """Ship until standard input ends, which the launcher's death also causes; each line of it asks for a delivery."""
+    """Ship until standard input ends, which the launcher's death also causes; each line of it requests a delivery."""
     answers = os.fdopen(os.dup(1), "w", 1, "utf-8")
     os.dup2(2, 1)  # whatever libraries print goes to the log
     orders: SimpleQueue[str] = SimpleQueue()

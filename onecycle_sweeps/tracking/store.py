@@ -43,7 +43,7 @@ class StoreUnreachable(Exception):
 
 
 def check_uri(uri: str) -> None:
-    """Raise ValueError, in one line, for a URI that cannot be a store, as far as can be told without opening it."""
+    """Raise ValueError, in one line, for a URI that cannot be a store, as far as can be seen without opening it."""
     scheme, separator, _ = uri.partition("://")
     dialect, rest = scheme.partition("+")[0], address(uri).removeprefix(scheme)
     if is_server(uri):

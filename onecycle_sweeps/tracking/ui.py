@@ -56,7 +56,7 @@ def ui_command(uri: str, port: int = PORT) -> list[str]:
 
 
 def ui_environment(uri: str) -> dict[str, str]:
-    """This process's environment with what `ui_command` needs: a URI may hold a password, so it is no argument."""
+    """This process's environment with what `ui_command` needs: a URI may have a password, so it is no argument."""
     needed = {
         "MLFLOW_BACKEND_STORE_URI": with_secrets(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
