@@ -1,4 +1,4 @@
-"""The program: a verb goes to the verbs, everything else to Hydra."""
+"""The program's entry: a verb goes to `cli`, everything else to Hydra."""
 
 import os
 import sys
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the program.
 
-    The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was asked, 130 after Ctrl-C.
+    The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was typed, 130 after Ctrl-C.
     """
     _name_files_in_utf8()
     terminal.replace_unencodable()
     sys.argv[1:] = paths.typed_with_homes(sys.argv[1:])
     command_line.add_code(sys.argv[1:], Path.cwd())
     if (shown := credentials.scrubbed(sys.argv[1:])) != sys.argv[1:]:
-        # Every user of a machine reads the arguments of its processes.
+        # Every user of a machine can read the arguments of its processes.
         os.execv(sys.executable, [*sys.orig_argv[: -len(shown)], *shown])
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
@@ -37,10 +37,7 @@ def main() -> None:
 
 
 def _name_files_in_utf8() -> None:
-    """Start again in Python's UTF-8 mode where the locale has another encoding for the names of files.
-
-    What is written to disk names files, and other machines read it.
-    """
+    """Start again in Python's UTF-8 mode if the locale encodes file names otherwise: records on disk name files."""
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, sys.orig_argv)
@@ -57,13 +54,13 @@ def _verb() -> int:
 
 
 def _start_no_threads() -> None:
-    """Let what is loaded from here on start no threads of its own: a trial takes as many as `threads` says."""
+    """Keep the libraries that are loaded from here on from starting threads: `threads` sets how many a trial has."""
     os.environ.update(dict.fromkeys(pool.THREAD_VARIABLES, "1"))
 
 
 def _command() -> int:
     _start_no_threads()
-    # The workers' process takes a second or two to import torch: Hydra composes meanwhile.
+    # The fork server takes a second or two to import torch, while Hydra composes the jobs.
     if command_line.wants_workers(sys.argv[1:]):
         with suppress(OSError):
             pool.start_server()
@@ -79,7 +76,7 @@ def _command() -> int:
 
 
 def one_trial() -> None:
-    """Let Hydra compose what was typed; with -m it calls its launcher instead of what is here."""
+    """Let Hydra compose the config and run it as one trial; with -m Hydra calls its launcher instead."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
 

@@ -1,4 +1,4 @@
-"""The verbs: what a user does with sweeps that were started before."""
+"""The verbs: what a user can do with a recorded sweep, and the doctor."""
 
 import argparse
 import difflib
@@ -7,7 +7,6 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.terminal import FAILURE, MISTAKE, complain, refuse, say
 from onecycle_sweeps.trial_folder import EarlierVersion, check_owner
 
-MOST_WORDS = 160
-# The overrides that a verb takes for a recorded sweep: its launcher, and where the sweep and its records are.
+# The most characters of an error that are shown.
+ERROR_WIDTH = 160
+# The overrides that a verb accepts for a recorded sweep: `resume` those of its launcher, all verbs these keys.
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
-PLACES = ("runs_dir", "tracking.uri", "tracking.experiment")
+LOCATIONS = ("runs_dir", "tracking.uri", "tracking.experiment")
 
 
 def main(argv: list[str]) -> int:
@@ -39,9 +39,9 @@ def main(argv: list[str]) -> int:
     verb, *rest = argv
     if (parser := _parsers().get(verb)) is None:
         near = difflib.get_close_matches(verb, known := (*VERBS, DOCTOR), 1)
-        meant = f"did you mean {near[0]}? The" if near else "the"
+        hint = f"did you mean {near[0]}? The" if near else "the"
         return _mistake(
-            f"unknown verb {verb!r}; {meant} verbs are {', '.join(known)}. Overrides look like policy=onecycle"
+            f"unknown verb {verb!r}; {hint} verbs are {', '.join(known)}. Overrides look like policy=onecycle"
         )
     if "--help" in rest or "-h" in rest:
         print(f"{parser.prog}: {parser.description}")
@@ -55,12 +55,12 @@ def main(argv: list[str]) -> int:
 
 
 def _parsers() -> Mapping[str, argparse.ArgumentParser]:
-    """A parser for each verb: Hydra's options and overrides, among which its sweep is named, and its own flag."""
+    """A parser for each verb: Hydra's options, the overrides with the sweep's name among them, and the verb's flag."""
     verbs = argparse.ArgumentParser(add_help=False).add_subparsers()
     for verb, function in {**VERBS, DOCTOR: doctor}.items():
         prog = f"python -m onecycle_sweeps {verb} {'[--probe]' if verb == DOCTOR else '[SWEEP]'} [overrides]"
         common = hydra_internals.option_parser()
-        # An abbreviated --probe would submit a job that was not asked for in full.
+        # No abbreviations: --p must not submit a job as --probe does.
         parser = verbs.add_parser(
             verb, parents=[common], add_help=False, allow_abbrev=False, prog=prog, description=function.__doc__
         )
@@ -75,11 +75,10 @@ def _carry_out(verb: str, asked: argparse.Namespace) -> int:
     if len(names) > (most := 0 if verb == DOCTOR else 1):
         return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
     overrides = [argument for argument in asked.overrides if argument not in names]
-    # A recorded sweep has its own launcher, whose keys these change.
+    # These change the launcher that the sweep has recorded.
     of_launcher = [one for one in overrides if verb == RESUME and _key(one).startswith(LAUNCHER)]
     asked.overrides = [one for one in overrides if one not in of_launcher]
     with mistakes.as_config_errors():
-        # A verb may be given what a sweep is given.
         whole, requests = composing.composed(asked, jobs=verb == DOCTOR)
     config = composing.plain(whole)
     if verb == DOCTOR:
@@ -88,19 +87,17 @@ def _carry_out(verb: str, asked: argparse.Namespace) -> int:
     if verb == UI and not names and _needs_no_sweep(config, overrides):
         tracking.check_uri(config["tracking"]["uri"])
         return commands.become_ui(config["tracking"]["uri"])
-    which = _found(config, overrides, names, fills=verb in (SYNC, UI, RESUME))
+    which = _found(config, overrides, names, writes=verb in (SYNC, UI, RESUME))
     if verb == RESUME:
         return resume(which, of_launcher)
     return watch(which) if asked.flag else VERBS[verb](which)
 
 
 def doctor(config: DictConfig, requests: Sequence[Request], *, probing: bool) -> int:
-    """Check each thing that a sweep needs, a line for each; with --probe a short job checks it from a node as well."""
+    """Check each thing that a sweep needs, a line for each; with --probe a short job checks a node as well."""
     from onecycle_sweeps.launching import doctor as checks
-    from onecycle_sweeps.launching.slurm import node_check
 
-    cluster_checks = partial(node_check.check_cluster, with_job=probing)
-    return checks.examine(requests, composing.launcher(config), cluster_checks)
+    return checks.examine(requests, composing.launcher(config), with_job=probing)
 
 
 def status(which: Sweep) -> int:
@@ -128,17 +125,17 @@ def cancel(which: Sweep) -> int:
     from onecycle_sweeps.launching.slurm import watch as slurm_watch
 
     trials = [which.trial(entry.signature) for entry in which.trials]
-    _report_lost(which)
+    _report_unreadable(which)
     for trial in (open_trials := [trial for trial in trials if not trial.state().has_result]):
         trial.write("cancel", {"time": time.time()})
     for line in (remarks := slurm_watch.cancel(which)):
         complain(f"{line}: each job ends by itself once it sees that it is cancelled")
-    say(f"{len(open_trials)} of {len(trials)} trials are cancelled; resume {which.id} goes on with them")
+    say(f"{len(open_trials)} of {len(trials)} trials are cancelled; resume {which.id} continues them")
     return FAILURE if remarks else 0
 
 
 def write_report(which: Sweep) -> int:
-    """Write the report again, with its figures, from what has finished so far."""
+    """Write the report and its figures from what has finished so far."""
     _refresh_jobs(which)
     _report_earlier(which)
     comparison = report.compare(which)
@@ -152,7 +149,7 @@ def sync(which: Sweep) -> int:
     """Bring MLflow up to date with the sweep's journals."""
     _refresh_jobs(which)
     _report_earlier(which)
-    _report_lost(which)
+    _report_unreadable(which)
     if not tracking.is_current(which):
         comparison = report.compare(which)
         files = report.write(comparison)
@@ -163,13 +160,13 @@ def sync(which: Sweep) -> int:
 
 
 def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
-    """Run what is left of the sweep, from the configs that it recorded; what has finished is kept."""
+    """Run the unfinished trials of the sweep from the configs that it recorded; what has finished is kept."""
     check_owner(which.folder / "sweep.json")
     for entry in which.trials:
         try:
             which.trial(entry.signature).check_config()
         except Damaged as error:
-            raise LookupError(f"{error}, and by it its trial would go on: {error.remedy}") from error
+            raise LookupError(f"{error}, and its trial cannot be resumed without it: {error.remedy}") from error
     typed_in = Path.cwd()
     _enter(which)
     launcher = which.launcher
@@ -180,20 +177,20 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
         change = None if which.sequential else planning.difference(requests, which.configs())
         if launcher is None and not which.single:
             launcher = composing.launcher(config)
-    except Exception as error:  # the sweep runs from its records even if its command cannot be composed any more
-        change = f"cannot be composed ({textwrap.shorten(str(error), MOST_WORDS)})"
+    except Exception as error:  # the sweep runs from its records even if its command can no longer be composed
+        change = f"cannot be composed ({textwrap.shorten(str(error), ERROR_WIDTH)})"
     if change:
-        complain(f"the command of sweep {which.id} {change}; the sweep goes on as it was")
+        complain(f"the command of sweep {which.id} {change}; the sweep continues as recorded")
     if which.sequential:
         complain(
-            f"sweep {which.id} goes on with the trials that its sweeper had asked for; "
-            "only its command makes it search further, in another sweep"
+            f"sweep {which.id} runs only the trials that its sweeper had requested; "
+            "to search further, repeat its command, which starts another sweep"
         )
     return commands.resume(which, _launcher(launcher, of_launcher), typed_in)
 
 
 def _enter(which: Sweep) -> None:
-    """Change to the folder in which a sweep's command was typed, or to where that folder was moved with the sweep."""
+    """Change to the folder in which a sweep's command was typed; if it was moved with the sweep, to its new place."""
     folder = before = Path(which.cwd)
     trials = [which.trial(entry.signature) for entry in which.trials]
     if not before.is_dir():
@@ -208,10 +205,12 @@ def _enter(which: Sweep) -> None:
 
 
 def _launcher(recorded: Mapping[str, Any] | None, changes: Sequence[str]) -> dict[str, Any] | None:
-    """The recorded keys of hydra.launcher, with those that are typed; None for a trial without a launcher."""
+    """The recorded keys of hydra.launcher, changed by the typed ones; None for a single trial, which has none."""
     if recorded is None:
         if changes:
-            raise ValueError(f"{changes[0]} is for a sweep, and this is one trial that runs in its command's process")
+            raise ValueError(
+                f"{changes[0]} is for sweeps, and this is a single trial, which has no launcher: leave it out"
+            )
         return None
     choice = "hydra/launcher"
     name = "slurm" if commands.is_slurm(recorded) else "local"
@@ -236,29 +235,29 @@ def _key(override: str) -> str:
 
 
 def _check_overrides(verb: str, overrides: Sequence[str]) -> None:
-    """Raise ConfigError for an override that does not say where a sweep and its records are."""
+    """Raise ConfigError for an override that does not locate a sweep or its store."""
     for override in overrides:
         key = _key(override)
-        if key not in (*PLACES, "tracking", *GLOBAL_GROUPS, "hydra.searchpath"):
+        if key not in (*LOCATIONS, "tracking", *GLOBAL_GROUPS, "hydra.searchpath"):
             launcher = " and hydra.launcher" if verb == RESUME else ""
             raise ConfigError(
-                f"{verb} is about a recorded sweep, which {override} does not change: leave it out, or type it with a "
-                f"command of its own; {verb} takes {', '.join(PLACES)}{launcher}"
+                f"{verb} is about a recorded sweep, which {override} cannot change: leave it out, or start another "
+                f"sweep with it; {verb} takes {', '.join(LOCATIONS)}{launcher}"
             )
 
 
-def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, fills: bool) -> Sweep:
+def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, writes: bool) -> Sweep:
     """The sweep with this name, with the tracker that was typed; raises LookupError.
 
-    `fills` says that the verb writes to its store, which may have been moved.
+    `writes` says that the verb writes to the sweep's store, which may have been moved.
     """
-    which = sweep.find(Path(config["runs_dir"]), names[0] if names else None, _passed_over)
+    which = sweep.find(Path(config["runs_dir"]), names[0] if names else None, _warn_of_skipped)
     command_line.add_code(which.command, Path(which.cwd))
     keys = {_key(override) for override in overrides}
     if keys & {"tracking.uri", "tracking"}:
         tracking.check_uri(config["tracking"]["uri"])
         which = replace(which, tracking_uri=config["tracking"]["uri"])
-    elif fills:
+    elif writes:
         tracking.check_store(which)
     if keys & {"tracking.experiment", "tracking"}:
         which = replace(which, experiment=config["tracking"]["experiment"])
@@ -266,13 +265,13 @@ def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, fi
 
 
 def _needs_no_sweep(config: Config, overrides: Sequence[str]) -> bool:
-    """Whether a verb without a sweep is about a store only: its URI was typed, or there is no sweep yet."""
+    """Whether `ui` serves a store without a sweep: the store's URI was typed, or there is no sweep yet."""
     typed_store = {_key(override) for override in overrides} & {"tracking.uri", "tracking"}
     return bool(typed_store) or not any(Path(config["runs_dir"], "sweeps").glob("*/sweep.json"))
 
 
-def _passed_over(line: str) -> None:
-    complain(f"{line}; the latest of the others is taken")
+def _warn_of_skipped(line: str) -> None:
+    complain(f"{line}; the latest of the others is used")
 
 
 def _report_earlier(which: Sweep) -> None:
@@ -281,12 +280,12 @@ def _report_earlier(which: Sweep) -> None:
     if found:
         complain(
             f"{len(found)} of {len(which.trials)} trials were recorded by an earlier version of the "
-            "program: they are shown as they are, and the sweep's command trains them again"
+            "program: they are shown as recorded, and the sweep's command trains them again"
         )
 
 
-def _report_lost(which: Sweep) -> None:
-    """Report each trial that has a record which cannot be used."""
+def _report_unreadable(which: Sweep) -> None:
+    """Report each trial that has an unreadable record."""
     for entry in which.trials:
         state = which.trial(entry.signature).state()
         if state.is_unreadable:
@@ -294,7 +293,7 @@ def _report_lost(which: Sweep) -> None:
 
 
 def _refresh_jobs(which: Sweep) -> None:
-    """Update the status of the sweep's jobs from the cluster; report what cannot be asked there."""
+    """Update the status of the sweep's jobs from the cluster; report each of SLURM's programs that fails."""
     for line in jobs.refresh(which):
         complain(f"{line}; their last known status is shown")
 
@@ -312,5 +311,5 @@ FLAGS = {"status": "--watch", DOCTOR: "--probe"}
 
 
 def _mistake(line: str) -> int:
-    complain(f"{line}")
+    complain(line)
     return MISTAKE

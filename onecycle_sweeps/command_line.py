@@ -1,6 +1,6 @@
-"""What a command line asks for, read before any library is imported: a verb, workers, folders with code; and conf/.
+"""What is read from a command line before any library is imported: a verb, workers, folders with code; and conf/.
 
-It needs the standard library only, so that every process of the program can begin with it.
+It imports the standard library only, so that every process of the program can start with it.
 """
 
 import argparse
@@ -23,18 +23,18 @@ def is_verb(first: str) -> bool:
 
 
 def wants_workers(argv: Sequence[str]) -> bool:
-    """Whether a command most likely needs workers here: it is a sweep, and no launcher but local was typed."""
+    """Whether a command probably needs workers here: it is a sweep, and no launcher but local was typed."""
     launchers = [argument.partition("=")[2] for argument in argv if argument.startswith("hydra/launcher=")]
     return any(argument in MULTIRUN for argument in argv) and all(name == "local" for name in launchers)
 
 
 def add_code(argv: Sequence[str], cwd: Path) -> None:
-    """Append the folders that may hold code named by a command's config to sys.path, after everything installed."""
+    """Append the folders in which a command's config may find code to sys.path, after everything installed."""
     sys.path += [str(folder) for folder in _code_folders(argv, cwd) if str(folder) not in sys.path]
 
 
 def _code_folders(argv: Sequence[str], cwd: Path) -> list[Path]:
-    """Where a command was typed, the folders of the user's configs, and the groups in these that hold code too."""
+    """The folder in which a command was typed, the folders of the user's configs, and their groups that hold code."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config-dir", "-cd")
     parser.add_argument("--config-path", "-cp")

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from onecycle_sweeps import hydra_internals
 from onecycle_sweeps.config import nodes, paths
 
-# Hydra's config by this program's defaults, with which a job does nothing but run its trial.
+# The part of Hydra's config that makes a job do more than run its trial, with this program's defaults.
 DEFAULTS = {
     "callbacks": {"folders": {"_target_": "onecycle_sweeps.composing.HydrasFolders"}},
     "output_subdir": None,
@@ -20,7 +20,7 @@ DEFAULTS = {
     "sweep": {"dir": "${runs_dir}/sweeps", "subdir": "."},
     "job_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
 }
-# Texts that no job reads.
+# Long texts that no job reads.
 HELP = ("help", "hydra_help")
 
 
@@ -32,7 +32,7 @@ def asks_for_more(config: DictConfig) -> bool:
 
 
 def content(config: DictConfig) -> dict[str, Any]:
-    """Hydra's own config of a job as plain data, resolved as far as that is possible before the job begins."""
+    """Hydra's own config of a job as plain data, resolved as far as possible before the job begins."""
     found: dict[str, Any] = {}
     for key in config.hydra:
         if key not in HELP:
@@ -46,7 +46,7 @@ def content(config: DictConfig) -> dict[str, Any]:
 
 
 def _resolved(part: DictConfig, *, typed: bool) -> dict[str, Any]:
-    """A part of Hydra's config; it stays unresolved if it was typed or only the job's process can resolve it."""
+    """A part of Hydra's config as plain data, unresolved if it was typed or only the job's process can resolve it."""
     try:
         found = OmegaConf.to_container(part, resolve=not typed, enum_to_str=True)
     except OmegaConfBaseException:
@@ -56,11 +56,11 @@ def _resolved(part: DictConfig, *, typed: bool) -> dict[str, Any]:
 
 
 def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None, task: Callable[[], float]) -> None:
-    """Do what Hydra's own launchers do around a job, whose task returns its objective.
+    """Do what Hydra's own launchers do around a job, whose `task` returns the value for the sweeper.
 
     An exception of the task is passed to the callbacks only; any other exception is raised here.
     """
-    # Our own callback acts before the jobs; a record may name it by an earlier module.
+    # Our own callback has acted before the jobs; a record may name it in another module than today's.
     callbacks = hydra["callbacks"].items()
     own = {name for name, node in callbacks if str(node.get("_target_", "")).endswith(".HydrasFolders")}
     hydra = {**hydra, "callbacks": {name: node for name, node in callbacks if name not in own}}
@@ -72,6 +72,6 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
     if job_id:
         whole.hydra.job.id = job_id
     JobRuntime.instance().set("name", whole.hydra.job.name)
-    # A callback's module is user code as well.
+    # The modules of callbacks are user code as well.
     with nodes.environment(config):
         run_job(lambda _: task(), whole, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_internals.job_context(whole))

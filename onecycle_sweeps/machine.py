@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores by affinity, cgroup and SLURM, GPUs by what is visible."""
+"""What this process may use of the machine: cores by affinity, cgroup and SLURM, and the visible GPUs."""
 
 import math
 import os
@@ -12,26 +12,26 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """The cores that this process may run on, and no more than its cgroup's quota allows or SLURM has granted."""
+    """How many cores this process may use, by its affinity, its cgroup's quota and its SLURM job."""
     bounds = [processors(), cpu_quota(), _granted()]
     return max(1, math.floor(min(bound for bound in bounds if bound is not None)))
 
 
 def processors() -> int:
-    """The processors that this process may run on; all of the machine's where the system cannot say, as on macOS."""
+    """The processors that this process may run on; all of the machine's if the system has no affinity, as on macOS."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _granted() -> int | None:
-    """The cores of a SLURM job around this process, which not every cluster binds it to."""
+    """The cores of the SLURM job that this process is in; not every cluster sets the affinity to them."""
     values = (os.environ.get(name, "") for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"))
     return next((int(value) for value in values if value.isdigit()), None)
 
 
 def cpu_quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """The cores' worth of time that the narrowest cgroup around this process grants; None where there is no bound."""
+    """The lowest CPU quota, in cores, of the cgroups that this process is in; None if there is none."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -50,10 +50,10 @@ def cpu_quota(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) ->
 
 
 def gpus(count: Callable[[], int]) -> list[dict[str, str]]:
-    """The GPUs that torch would find in this process: for each, the variable that shows a worker that one alone.
+    """The GPUs that torch would find in this process: for each, the variable that makes it the only visible one.
 
-    `count` asks torch how many there are, which takes the seconds of its import: only where neither a variable nor
-    nvidia-smi tells, as on ROCm, whose HIP_VISIBLE_DEVICES goes before CUDA_VISIBLE_DEVICES.
+    `count` counts them by torch, whose import takes seconds, so it is called only if neither a variable nor nvidia-smi
+    lists them. On ROCm, HIP_VISIBLE_DEVICES has precedence over CUDA_VISIBLE_DEVICES.
     """
     names = ["CUDA_VISIBLE_DEVICES"] if shutil.which("nvidia-smi") else ["HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"]
     for name in names:
@@ -76,7 +76,7 @@ def _nvidias() -> int:
 
 
 def _quota(folder: Path) -> list[float]:
-    """A cgroup's own quota in cores, from version 2's file or version 1's."""
+    """The quota of one cgroup in cores, by the file of cgroup version 2 or those of version 1; empty if it has none."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()

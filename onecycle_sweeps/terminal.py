@@ -1,4 +1,4 @@
-"""What the user reads on a terminal: lines in any encoding, an exception in one line or with its traceback."""
+"""What the user reads on a terminal: lines in any encoding, exceptions in one line or with a traceback."""
 
 import codecs
 import errno
@@ -28,9 +28,17 @@ def replace_unencodable() -> None:
     """Let standard output and standard error replace characters that their encoding lacks, instead of failing."""
     codecs.register_error("spelled", _replacement)
     for stream in (sys.stdout, sys.stderr):
-        # In a notebook or a test it may be something else.
+        # In a notebook or a test, a stream may be something else.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="spelled")
+
+
+def redirect_output(path: Path) -> None:
+    """Append what this process and its libraries print, and the last words of a crash, to a file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
 
 
 def say(line: str = "") -> None:
@@ -39,12 +47,12 @@ def say(line: str = "") -> None:
 
 
 def complain(line: str) -> None:
-    """Print a line about what is wrong on standard error."""
+    """Print a warning or an error on standard error, in one line."""
     print(f"onecycle_sweeps: {line}", file=sys.stderr, flush=True)
 
 
 def refuse(error: Exception) -> int:
-    """Print a mistake of the user's in one line, after its traceback if that is wanted; returns the exit status."""
+    """Print a mistake of the user's in one line, after its traceback if one is wanted; returns the exit status."""
     if wants_tracebacks():
         print(with_traceback(error), end="", file=sys.stderr)
     complain(str(error))
@@ -53,9 +61,9 @@ def refuse(error: Exception) -> int:
 
 @contextmanager
 def counting(doing: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yield a function that counts what is done, as a progress line `doing: 5,000 of 60,000 unit`.
+    """Show the progress line `doing: 5,000 of 60,000 unit`; yields a function that is called with what was done.
 
-    The line appears after a second, and only where standard error is a terminal; at the end it is removed.
+    The line appears after a second, and only if standard error is a terminal; at the end it is removed.
     """
     done, shown, due = 0, False, time.monotonic() + SILENT_SECONDS
 
@@ -74,10 +82,9 @@ def counting(doing: str, total: int, unit: str) -> Iterator[Callable[[int], None
 
 
 def in_one_line(error: BaseException) -> str:
-    """The error's type and message, and the innermost line of the user's own code, or else of any code.
+    """The error's type and message, and the innermost line of the user's own code, or of any code if there is none.
 
-    For this package's own ValueErrors and for files that cannot be used the message alone is enough, unless they were
-    raised by the user's code.
+    A ValueError of this package and an OSError are shown by their message alone, unless the user's code raised them.
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {error}"
@@ -108,7 +115,7 @@ def invocation() -> str:
 
 
 def wants_tracebacks() -> bool:
-    """Whether the user wants tracebacks too, asked for by the variable that Hydra reads."""
+    """Whether the user wants tracebacks, by the environment variable that Hydra reads."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -120,7 +127,7 @@ def _replacement(error: UnicodeError) -> tuple[str, int]:
 
 
 def _is_users(filename: str) -> bool:
-    """Whether a file of code is the user's: neither this package's, nor Python's, nor an installed library's."""
+    """Whether a source file is the user's: neither this package's, nor Python's, nor an installed library's."""
     if filename.startswith("<"):
         return False
     path = Path(filename).resolve()

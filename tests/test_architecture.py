@@ -46,7 +46,7 @@ BREACHES = [
     (house.imports_run_downwards, {"onecycle_sweeps/loop.py": "from onecycle_sweeps import trial"}),
     (house.imports_run_downwards, {"onecycle_sweeps/loop.py": "from onecycle_sweeps.trial import run"}),
     (house.imports_run_downwards, {"onecycle_sweeps/loop.py": "def f():\n    import onecycle_sweeps.trial"}),
-    (house.imports_run_downwards, {"onecycle_sweeps/report/page.py": "from ..launching import job"}),
+    (house.imports_run_downwards, {"onecycle_sweeps/report/page.py": "from ..launching import execution"}),
     (house.imports_run_downwards, {"onecycle_sweeps/report/page.py": "import onecycle_sweeps.tracking"}),
     (house.imports_run_downwards, {"onecycle_sweeps/trial.py": "import hydra_plugins.onecycle_sweeps"}),
     (house.nobody_imports_what_conf_names, {"onecycle_sweeps/trial.py": "from onecycle_sweeps.models import lenet"}),
@@ -97,7 +97,7 @@ STANDING = (
     "journal",
     "models/lenet",
     "sources/idx",
-    "launching/job",
+    "launching/execution",
     "report/__init__",
 )
 

@@ -16,8 +16,8 @@ import hydra_code
 from onecycle_sweeps.composing import Composer
 from onecycle_sweeps.config.schema import ConfigError, check_env_set
 from onecycle_sweeps.hydra_job import DEFAULTS
-from onecycle_sweeps.launching.commands import maximising_override
-from onecycle_sweeps.launching.job import execute
+from onecycle_sweeps.launching.commands import direction_override
+from onecycle_sweeps.launching.execution import execute
 from onecycle_sweeps.planning import Planner, Request
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -212,18 +212,21 @@ def test_a_sweeps_jobs_have_their_environment_callbacks_and_folders(folder: Path
 
 
 @pytest.mark.parametrize(
-    ("node", "instead"),
+    ("goal", "node", "instead"),
     [
-        ({"direction": "minimize"}, "hydra.sweeper.direction=maximize"),
-        ({"direction": "maximize"}, None),
-        ({"ax_config": {"experiment": {"minimize": True}}}, "hydra.sweeper.ax_config.experiment.minimize=false"),
-        ({"optim": {"optimizer": "NGOpt", "maximize": False}}, "hydra.sweeper.optim.maximize=true"),
-        ({"optim": {"maximize": True}}, None),
-        ({"max_batch_size": None, "params": {"seed": "0,1,2"}}, None),
+        ("max", {"direction": "minimize"}, "hydra.sweeper.direction=maximize"),
+        ("max", {"direction": "maximize"}, None),
+        ("max", {"ax_config": {"experiment": {"minimize": True}}}, "hydra.sweeper.ax_config.experiment.minimize=false"),
+        ("max", {"optim": {"optimizer": "NGOpt", "maximize": False}}, "hydra.sweeper.optim.maximize=true"),
+        ("max", {"optim": {"maximize": True}}, None),
+        ("max", {"max_batch_size": None, "params": {"seed": "0,1,2"}}, None),
+        ("min", {"direction": "maximize"}, "hydra.sweeper.direction=minimize"),
+        ("min", {"direction": "minimize"}, None),
+        ("min", {"optim": {"maximize": True}}, "hydra.sweeper.optim.maximize=false"),
     ],
 )
-def test_a_sweeper_that_minimises_is_known_by_the_key_that_says_so(node: dict[str, Any], instead: str | None):
-    assert maximising_override(OmegaConf.create(node)) == instead
+def test_the_override_that_corrects_a_sweepers_direction_is_found(goal: Any, node: dict[str, Any], instead: str | None):
+    assert direction_override(OmegaConf.create(node), goal) == instead
 
 
 @pytest.mark.slow

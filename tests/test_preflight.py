@@ -54,7 +54,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         (["model=resnet20", "model.depth=21"], r"^model\.depth must be 6n\+2 .* got 21$"),
         (["model=torchvision", "model.name=resnet34x"], r"^model\.name .* resnet34, .* got 'resnet34x'$"),
         (["model._target_=nowhere.Net"], r"^model\._target_=nowhere\.Net: there is no module nowhere"),
-        (["model._target_=users_mistakes.Nett"], r"users_mistakes has no Nett, did you mean Net\?$"),
+        (["model._target_=users_mistakes.Nett"], r"no Nett in users_mistakes, did you mean Net\?$"),
         (["model._target_=math.pi"], r"^model\._target_ must be the dotted name of a class or function, got math\.pi"),
         (["model=resnet9", "batch_size=1"], r"shape \(1, 1, 8, 8\): .*more than 1 value per channel"),
         (
@@ -68,7 +68,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
             ["optimizer.body_lr_scale=0.1"],
             r"^optimizer\.body_lr_scale must be 1 .*\bhead\b.* got 0\.1$",
         ),
-        (["optimizer._target_=torch.optim.SDG"], r"torch\.optim has no SDG, did you mean SGD\?$"),
+        (["optimizer._target_=torch.optim.SDG"], r"no SDG in torch\.optim, did you mean SGD\?$"),
         ([*optimizer("torch.optim.Adagrad")], r"^Adagrad has neither momentum nor betas"),
         (
             [*optimizer("torch.optim.LBFGS"), "~optimizer.weight_decay", "~optimizer.fused", "policy=constant"],

@@ -38,10 +38,10 @@ def test_what_needs_no_rate_goes_first_and_what_gets_one_next(made: Sweep, at_ra
     trainings = [training(i, test.signature) for test in TESTS for i in range(2)]
     waiting = Queue(made, [*TESTS, *trainings, *at_rates])
     assert [waiting.next() for _ in range(3)] == [*TESTS, at_rates[0]]
-    assert waiting.take(TESTS[1], Execution("finished")) == Event(TESTS[1], "finished")
+    assert waiting.record(TESTS[1], Execution("finished")) == Event(TESTS[1], "finished")
     assert given_out(waiting) == [*trainings[2:], *at_rates[1:]]
     assert waiting.waiting
-    waiting.take(TESTS[0], Execution("finished"))
+    waiting.record(TESTS[0], Execution("finished"))
     assert given_out(waiting) == trainings[:2]
     assert not waiting.waiting
 
@@ -56,7 +56,7 @@ def test_a_trial_that_another_process_works_on_waits_behind_all_others(
     waiting = Queue(made, at_rates)
     first = waiting.next()
     assert first
-    assert waiting.take(first, Execution("busy", "another process works on it")) is None
+    assert waiting.record(first, Execution("busy", "another process works on it")) is None
     assert given_out(waiting) == at_rates[1:]
     assert waiting.waiting
     later = time.monotonic() + queue.RETRY_SECONDS
@@ -71,9 +71,9 @@ def test_what_waits_for_a_cancelled_range_test_is_cancelled_with_it_or_fails(mad
     made.trial(cancelled.signature).write("cancel", {"time": 0.0})
     waiting = Queue(made, [TESTS[0], cancelled, other])
     assert waiting.next() == TESTS[0]
-    assert waiting.take(TESTS[0], Execution("cancelled")) == Event(TESTS[0], "cancelled")
+    assert waiting.record(TESTS[0], Execution("cancelled")) == Event(TESTS[0], "cancelled")
     cause = "range test first: cancelled"
-    assert list(waiting.orphans()) == [Event(cancelled, "cancelled"), Event(other, "failed", cause)]
+    assert list(waiting.fail_dependents()) == [Event(cancelled, "cancelled"), Event(other, "failed", cause)]
     assert (made.trial(other.signature).failure() or {})["cause"] == cause
     assert not waiting.waiting
 
@@ -84,8 +84,8 @@ def test_no_folder_is_looked_at_for_a_trial_that_waits(made: Sweep, monkeypatch:
     monkeypatch.setattr(Sweep, "trial", lambda *_: pytest.fail("a folder was looked at"))
     given = []
     while waiting.waiting:
-        assert list(waiting.orphans()) == []
+        assert list(waiting.fail_dependents()) == []
         if entry := waiting.next():
             given.append(entry)
-            waiting.take(entry, Execution("finished"))
+            waiting.record(entry, Execution("finished"))
     assert given == [TESTS[0], *trainings]

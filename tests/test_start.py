@@ -20,12 +20,12 @@ OWN = (
 TRAIN = f"""
 import json, sys
 from pathlib import Path
-from onecycle_sweeps.launching import job
+from onecycle_sweeps.launching import execution
 import real_trials
 seen = {{}}
 for model in sys.argv[2:]:
     folder = real_trials.made(Path(sys.argv[1]), f"model={{model}}", "max_lr=0.1", "batch_size=8", "epochs=1")
-    outcome = job.execute(folder, real_trials.stop_after(1))
+    outcome = execution.execute(folder, real_trials.stop_after(1))
     seen[model] = [outcome.status, *(name for name in {HEAVY} if name in sys.modules)]
 print(json.dumps(seen))
 """

@@ -19,15 +19,15 @@ def test_a_keyboard_interrupt_that_no_signal_has_raised_is_a_mistake_of_the_user
     said: list[Any] = []
     with (
         pytest.raises(SystemExit) as left,
-        commands._ending_in_a_line(),
-        commands._interruptible(session, lambda *what: said.append(what)),
+        commands.errors_in_one_line(),
+        commands.interruptible(session, lambda *what: said.append(what)),
     ):
         raise KeyboardInterrupt
     assert left.value.code == 2 and "test_terminal.py" in capsys.readouterr().err and said == []
     with (
         pytest.raises(SystemExit) as left,
-        commands._ending_in_a_line(),
-        commands._interruptible(session, lambda *what: said.append(what)),
+        commands.errors_in_one_line(),
+        commands.interruptible(session, lambda *what: said.append(what)),
     ):
         signal.raise_signal(signal.SIGINT)
     assert left.value.code == 130 and said == [(None, None)]

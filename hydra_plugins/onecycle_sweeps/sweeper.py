@@ -1,4 +1,4 @@
-"""The sweeper that a sweep has unless another is chosen; every Hydra program imports it, so it imports Hydra alone."""
+"""The default sweeper. Every Hydra program imports this module, so it imports nothing but Hydra."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper, every combination of what was typed, without a composition of all jobs beforehand.
+    """Hydra's own sweeper of all combinations, without its check that composes all jobs.
 
-    The launchers of this program compose all jobs of a batch before the first one starts.
+    This program's launcher composes all jobs of a batch before the first one starts.
     """
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Leave it to the launcher to compose the jobs, which tells of mistakes in the same words."""
+        """Leave this check to the launcher, which reports mistakes in the same words."""

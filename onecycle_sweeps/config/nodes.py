@@ -106,8 +106,8 @@ def located(key: str, target: str) -> Any:
             found = _imported(key, target, path)
         if found is None:
             near = keys.nearest(name, dir(parent))
-            meant = f", did you mean {near}?" if near else ""
-            raise ValueError(f"{key}={target}: {parent.__name__} has no {name}{meant}")
+            hint = f", did you mean {near}?" if near else ": correct the dotted name"
+            raise ValueError(f"{key}={target} does not exist: there is no {name} in {parent.__name__}{hint}")
     if not callable(found):
         raise ValueError(f"{key} must be the dotted name of a class or function, got {target}, which is neither")
     return found

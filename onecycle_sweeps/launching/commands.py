@@ -9,9 +9,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from onecycle_sweeps import composing, tracking
+from onecycle_sweeps import composing, measures, tracking
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import Unreadable
@@ -24,26 +24,33 @@ from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 from onecycle_sweeps.terminal import FAILURE, INTERRUPTED, complain, in_one_line, refuse, say
 
-# Keys that only a sweep reads.
-OF_A_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")
-OF_ONE_TRIAL = ("hydra.run.",)
+# The keys of hydra/launcher.
+Launcher = Mapping[str, Any]
+
+# Keys of Hydra's config that only a sweep reads, and those that only a single trial reads.
+SWEEP_KEYS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")
+TRIAL_KEYS = ("hydra.run.",)
 DEFAULTS = ("hydra/launcher=local", "hydra/sweeper=grid")
-# Keys by which sweepers (Optuna, Ax, Nevergrad) are told a direction: the value that minimises, the one that maximises.
-DIRECTIONS = {"direction": ("minimize", "maximize"), "minimize": (True, False), "maximize": (False, True)}
-LAST_PORT = 65536
-# This process's sweep: Hydra calls a launcher several times, and says nothing at the end.
+# The keys that give sweepers (Optuna, Ax, Nevergrad) their direction, and the value of each for a measure's goal.
+DIRECTIONS = {
+    "direction": {"min": "minimize", "max": "maximize"},
+    "minimize": {"min": True, "max": False},
+    "maximize": {"min": False, "max": True},
+}
+LAST_PORT = 65535
+# The sweep of this process, if it has one. Hydra calls a launcher several times and does not announce the last call.
 _sessions: list[Session] = []
 _workers = pool.WorkerPool()
 
 
 def one_trial(config: Any, hydra: Any) -> None:
-    """Run one trial here, with the range test it needs; leaves with the exit status unless all went well."""
-    with _ending_in_a_line():
+    """Run one trial here, with the range test that it needs; exits with a status unless all went well."""
+    with errors_in_one_line():
         _check_one_trial(hydra)
         request = Request(composing.plain(config, hydra), tuple(hydra.overrides.task), dict(hydra.runtime.choices))
         schema.check(request.config)
         session = Session(request.config, Preflight(preflight.in_this_process), single=True)
-        with _interruptible(session, say_how_to_continue):
+        with interruptible(session, say_how_to_continue):
             session.launch([request], _in_this_process)
             status = session.conclude()
         if status:
@@ -51,41 +58,44 @@ def one_trial(config: Any, hydra: Any) -> None:
 
 
 def _check_one_trial(hydra: Any) -> None:
-    """Raise ConfigError where a sweep was asked for: typed, or in a file that was chosen."""
+    """Raise ConfigError where the overrides or a config file ask for a sweep."""
     launcher, sweeper = (
         f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}" for group in ("launcher", "sweeper")
     )
     if hydra.mode.name == "MULTIRUN":
-        raise ConfigError(f"{launcher} cannot run this program's sweeps: leave it out, or take local")
-    _check_hydra(hydra, OF_A_SWEEP, "needs a sweep: add -m")
+        raise ConfigError(f"{launcher} cannot run this program's sweeps: leave it out, or use local")
+    _check_hydra(hydra, SWEEP_KEYS, "needs a sweep: add -m")
     for chosen in (launcher, sweeper):
         if chosen not in DEFAULTS:
             raise ConfigError(f"{chosen} needs a sweep: add -m")
 
 
 def check_sweep(hydra: Any) -> None:
-    """Exit with a line for an override of Hydra's own config that this program's sweeps cannot respect."""
-    with _ending_in_a_line():
-        _check_hydra(hydra, OF_ONE_TRIAL, "is for one trial: leave out -m, or set hydra.sweep.dir")
+    """Exit with one line if an override of Hydra's own config has no effect on this program's sweeps."""
+    with errors_in_one_line():
+        _check_hydra(hydra, TRIAL_KEYS, "is for one trial: leave out -m, or set hydra.sweep.dir")
         schema.check_env_set(name for name in hydra.job.env_set if name not in hydra.job.env_copy)
 
 
-def _check_hydra(hydra: Any, elsewhere: tuple[str, ...], where: str) -> None:
-    """Raise ConfigError for a typed override of Hydra's own config that is read `elsewhere`, or nowhere."""
+def _check_hydra(hydra: Any, unread: tuple[str, ...], reason: str) -> None:
+    """Raise ConfigError for an override whose key begins with one of `unread`, and for a key that cannot be used."""
     for override in composing.typed(hydra, "hydra"):
-        if override.lstrip("+~").startswith(elsewhere):
-            raise ConfigError(f"{override} {where}")
+        if override.lstrip("+~").startswith(unread):
+            raise ConfigError(f"{override} {reason}")
     if hydra.job.chdir:
         raise ConfigError(
-            "hydra.job.chdir=true cannot be done, since paths in a config count from where the command is typed: leave "
-            "it out, hydra.runtime.output_dir names a job's folder"
+            "hydra.job.chdir=true cannot be used, since paths in a config are relative to the folder in which the "
+            "command is typed: leave it out, hydra.runtime.output_dir is a job's folder"
         )
 
 
 def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
-    """Warn of a sweeper that minimises, and of an output folder of Hydra's that gets no results."""
-    if config["task"] == TRAIN and (key := maximising_override(hydra.sweeper)):
-        complain(f"the sweeper minimises, but a higher final val accuracy is better: add {key}")
+    """Warn of a sweeper that goes in the wrong direction, and of a folder of Hydra's that gets no results."""
+    # No trial has recorded its headline measure yet.
+    measure = measures.headline(None)
+    if config["task"] == TRAIN and (override := direction_override(hydra.sweeper, measure.goal)):
+        does, better = ("minimises", "higher") if measure.goal == "max" else ("maximises", "lower")
+        complain(f"the sweeper {does}, but a {better} {measure.final_val} is better: add {override}")
     if Path(hydra.sweep.dir).absolute() != Path(config["runs_dir"]) / "sweeps":
         complain(
             f"{hydra.sweep.dir} gets only what Hydra writes about its jobs; trials, results and the report are in "
@@ -93,126 +103,77 @@ def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
         )
 
 
-def sweep(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
-    """Run a sweeper's jobs on this machine's workers; returns each one's objective."""
-    with _ending_in_a_line():
-        config = requests[0].config
-        schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
+def direction_override(node: Any, goal: Literal["max", "min"], path: str = "hydra.sweeper") -> str | None:
+    """The override that turns a sweeper towards a goal; None unless its config names the opposite direction."""
+    if not isinstance(node, Mapping):
+        return None
+    opposite = "min" if goal == "max" else "max"
+    for key, value in node.items():
+        directions = DIRECTIONS.get(str(key))
+        # Optuna's direction is a word or a member of an enumeration.
+        if directions and getattr(value, "name", value) == directions[opposite]:
+            return f"{path}.{key}={str(directions[goal]).lower()}"
+        if deeper := direction_override(value, goal, f"{path}.{key}"):
+            return deeper
+    return None
+
+
+def sweep(requests: Sequence[Request], hydra: Any, launcher: Launcher, *, sequential: bool) -> list[float]:
+    """Run a sweeper's jobs on workers or on a SLURM cluster; returns the value of each for the sweeper.
+
+    A value is NaN if this process does not wait for the job.
+    """
+    with errors_in_one_line():
+        config, on_slurm = requests[0].config, is_slurm(launcher)
+        if on_slurm:
+            # It was started unless this launcher was named on the command line.
+            pool.stop_server()
+        check_launcher(launcher)
         schema.check(config)
-        if not _sessions:
-            _warn_of_hydra(hydra, config)
-            checks_in_forks = Preflight(preflight.in_a_fork)
-            _sessions.append(Session(config, checks_in_forks, single=False, sequential=sequential, launcher=launcher))
-        with _interruptible(_sessions[0], say_how_to_continue):
-            return _sessions[0].launch(requests, _on_workers(config, launcher))
-
-
-def submit(requests: Sequence[Request], hydra: Any, launcher: Mapping[str, Any], *, sequential: bool) -> list[float]:
-    """Submit a sweeper's jobs to a SLURM cluster; returns each one's objective, NaN if nothing waits for the jobs."""
-    from onecycle_sweeps.launching.slurm import dry_run, options, watch
-
-    with _ending_in_a_line():
-        # The fork server runs unless the command line itself named this launcher.
-        pool.stop_server()
-        config, waits = requests[0].config, launcher["wait"]
-        options.check(launcher)
-        schema.check(config)
-        if sequential and (launcher["dry_run"] or not waits):
-            key = "dry_run=true" if launcher["dry_run"] else "wait=false"
+        dry, waits = launcher.get("dry_run", False), launcher.get("wait", True)
+        if sequential and (dry or not waits):
+            key = "dry_run=true" if dry else "wait=false"
             raise ConfigError(f"hydra.launcher.{key} gives no results to a sweeper that learns from them")
         if not _sessions:
             _warn_of_hydra(hydra, config)
-        checks_apart = Preflight(preflight.in_a_fresh_process, elsewhere=True)
-        if launcher["dry_run"]:
-            dry_run.show(requests, launcher, checks_apart)
+        checks = Preflight(preflight.in_a_fresh_process, elsewhere=True) if on_slurm else Preflight(preflight.in_a_fork)
+        if dry:
+            from onecycle_sweeps.launching.slurm import dry_run
+
+            dry_run.show(requests, launcher, checks)
             return [math.nan] * len(requests)
         if not _sessions:
-            made = Session(
-                config,
-                checks_apart,
-                single=False,
-                sequential=sequential,
-                cpus_elsewhere=launcher["cpus_per_task"],
-                launcher=launcher,
-                ships=waits,
+            cpus = launcher.get("cpus_per_task")
+            _sessions.append(
+                Session(config, checks, sequential=sequential, launcher=launcher, cpus_elsewhere=cpus, ships=waits)
             )
-            _sessions.append(made)
-        session = _sessions[0]
-        with _interruptible(session, say_how_to_watch):
-            run = partial(watch.run, launcher, report=not sequential)
-            return session.launch(requests, run)
+        with interruptible(_sessions[0], say_how_to_watch if on_slurm else say_how_to_continue):
+            return _sessions[0].launch(requests, _runner(config, launcher, report=not sequential))
 
 
-def resume(recorded: Sweep, launcher: Mapping[str, Any] | None, typed_in: Path) -> int:
+def resume(recorded: Sweep, launcher: Launcher | None, typed_in: Path) -> int:
     """Run the unfinished trials of a recorded sweep by `launcher`, or in this process; returns the exit status.
 
-    `typed_in` is the shell's folder, for the commands that are suggested at the end: this process has left it.
+    `typed_in` is the folder in which the command was typed, for the commands that are suggested at the end.
     """
-    from onecycle_sweeps.launching.slurm import options, watch
-
-    with _ending_in_a_line():
+    with errors_in_one_line():
         config = recorded.trial(recorded.trials[0].signature).config()
-        tracker = {"uri": recorded.tracking_uri, "experiment": recorded.experiment}
-        begun = partial(
-            Session,
-            {"runs_dir": str(recorded.runs_dir), "tracking": tracker},
+        session = Session(
+            {
+                "runs_dir": str(recorded.runs_dir),
+                "tracking": {"uri": recorded.tracking_uri, "experiment": recorded.experiment},
+            },
             Preflight(preflight.in_this_process),
-            single=recorded.single,
-            sequential=recorded.sequential,
             launcher=launcher,
+            ships=launcher is None or launcher.get("wait", True),
             typed_in=typed_in,
         )
-        how = say_how_to_resume
-        if not launcher:
-            session, run = begun(), _in_this_process
-        elif is_slurm(launcher):
-            options.check(launcher)
-            session = begun(ships=launcher["wait"])
-            run, how = partial(watch.run, launcher, report=True), say_how_to_watch
-        else:
-            schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
-            session, run = begun(), _on_workers(config, launcher)
+        if launcher:
+            check_launcher(launcher)
         _sessions.append(session)
-        with _interruptible(session, how):
-            session.resume(recorded, run)
+        with interruptible(session, say_how_to_watch if launcher and is_slurm(launcher) else say_how_to_resume):
+            session.resume(recorded, _runner(config, launcher, report=True))
     return conclude_sweep()
-
-
-def is_slurm(launcher: Mapping[str, Any]) -> bool:
-    """Whether these are the keys of hydra/launcher=slurm."""
-    return "timeout_min" in launcher
-
-
-def become_ui(uri: str, which: Sweep | None = None) -> NoReturn:
-    """Replace this process by MLflow's UI on a store, at the first free port; raises ValueError for a server's URI."""
-    port = next(port for port in range(tracking.PORT, LAST_PORT) if _is_free(port))
-    command = tracking.ui_command(uri, port)
-    say(f"MLflow: {tracking.overlay_link(which, port) if which else f'http://127.0.0.1:{port}'}")
-    os.execvpe(command[0], command, tracking.ui_environment(uri))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def maximising_override(node: Any, path: str = "hydra.sweeper") -> str | None:
-    """The override that makes a minimising sweeper maximise; None where its config does not say that it minimises."""
-    if not isinstance(node, Mapping):
-        return None
-    for key, value in node.items():
-        minimal, maximal = DIRECTIONS.get(str(key), (None, None))
-        # Optuna's direction is a word or a member of an enumeration.
-        if minimal is not None and getattr(value, "name", value) == minimal:
-            return f"{path}.{key}={str(maximal).lower()}"
-        if deeper := maximising_override(value, f"{path}.{key}"):
-            return deeper
-    return None
 
 
 def conclude_sweep() -> int:
@@ -223,27 +184,62 @@ def conclude_sweep() -> int:
     if not session.ships:
         say_how_to_watch(session.sweep, session.typed_in)
         return 0
-    with _ending_in_a_line(), _interruptible(session, say_how_to_continue):
+    with errors_in_one_line(), interruptible(session, say_how_to_continue):
         _workers.leave()
         return session.conclude()
 
 
-def _in_this_process(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
-    from onecycle_sweeps.launching import job
+def is_slurm(launcher: Launcher) -> bool:
+    """Whether these are the keys of hydra/launcher=slurm."""
+    return "timeout_min" in launcher
 
-    yield from job.run_here(sweep, trials)
+
+def check_launcher(launcher: Launcher) -> None:
+    """Raise ConfigError for a value of hydra.launcher that cannot be used."""
+    from onecycle_sweeps.launching.slurm import options
+
+    if is_slurm(launcher):
+        options.check(launcher)
+    else:
+        schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
 
 
-def _on_workers(config: Mapping[str, Any], launcher: Mapping[str, Any]) -> Run:
-    """A function that runs trials on this machine's workers."""
+def _runner(config: Mapping[str, Any], launcher: Launcher | None, *, report: bool) -> Run:
+    """The function that runs a sweep's trials; with `report`, a cluster's last job writes the report."""
+    if launcher is None:
+        return _in_this_process
+    if is_slurm(launcher):
+        from onecycle_sweeps.launching.slurm import watch
+
+        return partial(watch.run, launcher, report=report)
     threads = 1 if config["threads"] == "auto" else config["threads"]
     workers = None if launcher["workers"] == "auto" else launcher["workers"]
     slots = partial(pool.slots, config["device"], threads, workers, launcher["jobs_per_gpu"])
     return lambda sweep, todo: pool.run(_workers, sweep, todo, slots(len(todo)))
 
 
+def _in_this_process(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
+    from onecycle_sweeps.launching import execution
+
+    yield from execution.run_here(sweep, trials)
+
+
+def become_ui(uri: str, which: Sweep | None = None) -> NoReturn:
+    """Replace this process by MLflow's UI on a store, at the first free port; raises ValueError for a server's URI."""
+    port = next(port for port in range(tracking.PORT, LAST_PORT + 1) if _is_free(port))
+    command = tracking.ui_command(uri, port)
+    say(f"MLflow: {tracking.overlay_link(which, port) if which else f'http://127.0.0.1:{port}'}")
+    os.execvpe(command[0], command, tracking.ui_environment(uri))
+
+
+def _is_free(port: int) -> bool:
+    with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        return True
+    return False
+
+
 @contextmanager
-def _ending_in_a_line() -> Iterator[None]:
+def errors_in_one_line() -> Iterator[None]:
     """Turn a mistake of the user's, a worker that cannot start, or a full disk into one line and an exit status."""
     try:
         yield
@@ -255,10 +251,10 @@ def _ending_in_a_line() -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible(session: Session, say_how: Callable[[Sweep, Path], None]) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM, once the running trials have saved: ship what there is, say how to continue, and exit.
+def interruptible(session: Session, say_how: Callable[[Sweep, Path], None]) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM, once the running trials have saved: fill MLflow, say how to continue, and exit.
 
-    A second Ctrl-C leaves the shipping to `sync`. A KeyboardInterrupt without a signal is a mistake in the user's code.
+    A second Ctrl-C leaves MLflow to `sync`. A KeyboardInterrupt without a signal is a mistake in the user's code.
     """
     has_signal = False
 
@@ -267,7 +263,7 @@ def _interruptible(session: Session, say_how: Callable[[Sweep, Path], None]) -> 
         has_signal = True
         raise KeyboardInterrupt
 
-    # A shell's background job ignores Ctrl-C.
+    # A shell lets its background jobs ignore Ctrl-C.
     signals = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) != signal.SIG_IGN else [])]
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:

@@ -29,18 +29,19 @@ class Display:
         self.sweep, self.todo, self.reused, self.changed = sweep, todo, reused, changed
         self.running: dict[str, Entry] = {}
         self.ended: Counter[str] = Counter()
+        # Attempts whose notes were printed, or that began before this command, and trials whose notes are due.
         self._attempts = {entry.signature: sweep.trial(entry.signature).attempts() for entry in sweep.trials}
-        self._unheard: dict[str, Entry] = {}
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        terminal = self.console.is_terminal
-        self._live = Live(console=self.console, transient=True, auto_refresh=False) if terminal else None
+        self._notes_due: dict[str, Entry] = {}
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        on_terminal = self._console.is_terminal
+        self._live = Live(console=self._console, transient=True, auto_refresh=False) if on_terminal else None
         self._shown = time.monotonic()
 
     def __enter__(self) -> Self:
         if self.reused:
             found = f"{self.reused} of {len(self.sweep.trials)} results"
             since = f", though code has changed since ({', '.join(self.changed)})" if self.changed else ""
-            self.console.print(Text(f"{found} were there already and are reused{since}: rerun=true makes them again"))
+            self._print(f"{found} were there already and are reused{since}: rerun=true makes them again")
         if self._live:
             self._live.start()
         return self
@@ -50,63 +51,64 @@ class Display:
             self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Take in that a trial waits, runs or has ended, or that time has passed."""
+        """Print what an event says, and bring the progress up to date."""
         entry, status = event.entry, event.status
         if event.news:
-            self.console.print(Text(event.news))
+            self._print(event.news)
         if entry and status == RUNNING:
             self.running[entry.signature] = entry
         elif entry and status:
             self.running.pop(entry.signature, None)
         if entry and (status == RUNNING or status in ENDED):
-            # A short job may end before it was seen to run.
-            self._unheard[entry.signature] = entry
-        self._tell_notes()
+            # A short job may have ended before it was seen running.
+            self._notes_due[entry.signature] = entry
+        self._print_notes()
         if entry and status in ENDED:
-            self._unheard.pop(entry.signature, None)
+            self._notes_due.pop(entry.signature, None)
             self.ended[status] += 1
-            trial, done = self.sweep.trial(entry.signature), f"[{self.ended.total()}/{self.todo}]"
-            self.console.print(Text(f"{done} {describe(trial, entry, status, event.cause)}"))
+            trial = self.sweep.trial(entry.signature)
+            self._print(f"[{self.ended.total()}/{self.todo}] {describe(trial, entry, status, event.cause)}")
             if status == FAILED and wants_tracebacks():
-                self.console.print(Text(trial.last_failure().get("traceback", "")))
-        interval = REFRESH_SECONDS if self._live else PLAIN_SECONDS
-        if time.monotonic() - self._shown >= interval:
+                self._print(trial.last_failure().get("traceback", ""))
+        if time.monotonic() - self._shown >= (REFRESH_SECONDS if self._live else PLAIN_SECONDS):
             self._shown = time.monotonic()
-            self._refresh()
+            self._show_progress()
 
-    def _tell_notes(self) -> None:
-        """Print what there is to know of how trials began, once their attempts have."""
-        for signature, entry in list(self._unheard.items()):
+    def _print_notes(self) -> None:
+        """Print the notes of attempts that have begun, such as why a trial starts again from step 0."""
+        for signature, entry in list(self._notes_due.items()):
             try:
                 head = journal.latest_attempt(self.sweep.trial(signature).journal)
             except Unreadable:
                 continue
             if head and head.number > self._attempts.get(signature, 0):
                 self._attempts[signature] = head.number
-                del self._unheard[signature]
+                del self._notes_due[signature]
                 for note in head.notes:
-                    self.console.print(Text(f"{_name(self.sweep, entry)}: {note}"))
+                    self._print(f"{self._name(entry)}: {note}")
 
-    def _refresh(self) -> None:
-        if self._live:
-            self._live.update(Group(self._table(), Text(self._counts())), refresh=True)
-            return
-        for entry in self.running.values():
-            if line := _progress_line(self.sweep.trial(entry.signature)):
-                self.console.print(Text(f"{_name(self.sweep, entry)}: {line}"))
-
-    def _table(self) -> Table:
+    def _show_progress(self) -> None:
         table = Table(box=None, pad_edge=False)
-        for heading in ("running", "progress"):
-            table.add_column(heading, no_wrap=True)
+        table.add_column("running", no_wrap=True)
+        table.add_column("progress", no_wrap=True)
         for entry in self.running.values():
-            table.add_row(_name(self.sweep, entry), _progress_line(self.sweep.trial(entry.signature)) or "starting")
-        return table
+            line = _progress_line(self.sweep.trial(entry.signature))
+            table.add_row(self._name(entry), line or "starting")
+            if line and not self._live:
+                self._print(f"{self._name(entry)}: {line}")
+        if self._live:
+            running, ended = len(self.running), self.ended.total()
+            counts = "".join(f", {count} {status}" for status, count in self.ended.items())
+            waiting = self.todo - ended - running
+            line = f"{ended} of {self.todo} trials done{counts}; {running} running, {waiting} waiting"
+            self._live.update(Group(table, Text(line)), refresh=True)
 
-    def _counts(self) -> str:
-        counts = "".join(f", {count} {status}" for status, count in self.ended.items())
-        running, ended = len(self.running), self.ended.total()
-        return f"{ended} of {self.todo} trials done{counts}; {running} running, {self.todo - ended - running} waiting"
+    def _print(self, line: str) -> None:
+        # Not as rich's markup, for which brackets have a meaning.
+        self._console.print(Text(line))
+
+    def _name(self, entry: Entry) -> str:
+        return entry.name(self.sweep.trial(entry.signature).max_lr())
 
 
 def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -> str:
@@ -121,10 +123,6 @@ def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -
     if "seconds" in metrics:
         facts.append(f"{metrics['seconds']:.1f} s")
     return f"{name}: {status}" + (f", {', '.join(facts)}" if facts else "")
-
-
-def _name(sweep: Sweep, entry: Entry) -> str:
-    return entry.name(sweep.trial(entry.signature).max_lr())
 
 
 def _progress_line(trial: TrialFolder) -> str | None:

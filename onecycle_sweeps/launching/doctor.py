@@ -1,33 +1,52 @@
-"""The verb doctor: each thing that a sweep needs is checked before anything is submitted, and told in one line."""
+"""The verb doctor: checks each thing that a sweep needs before anything is submitted, with one line for each.
+
+As a program, `python -m onecycle_sweeps.launching.doctor QUESTION` is the short job by which `--probe` checks a node.
+"""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import urlsplit
 
-from onecycle_sweeps import files, images, tracking
+from onecycle_sweeps import files, images, provenance, tracking
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.credentials import address
 from onecycle_sweeps.launching import preflight
-from onecycle_sweeps.launching.commands import is_slurm
+from onecycle_sweeps.launching.commands import check_launcher, is_slurm
 from onecycle_sweeps.launching.preflight import Preflight
-from onecycle_sweeps.launching.slurm import options
+from onecycle_sweeps.launching.slurm import client, jobs, options, sbatch
+from onecycle_sweeps.launching.slurm.client import OVER, Job, SlurmError
+from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.planning import Planner, Request
 from onecycle_sweeps.terminal import FAILURE, say
+from onecycle_sweeps.trial_folder import TrialFolder
 
 OK, FAILS, SKIPPED = "ok", "FAILS", "skipped"
-OF_A_CLUSTER = ("slurm", "sbatch")
 # File systems that several machines mount; one in user space has a name such as fuse.ceph.
 SHARED = (
     *("nfs", "lustre", "gpfs", "beegfs", "ceph", "gluster", "cifs", "smb", "afs", "weka", "panfs", "orangefs"),
     "pvfs",
 )
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+MODULE = "onecycle_sweeps.launching.doctor"
+# The time limit of the job on the node, and how long to wait for it.
+TIMEOUT_MIN, PATIENCE_MIN = 2, 10
+POLL_SECONDS = 1.0
+# How long it may take until what a node has written is visible here.
+LAG_SECONDS = 2.0
+TAIL_LINES = 5
+HOST = os.environ.get("SLURMD_NODENAME", gethostname())
 
 
 @dataclass(frozen=True)
@@ -46,43 +65,27 @@ class Finding:
         return f"{self.word:<8} {self.about}: {self.line}"
 
 
-def ok(about: str, line: str) -> Finding:
-    """A check that passed."""
-    return Finding(OK, about, line)
+ok, fails, skipped = (partial(Finding, word) for word in (OK, FAILS, SKIPPED))
 
 
-def fails(about: str, line: str) -> Finding:
-    """A check that failed."""
-    return Finding(FAILS, about, line)
+def examine(requests: Sequence[Request], launcher: Mapping[str, Any], *, with_job: bool) -> int:
+    """Check what the jobs need and print each finding; returns the exit status.
 
-
-def skipped(about: str, line: str) -> Finding:
-    """A check that was not made."""
-    return Finding(SKIPPED, about, line)
-
-
-# Checks a cluster, given the keys of hydra.launcher, what was found of runs_dir, its path, and the tracker's URI.
-ClusterChecks = Callable[[Mapping[str, Any], Finding, Path, str], Iterator[Finding]]
-
-
-def examine(requests: Sequence[Request], launcher: Mapping[str, Any], cluster_checks: ClusterChecks) -> int:
-    """Print the outcome of each check as soon as it is known; returns 1 if one fails."""
+    `with_job` submits a short job that checks a node of the cluster as well.
+    """
     failed = False
-    for finding in _findings(requests, launcher, cluster_checks):
+    for finding in _findings(requests, launcher, with_job):
         say(str(finding))
         failed = failed or finding.word == FAILS
     return FAILURE if failed else 0
 
 
-def _findings(
-    requests: Sequence[Request], launcher: Mapping[str, Any], cluster_checks: ClusterChecks
-) -> Iterator[Finding]:
+def _findings(requests: Sequence[Request], launcher: Mapping[str, Any], with_job: bool) -> Iterator[Finding]:
     on_slurm = is_slurm(launcher)
     yield (valid := _config(requests, launcher))
     if not valid.is_ok:
-        yield from (
-            skipped(about, "the config comes first") for about in ("runs_dir", "trial", "tracking", *OF_A_CLUSTER)
-        )
+        for about in ("runs_dir", "trial", "tracking", "slurm", "sbatch"):
+            yield skipped(about, "needs a config without mistakes")
         return
     config = requests[0].config
     folder, uri = Path(config["runs_dir"]), config["tracking"]["uri"]
@@ -90,21 +93,28 @@ def _findings(
     cpus = launcher["cpus_per_task"] if on_slurm else None
     yield _trials(requests, folder, cpus) if writable.is_ok else skipped("trial", "its data is kept in runs_dir")
     yield tracker(uri, on_nodes=on_slurm)
-    if on_slurm:
-        yield from cluster_checks(launcher, writable, folder, uri)
+    if not on_slurm:
+        for about in ("slurm", "sbatch"):
+            yield skipped(about, "needs hydra/launcher=slurm")
+        return
+    yield (reachable := _slurm(launcher))
+    yield (
+        accepted := _sbatch(launcher, folder) if reachable.is_ok else skipped("sbatch", "needs a SLURM that answers")
+    )
+    if not with_job:
+        yield skipped("node", "--probe submits a short job that checks a node")
+    elif not writable.is_ok or not accepted.is_ok:
+        yield skipped("node", "needs runs_dir and sbatch")
     else:
-        yield from (skipped(about, "hydra/launcher=slurm was not asked for") for about in OF_A_CLUSTER)
+        yield from _node(launcher, folder, uri)
 
 
 def _config(requests: Sequence[Request], launcher: Mapping[str, Any]) -> Finding:
     try:
         for request in requests:
             schema.check(request.config)
-        if is_slurm(launcher):
-            # Whether SLURM's programs are here is a check of its own.
-            options.check({**launcher, "dry_run": True})
-        else:
-            schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
+        # Whether SLURM's programs are here is a check of its own.
+        check_launcher({**launcher, "dry_run": True} if is_slurm(launcher) else launcher)
     except ConfigError as error:
         return fails("config", str(error))
     return ok("config", "every value can be used")
@@ -164,14 +174,14 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
     try:
         tracking.ping(uri)
     except tracking.StoreUnreachable as error:
-        return fails(about, f"{error}: {_advice(str(error), uri)}")
+        return fails(about, f"{error}: {_advice_on_server(str(error), uri)}")
     if on_nodes and urlsplit(uri).hostname in LOOPBACK:
         return ok(about, f"{address(uri)} answers here; warning: on a node it means the node itself (try --probe)")
     return ok(about, f"{address(uri)} answers")
 
 
 def _try_writing(folder: Path) -> Path:
-    """Write to a folder, or to its nearest parent that exists; returns where. Raises OSError."""
+    """Write to a folder, or to its nearest parent that exists, and return that one; raises OSError."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     with TemporaryFile(dir=existing) as file:
         file.write(b"onecycle")
@@ -181,7 +191,7 @@ def _try_writing(folder: Path) -> Path:
     return existing
 
 
-def _advice(error: str, uri: str) -> str:
+def _advice_on_server(error: str, uri: str) -> str:
     """What to do about a tracking server that does not answer as it should."""
     if "error code 403" in error:
         name = urlsplit(uri).netloc.rpartition("@")[2]
@@ -191,4 +201,141 @@ def _advice(error: str, uri: str) -> str:
         )
     if "error code 401" in error:
         return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.mlflow/credentials (docker/README.md)"
-    return "start it, or name another by tracking.uri=..."
+    return "start it, or use another with tracking.uri=..."
+
+
+def _slurm(settings: Settings) -> Finding:
+    """Whether SLURM's programs are here and its controller answers."""
+    try:
+        options.check({**settings, "dry_run": False})
+        # Without a controller, squeue fails with one line and the ping with a box of stars.
+        client.run("squeue", "--noheader", "--me")
+        answer = client.run("scontrol", "ping").strip()
+    except (ConfigError, SlurmError) as error:
+        return fails("slurm", str(error))
+    return ok("slurm", answer.splitlines()[0])
+
+
+def _sbatch(settings: Settings, runs_dir: Path) -> Finding:
+    """Whether sbatch would accept a trial's job; nothing is submitted."""
+    executor = sbatch.executor(settings, runs_dir, "onecycle-doctor", str(Path.cwd()))
+    try:
+        client.run("sbatch", "--test-only", stdin=executor.text(sbatch.node_command(runs_dir / "doctor.json")))
+    except SlurmError as error:
+        return fails("sbatch", f"{error}: change the keys of hydra.launcher; sinfo lists what the cluster has")
+    return ok("sbatch", "the request is accepted; nothing was submitted")
+
+
+def _node(settings: Settings, runs_dir: Path, uri: str) -> Iterator[Finding]:
+    """The findings of a short job with the same request on its node; closing the iterator cancels the job."""
+    name = f"onecycle-doctor-{uuid.uuid4().hex[:8]}"
+    folder = runs_dir / f".{name}"
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        path = folder / "question.json"
+        question = {"versions": provenance.versions(), "gpus": settings["gpus_per_node"], "tracking_uri": uri}
+        files.write_json(path, question)
+        executor = sbatch.executor({**settings, "timeout_min": TIMEOUT_MIN}, folder, name, str(Path.cwd()))
+        since = time.time()
+        try:
+            array = executor.submit_command(sbatch.node_command(path, MODULE))
+        except SlurmError as error:
+            yield fails("node", str(error))
+            return
+        try:
+            say(f"         job {array} was submitted to check a node; Ctrl-C cancels it")
+            yield from _await_answer(folder, name, since)
+        finally:
+            # It does nothing to a job that has ended.
+            with suppress(SlurmError):
+                client.cancel([array])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await_answer(folder: Path, name: str, since: float) -> Iterator[Finding]:
+    """The job's findings, or why it has none."""
+    deadline = time.monotonic() + 60 * PATIENCE_MIN
+    job = None
+    while time.monotonic() < deadline:
+        snapshot = client.query([name], since)
+        job = snapshot.jobs.get((name, 0), job)
+        is_over = (job and job.state in OVER) or (snapshot.complete and (name, 0) not in snapshot.jobs)
+        if is_over:
+            time.sleep(LAG_SECONDS)
+        if answer := files.read_json(folder / "answer.json"):
+            yield from (Finding(**finding) for finding in answer["findings"])
+            yield ok("runs_dir there", f"what {answer['host']} wrote into it is visible here")
+            return
+        if is_over:
+            yield _without_answer(folder, job)
+            return
+        time.sleep(POLL_SECONDS)
+    status = f"{job.state.lower()} ({job.reason})" if job else "unknown to squeue"
+    yield fails(
+        "node",
+        f"after {PATIENCE_MIN} minutes the job is {status}: it is cancelled, ask for less or try again later",
+    )
+
+
+def _without_answer(folder: Path, job: Job | None) -> Finding:
+    """The finding if the job has ended without an answer."""
+    if job is None:
+        return fails("node", f"SLURM no longer knows the job: does a node see {folder.parent}?")
+    output = jobs.tail(folder / f"{job.id}_0_log.err")
+    lines = [line for line in output.splitlines() if line.strip()]
+    for line in lines[-TAIL_LINES:]:
+        say(f"         {line}")
+    cause = jobs.ending(job, TrialFolder(folder), output).cause
+    if cause.startswith("it could not be started"):
+        other = f"{sys.executable} and its packages are on the node" if lines else f"the node sees {folder.parent}"
+        cause += f": see the lines of hydra.launcher.setup, and whether {other}"
+    return fails("node", cause)
+
+
+def main(path: Path) -> None:
+    """On the node: answer the question at `path`, in a file beside it."""
+    question = files.read_json(path)
+    if question is None:
+        raise FileNotFoundError(f"{path}, the doctor's question, is not visible from {HOST}")
+    findings = [asdict(finding) for finding in _findings_on_node(question)]
+    files.write_json(path.with_name("answer.json"), {"host": HOST, "findings": findings})
+
+
+def _findings_on_node(question: Mapping[str, Any]) -> Iterator[Finding]:
+    yield _versions(question["versions"])
+    yield _devices(question["gpus"])
+    if tracking.is_server(question["tracking_uri"]):
+        yield replace(tracker(question["tracking_uri"]), about="tracking there")
+    else:
+        yield skipped("tracking there", "jobs only write journals, from which this machine fills MLflow")
+
+
+def _versions(submitting: Mapping[str, str]) -> Finding:
+    """Whether this Python has the packages of the submitting one."""
+    here = provenance.versions()
+    try:
+        import torch
+    except ImportError as error:
+        return fails("node", f"{HOST} cannot import torch: {error}")
+    if differing := [name for name in submitting if submitting[name] != here.get(name)]:
+        found = ", ".join(f"{name} {here.get(name)} instead of {submitting[name]}" for name in differing)
+        return fails("node", f"{HOST} has {found}: let it use the environment that submits")
+    return ok("node", f"{HOST} runs {sys.executable} with torch {torch.__version__} and the packages of this machine")
+
+
+def _devices(gpus: int | str | None) -> Finding:
+    """Whether torch finds the GPUs that were requested."""
+    import torch
+
+    if not gpus:
+        return skipped("cuda", "hydra.launcher.gpus_per_node requests none")
+    if count := torch.cuda.device_count():
+        return ok("cuda", f"torch finds {count}, the first is {torch.cuda.get_device_name(0)}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return fails("cuda", f"torch {torch.__version__}, {build}, finds no device (CUDA_VISIBLE_DEVICES is {visible})")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

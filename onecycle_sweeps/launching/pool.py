@@ -1,7 +1,7 @@
-"""Worker processes on this machine: forked from one server that has imported torch, each fed one trial at a time.
+"""Worker processes on this machine: forked from one server that has imported torch, each running one trial at a time.
 
-The server is multiprocessing's, so workers share its memory by copy-on-write. A worker keeps its data between trials,
-runs in a session of its own, and saves and leaves when the launching process closes its pipe or dies.
+The server is multiprocessing's fork server, whose memory the workers share. A worker keeps its data between trials, has
+a session of its own, and saves and leaves when the launching process closes its pipe or dies.
 """
 
 import atexit
@@ -19,25 +19,25 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from onecycle_sweeps import machine
+from onecycle_sweeps import machine, terminal
 from onecycle_sweeps.launching.queue import LEFT_STATUS, READY, Event, Execution, Queue
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import RUNNING, STOPPED, TrialFolder
 
-# Limit the threads of libraries. They read these when they are loaded.
+# Limit the threads of libraries, which read them when they are loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PRELOADED = ["onecycle_sweeps.launching.preload"]
 # The module whose function `serve` a worker runs.
-WORK = "onecycle_sweeps.launching.job"
+WORK = "onecycle_sweeps.launching.execution"
 CONTEXTS = {"forkserver": get_context("forkserver"), "spawn": get_context("spawn")}
 TICK_SECONDS = 0.5
-# How long workers that were asked to leave may take to save.
+# How long workers may take to save before they are killed.
 LEAVE_SECONDS = 60.0
-# How long a process may live on after it has closed its pipe: taking torch down takes seconds.
+# How long a process may live on after it has closed its pipe: unloading torch takes seconds.
 END_SECONDS = 10.0
-# How long torch may take to count GPUs: a driver that wakes up takes seconds.
+# How long torch may take to count GPUs: starting a driver takes seconds.
 COUNT_SECONDS = 60.0
-# The exit status that multiprocessing reports if the fork server died first; a process may exit with it as well.
+# The exit status that multiprocessing reports if the fork server died first. A process may also exit with it.
 UNKNOWN_STATUS = 255
 
 
@@ -47,7 +47,7 @@ class WorkerLost(Exception):
 
 @dataclass
 class Worker:
-    """A worker process, which executes one trial at a time; `environment` is set in it, and it prints into `log`."""
+    """A worker process: it runs one trial, `entry`, at a time, with `environment` set, and prints into `log`."""
 
     environment: dict[str, str]
     log: Path
@@ -76,11 +76,11 @@ class Worker:
             raise
 
     def is_free(self) -> bool:
-        """Whether it can take a trial."""
+        """Whether it can run a trial."""
         return self.entry is None and not self._answers.closed and not self.has_ended()
 
     def give(self, entry: Entry, trial: TrialFolder) -> bool:
-        """Let the worker execute a trial; False where it has died.
+        """Let the worker run a trial; False if it has died.
 
         A trial for which Hydra sets an environment, logging or callbacks gets a process of its own.
         """
@@ -97,7 +97,7 @@ class Worker:
         return True
 
     def receive(self) -> list[Execution]:
-        """How trials have ended that it was given, as far as it has answered."""
+        """The answers of the worker that have arrived: how trials have ended."""
         answers: list[Any] = []
         try:
             while not self._answers.closed and self._answers.poll():
@@ -109,21 +109,21 @@ class Worker:
         return [answer for answer in answers if answer != READY]
 
     def has_ended(self) -> bool:
-        """Whether the process is gone. One that lives on without its pipe is killed after END_SECONDS."""
+        """Whether the process has ended. One that lives on without its pipe is killed after END_SECONDS."""
         status = self.process.exitcode
         if status == UNKNOWN_STATUS:
-            # It exited with this status, or its fork server has died, which a worker survives.
+            # It exited with this status, or its fork server has died, and the worker may still be alive.
             return self._answers.closed or not _exists(self.process.pid or 0)
         if status is None and self._closed_at is not None and time.monotonic() - self._closed_at > END_SECONDS:
             if self._was_killed:
-                # A process that hangs in the kernel does not even end when it is killed.
+                # A process that hangs in the kernel does not end even when it is killed.
                 return True
             self._was_killed, self._closed_at = True, time.monotonic()
             self._send_sigkill()
         return status is not None
 
     def sources(self) -> list[Any]:
-        """What becomes ready when there is news of it."""
+        """What `connection.wait` waits for: an answer of the worker, or its end."""
         answers = [] if self._answers.closed else [self._answers]
         return [*answers, *([self.process.sentinel] if self.process.exitcode is None else [])]
 
@@ -134,12 +134,12 @@ class Worker:
         return f"the worker {how_it_ended(self.process.exitcode)}"
 
     def leave(self) -> None:
-        """Ask the process to save and leave."""
+        """Make the process save and leave."""
         with suppress(OSError):
             self._orders.close()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ends within that time."""
+        """Wait for the end of the process, at most so long; returns whether it has ended."""
         deadline = time.monotonic() + seconds
         while not self.has_ended() and (left := deadline - time.monotonic()) > 0:
             connection.wait(self.sources(), min(left, TICK_SECONDS))
@@ -158,27 +158,27 @@ class Worker:
 
 
 class WorkerPool:
-    """The worker processes of a command, which stay from one launch to the next until they are asked to leave."""
+    """The worker processes of a command, which stay from one launch to the next until `leave`."""
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
 
     def grow(self, sweep: Sweep, slots: Sequence[dict[str, str]]) -> None:
         """Start a worker for each slot that has none."""
-        # At exit multiprocessing waits for its processes, so they have to be asked to leave before.
+        # At exit multiprocessing waits for its processes, so they have to leave before.
         atexit.unregister(self.leave)
         atexit.register(self.leave)
         for i, slot in list(enumerate(slots))[len(self.workers) :]:
             self.workers.append(Worker(slot, sweep.folder / f"worker-{i}.log"))
 
     def wait(self, seconds: float) -> None:
-        """Return when there is news of a worker, at the latest after that time."""
+        """Return when a worker has answered or ended, at the latest after that time."""
         connection.wait([source for worker in self.workers for source in worker.sources()], seconds)
 
     def leave(self) -> None:
-        """Ask the workers to save and leave, and wait until they have; a second Ctrl-C kills them.
+        """Make the workers save and leave, and wait until they have; a second Ctrl-C kills them.
 
-        A worker without a trial has nothing to save and is killed at once: taking torch down takes seconds.
+        A worker without a trial has nothing to save and is killed at once: unloading torch takes seconds.
         """
         workers, self.workers = self.workers, []
         for worker in workers:
@@ -193,22 +193,22 @@ class WorkerPool:
 
 
 def run(pool: WorkerPool, sweep: Sweep, trials: Sequence[Entry], slots: Sequence[dict[str, str]]) -> Generator[Event]:
-    """Execute the trials, one worker for each slot; yields what happens, at least every TICK_SECONDS.
+    """Run the trials, with one worker for each slot; yields what happens, at least every TICK_SECONDS.
 
-    The workers stay for the next trials. Where the generator is closed before its end, they are asked to save and
-    leave. Raises WorkerLost when a worker cannot start.
+    The workers stay for the next launch. Closing the generator before its end makes them save and leave. Raises
+    WorkerLost if a worker cannot start.
     """
     queue = Queue(sweep, trials)
     try:
         pool.grow(sweep, slots)
         while queue.waiting or any(worker.entry for worker in pool.workers):
-            yield from queue.orphans()
+            yield from queue.fail_dependents()
             for worker in pool.workers:
                 if worker.is_free() and (entry := queue.next()):
                     if worker.give(entry, sweep.trial(entry.signature)):
                         yield Event(entry, RUNNING)
                     else:
-                        queue.take(entry, Execution(STOPPED))
+                        queue.record(entry, Execution(STOPPED))
             pool.wait(TICK_SECONDS)
             for worker in pool.workers:
                 yield from _take_answers(queue, worker)
@@ -219,11 +219,11 @@ def run(pool: WorkerPool, sweep: Sweep, trials: Sequence[Entry], slots: Sequence
 
 
 def _take_answers(queue: Queue, worker: Worker) -> Generator[Event]:
-    """Take in what a worker answers; the death of one fails its trial, and another takes its place."""
+    """Record what a worker has answered; if it has died, its trial fails and another process takes its place."""
     ended = worker.has_ended()
     for execution in worker.receive():
         entry, worker.entry = worker.entry, None
-        if entry and (event := queue.take(entry, execution)):
+        if entry and (event := queue.record(entry, execution)):
             yield event
     if not ended:
         return
@@ -233,13 +233,13 @@ def _take_answers(queue: Queue, worker: Worker) -> Generator[Event]:
     worker.leave()
     worker.start()
     if entry and status == LEFT_STATUS:
-        queue.take(entry, Execution(STOPPED, cause))
+        queue.record(entry, Execution(STOPPED, cause))
     elif entry:
         yield queue.fail(entry, cause)
 
 
 def slots(device: str, threads: int, workers: int | None, jobs_per_gpu: int, trials: int) -> list[dict[str, str]]:
-    """The environment of each worker: one per GPU x jobs_per_gpu, or on a CPU as many as there are cores for.
+    """The environment of each worker: jobs_per_gpu workers for each GPU, or on a CPU as many as have cores.
 
     `workers` overrides the number. There are never more than `trials`.
     """
@@ -256,15 +256,15 @@ def slots(device: str, threads: int, workers: int | None, jobs_per_gpu: int, tri
 
 
 def start_server() -> None:
-    """Start the fork server unless it runs, without waiting for its imports; raises OSError."""
+    """Start the fork server unless it is running, without waiting for its imports; raises OSError."""
     forkserver.set_forkserver_preload(PRELOADED)
-    # Python does not let a fork server ignore Ctrl-C while it starts, but a blocked signal is inherited.
+    # Ctrl-C would end a fork server that is still starting, but the server inherits a blocked signal.
     with _ctrl_c_blocked():
         forkserver.ensure_running()
 
 
 def stop_server() -> None:
-    """End the fork server; its workers go on. Where Python's private names have changed it ends with this process."""
+    """End the fork server, but not its workers. If Python's private names have changed, it ends with this process."""
     server = getattr(forkserver, "_forkserver", None)
     if pid := getattr(server, "_forkserver_pid", None):
         with suppress(OSError, AttributeError):
@@ -277,28 +277,29 @@ def start_process(
 ) -> BaseProcess:
     """Start a process that calls the function `serve` of a module, and prints into `log`; raises OSError.
 
-    It is the head of a session and process group, which Ctrl-C in the terminal does not reach.
+    It leads a session and process group of its own, which Ctrl-C in the terminal does not reach.
     """
-    for is_last in (False, True):
-        process = CONTEXTS[method].Process(target=_begin, args=(module, dict(environment), str(log), *arguments))
+    process = CONTEXTS[method].Process(target=_begin, args=(module, dict(environment), str(log), *arguments))
+    for attempt in (1, 2):
         try:
             if method == "forkserver":
                 start_server()
             process.start()
-            return process
         except (EOFError, ConnectionError) as error:
-            if is_last:
+            if attempt == 2:
                 raise OSError(
-                    "the process that forks workers died: is there memory left, and room for another process?"
+                    "the process that forks workers died: is there memory left, and may another process be started?"
                 ) from error
-    raise AssertionError
+        else:
+            break
+    return process
 
 
 @cache
 def count_gpus() -> int:
-    """How many GPUs torch finds; 0 where it does not answer in time.
+    """How many GPUs torch finds; 0 if it does not answer in time.
 
-    A process of its own asks, because one that has used CUDA must not be forked from.
+    Torch is asked in a process of its own, because a process that has used CUDA cannot be forked.
     """
     reader, writer = Pipe(duplex=False)
     process = CONTEXTS["forkserver"].Process(target=_send_gpus, args=(writer,))
@@ -314,7 +315,7 @@ def count_gpus() -> int:
 
 
 def how_it_ended(status: int | None) -> str:
-    """The end of a process, by its exit status, or minus the number of its signal."""
+    """How a process ended, by its exit status, which is negative after a signal."""
     if status is None:
         return "ended, exit status unavailable"
     if status == UNKNOWN_STATUS:
@@ -334,13 +335,10 @@ def _exists(pid: int) -> bool:
 
 
 def _begin(module: str, environment: Mapping[str, str], log: str, *arguments: Any) -> None:
-    """The first function of a process, with little to import, so that what fails later is in its log."""
+    """The first function of a process; it imports the rest itself, so that an import that fails is in the log."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
+    terminal.redirect_output(Path(log))
     os.environ.update(environment)
     importlib.import_module(module).serve(*arguments)
 

@@ -1,6 +1,6 @@
-"""Preflight checks: before the first trial runs, each distinct choice takes a step on a few samples.
+"""Preflight checks: before the first trial runs, each distinct config takes a step on a few samples.
 
-They run in this process, or in one that may die of it: forked from the workers' server, or a fresh Python.
+They run in this process, or in another one, which a crash may kill: forked from the workers' server, or a fresh Python.
 """
 
 import json
@@ -21,17 +21,17 @@ from onecycle_sweeps.launching import pool
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.terminal import in_one_line, with_traceback
 
-# Keys of a config on which it does not depend whether the trial can take a step.
+# Keys of a config that have no influence on whether the trial can take a step.
 IRRELEVANT = ("seed", "epochs", "evaluations_per_epoch", "runs_dir", "tracking", "threads", "target_accuracy", "rerun")
-# How often to look whether the process lives: what it has started may hold open both its pipes.
-LOOK_SECONDS = 0.2
-# How long it may take to end after it was killed, or after it has closed its pipe.
+# How often to check whether the process is alive: a process that it has started may hold its pipes open.
+POLL_SECONDS = 0.2
+# How long the process may take to end after it was killed, or after it has closed its pipe.
 END_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """A trial to be checked: its config, where its data lies decoded, and whether it will run on another machine."""
+    """A trial to be checked: its config, where its decoded data is, and whether it will run on another machine."""
 
     config: Config
     runs_dir: str
@@ -42,7 +42,7 @@ class Check:
 class Refusal:
     """Why a trial cannot take a step, in one line, with a traceback if there is one.
 
-    `killed`: the process was killed by a signal from outside, as by the system where memory is short.
+    `killed`: the process was killed with SIGKILL, as the system does when memory is short.
     """
 
     line: str
@@ -55,7 +55,7 @@ Perform = Callable[[Sequence[Check]], Refusal | None]
 
 @dataclass(frozen=True)
 class Preflight:
-    """The checks of one command; a choice that was checked for one launch is not checked for the next."""
+    """The checks of one command; a config that has passed in one launch is not checked again in the next."""
 
     perform: Perform
     elsewhere: bool = False
@@ -113,7 +113,7 @@ def in_a_fresh_process(checks: Sequence[Check]) -> Refusal | None:
 
 
 def serve(answers: Connection, checks: Sequence[Check]) -> None:
-    """What the other process does: send the target of each model before it is checked, and at last the refusal."""
+    """In the other process: send each model's target before its check, and the refusal or None in the end."""
     try:
         refusal = in_this_process(checks, lambda check: answers.send(check.config["model"]["_target_"]))
     except KeyboardInterrupt as error:
@@ -122,7 +122,7 @@ def serve(answers: Connection, checks: Sequence[Check]) -> None:
 
 
 def _in_another_process(method: Literal["forkserver", "spawn"], checks: Sequence[Check]) -> Refusal | None:
-    """Raises OSError where the process cannot be started."""
+    """Perform checks in another process; raises OSError if it cannot be started."""
     receiver, sender = Pipe(duplex=False)
     with receiver, tempfile.NamedTemporaryFile() as output:
         with sender:
@@ -139,10 +139,10 @@ def _in_another_process(method: Literal["forkserver", "spawn"], checks: Sequence
 
 
 def _messages(receiver: Connection, process: BaseProcess) -> Iterator[str | Refusal | None]:
-    """The messages of a process until it ends."""
+    """What a process sends until it ends."""
     with suppress(EOFError):
         while True:
-            connection.wait([receiver, process.sentinel], LOOK_SECONDS)
+            connection.wait([receiver, process.sentinel], POLL_SECONDS)
             has_ended = process.exitcode is not None
             while receiver.poll():
                 yield receiver.recv()
@@ -152,7 +152,7 @@ def _messages(receiver: Connection, process: BaseProcess) -> Iterator[str | Refu
 
 
 def _end(process: BaseProcess) -> None:
-    """End a process, with all that the user's code has started in it."""
+    """Kill a process, and all that the user's code has started in it."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.kill()
@@ -160,8 +160,8 @@ def _end(process: BaseProcess) -> None:
 
 
 def _death(process: BaseProcess, target: str, output: IO[bytes]) -> Refusal:
-    """The refusal where the process ended without one."""
+    """The refusal if the process has ended without sending one."""
     last = output.read().decode(errors="replace").strip().splitlines()[-1:]
     how = pool.how_it_ended(process.exitcode)
-    line = f"model._target_={target} was tried on a few samples, and the process that did it {how}"
+    line = f"model._target_={target} was tried on a few samples, and the process that tried it {how}"
     return Refusal(": ".join([line, *last]), killed=process.exitcode == -signal.SIGKILL)

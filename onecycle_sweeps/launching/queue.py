@@ -1,4 +1,4 @@
-"""The trials that are to be executed on this machine: which one is next, and how those that were executed ended."""
+"""The trials to be executed on this machine: which one is next, and how the executions ended."""
 
 import signal
 import time
@@ -8,14 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from onecycle_sweeps.sweep import Entry, Sweep
-from onecycle_sweeps.trial_folder import CANCELLED, FAILED
+from onecycle_sweeps.trial_folder import CANCELLED, FAILED, STOPPED
 
 RETRY_SECONDS = 0.5
-# After these the trial waits for another execution.
-UNFINISHED = (BUSY, STOPPED, SUPERSEDED) = ("busy", "stopped", "superseded")
-# What a worker answers first, once it can take a trial.
+BUSY, SUPERSEDED = "busy", "superseded"
+# The trial has not ended, and is executed again later.
+UNFINISHED = (BUSY, STOPPED, SUPERSEDED)
+# What a worker sends first, when it can take a trial.
 READY = "ready"
-# The exit status of a worker that SIGTERM asked to save and leave.
+# The exit status of a worker that has saved and left because of SIGTERM.
 LEFT_STATUS = 128 + signal.SIGTERM
 
 
@@ -29,7 +30,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Event:
-    """The new status of a trial and its cause; without a trial a line of news, or only that time has passed."""
+    """The new status of a trial and its cause; without a trial, a line of news or only a tick of the clock."""
 
     entry: Entry | None = None
     status: str | None = None
@@ -40,8 +41,8 @@ class Event:
 class Queue:
     """Gives out each trial once its range test is done, and fails those whose range test has failed.
 
-    No file is read for a trial that waits: its range test is among the trials, and whoever executes it checks first
-    whether it was cancelled.
+    It reads no files of waiting trials, so a sweep may have thousands: the range tests that they need are in the queue,
+    and `execute` checks whether a trial was cancelled.
     """
 
     def __init__(self, sweep: Sweep, trials: Sequence[Entry]) -> None:
@@ -49,7 +50,8 @@ class Queue:
         self._ready: deque[Entry] = deque()
         self._blocked: dict[str, list[Entry]] = {entry.signature: [] for entry in trials}
         self._busy: deque[tuple[float, Entry]] = deque()
-        self._lost: dict[str, str] = {}
+        # Why each range test without a result has none, until its trainings have been failed.
+        self._without_result: dict[str, str] = {}
         for entry in trials:
             self._blocked.get(entry.needs or "", self._ready).append(entry)
 
@@ -59,15 +61,15 @@ class Queue:
         return bool(self._ready or self._busy or any(self._blocked.values()))
 
     def next(self) -> Entry | None:
-        """The first trial that has its max_lr and was not just found busy elsewhere."""
+        """The first trial whose range test is done, and which another process was not working on a moment ago."""
         if self._ready:
             return self._ready.popleft()
         if self._busy and self._busy[0][0] <= time.monotonic():
             return self._busy.popleft()[1]
         return None
 
-    def take(self, entry: Entry, execution: Execution) -> Event | None:
-        """Take in how an execution ended. A trial that another process works on goes to the end of the queue."""
+    def record(self, entry: Entry, execution: Execution) -> Event | None:
+        """Record how an execution ended; a trial that has not ended goes to the end of the queue."""
         status, cause = execution.status, execution.cause
         if status in UNFINISHED:
             self._busy.append((time.monotonic() + RETRY_SECONDS, entry))
@@ -75,24 +77,24 @@ class Queue:
         if status == FAILED:
             return self.fail(entry, cause or "no cause given")
         if status == CANCELLED:
-            self._lost[entry.signature] = "cancelled"
+            self._without_result[entry.signature] = "cancelled"
         else:
             self._ready.extendleft(reversed(self._blocked.pop(entry.signature)))
         return Event(entry, status, cause)
 
     def fail(self, entry: Entry, cause: str) -> Event:
-        """Note that a trial failed, and record it in its folder unless the trial has done so itself."""
+        """Record that a trial failed, also in its folder unless the trial has done so itself."""
         trial = self.sweep.trial(entry.signature)
-        self._lost[entry.signature] = cause
+        self._without_result[entry.signature] = cause
         with suppress(OSError):
             if trial.last_failure().get("cause") != cause:
                 trial.write("failure", {"cause": cause, "attempt": trial.attempts(), "time": time.time()})
         return Event(entry, FAILED, cause)
 
-    def orphans(self) -> Iterator[Event]:
+    def fail_dependents(self) -> Iterator[Event]:
         """Fail the trials whose range test has failed or was cancelled, unless they were cancelled as well."""
-        while self._lost:
-            signature, cause = self._lost.popitem()
+        while self._without_result:
+            signature, cause = self._without_result.popitem()
             for entry in self._blocked.pop(signature):
                 if self.sweep.trial(entry.signature).is_cancelled():
                     yield Event(entry, CANCELLED)

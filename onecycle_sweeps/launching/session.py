@@ -1,10 +1,10 @@
-"""One command's sweep from plan to table: its requests planned, recorded, run, shipped to MLflow and compared."""
+"""One command's sweep from plan to table: its trials are planned, recorded, run, shipped to MLflow and compared."""
 
 import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -26,7 +26,7 @@ from onecycle_sweeps.terminal import FAILURE, invocation, say
 from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFolder
 
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
-# How many trials' folders are made at once: a disk syncs many in the time of one.
+# How many trials' folders are created at once: a disk syncs many in the time of one.
 FOLDERS_AT_ONCE = 16
 
 
@@ -34,7 +34,7 @@ class Session:
     """A sweep from its first launch to its report; a sequential sweeper launches several times in one session.
 
     `cpus_elsewhere`: the cores of a trial that runs on another machine. `ships`: whether this process fills MLflow.
-    `typed_in`: the shell's folder, by default the working folder.
+    `typed_in`: the folder in which the command was typed, by default the working folder.
     """
 
     def __init__(
@@ -42,21 +42,20 @@ class Session:
         config: Mapping[str, Any],
         preflight: Preflight,
         *,
-        single: bool,
+        single: bool = False,
         sequential: bool = False,
         launcher: Mapping[str, Any] | None = None,
         cpus_elsewhere: int | None = None,
         ships: bool = True,
         typed_in: Path | None = None,
     ) -> None:
-        self.typed_in = typed_in or Path.cwd()
-        self.runs_dir = Path(config["runs_dir"])
         try:
             tracking.check_uri(config["tracking"]["uri"])
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        self.ships, self.typed_in = ships, typed_in or Path.cwd()
+        self.runs_dir = Path(config["runs_dir"])
         self.planner = Planner(self.runs_dir, cpus_elsewhere=cpus_elsewhere)
-        self.trials: list[Trial] = []
         self.sweep = Sweep(
             id=sweep.fresh_identity() if sequential else "",
             runs_dir=self.runs_dir,
@@ -72,75 +71,55 @@ class Session:
             launcher=dict(launcher) if launcher else None,
             sequential=sequential,
         )
+        self._trials: list[Trial] = []
         self._preflight = preflight
-        self._sequential, self.ships = sequential, ships
-        self._shown: set[str] = set()
+        self._remarks_made: set[str] = set()
         self._open = ExitStack()
         self._shipper: tracking.Shipper | None = None
 
     def launch(self, requests: Sequence[Request], run: Run) -> list[float]:
-        """Plan and run the requested trials; returns each one's objective.
+        """Plan and run the requested trials; returns the value of each for the sweeper.
 
         Raises ConfigError, before anything runs, if one of them cannot run.
         """
-        asked = self.plan(requests)
-        self.trials += asked
-        todo, reused, flaws = self._record(asked)
-        for line in self.remarks(asked, self.sweep.trials):
+        trials = self.plan(requests)
+        self._trials += trials
+        todo, reused, flaws = self._record(trials)
+        for line in self.remarks(trials, self.sweep.trials):
             print(line, file=sys.stderr, flush=True)
         self._run(todo, run, reused, flaws)
-        return [sweeper_value(self.sweep.trial(trial.signature)) for trial in asked]
+        return [sweeper_value(self.sweep.trial(trial.signature)) for trial in trials]
 
     def plan(self, requests: Sequence[Request]) -> list[Trial]:
         """The requested trials; raises ConfigError for one that could not take a step."""
-        asked = [self.planner.plan(request) for request in requests]
-        todo = [t for t in asked if t.config["rerun"] or not _is_done(self.sweep.trial(t.signature), t.config)]
-        self._preflight.check(todo, self.runs_dir)
-        return asked
+        trials = [self.planner.plan(request) for request in requests]
+        self._preflight.check([trial for trial in trials if not self._is_done(trial)], self.runs_dir)
+        return trials
+
+    def remarks(self, trials: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
+        """Lines on overrides that make no difference, and on data whose changes cannot be noticed; each line once."""
+        for line in (*self.planner.remarks, *sweep.other_names(entries), *self.planner.without_effect(trials)):
+            if line not in self._remarks_made:
+                self._remarks_made.add(line)
+                yield line
 
     def resume(self, recorded: Sweep, run: Run) -> None:
         """Run the unfinished trials of a recorded sweep by their configs on disk; nothing is planned again."""
-        here = {
-            key: getattr(self.sweep, key) for key in ("cwd", "git_commit", "tracking_uri", "experiment", "launcher")
-        }
-        self.sweep = replace(recorded, **here)
-        self.sweep.save()
         _check_locks(self.runs_dir)
-        todo, remarks = [], []
-        for entry in recorded.trials:
-            trial = recorded.trial(entry.signature)
-            try:
-                remarks += trial.set_aside_damaged()
-                if isinstance(reason := trial.unusable(), EarlierVersion | Damaged):
-                    _put_aside(trial)
-                    trial.journal.mkdir(exist_ok=True)
-                    remarks.append(f"{reason}: the trial is trained again")
-                elif reason:
-                    raise reason
-                if not trial.is_done(trial.config()):
-                    todo.append(entry)
-            except Unreadable as error:
-                remarks.append(str(error))
+        own = {key: getattr(self.sweep, key) for key in ("cwd", "git_commit", "tracking_uri", "experiment", "launcher")}
+        self.sweep = replace(recorded, **own)
+        self.sweep.save()
+        trials = {entry.signature: recorded.trial(entry.signature) for entry in recorded.trials}
+        unusable, remarks = _set_aside_unusable(trials.values())
+        for trial in trials.values():
+            trial.journal.mkdir(exist_ok=True)
+        done = {key for key in trials.keys() - unusable if trials[key].is_done(trials[key].config())}
+        todo = [entry for entry in recorded.trials if entry.signature not in done | unusable]
         self._uncancel(todo)
         self._run(todo, run, (), remarks)
 
-    def remarks(self, asked: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
-        """Lines on typed values that make no difference, and on data whose changes cannot be noticed.
-
-        Each appears once in a session.
-        """
-        for line in (*self.planner.remarks, *sweep.other_names(entries), *self.planner.without_effect(asked)):
-            if line not in self._shown:
-                self._shown.add(line)
-                yield line
-
-    def deliver(self, files: Sequence[Path], description: str) -> str | None:
-        """Bring MLflow up to date, the report's files with it; returns why that failed, if it did."""
-        assert self._shipper
-        return self._shipper.deliver(files, description)
-
     def conclude(self) -> int:
-        """Write, publish and print the comparison, and say where to look; returns 1 if a trial has no result."""
+        """Write, publish and print the comparison and the next commands; returns 1 if a trial has no result."""
         comparison = report.compare(self.sweep)
         say()
         report.show(comparison, Console(highlight=False))
@@ -149,7 +128,8 @@ class Session:
                 say(f"curve: {self.sweep.trial(entry.signature).path / 'range_test.png'}")
         if line := _other_code(self.sweep):
             say(line)
-        undelivered = self.deliver(report.write(comparison), report.markdown(comparison))
+        assert self._shipper
+        undelivered = self._shipper.deliver(report.write(comparison), report.markdown(comparison))
         self.close()
         which = _named(self.sweep, self.typed_in)
         say(f"report: {self.sweep.report / report.PAGE}; later: {invocation()} report {which}")
@@ -177,54 +157,48 @@ class Session:
                     display.show(event)
 
     def _uncancel(self, todo: Sequence[Entry]) -> None:
-        """Take back the cancellation of trials."""
         for entry in todo:
             self.sweep.trial(entry.signature).remove("cancel.json")
 
-    def _record(self, asked: Sequence[Trial]) -> tuple[list[Entry], list[Entry], list[str]]:
-        """Make the trials' folders and write sweep.json.
+    def _is_done(self, trial: Trial) -> bool:
+        """Whether a trial has a result that is to be kept and can be read."""
+        try:
+            return not trial.config["rerun"] and self.sweep.trial(trial.signature).is_done(trial.config)
+        except Unreadable:
+            return False
+
+    def _record(self, trials: Sequence[Trial]) -> tuple[list[Entry], list[Entry], list[str]]:
+        """Create the trials' folders and write sweep.json.
 
         Returns the entries to be run, those whose results are reused, and lines on records that cannot be used.
         """
         _check_locks(self.runs_dir)
-        entries = sweep.entries(self.trials)
-        identity = self.sweep.id if self._sequential else sweep.identity(e.signature for e in entries)
-        self.sweep = replace(self.sweep, id=identity)
-        remarks, earlier, refused, to_make = _flaws_of(self.sweep), 0, set(), []
-        wanted = {t.signature: t for trial in asked for t in (trial.range_test, trial) if t}
+        entries = sweep.entries(self._trials)
+        if not self.sweep.sequential:
+            self.sweep = replace(self.sweep, id=sweep.identity(entry.signature for entry in entries))
+        remarks = _flaws_of(self.sweep)
+        wanted = {one.signature: one for trial in trials for one in (trial.range_test, trial) if one}
         known = {entry.signature: entry for entry in self.sweep.trials}
         for signature, trial in wanted.items():
-            folder = TrialFolder(self.runs_dir / signature)
             if trial.request.config["rerun"] and signature not in known:
-                _put_aside(folder)
-            elif isinstance(reason := folder.unusable(), EarlierVersion | Damaged):
-                _put_aside(folder)
-                earlier += isinstance(reason, EarlierVersion)
-                remarks += [f"{reason}: the trial is trained again"] if isinstance(reason, Damaged) else []
-            elif reason:
-                refused.add(signature)
-                remarks.append(str(reason))
-                continue
-            else:
-                remarks += folder.set_aside_damaged()
-            to_make.append((folder, trial))
+                _set_aside(self.sweep.trial(signature))
+        unusable, lines = _set_aside_unusable([self.sweep.trial(signature) for signature in wanted])
+        usable = [trial for signature, trial in wanted.items() if signature not in unusable]
         with ThreadPoolExecutor(FOLDERS_AT_ONCE) as pool:
-            list(pool.map(lambda made: made[0].create(made[1].config, made[1].request.hydra), to_make))
-        if earlier:
-            remarks.append(
-                f"{earlier} of {len(wanted)} trials were recorded by an earlier version of the program and are trained "
-                "again; their earlier records are kept in their folders under before-*"
-            )
-        done = {s for s, trial in wanted.items() if s not in refused and self.sweep.trial(s).is_done(trial.config)}
+            list(pool.map(self._create_folder, usable))
+        done = {trial.signature for trial in usable if self.sweep.trial(trial.signature).is_done(trial.config)}
         entries = tuple(
             replace(e, reused=known[e.signature].reused if e.signature in known else e.signature in done)
             for e in entries
         )
         self.sweep = replace(self.sweep, trials=entries)
         self.sweep.save()
-        todo = [e for e in entries if e.signature in wanted and e.signature not in done | refused]
+        todo = [e for e in entries if e.signature in wanted and e.signature not in done | unusable]
         self._uncancel(todo)
-        return todo, [e for e in entries if e.reused and e.signature not in known], remarks
+        return todo, [e for e in entries if e.reused and e.signature not in known], [*remarks, *lines]
+
+    def _create_folder(self, trial: Trial) -> None:
+        self.sweep.trial(trial.signature).create(trial.config, trial.request.hydra)
 
 
 def say_how_to_continue(sweep: Sweep, _: Path) -> None:
@@ -233,7 +207,7 @@ def say_how_to_continue(sweep: Sweep, _: Path) -> None:
 
 
 def say_how_to_resume(sweep: Sweep, typed_in: Path) -> None:
-    """After an interruption of `resume`: the recorded command may mean another sweep by now."""
+    """After an interruption of `resume`: the recorded command may stand for another sweep by now."""
     say(f"stopped; what had been done is saved. To continue: {invocation()} resume {_named(sweep, typed_in)}")
 
 
@@ -261,20 +235,12 @@ def _named(sweep: Sweep, typed_in: Path) -> str:
 
 
 def _other_code(sweep: Sweep) -> str | None:
-    """A line about reused results that other code or another torch made."""
+    """A line about reused results that were made by other code or another torch."""
     count, change = outdated(sweep.trial(entry.signature) for entry in sweep.trials if entry.reused)
     if not count:
         return None
     line = f"{count} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"
     return f"{change}: {line}"
-
-
-def _is_done(folder: TrialFolder, config: Mapping[str, Any]) -> bool:
-    """Whether a trial has a result that can be read."""
-    try:
-        return folder.is_done(dict(config))
-    except Unreadable:
-        return False
 
 
 def sweeper_value(trial: TrialFolder) -> float:
@@ -292,7 +258,7 @@ def sweeper_value(trial: TrialFolder) -> float:
 
 
 def _check_locks(runs_dir: Path) -> None:
-    """Raise ConfigError for a folder on a file system without locks, which would fail every trial."""
+    """Raise ConfigError for a folder on a file system without locks, on which every trial would fail."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     try:
         files.check_locks(runs_dir)
@@ -301,7 +267,7 @@ def _check_locks(runs_dir: Path) -> None:
 
 
 def _flaws_of(which: Sweep) -> list[str]:
-    """A line where the sweep's record is damaged; raises ConfigError for one that this version may not replace."""
+    """A line if the sweep's record is damaged; raises ConfigError for one that this version may not replace."""
     try:
         with suppress(FileNotFoundError):
             sweep.load(which.folder)
@@ -312,9 +278,36 @@ def _flaws_of(which: Sweep) -> list[str]:
     return []
 
 
-def _put_aside(folder: TrialFolder) -> None:
+def _set_aside_unusable(trials: Collection[TrialFolder]) -> tuple[set[str], list[str]]:
+    """Set aside the records from which trials cannot go on.
+
+    Returns the signatures of trials that a later version recorded, which are left as they are, and lines for the user.
+    """
+    left, lines, earlier = set(), [], 0
+    for trial in trials:
+        reason = trial.unusable()
+        if isinstance(reason, EarlierVersion):
+            _set_aside(trial)
+            earlier += 1
+        elif isinstance(reason, Damaged):
+            _set_aside(trial)
+            lines.append(f"{reason}: the trial is trained again")
+        elif reason:
+            left.add(trial.signature)
+            lines.append(str(reason))
+        else:
+            lines += trial.set_aside_damaged()
+    if earlier:
+        lines.append(
+            f"{earlier} of {len(trials)} trials were recorded by an earlier version of the program and are trained "
+            "again; their earlier records are kept in their folders under before-*"
+        )
+    return left, lines
+
+
+def _set_aside(trial: TrialFolder) -> None:
     """Move the records of earlier attempts aside, so that the trial starts from scratch."""
     try:
-        folder.set_aside()
+        trial.set_aside()
     except Busy as error:
         raise ConfigError(f"rerun=true cannot restart a running trial: {error}") from error

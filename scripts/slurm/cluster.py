@@ -1,4 +1,4 @@
-"""up, down and start of a throw-away cluster; scripts/slurm-cluster says what they are for."""
+"""The commands of scripts/slurm-cluster, whose header describes them."""
 
 import argparse
 import shutil
@@ -17,12 +17,12 @@ ACCOUNTING_PACKAGES = "slurmdbd mariadb-server-core mariadb-client-core"
 
 
 def main() -> None:
-    """Parse the command and do it."""
+    """Parse the command and run it."""
     parser = argparse.ArgumentParser(prog="slurm-cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="from an empty folder to idle nodes; prints the line that makes a client")
-    down = commands.add_parser("down", help="end its daemons and jobs; its logs stay")
-    start = commands.add_parser("start", help="start one daemon that is dead")
+    down = commands.add_parser("down", help="end its daemons and jobs; keep its logs")
+    start = commands.add_parser("start", help="restart one daemon that was killed")
     for command in (up, down, start):
         command.add_argument("folder", metavar="DIR", type=Path)
     start.add_argument("name", metavar="NAME", help="munged, mariadbd, slurmdbd, slurmctld, n1, n2, ...")
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def bring_up(cluster: Cluster, options: argparse.Namespace) -> None:
-    """From nothing to idle nodes; prints the line for a shell."""
+    """Start a cluster from an empty folder; prints the line that makes a shell its client."""
     refuse_missing(options.accounting)
     names = ["munged", *(["mariadbd", "slurmdbd"] if options.accounting else []), "slurmctld"]
     names += [f"n{number}" for number in range(1, options.nodes + 1)]
@@ -68,7 +68,7 @@ def bring_up(cluster: Cluster, options: argparse.Namespace) -> None:
 
 
 def restart(cluster: Cluster, name: str) -> None:
-    """Start a daemon that is dead in a cluster that is up."""
+    """Restart a daemon that was killed."""
     if not (cluster.folder / "pid" / "munged").exists():
         raise SystemExit(f"slurm-cluster: no cluster is up in {cluster.folder}")
     try:
@@ -78,7 +78,7 @@ def restart(cluster: Cluster, name: str) -> None:
 
 
 def take_down(cluster: Cluster) -> None:
-    """End all processes of the cluster and give its ports back."""
+    """End all processes of the cluster and release its ports."""
     left = processes.end(cluster.folder)
     ports.release(cluster.folder)
     for path in (cluster.folder / "pid").glob("*"):
@@ -88,7 +88,7 @@ def take_down(cluster: Cluster) -> None:
 
 
 def refuse_missing(accounting: bool) -> None:
-    """Name the packages of programs that are not there."""
+    """Exit with a line that names the packages of missing programs."""
     needed = (*PROGRAMS, *(ACCOUNTING_PROGRAMS if accounting else ()))
     missing = [name for name in needed if not shutil.which(name, path=PATH)]
     if missing:

@@ -15,7 +15,7 @@ REPEATED = ("nodename", "partitionname")
 
 
 def write(folder: Path, options: argparse.Namespace) -> None:
-    """The folder as the daemons want it, without what an earlier cluster left in it."""
+    """Write all that the daemons need into the folder, and remove what an earlier cluster left there."""
     for name in ("munge", "pid", "log", "state", "spool", "gpu", "database"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("munge", "pid", "log", "state", "gpu", *(f"spool/n{n + 1}" for n in range(options.nodes))):
@@ -44,7 +44,7 @@ def write(folder: Path, options: argparse.Namespace) -> None:
 
 
 def settings(options: argparse.Namespace, folder: Path, port: int) -> list[str]:
-    """The lines of slurm.conf that the options stand for."""
+    """The lines of slurm.conf for the command's options."""
     lines = ["JobRequeue=0"] if options.no_requeue else []
     if options.silent_preemption:
         lines.append("SlurmctldParameters=")
@@ -55,7 +55,7 @@ def settings(options: argparse.Namespace, folder: Path, port: int) -> list[str]:
 
 
 def with_settings(lines: list[str], chosen: list[str]) -> list[str]:
-    """A key that is set replaces its line, except where a file may have several of it; one set to nothing goes."""
+    """Replace the lines of the chosen keys, unless a file may have several of a key; an empty value removes the line."""
     keys = {line.partition("=")[0].lower() for line in chosen} - set(REPEATED)
     kept = [line for line in lines if line.partition("=")[0].lower() not in keys]
     return kept + [line for line in chosen if line.partition("=")[2]]

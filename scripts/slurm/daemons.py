@@ -1,4 +1,4 @@
-"""The daemons of a cluster: how each is started, and when it answers."""
+"""The daemons of a cluster: how each is started, and how to tell that it answers."""
 
 import getpass
 import os
@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Debian keeps daemons where a user's shell does not look.
+# Debian installs daemons in folders that are not on a user's PATH.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-# mariadb-install-db takes twice the time, for help texts and time zones.
+# mariadb-install-db takes twice as long, because it also loads help texts and time zones.
 SYSTEM_TABLES = [Path("/usr/share") / name / "mysql_system_tables.sql" for name in ("mysql", "mariadb")]
 SMALL_DATABASE = ("--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--debug-no-sync")
 UP_SECONDS = 60.0
@@ -17,26 +17,26 @@ CLIENT_SECONDS = 20.0
 
 
 class PortTaken(Exception):
-    """Another program took a port between its being found free and its use."""
+    """Another program took a port after it was found free."""
 
 
 class Cluster:
-    """A folder, and how its daemons are started there; they are what has SLURM_CONF from here."""
+    """A cluster in a folder: starts its daemons, which have SLURM_CONF of this folder in their environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # No SLURM_ variable of a job or of another cluster may reach a daemon.
+        # A daemon must not see variables of a job or of another cluster.
         outside = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH"))}
         self.environment = outside | {"PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
         self.socket = folder / "mariadb.socket"
-        # slurmdbd.conf has no key for it.
+        # slurmdbd.conf has no key for the socket.
         self.environment["MYSQL_UNIX_PORT"] = str(self.socket)
 
     def start(self, name: str) -> None:
-        """Start a daemon and return once it answers, where something needs it to."""
+        """Start a daemon; returns once it answers, if other daemons need it."""
         folder = self.folder
         if name == "munged":
-            # --force, because the folders above need not be open to everyone.
+            # --force: munged would want the parent folders to be accessible to everyone.
             files = {"key-file": "key", "socket": "socket", "seed-file": "seed"}
             options = [f"--{option}={folder}/munge/{file}" for option, file in files.items()]
             self.run("munged", "--force", *options, f"--pid-file={folder}/pid/munged", f"--log-file={self.log(name)}")
@@ -72,7 +72,7 @@ class Cluster:
         (self.folder / "pid" / "mariadbd").write_text(f"{daemon.pid}\n")
 
     def run(self, *command: str, text: str = "") -> str:
-        """What a program says; the end of everything where it fails."""
+        """The output of a program; exits with its message if it fails."""
         done = self._done(command, text)
         if done.returncode:
             said = f"{done.stdout}{done.stderr}".strip()
@@ -80,7 +80,7 @@ class Cluster:
         return done.stdout
 
     def answers(self, *command: str) -> str:
-        """What a client says, or nothing where it fails."""
+        """The output of a client program; empty if it fails."""
         try:
             done = self._done(command)
         except subprocess.TimeoutExpired:
@@ -100,16 +100,16 @@ class Cluster:
                 raise PortTaken
             if time.monotonic() > deadline:
                 raise SystemExit(
-                    f"slurm-cluster: waited {UP_SECONDS:g} s in vain for {name}; the ends of the logs:\n{logs}"
+                    f"slurm-cluster: waited {UP_SECONDS:g} s in vain for {name}; the last lines of the logs:\n{logs}"
                 )
             time.sleep(0.03)
 
     def log(self, name: str) -> Path:
-        """Where a daemon writes."""
+        """The log of a daemon."""
         return self.folder / "log" / f"{name}.log"
 
     def logs(self) -> str:
-        """The last lines of each daemon."""
+        """The last lines of each daemon's log."""
         found = sorted((self.folder / "log").glob("*.log"))
         return "\n".join(line for path in found for line in [f"-- {path}", *path.read_text().splitlines()[-8:]])
 

@@ -1,14 +1,15 @@
-"""Blocks of ports: one cluster claims one as long as it is up, for a daemon that is started anew needs its old port."""
+"""Blocks of ports: a cluster claims one for as long as it is up, because a restarted daemon needs its earlier port."""
 
 import os
 import random
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 CLAIMS = Path(tempfile.gettempdir()) / f"slurm-cluster-ports-{os.getuid()}"
 SIZE = 32
-# Below the ports that Linux gives to outgoing connections.
+# Below the ports that Linux assigns to outgoing connections.
 BLOCKS = range(12000, 32000, SIZE)
 
 
@@ -30,17 +31,13 @@ def claim(folder: Path) -> int:
 
 
 def release(folder: Path) -> None:
-    """Give back what a folder has claimed."""
+    """Release the block that a folder has claimed."""
     for link in CLAIMS.glob("*"):
         if os.readlink(link) == str(folder):
             link.unlink()
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        return True
+    return False

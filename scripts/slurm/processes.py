@@ -1,4 +1,4 @@
-"""The processes of one cluster: its daemons, its steps and its jobs, and nobody else's."""
+"""The processes of one cluster: its daemons, job steps and jobs, and no other processes."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ def of(folder: Path) -> set[int]:
     """The ids of the living processes of the cluster in a folder."""
     parents = _parents()
     found = {pid for pid in parents if _belongs(Path(f"/proc/{pid}"), folder)}
-    # What a job has started may have emptied its environment.
+    # A process that a job has started may have an empty environment.
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {os.getpid()}
 
 
 def end(folder: Path, seconds: float = 20.0) -> set[int]:
-    """Kill them all, also those that are started meanwhile; returns those that would not die."""
+    """Kill them all, including those that are started meanwhile; returns those that are still alive in the end."""
     deadline = time.monotonic() + seconds
     while (left := of(folder)) and time.monotonic() < deadline:
         for pid in left:
@@ -32,7 +32,7 @@ def end(folder: Path, seconds: float = 20.0) -> set[int]:
 
 
 def _parents() -> dict[int, int]:
-    """The parent of each process that lives; a zombie does not, and where no init reaps, it keeps its id for long."""
+    """The parent of each living process; a zombie is not living, and without an init that reaps it, it stays."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -45,7 +45,7 @@ def _parents() -> dict[int, int]:
 
 
 def _belongs(process: Path, folder: Path) -> bool:
-    """A daemon or a job; a shell that only has SLURM_CONF exported is neither."""
+    """Whether it is a daemon or a job; a shell that only has SLURM_CONF exported is neither."""
     try:
         environment = (process / "environ").read_bytes().split(b"\0")
         name = (process / "comm").read_text().strip()

@@ -1,1 +1,1 @@
-"""Sweeps as jobs of a SLURM cluster: what is asked of it, what is known of the jobs, and what runs on a node."""
+"""Sweeps as jobs of a SLURM cluster: their submission, their status, and the program that runs on a node."""

@@ -1,4 +1,4 @@
-"""SLURM's own programs: run them, and read what squeue and sacct know of jobs."""
+"""SLURM's own programs: runs them, and reads what squeue and sacct know about jobs."""
 
 import os
 import subprocess
@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 TIMEOUT_SECONDS = 60
-# Pauses before an unreachable controller is tried again; SLURM's clients have waited nine seconds by themselves.
+# Pauses before an unreachable controller is tried again, after SLURM's programs have waited nine seconds themselves.
 RETRY_PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0)
 UNREACHABLE = (
     *("Unable to contact slurm controller", "did not answer", "Socket timed out", "Connection refused"),
     *("Connection reset", "Connection timed out", "Zero Bytes were transmitted"),
 )
 NO_ACCOUNTING = ("accounting storage is disabled", "not on the PATH")
-# Separates columns, which may hold anything else but a line break.
+# Separates columns, which may contain anything else but a line break.
 SEPARATOR = "|"
 PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
-# After these states no process of the job is left. In a state that is in neither set, the job is alive.
+# In these states no process of the job is left. In a state that is in no set here, the job is running.
 SETTLED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE"}
 OVER = SETTLED | {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
-# Inherited from a job around this process because they say where jobs may run, not what this one was given.
+# Kept by a process inside a job, because they say where jobs may run, not what this job was given.
 KEPT_VARIABLES = (
     *("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"),
     *("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS"),
@@ -37,7 +37,7 @@ class SlurmError(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One element of a job array as SLURM sees it; `code` and `signal` are how its batch script ended."""
+    """One element of a job array as SLURM sees it; `code` and `signal` say how its batch script ended."""
 
     array: str
     index: int
@@ -56,8 +56,8 @@ class Job:
 class Snapshot:
     """What the cluster knows at one moment about jobs of certain names, by name and index.
 
-    `complete` is false where squeue or sacct did not answer as it should: a job that is not listed may then exist all
-    the same. `remarks` has a line for each program that failed.
+    `complete` is false if squeue or sacct failed: a job that is not listed may exist nevertheless. `remarks` has a line
+    for each program that failed.
     """
 
     jobs: dict[tuple[str, int], Job] = field(default_factory=dict)
@@ -66,31 +66,30 @@ class Snapshot:
 
 
 def query(names: Collection[str], since: float) -> Snapshot:
-    """Look up jobs by name: in squeue, and those that it has forgotten in sacct, from the time `since` (in s) on."""
+    """Look up jobs by name: in squeue, and those that it has forgotten in sacct, if they ended after `since` (in s)."""
     snapshot = Snapshot()
     if not names:
         return snapshot
-    listed, accounted = {}, {}
-    believed = OVER
+    final = OVER
     try:
-        listed = dict(_squeue(names))
+        snapshot.jobs |= dict(_squeue(names))
     except SlurmError as error:
         snapshot.complete = False
         snapshot.remarks.append(f"squeue: {error}")
-        # A job that lost its node or was preempted may be pending again, which only squeue would tell.
-        believed = SETTLED
+        # A job that lost its node or was preempted may be pending again, which only squeue would know.
+        final = SETTLED
     try:
-        accounted = dict(_sacct(names, since))
+        ended = {key: job for key, job in _sacct(names, since) if job.state in final}
+        snapshot.jobs = ended | snapshot.jobs
     except SlurmError as error:
         if not any(words in str(error) for words in NO_ACCOUNTING):
             snapshot.complete = False
             snapshot.remarks.append(f"sacct: {error}")
-    snapshot.jobs |= {key: job for key, job in accounted.items() if job.state in believed} | listed
     return snapshot
 
 
 def state_of(job: str) -> str:
-    """SLURM's state of a job, by the job's number; raises SlurmError."""
+    """SLURM's state of the job with this number; raises SlurmError."""
     return run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
 
 
@@ -101,21 +100,21 @@ def cancel(ids: Collection[str]) -> None:
 
 
 def requeue(job: str) -> None:
-    """Let SLURM run a job again, which ends the calling process; raises SlurmError where the cluster forbids it."""
+    """Let SLURM run a job again, which ends this run of it; raises SlurmError if the cluster forbids it."""
     run("scontrol", "requeue", job)
 
 
 def largest_array() -> int:
-    """The most elements that a job array may have on this cluster; raises SlurmError."""
+    """The largest job array that this cluster accepts, in elements; raises SlurmError."""
     lines = (line.split("=") for line in run("scontrol", "show", "config").splitlines())
     size = next((int(line[1]) for line in lines if line[0].strip() == "MaxArraySize"), 1001)
     if size < 1:
-        raise SlurmError("MaxArraySize is 0: sweeps are submitted as job arrays, which this cluster does not take")
+        raise SlurmError("MaxArraySize is 0: sweeps are submitted as job arrays, which this cluster does not accept")
     return size
 
 
 def with_retries(call: Callable[[], T]) -> T:
-    """The result of a call, which is repeated while the controller is unreachable; raises SlurmError in the end."""
+    """The result of a call, repeated for a while if the controller is unreachable; raises SlurmError."""
     for pause in RETRY_PAUSES:
         try:
             return call()
@@ -127,7 +126,7 @@ def with_retries(call: Callable[[], T]) -> T:
 
 
 def is_unreachable(error: SlurmError) -> bool:
-    """Whether the controller did not answer, so that trying again later may help."""
+    """Whether the error says that the controller did not answer, so that trying again may help."""
     return any(words in str(error) for words in UNREACHABLE)
 
 
@@ -154,7 +153,7 @@ def run(*command: str, stdin: str | None = None) -> str:
 
 
 def environment_outside_jobs() -> dict[str, str]:
-    """This process's environment without the variables of a job around it, which its own jobs would inherit."""
+    """This process's environment without the variables of the job that it is in, which its own jobs would inherit."""
     if "SLURM_JOB_ID" not in os.environ:
         return dict(os.environ)
     inherited = ("SLURM_", "SBATCH_", "SRUN_")
@@ -182,7 +181,7 @@ def _sacct(names: Collection[str], since: float) -> Iterator[tuple[tuple[str, in
             array, _, index = job.partition("_")
             if index.isdigit():
                 code, _, signal = ended.partition(":")
-                # As in "CANCELLED by 1000".
+                # The state may be "CANCELLED by 1000".
                 word = state.partition(" ")[0]
                 yield (name, int(index)), Job(array, int(index), word, node, reason, int(code), int(signal or 0))
 

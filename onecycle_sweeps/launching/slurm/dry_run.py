@@ -1,4 +1,4 @@
-"""What a sweep would submit to a cluster: its trials, the sbatch file of each job array, and the time they take."""
+"""A dry run: prints the trials of a sweep, the sbatch file of each job array, and an estimate of the time they take."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 from onecycle_sweeps.terminal import say
 from onecycle_sweeps.trial_folder import QUEUED, RUNNING, WAITING
 
-# SLURM's default for the largest array, where it cannot be asked.
+# SLURM's default, for a machine on which SLURM does not answer.
 LARGEST_ARRAY = 1001
 
 
 def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) -> None:
-    """Print what a submission would do, and leave nothing behind but decoded data.
+    """Print what would be submitted; leaves nothing on disk but decoded data.
 
     Raises ConfigError if one of the trials cannot run.
     """
@@ -45,7 +45,7 @@ def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) 
         say(f"  {shown:<16}{entry.signature}  {name}")
     unfinished = [entry for entry in entries if entry in todo or entry in queued]
     signatures = {entry.signature for entry in queued}
-    # Stand for the numbers that only a submission gives.
+    # In place of the jobs' numbers, which only a submission gives.
     numbers = {e.signature: "RANGE_TESTS" if e.kind == RANGE_TEST else "TRAININGS" for e in unfinished}
     arrays = submissions.job_arrays(unfinished, signatures, settings, _largest_array(), report=True)
     for number, array in enumerate(arrays, 1):
@@ -57,7 +57,7 @@ def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) 
 
 
 def _status(planned_sweep: Sweep, trial: Trial) -> str:
-    """The status of a trial that has a result or, as far as was last seen, a job; WAITING of any other."""
+    """The status of a trial with a result or, as far as is known, a job; WAITING for any other."""
     folder = planned_sweep.trial(trial.signature)
     status = folder.state().status
     if folder.is_done(trial.config) and not trial.request.config["rerun"]:
@@ -80,7 +80,7 @@ def _largest_array() -> int:
 
 
 def _estimate(planned_sweep: Sweep, trials: Sequence[Trial], settings: Settings) -> str:
-    """How many CPU-hours or GPU-hours the trials take, and what the estimate rests on."""
+    """How many CPU-hours or GPU-hours the trials take, and what the estimate is based on."""
     if not trials:
         return "no trial is left to run"
     gpus = gpus_requested(settings)
@@ -98,11 +98,11 @@ def _estimate(planned_sweep: Sweep, trials: Sequence[Trial], settings: Settings)
 
 
 def _rounded(number: float) -> str:
-    """Two digits of a number, never as a power of ten."""
+    """A number with two significant digits, never as a power of ten."""
     return f"{float(f'{number:.2g}'):f}".rstrip("0").rstrip(".") if number < 100 else f"{number:.0f}"
 
 
 def gpus_requested(settings: Settings) -> int:
-    """How many GPUs a job is given by `2` or by `a100:2`."""
+    """How many GPUs `gpus_per_node` requests, such as `2` or `a100:2`."""
     count = str(settings["gpus_per_node"] or 0).rpartition(":")[2]
     return int(count) if re.fullmatch(r"\d+", count) else 1

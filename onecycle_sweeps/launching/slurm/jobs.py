@@ -1,4 +1,4 @@
-"""How a sweep's jobs stand: what SLURM knows of them, why they ended, and what of it the trials' folders are told."""
+"""The status of a sweep's jobs: what SLURM knows about them, why they ended, and what trials' folders record."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,19 +16,20 @@ from onecycle_sweeps.launching.slurm.submissions import Submission
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import LOST, QUEUED, RUNNING, STOPPED, TrialFolder
 
+# The status of a job in job.json after its end.
 ENDED = "ended"
 # After so many attempts in a row that saved no later step, a trial has failed.
 MAX_FUTILE_ATTEMPTS = 4
 TAIL_BYTES = 4096
-# What a node wrote last may take so long to be visible here: longer where SLURM says that the job completed.
+# How long it may take until a node's last writes are visible here: longer if SLURM says that the job completed.
 LAG_SECONDS, COMPLETED_LAG_SECONDS = 1.0, 8.0
-# A job that squeue does not list is considered gone after so long.
+# A job that SLURM does not know for so long is considered gone.
 MISSING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, eq=False)
 class OpenJob:
-    """The job of a trial that has no result, as long as the job's end has not been recorded; `record` is job.json."""
+    """The job of a trial without a result, until the job's end is recorded; `record` is the content of job.json."""
 
     trial: TrialFolder
     record: dict[str, Any]
@@ -54,9 +55,9 @@ class Ending:
 
 
 def refresh(sweep: Sweep) -> list[str]:
-    """Write into the trials' folders how their jobs stand; returns a line for each of SLURM's programs that failed.
+    """Record the status of jobs in the trials' folders; returns a line for each of SLURM's programs that failed.
 
-    Nothing is written while another process submits jobs or looks after them.
+    Does nothing while another process submits or updates jobs.
     """
     if not any(open_jobs(sweep)):
         return []
@@ -65,7 +66,7 @@ def refresh(sweep: Sweep) -> list[str]:
 
 
 def update(sweep: Sweep) -> list[str]:
-    """The same as `refresh`, for a caller that holds the lock."""
+    """The same, for a caller that holds the lock."""
     still_open = list(open_jobs(sweep))
     since = min((job.submission.created for job in still_open), default=0.0)
     snapshot = client.query({job.submission.name for job in still_open}, since)
@@ -76,7 +77,7 @@ def update(sweep: Sweep) -> list[str]:
 
 
 def open_jobs(sweep: Sweep) -> Iterator[OpenJob]:
-    """The jobs of a sweep's trials that are not known to have ended."""
+    """The jobs of a sweep's trials whose end is not recorded."""
     loaded: dict[Path, Submission | None] = {}
     for entry in sweep.trials:
         trial = sweep.trial(entry.signature)
@@ -97,7 +98,7 @@ def open_jobs(sweep: Sweep) -> Iterator[OpenJob]:
 
 
 def end(job: OpenJob, cause: str) -> None:
-    """Record that a job is over, although its process may still be saving."""
+    """Record the end of a job, although its process may still be saving."""
     _update_record(job, {"status": ENDED, "cause": cause})
 
 
@@ -130,13 +131,13 @@ def ending(job: Job, trial: TrialFolder, output: str) -> Ending:
 
 
 def is_futile(attempts: Sequence[Attempt], since: float) -> bool:
-    """Whether the latest attempts since a time in s, MAX_FUTILE_ATTEMPTS in a row, saved no later step."""
+    """Whether the last MAX_FUTILE_ATTEMPTS attempts all began after `since` (in s) and saved no later step."""
     latest = attempts[-MAX_FUTILE_ATTEMPTS:]
     return len(latest) == MAX_FUTILE_ATTEMPTS and all(a.time >= since and a.saved <= a.start for a in latest)
 
 
 def tail(path: Path) -> str:
-    """The end of a job's output; empty where there is no such file."""
+    """The end of a job's output; empty if there is no such file."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -146,7 +147,7 @@ def tail(path: Path) -> str:
 
 
 def _is_alive(job: OpenJob, snapshot: Snapshot) -> bool:
-    """Whether a job is pending or running, as far as is known; what was learned of it is recorded."""
+    """Whether a job is pending or running, as far as is known; records its status."""
     seen = snapshot.jobs.get(job.key)
     if seen is None:
         if not snapshot.complete or job.submission.array is None:
@@ -165,21 +166,21 @@ def _is_alive(job: OpenJob, snapshot: Snapshot) -> bool:
 
 
 def _without_result(over: Mapping[OpenJob, Job | None]) -> list[OpenJob]:
-    """The ended jobs whose trials have no result, after waiting until a node's last writes are visible here."""
+    """The ended jobs whose trials have no result, after a pause in which a node's last writes become visible."""
     completed = any(seen and seen.state == "COMPLETED" for seen in over.values())
     deadline = time.monotonic() + (COMPLETED_LAG_SECONDS if completed else LAG_SECONDS)
     left = list(over)
     while left and time.monotonic() < deadline:
         time.sleep(LAG_SECONDS / 2)
         for job in left:
-            # Listing a folder makes a network file system look at the server again.
+            # Listing a folder makes a network file system fetch it from the server again.
             list(job.trial.path.iterdir())
         left = [job for job in left if not job.trial.state().has_result]
     return left
 
 
 def _record_end(job: OpenJob, seen: Job | None) -> None:
-    """Record how a job ended that left no result."""
+    """Record why a job ended without a result."""
     trial, attempts = job.trial, journal.attempts(job.trial.journal)
     number = seen.id if seen else job.id
     own_attempts = [a for a in attempts if a.place.get("slurm_job_id") == number]
@@ -203,13 +204,13 @@ def _record_end(job: OpenJob, seen: Job | None) -> None:
 
 
 def _record_missing(job: OpenJob, own_attempts: Sequence[Attempt]) -> None:
-    """Record that SLURM does not know a job: it never did, or has forgotten it."""
+    """Record that SLURM does not know a job: sbatch never submitted it, or SLURM has forgotten it."""
     if job.submission.array is None and not own_attempts:
         job.trial.remove("job.json")
     elif own_attempts and own_attempts[-1].end == STOPPED:
         _update_record(job, {"status": ENDED, "cause": own_attempts[-1].cause, "again": True})
     else:
-        missing = f"no trace of job {job.id} in squeue or sacct, and no result"
+        missing = f"squeue and sacct do not know job {job.id}, and it left no result"
         _update_record(job, {"status": LOST, "cause": missing})
 
 
@@ -226,7 +227,7 @@ def _resumes_at(attempt: Attempt | None) -> str:
 
 
 def _last_words(output: str) -> str:
-    """The last line of output that a program wrote, rather than SLURM."""
+    """The last line of output that is not SLURM's own."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     own = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))] or lines
     return f": {own[-1]}" if own else ""

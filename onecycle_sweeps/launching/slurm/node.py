@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-# Signals are handled before the other imports, which take seconds in which one may come.
+# The handlers are set before the other imports, because a signal may arrive during the seconds that these take.
 _stopping = threading.Event()
 _received: list[int] = []
 
@@ -25,17 +25,17 @@ from contextlib import ExitStack  # noqa: E402
 
 from onecycle_sweeps import command_line, journal, sweep, tracking  # noqa: E402
 from onecycle_sweeps.files import Unreadable  # noqa: E402
-from onecycle_sweeps.launching.queue import BUSY, STOPPED  # noqa: E402
+from onecycle_sweeps.launching.queue import BUSY  # noqa: E402
 from onecycle_sweeps.launching.slurm import client, jobs, submissions  # noqa: E402
 from onecycle_sweeps.launching.slurm.submissions import Submission  # noqa: E402
 from onecycle_sweeps.sweep import Sweep  # noqa: E402
-from onecycle_sweeps.trial_folder import FAILED, TrialFolder  # noqa: E402
+from onecycle_sweeps.trial_folder import FAILED, STOPPED, TrialFolder  # noqa: E402
 
 # The exit status of a job that was stopped after it had saved (sysexits.h, EX_TEMPFAIL).
 STOPPED_STATUS = 75
 SHIPPING_SECONDS = 10.0
 GRACE_SECONDS = 20.0
-# How long to wait for an earlier job that holds the trial: cancelled or superseded, it may still be saving.
+# How long to wait for an earlier job that has the trial's lock: after a cancellation it may still be saving.
 BUSY_SECONDS, BUSY_PAUSE = 120.0, 1.0
 
 
@@ -50,9 +50,8 @@ def main(path: Path) -> int:
         return _report(found)
     trial = found.trial(submission.trials[int(os.environ["SLURM_ARRAY_TASK_ID"])])
     if cause := _reason_not_to_run(trial, submission):
-        number = place()["slurm_job_id"]
-        failure = {"cause": cause, "attempt": trial.attempts(), "time": time.time(), "slurm_job_id": number}
-        trial.write("failure", failure)
+        failure = {"cause": cause, "attempt": trial.attempts(), "time": time.time()}
+        trial.write("failure", failure | {"slurm_job_id": place()["slurm_job_id"]})
         return 1
     with ExitStack() as stack:
         if tracking.is_server(found.tracking_uri):
@@ -64,7 +63,7 @@ def main(path: Path) -> int:
 
 
 def _reason_not_to_run(trial: TrialFolder, submission: Submission) -> str | None:
-    """Why another attempt would be useless: earlier ones saved nothing, or the trial's range test has failed."""
+    """Why another attempt would be useless: the last ones saved nothing, or the trial's range test has failed."""
     if jobs.is_futile(journal.attempts(trial.journal), submission.since):
         return f"{jobs.MAX_FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
     try:
@@ -79,7 +78,7 @@ def _reason_not_to_run(trial: TrialFolder, submission: Submission) -> str | None
 
 
 def place() -> dict[str, str]:
-    """Where this job runs, by SLURM's variables: what an attempt's journal records of its place."""
+    """Where this job runs, by SLURM's variables, for the journal."""
     here = os.environ
     return {
         "slurm_job_id": f"{here['SLURM_ARRAY_JOB_ID']}_{here['SLURM_ARRAY_TASK_ID']}",
@@ -91,27 +90,24 @@ def place() -> dict[str, str]:
 
 
 def _execute(trial: TrialFolder) -> int:
-    from onecycle_sweeps.launching import job
+    from onecycle_sweeps.launching.execution import execute
 
     here = place()
-    until = time.monotonic() + BUSY_SECONDS
-    while (execution := job.execute(trial, _stopping.is_set, here)).status == BUSY and time.monotonic() < until:
+    deadline = time.monotonic() + BUSY_SECONDS
+    while (ended := execute(trial, _stopping.is_set, here)).status == BUSY and time.monotonic() < deadline:
         if _is_an_earlier_copy(trial, here):
             trial.break_lock()
         elif _stopping.wait(BUSY_PAUSE):
             break
-    print(
-        f"trial {trial.signature}: {execution.status}{f', {execution.cause}' if execution.cause else ''}",
-        file=sys.stderr,
-    )
-    if execution.status == STOPPED:
+    print(f"trial {trial.signature}: {ended.status}{f', {ended.cause}' if ended.cause else ''}", file=sys.stderr)
+    if ended.status == STOPPED:
         _requeue()
         return STOPPED_STATUS
-    return 1 if execution.status == FAILED else 0
+    return 1 if ended.status == FAILED else 0
 
 
 def _is_an_earlier_copy(trial: TrialFolder, here: dict[str, str]) -> bool:
-    """Whether the trial is held by an earlier run of this very job, on a node that SLURM has given up."""
+    """Whether an earlier run of this same job has the trial's lock, on a node that SLURM considers lost."""
     head = journal.latest_attempt(trial.journal)
     if head is None or head.place.get("slurm_job_id") != here["slurm_job_id"]:
         return False
@@ -119,12 +115,12 @@ def _is_an_earlier_copy(trial: TrialFolder, here: dict[str, str]) -> bool:
 
 
 def _requeue() -> None:
-    """Ask SLURM to run this job again; where the cluster forbids it, whoever watches or resumes the sweep does.
+    """Ask SLURM to run this job again. If the cluster forbids it, `status --watch` or `resume` submits the trial again.
 
-    A preempted job gets SIGTERM and, if it leaves in time, is not requeued by SLURM itself. A job that was cancelled or
-    has reached its time limit gets the same signal, but is no longer RUNNING.
+    A preempted job gets SIGTERM and, if it exits in time, is not requeued by SLURM itself. A job that was cancelled or
+    has reached its time limit gets the same signal, but its state is no longer RUNNING.
     """
-    # With its index: the array's number alone means all its elements.
+    # It has the index: the array's number alone would requeue all its elements.
     number = place()["slurm_job_id"]
     try:
         if signal.SIGUSR2 in _received or client.state_of(number) == "RUNNING":

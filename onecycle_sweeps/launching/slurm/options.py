@@ -1,4 +1,4 @@
-"""What a sweep requests of a cluster: the keys of hydra/launcher=slurm, checked, and as submitit's parameters."""
+"""The keys of hydra/launcher=slurm: their bounds, and the parameters of submitit that they become."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,10 +11,9 @@ from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, t
 Settings = Mapping[str, Any]
 
 LAUNCHER = "hydra/launcher=slurm"
-# A job is told of its time limit so many seconds before, at most, in order to save.
-NOTICE_SECONDS = 120
-# Of a short time limit a tenth: SLURM sends the signal up to a minute early.
-NOTICE_SHARE = 0.1
+# A job gets the signal to save so long before its time limit, or a tenth of a short limit before: SLURM may send it up
+# to a minute early.
+NOTICE_SECONDS, NOTICE_SHARE = 120, 0.1
 NEVER_PARAMETERS = ("array", "dependency", "job-name", "name", "output", "error", "signal", "chdir", "time", "export")
 # Keys that the program reads itself, or that submitit has under another name.
 NOT_SUBMITITS = ("wait", "dry_run", "timeout_min", "mem_gb")
@@ -22,7 +21,7 @@ NOT_SUBMITITS = ("wait", "dry_run", "timeout_min", "mem_gb")
 LINE = Allowed(lambda value: isinstance(value, str), ("a text",))
 NAME = text("a name") | NULL
 OPTIONS = Allowed(lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value), ("options",))
-# `most` catches typing errors: no cluster has more.
+# The upper bounds catch typing errors: no cluster has more.
 KEYS = {
     "timeout_min": whole(1, most=10**6).described("a whole number of minutes from 1 on"),
     "partition": NAME,
@@ -42,19 +41,19 @@ KEYS = {
 
 
 def check(settings: Settings) -> None:
-    """Raise ConfigError for what cannot be requested of a cluster, or not from this machine."""
+    """Raise ConfigError for a value that cannot be used, and for a program of SLURM's that is missing here."""
     schema.check_launcher(settings, KEYS)
     for option in settings["additional_parameters"] or ():
         if option.replace("_", "-") in NEVER_PARAMETERS:
             raise ConfigError(f"hydra.launcher.additional_parameters.{option} is set by {LAUNCHER}: leave it out")
     for program in ("sbatch", "srun", "squeue"):
         if not settings["dry_run"] and shutil.which(program) is None:
-            raise ConfigError(f"{LAUNCHER} needs {program}, which is not on the PATH here: start it on a login node")
+            raise ConfigError(f"{LAUNCHER} needs {program}, which is not on the PATH here: run this on a login node")
 
 
 def parameters(settings: Settings) -> dict[str, Any]:
     """The parameters of submitit's executor."""
-    # A submission that is repeated may have been recorded before a key existed.
+    # The record of an earlier submission may lack keys that were added later.
     same = {key: settings.get(key) for key in KEYS if key not in NOT_SUBMITITS}
     own: dict[str, Any] = {"time": settings["timeout_min"], "signal_delay_s": notice(settings["timeout_min"])}
     if settings["mem_gb"]:
@@ -70,12 +69,12 @@ def parameters(settings: Settings) -> dict[str, Any]:
 
 
 def notice(timeout_min: int) -> int:
-    """How long before the time limit a job gets the signal to save, in seconds."""
+    """How long before its time limit a job gets the signal to save, in seconds."""
     return max(10, min(NOTICE_SECONDS, round(NOTICE_SHARE * 60 * timeout_min)))
 
 
 def light(settings: Settings) -> dict[str, Any]:
-    """The request of a job that only reads and writes small files: one core, no GPU, ten minutes at most."""
+    """The settings of the job that writes the report: one core, no GPU, ten minutes at most."""
     others = {k: v for k, v in (settings["additional_parameters"] or {}).items() if not k.startswith(("gres", "gpu"))}
     small = {"gpus_per_node": None, "cpus_per_task": 1, "timeout_min": min(10, settings["timeout_min"])}
     return {**settings, **small, "additional_parameters": others}

@@ -1,4 +1,4 @@
-"""sbatch files and their submission, by private functions of submitit (1.5), which a test looks for."""
+"""sbatch files and their submission, by private functions of submitit 1.5, which a test checks for."""
 
 import os
 import shlex
@@ -21,16 +21,16 @@ from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import QUEUED
 
-# SIGUSR2 asks a job to save. It would kill a Python that is still starting, so it is ignored until a handler is set.
+# SIGUSR2 makes a job save. It would kill a Python that is still starting, so it is ignored until a handler is set.
 IGNORE_USR2 = "trap '' USR2; exec \"$@\""
 
 
 class Sbatch(SlurmExecutor):
-    """Submitit's writing and submitting of sbatch files, for a command that is not one of submitit's pickles."""
+    """Submitit's executor for a command of ours instead of one of submitit's pickled functions."""
 
     @classmethod
     def affinity(cls) -> int:
-        """Choose SLURM also where there is no srun, as for a dry run."""
+        """Use SLURM even if there is no srun, for a dry run."""
         return 1
 
     def text(self, command: str) -> str:
@@ -52,9 +52,9 @@ def submit(
 ) -> Submission:
     """Submit one array, to begin when the arrays numbered `after` have ended.
 
-    `resubmit` says that earlier jobs of its trials ended through no fault of the trials. The record is written before
-    sbatch is called: after a crash at any moment the job can be found by its name. Raises SlurmError, and leaves
-    nothing behind then.
+    `resubmit`: the cluster ended an earlier job of its trials, by a time limit for instance. The record is written
+    before sbatch is called, so that after a crash at any moment the job can be found by its name. Raises SlurmError,
+    and then leaves nothing behind.
     """
     name = f"onecycle-{sweep.id}-{uuid.uuid4().hex[:8]}"
     made = Submission(name, array.trials, dict(array.settings), since, time.time())
@@ -100,12 +100,12 @@ def executor(settings: Settings, folder: Path, name: str, cwd: str, count: int =
 
 
 def node_command(path: Path, module: str = "onecycle_sweeps.launching.slurm.node") -> str:
-    """The command of each job: a module of this program with one path, run by the Python that submits."""
+    """The command of a job: the Python that submits runs a module of this program with one path."""
     return shlex.join(["bash", "-c", IGNORE_USR2, "node", sys.executable, "-u", "-m", module, str(path)])
 
 
 def _submit_once(executor: Sbatch, command: str, name: str) -> str:
-    """Submit, again if the controller is unreachable, but only once it is known not to have the first job."""
+    """Submit, and again if the controller was unreachable, unless it turns out to have the first job."""
     began, tried = time.time(), False
 
     def submit_unless_found() -> str:
@@ -119,7 +119,7 @@ def _submit_once(executor: Sbatch, command: str, name: str) -> str:
 
 
 def _number_of(name: str, since: float) -> str | None:
-    """The number of the array of this name, None where SLURM knows of none; raises SlurmError where it cannot tell."""
+    """The number of the array of this name, None if there is none; raises SlurmError if SLURM cannot tell."""
     found = client.query([name], since)
     if not found.jobs and not found.complete:
         raise SlurmError(found.remarks[-1])
@@ -128,7 +128,7 @@ def _number_of(name: str, since: float) -> str | None:
 
 @contextmanager
 def _environment_outside_jobs() -> Iterator[None]:
-    """Drop the variables of a job around this process while submitit runs sbatch, which inherits the environment."""
+    """Drop the variables of the job that this process is in while submitit runs sbatch, which would inherit them."""
     before = dict(os.environ)
     kept = client.environment_outside_jobs()
     for key in before.keys() - kept.keys():

@@ -1,6 +1,6 @@
-"""What a sweep submits to SLURM: its job arrays in order, and the record that each leaves on disk.
+"""What a sweep submits to SLURM: its job arrays in order, and the record of each on disk.
 
-Every submission is written to the sweep's folder `jobs/` before sbatch is called, so that none is forgotten when the
+The record is written to the sweep's folder `jobs/` before sbatch is called, so that no job is forgotten if the
 launching process dies.
 """
 
@@ -17,15 +17,15 @@ from onecycle_sweeps.launching.slurm import options
 from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
-# A launching process that died may have an sbatch on its way for so long.
+# So long after the record was written, the sbatch of a launching process that died may still be running.
 IN_FLIGHT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class JobArray:
-    """A job array to be submitted: its trials by index, and the trials whose arrays must have ended before it starts.
+    """A job array to be submitted: its trials by index, and the trials whose arrays have to end before it starts.
 
-    Without trials it is a single job that writes the sweep's report.
+    Without trials, it is a single job that writes the sweep's report.
     """
 
     trials: tuple[str, ...]
@@ -38,8 +38,8 @@ def job_arrays(
 ) -> list[JobArray]:
     """The arrays for a sweep's unfinished trials, in the order of submission; `queued` trials have a job already.
 
-    First come range tests, then the trainings that wait for one, then all other trainings, and last, if `report` asks
-    for it, the job that writes the report. No array has more than `largest` elements.
+    Range tests come first, then the trainings that wait for one, then all other trainings, and with `report` a job that
+    writes the report. No array has more than `largest` elements.
     """
     todo = [entry for entry in trials if entry.signature not in queued]
     tests = [entry for entry in todo if entry.kind == RANGE_TEST]
@@ -71,7 +71,7 @@ def in_parts(
 class Submission:
     """The record of one submitted job array: its unique name, and its trials by index (none: it writes the report).
 
-    `since` is when the user asked for these trials. `array` is SLURM's number, None until sbatch has answered.
+    `since` is when the user's command began. `array` is SLURM's number, None until sbatch has answered.
     """
 
     name: str
@@ -87,15 +87,15 @@ class Submission:
 
     @property
     def is_in_flight(self) -> bool:
-        """Whether sbatch may still be at work on it, although no number has been recorded."""
+        """Whether it has no number because sbatch may still be running."""
         return self.array is None and 0 <= time.time() - self.created < IN_FLIGHT_SECONDS
 
 
 @contextmanager
 def exclusive(sweep: Sweep, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock under which jobs of this RUNS_DIR are submitted and looked after; yields whether it is held.
+    """Hold the lock under which jobs of this RUNS_DIR are submitted and updated; yields whether it is held.
 
-    Without `wait` it yields False at once while another process has it.
+    Without `wait`, it yields False at once if another process has the lock.
     """
     try:
         lock = files.lock(sweep.runs_dir / "sweeps" / "jobs.lock", seconds=None if wait else 0)
@@ -107,7 +107,7 @@ def exclusive(sweep: Sweep, *, wait: bool) -> Iterator[bool]:
 
 
 def folder(sweep: Sweep) -> Path:
-    """Where the records of a sweep's submissions lie, and the output of its jobs."""
+    """The folder of a sweep's submissions: their records, and the output of the jobs."""
     return sweep.folder / "jobs"
 
 
@@ -117,7 +117,7 @@ def path_of(sweep: Sweep, name: str) -> Path:
 
 
 def load(path: Path) -> Submission | None:
-    """Read the record of a submission; None where there is none. Raises Unreadable."""
+    """Read the record of a submission; None if there is none. Raises Unreadable."""
     if (data := read_json(path)) is None:
         return None
     try:
@@ -137,5 +137,5 @@ def load_all(sweep: Sweep) -> list[Submission]:
 
 
 def job_numbers(signatures: Collection[str], numbers: Mapping[str, str]) -> list[str]:
-    """The numbers of the arrays that these trials are in, each once."""
+    """The numbers of the arrays that contain these trials, each once."""
     return sorted({numbers[signature] for signature in signatures if signature in numbers})

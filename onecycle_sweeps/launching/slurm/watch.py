@@ -1,4 +1,4 @@
-"""A sweep's jobs from submission to end: submitted in order, watched, submitted again after a limit, or cancelled."""
+"""A sweep's jobs from submission to end: submitted in order, watched, resubmitted after a time limit, or cancelled."""
 
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -12,13 +12,13 @@ from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING, check_owner
 
 TICK_SECONDS = 0.5
-# SLURM is asked at most every so many seconds, and less often the longer the sweep lasts.
+# SLURM is queried at most every QUERY_SECONDS, and less often the longer the sweep lasts.
 QUERY_SECONDS, MAX_QUERY_SECONDS, QUERY_SHARE = 3.0, 30.0, 0.01
 IN_FLIGHT_PAUSE = 1.0
 
 
 def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry], *, report: bool) -> Generator[Event]:
-    """Submit the trials and, if the settings say so, watch them until they end. Closing the generator keeps the jobs.
+    """Submit the trials and, with the setting `wait`, watch them until they end. Closing the generator keeps the jobs.
 
     Raises SlurmError with sbatch's message.
     """
@@ -29,9 +29,9 @@ def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry], *, report: bo
 
 
 def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, report: bool) -> Iterator[str]:
-    """Submit the trials that have no job and, if `report`, a last job that writes the report; yields a line for each.
+    """Submit the trials without a job and, with `report`, the job that writes the report; yields a line for each array.
 
-    Raises SlurmError with sbatch's message. What was submitted before it stays, and the same command submits the rest.
+    Raises SlurmError with sbatch's message. Earlier arrays stay submitted, and the same command submits the rest.
     """
     with submissions.exclusive(sweep, wait=True):
         jobs.update(sweep)
@@ -39,7 +39,7 @@ def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, rep
             time.sleep(IN_FLIGHT_PAUSE)
             jobs.update(sweep)
         for entry in trials:
-            # The update may have found that an earlier job was cancelled; the trial is wanted again.
+            # The update may have found that an earlier job was cancelled; this command starts the trial again.
             sweep.trial(entry.signature).remove("cancel.json")
         since = time.time()
         queued = {o.trial.signature: o.submission.array for o in jobs.open_jobs(sweep) if o.submission.array}
@@ -57,9 +57,9 @@ def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, rep
 
 
 def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
-    """Yield what becomes of trials, until all have ended or no job works on those that are left.
+    """Yield each change of the trials' status, until all have ended or those that are left have no job.
 
-    A trial whose job was ended by a time limit, a preemption or its node is submitted again.
+    A trial whose job was ended by a time limit, a preemption or its node's failure is submitted again.
     """
     last: dict[str, str] = {}
     began, queried, remarks = time.monotonic(), -MAX_QUERY_SECONDS, []
@@ -84,7 +84,7 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
 
 
 def cancel(sweep: Sweep) -> list[str]:
-    """Cancel the jobs of a sweep; returns a line for what could not be done."""
+    """Cancel the jobs of a sweep; returns a line if scancel fails."""
     if not (made := submissions.load_all(sweep)) and not any(jobs.open_jobs(sweep)):
         return []
     with submissions.exclusive(sweep, wait=True):
@@ -101,9 +101,9 @@ def cancel(sweep: Sweep) -> list[str]:
 
 
 def _update_and_resubmit(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
-    """Learn how jobs stand and submit again what may go on; returns a line for each submission and each failure.
+    """Update the jobs' status and submit trials again; returns a line for each submission and each failed program.
 
-    Raises SlurmError where the cluster no longer accepts a trial.
+    Raises SlurmError if the cluster no longer accepts a trial.
     """
     with submissions.exclusive(sweep, wait=False) as is_held:
         if not is_held:
@@ -130,7 +130,7 @@ def _resubmit(sweep: Sweep, trials: Sequence[Entry]) -> Iterator[str]:
     for entry in trials:
         path = sweep.runs_dir / sweep.trial(entry.signature).last_job()["submission"]
         try:
-            # The settings contain shell lines, which nobody else may have written.
+            # The settings contain shell lines, so another user must not have written them.
             check_owner(path)
         except PermissionError as error:
             raise SlurmError(str(error)) from error

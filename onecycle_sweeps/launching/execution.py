@@ -1,4 +1,4 @@
-"""One execution of a trial, with its pictures; and the loops around it, of a worker and of a command without -m."""
+"""One execution of a trial, with its pictures, and what repeats it: a worker process, and a command without -m."""
 
 import logging
 import os
@@ -14,31 +14,21 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from onecycle_sweeps import journal, terminal, trial
-from onecycle_sweeps.launching.queue import (
-    BUSY,
-    LEFT_STATUS,
-    READY,
-    STOPPED,
-    SUPERSEDED,
-    UNFINISHED,
-    Event,
-    Execution,
-    Queue,
-)
+from onecycle_sweeps.launching.queue import BUSY, LEFT_STATUS, READY, SUPERSEDED, UNFINISHED, Event, Execution, Queue
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.build import keep_freed_memory, lost_gpu
-from onecycle_sweeps.trial_folder import CANCELLED, FAILED, RUNNING, Busy, Superseded, TrialFolder
+from onecycle_sweeps.trial_folder import CANCELLED, FAILED, RUNNING, STOPPED, Busy, Superseded, TrialFolder
 
 log = logging.getLogger("onecycle_sweeps")
-# How often to look whether a running trial was cancelled, and whether one in this process has ended.
-LOOK_SECONDS, TICK_SECONDS = 1.0, 0.25
+# How often to check whether a running trial was cancelled, and whether one in this process has ended.
+CANCEL_CHECK_SECONDS, TICK_SECONDS = 1.0, 0.25
 
 
 def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None = None) -> Execution:
-    """Run a trial and draw its pictures; an error of the trial is no exception, but in what is returned.
+    """Run a trial and draw its pictures; an error in the trial is returned, not raised.
 
-    A trial that was cancelled does not begin; one that is cancelled while it runs stops a moment later.
+    A trial that was cancelled does not begin; one that is cancelled while it runs stops within CANCEL_CHECK_SECONDS.
     """
     if folder.is_cancelled():
         return Execution(CANCELLED)
@@ -53,16 +43,16 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str
 
 
 def run_here(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
-    """Execute the trials one after the other in a thread of this process, whose main thread stays free meanwhile.
+    """Execute the trials one after the other in a thread of this process, so that the main thread can show progress.
 
-    Closing the generator asks the running trial to save and stop.
+    Closing the generator makes the running trial save and stop.
     """
-    # Before the thread starts, so that it shares the memory of this one.
+    # It holds for the threads that this one starts.
     keep_freed_memory()
     queue = Queue(sweep, trials)
     stopping = threading.Event()
     while queue.waiting:
-        yield from queue.orphans()
+        yield from queue.fail_dependents()
         if not (entry := queue.next()):
             stopping.wait(TICK_SECONDS)
             continue
@@ -75,14 +65,14 @@ def run_here(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
             except BaseException:
                 stopping.set()
                 raise
-        if event := queue.take(entry, execution.result()):
+        if event := queue.record(entry, execution.result()):
             yield event
 
 
 def serve(orders: Connection, answers: Connection) -> None:
-    """Execute the trials whose folders come as orders; each is answered by its Execution.
+    """Execute the trials whose folders arrive by `orders`, and answer each with its Execution.
 
-    When `orders` is closed, as by the death of the launching process, the running trial is asked to save and stop, and
+    When `orders` is closed, for instance because the launching process has died, the running trial saves and stops, and
     the process ends. SIGTERM does the same, with LEFT_STATUS as exit status.
     """
     terminal.replace_unencodable()
@@ -113,37 +103,37 @@ def serve(orders: Connection, answers: Connection) -> None:
         answers.send(READY)
         while (path := folders.get()) is not None and not stopping.is_set():
             folder = TrialFolder(Path(path))
-            _send_output_to(folder.log)
+            terminal.redirect_output(folder.log)
             execution = execute(folder, stopping.is_set)
             answers.send(execution)
             if execution.status == FAILED and lost_gpu():
-                # This process cannot use the GPU any more; another one takes the trials that wait.
+                # This process cannot use the GPU any more; another one will run the trials that wait.
                 os._exit(LEFT_STATUS)
     sys.exit(status)
 
 
 def _stopped_or_cancelled(folder: TrialFolder, stopped: Callable[[], bool]) -> Callable[[], bool]:
-    """Whether the attempt is to stop: because of `stopped`, or, looked up once a second, of a cancelled trial."""
-    looked = time.monotonic()
+    """A function that says whether to stop: `stopped` does, or the trial was cancelled, which is a file on disk."""
+    checked = time.monotonic()
 
-    def asked() -> bool:
-        nonlocal looked
+    def has_to_stop() -> bool:
+        nonlocal checked
         if stopped():
             return True
-        if time.monotonic() - looked < LOOK_SECONDS:
+        if time.monotonic() - checked < CANCEL_CHECK_SECONDS:
             return False
-        looked = time.monotonic()
+        checked = time.monotonic()
         return folder.is_cancelled()
 
-    return asked
+    return has_to_stop
 
 
 class _Unfinished(BaseException):
-    """The trial has not ended: for Hydra, another attempt will be the same job."""
+    """The trial has not ended, and Hydra must not take its job for failed: another attempt will be the same job."""
 
 
 def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
-    """Run a trial as Hydra's launchers run a job: in its environment and output folder, between its callbacks."""
+    """Run a trial as Hydra's launchers run a job: with its environment, output folder and callbacks."""
     from onecycle_sweeps import hydra_job
     from onecycle_sweeps.launching.session import sweeper_value
 
@@ -187,11 +177,11 @@ def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, s
 
 
 def _draw(folder: TrialFolder) -> None:
-    """Draw what the trial recorded, also if it failed; an error in drawing does not fail the trial."""
+    """Draw what the trial recorded, even if it failed; an error in drawing does not fail the trial."""
     if journal.latest_block(folder.journal) is None:
         return
     try:
-        # Imported late: a training need not wait for what only its pictures need.
+        # Imported late, so that the training does not wait for libraries that only its pictures need.
         from onecycle_sweeps import report
 
         if folder.config()["task"] == "range_test":
@@ -201,11 +191,3 @@ def _draw(folder: TrialFolder) -> None:
             report.draw_trajectory(folder)
     except Exception:
         log.exception("the pictures of %s could not be drawn", folder.path)
-
-
-def _send_output_to(path: Path) -> None:
-    """Send what libraries print, and the last words of a crash, to the trial's log."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
