@@ -123,12 +123,9 @@ def _config(requests: Sequence[Request], launcher: Mapping[str, Any]) -> Finding
 def runs_dir(folder: Path, *, on_nodes: bool) -> Finding:
     """Whether this machine can write trials to a folder, and whether other machines are likely to see it."""
     about = "runs_dir"
-    try:
-        existing = _try_writing(folder)
-    except files.NoLocks as error:
-        return fails(about, str(error))
-    except OSError as error:
-        return fails(about, f"{folder} cannot be written to ({error.strerror}): choose another with runs_dir=...")
+    existing = _nearest_that_exists(folder)
+    if reason := _not_writable(folder, about):
+        return fails(about, reason)
     line = f"{folder} can be written to, with {shutil.disk_usage(existing).free / 1e9:.0f} GB free"
     if not on_nodes:
         return ok(about, line)
@@ -162,14 +159,8 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
     except ValueError as error:
         return fails(about, str(error))
     if file := tracking.database_file(uri):
-        try:
-            _try_writing(file.parent)
-        except files.NoLocks as error:
-            return fails(about, str(error))
-        except OSError as error:
-            return fails(
-                about, f"{file.parent} cannot be written to ({error.strerror}): choose another with tracking.uri=..."
-            )
+        if reason := _not_writable(file.parent, "tracking.uri"):
+            return fails(about, reason)
         return ok(about, f"{address(uri)} can be written to from this machine, which is the one that fills it")
     try:
         tracking.ping(uri)
@@ -180,15 +171,25 @@ def tracker(uri: str, *, on_nodes: bool = False) -> Finding:
     return ok(about, f"{address(uri)} answers")
 
 
-def _try_writing(folder: Path) -> Path:
-    """Write to a folder, or to its nearest parent that exists, and return that one; raises OSError."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    with TemporaryFile(dir=existing) as file:
-        file.write(b"onecycle")
-        file.flush()
-        os.fsync(file.fileno())
-    files.check_locks(existing)
-    return existing
+def _nearest_that_exists(folder: Path) -> Path:
+    """The folder, or the nearest of its parents that exists."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _not_writable(folder: Path, key: str) -> str | None:
+    """Why a folder, which need not exist yet, cannot be written to or locked; None if it can."""
+    existing = _nearest_that_exists(folder)
+    try:
+        with TemporaryFile(dir=existing) as file:
+            file.write(b"onecycle")
+            file.flush()
+            os.fsync(file.fileno())
+        files.check_locks(existing)
+    except files.NoLocks as error:
+        return str(error)
+    except OSError as error:
+        return f"{folder} cannot be written to ({error.strerror}): choose another with {key}=..."
+    return None
 
 
 def _advice_on_server(error: str, uri: str) -> str:

@@ -68,12 +68,8 @@ class Worker:
         try:
             with orders, answers:
                 self.process = start_process("forkserver", WORK, self.environment, self.log, orders, answers)
-        except BaseException as error:
-            self._orders.close()
-            self._answers.close()
-            if isinstance(error, OSError):
-                raise WorkerLost(f"a worker process cannot be started: {error}") from error
-            raise
+        except OSError as error:
+            raise WorkerLost(f"a worker process cannot be started: {error}") from error
 
     def is_free(self) -> bool:
         """Whether it can run a trial."""

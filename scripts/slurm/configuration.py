@@ -55,7 +55,7 @@ def settings(options: argparse.Namespace, folder: Path, port: int) -> list[str]:
 
 
 def with_settings(lines: list[str], chosen: list[str]) -> list[str]:
-    """Replace the lines of the chosen keys, unless a file may have several of a key; an empty value removes the line."""
+    """Replace the lines of the chosen keys, unless a key may be repeated; an empty value removes the line."""
     keys = {line.partition("=")[0].lower() for line in chosen} - set(REPEATED)
     kept = [line for line in lines if line.partition("=")[0].lower() not in keys]
     return kept + [line for line in chosen if line.partition("=")[2]]

@@ -21,6 +21,12 @@ ENDED = "ended"
 # After so many attempts in a row that saved no later step, a trial has failed.
 MAX_FUTILE_ATTEMPTS = 4
 TAIL_BYTES = 4096
+# Why the cluster has ended a job whose trial may go on, by SLURM's state.
+INTERRUPTIONS = {
+    **dict.fromkeys(("TIMEOUT", "DEADLINE"), "time limit reached"),
+    **dict.fromkeys(("NODE_FAIL", "BOOT_FAIL"), "node failure"),
+    "PREEMPTED": "preempted",
+}
 # How long it may take until a node's last writes are visible here: longer if SLURM says that the job completed.
 LAG_SECONDS, COMPLETED_LAG_SECONDS = 1.0, 8.0
 # A job that SLURM does not know for so long is considered gone.
@@ -109,12 +115,8 @@ def ending(job: Job, trial: TrialFolder, output: str) -> Ending:
     left = last is not None and last.end == STOPPED and last.place.get("slurm_job_id") == job.id
     if job.state == "CANCELLED":
         return Ending(f"job {job.id} was cancelled", cancelled=True)
-    if job.state in ("TIMEOUT", "DEADLINE"):
-        return Ending(f"time limit reached{on_node}{_resumes_at(last)}", again=True)
-    if job.state in ("NODE_FAIL", "BOOT_FAIL"):
-        return Ending(f"node failure{on_node}{_resumes_at(last)}", again=True)
-    if job.state == "PREEMPTED":
-        return Ending(f"preempted{on_node}{_resumes_at(last)}", again=True)
+    if interruption := INTERRUPTIONS.get(job.state):
+        return Ending(f"{interruption}{on_node}{_resumes_at(last)}", again=True)
     if left:
         return Ending(f"stopped by SLURM's signal{on_node}{_resumes_at(last)}", again=True)
     if job.state == "OUT_OF_MEMORY" or "exceeded memory limit" in output or "oom-kill" in output:

@@ -1,4 +1,4 @@
-"""The launcher, nodes and the controller of a real cluster die, and its sweeps go on."""
+"""Jobs of a real cluster that are interrupted, and the deaths of its launcher, nodes and controller."""
 
 import os
 import signal
@@ -24,7 +24,106 @@ from cluster_sweeps import (
 from onecycle_sweeps import journal
 from slurm_cluster import Cluster
 
-pytestmark = pytest.mark.slow
+# Takes all of every node for a moment.
+GREEDY = ("--partition=high", "--nodes=4", "--exclusive", "--ntasks=4", "--time=1")
+
+
+@pytest.mark.parametrize("cluster", ["no accounting", "silent preemption", "no requeue"], indirect=True)
+def test_a_preempted_trial_saves_and_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Path, beside: Path):
+    process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0", "hydra.launcher.partition=low"))
+    at_step(tmp_path, 30)
+    cluster.sbatch("sleep 2", *GREEDY)
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    first, *_, last = journal.read(one.journal).attempts
+    assert first.end == "stopped"
+    assert first.saved >= 30
+    assert last.place["slurm_restarts"] == "1"
+    assert last.start == first.saved
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+def test_a_trial_outlives_a_time_limit_of_a_minute(cluster: Cluster, tmp_path: Path, beside: Path):
+    words = overrides("Slow", "seed=0", "hydra.launcher.timeout_min=1")
+    process = start(cluster, program.with_store(tmp_path), *words, pause=0.9)
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    assert one.attempts() >= 2
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+@pytest.mark.parametrize("cluster", ["no accounting", "accounting"], indirect=True)
+def test_a_time_limit_that_comes_without_notice_costs_no_saved_step(cluster: Cluster, tmp_path: Path, beside: Path):
+    silent = in_its_place(cluster, tmp_path, "sbatch", 'sed -i /--signal/d "$1"; exec {real} "$@"')
+    words = overrides("Slow", "seed=0", "hydra.launcher.timeout_min=1")
+    assert ends(start(silent, program.with_store(tmp_path), *words, pause=1.0), tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    attempts = journal.read(one.journal).attempts
+    assert len(attempts) >= 2
+    assert attempts[1].start == attempts[0].saved > 30
+    assert "1 trial again" in said(tmp_path)
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+def test_where_the_cluster_forbids_a_requeue_whoever_watches_submits_the_trial_again(
+    cluster: Cluster, tmp_path: Path, beside: Path
+):
+    forbidden = "hydra.launcher.additional_parameters={no-requeue: true}"
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0", forbidden, "hydra.launcher.wait=false"))
+    assert ends(process, tmp_path) == 0
+    at_step(tmp_path, 30)
+    cluster.run("scancel", "--signal=USR2", "1_0")
+    cluster.wait_for(lambda: cluster.state("1_0") not in ("RUNNING", "COMPLETING"), "the job's end")
+    status = run(cluster, tmp_path, "status")
+    assert "waiting" in status.stdout
+    assert "resumes at step" in status.stdout
+    assert trainings(tmp_path)["0"].attempts() == 1
+    watched = run(cluster, tmp_path, "status", "--watch", pause=0.0)
+    assert "1 trial again" in watched.stderr
+    assert watched.stdout.rstrip().endswith("1 finished")
+    check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
+
+
+def test_a_job_that_is_run_again_leaves_the_others_of_its_array_alone(cluster: Cluster, tmp_path: Path):
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0,1,2"))
+    at_step(tmp_path, 30, seed="2")
+    # The last element of an array bears the array's number.
+    cluster.run("scancel", "--signal=USR2", "1_2")
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    assert {seed: one.attempts() for seed, one in trainings(tmp_path).items()} == {"0": 1, "1": 1, "2": 2}
+
+
+def test_a_signal_while_a_job_starts_costs_nothing(cluster: Cluster, tmp_path: Path):
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.02)
+    cluster.wait_for(lambda: cluster.run("squeue", "-h", "-t", "RUNNING"), "the job's start")
+    for _ in range(10):
+        cluster.attempt("scancel", "--signal=USR2", "1_0")
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    assert states(tmp_path)["0"].status == "finished"
+
+
+def test_a_requeue_without_a_word_begins_at_the_last_save(cluster: Cluster, tmp_path: Path, beside: Path):
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"))
+    at_step(tmp_path, 30)
+    cluster.run("scontrol", "requeue", "1_0")
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    assert journal.read(one.journal).attempts[-1].start >= 30
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+
+
+def test_leaving_the_command_leaves_the_jobs(cluster: Cluster, tmp_path: Path):
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"))
+    at_step(tmp_path, 20)
+    process.send_signal(signal.SIGINT)
+    assert ends(process, tmp_path) == 130
+    assert "continues without this command" in said(tmp_path)
+    assert "cancel" in said(tmp_path)
+    assert run(cluster, tmp_path, "status", "--watch").stdout.rstrip().endswith("1 finished")
+    assert trainings(tmp_path)["0"].attempts() == 1
 
 
 def node_of(folder: Path) -> str:
