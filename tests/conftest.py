@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Files with whole processes come first, so that no core is idle while another one still has minutes before it.
     """
     for item in items:
-        for fixture, marker in (("cluster", "slurm"), ("clinic", "slurm"), ("server", "server")):
+        for fixture, marker in (("cluster", "slurm"), ("shared_cluster", "slurm"), ("server", "server")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))

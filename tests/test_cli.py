@@ -54,7 +54,7 @@ def rows(text: str) -> dict[str, str]:
     return {row[0].strip(): row[2].strip() for row in cells if len(row) >= 3}
 
 
-def test_status_says_how_each_trial_stands(mixed: Sweep, capsys: pytest.CaptureFixture[str]):
+def test_status_shows_the_status_of_each_trial(mixed: Sweep, capsys: pytest.CaptureFixture[str]):
     (waiting,) = [entry for entry in mixed.trials if entry.signature == "wsd0"]
     mixed.trial(waiting.signature).create({"task": "train"})
     with mixed.trial("wsd1").lock():
@@ -98,7 +98,7 @@ def test_a_sweep_is_the_latest_or_an_id_or_a_prefix_or_a_path(
     assert "sweep 5weeb1d0" in capsys.readouterr().out
 
 
-def test_runs_dir_says_where_sweeps_are(
+def test_runs_dir_locates_sweeps(
     mixed: Sweep, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -133,7 +133,7 @@ def test_a_mistake_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize(("verb", "takes"), [*((verb, "[SWEEP]") for verb in cli.VERBS), ("doctor", "[--probe]")])
-def test_each_verb_explains_itself(verb: str, takes: str, capsys: pytest.CaptureFixture[str]):
+def test_each_verb_has_a_help_text(verb: str, takes: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main([verb, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"python -m onecycle_sweeps {verb} {takes} [overrides]: ")
 
@@ -161,7 +161,7 @@ def unused_port() -> int:
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_store_was_away_is_brought_to_another_by_sync(
+def test_sync_brings_a_sweep_whose_store_did_not_answer_to_another_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
@@ -217,7 +217,7 @@ def answers(address: str) -> bool:
         return False
 
 
-def test_the_line_to_type_names_the_python_that_has_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_suggested_commands_name_the_python_that_has_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert invocation() == f"{sys.executable} -m onecycle_sweeps"
     (tmp_path / "python").symlink_to(sys.executable)
@@ -257,7 +257,7 @@ def waiting(folder: Path, *, typed: str = "", launcher: Mapping[str, Any] | None
 
 
 @pytest.mark.slow
-def test_it_trains_what_was_asked_for_in_the_folder_that_the_sweep_was_moved_to(
+def test_resume_trains_the_recorded_trials_in_the_folder_that_the_sweep_was_moved_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path / "old", typed=f"{' '.join(QUICK)} policy=step policy.gamma=0.2 seed=0,1,2 rerun=true -m")
@@ -285,7 +285,7 @@ def test_it_trains_what_was_asked_for_in_the_folder_that_the_sweep_was_moved_to(
     assert not (tmp_path / "old").exists()
 
 
-def test_the_commands_that_it_suggests_find_the_sweep_from_the_folder_that_it_was_typed_in(
+def test_the_commands_that_resume_suggests_work_in_the_folder_that_it_was_typed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path / "project")
@@ -300,7 +300,7 @@ def test_the_commands_that_it_suggests_find_the_sweep_from_the_folder_that_it_wa
         assert capsys.readouterr().out.endswith(f" resume {made.id}{told}\n")
 
 
-def test_it_says_nothing_where_nothing_differs(
+def test_resume_says_nothing_if_nothing_differs(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path)
@@ -319,7 +319,7 @@ def test_it_says_nothing_where_nothing_differs(
         ("seed=0,1 max_lr=0.1 epochs=2 policy=step -m", "epochs=2 where the sweep has 1"),
     ],
 )
-def test_it_says_what_differs_today(
+def test_resume_says_what_differs_from_the_sweeps_command(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]], typed: str, said: str, capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path, typed=typed)
@@ -338,7 +338,7 @@ def test_it_says_what_differs_today(
         (LOCAL, ["hydra.launcher.workers=3"], LOCAL | {"workers": 3}),
     ],
 )
-def test_it_runs_where_the_sweep_ran_but_for_what_is_typed(
+def test_resume_uses_the_recorded_launcher_with_the_typed_changes(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]], recorded: Any, typed: list[str], launcher: Any
 ):
     made = waiting(tmp_path, launcher=recorded)
@@ -370,7 +370,7 @@ def test_a_sweep_recorded_without_its_launcher_has_that_of_its_command(
 @pytest.mark.parametrize(
     ("typed", "word"), [("epochs=3", "epochs"), ("policy=clr", "policy"), ("+rerun=true", "rerun"), ("seed=1", "seed")]
 )
-def test_it_takes_nothing_that_would_make_other_trials(
+def test_resume_refuses_overrides_that_would_change_trials(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]], typed: str, word: str, capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path)
@@ -380,7 +380,7 @@ def test_it_takes_nothing_that_would_make_other_trials(
     assert not taken_up
 
 
-def test_a_search_goes_no_further_and_that_is_said(
+def test_resume_says_that_a_search_goes_no_further(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path, sequential=True)
@@ -390,7 +390,7 @@ def test_a_search_goes_no_further_and_that_is_said(
 
 
 @pytest.mark.parametrize("content", [None, "", "format: 7\n"])
-def test_a_trial_without_its_config_is_named(
+def test_resume_names_the_missing_config_of_a_trial(
     tmp_path: Path, content: str | None, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path)
@@ -403,7 +403,7 @@ def test_a_trial_without_its_config_is_named(
     assert not taken_up
 
 
-def test_what_was_moved_with_the_sweep_is_found_in_its_new_place(tmp_path: Path):
+def test_files_that_were_moved_with_the_sweep_are_found(tmp_path: Path):
     before, now = tmp_path / "before", tmp_path / "now"
     (now / "data").mkdir(parents=True)
     config = {"runs_dir": "runs", "data": {"root": f"{before}/data"}, "model": {"weights_file": f"{before}/w.pt"}}
@@ -415,7 +415,7 @@ def test_what_was_moved_with_the_sweep_is_found_in_its_new_place(tmp_path: Path)
 
 
 @pytest.mark.parametrize("verb", ["sync", "ui", "resume"])
-def test_a_database_that_is_gone_is_named_and_not_made_again(
+def test_a_missing_database_is_named_and_not_created(
     tmp_path: Path, verb: str, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):
     made = hand_made.sweep(tmp_path)

@@ -55,7 +55,7 @@ def test_a_sweep_ends_with_its_table_its_report_and_the_line_that_opens_mlflow(s
 
 
 @pytest.mark.slow
-def test_the_same_command_again_trains_nothing_and_says_so(folder: Path):
+def test_the_same_command_again_reuses_all_results_and_says_so(folder: Path):
     before = {name: trial.result() for name, trial in trials(folder).items()}
     signature, trial = next(iter(trials(folder).items()))
     trial.write("resolved", (trial.resolved() or {}) | {"versions": {"torch": "0.4.1"}})
@@ -140,7 +140,7 @@ class Raising(SimpleCNN):
 
 
 @pytest.mark.slow
-def test_a_sweeper_that_goes_step_by_step_is_told_each_objective_in_one_sweep(folder: Path):
+def test_a_sequential_sweeper_gets_each_value_in_one_sweep(folder: Path):
     write(folder, {"hydra_plugins/climber.py": SWEEPER, "models.py": RAISING})
     typed = ("hydra/sweeper=climber", "policy=constant", "epochs=1", "runs_dir=climbed", "-m")
     done = run(folder, *typed, PYTHONPATH=".")

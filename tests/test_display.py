@@ -47,7 +47,7 @@ def test_without_a_terminal_each_trial_that_ends_leaves_a_plain_line(made: Sweep
     ]
 
 
-def test_without_a_terminal_a_long_trial_says_now_and_then_where_it_is(
+def test_without_a_terminal_the_progress_of_a_long_trial_is_printed_now_and_then(
     made: Sweep, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)
@@ -57,9 +57,7 @@ def test_without_a_terminal_a_long_trial_says_now_and_then_where_it_is(
     assert re.fullmatch(r"clr max_lr=0\.8 seed=0: step 60/100, loss 2\.59, lr 0\.59(, \d+ s left)?", line)
 
 
-def test_what_there_is_to_know_of_how_a_trial_began_is_told_once_when_it_has_begun(
-    made: Sweep, capfd: pytest.CaptureFixture[str]
-):
+def test_the_notes_of_an_attempt_are_printed_once_when_it_has_begun(made: Sweep, capfd: pytest.CaptureFixture[str]):
     with Display(made, 2) as shown:
         shown.show(Event(entries(made)["a"], RUNNING))
         assert not capfd.readouterr().err
@@ -76,20 +74,20 @@ def test_what_there_is_to_know_of_how_a_trial_began_is_told_once_when_it_has_beg
     assert not capfd.readouterr().err
 
 
-def test_code_that_changed_since_a_result_was_made_is_said_before_anything_runs(
+def test_code_that_changed_since_a_reused_result_is_named_before_anything_runs(
     made: Sweep, capfd: pytest.CaptureFixture[str]
 ):
     with Display(made, 1, 1, ["layers.py"]):
         assert "1 of 2 results were there already" in (line := capfd.readouterr().err) and "layers.py" in line
 
 
-def test_results_that_were_there_already_are_counted(made: Sweep, capfd: pytest.CaptureFixture[str]):
+def test_reused_results_are_counted(made: Sweep, capfd: pytest.CaptureFixture[str]):
     with Display(made, 1, 1):
         pass
     assert capfd.readouterr().err == ("1 of 2 results were there already and are reused: rerun=true makes them again\n")
 
 
-def test_a_range_test_that_ends_tells_its_rate(made: Sweep):
+def test_a_range_test_that_ends_is_shown_with_its_rate(made: Sweep):
     trial = TrialFolder(made.runs_dir / "r")
     trial.create({"task": "range_test"})
     trial.write("resolved", {"max_lr": None, "total_steps": 100})
@@ -99,7 +97,7 @@ def test_a_range_test_that_ends_tells_its_rate(made: Sweep):
     assert line == "range test: finished, max_lr 0.123, 2.0 s"
 
 
-def test_a_trial_that_diverged_tells_why(made: Sweep):
+def test_a_trial_that_diverged_is_shown_with_the_reason(made: Sweep):
     line = describe(made.trial("a"), entries(made)["a"], DIVERGED, "the loss is nan at step 7")
     assert line == "clr max_lr=0.8 seed=0: diverged, the loss is nan at step 7"
 
@@ -125,7 +123,7 @@ print("the table")
 
 
 @pytest.mark.parametrize("columns", [120, 40])
-def test_on_a_terminal_a_live_table_shows_who_runs_and_leaves_nothing_behind(made: Sweep, columns: int):
+def test_on_a_terminal_a_live_table_shows_the_running_trials_and_is_removed_in_the_end(made: Sweep, columns: int):
     seen = in_a_terminal([sys.executable, "-c", SHOW, str(made.folder)], columns)
     both = "0 of 2 trials done; 2 running, 0 waiting"
     headings, first, second, counts = screen(seen[: seen.index(both) + len(both)], columns)

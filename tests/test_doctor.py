@@ -1,4 +1,4 @@
-"""The doctor names what would fail later, before anything is submitted."""
+"""The doctor reports what would fail later, before anything is submitted."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -20,8 +20,8 @@ Doctor = Callable[..., tuple[int, dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
-def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One cluster for all questions of a process: none of them changes it."""
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One cluster for all tests of a process that do not change it."""
     with up(tmp_path_factory.mktemp("slurm")) as made:
         yield made
 
@@ -30,9 +30,9 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def doctor(
     runs_dir: Path, checks_here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Doctor:
-    """Asks the doctor in a folder of the test's own: the exit status, and `word: line` by what it is about.
+    """Runs the doctor in a folder of the test's own: the exit status, and `word: line` by what was checked.
 
-    All that it said stands under no name.
+    The key "" has the whole output.
     """
     monkeypatch.chdir(runs_dir.parent)
 
@@ -47,9 +47,9 @@ def doctor(
 
 
 @pytest.fixture
-def at_the_clinic(clinic: Cluster, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """The doctor beside a cluster."""
-    monkeypatch.setenv("SLURM_CONF", clinic.environment["SLURM_CONF"])
+def doctor_on_cluster(shared_cluster: Cluster, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> Doctor:
+    """The doctor on a machine with a cluster."""
+    monkeypatch.setenv("SLURM_CONF", shared_cluster.environment["SLURM_CONF"])
     return lambda *typed: doctor(*SLURM, *typed)
 
 
@@ -75,7 +75,7 @@ def server(status: int) -> Iterator[str]:
         made.shutdown()
 
 
-def test_without_a_cluster_all_is_well_or_skipped(doctor: Doctor, runs_dir: Path):
+def test_without_a_cluster_all_checks_pass_or_are_skipped(doctor: Doctor, runs_dir: Path):
     status, told = doctor("-m")
     assert status == 0
     assert list(told) == ["config", "runs_dir", "trial", "tracking", "slurm", "sbatch", ""]
@@ -85,42 +85,44 @@ def test_without_a_cluster_all_is_well_or_skipped(doctor: Doctor, runs_dir: Path
     assert not (runs_dir.parent / "mlflow.db").exists()
 
 
-def test_a_good_cluster_takes_the_request_and_nothing_is_submitted(clinic: Cluster, at_the_clinic: Doctor):
-    before = clinic.run("squeue", "--noheader", "--states=all")
-    status, told = at_the_clinic("hydra.launcher.partition=high", "hydra.launcher.gpus_per_node=1")
+def test_a_working_cluster_accepts_the_request_and_nothing_is_submitted(
+    shared_cluster: Cluster, doctor_on_cluster: Doctor
+):
+    before = shared_cluster.run("squeue", "--noheader", "--states=all")
+    status, told = doctor_on_cluster("hydra.launcher.partition=high", "hydra.launcher.gpus_per_node=1")
     assert status == 0
     assert [line.split()[0] for line in told[""].splitlines()] == ["ok"] * 6 + ["skipped"]
     assert told["node"].startswith("skipped: --probe ")
-    assert clinic.run("squeue", "--noheader", "--states=all") == before
+    assert shared_cluster.run("squeue", "--noheader", "--states=all") == before
 
 
 @pytest.mark.parametrize(
     ("asked", "words"),
     [("partition=nowhere", "Invalid partition name"), ("gpus_per_node=32", "node configuration is not available")],
 )
-def test_what_the_cluster_does_not_have_is_named(at_the_clinic: Doctor, asked: str, words: str):
-    status, told = at_the_clinic(f"hydra.launcher.{asked}", "--probe")
+def test_what_the_cluster_does_not_have_is_named(doctor_on_cluster: Doctor, asked: str, words: str):
+    status, told = doctor_on_cluster(f"hydra.launcher.{asked}", "--probe")
     assert status == 1
     assert told["sbatch"].startswith("FAILS: ")
     assert words in told["sbatch"]
     assert told["node"].startswith("skipped: ")
 
 
-def test_a_probe_looks_from_a_node(clinic: Cluster, at_the_clinic: Doctor, runs_dir: Path):
+def test_a_probe_checks_a_node(shared_cluster: Cluster, doctor_on_cluster: Doctor, runs_dir: Path):
     with server(200) as address:
-        status, told = at_the_clinic("--probe", f"tracking.uri={address}")
+        status, told = doctor_on_cluster("--probe", f"tracking.uri={address}")
     assert status == 0, told[""]
     assert told["node"].startswith("ok: n")
     assert told["cuda"].startswith("skipped: hydra.launcher.gpus_per_node")
     assert told["tracking there"] == f"ok: {address} answers"
     assert told["runs_dir there"].startswith("ok: what n")
     assert [path.name for path in runs_dir.iterdir()] == ["data"]
-    clinic.wait_for(lambda: not clinic.run("squeue", "--noheader"), "the end of the probe's job")
+    shared_cluster.wait_for(lambda: not shared_cluster.run("squeue", "--noheader"), "the end of the probe's job")
 
 
-def test_a_probe_finds_gpus_that_torch_does_not_see(at_the_clinic: Doctor):
+def test_a_probe_fails_if_torch_does_not_find_the_requested_gpus(doctor_on_cluster: Doctor):
     hidden = "hydra.launcher.setup=['export CUDA_VISIBLE_DEVICES=-1']"
-    status, told = at_the_clinic("--probe", "hydra.launcher.gpus_per_node=1", hidden)
+    status, told = doctor_on_cluster("--probe", "hydra.launcher.gpus_per_node=1", hidden)
     assert status == 1
     assert told["cuda"].startswith("FAILS: torch ")
 
@@ -133,8 +135,8 @@ def test_a_probe_finds_gpus_that_torch_does_not_see(at_the_clinic: Doctor):
         ("export PYTHONHOME=/nowhere", "No module named 'encodings'"),
     ],
 )
-def test_a_probe_that_cannot_answer_says_why(at_the_clinic: Doctor, runs_dir: Path, setup: str, words: str):
-    status, told = at_the_clinic("--probe", f"hydra.launcher.setup=['{setup}']")
+def test_a_probe_whose_job_cannot_start_says_why(doctor_on_cluster: Doctor, runs_dir: Path, setup: str, words: str):
+    status, told = doctor_on_cluster("--probe", f"hydra.launcher.setup=['{setup}']")
     assert status == 1
     assert told["node"].startswith("FAILS: it could not be started on n")
     assert "hydra.launcher.setup" in told["node"]
@@ -142,7 +144,9 @@ def test_a_probe_that_cannot_answer_says_why(at_the_clinic: Doctor, runs_dir: Pa
     assert [path.name for path in runs_dir.iterdir()] == ["data"]
 
 
-def test_a_controller_that_is_away_is_named(cluster: Cluster, doctor: Doctor, monkeypatch: pytest.MonkeyPatch):
+def test_a_controller_that_does_not_answer_is_reported(
+    cluster: Cluster, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     cluster.kill("slurmctld")
     status, told = doctor(*SLURM, "--probe")
@@ -152,30 +156,30 @@ def test_a_controller_that_is_away_is_named(cluster: Cluster, doctor: Doctor, mo
     assert told["sbatch"].startswith("skipped: ")
 
 
-def test_a_probe_that_is_too_large_for_its_request_says_so(at_the_clinic: Doctor):
-    status, told = at_the_clinic("--probe", "hydra.launcher.mem_gb=0.05")
+def test_a_probe_that_exceeds_its_memory_says_so(doctor_on_cluster: Doctor):
+    status, told = doctor_on_cluster("--probe", "hydra.launcher.mem_gb=0.05")
     assert status == 1
     assert told["node"].endswith(": raise hydra.launcher.mem_gb")
 
 
-def test_a_probe_that_is_not_served_is_cancelled(
-    clinic: Cluster, at_the_clinic: Doctor, monkeypatch: pytest.MonkeyPatch
+def test_a_probe_that_does_not_start_in_time_is_cancelled(
+    shared_cluster: Cluster, doctor_on_cluster: Doctor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(checks, "PATIENCE_MIN", 0.05)
-    status, told = at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
+    status, told = doctor_on_cluster("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
     assert status == 1
     assert "the job is pending (BeginTime): it is cancelled" in told["node"]
-    assert clinic.run("squeue", "--noheader") == ""
+    assert shared_cluster.run("squeue", "--noheader") == ""
 
 
-def test_ctrl_c_cancels_the_probe(clinic: Cluster, at_the_clinic: Doctor, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_cancels_the_probe(shared_cluster: Cluster, doctor_on_cluster: Doctor, monkeypatch: pytest.MonkeyPatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("onecycle_sweeps.launching.slurm.client.query", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        at_the_clinic("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
-    assert clinic.run("squeue", "--noheader") == ""
+        doctor_on_cluster("--probe", "hydra.launcher.additional_parameters={begin: 'now+1hour'}")
+    assert shared_cluster.run("squeue", "--noheader") == ""
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,7 @@ def test_ctrl_c_cancels_the_probe(clinic: Cluster, at_the_clinic: Doctor, monkey
         ("tracking.uri=sqlite:////dev/null/mlflow.db", "tracking", "cannot create /dev/null/mlflow.db"),
     ],
 )
-def test_what_is_amiss_is_named_with_what_to_do(doctor: Doctor, typed: str, about: str, words: str):
+def test_each_failure_is_reported_with_its_value(doctor: Doctor, typed: str, about: str, words: str):
     status, told = doctor(*typed.split())
     assert status == 1
     assert told[about].startswith("FAILS: ")
@@ -202,7 +206,7 @@ def test_what_is_amiss_is_named_with_what_to_do(doctor: Doctor, typed: str, abou
         (404, "start it, or"),
     ],
 )
-def test_a_server_that_refuses_is_named_with_what_to_do(doctor: Doctor, status: int, advice: str):
+def test_a_server_that_refuses_is_reported_with_what_to_do(doctor: Doctor, status: int, advice: str):
     with server(status) as address:
         failed, told = doctor(f"tracking.uri={address}")
     assert failed == 1
@@ -210,14 +214,14 @@ def test_a_server_that_refuses_is_named_with_what_to_do(doctor: Doctor, status: 
     assert advice in told["tracking"]
 
 
-def test_a_server_that_is_away_is_named(doctor: Doctor):
+def test_a_server_that_does_not_answer_is_reported_without_its_password(doctor: Doctor):
     status, told = doctor(f"tracking.uri=http://me:hunter2@127.0.0.1:{unused_port()}")
     assert status == 1
     assert "tracking.uri=..." in told["tracking"]
     assert "hunter2" not in told["tracking"]
 
 
-def test_a_missing_slurm_is_named(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_missing_slurm_is_reported(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", str(tmp_path))
     status, told = doctor(*SLURM)
     assert status == 1
@@ -229,7 +233,7 @@ def test_a_missing_slurm_is_named(doctor: Doctor, monkeypatch: pytest.MonkeyPatc
     ("kind", "words"),
     [("nfs4", "on nfs4, which machines share"), ("ext4", "warning: ext4 looks local to this machine")],
 )
-def test_a_folder_that_nodes_may_not_see_is_told_apart(
+def test_a_folder_that_nodes_may_not_see_gets_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
 ):
     (tmp_path / "mounts").write_text(
@@ -243,19 +247,19 @@ def test_a_folder_that_nodes_may_not_see_is_told_apart(
     assert "machine" not in checks.runs_dir(tmp_path / "runs", on_nodes=False).line
 
 
-def test_it_takes_no_sweep(capsys: pytest.CaptureFixture[str]):
+def test_the_doctor_accepts_no_sweep(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["doctor", "5weeb1d0"]) == 2
     assert capsys.readouterr().err == "onecycle_sweeps: doctor takes no sweep, got 1: 5weeb1d0\n"
 
 
 @pytest.mark.parametrize("option", ["--config-dir my", "--config-dir=my", "-cd my"])
-def test_it_takes_what_a_sweep_takes(doctor: Doctor, tmp_path: Path, option: str):
+def test_the_doctor_accepts_the_overrides_of_a_sweep(doctor: Doctor, tmp_path: Path, option: str):
     write(tmp_path, {"my/policy/mine.yaml": "_target_: onecycle_sweeps.policies.Constant\nmax_lr: ${max_lr}\n"})
     status, told = doctor("-m", "policy=mine,constant", *option.split(), "seed=0,1", "max_lr=0.1")
     assert (status, told["trial"]) == (0, "ok: it has 1437 training and 360 validation samples, and can take a step")
 
 
-def test_it_looks_at_every_trial_of_a_sweep_and_at_the_ends_of_a_search(doctor: Doctor, tmp_path: Path):
+def test_the_doctor_checks_every_trial_of_a_sweep_and_the_ends_of_a_search(doctor: Doctor, tmp_path: Path):
     search = "_target_: mine.Search\nparams: {batch_size: 'range(64, 2000)'}\n"
     write(tmp_path, {"my/hydra/sweeper/search.yaml": search})
     for typed in (["batch_size=64,2000", "max_lr=0.1"], ["hydra/sweeper=search", "max_lr=interval(0.1, 0.5)"]):
@@ -267,7 +271,7 @@ def test_it_looks_at_every_trial_of_a_sweep_and_at_the_ends_of_a_search(doctor: 
 @pytest.mark.parametrize(
     "typed", ["--config-dir nowhere", "--config-dir", "--config-name nowhere", "--cfg job", "--nope"]
 )
-def test_an_option_that_cannot_be_taken_is_one_line(typed: str, capsys: pytest.CaptureFixture[str]):
+def test_an_option_that_cannot_be_used_is_refused_in_one_line(typed: str, capsys: pytest.CaptureFixture[str]):
     for verb in ("doctor", "status"):
         assert cli.main([verb, *typed.split()]) == 2
         assert capsys.readouterr().err.count("\n") == 1

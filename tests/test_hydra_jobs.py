@@ -72,7 +72,7 @@ def test_a_selection_in_an_experiment_file_wins_over_the_program_and_a_typed_one
     assert composer("hydra/sweeper=basic").master.hydra.sweeper.params is None
 
 
-def test_only_a_job_of_which_more_is_asked_carries_hydras_config(composer: Any):
+def test_only_a_job_with_settings_of_hydras_records_hydras_config(composer: Any):
     assert composer().compose(["policy=clr", "seed=3"]).hydra is None
     assert composer("hydra.launcher.workers=1", "hydra.job.name=mine").compose(["seed=3"]).hydra is None
     for typed in ("hydra.sweep.dir=out", "hydra.output_subdir=said", "hydra/job_logging=default", "hydra.verbose=true"):
@@ -90,12 +90,12 @@ def test_a_jobs_hydra_config_is_what_hydra_makes_of_it(composer: Any):
     assert (made["job"]["env_set"], made["job"]["num"]) == ({"SHADE": "dark"}, 5)
 
 
-def test_what_hydra_knows_of_a_job_may_stand_in_its_config(composer: Any):
+def test_a_config_may_refer_to_hydras_runtime(composer: Any):
     typed = ["policy=clr", "tracking.experiment=${hydra:runtime.choices.policy}"]
     assert composer().compose(typed).config["tracking"]["experiment"] == "clr"
 
 
-def test_what_is_copied_from_the_environment_is_written_nowhere(composer: Any, monkeypatch: pytest.MonkeyPatch):
+def test_copied_environment_variables_are_not_written_to_disk(composer: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MY_TOKEN", "sesame")
     made = composer("hydra.job.env_copy=[MY_TOKEN]", "hydra.sweep.dir=out").compose(["seed=3"])
     assert "sesame" not in str(made)
@@ -130,7 +130,7 @@ def test_a_variable_that_a_job_sets_counts_for_its_signature_and_for_its_data(
         ("hf_token", "secret"),
     ],
 )
-def test_a_variable_that_could_not_hold_or_would_be_given_away_is_refused(name: str, instead: str):
+def test_a_variable_that_would_have_no_effect_or_reveal_a_secret_is_refused(name: str, instead: str):
     with pytest.raises(ConfigError, match=f"hydra.job.env_set.{name}.*{instead}"):
         check_env_set([name])
 
@@ -140,7 +140,7 @@ def test_other_variables_can_be_set():
 
 
 @pytest.mark.slow
-def test_a_trial_of_hydras_has_a_worker_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_trial_with_settings_of_hydras_has_a_worker_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder)
     made, todo = planned(folder, *([*QUICK[:3], f"seed={seed}"] for seed in range(4)))
     trial = made.trial(todo[1].signature)
@@ -230,7 +230,7 @@ def test_the_override_that_corrects_a_sweepers_direction_is_found(goal: Any, nod
 
 
 @pytest.mark.slow
-def test_optuna_chosen_by_an_experiment_is_told_once_that_it_minimises(folder: Path):
+def test_an_optuna_that_minimises_is_warned_about_once(folder: Path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
     search = "hydra: {sweeper: {n_trials: 3, n_jobs: 1, params: {max_lr: 'interval(0.01, 0.5)'}}}\n"
     chosen = f"# @package _global_\ndefaults: [override /hydra/sweeper: optuna]\n{search}"

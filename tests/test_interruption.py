@@ -143,7 +143,7 @@ def test_workers_leave_within_seconds_of_the_death_of_the_process_that_launched_
 @pytest.mark.parametrize(
     ("name", "stop", "typed"), [("swept", "Ctrl-C", SWEEP), ("swept", "SIGTERM", SWEEP), ("alone", "SIGTERM", LONG)]
 )
-def test_a_command_that_is_stopped_says_how_to_go_on_and_leaves_nothing_running(
+def test_a_command_that_is_stopped_says_how_to_continue_and_leaves_nothing_running(
     name: str, stop: str, typed: tuple[str, ...], request: pytest.FixtureRequest
 ):
     story: Story = request.getfixturevalue(name)
@@ -160,7 +160,7 @@ def test_a_trial_that_was_stopped_waits(swept: Story, alone: Story):
     assert "1 waiting" in alone.status
 
 
-def test_resume_from_another_folder_and_the_same_command_again_go_on_to_the_end(swept: Story, alone: Story):
+def test_resume_from_another_folder_and_the_same_command_again_finish_the_trials(swept: Story, alone: Story):
     for status, said in (swept.ends["resume"], alone.ends["again"]):
         assert status == 0, said
     assert "onecycle    2/2" in swept.ends["resume"][1]
@@ -169,7 +169,7 @@ def test_resume_from_another_folder_and_the_same_command_again_go_on_to_the_end(
 
 
 @pytest.mark.parametrize("name", ["swept", "alone"])
-def test_the_end_is_bit_for_bit_that_of_a_trial_that_was_never_stopped(
+def test_the_result_is_bit_for_bit_that_of_a_trial_that_was_never_stopped(
     name: str, undisturbed: dict[str, Any], request: pytest.FixtureRequest
 ):
     story: Story = request.getfixturevalue(name)
@@ -187,7 +187,7 @@ def test_mlflow_has_one_finished_run_of_each_trial_and_each_point_once(name: str
         assert points(story.folder, run_id) == recorded_points(one)
 
 
-def test_cancel_from_another_shell_ends_what_runs_and_what_waits_in_the_background_too(tmp_path: Path):
+def test_cancel_from_another_shell_ends_running_and_waiting_trials_of_a_background_job(tmp_path: Path):
     """Where a shell has started the command in its background, Ctrl-C is for others: the command goes on."""
     folder = with_store(tmp_path)
     words = (*LONG, "epochs=900", "seed=0,1,2", "hydra.launcher.workers=1", "-m")
@@ -205,7 +205,7 @@ def test_cancel_from_another_shell_ends_what_runs_and_what_waits_in_the_backgrou
     assert sorted(one.attempts() for one in trials(folder).values()) == [0, 0, 1]
 
 
-def test_ctrl_c_before_anything_has_begun_leaves_without_a_word(monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_before_anything_has_begun_exits_silently(monkeypatch: pytest.MonkeyPatch):
     def interrupted() -> None:
         raise KeyboardInterrupt
 

@@ -72,7 +72,7 @@ def test_a_container_sees_its_own_cgroup_as_the_root(quota: Cgroup):
     assert quota("0::/\n", {"cpu.max": "150000 100000\n"}) == 1.5
 
 
-def test_a_container_that_is_told_a_path_outside_it_falls_back_to_the_root(quota: Cgroup):
+def test_a_cgroup_path_outside_the_container_falls_back_to_the_root(quota: Cgroup):
     assert quota("0::/../../docker/1234\n", {"cpu.max": "300000 100000\n"}) == 3
 
 
@@ -151,13 +151,13 @@ def test_rocm_looks_at_its_own_variable_first_and_cuda_not_at_all(bare: Path, mo
     assert machine.gpus(unasked) == [{"CUDA_VISIBLE_DEVICES": "0"}]
 
 
-def test_where_all_gpus_are_visible_the_driver_is_asked(bare: Path):
+def test_without_a_variable_the_driver_lists_the_gpus(bare: Path):
     driver(bare, r"GPU 0: H100 (UUID: GPU-1)\n  MIG 1g\nGPU 1: H100 (UUID: GPU-2)\n")
     assert machine.gpus(unasked) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
 
 
 @pytest.mark.parametrize("says", [None, "", r"No devices were found\n"])
-def test_where_no_driver_lists_a_gpu_torch_is_asked(says: str | None, bare: Path):
+def test_if_no_driver_lists_a_gpu_torch_counts_them(says: str | None, bare: Path):
     if says is not None:
         driver(bare, says)
     assert machine.gpus(lambda: 0) == []

@@ -227,7 +227,7 @@ def test_a_file_that_is_not_utf_8_is_named(typing: Typing, tmp_path: Path):
     assert f"{tmp_path}/conf/experiment/latin.yaml" in typing("--config-dir", "conf", "experiment=latin")
 
 
-def test_hydras_word_for_a_traceback_gives_it(
+def test_hydras_variable_for_tracebacks_works(
     typing: Typing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
@@ -238,7 +238,7 @@ def test_hydras_word_for_a_traceback_gives_it(
     assert said.endswith("onecycle_sweeps: unknown key epoch; did you mean epochs?\n")
 
 
-def test_overrides_may_stand_on_both_sides_of_an_option(tmp_path: Path):
+def test_overrides_may_be_on_both_sides_of_an_option(tmp_path: Path):
     typed = ["policy=onecycle", "-m", "seed=0,1", "--config-dir", str(tmp_path), "epochs=2"]
     ordered = mistakes.checked_arguments(typed)
     assert ordered == ["-m", "--config-dir", str(tmp_path), "policy=onecycle", "seed=0,1", "epochs=2"]
@@ -258,7 +258,7 @@ def test_overrides_may_stand_on_both_sides_of_an_option(tmp_path: Path):
         "~experiment",
     ],
 )
-def test_a_key_that_is_read_is_taken(typed: str):
+def test_a_key_that_is_used_is_accepted(typed: str):
     with mistakes.as_config_errors(), initialize_config_dir(str(command_line.CONF), version_base="1.3"):
         config = compose("config", _words(typed), return_hydra_config=True)
         HydraConfig.instance().set_config(config)

@@ -1,4 +1,4 @@
-"""Workers that answer and die in every way, acted by functions that talk like a worker and train nothing."""
+"""Workers that answer and die in every way, fake_worker by functions that talk like a worker and train nothing."""
 
 import itertools
 import os
@@ -20,10 +20,10 @@ from onecycle_sweeps.launching.queue import LEFT_STATUS
 from onecycle_sweeps.sweep import Entry, Sweep
 from program import QUICK, drive, planned, wait_until
 
-Actor = Callable[[str], None]
+FakeWorker = Callable[[str], None]
 
-# What an actor does before its own lines; `take` counts the processes that were started with it, from 1 on.
-ACTING = """
+# The beginning of a fake worker's code; `start` is the number of the process, from 1 on.
+FAKE_WORKER = """
 import os, signal, sys, time
 from pathlib import Path
 from onecycle_sweeps.launching.queue import READY, Execution
@@ -32,11 +32,11 @@ HERE = Path(__file__).parent
 FINISHED = Execution("finished")
 
 def serve(orders, answers):
-    with (HERE / "takes").open("a") as takes:
-        print(os.getpid(), file=takes, flush=True)
-        take = len((HERE / "takes").read_text().split())
+    with (HERE / "starts").open("a") as starts:
+        print(os.getpid(), file=starts, flush=True)
+        start = len((HERE / "starts").read_text().split())
 
-    def until_asked_to_leave():
+    def until_closed():
         try:
             while True:
                 orders.recv()
@@ -46,17 +46,17 @@ def serve(orders, answers):
 
 
 @pytest.fixture
-def acted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Actor]:
-    """Puts lines of Python in the workers' place, in a fork server that has imported nothing."""
+def fake_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorker]:
+    """Replaces the workers' code by lines of Python, in a fork server that has imported nothing."""
 
-    def act(lines: str) -> None:
-        (tmp_path / "acting.py").write_text(ACTING + textwrap.indent(textwrap.dedent(lines), "    "))
-        monkeypatch.setattr(pool, "WORK", "acting")
+    def replace(lines: str) -> None:
+        (tmp_path / "fake_worker_code.py").write_text(FAKE_WORKER + textwrap.indent(textwrap.dedent(lines), "    "))
+        monkeypatch.setattr(pool, "WORK", "fake_worker_code")
 
     pool.stop_server()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(pool, "PRELOADED", [])
-    yield act
+    yield replace
     pool.stop_server()
 
 
@@ -75,32 +75,36 @@ def made(tmp_path: Path, runs_dir: Path) -> tuple[Sweep, list[Entry]]:
 ONE_SLOT = pool.slots("cpu", 1, 1, 1, 1)
 
 
-def test_what_a_worker_prints_is_no_answer(made: tuple[Sweep, list[Entry]], acted: Actor):
-    acted("""
+def test_what_a_worker_prints_goes_to_its_log_and_is_not_taken_for_an_answer(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
+):
+    fake_worker("""
         print("hello", flush=True)
-        answers.send(READY); orders.recv(); answers.send(FINISHED); until_asked_to_leave()
+        answers.send(READY); orders.recv(); answers.send(FINISHED); until_closed()
     """)
     assert [e.status for e in drive(*made, places=1).events] == ["running", "finished"]
     assert (made[0].folder / "worker-0.log").read_text() == "hello\n"
 
 
 @pytest.mark.parametrize("status", ["busy", "stopped"])
-def test_a_trial_that_is_busy_or_was_stopped_waits_for_its_turn_again(
-    made: tuple[Sweep, list[Entry]], acted: Actor, status: str
+def test_a_trial_that_is_busy_or_was_stopped_goes_back_into_the_queue(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, status: str
 ):
-    acted(f"""
+    fake_worker(f"""
         answers.send(READY); orders.recv(); answers.send(Execution("{status}"))
-        orders.recv(); answers.send(FINISHED); until_asked_to_leave()
+        orders.recv(); answers.send(FINISHED); until_closed()
     """)
     assert [e.status for e in drive(*made, places=1).events] == ["running", "running", "finished"]
 
 
-def test_a_worker_that_was_told_to_leave_fails_no_trial(made: tuple[Sweep, list[Entry]], acted: Actor):
-    acted(f"""
+def test_a_worker_that_leaves_on_sigterm_does_not_fail_its_trial(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
+):
+    fake_worker(f"""
         answers.send(READY); orders.recv()
-        if take == 1:
+        if start == 1:
             sys.exit({LEFT_STATUS})
-        answers.send(FINISHED); until_asked_to_leave()
+        answers.send(FINISHED); until_closed()
     """)
     seen = drive(*made, places=1)
     assert [e.status for e in seen.events] == ["running", "running", "finished"]
@@ -108,8 +112,10 @@ def test_a_worker_that_was_told_to_leave_fails_no_trial(made: tuple[Sweep, list[
     assert seen.sweep.trial(made[1][0].signature).failure() is None
 
 
-def test_a_worker_that_cannot_start_is_reported_in_one_line_with_its_log(made: tuple[Sweep, list[Entry]], acted: Actor):
-    acted("print('no torch here', file=sys.stderr); sys.exit(3)")
+def test_a_worker_that_cannot_start_is_reported_in_one_line_with_its_log(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
+):
+    fake_worker("print('no torch here', file=sys.stderr); sys.exit(3)")
     with pytest.raises(pool.WorkerLost) as lost:
         drive(*made, places=1)
     log = made[0].folder / "worker-0.log"
@@ -117,8 +123,8 @@ def test_a_worker_that_cannot_start_is_reported_in_one_line_with_its_log(made: t
     assert log.read_text() == "no torch here\n"
 
 
-def test_a_machine_that_starts_no_process_is_reported_in_one_line(
-    made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_that_cannot_start_a_process_is_reported_in_one_line(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ):
     resource_tracker.ensure_running()
     monkeypatch.setattr(spawn, "_python_exe", b"/nowhere/python")
@@ -126,21 +132,23 @@ def test_a_machine_that_starts_no_process_is_reported_in_one_line(
         drive(*made, places=1)
 
 
-def test_a_failure_that_left_no_word_in_the_folder_is_recorded_there(made: tuple[Sweep, list[Entry]], acted: Actor):
-    acted("""
+def test_a_failure_that_the_trial_did_not_record_is_recorded_in_its_folder(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
+):
+    fake_worker("""
         answers.send(READY); orders.recv()
-        answers.send(Execution("failed", "the disk is full")); until_asked_to_leave()
+        answers.send(Execution("failed", "the disk is full")); until_closed()
     """)
     drive(*made, places=1)
     stands = made[0].trial(made[1][0].signature).state()
     assert (stands.status, stands.cause) == ("failed", "the disk is full")
 
 
-def test_leaving_the_iteration_ends_the_workers(
-    made: tuple[Sweep, list[Entry]], acted: Actor, tmp_path: Path, workers: WorkerPool
+def test_closing_the_generator_ends_the_workers(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, tmp_path: Path, workers: WorkerPool
 ):
-    acted("""
-        answers.send(READY); orders.recv(); until_asked_to_leave(); (HERE / "gone").touch()
+    fake_worker("""
+        answers.send(READY); orders.recv(); until_closed(); (HERE / "gone").touch()
     """)
     events = pool.run(workers, *made, ONE_SLOT)
     assert next(events).status == "running"
@@ -149,9 +157,9 @@ def test_leaving_the_iteration_ends_the_workers(
 
 
 def test_the_workers_of_one_launch_take_the_trials_of_the_next(
-    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
-    acted("""
+    fake_worker("""
         answers.send(READY)
         while orders.recv():
             answers.send(FINISHED)
@@ -170,24 +178,24 @@ ENDS_AFTER_A_TRIAL = """
     answers.send(READY)
     while orders.recv():
         answers.send(FINISHED)
-        if take == 1:
+        if start == 1:
             sys.exit(1)
 """
 
 
-def test_a_worker_that_dies_between_two_launches_fails_no_trial(
-    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+def test_a_worker_that_dies_between_two_launches_does_not_fail_a_trial(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
-    acted(ENDS_AFTER_A_TRIAL)
+    fake_worker(ENDS_AFTER_A_TRIAL)
     list(pool.run(workers, *made, ONE_SLOT))
     workers.workers[0].wait(5)
     assert [e.status for e in pool.run(workers, *made, ONE_SLOT) if e.entry] == ["running", "finished"]
 
 
-def test_a_worker_whose_death_is_not_noticed_yet_fails_no_trial(
-    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_that_is_given_to_a_dead_worker_does_not_fail(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):
-    acted(ENDS_AFTER_A_TRIAL)
+    fake_worker(ENDS_AFTER_A_TRIAL)
     list(pool.run(workers, *made, ONE_SLOT))
     (worker,) = workers.workers
     os.kill(worker.process.pid or 0, signal.SIGKILL)
@@ -199,10 +207,10 @@ def test_a_worker_whose_death_is_not_noticed_yet_fails_no_trial(
 
 
 @pytest.mark.parametrize("patience", [0.5, 60.0])
-def test_a_worker_whose_trial_does_not_leave_is_killed_after_a_time_or_at_the_next_ctrl_c(
-    patience: float, made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_that_does_not_leave_is_killed_after_a_timeout_or_at_the_next_ctrl_c(
+    patience: float, made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ):
-    acted("answers.send(READY); time.sleep(60)")
+    fake_worker("answers.send(READY); time.sleep(60)")
     monkeypatch.setattr(pool, "LEAVE_SECONDS", patience)
     workers = WorkerPool()
     workers.grow(made[0], ONE_SLOT)
@@ -218,16 +226,20 @@ def test_a_worker_whose_trial_does_not_leave_is_killed_after_a_time_or_at_the_ne
     assert worker.process.exitcode == -signal.SIGKILL
 
 
-def test_a_worker_that_closed_its_pipe_and_lives_on_is_killed_and_another_takes_its_place(
-    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_worker_that_closes_its_pipe_but_lives_on_is_killed_and_replaced(
+    made: tuple[Sweep, list[Entry]],
+    fake_worker: FakeWorker,
+    workers: WorkerPool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ):
-    """The launching process waits for none of it: it goes on to say what happens while the process lives."""
+    """Events keep coming while the process is alive."""
     monkeypatch.setattr(pool, "END_SECONDS", 1.5)
-    acted("""
+    fake_worker("""
         answers.send(READY); orders.recv()
-        if take == 1:
+        if start == 1:
             answers.close(); orders.close(); time.sleep(60)
-        answers.send(FINISHED); until_asked_to_leave()
+        answers.send(FINISHED); until_closed()
     """)
     times, causes = [time.monotonic()], []
     for event in pool.run(workers, *made, ONE_SLOT):
@@ -235,20 +247,20 @@ def test_a_worker_that_closed_its_pipe_and_lives_on_is_killed_and_another_takes_
         causes += [event.cause] if event.cause else []
     assert causes == ["the worker closed its pipe and lived on, so it was killed after 1.5 s"]
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.2
-    first = (tmp_path / "takes").read_text().split()[0]
+    first = (tmp_path / "starts").read_text().split()[0]
     assert not Path(f"/proc/{first}").exists()
 
 
-def test_a_worker_that_ended_is_noticed_though_a_child_of_it_holds_its_pipe(
-    made: tuple[Sweep, list[Entry]], acted: Actor
+def test_the_end_of_a_worker_is_noticed_even_if_its_child_holds_the_pipe_open(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
 ):
-    acted("""
+    fake_worker("""
         answers.send(READY); orders.recv()
-        if take == 1:
+        if start == 1:
             if not os.fork():
                 time.sleep(20)
             os._exit(3)
-        answers.send(FINISHED); until_asked_to_leave()
+        answers.send(FINISHED); until_closed()
     """)
     began = time.monotonic()
     seen = drive(*made, places=1)
@@ -259,40 +271,40 @@ def test_a_worker_that_ended_is_noticed_though_a_child_of_it_holds_its_pipe(
     assert time.monotonic() - began < 15
 
 
-def test_half_an_answer_is_no_answer(made: tuple[Sweep, list[Entry]], acted: Actor):
-    acted("""
+def test_an_incomplete_answer_is_ignored(made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker):
+    fake_worker("""
         answers.send(READY); orders.recv(); os.write(answers.fileno(), b"\\0\\0\\0\\7half"); os._exit(3)
     """)
     assert [e.cause for e in drive(*made, places=1).events] == [None, "the worker exited with status 3"]
 
 
-def test_a_worker_may_have_processes_of_its_own(made: tuple[Sweep, list[Entry]], acted: Actor):
-    """As a user's loader has."""
-    acted("""
+def test_a_worker_may_start_processes(made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker):
+    """A user's loader may."""
+    fake_worker("""
         import multiprocessing
         answers.send(READY); orders.recv()
         process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.1,))
         process.start(); process.join()
-        answers.send(FINISHED if process.exitcode == 0 else None); until_asked_to_leave()
+        answers.send(FINISHED if process.exitcode == 0 else None); until_closed()
     """)
     assert [e.status for e in drive(*made, places=1).events] == ["running", "finished"]
 
 
-def test_a_worker_is_a_session_of_its_own_with_its_environment_and_folder(
-    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+def test_a_worker_has_a_session_of_its_own_its_environment_and_the_working_folder(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
-    acted("""
+    fake_worker("""
         print(os.getsid(0) == os.getpid(), os.environ["MINE"], os.getcwd(), flush=True)
-        answers.send(READY); orders.recv(); answers.send(FINISHED); until_asked_to_leave()
+        answers.send(READY); orders.recv(); answers.send(FINISHED); until_closed()
     """)
     list(pool.run(workers, *made, [{"MINE": "here"}]))
     assert (made[0].folder / "worker-0.log").read_text().split() == ["True", "here", os.getcwd()]
 
 
-def test_torch_is_asked_for_gpus_in_a_process_that_forks_no_worker(
-    acted: Actor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_gpus_are_counted_in_a_process_from_which_no_worker_is_forked(
+    fake_worker: FakeWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A torch that counts three GPUs and writes down which process it was asked in."""
+    """A fake torch counts three GPUs and records in which process it did."""
     cuda = "is_available = staticmethod(lambda: True); device_count = staticmethod(lambda: (log(), 3)[1])"
     (tmp_path / "torch.py").write_text(
         f"import os\ndef log(): open('{tmp_path}/asked', 'a').write(f'{{os.getpid()}} ')\nclass cuda: {cuda}\n"
@@ -307,10 +319,14 @@ def test_torch_is_asked_for_gpus_in_a_process_that_forks_no_worker(
     assert int(asked) not in (server_pid(), os.getpid())
 
 
-def test_what_workers_need_is_imported_once_for_all_of_them(
-    made: tuple[Sweep, list[Entry]], tmp_path: Path, acted: Actor, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch
+def test_preloaded_modules_are_imported_once_for_all_workers(
+    made: tuple[Sweep, list[Entry]],
+    tmp_path: Path,
+    fake_worker: FakeWorker,
+    workers: WorkerPool,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    acted("answers.send(READY); until_asked_to_leave()")
+    fake_worker("answers.send(READY); until_closed()")
     (tmp_path / "early.py").write_text(f"open('{tmp_path}/imports', 'a').write('once ')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(pool, "PRELOADED", ["early"])
@@ -319,8 +335,8 @@ def test_what_workers_need_is_imported_once_for_all_of_them(
     assert (tmp_path / "imports").read_text() == "once "
 
 
-def test_work_that_cannot_be_imported_is_reported_in_one_line_with_its_log(
-    made: tuple[Sweep, list[Entry]], acted: Actor, monkeypatch: pytest.MonkeyPatch
+def test_a_module_of_the_workers_that_cannot_be_imported_is_reported_in_one_line_with_its_log(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pool, "WORK", "no_such_module")
     with pytest.raises(pool.WorkerLost, match=r"^the worker exited with status 1 before it could begin; its output is"):
@@ -328,10 +344,10 @@ def test_work_that_cannot_be_imported_is_reported_in_one_line_with_its_log(
     assert "No module named 'no_such_module'" in (made[0].folder / "worker-0.log").read_text()
 
 
-def test_a_worker_whose_fork_server_is_killed_goes_on_and_another_server_forks_the_next(
-    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+def test_a_worker_outlives_its_fork_server_and_another_server_forks_the_next(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
-    acted(ENDS_AFTER_A_TRIAL)
+    fake_worker(ENDS_AFTER_A_TRIAL)
     killed = []
     for event in pool.run(workers, *made, ONE_SLOT):
         if event.status == "running":
@@ -343,19 +359,19 @@ def test_a_worker_whose_fork_server_is_killed_goes_on_and_another_server_forks_t
     assert server_pid() not in (None, *killed)
 
 
-def test_a_worker_that_dies_after_its_fork_server_fails_its_trial_with_what_is_known(
-    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+def test_a_worker_that_dies_after_its_fork_server_fails_its_trial_with_an_unknown_status(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
-    acted("answers.send(READY); orders.recv(); time.sleep(0.3); sys.exit(3)")
+    fake_worker("answers.send(READY); orders.recv(); time.sleep(0.3); sys.exit(3)")
     events = pool.run(workers, *made, ONE_SLOT)
     causes = [kill_server() if event.status == "running" else event.cause for event in events]
     assert "the worker exited with status 255, or its fork server died, which leaves the status unknown" in causes
 
 
-def test_a_worker_may_exit_with_the_status_that_stands_for_a_dead_fork_server(
-    made: tuple[Sweep, list[Entry]], acted: Actor, workers: WorkerPool
+def test_a_worker_may_exit_with_the_status_by_which_a_dead_fork_server_is_reported(
+    made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
-    acted("answers.send(READY); orders.recv(); os._exit(255)")
+    fake_worker("answers.send(READY); orders.recv(); os._exit(255)")
     causes = [event.cause or "" for event in pool.run(workers, *made, ONE_SLOT)]
     assert any(cause.startswith("the worker exited with status 255") for cause in causes)
 
@@ -371,7 +387,7 @@ def kill_server() -> int:
     return pid
 
 
-def test_a_sweep_without_anything_to_do_starts_no_worker(made: tuple[Sweep, list[Entry]]):
+def test_a_sweep_with_nothing_to_do_starts_no_worker(made: tuple[Sweep, list[Entry]]):
     assert drive(made[0], [], places=2).started == 0
 
 
@@ -386,7 +402,7 @@ def test_a_sweep_without_anything_to_do_starts_no_worker(made: tuple[Sweep, list
         (4, 1, None, 0, 0),
     ],
 )
-def test_there_are_as_many_workers_as_the_cores_carry_and_the_trials_need(
+def test_the_number_of_workers_follows_from_cores_threads_and_trials(
     cores: int, threads: int, asked: int | None, trials: int, count: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(machine, "cores", lambda: cores)
@@ -401,12 +417,12 @@ def test_workers_and_their_threads_are_never_more_than_the_cores(cores: int, thr
         patch.setattr(machine, "cores", lambda: cores)
         patch.setattr(machine, "gpus", lambda _: [])
         made = pool.slots("auto", threads, None, 1, trials)
-    # Who asks for more threads than there are cores has one worker.
+    # With more threads than cores there is one worker.
     assert len(made) * threads <= max(cores, threads)
     assert bool(made) is (trials > 0)
 
 
-def test_each_gpu_has_as_many_workers_as_it_is_to_carry(monkeypatch: pytest.MonkeyPatch):
+def test_each_gpu_has_jobs_per_gpu_workers(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "gpus", lambda _: [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "03"])
     slots = pool.slots("auto", 1, None, 2, 9)
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "0", "3"]

@@ -102,7 +102,7 @@ def test_a_net_of_the_users_that_cannot_be_trained_is_named_with_its_line(runs_d
     assert re.search(words, refusal(runs_dir, *net(name)))
 
 
-def test_a_sound_net_with_an_optimizer_that_has_no_default_rate_is_taken(runs_dir: Path):
+def test_an_optimizer_without_a_default_rate_is_accepted(runs_dir: Path):
     typed = ("~optimizer.weight_decay", "~optimizer.fused", "+optimizer.momentum=0.9")
     assert preflight.in_this_process([check(runs_dir, *net("Net"), *optimizer("users_mistakes.Older"), *typed)]) is None
 
@@ -110,7 +110,7 @@ def test_a_sound_net_with_an_optimizer_that_has_no_default_rate_is_taken(runs_di
 @pytest.mark.parametrize(
     "overrides", [[], ["optimizer=adam"], ["precision=bf16"], ["task=range_test"], ["model=lenet", "batch_size=1"]]
 )
-def test_what_can_work_is_taken(runs_dir: Path, overrides: list[str]):
+def test_what_can_work_is_accepted(runs_dir: Path, overrides: list[str]):
     assert preflight.in_this_process([check(runs_dir, *overrides)]) is None
 
 
@@ -148,7 +148,7 @@ def test_a_policy_of_the_users_that_no_run_can_follow_is_refused(runs_dir: Path,
         ("system_exit", r"left the process by sys\.exit\(None\)"),
     ],
 )
-def test_an_error_in_a_loader_is_told_with_its_line_whatever_its_type(runs_dir: Path, name: str, words: str):
+def test_an_error_in_a_loader_is_reported_with_its_line_whatever_its_type(runs_dir: Path, name: str, words: str):
     with pytest.raises(ConfigError, match=rf"{words}.* \(users_mistakes\.py:\d+ in {name}\)$") as raised:
         planned(runs_dir, f"data._target_=users_mistakes.{name}")
     assert "\n" not in str(raised.value)
@@ -163,7 +163,7 @@ def test_an_error_in_a_loader_is_told_with_its_line_whatever_its_type(runs_dir: 
         ("raise SystemExit('later')\n", r"sys\.exit\('later'\) \(broken_module\.py:1 in <module>\)$"),
     ],
 )
-def test_a_module_that_fails_as_it_is_imported_is_told_with_its_line(
+def test_a_module_that_fails_to_import_is_reported_with_its_line(
     runs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
 ):
     (tmp_path / "broken_module.py").write_text(text)
@@ -173,14 +173,14 @@ def test_a_module_that_fails_as_it_is_imported_is_told_with_its_line(
     assert re.search(words, line)
 
 
-def test_a_net_that_wants_a_gpu_is_left_to_the_machine_that_has_one(runs_dir: Path):
+def test_a_net_that_needs_a_gpu_is_not_refused_for_another_machine(runs_dir: Path):
     if users_mistakes.torch.cuda.is_available():
         pytest.skip("a GPU is here")
     assert preflight.in_this_process([check(runs_dir, *net("NeedsGpu"), elsewhere=True)]) is None
     assert "NVIDIA" in refusal(runs_dir, *net("NeedsGpu"))
 
 
-def test_what_was_tried_for_one_launch_is_not_tried_for_the_next(runs_dir: Path):
+def test_a_config_that_passed_in_one_launch_is_not_checked_in_the_next(runs_dir: Path):
     asked: list[str] = []
 
     def note(orders: Any) -> None:
@@ -194,7 +194,7 @@ def test_what_was_tried_for_one_launch_is_not_tried_for_the_next(runs_dir: Path)
     assert asked == ["256", "32"]
 
 
-def test_a_refusal_keeps_its_traceback_for_who_asks(runs_dir: Path):
+def test_a_refusal_keeps_its_traceback(runs_dir: Path):
     checks = Preflight(lambda _: Refusal("no", "Traceback of it"))
     with pytest.raises(ConfigError, match=r"^no\b") as raised:
         checks.check([planned(runs_dir)], runs_dir)
@@ -203,7 +203,7 @@ def test_a_refusal_keeps_its_traceback_for_who_asks(runs_dir: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("perform", [preflight.in_a_fork, preflight.in_a_fresh_process])
-def test_another_process_performs_the_checks_and_may_die_of_it(runs_dir: Path, perform: Perform):
+def test_another_process_performs_the_checks_and_may_crash(runs_dir: Path, perform: Perform):
     assert perform([check(runs_dir), check(runs_dir, "optimizer=adam")]) is None
     refused = perform([check(runs_dir), check(runs_dir, *net("FailsInEvaluation"))])
     assert refused
@@ -243,12 +243,12 @@ def test_another_process_performs_the_checks_and_may_die_of_it(runs_dir: Path, p
         *("optimizer.weight_decay=1e10", "optimizer.body_lr_scale=1e10", "checkpoint_minutes=1e300", "max_lr=1e400"),
     ],
 )
-def test_a_number_beyond_all_use_is_refused_with_its_bound(runs_dir: Path, typed: str):
+def test_a_number_out_of_bounds_is_refused_with_its_key(runs_dir: Path, typed: str):
     with pytest.raises(ConfigError, match=rf"^{re.escape(typed.partition('=')[0])} must .*, got "):
         planned(runs_dir, typed)
 
 
-def test_a_job_has_no_more_threads_than_it_is_granted_cpus(runs_dir: Path):
+def test_a_job_has_no_more_threads_than_cpus(runs_dir: Path):
     planner = Planner(runs_dir, cpus_elsewhere=600)
     assert planner.plan(request(runs_dir, "threads=600")).config["threads"] == 600
     with pytest.raises(ConfigError, match=r"threads must be at most hydra\.launcher\.cpus_per_task=600, got 601"):

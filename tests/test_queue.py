@@ -40,7 +40,9 @@ def made(tmp_path: Path) -> Sweep:
     return hand_made.sweep(tmp_path)
 
 
-def test_what_needs_no_rate_goes_first_and_what_gets_one_next(made: Sweep, at_rates: list[Entry]):
+def test_trials_without_a_range_test_come_first_and_those_whose_range_test_ends_come_next(
+    made: Sweep, at_rates: list[Entry]
+):
     trainings = [training(i, test.signature) for test in TESTS for i in range(2)]
     waiting = Queue(made, [*TESTS, *trainings, *at_rates])
     assert [waiting.next() for _ in range(3)] == [*TESTS, at_rates[0]]
@@ -52,7 +54,7 @@ def test_what_needs_no_rate_goes_first_and_what_gets_one_next(made: Sweep, at_ra
     assert not waiting.waiting
 
 
-def test_a_training_whose_range_test_is_done_needs_none_of_this_queue(made: Sweep):
+def test_a_training_whose_range_test_is_not_in_the_queue_is_ready(made: Sweep):
     assert given_out(Queue(made, [training(0, "done")])) == [training(0, "done")]
 
 
@@ -70,7 +72,7 @@ def test_a_trial_that_another_process_works_on_waits_behind_all_others(
     assert given_out(waiting) == [first]
 
 
-def test_what_waits_for_a_cancelled_range_test_is_cancelled_with_it_or_fails(made: Sweep):
+def test_trials_that_wait_for_a_cancelled_range_test_fail_unless_they_were_cancelled_too(made: Sweep):
     cancelled, other = training(0, "first"), training(1, "first")
     for entry in (cancelled, other):
         made.trial(entry.signature).create({})
@@ -84,10 +86,10 @@ def test_what_waits_for_a_cancelled_range_test_is_cancelled_with_it_or_fails(mad
     assert not waiting.waiting
 
 
-def test_no_folder_is_looked_at_for_a_trial_that_waits(made: Sweep, monkeypatch: pytest.MonkeyPatch):
+def test_the_folders_of_waiting_trials_are_not_read(made: Sweep, monkeypatch: pytest.MonkeyPatch):
     trainings = [training(i, "first") for i in range(1000)]
     waiting = Queue(made, [TESTS[0], *trainings])
-    monkeypatch.setattr(Sweep, "trial", lambda *_: pytest.fail("a folder was looked at"))
+    monkeypatch.setattr(Sweep, "trial", lambda *_: pytest.fail("a folder was read"))
     given = []
     while waiting.waiting:
         assert list(waiting.fail_dependents()) == []
@@ -124,7 +126,7 @@ class Vanishing(SimpleCNN):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> Iterator[Path]:
-    """The folder that commands are typed in, with models of the user's in it."""
+    """The working folder, with the user's models in it."""
     here = write(tmp_path_factory.mktemp("queue"), {"models.py": MODELS})
     (here / "runs").mkdir()
     (here / "runs" / "data").symlink_to(decoded)
@@ -139,14 +141,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> Iterator[
 
 @pytest.fixture(scope="module")
 def healthy(folder: Path) -> Seen:
-    """Four seeds at the rate of the one range test that they share."""
+    """Four seeds that share one range test."""
     commands = [("epochs=1", "policy=constant", f"seed={seed}") for seed in range(4)]
     return drive(*planned(folder, *commands), places=2)
 
 
 @pytest.fixture(scope="module")
 def troubled(folder: Path) -> Seen:
-    """A range test that fails and the trainings that wait for it, trainings that break their worker, and sound ones."""
+    """A range test that fails, trainings that wait for it, trainings that break their worker, and healthy ones."""
     broken = [(*QUICK, f"model._target_=models.{name}") for name in ("Raising", "Killed", "Leaving", "Vanishing")]
     without_rate = [("epochs=1", f"seed={s}", "model._target_=models.Raising") for s in (1, 2)]
     sound = [(*QUICK, f"seed={seed}") for seed in (1, 2)]
@@ -189,7 +191,7 @@ def test_a_trial_that_breaks_its_worker_fails_with_the_cause(troubled: Seen, mod
 
 
 @pytest.mark.slow
-def test_trials_that_break_their_workers_cost_no_other_trial(troubled: Seen):
+def test_trials_that_break_their_workers_do_not_affect_other_trials(troubled: Seen):
     sound = {label: status for label, (status, _) in troubled.ended().items() if "SimpleCNN" in label}
     assert sound == {"train SimpleCNN 1": "finished", "train SimpleCNN 2": "finished"}
     dead = 2
@@ -197,13 +199,13 @@ def test_trials_that_break_their_workers_cost_no_other_trial(troubled: Seen):
 
 
 @pytest.mark.slow
-def test_what_a_dying_worker_said_stands_in_its_trials_log(troubled: Seen):
+def test_the_output_of_a_dying_worker_is_in_its_trials_log(troubled: Seen):
     (entry,) = [e for e in troubled.sweep.trials if troubled.label(e) == "train Killed 0"]
     assert "about to die" in troubled.sweep.trial(entry.signature).log.read_text()
 
 
 @pytest.mark.slow
-def test_a_range_test_that_fails_is_run_once_and_fails_what_waits_for_it(troubled: Seen):
+def test_a_range_test_that_fails_is_run_once_and_fails_the_trials_that_wait_for_it(troubled: Seen):
     cause = "ArithmeticError: no way forward (models.py:7 in forward)"
     assert troubled.ended()["range_test Raising"] == ("failed", cause)
     (test,) = [e for e in troubled.sweep.trials if e.kind == RANGE_TEST]
@@ -219,7 +221,7 @@ def test_no_worker_outlives_its_sweep(troubled: Seen, healthy: Seen, folder: Pat
 
 
 @pytest.mark.slow
-def test_a_worker_leaves_on_sigterm_and_says_so_by_its_exit_status(tmp_path: Path):
+def test_a_worker_leaves_on_sigterm_with_an_exit_status_of_its_own(tmp_path: Path):
     worker = pool.Worker({}, tmp_path / "log")
     wait_until(lambda: worker.receive() == [] and worker.is_ready, "the worker is ready")
     os.kill(worker.process.pid or 0, signal.SIGTERM)

@@ -27,7 +27,7 @@ def test_it_answers_a_client_and_listens_on_loopback_only(cluster: Cluster) -> N
     assert set(addresses) == {"127.0.0.1"}
 
 
-def test_each_job_on_a_node_is_given_a_gpu_of_its_own(cluster: Cluster) -> None:
+def test_each_job_on_a_node_has_a_gpu_of_its_own(cluster: Cluster) -> None:
     ask = ("--nodelist=n1", "--gpus=1")
     jobs = [cluster.sbatch("echo GPU $CUDA_VISIBLE_DEVICES; sleep 60", *ask) for _ in range(3)]
     cluster.wait_for(lambda: all(cluster.output(job) for job in jobs[:2]), "two jobs' words")
@@ -61,7 +61,7 @@ def test_a_cluster_can_refuse_to_requeue(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("cluster", "expected"), [("no accounting", "got USR2"), ("silent preemption", "got TERM")], indirect=["cluster"]
 )
-def test_a_job_of_high_preempts_a_job_of_low_by_the_signal_that_was_asked_for(cluster: Cluster, expected: str) -> None:
+def test_a_job_of_high_preempts_a_job_of_low_with_the_configured_signal(cluster: Cluster, expected: str) -> None:
     whole = ("--exclusive", "--nodes=4")
     low = cluster.sbatch(f"srun --ntasks=1 bash -c '{LISTENER}'", "--partition=low", "--signal=USR2@90", *whole)
     cluster.wait_for(lambda: "ready" in cluster.output(low), "a job of low")
@@ -124,7 +124,7 @@ def test_two_clusters_do_not_disturb_each_other_and_down_leaves_nothing_of_one(
     assert other.processes() == []
 
 
-def test_programs_that_are_missing_are_named_with_the_command_that_installs_them(tmp_path: Path) -> None:
+def test_missing_programs_are_named_with_the_command_that_installs_them(tmp_path: Path) -> None:
     programs = {name: shutil.which(name) for name in ("bash", "dirname", "readlink")}
     for name, program in {**programs, "python3": os.path.realpath(sys.executable)}.items():
         (tmp_path / name).symlink_to(program or "/")
@@ -137,11 +137,11 @@ def test_programs_that_are_missing_are_named_with_the_command_that_installs_them
 
 
 @pytest.mark.parametrize("cluster", ["--nodes=1, --set KillWait=17"], indirect=True)
-def test_a_test_may_set_any_line_of_slurm_conf(cluster: Cluster) -> None:
+def test_any_line_of_slurm_conf_can_be_set(cluster: Cluster) -> None:
     assert re.search(r"^KillWait += 17 sec$", cluster.run("scontrol", "show", "config"), flags=re.MULTILINE)
 
 
-def test_down_is_repeatable_also_where_nothing_ever_was(tmp_path: Path) -> None:
+def test_down_can_be_repeated_and_needs_no_cluster(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run([slurm_cluster.SCRIPT, "down", tmp_path], check=True, timeout=60)
 

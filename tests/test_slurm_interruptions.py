@@ -29,7 +29,7 @@ GREEDY = ("--partition=high", "--nodes=4", "--exclusive", "--ntasks=4", "--time=
 
 
 @pytest.mark.parametrize("cluster", ["no accounting", "silent preemption", "no requeue"], indirect=True)
-def test_a_preempted_trial_saves_and_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Path, beside: Path):
+def test_a_preempted_trial_saves_and_ends_with_the_same_bits(cluster: Cluster, tmp_path: Path, beside: Path):
     process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0", "hydra.launcher.partition=low"))
     at_step(tmp_path, 30)
     cluster.sbatch("sleep 2", *GREEDY)
@@ -68,7 +68,7 @@ def test_a_time_limit_that_comes_without_notice_costs_no_saved_step(cluster: Clu
     check_mlflow(tmp_path)
 
 
-def test_where_the_cluster_forbids_a_requeue_whoever_watches_submits_the_trial_again(
+def test_if_the_cluster_forbids_a_requeue_watching_submits_the_trial_again(
     cluster: Cluster, tmp_path: Path, beside: Path
 ):
     forbidden = "hydra.launcher.additional_parameters={no-requeue: true}"
@@ -87,7 +87,7 @@ def test_where_the_cluster_forbids_a_requeue_whoever_watches_submits_the_trial_a
     check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
 
 
-def test_a_job_that_is_run_again_leaves_the_others_of_its_array_alone(cluster: Cluster, tmp_path: Path):
+def test_a_requeued_job_does_not_affect_the_others_of_its_array(cluster: Cluster, tmp_path: Path):
     process = start(cluster, tmp_path, *overrides("Slow", "seed=0,1,2"))
     at_step(tmp_path, 30, seed="2")
     # The last element of an array bears the array's number.
@@ -105,7 +105,7 @@ def test_a_signal_while_a_job_starts_costs_nothing(cluster: Cluster, tmp_path: P
     assert states(tmp_path)["0"].status == "finished"
 
 
-def test_a_requeue_without_a_word_begins_at_the_last_save(cluster: Cluster, tmp_path: Path, beside: Path):
+def test_a_requeue_without_a_signal_continues_from_the_last_save(cluster: Cluster, tmp_path: Path, beside: Path):
     process = start(cluster, tmp_path, *overrides("Slow", "seed=0"))
     at_step(tmp_path, 30)
     cluster.run("scontrol", "requeue", "1_0")
@@ -115,7 +115,7 @@ def test_a_requeue_without_a_word_begins_at_the_last_save(cluster: Cluster, tmp_
     check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
 
 
-def test_leaving_the_command_leaves_the_jobs(cluster: Cluster, tmp_path: Path):
+def test_jobs_continue_after_ctrl_c(cluster: Cluster, tmp_path: Path):
     process = start(cluster, tmp_path, *overrides("Slow", "seed=0"))
     at_step(tmp_path, 20)
     process.send_signal(signal.SIGINT)
@@ -132,7 +132,7 @@ def node_of(folder: Path) -> str:
     return head.place["node"]
 
 
-def test_a_launcher_that_is_killed_is_replaced_by_the_same_command(cluster: Cluster, tmp_path: Path, beside: Path):
+def test_the_same_command_takes_over_from_a_launcher_that_was_killed(cluster: Cluster, tmp_path: Path, beside: Path):
     words = overrides("Slow", "seed=0,1")
     process = start(cluster, program.with_store(tmp_path), *words)
     at_step(tmp_path, 20)
@@ -158,7 +158,7 @@ def test_a_launcher_that_is_killed_around_sbatch_leaves_no_trial_twice_and_none_
     assert {one.attempts() for one in trainings(tmp_path).values()} == {1}
 
 
-def test_a_node_that_dies_gives_its_trial_to_another(cluster: Cluster, tmp_path: Path, beside: Path):
+def test_the_trial_of_a_node_that_dies_runs_on_another(cluster: Cluster, tmp_path: Path, beside: Path):
     process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0"))
     at_step(tmp_path, 30)
     cluster.crash(node_of(tmp_path))
@@ -187,7 +187,7 @@ def test_of_two_live_copies_the_superseded_one_stops_and_says_why(cluster: Clust
     check_mlflow(tmp_path)
 
 
-def test_while_the_controller_is_away_jobs_go_on_and_the_sweep_says_so(cluster: Cluster, tmp_path: Path):
+def test_while_the_controller_is_down_jobs_continue_and_the_sweep_says_so(cluster: Cluster, tmp_path: Path):
     process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0"))
     at_step(tmp_path, 30)
     cluster.kill("slurmctld")
@@ -199,7 +199,7 @@ def test_while_the_controller_is_away_jobs_go_on_and_the_sweep_says_so(cluster: 
     check_mlflow(tmp_path)
 
 
-def test_a_controller_that_is_away_at_the_submission_is_waited_for(cluster: Cluster, tmp_path: Path):
+def test_a_submission_waits_for_a_controller_that_is_down(cluster: Cluster, tmp_path: Path):
     cluster.kill("slurmctld")
     process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.0)
     program.wait_until(lambda: list(tmp_path.glob("runs/sweeps/*/sweep.json")), "the record of the sweep")
@@ -211,7 +211,7 @@ def test_a_controller_that_is_away_at_the_submission_is_waited_for(cluster: Clus
     assert trainings(tmp_path)["0"].attempts() == 1
 
 
-def test_where_slurm_cannot_be_asked_the_verbs_tell_what_the_folders_say(cluster: Cluster, tmp_path: Path):
+def test_without_slurm_the_verbs_show_what_the_folders_record(cluster: Cluster, tmp_path: Path):
     words = overrides("Slow", "seed=0", "hydra.launcher.wait=false")
     assert ends(start(cluster, program.with_store(tmp_path), *words, pause=0.3), tmp_path) == 0
     elsewhere = Cluster(cluster.folder, cluster.environment | {"PATH": "/nowhere"})

@@ -80,7 +80,7 @@ def test_the_cause_of_an_attempt_that_was_cut_short(trial: TrialFolder, ended: J
     assert ending(ended, trial, output) == expected
 
 
-def test_an_attempt_that_saved_and_left_may_go_on_whatever_slurm_calls_it(trial: TrialFolder):
+def test_an_attempt_that_saved_and_left_may_continue_whatever_state_slurm_reports(trial: TrialFolder):
     attempt(trial, 0, 40, end="stopped")
     assert ending(job("FAILED", code=75), trial, "").again
     assert ending(job("COMPLETED"), trial, "").again
@@ -143,7 +143,7 @@ def test_the_notice_before_a_time_limit_is_a_tenth_of_it_and_two_minutes_at_most
 
 
 @IN_BOTH_MODES
-def test_a_job_that_is_killed_fails_its_trial_and_resume_goes_on_from_its_last_save(
+def test_a_job_that_is_killed_fails_its_trial_and_resume_continues_from_its_last_save(
     cluster: Cluster, tmp_path: Path, beside: Path
 ):
     words = overrides("Slow", "seed=0,1")
@@ -173,7 +173,7 @@ def test_a_job_that_is_killed_fails_its_trial_and_resume_goes_on_from_its_last_s
         ("Failing", "ArithmeticError: not today (nodes_code.py:"),
     ],
 )
-def test_a_job_without_a_result_has_failed_whatever_slurm_says_and_is_not_tried_again(
+def test_a_job_without_a_result_has_failed_whatever_slurm_reports_and_is_not_run_again(
     cluster: Cluster, tmp_path: Path, net: str, cause: str
 ):
     (tmp_path / "happens").touch()
@@ -199,7 +199,7 @@ def test_a_range_test_that_raises_an_error_is_not_run_again_by_the_trainings_tha
         assert "ArithmeticError: not today" in (one.cause or "")
 
 
-def test_a_report_whose_job_is_refused_is_left_to_its_verb(cluster: Cluster, tmp_path: Path):
+def test_if_the_reports_job_is_refused_the_user_is_pointed_to_the_verb(cluster: Cluster, tmp_path: Path):
     choosy = in_its_place(
         cluster, tmp_path, "sbatch", 'grep -q time=10 "$1" && echo no >&2 && exit 1; exec {real} "$@"'
     )
@@ -212,7 +212,7 @@ def test_a_report_whose_job_is_refused_is_left_to_its_verb(cluster: Cluster, tmp
     ("setup", "words"),
     [("'false'", "could not be started"), ("'export PYTHONHOME=/nowhere'", "could not be started")],
 )
-def test_an_environment_that_is_broken_on_the_node_is_named(cluster: Cluster, tmp_path: Path, setup: str, words: str):
+def test_a_broken_environment_on_the_node_is_reported(cluster: Cluster, tmp_path: Path, setup: str, words: str):
     broken = overrides("Slow", "seed=0", f"hydra.launcher.setup=[{setup}]")
     assert ends(start(cluster, program.with_store(tmp_path), *broken), tmp_path) == 1
     check_mlflow(tmp_path)
@@ -241,7 +241,9 @@ def test_a_request_that_the_cluster_refuses_is_one_line_and_leaves_no_job(
 
 
 @IN_BOTH_MODES
-def test_cancel_ends_what_runs_and_what_waits_and_resume_goes_on(cluster: Cluster, tmp_path: Path, beside: Path):
+def test_cancel_ends_running_and_waiting_trials_and_resume_continues_them(
+    cluster: Cluster, tmp_path: Path, beside: Path
+):
     words = overrides("Slow", "seed=0,1", "hydra.launcher.array_parallelism=1", "hydra.launcher.wait=false")
     assert ends(start(cluster, program.with_store(tmp_path), *words), tmp_path) == 0
     at_step(tmp_path, 30)
@@ -265,9 +267,7 @@ def test_cancel_ends_what_runs_and_what_waits_and_resume_goes_on(cluster: Cluste
     check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
 
 
-def test_a_net_that_is_edited_before_the_jobs_go_on_begins_again_and_whoever_waits_is_told(
-    cluster: Cluster, tmp_path: Path
-):
+def test_a_trial_whose_net_was_edited_starts_again_and_says_so(cluster: Cluster, tmp_path: Path):
     net = "from nodes_code import Slow\n\n\nclass Mine(Slow):\n    pass\n"
     (tmp_path / "mine.py").write_text(net)
     words = [word.replace("nodes_code.Slow", "mine.Mine") for word in overrides("Slow", "seed=0")]
@@ -294,7 +294,7 @@ def test_jobs_that_their_user_cancels_by_scancel_end_their_trials(cluster: Clust
     assert states(tmp_path)["1"].status in ("lost", "cancelled")
 
 
-def test_an_attempt_that_finds_itself_cancelled_leaves_without_slurm(cluster: Cluster, tmp_path: Path):
+def test_a_cancelled_attempt_ends_even_if_slurm_does_not_answer(cluster: Cluster, tmp_path: Path):
     words = overrides("Slow", "seed=0", "hydra.launcher.wait=false")
     assert ends(start(cluster, tmp_path, *words, pause=1.0), tmp_path) == 0
     at_step(tmp_path, 10)

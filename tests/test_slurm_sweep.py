@@ -52,7 +52,7 @@ def test_a_sweep_can_be_left_and_its_verbs_work_from_any_shell(cluster: Cluster,
     assert sorted(path.name for path in report.parent.glob("jobs/*.json")) == jobs
 
 
-def test_what_is_submitted_is_plain_data_that_no_edit_of_a_config_reaches(cluster: Cluster, tmp_path: Path):
+def test_submissions_are_plain_data_in_a_private_folder(cluster: Cluster, tmp_path: Path):
     words = ("policy=constant", "epochs=1", "max_lr=0.1", "seed=0", "hydra.launcher.wait=false")
     assert ends(start(cluster, tmp_path, *words), tmp_path) == 0, said(tmp_path)
     jobs = program.sweep_of(tmp_path).folder / "jobs"
@@ -64,7 +64,7 @@ def test_what_is_submitted_is_plain_data_that_no_edit_of_a_config_reaches(cluste
     assert report["trials"] == []
 
 
-def test_jobs_ship_to_a_server_by_themselves_and_say_where_they_ran(cluster: Cluster, tmp_path: Path):
+def test_jobs_ship_to_a_server_and_record_where_they_ran(cluster: Cluster, tmp_path: Path):
     port = 5392
     with mlflow_server(f"sqlite:///{program.with_store(tmp_path)}/mlflow.db", port):
         words = (f"tracking.uri=http://127.0.0.1:{port}", "policy=constant", "epochs=1", "max_lr=0.1", "seed=0,1")

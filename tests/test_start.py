@@ -50,11 +50,11 @@ def output(code: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", OWN[:-1])
-def test_a_net_of_ours_on_cached_data_takes_its_first_step_without(model: str, seen: dict[str, list[str]]):
+def test_our_nets_take_their_first_step_without_heavy_libraries(model: str, seen: dict[str, list[str]]):
     assert seen[model] == ["stopped"]
 
 
-def test_a_net_of_torchvision_is_seen_to_load_it(seen: dict[str, list[str]]):
+def test_a_torchvision_net_loads_torchvision(seen: dict[str, list[str]]):
     assert "torchvision" in seen["resnet18"]
 
 
@@ -70,7 +70,7 @@ def test_a_net_of_torchvision_is_seen_to_load_it(seen: dict[str, list[str]]):
         ("", False),
     ],
 )
-def test_a_sweep_on_this_machine_is_told_by_what_was_typed(typed: str, wants: bool):
+def test_a_sweep_on_this_machine_is_recognised_by_its_command(typed: str, wants: bool):
     assert command_line.wants_workers(typed.split()) is wants
 
 
@@ -84,7 +84,7 @@ def test_a_sweep_on_this_machine_is_told_by_what_was_typed(typed: str, wants: bo
         ["--config-path", "/typed/here/my"],
     ],
 )
-def test_code_beside_a_users_configs_is_found_after_all_that_is_installed(
+def test_code_beside_a_users_configs_comes_after_installed_packages(
     typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("my/mine.py", "my/model/nets.py", "my/model/net.yaml", "my/policy/mine.yaml", "my/notes/plot.py"):

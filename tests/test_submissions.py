@@ -62,12 +62,12 @@ def test_range_tests_are_submitted_first_and_only_trainings_that_need_one_wait()
     assert (report.settings["gpus_per_node"], report.settings["cpus_per_task"]) == (None, 1)
 
 
-def test_an_array_has_no_more_elements_than_the_cluster_takes():
+def test_an_array_has_no_more_elements_than_the_cluster_accepts():
     arrays = job_arrays([*TESTS, *trainings("t2", 5)], (), SETTINGS, 2, report=False)
     assert [(len(array.trials), array.after) for array in arrays] == [(2, ()), (2, ("t2",)), (2, ("t2",)), (1, ("t2",))]
 
 
-def test_a_trial_that_has_a_job_is_not_submitted_but_waited_for():
+def test_a_trial_that_has_a_job_is_not_submitted_again_and_other_arrays_wait_for_it():
     waiting, report = job_arrays([*TESTS[:1], *trainings("t1", 1)], {"t1"}, SETTINGS, 9, report=True)
     assert (waiting.trials, waiting.after) == (("t1-0",), ("t1",))
     assert report.after == ("t1", "t1-0")
@@ -75,13 +75,13 @@ def test_a_trial_that_has_a_job_is_not_submitted_but_waited_for():
     assert job_arrays(TESTS, {"t1", "t2"}, SETTINGS, 9, report=True) == []
 
 
-def test_settings_recorded_before_a_key_existed_are_submitted_without_it():
+def test_settings_recorded_without_a_later_key_can_be_submitted():
     whole = {key: None for key in options.KEYS} | SETTINGS | {"srun_args": [], "setup": [], "mem_gb": None}
     earlier = {key: value for key, value in whole.items() if key != "qos"}
     assert options.parameters(earlier) == options.parameters(whole)
 
 
-def test_a_submission_is_the_same_after_it_was_written_down(tmp_path: Path):
+def test_a_submission_is_read_as_it_was_written(tmp_path: Path):
     made = Submission("onecycle-a-b", ("5161",), {"setup": ["a"]}, 1.0, 2.0)
     made.write(tmp_path / "one.json")
     assert submissions.load(tmp_path / "one.json") == made
@@ -110,7 +110,7 @@ def test_a_dry_run_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster,
 
 
 @pytest.mark.slow
-def test_without_slurm_a_dry_run_tells_what_is_left_to_do_and_leaves_no_sweep(runs_dir: Path):
+def test_without_slurm_a_dry_run_shows_what_would_be_submitted_and_leaves_no_sweep(runs_dir: Path):
     short = ("max_lr=0.1", "epochs=2", "batch_size=256")
     finished(runs_dir, *short, "seed=0", seconds=20.0, steps=10)
     real_trials.made(runs_dir, *short, "seed=1").write(
@@ -162,13 +162,13 @@ def test_without_an_earlier_trial_a_few_steps_are_timed_and_nothing_is_kept(runs
 
 
 @pytest.mark.slow
-def test_a_trial_that_cannot_begin_gives_no_estimate_but_its_cause(runs_dir: Path):
+def test_without_an_estimate_the_error_of_the_trial_is_given(runs_dir: Path):
     with pytest.raises(estimate.NoEstimate, match="no_such_argument"):
         hours(runs_dir, *real_trials.SHORT, "+model.no_such_argument=1")
 
 
 @pytest.mark.slow
-def test_a_probe_whose_process_dies_gives_no_estimate_and_costs_no_more(runs_dir: Path):
+def test_without_an_estimate_the_death_of_the_timing_process_is_given(runs_dir: Path):
     with pytest.raises(estimate.NoEstimate, match="was killed"):
         hours(runs_dir, *real_trials.SHORT, "model=lenet", "model._target_=os.abort")
 
@@ -184,7 +184,7 @@ def test_submitit_has_the_private_functions_that_are_used():
     assert "affinity" in vars(SlurmExecutor)
 
 
-def test_a_command_stands_in_the_text_of_its_job(tmp_path: Path):
+def test_an_sbatch_file_has_its_parameters_and_its_command(tmp_path: Path):
     executor = Sbatch(tmp_path)
     executor.parameters |= {"job_name": "mine", "time": 7, "map_count": 3, "setup": ["module load x"]}
     text = executor.text("python -m mine")
@@ -194,7 +194,7 @@ def test_a_command_stands_in_the_text_of_its_job(tmp_path: Path):
     assert "python -m mine" in text.splitlines()[-1]
 
 
-def test_the_number_that_sbatch_gives_a_job_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_number_that_sbatch_prints_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sbatch = tmp_path / "sbatch"
     sbatch.write_text("#!/bin/sh\necho Submitted batch job 4711\n")
     sbatch.chmod(0o755)

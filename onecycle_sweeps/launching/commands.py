@@ -25,7 +25,7 @@ from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 from onecycle_sweeps.terminal import FAILURE, INTERRUPTED, complain, in_one_line, refuse, say
 
 # The keys of hydra/launcher.
-Launcher = Mapping[str, Any]
+LauncherKeys = Mapping[str, Any]
 
 # Keys of Hydra's config that only a sweep reads, and those that only a single trial reads.
 SWEEP_KEYS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.")
@@ -118,7 +118,7 @@ def direction_override(node: Any, goal: Literal["max", "min"], path: str = "hydr
     return None
 
 
-def sweep(requests: Sequence[Request], hydra: Any, launcher: Launcher, *, sequential: bool) -> list[float]:
+def sweep(requests: Sequence[Request], hydra: Any, launcher: LauncherKeys, *, sequential: bool) -> list[float]:
     """Run a sweeper's jobs on workers or on a SLURM cluster; returns the value of each for the sweeper.
 
     A value is NaN if this process does not wait for the job.
@@ -151,7 +151,7 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: Launcher, *, sequen
             return _sessions[0].launch(requests, _runner(config, launcher, report=not sequential))
 
 
-def resume(recorded: Sweep, launcher: Launcher | None, typed_in: Path) -> int:
+def resume(recorded: Sweep, launcher: LauncherKeys | None, typed_in: Path) -> int:
     """Run the unfinished trials of a recorded sweep by `launcher`, or in this process; returns the exit status.
 
     `typed_in` is the folder in which the command was typed, for the commands that are suggested at the end.
@@ -189,12 +189,12 @@ def conclude_sweep() -> int:
         return session.conclude()
 
 
-def is_slurm(launcher: Launcher) -> bool:
+def is_slurm(launcher: LauncherKeys) -> bool:
     """Whether these are the keys of hydra/launcher=slurm."""
     return "timeout_min" in launcher
 
 
-def check_launcher(launcher: Launcher) -> None:
+def check_launcher(launcher: LauncherKeys) -> None:
     """Raise ConfigError for a value of hydra.launcher that cannot be used."""
     from onecycle_sweeps.launching.slurm import options
 
@@ -204,7 +204,7 @@ def check_launcher(launcher: Launcher) -> None:
         schema.check_launcher(launcher, schema.LOCAL_LAUNCHER)
 
 
-def _runner(config: Mapping[str, Any], launcher: Launcher | None, *, report: bool) -> Run:
+def _runner(config: Mapping[str, Any], launcher: LauncherKeys | None, *, report: bool) -> Run:
     """The function that runs a sweep's trials; with `report`, a cluster's last job writes the report."""
     if launcher is None:
         return _in_this_process
