@@ -1,6 +1,7 @@
 """A command from what is typed to what is printed and recorded, with whole processes."""
 
 import json
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class Raising(SimpleCNN):
 def test_a_sequential_sweeper_gets_each_value_in_one_sweep(folder: Path):
     write(folder, {"hydra_plugins/climber.py": SWEEPER, "models.py": RAISING})
     typed = ("hydra/sweeper=climber", "policy=constant", "epochs=1", "runs_dir=climbed", "-m")
-    done = run(folder, *typed, PYTHONPATH=".")
+    done = run(folder, *typed, PYTHONPATH=os.pathsep.join([".", os.environ.get("PYTHONPATH", "")]))
     assert done.returncode == 1, done.stderr
     (recorded,) = folder.glob("climbed/sweeps/*/sweep.json")
     signatures = [entry["signature"] for entry in json.loads(recorded.read_text())["trials"]]
