@@ -92,7 +92,7 @@ def _check_hydra(hydra: Any, unread: tuple[str, ...], reason: str) -> None:
 def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
     """Warn of a sweeper that goes in the wrong direction, and of a folder of Hydra's that gets no results."""
     # No trial has recorded its headline measure yet.
-    measure = measures.headline(None)
+    measure = measures.of_trial(None)[0]
     if config["task"] == TRAIN and (override := direction_override(hydra.sweeper, measure.goal)):
         does, better = ("minimises", "higher") if measure.goal == "max" else ("maximises", "lower")
         complain(f"the sweeper {does}, but a {better} {measure.final_val} is better: add {override}")
