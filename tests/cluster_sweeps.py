@@ -1,4 +1,4 @@
-"""Sweeps on a real cluster as their users run them, and what is left of them."""
+"""Runs sweeps on a real cluster as users do, and checks what they leave on disk and in MLflow."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from slurm_cluster import Cluster
 
 TESTS = Path(__file__).resolve().parent
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=2")
-# 100 steps of a tenth of a second, which two attempts share if something happens in between.
+# 100 steps of a tenth of a second, so that a trial can be interrupted between its steps.
 NET = ("~model", "+model={_target_: nodes_code.%s}", "policy=onecycle", "max_lr=0.1", "save_model=true")
 LONG = ("epochs=20", "batch_size=256", "checkpoint_minutes=0.005")
 SECONDS = 400
@@ -32,7 +32,7 @@ def environment(cluster: Cluster, pause: float = 0.1) -> dict[str, str]:
 
 
 def start(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> subprocess.Popen[str]:
-    """A sweep's command on the login node, its output in `said`; words begin with its overrides."""
+    """Start a sweep on the login node; its output goes to the file `said`."""
     with (folder / "said").open("a") as said:
         return subprocess.Popen(
             [*program.MODULE, *ON_SLURM, *words, "-m"],
@@ -47,7 +47,7 @@ def start(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> su
 
 
 def run(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> subprocess.CompletedProcess[str]:
-    """A command of the program, such as a verb, from its start to its end."""
+    """Run a command of the program, such as a verb."""
     return subprocess.run(
         [*program.MODULE, *words],
         cwd=folder,
@@ -75,7 +75,7 @@ def states(folder: Path) -> dict[str, TrialState]:
 
 
 def at_step(folder: Path, step: int, seed: str = "0", attempt: int = 1) -> None:
-    """Return once an attempt at a training has written down this step."""
+    """Return once an attempt at a training has recorded this step."""
 
     def reached() -> bool:
         if not list(folder.glob("runs/sweeps/*/sweep.json")) or seed not in trainings(folder):
@@ -88,7 +88,7 @@ def at_step(folder: Path, step: int, seed: str = "0", attempt: int = 1) -> None:
 
 
 def ends(process: subprocess.Popen[str], folder: Path) -> int:
-    """The exit status of a command."""
+    """Wait for the end of a command; returns its exit status."""
     try:
         return process.wait(SECONDS)
     except subprocess.TimeoutExpired:
@@ -97,7 +97,7 @@ def ends(process: subprocess.Popen[str], folder: Path) -> int:
 
 
 def job_process(cluster: Cluster, seed_or_signature: str = "") -> int:
-    """The process of a job at work, the one whose command or environment holds the text if there are several."""
+    """The process of a running job, by a text in its environment if there are several."""
     return next(_job_processes(cluster, seed_or_signature))
 
 
@@ -113,7 +113,7 @@ def _job_processes(cluster: Cluster, text: str) -> Iterator[int]:
 
 
 def in_its_place(cluster: Cluster, folder: Path, program: str, line: str) -> Cluster:
-    """The cluster as seen from a shell where a line of bash stands for one of SLURM's programs, `{real}` for itself."""
+    """The cluster with a line of bash in place of one of SLURM's programs, which `{real}` in the line stands for."""
     real = cluster.run("bash", "-c", f"command -v {program}")
     script = folder / "bin" / program
     script.parent.mkdir(exist_ok=True)
@@ -123,14 +123,14 @@ def in_its_place(cluster: Cluster, folder: Path, program: str, line: str) -> Clu
 
 
 def check_undisturbed(one: TrialFolder, beside: Path, *words: str) -> None:
-    """A training has ended as it does where nothing happens to it, to the last bit."""
+    """Check that a training has ended, to the last bit, as it does without interruptions."""
     again = made(beside, *words)
     trial.run(again)
     assert outcome(one) == outcome(again)
 
 
 def check_mlflow(folder: Path) -> None:
-    """MLflow has each point of each training once, and no run that is still at work."""
+    """Check that MLflow has each point of each training once, and no run that is still running."""
     whole = program.sweep_of(folder)
     for entry in whole.trials:
         ((run_id, status, _),) = program.runs_of(folder, entry.signature)

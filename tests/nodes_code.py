@@ -1,4 +1,4 @@
-"""Nets for trials on a cluster: slow ones, and ones to which something happens there."""
+"""Nets for trials on a cluster: slow ones, and ones that fail there."""
 
 import os
 import time
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# Seconds that a step takes beside its computation; no config knows of it, so a trial's signature does not either.
+# Extra seconds per step. They come from the environment, so that the trial's signature does not depend on them.
 PAUSE = float(os.environ.get("NODES_PAUSE", "0"))
 
 
 class Slow(nn.Module):
-    """A small net with dropout, whose steps take as long as the environment says."""
+    """A small net with dropout, whose steps take PAUSE longer."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Slow(nn.Module):
 
 
 class Once(Slow):
-    """A slow net to which `happen` happens in its 20th step, if the file `happens` lies in its working folder."""
+    """A slow net that calls `happen` in its 20th step, if there is a file `happens` in its working folder."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels, num_classes)
@@ -41,7 +41,7 @@ class Once(Slow):
         return super().forward(images)
 
     def happen(self) -> None:
-        """What goes wrong."""
+        """Fail in some way."""
         raise NotImplementedError
 
 
@@ -54,7 +54,7 @@ class Greedy(Once):
 
 
 class Vanishing(Once):
-    """Leaves without a word, and as if all were well."""
+    """Exits with status 0 and without a message."""
 
     def happen(self) -> None:
         os._exit(0)

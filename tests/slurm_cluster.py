@@ -1,4 +1,4 @@
-"""A real SLURM cluster for one test: its clients, and the faults that can happen to it."""
+"""A real SLURM cluster for one test: runs its client programs, and kills its daemons and nodes."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "slurm-cluster"
 CLIENT_SECONDS = 60
 UP_SECONDS = 400
-# What a test may ask of its cluster, by the name that stands in its id; other words go to the script as they are.
+# The options of scripts/slurm-cluster by the name that a test uses; other words are passed on as they are.
 OPTIONS = {
     "no accounting": (),
     "accounting": ("--accounting",),
@@ -32,13 +32,13 @@ class Cluster:
     environment: dict[str, str]
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
-        """What a client command says; fails where it does."""
+        """The output of a client command; fails if the command does."""
         done = self.attempt(*command, cwd=cwd)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def attempt(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """A client command from its start to its end, also one that fails."""
+        """Run a client command, which may fail."""
         return subprocess.run(
             command,
             cwd=cwd or self.folder,
@@ -51,20 +51,20 @@ class Cluster:
         )
 
     def sbatch(self, script: str, *options: str) -> str:
-        """The id of a job that runs a line of shell; what it says is in `output`."""
+        """Submit a job that runs a line of shell; returns its id. `output` has what it prints."""
         return self.run("sbatch", "--parsable", f"--output={self.folder}/%j.out", *options, f"--wrap={script}")
 
     def output(self, job: str) -> str:
-        """What a job of `sbatch` has said so far."""
+        """What a job of `sbatch` has printed so far."""
         path = self.folder / f"{job}.out"
         return path.read_text() if path.exists() else ""
 
     def state(self, job: str) -> str:
-        """The controller's word on a job, for instance RUNNING, for a while after its end too."""
+        """A job's state, such as RUNNING; the controller knows it for a while after the end too."""
         return self.run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
 
     def settle(self, job: str) -> None:
-        """Return once the controller has written a job to disk: killed before, it would start a running job anew."""
+        """Return once the controller has written a job to disk: if it is killed before, it starts a running job again."""
         written, now = self.folder / "state" / "job_state", time.time()
         self.run("scontrol", "update", f"jobid={job}", "admincomment=settled")
         self.wait_for(lambda: written.exists() and written.stat().st_mtime > now, "the controller's state on disk")
@@ -79,13 +79,13 @@ class Cluster:
         return sorted(int(path.name) for path in paths)
 
     def kill(self, daemon: str) -> None:
-        """A daemon's sudden death; jobs go on."""
+        """Kill a daemon; jobs continue."""
         pid = self.pid(daemon)
         os.kill(pid, signal.SIGKILL)
         self.wait_for(lambda: not _is_alive(Path(f"/proc/{pid}")), f"the death of {daemon}")
 
     def crash(self, node: str) -> None:
-        """A node's sudden death, with the jobs on it."""
+        """Kill all processes of a node, including its jobs."""
         while found := self.processes(node):
             for pid in found:
                 with suppress(ProcessLookupError):
@@ -93,7 +93,7 @@ class Cluster:
             time.sleep(0.02)
 
     def start(self, daemon: str) -> None:
-        """Start a dead daemon anew."""
+        """Restart a daemon that was killed."""
         _script("start", self.folder, daemon)
 
     def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
@@ -110,7 +110,7 @@ class Cluster:
                 return False
             if node is None or f"SLURMD_NODENAME={node}" in environment:
                 return True
-            # A step's own process is told apart by nothing else.
+            # The process of a job step is recognised by its log only.
             return self.folder / "log" / f"{node}.log" in [link.readlink() for link in (process / "fd").iterdir()]
         except OSError:
             return False
@@ -118,7 +118,7 @@ class Cluster:
 
 @contextmanager
 def up(folder: Path, *options: str) -> Iterator[Cluster]:
-    """A cluster from nothing, which is down afterwards; skips where this machine has no SLURM."""
+    """A cluster that is up within the context; skips the test if this machine has no SLURM."""
     path = f"{os.environ['PATH']}:/usr/sbin"
     for program in ("slurmctld", "slurmdbd", "mariadbd") if "--accounting" in options else ("slurmctld",):
         if shutil.which(program, path=path) is None:
@@ -129,15 +129,15 @@ def up(folder: Path, *options: str) -> Iterator[Cluster]:
         yield Cluster(folder, outside | {"SLURM_CONF": f"{folder}/slurm.conf"})
     finally:
         _script("down", folder)
-        # Tens of megabytes, of which pytest would keep three.
+        # It has tens of megabytes, and pytest keeps the folders of three runs.
         shutil.rmtree(folder / "database", ignore_errors=True)
 
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A fresh cluster without accounting, or as a test asks: parametrize("cluster", ["accounting"], indirect=True).
+    """A cluster without accounting, or with the options of parametrize("cluster", ["accounting"], indirect=True).
 
-    Several wishes stand in one word: "accounting, no requeue, --set KillWait=30".
+    Several options are separated by commas: "accounting, no requeue, --set KillWait=30".
     """
     words = str(getattr(request, "param", "no accounting")).split(", ")
     # A socket's path has at most 108 characters, so the test's own folder is too deep.
@@ -154,7 +154,7 @@ def _script(command: str, folder: Path, *options: str) -> None:
 
 
 def _is_alive(process: Path) -> bool:
-    """A zombie is not: where no init reaps, it stays for long."""
+    """Whether a process is alive; a zombie, which may stay for long without an init, is not."""
     try:
         return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
