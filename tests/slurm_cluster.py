@@ -64,7 +64,7 @@ class Cluster:
         return self.run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")
 
     def settle(self, job: str) -> None:
-        """Return once the controller has written a job to disk: if it is killed before, it starts a running job again."""
+        """Return once the controller has written a job to disk; killed earlier, it would start a running job again."""
         written, now = self.folder / "state" / "job_state", time.time()
         self.run("scontrol", "update", f"jobid={job}", "admincomment=settled")
         self.wait_for(lambda: written.exists() and written.stat().st_mtime > now, "the controller's state on disk")
