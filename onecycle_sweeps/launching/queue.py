@@ -50,8 +50,8 @@ class Queue:
         self._ready: deque[Entry] = deque()
         self._blocked: dict[str, list[Entry]] = {entry.signature: [] for entry in trials}
         self._busy: deque[tuple[float, Entry]] = deque()
-        # Why each range test without a result has none, until its trainings have been failed.
-        self._without_result: dict[str, str] = {}
+        # The cause of each failed or cancelled trial, until the trials that need it have failed too.
+        self._causes: dict[str, str] = {}
         for entry in trials:
             self._blocked.get(entry.needs or "", self._ready).append(entry)
 
@@ -77,7 +77,7 @@ class Queue:
         if status == FAILED:
             return self.fail(entry, cause or "no cause given")
         if status == CANCELLED:
-            self._without_result[entry.signature] = "cancelled"
+            self._causes[entry.signature] = "cancelled"
         else:
             self._ready.extendleft(reversed(self._blocked.pop(entry.signature)))
         return Event(entry, status, cause)
@@ -85,7 +85,7 @@ class Queue:
     def fail(self, entry: Entry, cause: str) -> Event:
         """Record that a trial failed, also in its folder unless the trial has done so itself."""
         trial = self.sweep.trial(entry.signature)
-        self._without_result[entry.signature] = cause
+        self._causes[entry.signature] = cause
         with suppress(OSError):
             if trial.last_failure().get("cause") != cause:
                 trial.write("failure", {"cause": cause, "attempt": trial.attempts(), "time": time.time()})
@@ -93,8 +93,8 @@ class Queue:
 
     def fail_dependents(self) -> Iterator[Event]:
         """Fail the trials whose range test has failed or was cancelled, unless they were cancelled as well."""
-        while self._without_result:
-            signature, cause = self._without_result.popitem()
+        while self._causes:
+            signature, cause = self._causes.popitem()
             for entry in self._blocked.pop(signature):
                 if self.sweep.trial(entry.signature).is_cancelled():
                     yield Event(entry, CANCELLED)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from onecycle_sweeps import sweep
 from onecycle_sweeps.launching import estimate
@@ -26,39 +27,36 @@ def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) 
 
     Raises ConfigError if one of the trials cannot run.
     """
-    cpus = settings["cpus_per_task"]
-    session = Session(requests[0].config, preflight, single=False, cpus_elsewhere=cpus, ships=False)
-    asked = session.plan(requests)
-    entries = sweep.entries(asked)
-    planned_sweep = replace(session.sweep, id=sweep.identity(entry.signature for entry in entries), trials=entries)
-    trials = {one.signature: one for trial in asked for one in (trial.range_test, trial) if one}
-    statuses = {signature: _status(planned_sweep, trials[signature]) for signature in trials}
+    session = Session(requests[0].config, preflight, cpus_elsewhere=settings["cpus_per_task"], ships=False)
+    planned = session.plan(requests)
+    entries = sweep.entries(planned)
+    whole = replace(session.sweep, id=sweep.identity(entry.signature for entry in entries), trials=entries)
+    trials = {one.signature: one for trial in planned for one in (trial.range_test, trial) if one}
+    statuses = {entry.signature: _status(whole, trials[entry.signature]) for entry in entries}
     todo = [entry for entry in entries if statuses[entry.signature] == WAITING]
-    queued = [entry for entry in entries if statuses[entry.signature] in (QUEUED, RUNNING)]
-    for line in session.remarks(asked, entries):
+    queued = {signature for signature, status in statuses.items() if status in (QUEUED, RUNNING)}
+    for line in session.remarks(planned, entries):
         say(line)
-    say(f"sweep {planned_sweep.id}: {len(entries)} trials, {len(todo)} of them to be submitted")
+    say(f"sweep {whole.id}: {len(entries)} trials, {len(todo)} of them to be submitted")
     for entry in entries:
         status = statuses[entry.signature]
-        shown = f"already {status}" if entry in queued else status
-        name = entry.name(planned_sweep.trial(entry.signature).max_lr())
-        say(f"  {shown:<16}{entry.signature}  {name}")
-    unfinished = [entry for entry in entries if entry in todo or entry in queued]
-    signatures = {entry.signature for entry in queued}
+        shown = f"already {status}" if entry.signature in queued else status
+        say(f"  {shown:<16}{entry.signature}  {entry.name(whole.trial(entry.signature).max_lr())}")
+    unfinished = [entry for entry in entries if entry in todo or entry.signature in queued]
     # In place of the jobs' numbers, which only a submission gives.
     numbers = {e.signature: "RANGE_TESTS" if e.kind == RANGE_TEST else "TRAININGS" for e in unfinished}
-    arrays = submissions.job_arrays(unfinished, signatures, settings, _largest_array(), report=True)
+    arrays = submissions.job_arrays(unfinished, queued, settings, _largest_array(), report=True)
     for number, array in enumerate(arrays, 1):
         after = submissions.job_numbers(array.after, numbers)
-        text = sbatch.text(planned_sweep, array, f"onecycle-{planned_sweep.id}-{number}", after)
+        text = sbatch.text(whole, array, f"onecycle-{whole.id}-{number}", after)
         say(f"\n--- {_heading(array, numbers)}\n{text.rstrip()}")
-    say(f"\nestimate: {_estimate(planned_sweep, [trials[entry.signature] for entry in todo], settings)}")
+    say(f"\nestimate: {_estimate(whole.runs_dir, [trials[entry.signature] for entry in todo], settings)}")
     say("nothing was submitted: hydra.launcher.dry_run=true")
 
 
-def _status(planned_sweep: Sweep, trial: Trial) -> str:
+def _status(whole: Sweep, trial: Trial) -> str:
     """The status of a trial with a result or, as far as is known, a job; WAITING for any other."""
-    folder = planned_sweep.trial(trial.signature)
+    folder = whole.trial(trial.signature)
     status = folder.state().status
     if folder.is_done(trial.config) and not trial.request.config["rerun"]:
         return status
@@ -79,16 +77,14 @@ def _largest_array() -> int:
         return LARGEST_ARRAY
 
 
-def _estimate(planned_sweep: Sweep, trials: Sequence[Trial], settings: Settings) -> str:
+def _estimate(runs_dir: Path, trials: Sequence[Trial], settings: Settings) -> str:
     """How many CPU-hours or GPU-hours the trials take, and what the estimate is based on."""
     if not trials:
         return "no trial is left to run"
     gpus = gpus_requested(settings)
     each, unit = (gpus, "GPU-hours") if gpus else (settings["cpus_per_task"], "CPU-hours")
     try:
-        spent, source = estimate.hours(
-            [one.config for one in trials], planned_sweep.runs_dir, "cuda" if gpus else "cpu"
-        )
+        spent, source = estimate.hours([one.config for one in trials], runs_dir, "cuda" if gpus else "cpu")
     except estimate.NoEstimate as error:
         return f"none, since the first steps of a trial failed here: {error}"
     most, count = max(spent), len(trials)
