@@ -78,13 +78,14 @@ def test_code_that_changed_since_a_reused_result_is_named_before_anything_runs(
     made: Sweep, capfd: pytest.CaptureFixture[str]
 ):
     with Display(made, 1, 1, ["layers.py"]):
-        assert "1 of 2 results were there already" in (line := capfd.readouterr().err) and "layers.py" in line
+        assert (line := capfd.readouterr().err).startswith("1 of 2 results") and "layers.py" in line
 
 
 def test_reused_results_are_counted(made: Sweep, capfd: pytest.CaptureFixture[str]):
     with Display(made, 1, 1):
         pass
-    assert capfd.readouterr().err == ("1 of 2 results were there already and are reused: rerun=true makes them again\n")
+    line = capfd.readouterr().err
+    assert line.startswith("1 of 2 results") and "rerun=true" in line and line.count("\n") == 1
 
 
 def test_a_range_test_that_ends_is_shown_with_its_rate(made: Sweep):

@@ -119,7 +119,7 @@ def test_a_worker_that_cannot_start_is_reported_in_one_line_with_its_log(
     with pytest.raises(pool.WorkerLost) as lost:
         drive(*made, places=1)
     log = made[0].folder / "worker-0.log"
-    assert str(lost.value) == f"the worker exited with status 3 before it could begin; its output is in {log}"
+    assert "status 3" in str(lost.value) and str(log) in str(lost.value)
     assert log.read_text() == "no torch here\n"
 
 
@@ -128,7 +128,7 @@ def test_a_machine_that_cannot_start_a_process_is_reported_in_one_line(
 ):
     resource_tracker.ensure_running()
     monkeypatch.setattr(spawn, "_python_exe", b"/nowhere/python")
-    with pytest.raises(pool.WorkerLost, match=r"^a worker process cannot be started: .* died: "):
+    with pytest.raises(pool.WorkerLost, match=r"^a worker process cannot be started: .*memory"):
         drive(*made, places=1)
 
 
@@ -245,7 +245,8 @@ def test_a_worker_that_closes_its_pipe_but_lives_on_is_killed_and_replaced(
     for event in pool.run(workers, *made, ONE_SLOT):
         times.append(time.monotonic())
         causes += [event.cause] if event.cause else []
-    assert causes == ["the worker closed its pipe and lived on, so it was killed after 1.5 s"]
+    (cause,) = causes
+    assert "closed its pipe" in cause and "1.5 s" in cause
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 1.2
     first = (tmp_path / "starts").read_text().split()[0]
     assert not Path(f"/proc/{first}").exists()
@@ -339,7 +340,7 @@ def test_a_module_of_the_workers_that_cannot_be_imported_is_reported_in_one_line
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pool, "WORK", "no_such_module")
-    with pytest.raises(pool.WorkerLost, match=r"^the worker exited with status 1 before it could begin; its output is"):
+    with pytest.raises(pool.WorkerLost, match=r"status 1 .*worker-0\.log$"):
         drive(*made, places=1)
     assert "No module named 'no_such_module'" in (made[0].folder / "worker-0.log").read_text()
 
@@ -365,7 +366,7 @@ def test_a_worker_that_dies_after_its_fork_server_fails_its_trial_with_an_unknow
     fake_worker("answers.send(READY); orders.recv(); time.sleep(0.3); sys.exit(3)")
     events = pool.run(workers, *made, ONE_SLOT)
     causes = [kill_server() if event.status == "running" else event.cause for event in events]
-    assert "the worker exited with status 255, or its fork server died, which leaves the status unknown" in causes
+    assert any("fork server died" in str(cause) for cause in causes)
 
 
 def test_a_worker_may_exit_with_the_status_by_which_a_dead_fork_server_is_reported(

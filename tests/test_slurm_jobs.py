@@ -25,7 +25,7 @@ from onecycle_sweeps import journal
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching.slurm import jobs, options
 from onecycle_sweeps.launching.slurm.client import Job
-from onecycle_sweeps.launching.slurm.jobs import MAX_FUTILE_ATTEMPTS, Ending, ending, is_futile
+from onecycle_sweeps.launching.slurm.jobs import MAX_FUTILE_ATTEMPTS, ending, is_futile
 from onecycle_sweeps.trial_folder import TrialFolder
 from slurm_cluster import Cluster
 
@@ -53,31 +53,32 @@ def job(state: str, **rest) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("ended", "output", "expected"),
+    ("ended", "output", "words", "again"),
     [
-        (job("TIMEOUT"), "", Ending("time limit reached on n1; resumes at step 40", again=True)),
-        (job("NODE_FAIL"), "", Ending("node failure on n1; resumes at step 40", again=True)),
-        (job("PREEMPTED"), "", Ending("preempted on n1; resumes at step 40", again=True)),
-        (job("OUT_OF_MEMORY"), "", Ending("out of memory on n1: raise hydra.launcher.mem_gb")),
-        (
-            job("FAILED", code=137),
-            "slurmstepd: error: Step 7.0 exceeded memory limit",
-            Ending("out of memory on n1: raise hydra.launcher.mem_gb"),
-        ),
-        (job("FAILED", signal=9), "", Ending("killed by signal 9 on n1")),
-        (job("FAILED", code=139), "srun: error: Segmentation fault", Ending("killed by signal 11 on n1")),
-        (job("CANCELLED"), "", Ending("job 7_0 was cancelled", cancelled=True)),
-        (job("COMPLETED"), "", Ending("job 7_0 ended as COMPLETED with status 0 and no result")),
+        (job("TIMEOUT"), "", "time limit on n1 step 40", True),
+        (job("NODE_FAIL"), "", "node failure on n1 step 40", True),
+        (job("PREEMPTED"), "", "preempted on n1 step 40", True),
+        (job("OUT_OF_MEMORY"), "", "out of memory on n1 hydra.launcher.mem_gb", False),
+        (job("FAILED", code=137), "slurmstepd: error: Step 7.0 exceeded memory limit", "memory hydra.launcher", False),
+        (job("FAILED", signal=9), "", "killed by signal 9 on n1", False),
+        (job("FAILED", code=139), "srun: error: Segmentation fault", "killed by signal 11 on n1", False),
+        (job("CANCELLED"), "", "7_0 cancelled", False),
+        (job("COMPLETED"), "", "7_0 COMPLETED status 0 no result", False),
         (
             job("FAILED", code=1),
             "Traceback\nImportError: no torch\nsrun: error: n1: task 0: Exited",
-            Ending("job 7_0 ended as FAILED with status 1 and no result: ImportError: no torch"),
+            "7_0 FAILED status 1 no result ImportError: no torch",
+            False,
         ),
     ],
 )
-def test_the_cause_of_an_attempt_that_was_cut_short(trial: TrialFolder, ended: Job, output: str, expected: Ending):
+def test_the_cause_of_an_attempt_that_was_cut_short(
+    trial: TrialFolder, ended: Job, output: str, words: str, again: bool
+):
     attempt(trial, 0, 40)
-    assert ending(ended, trial, output) == expected
+    found = ending(ended, trial, output)
+    assert {word for word in words.split() if word not in found.cause} == set()
+    assert (found.again, found.cancelled) == (again, ended.state == "CANCELLED")
 
 
 def test_an_attempt_that_saved_and_left_may_continue_whatever_state_slurm_reports(trial: TrialFolder):
@@ -87,33 +88,20 @@ def test_an_attempt_that_saved_and_left_may_continue_whatever_state_slurm_report
 
 
 @pytest.mark.parametrize(
-    ("ended", "output", "cause", "again"),
+    ("ended", "output", "words", "again"),
     [
-        (job("FAILED", signal=12), "", "stopped by SLURM's signal on n1 before it could begin", True),
-        (
-            job("FAILED", code=140),
-            "User defined signal 2",
-            "stopped by SLURM's signal on n1 before it could begin",
-            True,
-        ),
-        (
-            job("FAILED", code=1, reason="NonZeroExitCode"),
-            "sh: no",
-            "it could not be started on n1 (NonZeroExitCode): sh: no",
-            False,
-        ),
-        (
-            job("FAILED", signal=9, reason="JobLaunchFailure"),
-            "",
-            "it could not be started on n1 (JobLaunchFailure)",
-            False,
-        ),
+        (job("FAILED", signal=12), "", "signal on n1 before", True),
+        (job("FAILED", code=140), "User defined signal 2", "signal on n1 before", True),
+        (job("FAILED", code=1, reason="NonZeroExitCode"), "sh: no", "not started n1 NonZeroExitCode sh: no", False),
+        (job("FAILED", signal=9, reason="JobLaunchFailure"), "", "not started n1 JobLaunchFailure", False),
     ],
 )
 def test_the_cause_of_a_job_that_never_reached_its_trial(
-    trial: TrialFolder, ended: Job, output: str, cause: str, again: bool
+    trial: TrialFolder, ended: Job, output: str, words: str, again: bool
 ):
-    assert ending(ended, trial, output) == Ending(cause, again)
+    found = ending(ended, trial, output)
+    assert {word for word in words.split() if word not in found.cause} == set()
+    assert found.again is again
 
 
 def test_attempts_are_futile_when_so_many_in_a_row_saved_no_later_step(trial: TrialFolder):
