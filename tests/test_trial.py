@@ -123,14 +123,8 @@ def test_the_recorded_trajectory_is_the_planned_one_exactly(runs_dir: Path, poli
     assert result["warnings"] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "warning"),
-    [
-        ("schedule/lr", "schedule/lr at step 2 was 0.5, where the policy plans 0.1"),
-        ("schedule/momentum", "schedule/momentum at step 2 was 0.5, where the policy plans 0.9"),
-    ],
-)
-def test_a_trajectory_that_is_not_the_planned_one_is_said(runs_dir: Path, name: str, warning: str):
+@pytest.mark.parametrize(("name", "planned"), [("schedule/lr", "0.1"), ("schedule/momentum", "0.9")])
+def test_a_trajectory_that_is_not_the_planned_one_is_reported(runs_dir: Path, name: str, planned: str):
     folder = made(runs_dir, *SHORT, "policy=constant")
     with pytest.raises(Stopped):
         trial.run(folder, stop_after(4))
@@ -140,7 +134,8 @@ def test_a_trajectory_that_is_not_the_planned_one_is_said(runs_dir: Path, name: 
         if name in line.get("metrics", {}):
             line["metrics"][name][2] = 0.5
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert trial.run(folder)["warnings"] == [warning]
+    (warning,) = trial.run(folder)["warnings"]
+    assert all(fact in warning for fact in (name, "step 2", "0.5", planned))
     assert f"WARNING {warning}" in folder.log.read_text()
 
 
@@ -270,7 +265,7 @@ def test_the_first_loss_that_is_no_number_has_diverged(loss: float):
             r"RuntimeError: no room for 10 classes \(users_code.py:\d+ in __init__\)",
         ),
         ("optimizer._target_=users_code.Sulking", r"ArithmeticError: not today \(users_code.py:\d+ in step\)"),
-        ("model.channels=[]", r"channels must name .* got \[\]"),
+        ("model.channels=[]", r"channels must be .* got \[\]"),
     ],
 )
 def test_a_trial_whose_code_fails_says_why_in_one_line(runs_dir: Path, override: str, cause: str):
