@@ -1,4 +1,4 @@
-"""The verbs on sweeps that were started before, and what `resume` takes from their records; most run in-process."""
+"""The verbs on recorded sweeps, and what `resume` reads from their records; most run in-process."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ from recorded import attempt, finish
 
 @pytest.fixture
 def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """A sweep 5weeb1d0 in the working folder, whose trials stand in every way."""
+    """A sweep 5weeb1d0 in the working folder, with trials of every status."""
     monkeypatch.chdir(tmp_path)
     return hand_made.mixed(tmp_path)
 
@@ -235,7 +235,7 @@ SLURM = {"timeout_min": 60, "partition": "long", "wait": True}
 
 @pytest.fixture
 def taken_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sweep, Any]]:
-    """What is resumed and by which launcher; nothing is run."""
+    """The sweeps that would be resumed, and by which launcher; nothing is run."""
     found: list[tuple[Sweep, Any]] = []
 
     def resume(which: Sweep, launcher: Mapping[str, Any] | None, _: Path) -> int:
@@ -247,7 +247,7 @@ def taken_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sweep, Any]]:
 
 
 def waiting(folder: Path, *, typed: str = "", launcher: Mapping[str, Any] | None = None, **rest: Any) -> Sweep:
-    """Two trials of a sweep that wait; `typed` are the words of its command."""
+    """A sweep of two waiting trials; `typed` is its command."""
     folder.mkdir(exist_ok=True)
     made, _ = planned(folder, *([*QUICK, "policy=step", "policy.gamma=0.5", f"seed={seed}"] for seed in (0, 1)))
     command = tuple(typed.split()) or (*QUICK, "policy=step", "policy.gamma=0.5", "seed=0,1", "-m")

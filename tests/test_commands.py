@@ -1,4 +1,4 @@
-"""A command from what is typed to what is printed and recorded, with whole processes."""
+"""What commands print and record, with whole processes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROW = re.compile(r"^(?:constant|onecycle) +1/1 ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Swept:
-    """The sweep that SWEEP makes in a fresh folder, and what it said."""
+    """The sweep that SWEEP runs in a fresh folder, and its output."""
 
     folder: Path
     sweep: Sweep

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs."""
+"""The display of a running sweep."""
 
 import os
 import pty
@@ -138,7 +138,7 @@ def test_on_a_terminal_a_live_table_shows_the_running_trials_and_is_removed_in_t
 
 
 def in_a_terminal(command: list[str], columns: int) -> str:
-    """All that a command writes to a terminal of so many columns."""
+    """All that a command writes to a terminal with so many columns."""
     leader, follower = pty.openpty()
     env = os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(ROWS)}
     with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=env) as process:
@@ -159,7 +159,7 @@ def _read(leader: int) -> bytes:
 
 
 def screen(written: str, columns: int) -> list[str]:
-    """What stands on a terminal once this is written; only what rich uses is understood, the rest is an error."""
+    """The lines of a terminal after this was written to it; knows only the escape sequences that rich uses."""
     rows, row, column = [""], 0, 0
     for mark, text in re.findall(r"(\x1b\[[?\d;]*[A-Za-z]|\r|\n)|([^\x1b\r\n]+)", written):
         if mark == "\r":

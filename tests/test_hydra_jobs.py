@@ -1,4 +1,4 @@
-"""What a user asks of Hydra is done around each job: selections, environment, callbacks, folders; or it is refused."""
+"""Hydra's settings around jobs work or are refused: selections, environment, callbacks, folders."""
 
 import os
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def composer(folder: Path) -> Iterator[Any]:
-    """Makes the composer of a command's jobs, which has the user's folder to choose from."""
+    """Makes the composer of a command's jobs, with the user's folder in its search path."""
     search = f"hydra.searchpath=[file://{folder / 'my'}]"
     before = HydraConfig.instance().cfg
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -165,7 +165,7 @@ def test_hydras_config_of_another_user_runs_nothing(runs_dir: Path, monkeypatch:
 
 
 def check_noted(folder: Path, sweep: Sweep) -> None:
-    """Each of two jobs ran in its shade from the import of its code on, between the callbacks."""
+    """Check that each of two jobs ran with its environment, from the import of its code on, between the callbacks."""
     notes = hydra_code.seen(folder)
     for number, shade in enumerate(("light", "dark")):
         own = [note for note in notes if note[-2] == note[-3] == shade and note[-1] == own_process(notes, shade)]
@@ -184,7 +184,7 @@ def check_noted(folder: Path, sweep: Sweep) -> None:
 
 
 def own_process(notes: list[list[str]], shade: str) -> str:
-    """The process that ran the job of a shade."""
+    """The process that ran the job with this value of SHADE."""
     (process,) = {note[-1] for note in notes if note[0] == "start" and note[-3] == shade}
     return process
 

@@ -1,4 +1,4 @@
-"""Commands that are stopped in every way: nothing is left running, nothing is lost, and the end is the same."""
+"""Commands that are stopped in every way: nothing is left running, nothing is lost, and results are the same."""
 
 import fcntl
 import os
@@ -33,7 +33,7 @@ STEPS = 60
 
 @dataclass
 class Story:
-    """What was seen of a command that was stopped again and again."""
+    """How a command behaved that was stopped several times."""
 
     folder: Path
     seconds_to_leave: float = 0.0
@@ -44,7 +44,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> dict[str, Any]:
-    """What each trial comes to when nothing happens to it, by its signature."""
+    """The outcome of each trial without interruptions, by its signature."""
     runs = tmp_path_factory.mktemp("undisturbed")
     (runs / "data").symlink_to(decoded)
     made = [real_trials.made(runs, *LONG, f"seed={seed}") for seed in (0, 1)]
@@ -55,7 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> dict
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """A sweep whose launching process is killed, then gets Ctrl-C, then SIGTERM, and that is then resumed."""
+    """A sweep whose launching process is killed, then interrupted by Ctrl-C, then by SIGTERM, and then resumed."""
     story = Story(with_store(tmp_path_factory.mktemp("swept")))
     with start(story.folder, *SWEEP) as launcher:
         wait_for_step(story.folder, 1)
@@ -86,7 +86,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 def wait_for_step(folder: Path, attempt: int) -> None:
-    """Return once that attempt of each trial, of which there is at least one, has taken some steps."""
+    """Return once there are trials and that attempt of each has taken some steps."""
 
     def reached(one: TrialFolder) -> bool:
         seen = one.progress() if one.attempts() == attempt else None
@@ -100,7 +100,7 @@ def wait_for_step(folder: Path, attempt: int) -> None:
 
 
 def stopped_by_sigterm(folder: Path, attempt: int, command: tuple[str, ...]) -> tuple[int, str]:
-    """The exit status and the output of a command whose trials are in that attempt as it gets SIGTERM."""
+    """Run a command and send it SIGTERM during that attempt of its trials; returns its exit status and output."""
     with start(folder, *command) as process:
         wait_for_step(folder, attempt)
         process.terminate()
@@ -109,7 +109,7 @@ def stopped_by_sigterm(folder: Path, attempt: int, command: tuple[str, ...]) -> 
 
 
 def stopped_by_ctrl_c(folder: Path, attempt: int) -> tuple[int, str]:
-    """The same of SWEEP in a terminal into which Ctrl-C is typed."""
+    """Run SWEEP in a terminal and type Ctrl-C during that attempt; returns its exit status and output."""
     leader, follower = pty.openpty()
     with subprocess.Popen(
         [*MODULE, *SWEEP],
@@ -188,7 +188,7 @@ def test_mlflow_has_one_finished_run_of_each_trial_and_each_point_once(name: str
 
 
 def test_cancel_from_another_shell_ends_running_and_waiting_trials_of_a_background_job(tmp_path: Path):
-    """Where a shell has started the command in its background, Ctrl-C is for others: the command goes on."""
+    """A shell's background job ignores Ctrl-C."""
     folder = with_store(tmp_path)
     words = (*LONG, "epochs=900", "seed=0,1,2", "hydra.launcher.workers=1", "-m")
     with start(folder, *words, background=True) as launcher:

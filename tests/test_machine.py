@@ -1,4 +1,4 @@
-"""What a process may use of its machine."""
+"""The cores and GPUs that a process may use."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ Cgroup = Callable[[str, dict[str, str]], float | None]
 
 @pytest.fixture
 def quota(tmp_path: Path) -> Cgroup:
-    """The quota of a process whose /proc/self/cgroup and whose /sys/fs/cgroup are given."""
+    """The quota of a process with this /proc/self/cgroup and these files in /sys/fs/cgroup."""
 
     def read(own: str, files: dict[str, str]) -> float | None:
         for name, text in files.items():
@@ -106,7 +106,7 @@ def test_a_system_without_cgroups_has_no_bound(tmp_path: Path):
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine on which no variable names a GPU; what lies in the folder is all that is on PATH."""
+    """A machine on which no variable names a GPU, and PATH is only this folder."""
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

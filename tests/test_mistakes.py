@@ -1,4 +1,4 @@
-"""Every word of a command is done or refused: one line, exit status 2, before anything runs."""
+"""What a command cannot do is refused before anything runs, in one line and with exit status 2."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ FILES = {
 
 @pytest.fixture
 def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Typing]:
-    """Types a command in a fresh folder; returns the one line that it is refused with, after a look at its status."""
+    """Runs a command in a fresh folder, checks that it is refused with status 2, and returns the line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_line, "wants_workers", lambda argv: False)
     for name in program.pool.THREAD_VARIABLES:
@@ -279,7 +279,7 @@ def test_the_environment_of_one_trial_may_name_keys_of_its_config(
 
 
 def _words(typed: str) -> list[str]:
-    """What a shell makes of a line without quotes, but for the spaces within braces."""
+    """The arguments in a line without quotes; spaces within braces do not separate."""
     words, depth = [""], 0
     for letter in typed:
         depth += {"{": 1, "}": -1}.get(letter, 0)

@@ -16,17 +16,17 @@ from real_trials import SHORT, planned, request
 
 
 def net(name: str) -> tuple[str, str]:
-    """The overrides that take one of the user's nets."""
+    """The overrides that choose one of the user's nets."""
     return "~model", f"+model={{_target_: users_mistakes.{name}}}"
 
 
 def policy(name: str) -> tuple[str, str]:
-    """The overrides that take one of the user's policies."""
+    """The overrides that choose one of the user's policies."""
     return "~policy", f"+policy={{_target_: users_mistakes.{name}, max_lr: 0.1}}"
 
 
 def optimizer(target: str) -> tuple[str, ...]:
-    """The overrides that take an optimizer which knows nothing of momentum."""
+    """The overrides that choose an optimizer without momentum."""
     return f"optimizer._target_={target}", "~optimizer.momentum", "~optimizer.nesterov"
 
 
@@ -35,7 +35,7 @@ def check(runs_dir: Path, *overrides: str, elsewhere: bool = False) -> Check:
 
 
 def refusal(runs_dir: Path, *overrides: str) -> str:
-    """The line that a trial is refused with before it runs."""
+    """The line with which a trial is refused."""
     found = preflight.in_this_process([check(runs_dir, *overrides)])
     assert found
     assert "\n" not in found.line

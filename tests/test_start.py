@@ -1,4 +1,4 @@
-"""What stands between a command and its first step: no library that the trial does without is imported before it."""
+"""The start of a command: a trial imports no heavy library before its first step, and user code is found."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ print(json.dumps(seen))
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> dict[str, list[str]]:
-    """How one process's trial of each net ended after a step, and which of the heavy libraries it had loaded."""
+    """How a trial of each net, stopped after a step, ended, and which heavy libraries were loaded by then."""
     runs = tmp_path_factory.mktemp("start")
     (runs / "data").symlink_to(decoded)
     real_trials.planned(runs, "max_lr=0.1")
@@ -41,7 +41,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> dict[str, l
 
 
 def output(code: str, *arguments: str) -> str:
-    """What a fresh Python prints; fails where it does."""
+    """The output of a fresh Python process; fails if the process does."""
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The job arrays of a sweep: in which order they are submitted, their sbatch files, and a dry run that prints them."""
+"""The job arrays of a sweep: their order, their sbatch files, and the dry run that prints them."""
 
 import inspect
 import re
