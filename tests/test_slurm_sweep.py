@@ -30,7 +30,7 @@ def test_twelve_trials_find_their_rate_and_finish_each_on_a_gpu_of_its_own(clust
         for other, other_begin, other_end in shares[:number]:
             assert gpu != other or end <= other_begin or other_end <= begin
     assert len({place for place, _, _ in shares}) > 1
-    assert "final val acc." in said(tmp_path)
+    assert "final val accuracy" in said(tmp_path)
 
 
 def test_a_sweep_can_be_left_and_its_verbs_work_from_any_shell(cluster: Cluster, tmp_path: Path):
