@@ -1,11 +1,14 @@
 """What a command cannot do is refused before anything runs, in one line and with exit status 2."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 
 from onecycle_sweeps import __main__ as program
 from onecycle_sweeps import command_line, composing, mistakes
@@ -31,6 +34,27 @@ FILES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def composes_once() -> Iterator[None]:
+    """Compose each command once in place of three times.
+
+    Hydra composes it beforehand to learn whether a preset makes it a sweep, which none here does. The config without
+    the mistake, in which the loader looks for it, is kept for all commands with the same choices in groups.
+    """
+    compose, kept = mistakes.Loader._composed, dict[tuple[Any, ...], Any]()
+
+    def composed(loader: mistakes.Loader, name: str | None, choices: Sequence[Override]) -> Any:
+        key = (name, *(choice.input_line for choice in choices), *(source.path for source in loader.get_sources()))
+        if key not in kept:
+            kept[key] = compose(loader, name, choices)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mistakes.Loader, "_composed", composed)
+        patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture
 def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Typing]:
     """Runs a command in a fresh folder, checks that it is refused with status 2, and returns the line."""
@@ -43,13 +67,13 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         monkeypatch.setattr("sys.argv", ["onecycle-sweeps", *argv])
         with pytest.raises(SystemExit) as ended:
             program.main()
-        said = capsys.readouterr()
-        assert ended.value.code == 2, said
-        assert not said.out
-        assert said.err.startswith("onecycle_sweeps: ") and said.err.count("\n") == 1
-        # No trial was begun.
+        printed = capsys.readouterr()
+        assert ended.value.code == 2, printed
+        assert not printed.out
+        assert printed.err.startswith("onecycle_sweeps: ") and printed.err.count("\n") == 1
+        # No trial was started.
         assert not list(tmp_path.glob("runs/*/config.yaml"))
-        return said.err.removeprefix("onecycle_sweeps: ").strip()
+        return printed.err.removeprefix("onecycle_sweeps: ").strip()
 
     yield typed
 
@@ -129,7 +153,7 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("doctor +epoch=3", "epoch", "did you mean epochs?"),
     ],
 )
-def test_a_key_that_nothing_reads_is_named_with_what_was_meant(
+def test_a_key_that_nothing_reads_is_refused_with_the_one_that_was_meant(
     typing: Typing, tmp_path: Path, typed: str, key: str, meant: str
 ):
     write(tmp_path, FILES)
@@ -139,7 +163,7 @@ def test_a_key_that_nothing_reads_is_named_with_what_was_meant(
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "part"),
     [
         ("experiment=mnist_sampl", "did you mean mnist_sample? The choices are cifar10_fast, mnist_sample, "),
         ("experiment=mnist_sampl -m", "did you mean mnist_sample?"),
@@ -194,9 +218,9 @@ def test_a_key_that_nothing_reads_is_named_with_what_was_meant(
         ("status epochs=${nope}", "there is no key nope"),
     ],
 )
-def test_what_hydra_refuses_is_one_line(typing: Typing, tmp_path: Path, typed: str, said: str):
+def test_a_mistake_that_hydra_finds_is_one_line(typing: Typing, tmp_path: Path, typed: str, part: str):
     write(tmp_path, FILES)
-    assert said in typing(*_words(typed))
+    assert part in typing(*_words(typed))
 
 
 @pytest.mark.parametrize(
@@ -234,8 +258,8 @@ def test_hydras_variable_for_tracebacks_works(
     monkeypatch.setattr("sys.argv", ["onecycle-sweeps", "epoch=3"])
     with pytest.raises(SystemExit, match="2"):
         program.main()
-    assert "Traceback" in (said := capsys.readouterr().err)
-    assert said.endswith("onecycle_sweeps: unknown key epoch; did you mean epochs?\n")
+    assert "Traceback" in (printed := capsys.readouterr().err)
+    assert printed.endswith("onecycle_sweeps: unknown key epoch; did you mean epochs?\n")
 
 
 def test_overrides_may_be_on_both_sides_of_an_option(tmp_path: Path):
@@ -265,7 +289,7 @@ def test_a_key_that_is_used_is_accepted(typed: str):
         composing.plain(config)
 
 
-def test_the_environment_of_one_trial_may_name_keys_of_its_config(
+def test_env_set_may_interpolate_keys_of_the_trials_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     write(tmp_path, {"notes.py": "import os\n\nraise RuntimeError(os.environ['SHADE'])\n"})
