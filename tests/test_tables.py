@@ -95,6 +95,17 @@ def test_seeds_at_different_rates_show_the_range_of_rates(tmp_path: Path) -> Non
     assert "0.1 to 0.4" in printed(sweep, 200, False)
 
 
+def test_a_measure_without_bounds_has_no_value_for_a_diverged_trial(tmp_path: Path) -> None:
+    rmse = {"measures": [{"name": "rmse", "goal": "min"}]}
+    sweep = hand_made.sweep(tmp_path, entry("a", "step", 0), entry("b", "clr", 0))
+    training(sweep.trial("a"), status="diverged", cause="the loss is nan", resolved=rmse)
+    training(sweep.trial("b"), accuracy={4: 0.5}, metrics={"final/val_rmse": 12.345678}, resolved=rmse)
+    comparison = report.compare(sweep)
+    assert [row.name for row in comparison.rows] == ["clr", "step"]
+    text = printed(sweep, 200, False)
+    assert "final val rmse" in text and "12.35" in text and "inf" not in text
+
+
 def test_an_empty_table_has_a_caption_that_needs_no_figures(tmp_path: Path) -> None:
     comparison = report.compare(hand_made.sweep(tmp_path, entry("a", "step", 0, target=0.9)))
     assert caption(comparison).endswith("no claim.")

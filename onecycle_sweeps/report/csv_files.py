@@ -10,7 +10,7 @@ from typing import Any
 
 from onecycle_sweeps import files, journal
 from onecycle_sweeps.measures import LOSS
-from onecycle_sweeps.outcome import Outcome, RangeTestCurve, range_test_curves
+from onecycle_sweeps.outcome import Outcome, RangeTestCurve, Series, range_test_curves
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.figures import Example, ShownGroups
 from onecycle_sweeps.report.groups import group_name
@@ -29,7 +29,7 @@ CLAIM_COLUMNS = (
 CURVE_COLUMNS = ("seed_run", "step", "lr", "loss", "loss_smoothed")
 # A long trajectory is thinned to at most twice as many rows, with its last step; the journal has every step.
 STEPS_KEPT = 2000
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 def write_csv_files(comparison: Comparison, groups: ShownGroups) -> Iterator[Path]:
@@ -126,26 +126,26 @@ def _prefixed(name: str, numbers: Difference | Speedup | None) -> Row:
 
 def _evaluations(outcome: Outcome) -> Iterator[Row]:
     """Each evaluation of a trial, with its 0-based step and the seconds of training before it."""
-    columns = {name: dict(series.pairs()) for name, series in outcome.evaluations.items()}
-    for step in sorted({step for column in columns.values() for step in column}):
-        seconds = f"{outcome.clock[step]:.3f}" if step in outcome.clock else None
-        row = {"signature": outcome.entry.signature, "name": outcome.name, "step": step, "seconds": seconds}
-        yield row | {name: column.get(step) for name, column in columns.items()}
+    first = {"signature": outcome.entry.signature, "name": outcome.name}
+    for row in _by_step(outcome.evaluations):
+        seconds = outcome.clock.get(row["step"])
+        yield first | row | {"seconds": None if seconds is None else f"{seconds:.3f}"}
 
 
 def _trajectory(example: Example) -> Iterator[Row]:
-    """Learning rate and momentum, used and planned, at every n-th step."""
+    """Learning rate and momentum, used and planned."""
     used, planned = example.outcome.used, example.planned
-    columns = {
-        "lr": dict(used.lr.pairs()),
-        "momentum": dict(used.momentum.pairs()),
-        "planned_lr": dict(planned.lr.pairs()),
-        "planned_momentum": dict(planned.momentum.pairs()),
-    }
-    steps = sorted({*used.lr.steps, *planned.lr.steps})
-    kept = steps[:: max(1, len(steps) // STEPS_KEPT)]
+    columns = {"lr": used.lr, "momentum": used.momentum}
+    return _by_step(columns | {"planned_lr": planned.lr, "planned_momentum": planned.momentum}, STEPS_KEPT)
+
+
+def _by_step(columns: Mapping[str, Series], about: int | None = None) -> Iterator[Row]:
+    """A row for each step that a series has, with the values there; with `about`, every n-th step and the last."""
+    values = {name: dict(series.pairs()) for name, series in columns.items()}
+    steps = sorted({step for column in values.values() for step in column})
+    kept = steps[:: max(1, len(steps) // about)] if about else steps
     for step in [*kept, *(steps[-1:] if kept[-1:] != steps[-1:] else [])]:
-        yield {"step": step} | {name: column.get(step) for name, column in columns.items()}
+        yield {"step": step} | {name: column.get(step) for name, column in values.items()}
 
 
 def _curves(curves: Sequence[RangeTestCurve]) -> Iterator[Row]:
