@@ -49,7 +49,7 @@ def test_without_a_val_fraction_the_official_test_part_is_val(tmp_path):
     assert (data.facts.train, data.facts.val, data.facts.test) == (40, 12, 0)
 
 
-def test_a_val_part_of_its_own_is_val_and_the_official_part_is_test(tmp_path):
+def test_a_source_with_a_val_part_keeps_it_and_its_test_part(tmp_path):
     whole, other = made(), made(test=8)
     source = dataclasses.replace(whole, val_images=other.test_images, val_labels=other.test_labels)
     data = prepared(tmp_path, source)
@@ -65,7 +65,7 @@ def test_a_val_part_of_its_own_is_val_and_the_official_part_is_test(tmp_path):
         prepared(tmp_path, source, val_fraction=0.2)
 
 
-def test_a_val_part_of_its_own_needs_no_test_part(tmp_path):
+def test_a_source_with_a_val_part_needs_no_test_part(tmp_path):
     whole = made(test=12)
     none = made(test=0)
     source = dataclasses.replace(none, val_images=whole.test_images, val_labels=whole.test_labels)
@@ -88,7 +88,7 @@ def test_a_val_fraction_is_held_out_of_train_and_the_official_part_is_test(tmp_p
     np.testing.assert_array_equal(rows(data.test), source.test_images)
 
 
-def test_the_held_out_samples_follow_from_split_seed_alone(tmp_path):
+def test_the_held_out_samples_depend_only_on_split_seed(tmp_path):
     held_out = prepared(tmp_path / "a", val_fraction=0.3, split_seed=1).val.index.tolist()
     np.random.seed(5)
     torch.manual_seed(5)
@@ -108,7 +108,7 @@ def test_classes_keeps_only_those_and_numbers_them_in_the_order_given(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mean_and_std_are_those_of_the_training_part_alone(tmp_path, channels):
+def test_mean_and_std_are_those_of_the_training_part_only(tmp_path, channels):
     data = prepared(tmp_path, made(channels=channels), val_fraction=0.3, classes=[0, 2])
     images = rows(data.train).astype(np.float64)
     np.testing.assert_allclose(data.facts.mean, images.mean(axis=(0, 2, 3)), rtol=1e-12)

@@ -97,7 +97,7 @@ def test_a_cutout_inside_lies_at_each_place_as_often_as_pages() -> None:
     assert p > 0.001  # pyright: ignore[reportOperatorIssue]
 
 
-def test_cutout_refuses_an_inside_that_is_no_switch() -> None:
+def test_cutout_refuses_an_inside_that_is_not_a_bool() -> None:
     with pytest.raises(ValueError, match="inside must be true or false, got 'yes'"):
         Cutout(3, inside="yes")  # pyright: ignore[reportArgumentType]
 
@@ -160,7 +160,7 @@ ALL: list[Transform] = [
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("transform", ALL, ids=repr)
-def test_what_comes_out_is_uint8_of_the_size_that_was_said(transform: Transform, channels: int):
+def test_a_transform_returns_uint8_images_of_its_output_size(transform: Transform, channels: int):
     made = transform(drawn(channels, 12, 9), draws())
     assert made.dtype == torch.uint8
     assert made.shape == (len(SAMPLES), channels, *transform.output(12, 9))

@@ -235,7 +235,7 @@ def test_a_killed_decoding_process_is_reported_with_its_signal(photos: Path):
         list(islice(stream, 3))
 
 
-def test_an_image_that_has_gone_is_named_at_once(photos: Path):
+def test_a_missing_image_is_named_at_once(photos: Path):
     data, _ = prepared(photos, "undecoded")
     gone = photos / "train" / "ants" / "3.png"
     gone.unlink()

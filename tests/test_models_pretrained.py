@@ -199,7 +199,7 @@ def test_invalid_options_are_refused_in_one_line(timm: Any, create: Any, asked: 
 @pytest.mark.parametrize("content", [b"", b"no weights", None], ids=str)
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize("create", [torchvision_model, timm_model])
-def test_a_file_that_is_no_file_of_weights_is_refused(
+def test_another_kind_of_file_is_refused_as_weights(
     timm: Any, tmp_path: Path, create: Any, suffix: str, content: bytes | None
 ):
     path = tmp_path / f"weights.{suffix}"
@@ -247,7 +247,7 @@ def test_weights_of_timm_that_cannot_be_fetched_are_reported_in_one_line(
 
 
 @pytest.mark.parametrize("create", [timm_model, efficientnet_lite0])
-def test_what_to_install_is_said_where_timm_is_missing(monkeypatch: pytest.MonkeyPatch, create: Any):
+def test_without_timm_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch, create: Any):
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 

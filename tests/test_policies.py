@@ -316,14 +316,14 @@ def test_setting_that_cannot_work_is_refused(policy: Callable[..., Policy], keys
         (math.inf, "max_lr must be a number above 0, got inf"),
     ],
 )
-def test_every_policy_refuses_a_rate_that_is_none(policy: Callable[..., Policy], max_lr: Any, message: str) -> None:
+def test_every_policy_refuses_an_invalid_rate(policy: Callable[..., Policy], max_lr: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         policy(max_lr, 100)
 
 
 @pytest.mark.parametrize("policy", EVERY)
 @pytest.mark.parametrize("total_steps", [0, -1, 10.0, True, "100", None])
-def test_every_policy_refuses_a_length_that_is_none(policy: Callable[..., Policy], total_steps: Any) -> None:
+def test_every_policy_refuses_an_invalid_length(policy: Callable[..., Policy], total_steps: Any) -> None:
     with pytest.raises(ValueError, match=f"^total_steps must be a whole number of at least 1, got {total_steps!r}$"):
         policy(0.1, total_steps)
 

@@ -126,7 +126,7 @@ def test_a_test_that_diverged_too_early_has_no_curve() -> None:
         (range(1, 21), [1.0] * 19 + [math.inf], "losses must be finite, got inf at 19"),
     ],
 )
-def test_the_rules_refuse_what_is_no_curve(lrs: list[float], losses: list[float], message: str) -> None:
+def test_the_rules_refuse_invalid_curves(lrs: list[float], losses: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         suggestions(list(lrs), losses)
 

@@ -53,7 +53,7 @@ def test_a_test_that_never_diverges_has_no_onset_and_is_ambiguous() -> None:
     assert found.max_lr.rate == pytest.approx(math.sqrt(found.lowest.rate * LRS[-1]) / 2)
 
 
-def test_a_spike_from_which_training_recovers_is_no_divergence() -> None:
+def test_a_spike_from_which_training_recovers_is_not_a_divergence() -> None:
     spiked = losses(0.02)
     spiked[40:44] = [9.0] * 4
     assert onset(LRS, spiked) == onset(LRS, losses(0.02))

@@ -107,7 +107,7 @@ def test_resume_at_any_step_equals_an_undisturbed_run(kind: str, done: int) -> N
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_resume_with_another_policy_obeys_the_one_it_is_given(order: tuple[int, int]) -> None:
+def test_resume_with_another_policy_follows_that_policy(order: tuple[int, int]) -> None:
     first = sgd_or_adamw()
     scheduler = PolicyScheduler(first, OneCycle(5.0, 20))
     trained(first, scheduler, 8)
@@ -120,7 +120,7 @@ def test_resume_with_another_policy_obeys_the_one_it_is_given(order: tuple[int, 
     assert trained(optimizer, resumed, 32) == planned(longer, range(8, 40))
 
 
-def test_state_is_the_step_count_alone() -> None:
+def test_state_is_only_the_step_count() -> None:
     optimizer = sgd_or_adamw()
     scheduler = PolicyScheduler(optimizer, POLICY)
     trained(optimizer, scheduler, 6)
@@ -139,7 +139,7 @@ def test_last_epoch_starts_at_the_step_after_it() -> None:
     assert trained(optimizer, scheduler, 15) == planned(POLICY, range(5, 20))
 
 
-def test_scheduler_that_is_gone_leaves_the_optimizer_alone() -> None:
+def test_a_deleted_scheduler_does_not_change_the_optimizer() -> None:
     optimizer = sgd_or_adamw()
     PolicyScheduler(optimizer, POLICY)
     state = optimizer.state_dict()
@@ -254,7 +254,7 @@ def test_a_scale_gives_a_group_its_share_whatever_rate_it_was_made_with() -> Non
 
 
 @pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf"), "0.1", True, None])
-def test_a_scale_that_is_none_is_refused(scale: Any) -> None:
+def test_an_invalid_scale_is_refused(scale: Any) -> None:
     with pytest.raises(ValueError, match="lr_scale"):
         PolicyScheduler(SGD(groups({}, {"lr_scale": scale}), lr=1.0, momentum=0.9), POLICY)
 
@@ -274,7 +274,7 @@ def test_groups_of_unlike_momenta_are_refused_where_the_policy_cycles_it(optimiz
     assert {group.get("momentum", group.get("betas", (0,))[0]) for group in kept.param_groups} == {0.9, 0.5}
 
 
-def test_a_group_that_is_added_obeys_from_the_next_step_on() -> None:
+def test_an_added_group_follows_the_policy_from_the_next_step_on() -> None:
     optimizer = SGD(groups({}), lr=1.0, momentum=0.9)
     scheduler = PolicyScheduler(optimizer, POLICY)
     for group in groups({}, {"lr_scale": 0.1}):
@@ -284,7 +284,7 @@ def test_a_group_that_is_added_obeys_from_the_next_step_on() -> None:
     assert rates(optimizer) == scheduler.get_last_lr() == [POLICY(1).lr, POLICY(1).lr, POLICY(1).lr * 0.1]
 
 
-def test_a_group_that_is_added_with_a_rate_of_its_own_is_refused() -> None:
+def test_a_group_that_is_added_with_another_rate_is_refused() -> None:
     optimizer = SGD(groups({}), lr=1.0, momentum=0.9)
     scheduler = PolicyScheduler(optimizer, POLICY)
     optimizer.add_param_group(groups({"lr": 0.01})[0])

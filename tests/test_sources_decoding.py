@@ -154,7 +154,7 @@ def test_an_unreadable_image_is_reported_with_the_reason_and_the_others_are_deco
 
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), os.mkfifo, Path.mkdir])
-def test_a_place_that_is_no_file_is_reported_at_once(tmp_path: Path, make):
+def test_a_path_that_is_not_a_file_is_reported_at_once(tmp_path: Path, make):
     make(tmp_path / "odd.jpg")
     problems, _ = decoding.decode([str(tmp_path / "odd.jpg")], 8, None)
     assert [number for number, _ in problems] == [0]

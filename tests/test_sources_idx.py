@@ -60,7 +60,7 @@ def test_missing_files_are_reported_with_their_folder_and_a_remedy(tmp_path, mon
     assert "\n" not in message
 
 
-def test_one_missing_file_is_named_alone(raw):
+def test_only_the_missing_file_is_named(raw):
     (raw / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match=r"MNIST: no t10k-labels-idx1-ubyte in "):
         idx.load(str(raw.parents[1]), "MNIST")

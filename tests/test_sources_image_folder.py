@@ -233,7 +233,7 @@ def test_values_out_of_range_are_refused(tmp_path: Path, option: str, value):
         image_folder.load(str(tmp_path), root.name, **{"size": 8, option: value})
 
 
-def test_names_that_are_no_text_can_still_be_printed(tmp_path: Path):
+def test_names_that_are_not_valid_text_can_still_be_printed(tmp_path: Path):
     root = laid(tmp_path / "set", classes("", names=("a\udcff", "b")) | {"b/\udcfe.png": b"no image"})
     found = source(root)
     assert found.class_names == ("a\\udcff", "b")
@@ -252,7 +252,7 @@ def test_every_image_that_cannot_be_read_is_named(tmp_path: Path):
     assert message.count("bad") == 5 and all(path in message for path in named)
 
 
-def test_an_archive_is_not_made_of_what_only_looks_like_one(tmp_path: Path):
+def test_a_file_that_only_looks_like_an_archive_is_refused(tmp_path: Path):
     for name, content in (("a.zip", b"PK\x03\x04" + bytes(2000)), ("a.tar", b""), ("a.tar.gz", b"\x1f\x8b\x08")):
         (tmp_path / name).write_bytes(content)
         message = refused(tmp_path / name)

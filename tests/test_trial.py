@@ -251,7 +251,7 @@ def test_each_epoch_is_measured_against_the_first_loss_alone():
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_the_first_loss_that_is_no_number_has_diverged(loss: float):
+def test_a_loss_that_is_not_finite_has_diverged(loss: float):
     check = DivergenceCheck(steps_per_epoch=100)
     assert check.update(2.0) is None
     assert check.update(loss) == f"the loss is {loss} at step 1"

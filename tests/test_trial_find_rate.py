@@ -147,7 +147,7 @@ def test_one_range_test_finds_the_rate_of_all_trainings_and_each_says_so(runs_di
         assert max(series(folder, "schedule/lr")[1]) == pytest.approx(expected, rel=0.3)
 
 
-def test_a_rate_that_was_found_is_kept_when_its_range_test_is_gone(runs_dir: Path):
+def test_a_rate_is_kept_when_its_range_test_is_deleted(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "policy=constant")
     # The range test and the training ask in turn whether to leave.
     with pytest.raises(Stopped):

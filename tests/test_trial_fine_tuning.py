@@ -86,7 +86,7 @@ def test_the_bodys_rate_is_part_of_what_a_trial_is(runs_dir: Path):
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "auto", "null"])
-def test_a_scale_that_is_no_number_above_0_is_refused(runs_dir: Path, value: str):
+def test_a_scale_that_is_not_above_0_is_refused(runs_dir: Path, value: str):
     with pytest.raises(ConfigError, match=r"optimizer\.body_lr_scale must be a number above 0, got"):
         planned(runs_dir, *SHORT, f"optimizer.body_lr_scale={value}")
 

@@ -1,4 +1,4 @@
-"""A trial: one config, trained once; `run` brings its folder to a result, whatever earlier attempts left there."""
+"""A trial: one config, trained once; `run` starts or resumes it in its folder, and returns its result."""
 
 from onecycle_sweeps.trial.running import TrialFailed as TrialFailed
 from onecycle_sweeps.trial.running import run as run

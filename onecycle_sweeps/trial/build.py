@@ -67,14 +67,13 @@ def begin(
     Raises ValueError, in one line, for data or a net that cannot be loaded or built.
     """
     facts, fixed = read_facts(trial, config), fixed or {}
-    device = choose_device(config, fixed)
-    prepare_torch(config, device, choose_threads(config, fixed))
-    with reporting_out_of_memory("the data set"):
-        stored = load_images(trial, config, facts, device)
+    prepare_torch(config, choose_device(config, fixed), choose_threads(config, fixed))
     seed = seeds(config)[0]
     net = make_net(config, facts.offered, seed)
     resolved = fixed if resumed else resolve(config, facts, net, rate, fixed, code)
-    return resolved, make_learner(config, resolved, make_batches(config, stored, resolved), seed, net)
+    with reporting_out_of_memory("the data set"):
+        data = load_data(trial, config, facts, resolved)
+    return resolved, make_learner(config, resolved, data, seed, net)
 
 
 def seeds(config: Config) -> list[int]:
@@ -97,12 +96,13 @@ def choose_max_lr(config: Config, fixed: Resolved, find_rate: Callable[[], float
 
 
 def choose_device(config: Config, fixed: Resolved) -> str:
-    """The device that an earlier attempt fixed, or the one that the config asks for."""
-    return fixed.get("device") or _available(config["device"])
+    """The device that an earlier attempt fixed, else that of the config."""
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    return fixed.get("device") or (available if config["device"] == "auto" else config["device"])
 
 
 def choose_threads(config: Config, fixed: Resolved) -> int:
-    """The threads that an earlier attempt fixed, or those that the config asks for."""
+    """The number of threads that an earlier attempt fixed, else that of the config."""
     return fixed.get("threads") or (1 if config["threads"] == "auto" else config["threads"])
 
 
@@ -134,7 +134,10 @@ def resolve(
     """
     fixed = fixed or {}
     device, steps_per_epoch = choose_device(config, fixed), facts.train // config["batch_size"]
-    total_steps = config["epochs"] * steps_per_epoch if config["task"] == "train" else _steps_of_ramps(config)
+    if config["task"] == "range_test":
+        total_steps = config["range_test"]["steps"] * len(config["range_test"]["seeds"])
+    else:
+        total_steps = config["epochs"] * steps_per_epoch
     precision = choose_precision(device, net) if config["precision"] == "auto" else config["precision"]
     return {
         "max_lr": rate[0],
@@ -156,10 +159,6 @@ def resolve(
             "skipped": facts.skipped,
         },
     }
-
-
-def _steps_of_ramps(config: Config) -> int:
-    return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
 
 
 def gpu(device: str) -> Resolved:
@@ -213,18 +212,13 @@ def check_files(trial: TrialFolder, config: Config) -> None:
     fingerprints.check(files, fingerprints.memos(trial.runs_dir))
 
 
-def load_images(trial: TrialFolder, config: Config, facts: Facts, device: str) -> ImageBatches:
-    """The trial's data set on its device, without transforms."""
-    loaded = images.load(_cache(trial, config), facts, config["batch_size"], device, nodes.loader(config))
-    if loaded.train.undecoded:
-        return replace(loaded, check=partial(check_files, trial, config))
-    return loaded
-
-
-def make_batches(config: Config, stored: ImageBatches, resolved: Resolved) -> ImageBatches:
-    """The data set with the trial's transforms and the net's normalisation."""
-    facts = normalised(stored.facts, resolved.get("normalisation"))
-    return replace(stored, facts=facts, **transforms(config, facts))
+def load_data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> ImageBatches:
+    """The trial's data set on its device, with its transforms and the net's normalisation."""
+    facts = normalised(facts, resolved.get("normalisation"))
+    loader = nodes.loader(config)
+    data = images.load(_cache(trial, config), facts, config["batch_size"], resolved["device"], loader)
+    check = partial(check_files, trial, config) if data.train.undecoded else data.check
+    return replace(data, check=check, **transforms(config, facts))
 
 
 def normalised(facts: Facts, normalisation: Any) -> Facts:
@@ -336,10 +330,6 @@ def keep_freed_memory(device: str = "auto") -> None:
         return
     for parameter, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)):
         mallopt(parameter, value)
-
-
-def _available(device: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _cache(trial: TrialFolder, config: Config) -> Path:

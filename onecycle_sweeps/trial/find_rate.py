@@ -1,4 +1,4 @@
-"""Runs a range test: once for each of its seeds, recorded in a row on one axis of steps."""
+"""Runs a range test: once for each of its seeds, one after the other on one axis of steps."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from onecycle_sweeps.measures import recorded
 from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.train import RunningAttempt, Stopped, as_evaluated, columns
 
-# A linear ramp is evaluated so often, since Smith reads his rates from the validation measure.
+# A linear ramp is evaluated this many times, because Smith reads his rates from the validation measure.
 EVALUATIONS = 20
 
 
@@ -25,11 +25,10 @@ def find_rate(
     data: Batches,
     builders: Iterable[Callable[[], Learner]],
 ) -> dict[str, Any]:
-    """Run the range test for each seed, whose learner is built when its turn comes; returns the trial's result.
+    """Run the range test for each seed, building one learner at a time; returns the trial's result.
 
-    It has the verdict and the rate of each rule.
-
-    Raises ValueError where the curves allow no verdict, Stopped when the attempt is asked to leave.
+    The result has the verdict and the rate of each rule. Raises ValueError if the curves allow no verdict, Stopped when
+    the attempt must stop.
     """
     began, count, tests = time.monotonic(), 0, []
     for build in builders:
@@ -62,7 +61,7 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
             with as_evaluated(config, learner):
                 evaluations[step.index] = evaluate(learner, "val")
         if attempt.stopped():
-            raise Stopped("a range test begins again when it is resumed")
+            raise Stopped("a resumed range test starts again")
     rates = [step.hyper.lr for step in taken]
     smoothed = range_test.smoothed(rates, losses)
     for first, stop in pairwise(sorted({0, len(taken), *(index + 1 for index in evaluations)})):
@@ -77,7 +76,7 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
 
 
 def _metrics(verdict: range_test.Verdict, tests: list[range_test.OneSeed], steps: int) -> dict[str, float]:
-    """The verdict's rates, and the medians over the seeds of what peers' rules suggest."""
+    """The verdict's rates, and the medians over the seeds of the rates that peers' rules suggest."""
     found = [range_test.peers(test.lrs, test.losses, steps) for test in tests]
     rules = {name for one in found for name in one}
     metrics = {name: median(one[name] for one in found if name in one) for name in sorted(rules)}

@@ -1,4 +1,4 @@
-"""Runs a trial's folder to its result: builds, resumes, trains, records, and says why where it fails."""
+"""Runs a trial in its folder: builds, resumes, trains, and records the result or why it failed."""
 
 import logging
 import time
@@ -30,11 +30,11 @@ class TrialFailed(Exception):
 def run(
     trial: TrialFolder, stopped: Callable[[], bool] = lambda: False, place: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The trial's result: the recorded one if there is one, else by training from its checkpoint or from its start.
+    """The trial's result: the recorded one, or that of training from its checkpoint or from the start.
 
-    `place` is recorded with the attempt, and says where it runs.
-    Raises Busy while another process works on it, Stopped after saving once `stopped()` is true, Superseded when a
-    later attempt took over, and TrialFailed with the cause, which is also recorded in the folder.
+    `place`, where the attempt runs, is recorded with it. Raises Busy while another process runs the trial, Stopped,
+    after saving, once `stopped()` is true, Superseded when a later attempt has begun, and TrialFailed with the cause,
+    which is also recorded in the folder.
     """
     with trial.lock(), _logging_to(trial):
         try:
@@ -51,7 +51,7 @@ def run(
         number = trial.attempts() + 1
         try:
             record = Journal(trial.journal, number)
-            # From here on an earlier attempt that still runs cannot replace a file that this one reads.
+            # From now on an earlier attempt that still runs cannot replace files.
             trial.remove_temporary()
             state, notes = _usable_checkpoint(trial, config, code)
             record.begin(start := state["step"] if state else 0, place, notes)
@@ -71,17 +71,17 @@ def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State 
         record.sync()
         trial.write("result", result, attempt=number)
     except (Stopped, Superseded) as reason:
-        log.info("attempt %d leaves: %s", number, reason)
+        log.info("attempt %d stops: %s", number, reason)
         with suppress(OSError):
             record.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        # Only the trial's own code raises the last two: a Ctrl-C reaches the launching process alone.
+        # Only the trial's own code raises the last two: Ctrl-C reaches only the launching process.
         raise _failed(trial, number, error, record) from error
     log.info("trial %s %s: %s", trial.signature, result["status"], result["cause"] or result["metrics"])
     for warning in result["warnings"]:
         log.warning("%s", warning)
-    # It has its result, whatever a full disk makes of what is left to do.
+    # The result is written, so that errors from here on, such as a full disk, do not fail the trial.
     for last in (
         lambda: record.saved(result["steps"]),
         lambda: trial.remove("checkpoint.pt"),
@@ -90,7 +90,7 @@ def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State 
         try:
             last()
         except OSError as error:
-            log.error("the result is written, but not all that follows it: %s", error)
+            log.error("the result is written, but the checkpoint or the journal could not be closed: %s", error)
     return result
 
 
@@ -109,7 +109,7 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
             trial.write("resolved", resolved, attempt=attempt.number)
         data = learner.data
         if config["task"] == "range_test":
-            # Each learner lives for its own seed alone, so that no two need the device's memory.
+            # Only one learner at a time uses the device's memory.
             built, learner = [learner], None
             others = (partial(build.make_learner, config, resolved, data, seed) for seed in build.seeds(config)[1:])
             result = find_rate(attempt, config, resolved, data, [built.pop, *others])
@@ -120,7 +120,7 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
 
 
 def _rate_found(attempt: RunningAttempt, config: Config) -> float:
-    """The verdict of the range test that the trial needs; it is run here if it has none."""
+    """The rate of the range test that the trial needs, which is run here if it has no result."""
     test = attempt.trial.sibling(config["needs"]["range_test"])
     while True:
         try:
@@ -134,28 +134,28 @@ def _rate_found(attempt: RunningAttempt, config: Config) -> float:
 
 
 def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[State | None, list[str]]:
-    """The state to continue from, None for a start from step 0, and lines for the user on what is not as it was."""
+    """The state to continue from, or None to start from step 0, and notes for the user on what has changed."""
     try:
         state = checkpoint.load(trial.checkpoint)
     except checkpoint.Corrupt as error:
-        return None, [_warned(f"{error}: the trial begins again from step 0")]
+        return None, [_warned(f"{error}: the trial starts again from step 0")]
     record = journal.read(trial.journal)
     if record.torn:
         log.warning("%d lines of the journal in %s are torn", record.torn, trial.journal)
     if state is None:
         return None, []
-    step, again = state["step"], "the trial begins again from step 0"
+    step, again = state["step"], "the trial starts again from step 0"
     if "divergence" not in state:
         return None, [_warned(f"{trial.checkpoint} was saved by an earlier version of the program: {again}")]
     if not is_complete(record, state, config["evaluations_per_epoch"]):
         return None, [_warned(f"the journal lacks values before step {step}: {again}")]
     if (resolved := trial.resolved()) is None:
-        return None, [_warned(f"resolved.json, which says what code took the steps before {step}, is gone: {again}")]
+        return None, [_warned(f"resolved.json, with the code of the steps before {step}, is missing: {again}")]
     change = provenance.change(resolved, provenance.as_record(code))
     if change.code:
         return None, [_warned(f"{', '.join(change.code)} changed after step {step} was reached: {again}")]
     if change.versions:
-        return state, [_warned(f"{', '.join(change.versions)}: the trial goes on from step {step} all the same")]
+        return state, [_warned(f"{', '.join(change.versions)}: the trial continues from step {step} nevertheless")]
     return state, []
 
 
@@ -165,7 +165,7 @@ def _warned(line: str) -> str:
 
 
 def _failed(trial: TrialFolder, number: int, error: BaseException, record: Journal | None = None) -> Exception:
-    """The failure of an attempt, left in the folder and in the journal as far as the disk takes it."""
+    """The failure of an attempt, recorded in the folder and the journal if they can be written."""
     log.error("attempt %d failed", number, exc_info=error)
     cause, superseded = in_one_line(error), None
     if lost := build.lost_gpu():
@@ -194,6 +194,6 @@ def _logging_to(trial: TrialFolder) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        # A disk that is full must not hide how the trial ended.
+        # A full disk must not hide how the trial ended.
         with suppress(OSError):
             handler.close()

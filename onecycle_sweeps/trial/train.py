@@ -1,4 +1,4 @@
-"""Trains a trial: takes its steps, evaluates, records, saves, and says what came of it."""
+"""Trains a trial: takes its steps, evaluates, records and saves them, and returns the result."""
 
 import math
 import random
@@ -24,7 +24,7 @@ from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial_folder import TrialFolder
 
 State = dict[str, Any]
-# A block of steps is written to the journal when it is so old or so long; until then losses stay on the device.
+# A block of steps is written to the journal at this age or length; until then its losses stay on the device.
 BLOCK_SECONDS = 1.0
 BLOCK_STEPS = 1000
 # A whole epoch at a mean loss above this many times the untrained net's has diverged.
@@ -32,12 +32,12 @@ DIVERGED_FACTOR = 3.0
 
 
 class Stopped(Exception):
-    """The attempt was asked to leave; what it had done is saved."""
+    """The attempt was stopped, and its progress is saved."""
 
 
 @dataclass(frozen=True)
 class RunningAttempt:
-    """One execution of a trial: where it writes, and whether it has been asked to leave."""
+    """One execution of a trial: where it writes, and whether it must stop."""
 
     trial: TrialFolder
     number: int
@@ -74,7 +74,7 @@ class DivergenceCheck:
 
 @dataclass
 class TrainingState:
-    """What a training carries from step to step beside its net and its optimizer; a checkpoint keeps all of it.
+    """The state of a training beside its net and its optimizer, which a checkpoint keeps too.
 
     `totals` are the sums of the train measures since the last evaluation.
     """
@@ -93,12 +93,12 @@ class Recorder:
         self._began = time.monotonic()
 
     def add(self, step: StepTaken) -> bool:
-        """Take a step in; true when a block is due."""
+        """Add a step; returns whether a block is due."""
         self._steps.append(step)
         return len(self._steps) >= BLOCK_STEPS or time.monotonic() - self._began >= BLOCK_SECONDS
 
     def flush(self, divergence: DivergenceCheck) -> str | None:
-        """Write what was collected, up to the step that diverged if one did; returns why it did."""
+        """Write the collected steps, up to the one that diverged if any did; returns why it did."""
         if not self._steps:
             return None
         losses: list[float] = torch.stack([step.loss for step in self._steps]).tolist()
@@ -121,7 +121,7 @@ def columns(steps: list[StepTaken], losses: list[float]) -> dict[str, list[float
 def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: Learner, state: State | None) -> State:
     """Train to the end from a checkpoint's state or from the start; returns the trial's result.
 
-    Raises Stopped after saving when the attempt is asked to leave, Superseded when a later attempt has begun.
+    Raises Stopped, after saving, when the attempt must stop, and Superseded when a later attempt has begun.
     """
     measured, data = learner.objective.measures, learner.data
     policy = nodes.policy(config, resolved["max_lr"], resolved["steps_per_epoch"])
@@ -164,7 +164,7 @@ def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: 
 def _take_steps(
     attempt: RunningAttempt, config: Config, learner: Learner, policy: Policy, progress: TrainingState
 ) -> str | None:
-    """Take every step that is left; returns why the training diverged, if it did."""
+    """Take the remaining steps; returns why the training diverged, if it did."""
     recorder, check, totals = Recorder(attempt.journal), progress.divergence, progress.totals
     interval, saved = 60 * config["checkpoint_minutes"], time.monotonic()
     began = time.monotonic() - progress.seconds
@@ -193,7 +193,7 @@ def _take_steps(
 
 
 def _evaluate(attempt: RunningAttempt, config: Config, learner: Learner, step: int, totals: Totals) -> None:
-    """Evaluate after a step and record that, with the train measures since the evaluation before."""
+    """Evaluate after a step and record it with the train measures since the previous evaluation."""
     measured, trained = learner.objective.measures, learner.objective.values(totals.read())
     totals.sums.clear()
     with as_evaluated(config, learner):
@@ -205,7 +205,7 @@ def _evaluate(attempt: RunningAttempt, config: Config, learner: Learner, step: i
 
 
 def as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[None]:
-    """Evaluate within it: the batch norms are recalibrated if the config asks for that."""
+    """A context for evaluating, in which batch norms are recalibrated if the config says so."""
     return recalibrated(learner) if config.get("bn_recalibrate") else nullcontext()
 
 
@@ -238,7 +238,7 @@ def restore(learner: Learner, state: State) -> TrainingState:
     random.setstate(state["random_python"])
     np.random.set_state(tuple(state["random_numpy"]))
     if state["random_cuda"] is not None:
-        # The trial's own device alone: this machine may have other GPUs than the one that saved.
+        # Only the trial's device: this machine may have other GPUs than the one that saved.
         torch.cuda.set_rng_state(state["random_cuda"].cpu(), learner.data.device)
     sums = {
         name: value.to(learner.data.device) if isinstance(value, torch.Tensor) else value
@@ -248,13 +248,13 @@ def restore(learner: Learner, state: State) -> TrainingState:
 
 
 def is_complete(record: journal.Record, state: State, evaluations_per_epoch: int) -> bool:
-    """Whether a record has all that a checkpoint's state counts on: each step before it, and each evaluation."""
+    """Whether a record has all steps and evaluations before a checkpoint's state."""
     step = state["step"]
     due = journal.evaluation_points(step, state["divergence"]["steps_per_epoch"], evaluations_per_epoch)
     return record.missing(step, due) is None
 
 
 def _notes(record: journal.Record) -> list[str]:
-    """What there is to know of how attempts went on that are part of the result."""
+    """The notes of the attempts that are part of the result, about how they were resumed."""
     begun = max((place for place, attempt in enumerate(record.attempts) if attempt.start == 0), default=0)
     return [note for attempt in record.attempts[begun + 1 :] for note in attempt.notes]
