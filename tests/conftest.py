@@ -1,6 +1,8 @@
+import gc
 import os
 import shutil
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,10 @@ from tracking_server import server as server
 # As in each process of the program: threads that wait for work take the time of the other tests. Libraries look at it
 # when they are loaded, so nothing above may load NumPy or torch.
 os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+
+# The hundreds of processes that tests start would each compile the program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A suite that a shell has started in the background ignores Ctrl-C, and so would each process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -54,6 +60,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """The many objects of torch and of the tests themselves stay; the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -93,7 +93,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def ask(folder: Path, query: str, *values: Any) -> list[Any]:

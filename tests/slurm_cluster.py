@@ -101,7 +101,7 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
-            time.sleep(0.1)
+            time.sleep(0.2)
 
     def _has(self, process: Path, node: str | None) -> bool:
         try:

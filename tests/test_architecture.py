@@ -124,6 +124,7 @@ def test_no_module_of_the_submitting_side_loads_torch_through_another_library(ou
     assert not {"torch", "torchvision"} & _loaded_by("-c", "import " + ", ".join(sorted(modules)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["torch", "mlflow"])
 def test_help_does_not_load(library: str) -> None:
     loaded = _loaded_by("-m", "onecycle_sweeps", "--help")

@@ -62,6 +62,7 @@ def test_the_quick_mode_writes_every_row_of_a_part_as_markdown_and_json(tmp_path
     assert len(written["parts"]["step"]["requirements"]) == 4
 
 
+@pytest.mark.slow
 def test_the_program_has_a_point_at_every_step_of_the_benchmark(work: Work) -> None:
     assert Side("the program", step.train, STEP_METRICS).run(work).wall > 0
 

@@ -107,6 +107,7 @@ def shown_numbers(sentence: str) -> tuple[float, float, float]:
 SHIFTS = st.lists(st.lists(st.floats(-0.02, 0.02), min_size=3, max_size=3), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @given(SHIFTS, st.floats(0.001, 1.0))
 def test_interval_p_value_and_verdict_agree_to_the_last_digit_shown(shifts: list[list[float]], scale: float) -> None:
     """An interval, a p-value and a word that say the same to the last digit shown, in the sentence and on the page."""

@@ -81,6 +81,7 @@ def test_every_optimizer_trains_at_the_rate_of_its_own_range_test(file: Path, ru
     assert result["metrics"]["final/val_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", of_group("task"), ids=str)
 def test_every_task_ends_in_a_result_of_its_kind(file: Path, runs_dir: Path):
     result = trial.run(made(runs_dir, f"task={file.name}", "max_lr=0.1", "epochs=1"))

@@ -37,6 +37,7 @@ def test_the_csv_has_a_row_per_trial_and_a_column_per_varying_key(mixed: Sweep, 
     assert found["range"]["suggestion/max_lr"] == "0.3"
 
 
+@pytest.mark.slow
 def test_the_claims_csv_has_a_row_per_claim_with_its_numbers_and_its_sentence(tmp_path: Path) -> None:
     entries = [entry(f"{p}{s}", p, s, target=0.7) for p in ("constant", "onecycle", "step") for s in range(3)]
     sweep = hand_made.sweep(tmp_path, *entries)

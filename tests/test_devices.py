@@ -57,6 +57,7 @@ def test_a_deterministic_trial_repeats_its_bits(runs_dir: Path, beside: Path, de
     assert undisturbed(runs_dir, *asked) == undisturbed(beside, *asked)
 
 
+@pytest.mark.slow
 @nets
 def test_a_deterministic_trial_that_was_stopped_ends_with_the_same_bits(
     runs_dir: Path, beside: Path, device: str, net: tuple[str, ...]

@@ -115,6 +115,7 @@ def test_no_line_of_a_mark_crosses_a_label_above_it(tmp_path: Path, monkeypatch:
     assert not any(line.get_window_extent().overlaps(box) for line in marks for box in boxes)
 
 
+@pytest.mark.slow
 def test_a_report_has_the_csv_and_the_figures_in_the_sweeps_folder(sweep: Sweep) -> None:
     files = report.write(report.compare(sweep))
     drawn = [f"{name}.{form}" for name in ("trajectories", "val_accuracy", "val_loss") for form in ("png", "svg")]
@@ -147,6 +148,7 @@ def test_accuracy_is_drawn_against_the_budget_where_epochs_vary(tmp_path: Path) 
     assert axes.get_xscale() == "log" and [text.get_text() for text in axes.get_xticklabels()] == ["2", "4", "8"]
 
 
+@pytest.mark.slow
 def test_one_budget_makes_no_figure_of_budgets(tmp_path: Path) -> None:
     sweep = budgets(tmp_path, ("constant", "onecycle"), (4,))
     assert "accuracy_by_budget.png" not in {path.name for path in drawn(sweep)}
@@ -171,6 +173,7 @@ def test_a_sweep_that_has_not_begun_has_no_figures(tmp_path: Path) -> None:
     assert [path.name for path in report.write(report.compare(sweep))] == ["report.html", "trials.csv"]
 
 
+@pytest.mark.slow
 def test_a_sweep_in_which_all_diverged_is_drawn(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, *(entry(f"a{seed}", "step", seed) for seed in range(2)))
     training(sweep.trial("a0"), status="diverged", cause="nan", accuracy={1: math.nan}, loss={1: math.nan})
@@ -178,6 +181,7 @@ def test_a_sweep_in_which_all_diverged_is_drawn(tmp_path: Path) -> None:
     assert len(drawn(sweep)) == 6
 
 
+@pytest.mark.slow
 def test_a_running_trial_is_drawn_up_to_its_last_step(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, *(entry(f"a{seed}", "step", seed) for seed in range(2)))
     training(sweep.trial("a0"), status="stopped", accuracy={1: 0.5, 3: 0.6}, loss={1: 1.0, 3: 0.9})
@@ -185,6 +189,7 @@ def test_a_running_trial_is_drawn_up_to_its_last_step(tmp_path: Path) -> None:
     assert len(drawn(sweep)) == 6
 
 
+@pytest.mark.slow
 def test_names_that_look_like_mathematics_are_drawn_as_text(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0, {"data.root": r"$\frac{$"}))
     training(sweep.trial("a"), accuracy={4: 0.9}, loss={4: 0.1})

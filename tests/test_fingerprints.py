@@ -78,6 +78,7 @@ def test_changed_photographs_of_equal_size_are_other_data(photos: Path, tmp_path
     assert np.array_equal(pixels(runs_dir, *overrides), seen) is (change is renamed)
 
 
+@pytest.mark.slow
 def test_data_that_is_changed_back_is_the_same_data(photos: Path, tmp_path: Path):
     before = planned(tmp_path / "runs", *asked(photos)).signature
     swapped(photos)
@@ -119,6 +120,7 @@ def test_a_damaged_memo_only_costs_a_second_reading(photos: Path, tmp_path: Path
     assert fingerprints.take([photos], tmp_path / "memos") == first
 
 
+@pytest.mark.slow
 def test_by_stat_nothing_is_read_and_times_count(photos: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(fingerprints, "_hash", lambda top, name: pytest.fail(f"{name} was read"))
     before = planned(tmp_path / "runs", *asked(photos, "data.fingerprint=stat"))
@@ -169,6 +171,7 @@ def test_a_training_whose_data_changed_after_its_range_test_fails(photos: Path, 
         trial.run(folder)
 
 
+@pytest.mark.slow
 def test_images_decoded_in_every_epoch_are_checked_again_at_the_end(photos: Path, tmp_path: Path):
     folder = made(tmp_path / "runs", *asked(photos, "data.max_cached_gb=0", "epochs=2"))
 

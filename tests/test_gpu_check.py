@@ -20,6 +20,7 @@ REPORT = """<testsuites><testsuite><testcase name="good" time="1"/><testcase nam
 </testsuites>"""
 
 
+@pytest.mark.slow
 def test_without_cuda_it_says_so_in_a_line_and_measures_nothing(tmp_path: Path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

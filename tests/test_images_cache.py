@@ -189,6 +189,7 @@ def decoding_processes() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [{}, {"val_fraction": 0.3, "split_seed": 4, "classes": [1, 0]}])
 def test_facts_and_batches_are_those_of_a_set_that_is_kept(photos: Path, split):
     (kept, _), (undecoded, _) = prepared(photos, "kept", **split), prepared(photos, "undecoded", **split)
@@ -199,6 +200,7 @@ def test_facts_and_batches_are_those_of_a_set_that_is_kept(photos: Path, split):
     assert_same(*(evaluation_batches(data.val, 4) for data in (kept, undecoded)))
 
 
+@pytest.mark.slow
 def test_more_processes_give_the_same_batches(photos: Path, monkeypatch: pytest.MonkeyPatch):
     data, _ = prepared(photos, "undecoded")
     alone = [images for images, _ in islice(batches(data.train, 5, 0), 6)]
@@ -207,6 +209,7 @@ def test_more_processes_give_the_same_batches(photos: Path, monkeypatch: pytest.
     assert all(map(torch.equal, alone, together))
 
 
+@pytest.mark.slow
 def test_the_cache_of_a_set_that_is_not_kept_has_sums_and_no_pixels(photos: Path):
     (kept, pixels), (_, sums) = prepared(photos, "kept"), prepared(photos, "undecoded")
     assert sorted(path.name for path in sums.glob("train*")) == ["train_labels.npy", "train_sums.npy"]

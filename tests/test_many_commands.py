@@ -1,4 +1,4 @@
-"""Five commands that are typed at once in a fresh folder, each with trials of its own and trials that others share."""
+"""Three commands that are typed at once in a fresh folder, each with trials of its own and trials that others share."""
 
 import json
 from collections import Counter
@@ -12,8 +12,8 @@ from program import ask, points, recorded_points, runs_of, start, trials
 
 pytestmark = pytest.mark.slow
 
-# The first two are the same command, and each other one shares a trial with its neighbours.
-SEEDS = ("0,1", "0,1", "1,2", "2,3", "3,0")
+# The first two are the same command, and the third shares a trial with them.
+SEEDS = ("0,1", "0,1", "1,2")
 COMMAND = ("policy=constant", "max_lr=0.1", "epochs=5", "hydra.launcher.workers=1", "-m")
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_trial_is_trained_twice(folder: Path):
     assert {signature: one.attempts() for signature, one in trials(folder).items()} == dict.fromkeys(trials(folder), 1)
-    assert len(trials(folder)) == 4
+    assert len(trials(folder)) == 3
 
 
 def test_each_command_has_its_sweep(folder: Path):

@@ -156,6 +156,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *measures: Measure)
     return recorded.sweep(tmp_path, *entries)
 
 
+@pytest.mark.slow
 def test_every_measure_of_a_trial_reaches_its_result_the_report_and_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -190,6 +191,7 @@ def test_every_measure_of_a_trial_reaches_its_result_the_report_and_mlflow(
     assert {"val/brier", "final/val_brier", "val/accuracy"} < charts(made)
 
 
+@pytest.mark.slow
 def test_the_loss_as_headline_appears_once_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made = trained(tmp_path, monkeypatch, LOSS, BRIER)
     folder = made.trial(made.trials[0].signature)

@@ -69,6 +69,7 @@ def test_parameters_are_as_many_as_published(name, in_channels, num_classes, exp
     assert parameters(build(name, in_channels, num_classes)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", [path.stem for path in YAMLS])
 def test_every_model_yaml_trains_on_a_cpu(name, precision):
@@ -203,6 +204,7 @@ def test_a_simple_cnn_that_cannot_be_is_refused():
         SimpleCNN(1, 10, head="mlp")
 
 
+@pytest.mark.slow
 def test_fastais_net_learns_threes_from_sevens(real_data, tmp_path):
     if not (real_data / "MNIST" / "raw").is_dir():
         pytest.skip(f"no MNIST/raw in {real_data}")

@@ -1,4 +1,4 @@
-"""A local sweep on a system that lacks what Linux alone has, such as macOS: taken away from every process of it."""
+"""A local sweep on a system without what only Linux has, such as macOS, whose terminal and locale know only ASCII."""
 
 from pathlib import Path
 
@@ -35,19 +35,26 @@ builtins.open = io.open = open_without
 with opened({loaded!r}, "a") as file:
     file.write("x")
 """
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 
 
 @pytest.mark.slow
-def test_a_local_sweep_works_without_what_linux_alone_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, loaded = with_store(tmp_path), tmp_path / "loaded"
+def test_a_local_sweep_needs_neither_linux_nor_unicode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, loaded = tmp_path / "caf\u00e9", tmp_path / "loaded"
+    folder.mkdir()
+    with_store(tmp_path).joinpath("mlflow.db").rename(folder / "mlflow.db")
+    for name, value in ASCII.items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "lacking").mkdir()
     (tmp_path / "lacking" / "sitecustomize.py").write_text(WITHOUT_LINUX.replace("{loaded!r}", repr(str(loaded))))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lacking"), prepend=":")
     done = run(folder, *QUICK, "seed=0,1", "hydra.launcher.workers=2", "-m")
     assert done.returncode == 0, done.stderr
+    assert "+-" in done.stdout
     # The launching process and the one that workers are forked from.
     assert len(loaded.read_text()) >= 2
     assert [one.result() is not None for one in trials(folder).values()] == [True, True]
     assert len(sweep_of(folder).trials) == 2
-    asked = run(folder, "doctor")
-    assert asked.returncode == 0, asked.stdout + asked.stderr
+    for verb in ("report", "doctor"):
+        asked = run(folder, verb)
+        assert asked.returncode == 0, asked.stdout + asked.stderr

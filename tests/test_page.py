@@ -106,6 +106,7 @@ def written(sweep: Sweep) -> Read:
     return page_of(sweep)
 
 
+@pytest.mark.slow
 def test_the_sections_follow_the_order_of_a_readers_questions(sweep: Sweep) -> None:
     assert page_of(sweep).headings == [
         "What was asked",
@@ -181,6 +182,7 @@ def test_what_was_used_is_compared_with_what_was_planned(tmp_path: Path) -> None
     assert wanted in written(made).text
 
 
+@pytest.mark.slow
 def test_a_policy_that_cannot_be_built_here_is_named(tmp_path: Path) -> None:
     made = hand_made.sweep(tmp_path, entry("a", "mine", 0))
     one_cycle(made, "a")
@@ -224,6 +226,7 @@ def test_a_colour_without_a_variable_is_refused() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_page_is_the_same_when_it_is_written_again(sweep: Sweep) -> None:
     first = {path: path.read_bytes() for path in sweep.report.iterdir()}
     assert {path: path.read_bytes() for path in report.write(report.compare(sweep))} == first
@@ -232,6 +235,7 @@ def test_a_page_is_the_same_when_it_is_written_again(sweep: Sweep) -> None:
 HOSTILE = """<script>alert('x')</script> "quoted" & $\\frac{$ </style> -->"""
 
 
+@pytest.mark.slow
 def test_no_text_from_elsewhere_becomes_markup(tmp_path: Path) -> None:
     names = [entry(f"a{i}", HOSTILE, i, {"note": HOSTILE}) for i in range(3)]
     made = hand_made.sweep(tmp_path, range_test_entry(note=HOSTILE), *names)

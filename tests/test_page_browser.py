@@ -90,6 +90,7 @@ def test_nothing_is_cut_off_or_fetched_and_the_console_has_no_error(
         assert page.evaluate(CLIPPED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("medium", ["screen", "print"])
 def test_figures_follow_the_dark_scheme_and_are_light_on_paper(browser: Any, page_path: Path, medium: str) -> None:
     with browser.new_context(color_scheme="dark") as context:

@@ -178,6 +178,7 @@ def test_milestones_of_a_config_become_a_tuple() -> None:
     assert hydra.utils.instantiate(config.policy, total_steps=10) == Step(0.5, 10, milestones=(0.3, 0.6))
 
 
+@pytest.mark.slow
 @example(hundreds=1, percent=34)  # (1 - 0.34) * 100 is 65.99999999999999 in floating point.
 @given(hundreds=st.integers(1, 40), percent=st.integers(4, 60))
 def test_a_constant_tail_begins_on_its_step_whatever_floating_point_says(hundreds: int, percent: int) -> None:

@@ -97,6 +97,7 @@ def test_a_trial_that_is_busy_or_was_stopped_goes_back_into_the_queue(
     assert [e.status for e in drive(*made, places=1).events] == ["running", "running", "finished"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_leaves_on_sigterm_does_not_fail_its_trial(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
 ):
@@ -183,6 +184,7 @@ ENDS_AFTER_A_TRIAL = """
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_between_two_launches_does_not_fail_a_trial(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
@@ -192,6 +194,7 @@ def test_a_worker_that_dies_between_two_launches_does_not_fail_a_trial(
     assert [e.status for e in pool.run(workers, *made, ONE_SLOT) if e.entry] == ["running", "finished"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_given_to_a_dead_worker_does_not_fail(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):

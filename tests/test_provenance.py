@@ -206,6 +206,7 @@ def test_this_programs_own_code_counts_unless_it_is_installed():
     ]
 
 
+@pytest.mark.slow
 def test_an_edit_of_this_programs_code_changes_the_code(tmp_path: Path):
     shutil.copytree(Path(provenance.__file__).parent, tmp_path / "onecycle_sweeps")
     first = in_a_process(tmp_path)

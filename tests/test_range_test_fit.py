@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
 from onecycle_sweeps.range_test import OneSeed, Ramp, judge, peers, smoothed
 from onecycle_sweeps.range_test import fit as fitting
@@ -26,6 +24,9 @@ def points(count: int, seed: int = 0) -> Points:
 
 def scikit_learns(seen: Points, choice: Choice) -> Any:
     """Its process, fitted to the points with a choice's parameters as they are."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+
     kernel = ConstantKernel(choice.ratio * choice.noise, "fixed") * RBF(choice.length, "fixed")
     fixed: dict[str, Any] = {"alpha": choice.noise / seen.counts, "optimizer": None}
     return GaussianProcessRegressor(kernel, **fixed).fit(seen.x[:, None], seen.y - choice.mean)

@@ -166,6 +166,7 @@ def test_most_of_those_that_noise_hides_are_called_ambiguous() -> None:
     assert np.mean(missed) > 0.7
 
 
+@pytest.mark.slow
 def test_a_clear_test_is_called_confident() -> None:
     assert not any(ambiguous for _, ambiguous in verdicts(0.02))
 

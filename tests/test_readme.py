@@ -4,30 +4,30 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from onecycle_sweeps import composing, trial
+from onecycle_sweeps.config import schema
+from onecycle_sweeps.trial_folder import TrialFolder
 from program import with_store
+from real_trials import composed, planned
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
-# The set-up and the whole suite have tests of their own; running the suite from itself would not end.
-ELSEWHERE = ("./scripts/test",)
+PROGRAM = "python -m onecycle_sweeps"
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program, *arguments = shlex.split(command)
-    words = [str(ROOT / program) if program.startswith("./") else sys.executable, *arguments]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_store(tmp_path_factory.mktemp("readme"))
+def jobs(command: str) -> list[list[str]]:
+    """The overrides of each job of a command of the program."""
+    words = [word for word in shlex.split(command.removeprefix(PROGRAM)) if word != "-m"]
+    (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    return batch
 
 
 def test_the_readme_has_at_most_150_lines():
@@ -40,18 +40,32 @@ def test_the_readme_shows_commands():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ELSEWHERE])
-def test_a_command_of_the_readme_works(command: str, folder: Path, request: pytest.FixtureRequest):
-    if command == "./scripts/sweep" and not (ROOT / ".venv" / ".installed").exists():
-        pytest.skip("this checkout has no .venv of its own: scripts/setup makes it")
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(PROGRAM)])
+def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, runs_dir: Path):
     if "data=" in command or "experiment=" in command:
-        # Real data takes minutes: that the command composes is shown here, that the data trains elsewhere.
-        command = command.removesuffix(" -m") + " --cfg job"
-        command = command.replace("max_lr_scale=0.3,1,3", "").replace("seed=0,1,2,3,4", "seed=0")
-    done = run(command, folder)
+        # Training on real data takes minutes, and these data sets are trained on in other tests.
+        for job in jobs(command):
+            schema.check(composing.plain(composed(*job)))
+    else:
+        for job in jobs(command):
+            planned(runs_dir, *job)
+        last = planned(runs_dir, *jobs(command)[-1], "epochs=1")
+        for one in filter(None, (last.range_test, last)):
+            folder = TrialFolder(runs_dir / one.signature)
+            folder.create(one.config)
+            trial.run(folder)
+            assert folder.state().status == "finished"
+
+
+@pytest.mark.slow
+def test_the_first_command_makes_a_report_and_prints_the_command_that_opens_mlflow(tmp_path: Path):
+    if not (ROOT / ".venv" / ".installed").exists():
+        pytest.skip("this checkout has no .venv of its own: scripts/setup makes it")
+    folder = with_store(tmp_path)
+    done = subprocess.run([ROOT / COMMANDS[0]], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    if "--cfg" not in command:
-        assert " -m onecycle_sweeps ui" in done.stdout
+    assert " -m onecycle_sweeps ui" in done.stdout
+    assert list(folder.glob("runs/sweeps/*/report/report.html"))
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)]+)\)", README))))

@@ -421,6 +421,7 @@ def test_a_delivery_ships_everything_with_the_report(finished: Sweep, tmp_path: 
         assert stored(finished, "a") == written(finished.trial("a"), 1)
 
 
+@pytest.mark.slow
 def test_the_shipper_says_what_is_wrong_with_its_store(finished: Sweep):
     replace(finished, tracking_uri=f"http://127.0.0.1:{outages.free_port()}").save()
     with tracking.Shipper(finished.folder) as shipper:
@@ -435,6 +436,7 @@ def test_a_dead_shipper_fails_only_the_delivery(finished: Sweep):
     assert line and "shipping process ended" in line
 
 
+@pytest.mark.slow
 def test_leaving_the_shipper_takes_no_longer_than_its_grace(finished: Sweep):
     with outages.silent_server() as port:
         replace(finished, tracking_uri=f"http://127.0.0.1:{port}").save()

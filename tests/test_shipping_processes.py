@@ -36,11 +36,11 @@ def finished_sweep(folder: Path, uri: str, name: str = "5weeb1d0", steps: int = 
     return made
 
 
-def test_eight_processes_at_once_fill_a_fresh_store_with_nothing_lost_or_doubled_or_printed(tmp_path: Path):
+def test_four_processes_at_once_fill_a_fresh_store_with_nothing_lost_or_doubled_or_printed(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    sweeps = [finished_sweep(tmp_path, uri, name) for name in ("one", "two", "three", "four")]
+    sweeps = [finished_sweep(tmp_path, uri, name) for name in ("one", "two")]
     processes = [ship_elsewhere(made) for made in sweeps * 2]
-    assert [(p.communicate()[0], p.returncode) for p in processes] == [(b"", 0)] * 8
+    assert [(p.communicate()[0], p.returncode) for p in processes] == [(b"", 0)] * 4
     for made in sweeps:
         assert len(runs(made)) == 3
         for entry in made.trials:

@@ -143,6 +143,7 @@ def test_a_test_that_failed_is_a_cell_without_a_rate(tmp_path: Path):
     assert one.pick is good
 
 
+@pytest.mark.slow
 def test_the_report_draws_the_map_and_lists_it(tmp_path: Path):
     made = mapped(tmp_path, GRID)
     files = {path.name for path in report.write(report.compare(made))}

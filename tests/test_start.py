@@ -54,6 +54,7 @@ def test_our_nets_take_their_first_step_without_heavy_libraries(model: str, seen
     assert seen[model] == ["stopped"]
 
 
+@pytest.mark.slow
 def test_a_torchvision_net_loads_torchvision(seen: dict[str, list[str]]):
     assert "torchvision" in seen["resnet18"]
 

@@ -1,4 +1,4 @@
-"""What the user reads on a terminal: an exception in one line, and text in any encoding."""
+"""What the user reads on a terminal: an exception in one line."""
 
 import signal
 from pathlib import Path
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from onecycle_sweeps.launching import commands
-from program import run, with_store
 
 
 def test_a_keyboard_interrupt_that_no_signal_has_raised_is_a_mistake_of_the_users_code(
@@ -32,16 +31,3 @@ def test_a_keyboard_interrupt_that_no_signal_has_raised_is_a_mistake_of_the_user
         signal.raise_signal(signal.SIGINT)
     assert left.value.code == 130 and said == [(None, None)]
     assert signal.getsignal(signal.SIGINT) == before
-
-
-@pytest.mark.slow
-def test_a_terminal_and_a_locale_of_ascii_are_enough(tmp_path: Path):
-    folder = tmp_path / "caf\u00e9"
-    folder.mkdir()
-    with_store(tmp_path).joinpath("mlflow.db").rename(folder / "mlflow.db")
-    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    asked = ("policy=constant", "max_lr=0.1", "epochs=1", "seed=0,1", "-m")
-    done = run(folder, *asked, **plain)
-    assert done.returncode == 0, done.stderr
-    assert "+-" in done.stdout
-    assert run(folder, "report", **plain).returncode == 0

@@ -65,6 +65,7 @@ def test_a_linear_range_test_is_read_by_its_val_accuracy_as_smith_does(runs_dir:
     assert 0 < found["suggestion/base_lr"] < found["suggestion/max_lr"] <= max(reached)
 
 
+@pytest.mark.slow
 def test_a_linear_range_test_evaluates_with_recalibrated_batch_norms_if_bn_recalibrate_is_set(runs_dir: Path):
     """Weights, rates and train losses are the same; what is evaluated is not, so it is another range test."""
     linear = ("task=range_test", "range_test.mode=linear", "range_test.end_lr=1", "batch_size=64", "epochs=1")
@@ -84,6 +85,7 @@ def test_an_exponential_range_test_evaluates_nothing_and_serves_both(runs_dir: P
     assert plain and asked and plain.signature == asked.signature
 
 
+@pytest.mark.slow
 def test_the_smoothed_loss_that_is_recorded_ends_where_divergence_begins(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "task=range_test", "range_test.seeds=[0,1]")
     verdict = trial.run(folder)["verdict"]
@@ -102,6 +104,7 @@ def test_an_ambiguous_range_test_says_so_and_suggests_a_grid(runs_dir: Path):
     assert warning in folder.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_range_test_that_was_stopped_begins_again_and_finds_the_same(runs_dir: Path, beside: Path):
     folder = made(runs_dir, *AUTO, "task=range_test")
     with pytest.raises(Stopped):
@@ -128,6 +131,7 @@ def test_a_range_test_that_was_superseded_leaves_no_verdict(runs_dir: Path):
     assert folder.result() is None
 
 
+@pytest.mark.slow
 def test_one_range_test_finds_the_rate_of_all_trainings_and_each_says_so(runs_dir: Path):
     asked = [("policy=onecycle", "seed=0"), ("policy=constant", "seed=1"), ("policy=onecycle", "max_lr_scale=0.5")]
     folders = [made(runs_dir, *AUTO, *overrides) for overrides in asked]
