@@ -43,9 +43,9 @@ class Rounds(dict[str, list[Cost]]):
         """What each side costs, in "s" or in "ms/..."; the first side is the base of the last two columns."""
         base, scale = next(iter(self)), 1000 if unit.startswith("ms") else 1
         columns: dict[str, Callable[[str], Cell]] = {
+            **more,
             f"wall {unit}": lambda side: scale * self.wall(side),
             f"CPU {unit}": lambda side: scale * self.cpu(side),
-            **more,
             "wall / first row": lambda side: self.ratio(side, base),
             f"added CPU {unit}": lambda side: scale * self.added_cpu(side, base),
         }
