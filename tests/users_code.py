@@ -1,4 +1,4 @@
-"""Code such as a user brings along: named by `_target_` in a config, imported by nobody here."""
+"""A user's code, which configs name by `_target_`."""
 
 import os
 import random
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from onecycle_sweeps.images import Source
 
-# What is to happen in a forward pass in training: each is called with the number of passes so far.
+# Called in each forward pass of a training with the number of passes so far.
 in_training: list[Callable[[int], None]] = []
 
 
 class WithDropout(nn.Module):
-    """A net whose training draws random numbers."""
+    """A model whose training uses random numbers."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class WithDropout(nn.Module):
 
 
 class Lagging(nn.Module):
-    """A net whose batch norm hardly follows its input, which lies far from 0."""
+    """A model whose batch-norm statistics change slowly, with an input far from 0."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -56,21 +56,21 @@ class Lagging(nn.Module):
 
 
 class Impossible(nn.Module):
-    """A net that cannot be made."""
+    """A model whose constructor raises."""
 
     def __init__(self, num_classes: int, **_: Any) -> None:
         raise RuntimeError(f"no room for\n{num_classes} classes")
 
 
 class Sulking(torch.optim.SGD):
-    """An optimizer that takes no step."""
+    """An optimizer whose step raises."""
 
     def step(self, closure: Any = None) -> None:
         raise ArithmeticError("not today")
 
 
 class Clocked(torch.optim.SGD):
-    """An optimizer that notes when it has taken each step: monotonic seconds, as doubles in the file `steps` here."""
+    """An optimizer that appends the time of each step, in monotonic seconds, as a double to the file `steps`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -82,7 +82,7 @@ class Clocked(torch.optim.SGD):
 
 
 class WithDraws(nn.Module):
-    """A net whose training draws from Python's generator and from NumPy's, as does what it begins with."""
+    """A model whose training and initial weights use Python's and NumPy's random generators."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class WithDraws(nn.Module):
 
 
 def drawn_images(count: int) -> Source:
-    """A data set that is drawn anew at each call, from all three generators."""
+    """A random data set, different at each call, from all three generators."""
     images = np.random.randint(0, 256, (count, 1, 8, 8), dtype=np.uint8)
     images[0, 0, 0, 0], images[0, 0, 0, 1] = random.randrange(256), int(torch.randint(256, ()))
     labels = np.arange(count) % 2
@@ -105,13 +105,13 @@ def drawn_images(count: int) -> Source:
 
 
 def unlike_groups(parameters: list[Tensor], key: str, **settings: Any) -> torch.optim.SGD:
-    """An optimizer whose last parameter is to be trained with a tenth of the others' rate, or of their momentum."""
+    """An optimizer whose last parameter has a tenth of the others' rate or momentum."""
     last = {"params": parameters[-1:], key: 0.09}
     return torch.optim.SGD([{"params": parameters[:-1]}, last], lr=0.9, **settings)
 
 
 class Hungry(nn.Module):
-    """A net that asks for more memory than a device has, once it has been given some."""
+    """A model that allocates some memory on the device, and then more than the device has."""
 
     BYTES = 2**30
 

@@ -1,4 +1,4 @@
-"""Code as a user brings it along before it works: each net, policy, transform and loader here has one mistake."""
+"""A user's code with mistakes: one in each model, policy, transform and loader."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from onecycle_sweeps.policies import Hyper
 
 
 class Net(nn.Module):
-    """A sound net, whose flaws its children bring."""
+    """A valid model; its subclasses have one mistake each."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Exits(Net):
 
 
 class ForkedCrash(Net):
-    """It leaves a process behind that holds its files open, and dies."""
+    """It dies and leaves a process behind that keeps its files open."""
 
     def forward(self, images: Tensor) -> Any:
         if not os.fork():
@@ -96,7 +96,7 @@ class ForkedCrash(Net):
 
 
 class Older(torch.optim.SGD):
-    """An optimizer of the older kind, which has no default rate."""
+    """An optimizer without a default rate, as in older versions of torch."""
 
     def __init__(self, params: Any, lr: float, momentum: float = 0) -> None:
         super().__init__(params, lr, momentum)
@@ -104,7 +104,7 @@ class Older(torch.optim.SGD):
 
 @dataclass(frozen=True)
 class Line:
-    """A sound policy, whose flaws its children bring."""
+    """A valid policy; its subclasses have one mistake each."""
 
     max_lr: float
     total_steps: int
@@ -152,7 +152,7 @@ class Endless:
 
 
 class Floats:
-    """A transform that forgets what images are made of."""
+    """A transform that returns floats instead of bytes."""
 
     def output(self, height: int, width: int) -> tuple[int, int]:
         return height, width
