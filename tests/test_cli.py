@@ -270,7 +270,7 @@ def test_resume_trains_the_recorded_trials_in_the_folder_that_the_sweep_was_move
     moved = f"runs_dir={tmp_path}/new/runs"
     assert cli.main(["resume", moved]) == 2
     assert str(tmp_path / "old" / "mlflow.db") in capsys.readouterr().err
-    with_store(tmp_path / "new")
+    shutil.move(with_store(tmp_path) / "mlflow.db", tmp_path / "new")
     assert cli.main(["resume", moved, f"tracking.uri=sqlite:///{tmp_path}/new/mlflow.db"]) == 0
     said = capsys.readouterr()
     assert "policy.gamma=0.2 where the sweep has 0.5" in said.err
@@ -289,7 +289,7 @@ def test_the_commands_that_resume_suggests_work_in_the_folder_that_it_was_typed_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     made = waiting(tmp_path / "project")
-    with_store(tmp_path / "project")
+    shutil.move(with_store(tmp_path) / "mlflow.db", tmp_path / "project")
     typed_in: list[Path] = []
     monkeypatch.setattr(commands, "resume", lambda which, launcher, folder: typed_in.append(folder) or 0)
     for folder, told in ((tmp_path, f" runs_dir={made.runs_dir}"), (tmp_path / "project", "")):
@@ -300,6 +300,7 @@ def test_the_commands_that_resume_suggests_work_in_the_folder_that_it_was_typed_
         assert capsys.readouterr().out.endswith(f" resume {made.id}{told}\n")
 
 
+@pytest.mark.slow
 def test_resume_says_nothing_if_nothing_differs(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):
@@ -310,6 +311,7 @@ def test_resume_says_nothing_if_nothing_differs(
     assert taken_up == [(made, LOCAL)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -329,6 +331,7 @@ def test_resume_says_what_differs_from_the_sweeps_command(
     assert taken_up == [(made, LOCAL)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recorded", "typed", "launcher"),
     [
@@ -367,6 +370,7 @@ def test_a_sweep_recorded_without_its_launcher_has_that_of_its_command(
     assert taken_up[0][1] == {"workers": 2, "jobs_per_gpu": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "word"), [("epochs=3", "epochs"), ("policy=clr", "policy"), ("+rerun=true", "rerun"), ("seed=1", "seed")]
 )
@@ -380,6 +384,7 @@ def test_resume_refuses_overrides_that_would_change_trials(
     assert not taken_up
 
 
+@pytest.mark.slow
 def test_resume_says_that_a_search_goes_no_further(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):

@@ -162,6 +162,7 @@ def test_a_key_that_nothing_reads_is_refused_with_the_one_that_was_meant(
     assert meant in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "part"),
     [

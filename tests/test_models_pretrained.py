@@ -256,6 +256,7 @@ def test_without_timm_the_error_names_what_to_install(monkeypatch: pytest.Monkey
         create(3, 7, **({"name": "resnet18"} if create is timm_model else {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "resnet18.a1_in1k"])
 def test_a_timm_net_is_timms(timm: Any, tmp_path: Path, name: str):
     net = timm.create_model(name)
@@ -309,6 +310,7 @@ def hymenoptera(real_data: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_efficientnet_lite0_with_its_own_head_knows_ants_and_bees_as_the_published_net_does(
     lite0_package: Any, hymenoptera: Path

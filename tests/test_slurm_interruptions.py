@@ -87,13 +87,21 @@ def test_if_the_cluster_forbids_a_requeue_watching_submits_the_trial_again(
     check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
 
 
-def test_a_requeued_job_does_not_affect_the_others_of_its_array(cluster: Cluster, tmp_path: Path):
+def test_a_requeued_job_continues_from_its_last_save_and_does_not_affect_the_others_of_its_array(
+    cluster: Cluster, tmp_path: Path, beside: Path
+):
     process = start(cluster, tmp_path, *overrides("Slow", "seed=0,1,2"))
     at_step(tmp_path, 30, seed="2")
     # The last element of an array bears the array's number.
     cluster.run("scancel", "--signal=USR2", "1_2")
+    at_step(tmp_path, 30)
+    # SLURM requeues this one without a signal before.
+    cluster.run("scontrol", "requeue", "1_0")
     assert ends(process, tmp_path) == 0, said(tmp_path)
-    assert {seed: one.attempts() for seed, one in trainings(tmp_path).items()} == {"0": 1, "1": 1, "2": 2}
+    assert {seed: one.attempts() for seed, one in trainings(tmp_path).items()} == {"0": 2, "1": 1, "2": 2}
+    one = trainings(tmp_path)["0"]
+    assert journal.read(one.journal).attempts[-1].start >= 30
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
 
 
 def test_a_signal_while_a_job_starts_costs_nothing(cluster: Cluster, tmp_path: Path):
@@ -103,16 +111,6 @@ def test_a_signal_while_a_job_starts_costs_nothing(cluster: Cluster, tmp_path: P
         cluster.attempt("scancel", "--signal=USR2", "1_0")
     assert ends(process, tmp_path) == 0, said(tmp_path)
     assert states(tmp_path)["0"].status == "finished"
-
-
-def test_a_requeue_without_a_signal_continues_from_the_last_save(cluster: Cluster, tmp_path: Path, beside: Path):
-    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"))
-    at_step(tmp_path, 30)
-    cluster.run("scontrol", "requeue", "1_0")
-    assert ends(process, tmp_path) == 0, said(tmp_path)
-    one = trainings(tmp_path)["0"]
-    assert journal.read(one.journal).attempts[-1].start >= 30
-    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
 
 
 def test_jobs_continue_after_ctrl_c(cluster: Cluster, tmp_path: Path):

@@ -131,46 +131,51 @@ def test_the_notice_before_a_time_limit_is_a_tenth_of_it_and_two_minutes_at_most
 
 
 @IN_BOTH_MODES
-def test_a_job_that_is_killed_fails_its_trial_and_resume_continues_from_its_last_save(
+def test_jobs_that_are_killed_or_cancelled_by_scancel_end_their_trials_and_resume_continues_them(
     cluster: Cluster, tmp_path: Path, beside: Path
 ):
-    words = overrides("Slow", "seed=0,1")
+    words = overrides("Slow", "seed=0,1,2,3", "hydra.launcher.array_parallelism=2")
     process = start(cluster, program.with_store(tmp_path), *words)
+    at_step(tmp_path, 30, seed="1")
+    cluster.run("scancel", "1_1", "1_3")
     at_step(tmp_path, 40)
     os.kill(job_process(cluster, "SLURM_ARRAY_TASK_ID=0\0"), signal.SIGKILL)
     assert ends(process, tmp_path) == 1
     assert states(tmp_path)["0"].status == "failed"
     assert "killed by signal 9 on n" in (states(tmp_path)["0"].cause or "")
-    assert states(tmp_path)["1"].status == "finished"
     assert "failed, killed by signal 9" in said(tmp_path)
+    assert states(tmp_path)["1"].status == "cancelled"
+    assert states(tmp_path)["2"].status == "finished"
+    # SLURM keeps no record of an array's element that had not begun.
+    assert states(tmp_path)["3"].status in ("lost", "cancelled")
     check_mlflow(tmp_path)
     done = run(cluster, tmp_path, "resume", pause=0.0)
     assert done.returncode == 0, done.stderr
-    assert states(tmp_path)["0"].status == "finished"
+    assert {one.status for one in states(tmp_path).values()} == {"finished"}
     assert trainings(tmp_path)["0"].attempts() == 2
     check_undisturbed(trainings(tmp_path)["0"], beside, *overrides("Slow", "seed=0"))
     check_mlflow(tmp_path)
 
 
 @IN_BOTH_MODES
-@pytest.mark.parametrize(
-    ("net", "cause"),
-    [
-        ("Greedy", "out of memory on n"),
-        ("Vanishing", "ended as COMPLETED with status 0 and no result"),
-        ("Failing", "ArithmeticError: not today (nodes_code.py:"),
-    ],
-)
 def test_a_job_without_a_result_has_failed_whatever_slurm_reports_and_is_not_run_again(
-    cluster: Cluster, tmp_path: Path, net: str, cause: str
+    cluster: Cluster, tmp_path: Path
 ):
+    causes = {
+        "Greedy": "out of memory on n",
+        "Vanishing": "ended as COMPLETED with status 0 and no result",
+        "Failing": "ArithmeticError: not today (nodes_code.py:",
+    }
     (tmp_path / "happens").touch()
-    process = start(cluster, tmp_path, *overrides(net, "seed=0"), pause=0.02)
-    assert ends(process, tmp_path) == 1
-    assert states(tmp_path)["0"].status == "failed"
-    assert cause in (states(tmp_path)["0"].cause or "")
-    assert cause in said(tmp_path)
-    assert trainings(tmp_path)["0"].attempts() == 1
+    nets = "model._target_=" + ",".join(f"nodes_code.{net}" for net in causes)
+    assert ends(start(cluster, tmp_path, *overrides("Slow", nets, "seed=0"), pause=0.02), tmp_path) == 1
+    trials = {one.config()["model"]["_target_"].rpartition(".")[2]: one for one in program.trials(tmp_path).values()}
+    assert set(trials) == set(causes)
+    for net, one in trials.items():
+        assert one.state().status == "failed"
+        assert causes[net] in (one.state().cause or "")
+        assert causes[net] in said(tmp_path)
+        assert one.attempts() == 1
 
 
 def test_a_range_test_that_raises_an_error_is_not_run_again_by_the_trainings_that_need_it(
@@ -196,16 +201,15 @@ def test_if_the_reports_job_is_refused_the_user_is_pointed_to_the_verb(cluster: 
     assert "use the verb report" in said(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("setup", "words"),
-    [("'false'", "could not be started"), ("'export PYTHONHOME=/nowhere'", "could not be started")],
-)
-def test_a_broken_environment_on_the_node_is_reported(cluster: Cluster, tmp_path: Path, setup: str, words: str):
-    broken = overrides("Slow", "seed=0", f"hydra.launcher.setup=[{setup}]")
+def test_a_broken_environment_on_the_node_is_reported(cluster: Cluster, tmp_path: Path):
+    # The first job's shell ends, and the second one's Python does not start.
+    setup = "'if [ \"$SLURM_ARRAY_TASK_ID\" = 0 ]; then false; else export PYTHONHOME=/nowhere; fi'"
+    broken = overrides("Slow", "seed=0,1", f"hydra.launcher.setup=[{setup}]")
     assert ends(start(cluster, program.with_store(tmp_path), *broken), tmp_path) == 1
     check_mlflow(tmp_path)
-    assert states(tmp_path)["0"].status == "failed"
-    assert words in (states(tmp_path)["0"].cause or "")
+    for one in states(tmp_path).values():
+        assert one.status == "failed"
+        assert "could not be started" in (one.cause or "")
 
 
 @pytest.mark.parametrize(
@@ -268,18 +272,6 @@ def test_a_trial_whose_net_was_edited_starts_again_and_says_so(cluster: Cluster,
     assert "mine.py changed after step" in said(tmp_path)
     record = journal.read(trainings(tmp_path)["0"].journal)
     assert [attempt.start for attempt in record.attempts] == [0, 0]
-
-
-@IN_BOTH_MODES
-def test_jobs_that_their_user_cancels_by_scancel_end_their_trials(cluster: Cluster, tmp_path: Path):
-    words = overrides("Slow", "seed=0,1", "hydra.launcher.array_parallelism=1")
-    process = start(cluster, tmp_path, *words)
-    at_step(tmp_path, 30)
-    cluster.run("scancel", "1_0", "1_1")
-    assert ends(process, tmp_path) == 1
-    assert states(tmp_path)["0"].status == "cancelled"
-    # SLURM keeps no record of an array's element that had not begun.
-    assert states(tmp_path)["1"].status in ("lost", "cancelled")
 
 
 def test_a_cancelled_attempt_ends_even_if_slurm_does_not_answer(cluster: Cluster, tmp_path: Path):
