@@ -67,6 +67,7 @@ def test_the_program_has_a_point_at_every_step_of_the_benchmark(work: Work) -> N
     assert Side("the program", step.train, STEP_METRICS).run(work).wall > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 7, 9], ids=["twice", "lacking", "the last"])
 def test_a_missing_or_repeated_point_ends_the_benchmark(work: Work, step: int) -> None:
     with pytest.raises(Incomplete, match=r"a side that loses points.*train/loss.*\b(9|10)\b.*\b10\b"):
@@ -104,6 +105,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert slow_then_fast.added_cpu("two", "one") == 3
 
 
+@pytest.mark.slow
 def test_sides_take_turns_and_warm_rounds_are_not_counted() -> None:
     turns: list[str] = []
     sides = {name: lambda name=name: (turns.append(name), Cost(len(turns), 0))[1] for name in "ab"}

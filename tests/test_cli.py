@@ -285,6 +285,7 @@ def test_resume_trains_the_recorded_trials_in_the_folder_that_the_sweep_was_move
     assert not (tmp_path / "old").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_that_resume_suggests_work_in_the_folder_that_it_was_typed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

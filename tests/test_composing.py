@@ -134,6 +134,7 @@ def test_groups_of_a_folder_that_is_typed_are_groups(loader: ConfigLoader, tmp_p
         ours.compose(["+shape=round"])
 
 
+@pytest.mark.slow
 def test_another_version_of_hydra_composes_without_its_private_interfaces(
     loader: ConfigLoader, ours: Composer, monkeypatch: pytest.MonkeyPatch
 ):

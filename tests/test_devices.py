@@ -103,6 +103,7 @@ def test_a_loss_that_is_no_number_is_a_result_that_names_its_step(runs_dir: Path
     assert [math.isfinite(loss) for loss in losses] == [True] * (len(losses) - 1) + [False]
 
 
+@pytest.mark.slow
 def test_a_range_test_has_its_ramp_and_its_verdict(runs_dir: Path, device: str):
     folder = made(runs_dir, *SHORT, "task=range_test", "range_test.steps=100", f"device={device}")
     result = trial.run(folder)

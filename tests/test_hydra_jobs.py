@@ -48,9 +48,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def composer(folder: Path) -> Iterator[Any]:
+def composer(tmp_path: Path) -> Iterator[Any]:
     """Makes the composer of a command's jobs, with the user's folder in its search path."""
-    search = f"hydra.searchpath=[file://{folder / 'my'}]"
+    search = f"hydra.searchpath=[file://{write(tmp_path, FILES) / 'my'}]"
     before = HydraConfig.instance().cfg
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

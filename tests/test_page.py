@@ -139,6 +139,7 @@ def test_the_page_is_the_golden_one(tmp_path: Path, golden: Callable[[str, str],
     golden("report.html", re.sub(r"\n\s*\n+", "\n", text))
 
 
+@pytest.mark.slow
 def test_the_page_has_all_that_is_needed_to_repeat_the_sweep(sweep: Sweep) -> None:
     text = page_of(sweep).text
     assert "python -m onecycle_sweeps policy=constant,onecycle -m" in text
@@ -250,6 +251,7 @@ def test_no_text_from_elsewhere_becomes_markup(tmp_path: Path) -> None:
     assert all("$\\frac{$" in said for said in page.said if "frac" in said)
 
 
+@pytest.mark.slow
 def test_flags_are_escaped(tmp_path: Path) -> None:
     name = "a & b <i>"
     made = hand_made.sweep(tmp_path, *(entry(f"{i}", policy, 0) for i, policy in enumerate(("clr", name))))

@@ -232,6 +232,7 @@ def in_a_process(place: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_libraries_that_the_users_code_imports_count_by_their_versions(users: Path):
     (users / "mine_alone.py").write_text("import json, numpy.linalg, nowhere\nfrom mine.nets import Net\n")
     (users / "mine" / "nets.py").write_text("def build():\n    from PIL import Image\n")

@@ -140,6 +140,7 @@ def test_digits_have_one_split_with_all_classes_in_proportion():
     np.testing.assert_allclose(counts[0] / 1437, counts[1] / 360, atol=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["FashionMNIST", "MNIST"])
 def test_real_idx_data_equals_torchvisions_own_tensors(real_data, tmp_path, name):
     if not (real_data / name / "raw").is_dir():

@@ -98,6 +98,7 @@ def test_a_server_that_refuses_is_unreachable_even_if_it_asks_to_retry_later(mad
     assert "secret" not in line
 
 
+@pytest.mark.slow
 def test_a_database_that_cannot_be_created_gets_everything_once_it_can(made: Sweep, tmp_path: Path):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder is needed")

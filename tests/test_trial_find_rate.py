@@ -53,6 +53,7 @@ def test_a_range_test_of_several_seeds_takes_the_median_of_their_suggestions(run
     assert sum(rate == rates[0] for rate in rates) == 3
 
 
+@pytest.mark.slow
 def test_a_linear_range_test_is_read_by_its_val_accuracy_as_smith_does(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "task=range_test", "range_test.mode=linear", "range_test.end_lr=1")
     result = trial.run(folder)

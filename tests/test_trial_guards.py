@@ -53,6 +53,7 @@ def test_accuracies_equal_to_three_decimals_three_times_in_a_row_are_doubted():
     assert all(fact in doubt for fact in ("train and val accuracy", "3 evaluations", "0.812", "step 29"))
 
 
+@pytest.mark.slow
 def test_statistics_that_lag_are_doubted_and_recalibrated_ones_are_not(runs_dir: Path):
     lagging = undisturbed(runs_dir, *LAGGING)
     mended = undisturbed(runs_dir, *LAGGING, "bn_recalibrate=true")
@@ -70,6 +71,7 @@ def test_recalibration_changes_what_is_evaluated_and_nothing_of_the_training(run
     assert differing == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 
 
+@pytest.mark.slow
 def test_a_recalibrated_training_that_is_resumed_anywhere_ends_the_same(runs_dir: Path, beside: Path):
     undisturbed_one = undisturbed(beside, *LAGGING, "bn_recalibrate=true")
     folder = made(runs_dir, *LAGGING, "bn_recalibrate=true")
