@@ -307,5 +307,5 @@ def test_a_record_whose_loader_is_gone_is_trained_on_decoded_data_and_without_th
     assert trial.run(folder)["status"] == "finished"
     folder.remove("result.json")
     (runs_dir / "data").unlink()
-    with pytest.raises(TrialFailed, match=r"^data\._target_=onecycle_sweeps\.data\.digits\.load does not exist: [^\n]*$"):
+    with pytest.raises(TrialFailed, match=r"^data\._target_=onecycle_sweeps\.data\.digits\.load [^\n]*: [^\n]*$"):
         trial.run(folder)
