@@ -4,18 +4,21 @@ The loop does not depend on the task: `Batches` are the data, and `Objective` is
 evaluation measures. A new task needs a new objective and new batches.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
 from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.mixing import Mixing
 from onecycle_sweeps.policies import Hyper, Policy
+from onecycle_sweeps.samples.nested import changed
 from onecycle_sweeps.scheduler import apply, used
 
 # Sums over the samples of a batch by name, on the device; always with `count`, the number of samples.
@@ -97,7 +100,13 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Learner:
-    """A net, its optimizer, data and objective, and the settings of a step; with `bf16` it runs under autocast."""
+    """A net, its optimizer, its data and its objective, with the settings of a step.
+
+    `bf16` computes under autocast. The gradient of a step is the mean over `accumulate` equal pieces of a batch.
+    `mix` mixes the samples of a batch, and `averaged` has the running mean of the weights, which is then what is
+    evaluated and saved. `closure` is how the optimizer takes one: "required" where it computes all gradients by it
+    (LBFGS), "again" where it computes them once more after ours (SAM), "none" where it takes none.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -106,11 +115,56 @@ class Learner:
     seed: int
     bf16: bool = False
     clip_norm: float | None = None
+    accumulate: int = 1
+    mix: Mixing | None = None
+    averaged: AveragedModel | None = None
+    closure: Literal["none", "required", "again"] = "none"
+
+    def train(self) -> None:
+        """Set the net to training mode, and an optimizer that tells training from evaluation (schedule-free)."""
+        self.model.train()
+        if train := getattr(self.optimizer, "train", None):
+            train()
+
+    def batch(self, stream: Iterator[tuple[Any, Any]], step: int) -> list[tuple[Any, Any]]:
+        """The pieces of the next batch, each with its inputs and targets."""
+        inputs, targets = next(stream)
+        if self.mix:
+            inputs, targets = self.mix(inputs, targets, self.seed, step)
+        if self.accumulate == 1:
+            return [(inputs, targets)]
+        size = self.data.batch_size // self.accumulate
+        pieces = range(0, self.data.batch_size, size)
+        return [(changed(inputs, lambda t, at=at: t[at : at + size]), targets[at : at + size]) for at in pieces]
+
+    def gradients(self, pieces: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Sums]:
+        """Compute the gradients of a batch; returns its mean loss and the sums of its measures."""
+        self.optimizer.zero_grad()
+        losses, totals = [], Totals()
+        for inputs, targets in pieces:
+            loss, sums = self.objective.training(self.outputs(inputs), targets)
+            if len(pieces) == 1:
+                loss.backward()
+                self._clip()
+                return loss.detach(), sums
+            (loss / len(pieces)).backward()
+            losses.append(loss.detach())
+            totals.add(sums)
+        self._clip()
+        return torch.stack(losses).mean(), totals.sums
+
+    def _clip(self) -> None:
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.clip_norm)
 
     def outputs(self, inputs: Any) -> Any:
-        """The net's outputs for the inputs of a batch."""
+        """The net's outputs for the inputs of a batch; of the outputs of a net of transformers the logits."""
         with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.model(inputs)
+            if isinstance(inputs, dict):
+                given = self.model(**inputs)
+            else:
+                given = self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+        return getattr(given, "logits", given)
 
 
 @dataclass(frozen=True)
@@ -149,22 +203,60 @@ class Totals:
 
 def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[StepTaken]:
     """Train from step `start` to the policy's end: each step that is drawn is one update."""
-    model, optimizer, objective = learner.model, learner.optimizer, learner.objective
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = learner.optimizer
     stream = learner.data.train_batches(learner.seed, start)
-    model.train()
+    learner.train()
     for index in range(start, policy.total_steps):
         apply(optimizer, policy(index))
-        inputs, targets = next(stream)
-        loss, sums = objective.training(learner.outputs(inputs), targets)
-        # So that the inputs are freed with the graph, and the next batch reuses their memory.
-        del inputs
-        optimizer.zero_grad()
-        loss.backward()
-        if learner.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, learner.clip_norm)
-        optimizer.step()
-        yield StepTaken(index, used(optimizer), loss.detach(), sums)
+        taken = take_step(learner, learner.batch(stream, index))
+        if taken is None:
+            raise ValueError(f"{type(optimizer).__name__} did not call its closure, which computes the gradients")
+        if learner.averaged is not None:
+            learner.averaged.update_parameters(learner.model)
+        yield StepTaken(index, used(optimizer), *taken)
+
+
+def take_step(
+    learner: Learner, pieces: list[tuple[Any, Any]], *, has_gradients: bool = False
+) -> tuple[Tensor, Sums] | None:
+    """One optimizer update by a batch; returns the batch's mean loss and the sums of its measures before the update.
+
+    `has_gradients`: the net has the batch's gradients already, and nothing is returned where no closure computes them.
+    """
+    taken: list[tuple[Tensor, Sums]] = []
+
+    def closure() -> Tensor:
+        taken.append(learner.gradients(pieces))
+        return taken[-1][0]
+
+    if learner.closure != "required" and not has_gradients:
+        closure()
+    if learner.closure == "none":
+        # Freed before the optimizer's step, so that the next batch is made in the same memory.
+        pieces.clear()
+        learner.optimizer.step()
+    else:
+        learner.optimizer.step(closure)  # type: ignore[arg-type]
+    return taken[0] if taken else None
+
+
+@contextmanager
+def evaluated(learner: Learner, *, recalibrate: bool = False) -> Iterator[Learner]:
+    """What is evaluated and saved in the place of a learner, for as long as the context lasts.
+
+    Its net has the running mean of the weights if there is one, and the weights of evaluation if the optimizer tells
+    two kinds apart (schedule-free). `recalibrate` measures batch-norm statistics anew.
+    """
+    shown = learner if learner.averaged is None else replace(learner, model=learner.averaged.module)
+    of_optimizer = getattr(learner.optimizer, "eval", None)
+    if of_optimizer:
+        of_optimizer()
+    try:
+        with recalibrated(shown) if recalibrate else nullcontext():
+            yield shown
+    finally:
+        if of_optimizer:
+            learner.train()
 
 
 @torch.no_grad()
@@ -174,15 +266,19 @@ def evaluate(learner: Learner, part: str) -> dict[str, float]:
     Raises RuntimeError if a sample was missed or counted twice.
     """
     model, totals = learner.model, Totals()
-    training = model.training
+    training, objective = model.training, learner.objective
+    meters: dict[str, Any] = getattr(objective, "meters", lambda _: {})(learner.data.device)
     model.eval()
     for inputs, targets in learner.data.part_batches(part):
-        totals.add(learner.objective.evaluation(learner.outputs(inputs), targets))
+        outputs = learner.outputs(inputs)
+        totals.add(objective.evaluation(outputs, targets))
+        for meter in meters.values():
+            meter.update(*objective.predictions(outputs, targets))  # type: ignore[attr-defined]
     model.train(training)
     found = totals.read()
     if (seen := found.get("count", 0)) != (size := learner.data.sizes[part]):
         raise RuntimeError(f"an evaluation must count each of {size} samples once, and counted {seen}")
-    return learner.objective.values(found)
+    return objective.values(found) | {name: float(meter.compute()) for name, meter in meters.items()}
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -95,6 +95,17 @@ class Measure:
 
 ACCURACY = Measure("accuracy", "max", is_fraction=True)
 LOSS = Measure("loss", "min")
+F1 = Measure("f1", "max", is_fraction=True)
+RMSE = Measure("rmse", "min")
+MEAN_IOU = Measure("mean_iou", "max", is_fraction=True)
+# The headline of each of the program's objectives, for those who must not import torch.
+HEADLINES = {
+    "onecycle_sweeps.objectives.classification.Classification": ACCURACY,
+    "onecycle_sweeps.objectives.multilabel.Multilabel": F1,
+    "onecycle_sweeps.objectives.regression.Regression": RMSE,
+    "onecycle_sweeps.objectives.language_model.LanguageModel": LOSS,
+    "onecycle_sweeps.objectives.segmentation.Segmentation": MEAN_IOU,
+}
 
 
 def recorded(measures: Iterable[Measure]) -> tuple[Measure, ...]:

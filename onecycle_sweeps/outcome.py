@@ -166,7 +166,7 @@ class Outcome:
     @property
     def steps_to_target(self) -> int | None:
         """The steps taken when an evaluation first reached the target; None if none did, or without a target."""
-        target = self.entry.target_accuracy
+        target = self.entry.target
         if target is None:
             return None
         values = self.val(self.headline).pairs()
@@ -175,7 +175,7 @@ class Outcome:
     @property
     def arrival(self) -> Arrival | None:
         """When the trial reached its target; a diverged one never did. None without a target or a result."""
-        if self.entry.target_accuracy is None or not self.ended:
+        if self.entry.target is None or not self.ended:
             return None
         if self.finished and (steps := self.steps_to_target):
             return Arrival(steps, reached=True)

@@ -12,15 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import fingerprints, images, provenance
+from onecycle_sweeps import datasets, fingerprints, images, provenance
 from onecycle_sweeps.config import keys, nodes, schema
 from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, RANGE_TEST, TRAIN, Config, ConfigError
+from onecycle_sweeps.datasets import Facts
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.fingerprints import Inputs
-from onecycle_sweeps.images import Source
 from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.policies import Hyper, Policy, check_policy
 from onecycle_sweeps.provenance import NAMED, Change
+from onecycle_sweeps.samples import SampleFacts
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -72,7 +73,7 @@ class Data:
     files and folders by their absolute paths.
     """
 
-    facts: images.Facts
+    facts: Facts
     source: str
     cache: str
     files: Mapping[str, str]
@@ -110,24 +111,48 @@ class Planner:
         schema.check_threads(config["threads"], self.cpus_elsewhere)
         if config["device"].startswith("cuda") and self.cpus_elsewhere is None:
             _check_cuda(config["device"])
+        for key, instead in schema.EARLIER_NAMES.items():
+            if (value := request.typed().get(key)) is not None:
+                self._remark(f"{key}={value} is taken as {instead}={value}")
         data = self._describe_data(config)
-        samples, size = data.facts.train, config["batch_size"]
-        schema.check_at_most("batch_size", size, samples, f"the {samples} training samples")
+        schema.check_batch(config, data.facts.train)
+        config = self._with_objective(config, data.facts)
         env_set = config.get(schema.ENV_SET)
-        self._build_once(partial(transforms, config, data.facts), config["data"], env_set)
+        if isinstance(data.facts, images.Facts):
+            self._build_once(partial(transforms, config, data.facts), config["data"], env_set)
+        elif given := [key for key in schema.TRANSFORM_KEYS if config["data"].get(key)]:
+            raise ConfigError(f"data.{given[0]} is for images, and {config['data']['_target_']} has none")
         test = self._trial(schema.range_test(config), request, data)
         if config["task"] == RANGE_TEST:
             return test
-        rate, steps = schema.max_lr(config), samples // size
+        rate, steps = schema.max_lr(config), schema.steps_per_epoch(config, data.facts.train)
         evaluations = config["evaluations_per_epoch"]
         schema.check_at_most("evaluations_per_epoch", evaluations, steps, f"the {steps} steps of an epoch")
         check = partial(_check_policy, config, steps)
         self._build_once(check, config["policy"], config["epochs"], rate, steps, env_set)
         return self._trial(config, request, data, None if rate else test)
 
+    def _with_objective(self, config: Config, facts: Facts) -> Config:
+        """The config with the objective that its targets suggest where it says auto, which is then told to the user."""
+        if config["objective"]["_target_"] == schema.AUTO_OBJECTIVE:
+            usual, reason = "classification", "the data are images with a class each"
+            if isinstance(facts, SampleFacts):
+                usual, reason = facts.usual, facts.reason
+            config = config | {"objective": config["objective"]["choices"][usual]}
+            self._remark(f"objective={usual}: {reason}")
+        if config["label_smoothing"] and "label_smoothing" not in config["objective"]:
+            target = config["objective"]["_target_"]
+            raise ConfigError(f"label_smoothing must be 0 for objective._target_={target}, which has no such key")
+        return config
+
+    def _remark(self, line: str) -> None:
+        """Add a line for the user, once."""
+        if line not in self.remarks:
+            self.remarks.append(line)
+
     def steps_per_epoch(self, config: Config) -> int:
         """The number of steps in an epoch of a trial that was planned."""
-        return self._describe_data(config).facts.train // config["batch_size"]
+        return schema.steps_per_epoch(config, self._describe_data(config).facts.train)
 
     def without_effect(self, trials: Sequence[Trial]) -> list[str]:
         """A line for each typed key whose values make no difference to any of these trainings."""
@@ -157,7 +182,7 @@ class Planner:
                 self._data[key] = self._read_data(config, node, env_set, load)
         return self._data[key]
 
-    def _read_data(self, config: Config, node: Config, env_set: Config, load: Callable[[], Source]) -> Data:
+    def _read_data(self, config: Config, node: Config, env_set: Config, load: Callable[[], Any]) -> Data:
         """Fingerprint a data set and decode it; raises Changed if its files change meanwhile."""
         loader = node["_target_"]
         defaults = nodes.text_defaults(node)
@@ -181,7 +206,7 @@ class Planner:
                 f"the data of {loader} is what an earlier command read: no key of data names a file or folder, so "
                 "changes go unnoticed; rerun=true reads it again, and +data.files=[PATH] names the files that it reads"
             )
-        facts = images.prepare(load, folder, check=check, afresh=afresh, **schema.split(config))
+        facts = datasets.prepare(load, folder, check=check, afresh=afresh, **schema.split(config))
         self._read.add(cache)
         return Data(facts, source, cache, named.prints)
 

@@ -40,7 +40,7 @@ class Entry:
     kind: str
     varies: dict[str, str]
     needs: str | None = None
-    target_accuracy: float | None = None
+    target: float | None = None
     reused: bool = False
     also: tuple[str, ...] = ()
 
@@ -120,10 +120,16 @@ def load(folder: Path) -> Sweep:
         raise FileNotFoundError(f"{folder} is not a sweep: it has no sweep.json")
     try:
         data["published"] = preset.read(data.get("published"))
-        data["trials"] = tuple(Entry(**entry | {"also": tuple(entry.get("also", ()))}) for entry in data["trials"])
+        data["trials"] = tuple(map(_entry, data["trials"]))
         return Sweep(**data | {"runs_dir": folder.parent.parent, "command": tuple(data["command"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"{path} is damaged ({type(error).__name__}: {error})") from error
+
+
+def _entry(record: dict[str, Any]) -> Entry:
+    """An entry of sweep.json, where `target` may have the name that it had when accuracy was the only measure."""
+    target = record.pop("target_accuracy", None)
+    return Entry(**{"target": target, **record, "also": tuple(record.get("also", ()))})
 
 
 def find(runs_dir: Path, name: str | None = None, on_skipped: Callable[[str], object] | None = None) -> Sweep:
@@ -170,7 +176,7 @@ def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
             rest = {k: v for k, v in varying[trial.request.overrides].items() if k not in NAMED_APART}
             varies = {"policy": leaders[trial.request.overrides], **rest, "seed": str(trial.config["seed"])}
             needs = trial.range_test.signature if trial.range_test else None
-            entry = Entry(trial.signature, TRAIN, varies, needs, trial.config["target_accuracy"])
+            entry = Entry(trial.signature, TRAIN, varies, needs, trial.config["target"])
             found[trial.signature] = _with_name(found.setdefault(trial.signature, entry), entry)
     return tuple(found.values())
 

@@ -9,10 +9,21 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("files", "terminal", "credentials", "measures", "validation", "machine"),
+    ("files", "terminal", "credentials", "measures", "validation", "machine", "seeding"),
     ("onecycle_sweeps", "config", "command_line"),
-    ("policies", "images", "models", "journal", "checkpoint", "fingerprints", "provenance"),
-    ("scheduler", "objectives", "sources", "trial_folder"),
+    (
+        "policies",
+        "images",
+        "samples",
+        "models",
+        "optimizers",
+        "mixing",
+        "journal",
+        "checkpoint",
+        "fingerprints",
+        "provenance",
+    ),
+    ("scheduler", "objectives", "sources", "datasets", "trial_folder"),
     ("loop", "hydra_internals"),
     ("range_test", "hydra_job", "mistakes"),
     ("trial", "planning"),
@@ -26,7 +37,7 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # Only conf/ names these, by _target_.
-IMPORTED_BY_NOBODY = ("models", "sources")
+IMPORTED_BY_NOBODY = ("models", "objectives", "optimizers", "sources")
 
 WITH_HYDRA = (
     *("__main__", "cli", "hydra_plugins", "config", "composing", "planning", "sweep", "trial"),

@@ -21,7 +21,7 @@ from onecycle_sweeps.trial_folder import TrialFolder
 CONF = Path(__file__).parents[1] / "conf"
 # 5 steps an epoch of the 1,437 digits, at a rate that needs no range test.
 SHORT = ("epochs=2", "batch_size=256", "max_lr=0.1")
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "samples_per_second")
 
 
 def request(runs_dir: Path, *overrides: str) -> Request:

@@ -31,7 +31,7 @@ def test_the_csv_has_a_row_per_trial_and_a_column_per_varying_key(mixed: Sweep, 
     assert (one["policy"], one["seed"], one["status"], one["kind"]) == ("onecycle", "1", "finished", "train")
     assert (one["max_lr"], one["max_lr_from"], one["attempts"]) == ("0.3", "range_test:range", "1")
     assert (one["final/val_accuracy"], one["best/val_accuracy"], one["final/val_loss"]) == ("0.92", "0.95", "0.2")
-    assert (one["steps_to_target"], one["target_accuracy"]) == ("4", "0.9")
+    assert (one["steps_to_target"], one["target"]) == ("4", "0.9")
     assert (found["clr2"]["status"], found["clr2"]["cause"]) == ("failed", "the disk is full")
     assert (found["wsd0"]["status"], found["wsd0"]["max_lr"]) == ("waiting", "")
     assert found["range"]["suggestion/max_lr"] == "0.3"

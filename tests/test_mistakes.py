@@ -81,9 +81,11 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("typed", "key", "meant"),
     [
-        ("+accumulate_grad_batches=1,4 -m", "accumulate_grad_batches", "nothing reads it"),
-        ("+loss=focal", "loss", "nothing reads it"),
-        ("++ema=0.999", "ema", "nothing reads it"),
+        ("+gradient_checkpointing=true,false -m", "gradient_checkpointing", "nothing reads it"),
+        ("++lookahead=0.5", "lookahead", "nothing reads it"),
+        ("+accumulate_grad_batches=1,4 -m", "accumulate_grad_batches", "did you mean accumulate?"),
+        ("+loss=focal", "loss", "did you mean objective?"),
+        ("++ema=0.999", "ema", "did you mean ema_decay?"),
         ("+label_smothing=0.1", "label_smothing", "did you mean label_smoothing?"),
         ("+epoch=3", "epoch", "did you mean epochs?"),
         ("epoch=3", "epoch", "did you mean epochs?"),

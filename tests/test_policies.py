@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from onecycle_sweeps.policies import CLR, Constant, Cosine, Hyper, Inv, OneCycle, Policy, Step, Wsd
+from onecycle_sweeps.policies import CLR, Constant, Cosine, Hyper, Inv, Linear, OneCycle, Policy, Step, Wsd
 
 CYCLE: dict[str, Any] = dict(pct_start=0.5, pct_tail=0.2, anneal_strategy="linear", div_factor=10, tail_div=100)
 
@@ -53,6 +53,8 @@ GOLDEN: dict[str, tuple[Any, list[float]]] = {
     ),
     "cosine": (Cosine(1, 4), [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]),
     "cosine after a warm-up": (Cosine(1, 6, 0.2, pct_warmup=2 / 3), [0.2, 0.4, 0.6, 0.8, 1, 0.6]),
+    "linear": (Linear(1, 5, 0, 0.2), [0.5, 1, 0.75, 0.5, 0.25]),
+    "linear to a floor": (Linear(1, 4, 0.2, 0), [1, 0.8, 0.6, 0.4]),
     "wsd": (Wsd(1, 10, 0.3, 0.4), [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]),
     "wsd, sqrt": (Wsd(1, 6, 0, 4 / 6, "sqrt"), [1, 1, 1, 0.5, 1 - 0.5**0.5, 1 - 0.75**0.5]),
     "wsd, cos": (Wsd(1, 6, 0, 4 / 6, "cos"), [1, 1, 1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]),
@@ -227,7 +229,7 @@ def test_momentum_of_a_cycle_moves_against_the_rate(total_steps: int, **keys: An
         assert change * against <= 1e-18, step
 
 
-EVERY: list[Callable[..., Policy]] = [Constant, Step, CLR, OneCycle, Cosine, Wsd, Inv]
+EVERY: list[Callable[..., Policy]] = [Constant, Step, CLR, OneCycle, Cosine, Linear, Wsd, Inv]
 
 REFUSALS: list[tuple[Callable[..., Policy], dict[str, Any], str]] = [
     (Step, {"steps_per_epoch": 0}, "steps_per_epoch must be a whole number of at least 1, got 0"),
@@ -286,6 +288,8 @@ REFUSALS: list[tuple[Callable[..., Policy], dict[str, Any], str]] = [
     (Cosine, {"eta_min": 0.5}, "eta_min must be at most max_lr=0.4, got 0.5"),
     (Cosine, {"pct_warmup": 1}, "pct_warmup must be a number in [0, 1), got 1"),
     (Cosine, {"pct_warmup": 0.999}, "pct_warmup must leave a step after the warm-up, got 0.999 of 100 steps"),
+    (Linear, {"eta_min": 0.5}, "eta_min must be at most max_lr=0.4, got 0.5"),
+    (Linear, {"pct_warmup": 1}, "pct_warmup must be a number in [0, 1), got 1"),
     (Wsd, {"pct_warmup": -0.1}, "pct_warmup must be a number in [0, 1), got -0.1"),
     (Wsd, {"pct_warmup": 0.999, "pct_decay": 0}, "pct_warmup must leave a step after the warm-up"),
     (Wsd, {"pct_decay": 1.1}, "pct_decay must be a number in [0, 1], got 1.1"),

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, LRScheduler, MultiStepLR, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, LinearLR, LRScheduler, MultiStepLR, OneCycleLR, StepLR
 
-from onecycle_sweeps.policies import CLR, Cosine, Hyper, OneCycle, Policy, Step
+from onecycle_sweeps.policies import CLR, Cosine, Hyper, Linear, OneCycle, Policy, Step
 
 LRS = st.floats(1e-4, 10)
 OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
@@ -147,3 +147,13 @@ def test_cosine_after_its_warmup_equals_torch_over_the_steps_left() -> None:
     expected = driven(optimizer, CosineAnnealingLR(optimizer, 80), 80)
     policy = Cosine(0.5, 100, pct_warmup=0.2)
     assert [policy(20 + step).lr for step in range(80)] == pytest.approx([h.lr for h in expected], rel=1e-9)
+
+
+@pytest.mark.parametrize("pct_warmup", [0, 0.2])
+def test_linear_after_its_warmup_equals_torch_over_the_steps_left(pct_warmup: float) -> None:
+    optimizer, warmup = OPTIMIZERS["sgd"](0.5), round(100 * pct_warmup)
+    decay = LinearLR(optimizer, start_factor=1, end_factor=0, total_iters=100 - warmup)
+    expected = driven(optimizer, decay, 100 - warmup)
+    policy = Linear(0.5, 100, pct_warmup=pct_warmup)
+    rates = [policy(warmup + step).lr for step in range(100 - warmup)]
+    assert rates == pytest.approx([hyper.lr for hyper in expected], rel=1e-9)

@@ -23,6 +23,13 @@ from real_trials import made, outcome, undisturbed
 # 66 steps, and a checkpoint about every 30 ms.
 LONGER = ("epochs=3", "batch_size=64", "max_lr=0.1", "evaluations_per_epoch=3", "save_model=true")
 OFTEN = "checkpoint_minutes=0.0005"
+SHARED = ("max_lr=0.01", "evaluations_per_epoch=2", "save_model=true", "precision=fp32")
+SCHEDULE_FREE = ("~optimizer", "+optimizer={_target_: schedulefree.AdamWScheduleFree}", "policy=constant")
+# About as many steps of other tasks, with what else is carried from step to step.
+ROWS = (*SHARED, "data=diabetes", "optimizer=muon", "batch_size=16", "accumulate=2", "epochs=7")
+SIZED = ("data.context=32", "model.depth=1", "model.width=8", "model.heads=2", "model.dropout=0.1")
+TOKENS = (*SHARED, "data=python_docs", *SIZED, "batch_size=1000", "epochs=6", "ema_decay=0.9")
+ITEMS = (*SHARED, "data=torch_dataset", "data.dataset={_target_: users_code.Waves}", "batch_size=8", "epochs=6")
 PATIENCE = 120.0
 BUSY = 7
 # Each process is forked from a clean one that has imported torch and done nothing else.
@@ -74,9 +81,20 @@ def reached(folder: TrialFolder, attempt: int, step: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(runs_dir: Path, beside: Path, seed: int):
-    folder, draw = made(runs_dir, *LONGER, OFTEN), random.Random(seed)
+@pytest.mark.parametrize(
+    ("seed", "overrides"),
+    [
+        *((seed, LONGER) for seed in (0, 1, 2)),
+        (3, ROWS),
+        (4, TOKENS),
+        (5, (*ITEMS, *SCHEDULE_FREE, "+range_test.start_lr=1e-5", "+range_test.end_lr=1")),
+    ],
+    ids=["images 0", "images 1", "images 2", "rows", "tokens", "items"],
+)
+def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(
+    runs_dir: Path, beside: Path, seed: int, overrides: tuple[str, ...]
+):
+    folder, draw = made(runs_dir, *overrides, OFTEN), random.Random(seed)
     points = sorted(draw.sample(range(1, 50), 5))
     for point in points:
         attempt, process = folder.attempts() + 1, started(folder)
@@ -88,7 +106,7 @@ def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(runs_dir: P
     attempts = journal.read(folder.journal).attempts
     assert len([attempt for attempt in attempts if attempt.end is None]) >= 3
     assert all(later.start > 0 for later in attempts[1:])
-    assert outcome(folder) == undisturbed(beside, *LONGER)
+    assert outcome(folder) == undisturbed(beside, *overrides)
     assert sorted(path.name for path in folder.path.glob("*checkpoint*")) == []
 
 

@@ -31,7 +31,7 @@ def test_a_batch_has_whole_steps_in_order_and_fits_one_request():
 
 
 def test_steps_to_target_follow_the_goal_of_the_headline_measure(tmp_path: Path):
-    made = sweep(tmp_path, training("a", target_accuracy=0.5))
+    made = sweep(tmp_path, training("a", target=0.5))
     trial, rmse = made.trial("a"), Measure("rmse", "min")
     trial.create({"max_lr": 0.1})
     trial.write("resolved", {"max_lr": 0.1, "total_steps": 9, "measures": as_records([rmse])})

@@ -14,7 +14,7 @@ from recorded import NAME, attempt, database, fail, finish, range_test, runs, sw
 @pytest.fixture
 def made(tmp_path: Path) -> Sweep:
     """A sweep of one trial, `a`, that has not begun."""
-    return sweep(tmp_path, training("a", target_accuracy=0.5))
+    return sweep(tmp_path, training("a", target=0.5))
 
 
 def test_a_sweep_has_a_parent_run_with_trials_and_range_tests_nested_in_it(made: Sweep, tmp_path: Path):
@@ -88,7 +88,7 @@ def test_end_metrics_and_tags_describe_the_result(made: Sweep):
 
 
 def test_a_missed_target_has_no_metric(tmp_path: Path):
-    made = sweep(tmp_path, training("a", target_accuracy=0.95))
+    made = sweep(tmp_path, training("a", target=0.95))
     attempt(made.trial("a"), 0, 50)
     finish(made.trial("a"))
     tracking.ship(made)

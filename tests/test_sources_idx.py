@@ -167,8 +167,11 @@ def test_fashion_mnist_has_the_published_statistics(real_data, tmp_path):
     assert (round(facts.mean[0] / 255, 4), round(facts.std[0] / 255, 4)) == (0.2860, 0.3530)
 
 
-@pytest.mark.parametrize("file", sorted((CONF / "data").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_data_yaml_uses_the_whole_official_parts(file):
+OF_IMAGES = [file for file in sorted((CONF / "data").glob("*.yaml")) if "\naugment:" in file.read_text()]
+
+
+@pytest.mark.parametrize("file", OF_IMAGES, ids=lambda file: file.stem)
+def test_every_yaml_of_images_uses_the_whole_official_parts(file: Path):
     node = composed(f"data={file.stem}").data
     assert (node.val_fraction, node.split_seed, node.classes) == (0, 0, None)
 

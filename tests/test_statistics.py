@@ -63,7 +63,7 @@ def test_pairs_are_made_by_key_and_not_by_place() -> None:
 
 
 def test_one_pair_has_a_difference_and_no_interval() -> None:
-    assert paired_difference({"0": 0.75}, {"0": 0.5}) == Difference(0.25, None, None, None, 1, None)
+    assert paired_difference({"0": 0.75}, {"0": 0.5}) == Difference(0.25, None, None, None, 1, None, relative=0.5)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.01, 0.02])

@@ -121,7 +121,7 @@ def test_a_group_is_all_but_the_seed():
 
 def test_the_target_accuracy_is_that_of_the_command(runs_dir: Path):
     (entry,) = sweep.entries(trials(runs_dir, "max_lr=0.1 target_accuracy=0.9"))
-    assert entry.target_accuracy == 0.9
+    assert entry.target == 0.9
 
 
 @pytest.mark.parametrize("tests", [1, 50, None])
@@ -137,7 +137,7 @@ def test_naming_twice_as_many_trials_looks_at_trials_twice_as_often(tests: int |
         test = number % (tests or 200)
         typed = (f"batch_size={test}", f"seed={number}")
         asked = Request({}, typed, {"policy": "clr"})
-        config = {"task": "train", "seed": number, "target_accuracy": None}
+        config = {"task": "train", "seed": number, "target": None}
         return Watched(f"t{number}", config, asked, Trial(f"r{test}", {"task": "range_test"}, asked))
 
     counts = []

@@ -62,6 +62,7 @@ def test_a_result_has_the_promised_fields_and_metrics(runs_dir: Path, monkeypatc
         "best/val_accuracy": 0.9,
         "seconds": seconds,
         "images_per_second": 10 * 256 / seconds,
+        "samples_per_second": 10 * 256 / seconds,
     }
     rest = {key: result[key] for key in ("kind", "status", "cause", "steps", "steps_per_epoch", "attempt", "warnings")}
     ended = {"kind": "train", "status": "finished", "cause": None}

@@ -9,6 +9,7 @@ from torchvision import models
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.images import Facts
 from onecycle_sweeps.loop import Learner, steps
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.trial import Stopped, TrialFailed, build
@@ -129,6 +130,7 @@ def test_images_are_normalised_for_the_trained_net_and_that_is_recorded(runs_dir
     (mean,), (std,) = resolved["normalisation"]
     assert [[mean], [std]] == [pytest.approx(values) for values in GREY]
     data, facts = learner_of(folder).data, build.read_facts(folder, folder.config())
+    assert isinstance(facts, Facts)
     assert (data.facts.mean, data.facts.std) == ((mean,), (std,)) != (facts.mean, facts.std)
     images = data.train.images[:2]
     torch.testing.assert_close(data.normalise(images), (images.float() - mean) / std)

@@ -124,3 +124,14 @@ class Hungry(nn.Module):
             some = torch.ones(self.BYTES, dtype=torch.uint8, device=images.device)
             torch.empty(2**46, dtype=torch.uint8, device=some.device)
         return self.scores(images.flatten(1))
+
+
+class Waves(torch.utils.data.Dataset[Any]):
+    """Sines whose frequency is to be found, with noise that is drawn anew whenever one is read."""
+
+    def __len__(self) -> int:
+        return 120
+
+    def __getitem__(self, place: int) -> tuple[Tensor, float]:
+        frequency = 1 + place / 40
+        return torch.sin(frequency * torch.linspace(0, 6.28, 16)) + 0.1 * torch.randn(16), frequency

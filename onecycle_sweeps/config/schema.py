@@ -84,11 +84,13 @@ KEYS = (
     Key("model._target_", TARGET),
     Key("model.weights_file", signature="content"),
     Key("data._target_", TARGET),
+    Key("objective._target_", TARGET),
     Key("policy._target_", TARGET),
     Key("optimizer._target_", TARGET),
     Key("task", one_of(TRAIN, RANGE_TEST)),
     Key("epochs", whole(1, most=10**6), in_range_test=False),
     Key("batch_size", whole(1, most=10**9)),
+    Key("accumulate", whole(1, most=10**6)),
     Key("seed", SEED, in_range_test=False),
     Key("evaluations_per_epoch", COUNT, in_range_test=False),
     Key("max_lr", RATE | AUTO, in_range_test=False),
@@ -101,6 +103,11 @@ KEYS = (
     Key("optimizer.beta2", MOMENTUM, optional=True),
     Key("optimizer.weight_decay", number(at_least=0, most=MOST_RATE), optional=True),
     Key("optimizer.body_lr_scale", RATE, optional=True),
+    Key("optimizer.layer_decay", number(above=0, at_most=1), optional=True),
+    Key("optimizer.no_decay", SWITCH, optional=True),
+    Key("optimizer.closure", SWITCH, optional=True),
+    Key("objective.mixup", number(at_least=0, most=100), optional=True),
+    Key("objective.cutmix", number(at_least=0, most=100), optional=True),
     Key("range_test.mode", one_of("exp", "linear")),
     Key("range_test.start_lr", number(at_least=0, most=MOST_RATE)),
     Key("range_test.end_lr", RATE),
@@ -113,7 +120,7 @@ KEYS = (
     Key("data.split_seed", SEED, data="split"),
     Key("data.classes", NULL | list_of(whole(0), "a list of class numbers such as [3,7]"), data="split"),
     Key("data.root", signature="content"),
-    Key("data.path", text("the path of a folder or .tar of images"), optional=True, signature="content"),
+    Key("data.path", text("the path of the data"), optional=True, signature="content"),
     Key("data.files", signature="content"),
     Key("data.download", signature="none"),
     Key("data.size", whole(1, most=4096), optional=True),
@@ -122,8 +129,9 @@ KEYS = (
     Key("data.fingerprint", one_of("content", "stat"), optional=True, signature="none"),
     Key("data.augment", TRANSFORMS, optional=True, data="transforms"),
     Key("data.evaluation", TRANSFORMS, optional=True, data="transforms"),
-    Key("label_smoothing", number(at_least=0, below=1)),
+    Key("label_smoothing", number(at_least=0, below=1), signature="none"),
     Key("clip_norm", number(above=0, most=1e9) | NULL),
+    Key("ema_decay", number(at_least=0, below=1) | NULL, in_range_test=False),
     Key("precision", one_of("auto", "fp32", "bf16")),
     Key("device", Allowed(_is_device, ("auto", "cpu", "cuda", "cuda:N"))),
     Key("threads", COUNT | AUTO, signature="none"),
@@ -132,6 +140,7 @@ KEYS = (
     Key("save_model", SWITCH, signature="none"),
     Key("rerun", SWITCH, signature="none"),
     Key("checkpoint_minutes", number(above=0, most=10**6), signature="none"),
+    Key("target", number() | NULL, signature="none"),
     Key("target_accuracy", number(above=0, at_most=1) | NULL, signature="none"),
     Key("runs_dir", text("the path of a folder"), signature="none"),
     Key("tracking", signature="none"),
@@ -150,6 +159,10 @@ READ = (*BUILT, *(name for name in CHECKED if name.partition(".")[0] not in BUIL
 GLOBAL_GROUPS = ("experiment", "recipe")
 # The key of a trial's config for the variables of hydra.job.env_set, if there are any.
 ENV_SET = "env_set"
+# Keys that go on working, and the names that took their place.
+EARLIER_NAMES = {"label_smoothing": "objective.label_smoothing", "target_accuracy": "target"}
+# What `objective=auto` has as its target; the targets of the data decide.
+AUTO_OBJECTIVE = "auto"
 
 NOT_IN_SIGNATURE = tuple(key.name for key in KEYS if key.signature == "none" and "." not in key.name)
 # Keys of the data node that say where its files are, and how they are fetched and cached.
@@ -322,6 +335,22 @@ def check_env_set(names: Iterable[str]) -> None:
         for pattern, instead in NOT_BY_ENV_SET.items():
             if re.fullmatch(pattern, name, re.IGNORECASE):
                 raise ConfigError(f"hydra.job.env_set.{name} cannot be set for a job: {instead}")
+
+
+def samples_per_step(config: Config) -> int:
+    """How many samples an optimizer update has: those of `accumulate` batches."""
+    return config["batch_size"] * config.get("accumulate", 1)
+
+
+def steps_per_epoch(config: Config, samples: int) -> int:
+    """How many steps an epoch of so many training samples has; the last short batch is dropped."""
+    return samples // samples_per_step(config)
+
+
+def check_batch(config: Config, samples: int) -> None:
+    """Raise ConfigError if a step has more samples than the training set."""
+    key = "batch_size" if config.get("accumulate", 1) == 1 else "batch_size * accumulate"
+    check_at_most(key, samples_per_step(config), samples, f"the {samples} training samples")
 
 
 def check_at_most(key: str, value: int, bound: int, name: str) -> None:

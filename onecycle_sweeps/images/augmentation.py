@@ -6,13 +6,13 @@ be checked without it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from onecycle_sweeps import seeding
 from onecycle_sweeps.validation import require, whole
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ class EpochWords:
     """
 
     def __init__(self, seed: int, epoch: int, place: int, size: int, device: torch.device | str = "cpu") -> None:
-        digest = hashlib.sha256(f"{seed},{epoch},{place}".encode()).digest()
-        self._seed, self._size, self._device = int.from_bytes(digest[:7]), size, device
+        self._seed, self._size, self._device = seeding.number(f"{seed},{epoch},{place}"), size, device
         self._words: Tensor | None = None
 
     def first(self, count: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onecycle_sweeps import seeding
 from onecycle_sweeps.images import cache
 from onecycle_sweeps.images.arrays import Source, Undecoded
 from onecycle_sweeps.images.augmentation import Draws, EpochWords, Transform
@@ -202,7 +202,7 @@ def _order(split: Split, batch_size: int, seed: int, start: int, together: int) 
     steps = len(split) // batch_size
     epoch, first = divmod(start, steps)
     while True:
-        order = split.index.index_select(0, _permutation(len(split), seed, epoch).to(split.index.device))
+        order = split.index.index_select(0, seeding.order(len(split), seed, epoch).to(split.index.device))
         labels = split.labels.index_select(0, order)
         for step in range(first, steps, together):
             here = slice(step * batch_size, min(step + together, steps) * batch_size)
@@ -224,14 +224,6 @@ def _images(split: Split, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         decoded = torch.from_numpy(images)
         # Only a copy from pinned memory overlaps with the GPU's work.
         yield decoded if device.type == "cpu" else decoded.pin_memory().to(device, non_blocking=True)
-
-
-def _permutation(size: int, seed: int, epoch: int) -> Tensor:
-    import torch
-
-    digest = hashlib.sha256(f"{seed},{epoch}".encode()).digest()
-    # Always drawn on the CPU, so that every device sees the same order.
-    return torch.randperm(size, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7])))
 
 
 def load(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onecycle_sweeps import files
+from onecycle_sweeps import files, seeding
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.images import cache
 from onecycle_sweeps.images.arrays import Source
@@ -44,13 +44,19 @@ class Facts:
     val_fraction: float
     split_seed: int
     classes: tuple[int, ...] | None
+    class_counts: tuple[int, ...] = ()
     doubts: tuple[str, ...] = ()
     skipped: int = 0
 
     @property
     def offered(self) -> dict[str, Any]:
         """The values that a net's constructor may have as parameters."""
-        return {"in_channels": self.in_channels, "num_classes": self.num_classes}
+        return {
+            "in_channels": self.in_channels,
+            "num_classes": self.num_classes,
+            "out_features": self.num_classes,
+            "class_counts": self.class_counts,
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Facts:
@@ -105,10 +111,8 @@ def positions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The positions of the samples of `classes` that are kept and held out, each in ascending order."""
     kept = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
-    held_out = round(val_fraction * len(kept))
-    # RandomState's stream is frozen (NEP 19): a numpy upgrade must not move samples between the parts.
-    order = np.random.RandomState(split_seed).permutation(len(kept))
-    return kept[np.sort(order[held_out:])], kept[np.sort(order[:held_out])]
+    stay, out = seeding.held_out(len(kept), val_fraction, split_seed)
+    return kept[stay], kept[out]
 
 
 def _check_official(test: int, own_val: bool, val_fraction: float) -> None:
@@ -127,6 +131,7 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
     if missing:
         raise ValueError(f"classes must lie in 0..{len(class_names) - 1}, got {missing[0]}")
     train, held_out = positions(cache.mapped(folder, "train_labels"), val_fraction, split_seed, classes)
+    labels = cache.mapped(folder, "train_labels")[train]
     test_labels = cache.mapped(folder, "test_labels")
     own_val = cache.has_val(folder)
     _check_official(len(test_labels), own_val, val_fraction)
@@ -160,6 +165,7 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
         val_fraction=val_fraction,
         split_seed=split_seed,
         classes=classes,
+        class_counts=tuple(int((labels == number).sum()) for number in names),
         doubts=(*doubts(folder, parts, names), *about_skipped(skipped)),
         skipped=sum(map(len, skipped.values())),
     )

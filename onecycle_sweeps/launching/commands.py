@@ -20,6 +20,7 @@ from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.session import Run, Session, say_how_to_continue, say_how_to_resume, say_how_to_watch
 from onecycle_sweeps.launching.slurm.client import SlurmError
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 from onecycle_sweeps.terminal import FAILURE, INTERRUPTED, complain, in_one_line, refuse, say
@@ -91,9 +92,8 @@ def _check_hydra(hydra: Any, unread: tuple[str, ...], reason: str) -> None:
 
 def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
     """Warn of a sweeper that goes in the wrong direction, and of a folder of Hydra's that gets no results."""
-    # No trial has recorded its headline measure yet.
-    measure = measures.of_trial(None)[0]
-    if config["task"] == TRAIN and (override := direction_override(hydra.sweeper, measure.goal)):
+    measure = _headline(config)
+    if config["task"] == TRAIN and measure and (override := direction_override(hydra.sweeper, measure.goal)):
         does, better = ("minimises", "higher") if measure.goal == "max" else ("maximises", "lower")
         complain(f"the sweeper {does}, but a {better} {measure.final_val} is better: add {override}")
     if Path(hydra.sweep.dir).absolute() != Path(config["runs_dir"]) / "sweeps":
@@ -101,6 +101,14 @@ def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
             f"{hydra.sweep.dir} gets only what Hydra writes about its jobs; trials, results and the report are in "
             f"{config['runs_dir']} (runs_dir=...)"
         )
+
+
+def _headline(config: Mapping[str, Any]) -> Measure | None:
+    """The measure that a sweeper gets; None where only the data or the user's code says which that is."""
+    objective = config["objective"]
+    if (name := objective.get("headline")) is not None:
+        return measures.LOSS if name == measures.LOSS.name else None
+    return measures.HEADLINES.get(objective["_target_"])
 
 
 def direction_override(node: Any, goal: Literal["max", "min"], path: str = "hydra.sweeper") -> str | None:

@@ -18,7 +18,7 @@ from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import urlsplit
 
-from onecycle_sweeps import files, images, provenance, tracking
+from onecycle_sweeps import datasets, files, provenance, tracking
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.credentials import address
@@ -146,7 +146,7 @@ def _trials(requests: Sequence[Request], runs_dir: Path, cpus_elsewhere: int | N
     for config in (trial.config for trial in trials):
         cache = runs_dir / "data" / config["needs"]["data"]
         with nodes.environment(config):
-            found[cache] = images.prepare(nodes.loader(config), cache, **schema.split(config))
+            found[cache] = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
     facts = dict.fromkeys(f"{one.train} training and {one.val} validation samples" for one in found.values())
     return ok("trial", f"it has {', or '.join(facts)}, and can take a step")
 

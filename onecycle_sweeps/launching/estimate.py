@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from onecycle_sweeps import images
+from onecycle_sweeps import datasets
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.files import Unreadable
@@ -51,9 +51,9 @@ def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     cache = runs_dir / "data" / config["needs"]["data"]
     with nodes.environment(config):
-        facts = images.prepare(nodes.loader(config), cache, **schema.split(config))
+        facts = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
     evaluations = config["evaluations_per_epoch"] * facts.val / config["batch_size"] * FORWARD_SHARE
-    return config["epochs"] * (facts.train // config["batch_size"] + (evaluations if timed else 0))
+    return config["epochs"] * (schema.steps_per_epoch(config, facts.train) + (evaluations if timed else 0))
 
 
 def _kind(config: Config) -> str:

@@ -22,7 +22,10 @@ from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.terminal import in_one_line, with_traceback
 
 # Keys of a config that have no influence on whether the trial can take a step.
-IRRELEVANT = ("seed", "epochs", "evaluations_per_epoch", "runs_dir", "tracking", "threads", "target_accuracy", "rerun")
+IRRELEVANT = (
+    *("seed", "epochs", "evaluations_per_epoch", "runs_dir", "tracking", "threads", "rerun"),
+    *("target", "target_accuracy"),
+)
 # How often to check whether the process is alive: a process that it has started may hold its pipes open.
 POLL_SECONDS = 0.2
 # How long the process may take to end after it was killed, or after it has closed its pipe.
@@ -84,7 +87,7 @@ class Preflight:
 
 def in_this_process(checks: Sequence[Check], begin: Callable[[Check], None] = lambda _: None) -> Refusal | None:
     """Perform checks here, which imports torch; returns the first refusal. `begin` is called before each check."""
-    from onecycle_sweeps import images
+    from onecycle_sweeps import datasets
     from onecycle_sweeps.config import nodes, schema
     from onecycle_sweeps.trial.rehearsal import Rehearsal
 
@@ -95,7 +98,7 @@ def in_this_process(checks: Sequence[Check], begin: Callable[[Check], None] = la
         try:
             with nodes.environment(config):
                 cache = Path(check.runs_dir) / "data" / config["needs"]["data"]
-                facts = images.prepare(nodes.loader(config), cache, **schema.split(config))
+                facts = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
                 rehearsal.attempt(config, facts, elsewhere=check.elsewhere)
         except (Exception, SystemExit) as error:
             return Refusal(in_one_line(error), with_traceback(error))

@@ -1,4 +1,4 @@
-"""Policies with a linear warm-up: cosine and warm-up-stable-decay. Neither sets the momentum."""
+"""Policies with a linear warm-up: cosine, linear and warm-up-stable-decay. None of them sets the momentum."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -33,6 +33,35 @@ class Cosine:
         if step < warmup:
             return Hyper(_warmup_lr(self.max_lr, step, warmup))
         fraction = SHAPES["cos"]((step - warmup) / (self.total_steps - warmup))
+        return Hyper(interpolate(self.max_lr, self.eta_min, fraction))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear warm-up, as Cosine's, then straight down from max_lr towards eta_min over the remaining steps.
+
+    The usual schedule of fine-tuned language models (arXiv:1810.04805; transformers' get_linear_schedule_with_warmup),
+    and with a short warm-up a strong one in general (arXiv:2310.07831).
+    eta_min: the rate of the step after the last one, so no step has a rate of 0.
+    """
+
+    max_lr: float
+    total_steps: int
+    eta_min: float = 0.0
+    pct_warmup: float = 0.05
+
+    def __post_init__(self) -> None:
+        require_run(self.max_lr, self.total_steps)
+        _require_eta_min(self.eta_min, self.max_lr)
+        require("pct_warmup", self.pct_warmup, number(at_least=0, below=1))
+        _warmup_steps(self.pct_warmup, self.total_steps)
+
+    def __call__(self, step: int) -> Hyper:
+        step = clamp_step(step, self.total_steps)
+        warmup = _warmup_steps(self.pct_warmup, self.total_steps)
+        if step < warmup:
+            return Hyper(_warmup_lr(self.max_lr, step, warmup))
+        fraction = (step - warmup) / (self.total_steps - warmup)
         return Hyper(interpolate(self.max_lr, self.eta_min, fraction))
 
 

@@ -15,7 +15,8 @@ from onecycle_sweeps.range_test.ramp import MIN_POINTS, Floats, checked, first
 
 MOST_RATES = 12
 MEDIAN_OF = 5
-# Shares of the measure's rise at which Smith reads base_lr and max_lr, and the least rise that is enough for that.
+# Shares of the measure's rise at which Smith reads base_lr and max_lr, and the least rise that is enough for that; of a
+# measure that is no fraction, as a share of its first value.
 RISEN, SLOWED = 0.1, 0.95
 LEAST_RISE_OF_MEASURE = 0.01
 LEAST_DESCENT = 0.01
@@ -307,11 +308,12 @@ def read_evaluations(lrs: Sequence[float], values: Sequence[float], measure: Mea
             "range_test.end_lr, raise range_test.steps, or set max_lr yourself"
         )
     curve = fit_evenly(rates, found if measure.goal == "max" else -found)
-    if curve.mean.max() - curve.mean[0] < LEAST_RISE_OF_MEASURE:
-        start, best = (abs(float(value)) for value in (curve.mean[0], curve.mean.max()))
+    start, best = (abs(float(value)) for value in (curve.mean[0], curve.mean.max()))
+    least = LEAST_RISE_OF_MEASURE * (1 if measure.is_fraction else start)
+    if curve.mean.max() - curve.mean[0] < least:
         raise ValueError(
-            f"the val {measure.name} of a range test must improve by {LEAST_RISE_OF_MEASURE}, got {start:.3f} and "
-            f"{best:.3f} at best: raise range_test.steps, lower range_test.end_lr, or set max_lr yourself"
+            f"the val {measure.name} of a range test must improve by {least:.3g}, got {start:.4g} and "
+            f"{best:.4g} at best: raise range_test.steps, lower range_test.end_lr, or set max_lr yourself"
         )
     return SmithsRates(_reaching(curve, RISEN), _reaching(curve, SLOWED))
 

@@ -60,7 +60,7 @@ class Pairing:
     @property
     def target(self) -> float | None:
         """The target that all trials of both families share; None if they had none or different ones."""
-        targets = {o.entry.target_accuracy for side in self._sides for o in side.members}
+        targets = {o.entry.target for side in self._sides for o in side.members}
         return targets.pop() if len(targets) == 1 else None
 
     @property
@@ -203,7 +203,7 @@ class Claim:
         found, both = self.difference, f"{self.name} and {self.baseline}"
         if found is None:
             return f"{self.name} against {self.baseline}: no seed has finished in both"
-        mean = in_units(self.headline, signed(self.headline, found.mean))
+        mean = in_units(self.headline, signed(self.headline, found.mean), found.relative)
         if self.unlike:
             return f"not comparable: {both} differ in {' and '.join(self.unlike)}; {mean}{self._evidence(found)}"
         if self.rates:
@@ -224,7 +224,8 @@ class Claim:
                 f"no difference shown between {both}: {mean}{self._evidence(found)}; "
                 f"minimum detectable difference: {self._detectable(found)}"
             )
-        by = in_units(self.headline, unsigned(self.headline, abs(found.mean)))
+        share = None if found.relative is None else abs(found.relative)
+        by = in_units(self.headline, unsigned(self.headline, abs(found.mean)), share)
         word = "worse" if self.kind == "worse" else "better"
         return f"{self.name} is {word} than {self.baseline} by {by}{self._evidence(found, flipped=found.mean < 0)}"
 
@@ -397,9 +398,12 @@ def signed(headline: Measure, difference: float) -> str:
     return f"{'+' if difference >= 0 else ''}{unsigned(headline, difference)}"
 
 
-def in_units(headline: Measure, number: str) -> str:
-    """A number with the unit of the measure's differences."""
-    return f"{number} points" if headline.is_fraction else f"{number} in {headline.name}"
+def in_units(headline: Measure, number: str, relative: float | None = None) -> str:
+    """A number with the unit of the measure's differences; `relative` is the same as a share of the baseline."""
+    if headline.is_fraction:
+        return f"{number} points"
+    share = "" if relative is None else f" or {100 * relative:{'+' if number[0] in '+-' else ''}.2g} %"
+    return f"{number} in {headline.name}{share}"
 
 
 def target_words(headline: Measure, target: float) -> str:

@@ -118,7 +118,7 @@ def compare(sweep: Sweep) -> Comparison:
         rows=tuple(rows),
         claims=claims,
         range_tests=tuple(o for o in outcomes if o.entry.kind == RANGE_TEST),
-        targets=tuple(sorted({t for o in outcomes if (t := o.entry.target_accuracy) is not None})),
+        targets=tuple(sorted({t for o in outcomes if (t := o.entry.target) is not None})),
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),
         warnings=tuple((o.name, warning) for o in outcomes for warning in o.result.get("warnings", ())),

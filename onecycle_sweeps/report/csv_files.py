@@ -96,7 +96,7 @@ def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, 
         "max_lr_from": outcome.resolved.get("max_lr_from"),
         "attempts": outcome.attempts,
         "steps": outcome.result.get("steps"),
-        "target_accuracy": outcome.entry.target_accuracy,
+        "target": outcome.entry.target,
         "steps_to_target": outcome.steps_to_target,
         "warnings": "; ".join(outcome.result.get("warnings", ())),
     }

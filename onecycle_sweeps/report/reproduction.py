@@ -106,7 +106,9 @@ def _obstacles_of_pair(
     pair: Pair, facts: Published, members: Members, departures: tuple[str, ...], command: Sequence[str]
 ) -> tuple[str, ...]:
     """An order can be tested with another net or other data, but not if the user departed from the preset."""
-    targets = [word for word in command if word.startswith("target_accuracy=") and pair.speed_up is not None]
+    targets = [
+        word for word in command if word.startswith(("target=", "target_accuracy=")) and pair.speed_up is not None
+    ]
     found = (*departures, *_mixed(members)) if pair.order_alone else _obstacles(facts, members, departures)
     return (*found, *(f"{word} was typed" for word in targets))
 

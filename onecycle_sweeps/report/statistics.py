@@ -40,6 +40,7 @@ class Difference:
     detectable difference: the smallest true difference that a test of so many pairs at that level finds with 80 %
     power, if differences have the standard deviation of these; with few pairs that is a rough estimate. `low`, `high`,
     `p` and `detectable` are None if there is one pair or all differences are equal, so that no spread can be estimated.
+    `relative` is the mean as a share of the baseline's, None where that is 0.
     """
 
     mean: float
@@ -49,6 +50,7 @@ class Difference:
     pairs: int
     detectable: float | None
     level: float = LEVEL
+    relative: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ def paired_difference(values: Mapping[str, float], baseline: Mapping[str, float]
     differences = [value - baseline[key] for key, value in values.items()]
     pairs, mean = len(differences), statistics.fmean(differences)
     spread = statistics.stdev(differences) if pairs > 1 else 0.0
+    base = abs(statistics.fmean(baseline.values()))
+    relative = mean / base if base else None
     if spread <= ROUNDING * max(map(abs, (*values.values(), *baseline.values()))):
-        return Difference(mean, None, None, None, pairs, None, level)
+        return Difference(mean, None, None, None, pairs, None, level, relative)
     error, df = spread / math.sqrt(pairs), pairs - 1
     margin, p = error * _two_sided_quantile(df, level), _two_sided_p(mean / error, df)
     detectable = spread * detectable_effect(pairs, level)
-    return Difference(mean, mean - margin, mean + margin, p, pairs, detectable, level)
+    return Difference(mean, mean - margin, mean + margin, p, pairs, detectable, level, relative)
 
 
 @cache

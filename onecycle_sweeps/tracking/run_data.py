@@ -139,7 +139,7 @@ def _figures(outcome: Outcome, sweep: Sweep) -> list[Point]:
 
 def _with_evaluations(outcome: Outcome) -> Outcome:
     """The outcome with the headline measure of each evaluation, read block by block: a journal may be long."""
-    if outcome.entry.target_accuracy is None:
+    if outcome.entry.target is None:
         return outcome
     steps: list[int] = []
     values: list[float] = []

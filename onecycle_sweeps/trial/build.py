@@ -26,21 +26,23 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from onecycle_sweeps import fingerprints, images, measures, provenance
+from onecycle_sweeps import datasets, fingerprints, images, measures, provenance
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.images import Facts, ImageBatches
+from onecycle_sweeps.datasets import Facts
 from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.loop import Batches, Learner, Objective
-from onecycle_sweeps.objectives.classification import Classification
+from onecycle_sweeps.mixing import Mixing
 from onecycle_sweeps.provenance import Code
-from onecycle_sweeps.scheduler import check_groups
+from onecycle_sweeps.samples import SampleFacts
+from onecycle_sweeps.samples.targets import Form
+from onecycle_sweeps.trial.measured import Measured
+from onecycle_sweeps.trial.optimizer import closure_of, make_optimizer
 from onecycle_sweeps.trial_folder import TrialFolder
 
 Resolved = dict[str, Any]
-# The rate of an optimizer that has no default; the policy replaces it before the first step.
-PLACEHOLDER_LR = 1e-3
 # In a smaller net the casts to bf16 take longer than its faster products save.
 SMALL_NET = 50_000
 CUDA_CAPABILITY = (8, 0)
@@ -68,9 +70,9 @@ def begin(
     """
     facts, fixed = read_facts(trial, config), fixed or {}
     prepare_torch(config, choose_device(config, fixed), choose_threads(config, fixed))
-    seed = seeds(config)[0]
-    net = make_net(config, facts.offered, seed)
-    resolved = fixed if resumed else resolve(config, facts, net, rate, fixed, code)
+    offered, seed = offered_by(config, facts), seeds(config)[0]
+    objective, net = make_objective(config, offered), make_net(config, offered, seed)
+    resolved = fixed if resumed else resolve(config, facts, net, objective, rate, fixed, code)
     with reporting_out_of_memory("the data set"):
         data = load_data(trial, config, facts, resolved)
     return resolved, make_learner(config, resolved, data, seed, net)
@@ -122,6 +124,7 @@ def resolve(
     config: Config,
     facts: Facts,
     net: nn.Module,
+    objective: Objective,
     rate: tuple[float | None, str | None],
     fixed: Resolved | None = None,
     code: Code | None = None,
@@ -133,7 +136,7 @@ def resolve(
     training set's statistics.
     """
     fixed = fixed or {}
-    device, steps_per_epoch = choose_device(config, fixed), facts.train // config["batch_size"]
+    device, steps_per_epoch = choose_device(config, fixed), schema.steps_per_epoch(config, facts.train)
     if config["task"] == "range_test":
         total_steps = config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     else:
@@ -149,7 +152,7 @@ def resolve(
         "threads": choose_threads(config, fixed),
         **gpu(device),
         "normalisation": getattr(net, "normalisation", None),
-        "measures": measures.as_records(make_objective(config).measures),
+        "measures": measures.as_records(objective.measures),
         **provenance.as_record(code or provenance.code_of_trial(config)),
         "data": {
             "train": facts.train,
@@ -200,7 +203,7 @@ def read_facts(trial: TrialFolder, config: Config) -> Facts:
     """
     check = partial(check_files, trial, config)
     check()
-    return images.prepare(nodes.loader(config), _cache(trial, config), check=check, **schema.split(config))
+    return datasets.prepare(nodes.loader(config), _cache(trial, config), check=check, **schema.split(config))
 
 
 def check_files(trial: TrialFolder, config: Config) -> None:
@@ -212,16 +215,18 @@ def check_files(trial: TrialFolder, config: Config) -> None:
     fingerprints.check(files, fingerprints.memos(trial.runs_dir))
 
 
-def load_data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> ImageBatches:
-    """The trial's data set on its device, with its transforms and the net's normalisation."""
+def load_data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Batches:
+    """The trial's data set on its device; images with their transforms and the net's normalisation."""
+    cache, loader, device = _cache(trial, config), nodes.loader(config), resolved["device"]
+    if isinstance(facts, SampleFacts):
+        return datasets.load_samples(loader(), facts, config, device, target_form(config))
     facts = normalised(facts, resolved.get("normalisation"))
-    loader = nodes.loader(config)
-    data = images.load(_cache(trial, config), facts, config["batch_size"], resolved["device"], loader)
+    data = images.load(cache, facts, schema.samples_per_step(config), device, loader)
     check = partial(check_files, trial, config) if data.train.undecoded else data.check
     return replace(data, check=check, **transforms(config, facts))
 
 
-def normalised(facts: Facts, normalisation: Any) -> Facts:
+def normalised(facts: images.Facts, normalisation: Any) -> images.Facts:
     """The facts with a net's own (mean, std) of each channel, if it has any."""
     if not normalisation:
         return facts
@@ -229,9 +234,43 @@ def normalised(facts: Facts, normalisation: Any) -> Facts:
     return replace(facts, mean=mean, std=std)
 
 
-def make_objective(config: Config) -> Objective:
-    """The objective of the trial."""
-    return Classification(config["label_smoothing"])
+def offered_by(config: Config, facts: Facts) -> dict[str, Any]:
+    """What nets and objectives may have as parameters, with `out_features`, the number of outputs for a sample.
+
+    Raises ValueError for targets that the objective cannot take.
+    """
+    form = target_form(config)
+    if isinstance(facts, SampleFacts):
+        return facts.offered_for(form)
+    if form not in ("classes", "raw"):
+        raise ValueError(f"the objective needs {form} as targets, and each of these images has one class")
+    return facts.offered
+
+
+def target_form(config: Config) -> Form:
+    """The form in which the objective takes its targets; `raw` for an objective of the user's that has no `form`."""
+    return getattr(nodes.located("objective._target_", objective_node(config)["_target_"]), "form", "raw")
+
+
+def make_objective(config: Config, offered: Mapping[str, Any]) -> Objective:
+    """The objective of the trial, which may have facts of the data as parameters; with the config's further metrics."""
+    node = dict(objective_node(config))
+    metrics, headline = node.pop("metrics", None) or {}, node.pop("headline", None)
+    objective = nodes.build("objective", node, **offered)
+    if not metrics and headline in (None, objective.measures[0].name):
+        return objective
+    further = {**offered, "num_labels": offered.get("out_features")}
+    made = {
+        name: partial(nodes.build, f"objective.metrics.{name}", of_metric, **further)
+        for name, of_metric in metrics.items()
+    }
+    return Measured(objective, made, headline)
+
+
+def objective_node(config: Config) -> Config:
+    """The config's node of the objective; classification for a trial that was recorded before there were others."""
+    classification = "onecycle_sweeps.objectives.classification.Classification"
+    return config.get("objective") or {"_target_": classification, "label_smoothing": config["label_smoothing"]}
 
 
 def make_net(config: Config, offered: Mapping[str, Any], seed: int | None = None) -> Any:
@@ -244,42 +283,46 @@ def make_net(config: Config, offered: Mapping[str, Any], seed: int | None = None
 def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, net: nn.Module | None = None) -> Learner:
     """The learner before a trial's first step; `net` is the net with the weights of `seed`, if it has been built."""
     built = net if net is not None else make_net(config, data.offered, seed)
-    built = built.to(resolved["device"]).to(memory_format=torch.channels_last)
+    closure = closure_of(config["optimizer"])
+    built = on_device(built, resolved["device"], channels_last=closure != "required")
+    optimizer, objective = make_optimizer(config["optimizer"], built), make_objective(config, data.offered)
     return Learner(
         built,
-        make_optimizer(config["optimizer"], built),
+        optimizer,
         data,
-        make_objective(config),
+        objective,
         seed,
         bf16=resolved["precision"] == "bf16",
         clip_norm=config["clip_norm"],
+        accumulate=config.get("accumulate", 1),
+        mix=make_mixing(config, data.offered),
+        averaged=_averaged(built, config.get("ema_decay")),
+        closure=closure,
     )
 
 
-def make_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a config node for a net; if the node has a `beta2`, its `momentum` is beta1."""
-    node = dict(node)
-    create, scale = nodes.located("optimizer._target_", node.pop("_target_")), node.pop("body_lr_scale", 1)
-    if "beta2" in node:
-        node["betas"] = (node.pop("momentum"), node.pop("beta2"))
-    takes = nodes.parameters(create)
-    if "lr" in takes and takes["lr"].default is takes["lr"].empty:
-        node["lr"] = PLACEHOLDER_LR
-    nodes.check_arguments("optimizer", node, create, given=[*list(takes)[:1], "lr"])
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    optimizer = create(parameters if scale == 1 else _head_and_body(net, parameters, scale), **node)
-    check_groups(optimizer)
-    return optimizer
+def make_mixing(config: Config, offered: Mapping[str, Any]) -> Mixing | None:
+    """How the samples of a training batch are mixed, for an objective with mixup or cutmix."""
+    mixup, cutmix = (objective_node(config).get(key, 0) for key in ("mixup", "cutmix"))
+    return Mixing(offered["num_classes"], mixup, cutmix) if mixup or cutmix else None
 
 
-def _head_and_body(net: nn.Module, parameters: list[nn.Parameter], scale: float) -> list[dict[str, Any]]:
-    """The param groups of head and body, the body's with `lr_scale`; raises ValueError if either is empty."""
-    in_head = {id(parameter) for parameter in getattr(net, "head_parameters", list)()}
-    head, body = ([p for p in parameters if (id(p) in in_head) is within] for within in (True, False))
-    if not head or not body:
-        lacks = "a separate head" if not head else "a trained body"
-        raise ValueError(f"optimizer.body_lr_scale must be 1 for a model without {lacks}, got {scale}")
-    return [{"params": head}, {"params": body, "lr_scale": scale}]
+def _averaged(net: nn.Module, decay: float | None) -> AveragedModel | None:
+    """A copy of the net for the running mean of its weights and statistics."""
+    if decay is None:
+        return None
+    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def on_device(net: nn.Module, device: str, *, channels_last: bool = True) -> nn.Module:
+    """The net on its device, with the weights of 2-D convolutions in the memory format in which these are fastest.
+
+    torch refuses that format for the weights of 3-D convolutions, and its LBFGS refuses gradients in it.
+    """
+    net = net.to(device)
+    if not channels_last or any(parameter.ndim == 5 for parameter in net.parameters()):
+        return net
+    return net.to(memory_format=torch.channels_last)
 
 
 def choose_precision(device: str, net: nn.Module) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 from onecycle_sweeps import journal, range_test
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.loop import Batches, Learner, StepTaken, evaluate, steps
+from onecycle_sweeps.loop import Batches, Learner, StepTaken, evaluate, evaluated, steps
 from onecycle_sweeps.measures import recorded
 from onecycle_sweeps.trial.build import Resolved
-from onecycle_sweeps.trial.train import RunningAttempt, Stopped, as_evaluated, columns
+from onecycle_sweeps.trial.train import RunningAttempt, Stopped, columns
 
 # A linear ramp is evaluated this many times, because Smith reads his rates from the validation measure.
 EVALUATIONS = 20
@@ -58,8 +58,8 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
         taken.append(step)
         losses.append(float(step.loss))
         if test["mode"] == "linear" and step.index in points:
-            with as_evaluated(config, learner):
-                evaluations[step.index] = evaluate(learner, "val")
+            with evaluated(learner, recalibrate=config.get("bn_recalibrate", False)) as shown:
+                evaluations[step.index] = evaluate(shown, "val")
         if attempt.stopped():
             raise Stopped("a resumed range test starts again")
     rates = [step.hyper.lr for step in taken]

@@ -25,13 +25,15 @@ class Evaluated(NamedTuple):
 
 
 def doubts(record: journal.Record, headline: Measure, chance: float | None, normed: bool) -> list[str]:
-    """Warnings about a finished training's headline values; only measures that are fractions have rules.
+    """Warnings about a finished training's headline values; only fractions that are measured in training have rules.
 
     `chance` is the value of the best constant prediction, `normed` whether the net has batch norms.
     """
     if not headline.is_fraction or headline.goal == "min":
         return []
     steps, trained = record.series(headline.train)
+    if not steps:
+        return []
     evaluations = [Evaluated(*one) for one in zip(steps, trained, record.series(headline.val)[1], strict=True)]
     near = _near_chance(evaluations, headline.name, chance, normed) if chance is not None else []
     return [*near, *_equal(evaluations, headline.name)]

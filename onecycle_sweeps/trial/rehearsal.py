@@ -1,4 +1,4 @@
-"""A rehearsal of a trial on random images: its net, transforms, one step, one evaluation and its optimizer."""
+"""A rehearsal of a trial on a few samples: its net, transforms, one step, one evaluation and its optimizer."""
 
 import json
 import re
@@ -10,31 +10,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onecycle_sweeps import scheduler
+from onecycle_sweeps import datasets, scheduler
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.images import Facts, ImageBatches, Split
+from onecycle_sweeps.datasets import Facts
+from onecycle_sweeps.images import ImageBatches, Split
 from onecycle_sweeps.images.augmentation import Draws, EpochWords
 from onecycle_sweeps.images.transforms import transforms
-from onecycle_sweeps.loop import Learner, evaluate
+from onecycle_sweeps.loop import Batches, Learner, evaluate, take_step
 from onecycle_sweeps.policies import Hyper
+from onecycle_sweeps.samples import SampleFacts
+from onecycle_sweeps.samples.nested import leaves
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial import build
+from onecycle_sweeps.trial.optimizer import closure_of, make_optimizer
 from onecycle_sweeps.validation import kind_of
 
 SAMPLES = 2
+Batch = tuple[Any, Any]
 NEEDS_GPU = re.compile("cuda|nvidia|triton", re.IGNORECASE)
 
 
 class Rehearsal:
     """Rehearses configs in turn; a net that consecutive configs share is tried once, each optimizer separately.
 
-    The images are noise in the shape of the data. The CPU is tried first, then a GPU if that fails.
+    The samples are the first of the data; images are noise in their shape. The CPU is tried first, then a GPU if that
+    fails.
     """
 
     def __init__(self) -> None:
         self._tried = ""
-        self._net: nn.Module | None = None
+        self._learner: tuple[Learner, Batch] | None = None
 
     def attempt(self, config: Config, facts: Facts, *, elsewhere: bool = False) -> None:
         """Raise ValueError, in one line, for a trial that cannot take a step.
@@ -52,60 +58,80 @@ class Rehearsal:
                 raise
 
     def _attempt(self, config: Config, facts: Facts, device: str) -> None:
+        node = config["optimizer"]
         with torch.random.fork_rng(devices=[]):
-            net = self._trained(config, facts, device)
-            with _reporting("optimizer", "optimizer cannot be built", config["optimizer"]):
-                optimizer = build.make_optimizer(config["optimizer"], net)
+            learner, batch = self._trained(config, facts, device)
+            with _reporting("optimizer", "optimizer cannot be built", node):
+                optimizer = make_optimizer(node, learner.model)
+                trained = replace(learner, optimizer=optimizer, closure=closure_of(node))
             scheduler.apply(optimizer, _first(config, facts))
-            with _reporting("optimizer", "optimizer cannot take a step", config["optimizer"]):
-                optimizer.step()
+            with _reporting("optimizer", "optimizer cannot take a step", node):
+                trained.train()
+                take_step(trained, [batch], has_gradients=True)
 
-    def _trained(self, config: Config, facts: Facts, device: str) -> nn.Module:
-        """The config's net with the gradients of a batch."""
-        settings = [config.get(key) for key in ("model", "data", "precision", schema.ENV_SET)]
-        key = json.dumps([settings, min(SAMPLES, config["batch_size"]), device, asdict(facts)], sort_keys=True)
-        if self._net is None or self._tried != key:
+    def _trained(self, config: Config, facts: Facts, device: str) -> tuple[Learner, Batch]:
+        """A learner whose net has the gradients of a batch, and that batch."""
+        settings = [config.get(key) for key in ("model", "data", "objective", "precision", schema.ENV_SET)]
+        settings += [closure_of(config["optimizer"]), min(SAMPLES, config["batch_size"]), device]
+        key = json.dumps([settings, asdict(facts)], sort_keys=True)
+        if self._learner is None or self._tried != key:
             # Only one net at a time is kept in memory.
-            self._net = None
-            self._net, self._tried = _with_gradients(config, facts, device), key
-        return self._net
+            self._learner = None
+            self._learner, self._tried = _with_gradients(config, facts, device), key
+        return self._learner
 
 
-def _with_gradients(config: Config, facts: Facts, device: str) -> nn.Module:
+def _with_gradients(config: Config, facts: Facts, device: str) -> tuple[Learner, Batch]:
     node = config["model"]
+    with _reporting("objective", "objective cannot be built", build.objective_node(config)):
+        offered = build.offered_by(config, facts)
+        objective = build.make_objective(config, offered)
     with _reporting("model", "model cannot be built", node):
-        net = build.make_net(config, facts.offered)
+        net = build.make_net(config, offered)
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={node['_target_']} must make a torch.nn.Module, got {kind_of(net)}")
     with _reporting("model", "model.normalisation must be the means and deviations of the channels", node):
-        data = _noise(config, build.normalised(facts, getattr(net, "normalisation", None)), device)
-        data.normalise(data.train.images)
+        data = _few(config, facts, getattr(net, "normalisation", None), device)
     if not any(p.requires_grad for p in net.parameters()):
         raise ValueError(f"model._target_={node['_target_']} must have a parameter that requires a gradient")
-    net = net.to(device).to(memory_format=torch.channels_last)
-    images = _augmented(data)
+    net = build.on_device(net, device, channels_last=closure_of(config["optimizer"]) != "required")
+    if isinstance(data, ImageBatches):
+        inputs, targets = data.normalise(_augmented(data)), data.train.labels
+    else:
+        inputs, targets = next(data.train_batches(0))
+    named = {"images": inputs} if isinstance(data, ImageBatches) else leaves(inputs)
+    shapes = ", ".join(f"{name} of shape {tuple(tensor.shape)}" for name, tensor in named.items())
     # Not used: the optimizer is rehearsed separately.
     unused = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
-    learner = Learner(net, unused, data, build.make_objective(config), 0, bf16=config["precision"] == "bf16")
-    labels = data.train.labels
-    with _outputs_checked(learner, f"model._target_={node['_target_']}", labels):
-        net.train()
-        with _reporting("model", f"model cannot be trained on images of shape {tuple(images.shape)}", node):
-            loss, _ = learner.objective.training(learner.outputs(data.normalise(images)), labels)
-            loss.backward()
-        with _reporting("model", f"model cannot be evaluated on images of shape {tuple(data.val.images.shape)}", node):
-            evaluate(learner, "val")
-        net.train()
-    return net
+    learner = Learner(net, unused, data, objective, 0, bf16=config["precision"] == "bf16")
+    net.train()
+    with _reporting("model", f"model cannot be trained on {shapes}", node):
+        if mix := build.make_mixing(config, offered):
+            inputs, targets = mix(inputs, targets, 0, 0)
+        loss, _ = objective.training(_outputs(learner, inputs, targets, node), targets)
+        loss.backward()
+    with _reporting("model", f"model cannot be evaluated on {shapes}", node), torch.no_grad():
+        net.eval()
+        for given, wanted in data.part_batches("val"):
+            _outputs(learner, given, wanted, node)
+        evaluate(learner, "val")
+    net.train()
+    return learner, (inputs, targets)
 
 
-def _noise(config: Config, facts: Facts, device: str) -> ImageBatches:
-    """A few random images in the shape of the data set."""
+def _few(config: Config, facts: Facts, normalisation: Any, device: str) -> Batches:
+    """A few samples of the data set, all of them one batch: the first ones, or random images in its shape."""
     count = min(SAMPLES, config["batch_size"])
+    if isinstance(facts, SampleFacts):
+        source = nodes.loader(config)()
+        return datasets.load_samples(source, facts, config, device, build.target_form(config)).few(count)
+    facts = build.normalised(facts, normalisation)
     images = torch.randint(0, 256, (count, facts.in_channels, facts.height, facts.width), dtype=torch.uint8)
     numbers = torch.arange(count)
     part = Split(images.to(device), (numbers % facts.num_classes).to(device), numbers.to(device))
-    return replace(ImageBatches(part, part, None, facts, count), **transforms(config, facts))
+    data = replace(ImageBatches(part, part, None, facts, count), **transforms(config, facts))
+    data.normalise(data.train.images)
+    return data
 
 
 def _augmented(data: ImageBatches) -> Tensor:
@@ -128,24 +154,17 @@ def _first(config: Config, facts: Facts) -> Hyper:
     """The learning rate and momentum of the trial's first step."""
     if config["task"] == "range_test":
         return Hyper(config["range_test"]["end_lr"])
-    return nodes.policy(config, schema.max_lr(config), facts.train // config["batch_size"])(0)
+    return nodes.policy(config, schema.max_lr(config), schema.steps_per_epoch(config, facts.train))(0)
 
 
-@contextmanager
-def _outputs_checked(learner: Learner, name: str, targets: Tensor) -> Iterator[None]:
-    """Within this context the objective checks each output of the net."""
-
-    def check(_: nn.Module, __: Any, outputs: Any) -> None:
-        try:
-            learner.objective.check(outputs, targets, learner.data.offered)
-        except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
-
-    handle = learner.model.register_forward_hook(check)
+def _outputs(learner: Learner, inputs: Any, targets: Any, node: Config) -> Any:
+    """The outputs of the net for a batch; raises ValueError where the objective cannot take them."""
+    outputs = learner.outputs(inputs)
     try:
-        yield
-    finally:
-        handle.remove()
+        learner.objective.check(outputs, targets, learner.data.offered)
+    except ValueError as error:
+        raise ValueError(f"model._target_={node['_target_']} {error}") from None
+    return outputs
 
 
 @contextmanager

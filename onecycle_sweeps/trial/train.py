@@ -4,7 +4,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from onecycle_sweeps import checkpoint, files, journal
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.journal import Journal
-from onecycle_sweeps.loop import Learner, StepTaken, Totals, batch_norms, evaluate, recalibrated, steps
+from onecycle_sweeps.loop import Learner, StepTaken, Totals, batch_norms, evaluate, evaluated, steps
 from onecycle_sweeps.measures import LOSS, recorded
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
@@ -54,6 +53,7 @@ class DivergenceCheck:
     steps: int = 0
     untrained: float = math.nan
     epoch_total: float = 0.0
+    bounded: bool = True
 
     def update(self, loss: float) -> str | None:
         """Why the training has diverged at this loss, None if it has not."""
@@ -66,7 +66,9 @@ class DivergenceCheck:
         if self.steps % self.steps_per_epoch:
             return None
         mean, self.epoch_total = self.epoch_total / self.steps_per_epoch, 0.0
-        if mean > DIVERGED_FACTOR * self.untrained:
+        # The rule is for losses of at least 0; a negative one says that this is another.
+        self.bounded = self.bounded and min(mean, self.untrained) >= 0
+        if self.bounded and mean > DIVERGED_FACTOR * self.untrained:
             epoch = self.steps // self.steps_per_epoch
             return f"the mean loss of epoch {epoch} is {mean:.4g}, above {DIVERGED_FACTOR:g}x the untrained net's"
         return None
@@ -138,13 +140,14 @@ def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: 
         for measure in measured:
             values = record.series(measure.val)[1]
             metrics |= {measure.final_val: values[-1], measure.best_val: measure.best(values)}
-        metrics[f"{data.unit}_per_second"] = progress.divergence.steps * data.batch_size / progress.seconds
-    with as_evaluated(config, learner):
+        pace = progress.divergence.steps * data.batch_size / progress.seconds
+        metrics |= {"samples_per_second": pace} | ({"images_per_second": pace} if data.unit == "images" else {})
+    with evaluated(learner, recalibrate=config["bn_recalibrate"]) as shown:
         if not cause and "test" in data.sizes:
-            found = evaluate(learner, "test")
+            found = evaluate(shown, "test")
             metrics |= {measure.final_test: found[measure.name] for measure in measured}
         if config["save_model"]:
-            attempt.trial.put("model.pt", checkpoint.packed(learner.model.state_dict()), attempt.number)
+            attempt.trial.put("model.pt", checkpoint.packed(shown.model.state_dict()), attempt.number)
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
     warnings = [*_notes(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
     chance = learner.objective.chance(data.targets("val"))
@@ -196,17 +199,12 @@ def _evaluate(attempt: RunningAttempt, config: Config, learner: Learner, step: i
     """Evaluate after a step and record it with the train measures since the previous evaluation."""
     measured, trained = learner.objective.measures, learner.objective.values(totals.read())
     totals.sums.clear()
-    with as_evaluated(config, learner):
-        found = evaluate(learner, "val")
+    with evaluated(learner, recalibrate=config["bn_recalibrate"]) as shown:
+        found = evaluate(shown, "val")
     # The loss of a training batch is recorded at each step.
-    metrics = {measure.train: [trained[measure.name]] for measure in measured if measure != LOSS}
+    metrics = {one.train: [trained[one.name]] for one in measured if one != LOSS and one.name in trained}
     metrics |= {measure.val: [found[measure.name]] for measure in recorded(measured)}
     attempt.journal.append(step, metrics)
-
-
-def as_evaluated(config: Config, learner: Learner) -> AbstractContextManager[None]:
-    """A context for evaluating, in which batch norms are recalibrated if the config says so."""
-    return recalibrated(learner) if config.get("bn_recalibrate") else nullcontext()
 
 
 def save(attempt: RunningAttempt, learner: Learner, progress: TrainingState) -> None:
@@ -220,6 +218,7 @@ def save(attempt: RunningAttempt, learner: Learner, progress: TrainingState) -> 
         "totals": progress.totals.sums,
         "seconds": progress.seconds,
         "model": learner.model.state_dict(),
+        "averaged": learner.averaged and learner.averaged.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "random": torch.get_rng_state(),
         "random_python": random.getstate(),
@@ -234,6 +233,8 @@ def restore(learner: Learner, state: State) -> TrainingState:
     """Bring the learner and the generators to a checkpoint's state."""
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
+    if learner.averaged is not None:
+        learner.averaged.load_state_dict(state["averaged"])
     torch.set_rng_state(state["random"].cpu())
     random.setstate(state["random_python"])
     np.random.set_state(tuple(state["random_numpy"]))

@@ -14,7 +14,7 @@ from benchmarks.page import Result, markdown
 from benchmarks.work import Options
 
 PARTS = (
-    *("step", "precision", "input", "range_test", "start", "layout", "sweep"),
+    *("step", "tasks", "precision", "input", "range_test", "start", "layout", "sweep"),
     *("ingestion", "load", "size", "accuracy"),
 )
 

@@ -1,0 +1,94 @@
+"""Multilabel classification: any number of labels for each sample; the headline measure is F1."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from onecycle_sweeps.measures import F1, Measure
+from onecycle_sweeps.validation import number, one_of, require
+
+
+@dataclass(frozen=True)
+class Multilabel:
+    """Outputs are logits (N, L), targets 0 or 1 (N, L); the loss is the binary cross-entropy, averaged over labels.
+
+    A label is predicted where its probability exceeds `threshold`. `average` is macro, the mean of each label's F1, or
+    micro, over all labels together; a label that is neither there nor predicted has F1 0, as in scikit-learn.
+    """
+
+    average: Literal["macro", "micro"] = "macro"
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        require("average", self.average, one_of("macro", "micro"))
+        require("threshold", self.threshold, number(above=0, below=1))
+
+    form: ClassVar[str] = "labels"
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """F1, and the share of samples whose labels are all right."""
+        return F1, Measure("exact_match", "max", is_fraction=True)
+
+    def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
+        """The mean loss, and the counts of the predictions."""
+        logits, wanted = outputs.float(), targets.float()
+        loss = binary_cross_entropy_with_logits(logits, wanted)
+        return loss, self._counts(logits.detach(), wanted)
+
+    def evaluation(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor | int]:
+        """The sum of the samples' losses, and the counts of the predictions."""
+        logits, wanted = outputs.float(), targets.float()
+        loss = binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / wanted.shape[1]
+        return {"loss": loss, **self._counts(logits, wanted)}
+
+    def values(self, totals: Mapping[str, Any]) -> dict[str, float]:
+        """F1 and exact match, and the mean loss where it was summed up."""
+        right, errors = totals["right"], totals["errors"]
+        if self.average == "micro":
+            right, errors = [sum(right)], [sum(errors)]
+        scores = [_f1(r, e) for r, e in zip(right, errors, strict=True)]
+        loss = {"loss": totals["loss"] / totals["count"]} if "loss" in totals else {}
+        return loss | {"f1": sum(scores) / len(scores), "exact_match": totals["exact"] / totals["count"]}
+
+    def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and whole-number targets, for a metric of torchmetrics."""
+        return outputs.float().sigmoid(), targets.long()
+
+    def chance(self, targets: Tensor) -> float:
+        """The F1 of predicting, for all samples alike, each label that is better predicted than not."""
+        present = targets.double().sum(0).tolist()
+        count = len(targets)
+        if self.average == "macro":
+            return sum(_f1(p, count - p) for p in present) / len(present)
+        return max(_micro(sorted(present, reverse=True), number, count) for number in range(1, len(present) + 1))
+
+    def check(self, outputs: Any, targets: Tensor, offered: Mapping[str, Any]) -> None:
+        """Raise ValueError unless the outputs are one tensor with a logit for each label of each sample."""
+        if not isinstance(outputs, Tensor) or outputs.shape != targets.shape:
+            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise ValueError(f"must give a logit for each label, shape {tuple(targets.shape)}, got {got}")
+
+    def _counts(self, logits: Tensor, wanted: Tensor) -> dict[str, Tensor | int]:
+        predicted = (logits.sigmoid() > self.threshold).to(wanted.dtype)
+        wrong = (predicted != wanted).to(wanted.dtype)
+        return {
+            "right": (predicted * wanted).sum(0),
+            "errors": wrong.sum(0),
+            "exact": (wrong.sum(1) == 0).sum(),
+            "count": len(wanted),
+        }
+
+
+def _f1(right: float, errors: float) -> float:
+    """2 tp / (2 tp + fp + fn), 0 where nothing is there and nothing is predicted."""
+    return 2 * right / (2 * right + errors) if right or errors else 0.0
+
+
+def _micro(present: Sequence[float], number: int, count: int) -> float:
+    """The F1 over all labels where the `number` most frequent ones are always predicted."""
+    right = sum(present[:number])
+    return _f1(right, number * count - right + sum(present[number:]))

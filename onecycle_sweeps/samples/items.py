@@ -1,0 +1,302 @@
+"""Items: samples of any map-style torch Dataset, read again in every epoch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onecycle_sweeps import seeding
+from onecycle_sweeps.samples import sample_facts as described
+from onecycle_sweeps.samples.nested import apart, changed, leaves
+from onecycle_sweeps.samples.sample_facts import SampleFacts, SplitRule
+from onecycle_sweeps.samples.targets import Form, Targets, known
+from onecycle_sweeps.terminal import counting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Items:
+    """Datasets of torch, with `__len__` and `__getitem__`; `val` and `test` are parts of their own.
+
+    An item is a tuple of inputs and a target, or a dict, whose target is under `label`. `collate` makes a batch of a
+    list of items (by default torch's), and `workers` processes read them; 0 reads in the trial's own process.
+    """
+
+    train: Any
+    val: Any = None
+    test: Any = None
+    collate: Callable[[list[Any]], Any] | None = None
+    label: str | None = None
+    workers: int = 0
+    unit: str = "samples"
+
+    def parts(self) -> dict[str, Any]:
+        """The datasets that there are."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def describe(source: Items, split: SplitRule) -> SampleFacts:
+    """The facts of one split, for which every item is read once.
+
+    Raises ValueError for a dataset without a length, for inputs that are not finite, and for targets that cannot be
+    learned.
+    """
+    if split.classes is not None:
+        raise ValueError("classes must be null for a torch Dataset: leave samples out in the dataset itself")
+    for name, part in source.parts().items():
+        if not hasattr(part, "__len__") or not hasattr(part, "__getitem__"):
+            kind = type(part).__name__
+            raise ValueError(f"the {name} dataset must have __len__ and __getitem__, which {kind} has not")
+    divided = described.divided({name: len(part) for name, part in source.parts().items()}, split)
+    read = {name: _read(source, name) for name in source.parts()}
+    label = source.label or "the target"
+    offered, doubts = read["train"].offered, []
+    usual, reason = "language_model", f"{label} has several lengths"
+    if all(one.targets is not None for one in read.values()):
+        whole = Targets.of({name: one.targets for name, one in read.items()}, label)
+        targets = whole.at(divided)
+        usual, reason = whole.usual()
+        of_targets, doubts = known(targets, usual)
+        offered |= of_targets | {"class_values": targets.class_values()}
+    samples = {name: [read[of].digests[place] for place in index] for name, (of, index) in divided.items()}
+    doubts += described.leaks(samples, source.unit)
+    return SampleFacts(
+        **{"test": 0} | {name: len(one) for name, one in samples.items()},
+        unit=source.unit,
+        usual=usual,
+        reason=reason,
+        offered=offered,
+        digest=_lengths(source),
+        doubts=tuple(doubts),
+    )
+
+
+def load(source: Items, split: SplitRule, facts: SampleFacts, device: torch.device | str, form: Form) -> ItemBatches:
+    """The datasets of a split; raises ValueError if their sizes are not those that were described."""
+    import torch
+
+    if _lengths(source) != facts.digest:
+        raise ValueError("the dataset has another length than when the trial was planned: start the command again")
+    divided = described.divided({name: len(part) for name, part in source.parts().items()}, split)
+    return ItemBatches(source, divided, facts, torch.device(device), form)
+
+
+@dataclass(frozen=True)
+class ItemBatches:
+    """Batches of a torch Dataset: inputs and targets as `collate` made them, on the device.
+
+    `index` has the positions of each part in one of the source's datasets.
+    """
+
+    source: Items
+    index: Mapping[str, tuple[str, np.ndarray]]
+    facts: SampleFacts
+    device: torch.device
+    form: Form
+    batch_size: int = 1
+
+    @property
+    def unit(self) -> str:
+        return self.facts.unit
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.facts.doubts
+
+    @property
+    def offered(self) -> Mapping[str, Any]:
+        return self.facts.offered_for(self.form)
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {part: len(index) for part, (_, index) in self.index.items()}
+
+    def train_batches(self, seed: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
+        """Endless shuffled batches from step `start` on.
+
+        The order of an epoch follows from (seed, epoch), and what a dataset draws at random for a batch from (seed,
+        step), also in worker processes.
+        """
+        return self._batches("train", self._drawn(seed, start))
+
+    def part_batches(self, part: str) -> Iterator[tuple[Any, Any]]:
+        """Every sample of a part once, in order; what a dataset draws at random is the same each time."""
+        index = self.index[part][1]
+        size = max(self.batch_size, EVALUATION_BATCH)
+        return self._batches(part, ((f"{part},{at}", index[at : at + size]) for at in range(0, len(index), size)))
+
+    def targets(self, part: str) -> Tensor:
+        """The targets of a part, read from its items."""
+        import torch
+
+        return torch.cat([targets for _, targets in self.part_batches(part)])
+
+    def few(self, count: int) -> ItemBatches:
+        """The same with the first samples of each part alone, read in this process, all of them one batch."""
+        index = {part: (of, at[:count]) for part, (of, at) in self.index.items()}
+        source = replace(self.source, workers=0)
+        return replace(self, source=source, index=index, batch_size=min(count, len(index["train"][1])))
+
+    def check(self) -> None:
+        """A dataset of the user's own says itself where its files have changed."""
+
+    def _drawn(self, seed: int, start: int) -> Iterator[tuple[str, np.ndarray]]:
+        """The positions of each batch, and what its random draws follow from."""
+        index, step = self.index["train"][1], start
+        steps = len(index) // self.batch_size
+        while True:
+            epoch, first = divmod(step, steps)
+            order = index[seeding.order(len(index), seed, epoch).numpy()]
+            for place in range(first, steps):
+                yield f"{seed},{step}", order[place * self.batch_size : (place + 1) * self.batch_size]
+                step += 1
+
+    def _batches(self, part: str, drawn: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[Any, Any]]:
+        import torch
+        from torch.utils.data import DataLoader
+
+        loader = DataLoader(
+            _Seeded(self.source.parts()[self.index[part][0]]),  # type: ignore[arg-type]
+            batch_sampler=_Sampler(drawn),
+            num_workers=self.source.workers,
+            collate_fn=self.source.collate,
+            # Else it draws from torch's generator, which nets draw from.
+            generator=torch.Generator(),
+            pin_memory=self.device.type == "cuda",
+        )
+        for batch in loader:
+            inputs, targets = apart(batch, self.source.label)
+            yield changed(inputs, self._moved), self._formed(targets)
+
+    def _moved(self, value: Any) -> Any:
+        """A tensor on the device, float64 as float32, since NumPy's numbers are float64 and nets are not."""
+        import torch
+
+        if not isinstance(value, torch.Tensor):
+            return value
+        dtype = torch.float32 if value.dtype == torch.float64 else value.dtype
+        return value.to(self.device, dtype, non_blocking=True)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the training targets, copied once: a copy in every step would wait for a GPU."""
+        import torch
+
+        mean, std = (
+            torch.tensor(self.facts.offered[name], device=self.device) for name in ("target_mean", "target_std")
+        )
+        return mean, std
+
+    def _formed(self, targets: Any) -> Any:
+        """The targets of a batch in the form that the objective takes."""
+        import torch
+
+        if self.form == "classes":
+            values = self.facts.offered["class_values"]
+            if isinstance(values[0], str):
+                numbers = {value: number for number, value in enumerate(values)}
+                return torch.tensor([numbers[str(one)] for one in targets], device=self.device)
+            targets = self._moved(targets)
+            if values == list(range(len(values))):
+                return targets.long()
+            return torch.searchsorted(torch.tensor(values, device=self.device), targets)
+        targets = self._moved(targets)
+        if self.form == "labels":
+            return targets.float()
+        if self.form == "values":
+            mean, std = self._moments if targets.ndim > 1 else (one[0] for one in self._moments)
+            return (targets.float() - mean) / std
+        return targets
+
+
+class _Seeded:
+    """A dataset that is asked for whole batches, and whose random draws follow from what comes with the positions."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, asked: Sequence[tuple[str, int]]) -> list[Any]:
+        positions = [position for _, position in asked]
+        with _drawing(asked[0][0]):
+            if hasattr(self.dataset, "__getitems__"):
+                return self.dataset.__getitems__(positions)
+            return [self.dataset[position] for position in positions]
+
+
+class _Sampler:
+    """Batches of (seed of the draws, position), as torch's DataLoader asks a batch sampler for them."""
+
+    def __init__(self, drawn: Iterable[tuple[str, np.ndarray]]) -> None:
+        self.drawn = drawn
+
+    def __iter__(self) -> Iterator[list[tuple[str, int]]]:
+        for seed, positions in self.drawn:
+            yield [(seed, position) for position in positions.tolist()]
+
+
+@contextmanager
+def _drawing(seed: str) -> Iterator[None]:
+    """Within it torch, NumPy and Python draw by `seed`; torch's generator, which nets draw from, is then as before."""
+    import torch
+
+    generator, state = torch.default_generator, torch.get_rng_state()
+    number = seeding.number(seed)
+    generator.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of a dataset: its targets (None: of several shapes), each item's digest, and what nets ask for."""
+
+    targets: np.ndarray | None
+    digests: list[bytes]
+    offered: dict[str, Any]
+
+
+def _read(source: Items, name: str) -> _Read:
+    """Read every item of a dataset once; raises ValueError for an item of no kind, and inputs that are not finite."""
+    dataset = source.parts()[name]
+    targets, digests, offered = [], [], {}
+    with counting(f"reading the {name} dataset", len(dataset), source.unit) as count, _drawing(name):
+        for place in range(len(dataset)):
+            inputs, target = apart(dataset[place], source.label)
+            arrays = {at: np.asarray(value) for at, value in leaves(inputs).items()}
+            for at, array in arrays.items():
+                described.refuse_not_finite(array, f"{at} of item {place} of the {name} dataset")
+            targets.append(np.asarray(target))
+            digests.append(described.digest_of(arrays.values()))
+            offered = offered or _offered(inputs)
+            count(1)
+    alike = len({target.shape for target in targets}) == 1
+    return _Read(np.stack(targets) if alike else None, digests, offered)
+
+
+def _offered(inputs: Any) -> dict[str, Any]:
+    """What a net may ask for of an item's inputs, if they are one array."""
+    if isinstance(inputs, dict | tuple):
+        return {}
+    array = np.asarray(inputs)
+    offered: dict[str, Any] = {"in_features": int(array.size)}
+    return offered | ({"in_channels": array.shape[0], "length": array.shape[-1]} if array.ndim >= 2 else {})
+
+
+def _lengths(source: Items) -> str:
+    return ",".join(f"{name}:{len(part)}" for name, part in source.parts().items())

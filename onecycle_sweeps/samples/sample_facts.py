@@ -1,0 +1,144 @@
+"""What is known of a split of samples before a trial reads them: sizes, what a net may ask for, and doubts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from onecycle_sweeps.seeding import held_out
+
+# A message lists at most so many names.
+NAMED = 5
+
+
+class SplitRule(NamedTuple):
+    """How a data set is divided: the keys of the data node."""
+
+    val_fraction: float
+    split_seed: int
+    classes: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """The sizes of one split's parts, and what nets and objectives may ask for by name.
+
+    `train`, `val` and `test` count samples (`test` is 0 where there is none); `unit` is what a sample is called.
+    `usual` is the objective that `objective=auto` means, and `reason` says why. `digest` stands for the content.
+    `doubts` has a warning for each reason to distrust results on this split; `skipped` counts samples passed over.
+    """
+
+    train: int
+    val: int
+    test: int
+    unit: str
+    usual: str
+    reason: str
+    offered: Mapping[str, Any]
+    digest: str
+    doubts: tuple[str, ...] = ()
+    skipped: int = 0
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes, None where targets are no classes."""
+        return self.offered.get("num_classes")
+
+    def offered_for(self, form: str) -> dict[str, Any]:
+        """What nets may have as parameters, with `out_features`, the outputs for a sample, for this form of targets.
+
+        Raises ValueError where the targets cannot have that form.
+        """
+        offered = dict(self.offered)
+        needed = {"classes": "num_classes", "values": "target_mean", "labels": "target_mean"}.get(form)
+        if needed and needed not in offered:
+            wanted = "numbers" if form == "values" else form
+            raise ValueError(f"the objective needs {wanted} as targets: {self.reason}, so objective={self.usual} fits")
+        width = offered.get("num_classes") if form == "classes" else len(offered.get("target_mean", ())) or None
+        return {"out_features": width, **offered} if width else offered
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SampleFacts:
+        """The facts again from what `dataclasses.asdict` made of them, after a passage through JSON."""
+        return cls(**{**content, "doubts": tuple(content["doubts"])})
+
+
+def divided(sizes: Mapping[str, int], split: SplitRule) -> dict[str, tuple[str, np.ndarray]]:
+    """Each part of a split as a part of the source and the positions in it.
+
+    `val` is the source's own, else held out of its training part, else its test part where val_fraction is 0.
+    Raises ValueError for a split that the source does not allow, or that leaves a part empty.
+    """
+    if "val" in sizes and split.val_fraction:
+        raise ValueError(f"val_fraction must be 0 for a data set with a val part of its own, got {split.val_fraction}")
+    if "val" not in sizes and "test" not in sizes and not split.val_fraction:
+        raise ValueError("val_fraction must be above 0 for a data set without an official test part, got 0")
+    stay, out = held_out(sizes["train"], split.val_fraction, split.split_seed)
+    parts = {"train": ("train", stay)}
+    if "val" in sizes:
+        parts["val"] = ("val", np.arange(sizes["val"]))
+    elif split.val_fraction:
+        parts["val"] = ("train", out)
+    if "test" in sizes:
+        parts["val" if "val" not in parts else "test"] = ("test", np.arange(sizes["test"]))
+    for name, (_, index) in parts.items():
+        if not len(index):
+            raise ValueError(
+                f"the {name} part is empty, it needs at least one sample: there are {sizes['train']} training samples, "
+                f"split with val_fraction={split.val_fraction}"
+            )
+    return parts
+
+
+def leaks(digests: Mapping[str, Sequence[bytes]], unit: str) -> Iterator[str]:
+    """A warning for each part that shares samples with the training part; samples are given by their digests."""
+    trained_on = set(digests["train"])
+    for name, part in digests.items():
+        shared = 0 if name == "train" else sum(one in trained_on for one in part)
+        if shared:
+            yield f"{shared} of {len(part)} {name} {unit} are among the training {unit} too"
+
+
+def missing_classes(present: Mapping[str, np.ndarray], names: Sequence[str]) -> Iterator[str]:
+    """A warning for each part that lacks a class; `present` has the class of each sample."""
+    for part, numbers in present.items():
+        seen = set(np.unique(numbers).tolist())
+        if lacking := [name for number, name in enumerate(names) if number not in seen]:
+            yield f"the {part} part has no sample of class {few(lacking)}"
+
+
+def passed_over(skipped: Mapping[str, Sequence[str]], unit: str) -> Iterator[str]:
+    """A warning about the samples that a loader passed over, which are given by reason."""
+    if count := sum(map(len, skipped.values())):
+        said = (f"{reason} ({few(names)})" for reason, names in skipped.items() if names)
+        yield f"{count} {unit} were passed over: {'; '.join(said)}"
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def digest_of(arrays: Iterable[np.ndarray]) -> bytes:
+    """A short hash of the content of arrays, their types and shapes."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        hashed.update(f"{array.dtype.str}{array.shape}".encode())
+        hashed.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return hashed.digest()
+
+
+def refuse_not_finite(array: np.ndarray, what: str) -> None:
+    """Raise ValueError, with how many and where, for numbers that are not finite."""
+    if array.dtype.kind not in "fc" or np.isfinite(array).all():
+        return
+    bad = ~np.isfinite(array)
+    first = tuple(int(place) for place in np.argwhere(bad)[0])
+    where = first[0] if len(first) == 1 else first
+    raise ValueError(
+        f"{what} must be finite numbers: {bad.sum()} of {array.size} are not, first {array[first]} at {where}"
+    )

