@@ -30,6 +30,8 @@ ENDLESS += ("optimizer._target_=users_code.Clocked", "checkpoint_minutes=0.01")
 # The least number of steps during a fault, and without one.
 STEPS = 100
 SECONDS = 120.0
+# A step takes milliseconds, and a step that waits for the tracker takes as long as the fault.
+STALL_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,14 @@ def _cost(times: Sequence[float], steps: range, lost: Counter[Row], doubled: Cou
     took = [after - before for before, after in pairwise(times)]
     of_these = [sum(count for row, count in rows.items() if row[1] in steps) for rows in (lost, doubled)]
     return Cost(len(steps), max(took), statistics.median(took), *of_these)
+
+
+def tell(costs: dict[str, Cost]) -> None:
+    for name, cost in costs.items():
+        print(
+            f"outage: {name}: {cost.steps} steps, longest {cost.longest:.3f} s, median {cost.median * 1000:.1f} ms, "
+            f"{cost.lost} points lost, {cost.doubled} doubled"
+        )
 
 
 @contextmanager

@@ -51,9 +51,21 @@ def start(folder: Path, *arguments: str, background: bool = False) -> subprocess
     )
 
 
+def with_data(folder: Path, runs_dir: str = "runs") -> Path:
+    """The folder with a runs_dir whose data sets are decoded already, for all tests of a session."""
+    decoded, runs = _shared(folder) / "decoded", folder / runs_dir
+    for needed in (decoded, runs):
+        needed.mkdir(exist_ok=True)
+    if not (runs / "data").exists():
+        (runs / "data").symlink_to(decoded)
+    return folder
+
+
 def with_store(folder: Path) -> Path:
-    """The folder with an empty MLflow store in it: MLflow takes seconds to make one, so a test session makes one."""
-    base = folder.parents[1 if "PYTEST_XDIST_WORKER" in os.environ else 0]
+    """The folder with decoded data and an empty MLflow store, which a session makes once, since it takes seconds."""
+    if (folder / "mlflow.db").exists():
+        return folder
+    base = _shared(folder)
     made, part = base / "empty-store.db", base / "empty-store.part"
     with (base / "empty-store.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -61,7 +73,13 @@ def with_store(folder: Path) -> Path:
             subprocess.run([sys.executable, "-c", NEW_STORE, f"sqlite:///{part}"], check=True, capture_output=True)
             part.rename(made)
     shutil.copy(made, folder / "mlflow.db")
-    return folder
+    return with_data(folder)
+
+
+def _shared(folder: Path) -> Path:
+    """The folder that all processes of a test session share, found from the temporary folder of a test or a fixture."""
+    own = f"popen-{os.environ.get('PYTEST_XDIST_WORKER')}"
+    return next((path.parent for path in folder.parents if path.name == own), folder.parent)
 
 
 def sweep_of(folder: Path, name: str | None = None) -> Sweep:

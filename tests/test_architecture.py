@@ -26,6 +26,7 @@ def test_the_house_keeps_its_rules(rule, ours: House) -> None:
     assert list(rule(ours)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("root", "folders"),
     [

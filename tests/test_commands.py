@@ -12,10 +12,10 @@ import pytest
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 from onecycle_sweeps.terminal import invocation
 from onecycle_sweeps.trial_folder import TrialFolder
-from program import ask, points, recorded_points, run, runs_of, sweep_of, trials, with_store, write
+from program import ask, points, recorded_points, run, runs_of, sweep_of, trials, with_data, with_store, write
 
 # The slow tests share the folder of one sweep.
-SWEEP = ("policy=constant,onecycle", "seed=0", "epochs=1", "-m")
+SWEEP = ("policy=constant,onecycle", "seed=0", "epochs=1", "range_test.steps=100", "-m")
 ROW = re.compile(r"^(?:constant|onecycle) +1/1 ", re.MULTILINE)
 
 
@@ -31,6 +31,8 @@ class Swept:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     folder = with_store(tmp_path_factory.mktemp("commands"))
+    for runs_dir in ("alone", "climbed"):
+        with_data(folder, runs_dir)
     done = run(folder, *SWEEP)
     assert done.returncode == 0, done.stderr
     return Swept(folder, sweep_of(folder), done)
@@ -87,7 +89,7 @@ def test_rerun_trains_again_and_mlflow_has_one_run_of_each_trial_with_its_new_po
 @pytest.mark.slow
 def test_one_trial_without_m_runs_in_this_process_and_gives_what_a_worker_gives(swept: Swept):
     made, folder = swept.sweep, swept.folder
-    done = run(folder, "epochs=1", "runs_dir=alone")
+    done = run(folder, "epochs=1", "range_test.steps=100", "runs_dir=alone")
     assert done.returncode == 0, done.stderr
     found = {path.parent.name for path in folder.glob("alone/*/result.json")}
     assert found == {entry.signature for entry in made.trials if entry.varies.get("policy") != "constant"}

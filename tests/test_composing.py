@@ -97,6 +97,7 @@ def test_a_job_is_what_hydra_makes_of_its_overrides(ours: Composer, overrides: l
     assert made == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_in_hydras_words(ours: Composer, mistake: str):
     made, wanted = outcomes(ours, ["optimizer=adamw", "epochs=2", mistake])

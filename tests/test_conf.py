@@ -148,6 +148,7 @@ def test_there_are_presets():
     assert len(PRESETS) >= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_sweeps_without_a_flag_and_each_of_its_jobs_passes_the_checks(preset: str):
     hydra = composed(f"experiment={preset}").hydra

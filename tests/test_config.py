@@ -351,6 +351,7 @@ def test_a_sweep_by_a_users_yaml_is_in_the_home_folder_and_is_found_there(
     assert made.id in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
     ("uri", "advice"),

@@ -32,11 +32,9 @@ class Asserting(SimpleCNN):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, decoded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that commands are typed in, with models of the user's in it."""
     here = write(with_store(tmp_path), {"models.py": MODELS})
-    (here / "runs").mkdir()
-    (here / "runs" / "data").symlink_to(decoded)
     monkeypatch.chdir(here)
     monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
     return here

@@ -252,6 +252,7 @@ def test_the_doctor_accepts_no_sweep(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err == "onecycle_sweeps: doctor takes no sweep, got 1: 5weeb1d0\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--config-dir my", "--config-dir=my", "-cd my"])
 def test_the_doctor_accepts_the_overrides_of_a_sweep(doctor: Doctor, tmp_path: Path, option: str):
     write(tmp_path, {"my/policy/mine.yaml": "_target_: onecycle_sweeps.policies.Constant\nmax_lr: ${max_lr}\n"})

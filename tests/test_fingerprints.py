@@ -144,6 +144,7 @@ def gone(photos: Path) -> None:
     photos.rename(photos.with_name("moved"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [

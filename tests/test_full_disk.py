@@ -1,20 +1,26 @@
-"""A full disk fails the trial with that reason; its records stay readable, and it continues once there is room."""
+"""A full disk fails a trial with that reason until there is room; a full disk under the server costs nothing."""
 
 import errno
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import outages
 from onecycle_sweeps import checkpoint, files, journal, trial
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.trial import TrialFailed
 from onecycle_sweeps.trial_folder import FAILED, TrialFolder, TrialState
 from real_trials import SHORT, made, outcome, undisturbed
+from tracking_server import up
 
+# The size of the disk under a server.
+DISK_MB = 160
 KEPT = (*SHORT, "save_model=true", "checkpoint_minutes=1e-9")
 NO_SPACE = f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"
 FILLS_UP = """
@@ -46,6 +52,7 @@ def with_part(monkeypatch: pytest.MonkeyPatch, name: str, part: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.pt", "result.json", "resolved.json"])
 def test_a_record_that_does_not_fit_on_the_disk_fails_the_trial_with_that_reason(
     runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -62,6 +69,7 @@ def test_a_record_that_does_not_fit_on_the_disk_fails_the_trial_with_that_reason
     assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [1, 2, 7, 20])
 def test_a_journal_that_does_not_fit_on_the_disk_fails_the_trial_and_stays_readable(
     runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch, lines: int
@@ -148,3 +156,42 @@ def test_a_disk_that_fills_up_after_the_result_loses_nothing(runs_dir: Path, mon
         monkeypatch.setattr(owner, name, full if name != "remove" else lambda *_: None)
     assert trial.run(folder)["status"] == "finished"
     assert folder.state().status == "finished" and folder.failure() is None
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A small disk that PostgreSQL's user can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=755", "tmpfs", str(folder)]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        folder.rmdir()
+        pytest.skip("cannot mount a disk here: that needs root, and a container that allows it")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+@pytest.mark.server
+def test_a_full_disk_under_the_server_costs_no_step_and_no_point(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "server").mkdir()
+    (disk / "artifacts").mkdir()
+    (tmp_path / "server" / "artifacts").symlink_to(disk / "artifacts")
+    with up(tmp_path / "server", TMPDIR=str(disk)) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with outages.training(tmp_path, server.uri, server.environment) as begun:
+            windows = {"disk full": begun.through(outages.full(server, disk))}
+            assert server.is_alive("postgres")
+            windows["disk full, PostgreSQL ended"] = begun.through(outages.full_to_its_log(server, disk))
+        assert begun.sync() == [0, 0]
+        said = (server.folder / "log" / "postgres.log").read_text()
+        assert "ERROR:  could not extend file" in said and "No space left on device" in said
+        costs = begun.costs(windows)
+    outages.tell(costs)
+    for found in costs.values():
+        assert (found.lost, found.doubled) == (0, 0)
+        assert found.longest < outages.STALL_SECONDS

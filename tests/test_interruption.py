@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import nodes_code
 import real_trials
 from onecycle_sweeps import __main__, trial
 from onecycle_sweeps.terminal import invocation
@@ -23,12 +25,15 @@ from program import MODULE, helpers, points, recorded_points, run, runs_of, star
 
 pytestmark = pytest.mark.slow
 
-LONG = ("policy=onecycle", "max_lr=0.1", "epochs=120", "save_model=true", "checkpoint_minutes=0.003")
+LONG = ("~model", "+model={_target_: nodes_code.Slow}", "policy=onecycle", "max_lr=0.1", "epochs=20", "batch_size=32")
+LONG += ("save_model=true", "checkpoint_minutes=0.003")
 SWEEP = (*LONG, "seed=0,1", "-m")
 TO_CONTINUE = f"stopped; what had been done is saved. To continue: {invocation()} "
 INTERRUPTED = 130
-# How far an attempt gets before it is stopped, of the 1,320 steps of a trial.
+# How far an attempt gets before it is stopped, of the 900 steps of a trial.
 STEPS = 60
+# Seconds that a command's steps wait, so that they take as long on any machine.
+PAUSE = 0.006
 
 
 @dataclass
@@ -40,6 +45,15 @@ class Story:
     ends: dict[str, tuple[int, str]] = field(default_factory=dict)
     left_running: dict[str, list[int]] = field(default_factory=dict)
     status: str = ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_steps() -> Iterator[None]:
+    """The environment of commands whose steps wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(nodes_code.__file__).parent), prepend=os.pathsep)
+        patch.setenv("NODES_PAUSE", str(PAUSE))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +164,7 @@ def test_a_command_that_is_stopped_says_how_to_continue_and_leaves_nothing_runni
     status, said = story.ends[stop]
     assert status == INTERRUPTED, said
     assert said.count(TO_CONTINUE) == 1
-    assert f"{TO_CONTINUE}{' '.join(typed)}\n" in said
+    assert f"{TO_CONTINUE}{shlex.join(typed)}\n" in said
     assert "Traceback" not in said
     assert story.left_running[stop] == []
 
@@ -190,7 +204,7 @@ def test_mlflow_has_one_finished_run_of_each_trial_and_each_point_once(name: str
 def test_cancel_from_another_shell_ends_running_and_waiting_trials_of_a_background_job(tmp_path: Path):
     """A shell's background job ignores Ctrl-C."""
     folder = with_store(tmp_path)
-    words = (*LONG, "epochs=900", "seed=0,1,2", "hydra.launcher.workers=1", "-m")
+    words = (*LONG, "epochs=200", "seed=0,1,2", "hydra.launcher.workers=1", "-m")
     with start(folder, *words, background=True) as launcher:
         wait_until(lambda: any(one.progress() for one in trials(folder).values()), "the first steps")
         launcher.send_signal(signal.SIGINT)

@@ -78,6 +78,7 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     yield typed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "key", "meant"),
     [

@@ -88,6 +88,7 @@ def test_every_model_yaml_trains_on_a_cpu(name, precision):
     assert next(model.parameters()).grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (32, 32), (33, 47), (64, 64)], ids=str)
 @pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_fastai", "lenet", "resnet20", "resnet9", "wrn_22"])

@@ -91,6 +91,7 @@ def test_the_weights_follow_from_the_seed():
     assert same(ours.state_dict(), models.get_model(SMALL, weights=None, num_classes=7).state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -210,6 +211,7 @@ def test_another_kind_of_file_is_refused_as_weights(
         create(3, 7, "resnet18", weights_file=str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["resnet34", SMALL])
 @pytest.mark.parametrize("create", [torchvision_model, timm_model])
 def test_weights_of_another_net_are_refused(timm: Any, tmp_path: Path, create: Any, other: str):

@@ -42,7 +42,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
 def test_a_local_sweep_needs_neither_linux_nor_unicode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, loaded = tmp_path / "caf\u00e9", tmp_path / "loaded"
     folder.mkdir()
-    with_store(tmp_path).joinpath("mlflow.db").rename(folder / "mlflow.db")
+    with_store(folder)
     for name, value in ASCII.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "lacking").mkdir()

@@ -1,8 +1,6 @@
 """A tracking server that fails during a training: no step waits for it, and no point is lost or doubled."""
 
 import os
-import subprocess
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,9 +17,10 @@ from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
 from outages import Cost, Fault, Proxy
 from recorded import PER_STEP, Row, attempt, finish, sweep, training, written
-from tracking_server import Server, up
+from tracking_server import Server
 
-pytestmark = pytest.mark.server
+# Slow, so that these long tests begin first.
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 FAULTS: dict[str, Callable[[Server, Proxy], Fault]] = {
     "killed": lambda server, _: outages.killed(server, "mlflow"),
@@ -30,9 +29,6 @@ FAULTS: dict[str, Callable[[Server, Proxy], Fault]] = {
     "postgres stopped": lambda server, _: outages.stopped(server, "postgres"),
     **{str(code): lambda _, proxy, code=code: proxy.answers(code) for code in (401, 403, 413, 500)},
 }
-# A step takes milliseconds, and a step that waits for the tracker takes as long as the fault.
-STALL_SECONDS = 3.0
-DISK_MB = 160
 OF_EACH_STEP = """SELECT count(*), count(DISTINCT (run_uuid, metrics.key, step)) FROM metrics JOIN runs USING (run_uuid)
     JOIN experiments USING (experiment_id) WHERE experiments.name = %s
     AND metrics.key IN ('schedule/lr', 'schedule/momentum', 'train/loss')"""
@@ -68,16 +64,8 @@ def endured(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         assert statuses == [[2, 2], [0, 0]]
         assert not tracking.ship(begun.sweep)
         costs = begun.costs(windows)
-    tell(costs)
+    outages.tell(costs)
     yield costs
-
-
-def tell(costs: dict[str, Cost]) -> None:
-    for name, cost in costs.items():
-        print(
-            f"outage: {name}: {cost.steps} steps, longest {cost.longest:.3f} s, median {cost.median * 1000:.1f} ms, "
-            f"{cost.lost} points lost, {cost.doubled} doubled"
-        )
 
 
 @pytest.mark.parametrize("name", [*FAULTS, "sync while away", "sync", "all"])
@@ -85,45 +73,7 @@ def test_a_fault_of_the_server_costs_no_step_and_no_point(name: str, endured: di
     found = endured[name]
     assert found.steps > 0
     assert (found.lost, found.doubled) == (0, 0)
-    assert found.longest < STALL_SECONDS
-
-
-@pytest.fixture
-def disk() -> Iterator[Path]:
-    """A small disk that PostgreSQL's user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=755", "tmpfs", str(folder)]
-    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
-        folder.rmdir()
-        pytest.skip("cannot mount a disk here: that needs root, and a container that allows it")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
-
-
-def test_a_full_disk_under_the_server_costs_no_step_and_no_point(
-    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    (tmp_path / "server").mkdir()
-    (disk / "artifacts").mkdir()
-    (tmp_path / "server" / "artifacts").symlink_to(disk / "artifacts")
-    with up(tmp_path / "server", TMPDIR=str(disk)) as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        with outages.training(tmp_path, server.uri, server.environment) as begun:
-            windows = {"disk full": begun.through(outages.full(server, disk))}
-            assert server.is_alive("postgres")
-            windows["disk full, PostgreSQL ended"] = begun.through(outages.full_to_its_log(server, disk))
-        assert begun.sync() == [0, 0]
-        said = (server.folder / "log" / "postgres.log").read_text()
-        assert "ERROR:  could not extend file" in said and "No space left on device" in said
-        costs = begun.costs(windows)
-    tell(costs)
-    for found in costs.values():
-        assert (found.lost, found.doubled) == (0, 0)
-        assert found.longest < STALL_SECONDS
+    assert found.longest < outages.STALL_SECONDS
 
 
 def lost_and_doubled(made: Sweep) -> tuple[int, int]:

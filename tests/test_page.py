@@ -125,6 +125,7 @@ def test_the_sections_follow_the_order_of_a_readers_questions(sweep: Sweep) -> N
     ]
 
 
+@pytest.mark.slow
 def test_the_page_is_the_golden_one(tmp_path: Path, golden: Callable[[str, str], None]) -> None:
     """Style and figures are left out: other tests and a browser look at them."""
     made = hand_made.mixed(tmp_path)
@@ -147,6 +148,7 @@ def test_the_page_has_all_that_is_needed_to_repeat_the_sweep(sweep: Sweep) -> No
     assert all(one.signature in text for one in sweep.trials)
 
 
+@pytest.mark.slow
 def test_the_page_counts_the_trials_and_says_why_some_have_no_result(sweep: Sweep) -> None:
     text = page_of(sweep).text
     assert "3 trainings and 1 range test: 3 finished, 1 diverged" in text

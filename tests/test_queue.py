@@ -14,7 +14,7 @@ from onecycle_sweeps import journal
 from onecycle_sweeps.launching import pool, queue
 from onecycle_sweeps.launching.queue import LEFT_STATUS, Event, Execution, Queue
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
-from program import QUICK, Seen, drive, helpers, planned, wait_until, write
+from program import QUICK, Seen, drive, helpers, planned, wait_until, with_data, write
 
 TESTS = [Entry(name, RANGE_TEST, {"model": name}) for name in ("first", "second")]
 
@@ -125,11 +125,9 @@ class Vanishing(SimpleCNN):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The working folder, with the user's models in it."""
-    here = write(tmp_path_factory.mktemp("queue"), {"models.py": MODELS})
-    (here / "runs").mkdir()
-    (here / "runs" / "data").symlink_to(decoded)
+    here = with_data(write(tmp_path_factory.mktemp("queue"), {"models.py": MODELS}))
     before = Path.cwd()
     os.chdir(here)
     sys.path.append(str(here))

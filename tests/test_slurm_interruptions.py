@@ -24,13 +24,39 @@ from cluster_sweeps import (
 from onecycle_sweeps import journal
 from slurm_cluster import Cluster
 
+# Slow, so that these long tests begin first, above all those that wait for a time limit of a minute.
+pytestmark = pytest.mark.slow
 # Takes all of every node for a moment.
 GREEDY = ("--partition=high", "--nodes=4", "--exclusive", "--ntasks=4", "--time=1")
 
 
+@pytest.mark.parametrize("cluster", ["no accounting", "accounting"], indirect=True)
+def test_a_time_limit_that_comes_without_notice_costs_no_saved_step(cluster: Cluster, tmp_path: Path, beside: Path):
+    silent = in_its_place(cluster, tmp_path, "sbatch", 'sed -i /--signal/d "$1"; exec {real} "$@"')
+    words = overrides("Slow", "seed=0", "hydra.launcher.timeout_min=1")
+    assert ends(start(silent, tmp_path, *words, pause=1.0), tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    attempts = journal.read(one.journal).attempts
+    assert len(attempts) >= 2
+    assert attempts[1].start == attempts[0].saved > 30
+    assert "1 trial again" in said(tmp_path)
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+def test_a_trial_outlives_a_time_limit_of_a_minute(cluster: Cluster, tmp_path: Path, beside: Path):
+    words = overrides("Slow", "seed=0", "hydra.launcher.timeout_min=1")
+    process = start(cluster, tmp_path, *words, pause=0.9)
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    assert one.attempts() >= 2
+    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
 @pytest.mark.parametrize("cluster", ["no accounting", "silent preemption", "no requeue"], indirect=True)
 def test_a_preempted_trial_saves_and_ends_with_the_same_bits(cluster: Cluster, tmp_path: Path, beside: Path):
-    process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0", "hydra.launcher.partition=low"))
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0", "hydra.launcher.partition=low"))
     at_step(tmp_path, 30)
     cluster.sbatch("sleep 2", *GREEDY)
     assert ends(process, tmp_path) == 0, said(tmp_path)
@@ -40,30 +66,6 @@ def test_a_preempted_trial_saves_and_ends_with_the_same_bits(cluster: Cluster, t
     assert first.saved >= 30
     assert last.place["slurm_restarts"] == "1"
     assert last.start == first.saved
-    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
-    check_mlflow(tmp_path)
-
-
-def test_a_trial_outlives_a_time_limit_of_a_minute(cluster: Cluster, tmp_path: Path, beside: Path):
-    words = overrides("Slow", "seed=0", "hydra.launcher.timeout_min=1")
-    process = start(cluster, program.with_store(tmp_path), *words, pause=0.9)
-    assert ends(process, tmp_path) == 0, said(tmp_path)
-    one = trainings(tmp_path)["0"]
-    assert one.attempts() >= 2
-    check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
-    check_mlflow(tmp_path)
-
-
-@pytest.mark.parametrize("cluster", ["no accounting", "accounting"], indirect=True)
-def test_a_time_limit_that_comes_without_notice_costs_no_saved_step(cluster: Cluster, tmp_path: Path, beside: Path):
-    silent = in_its_place(cluster, tmp_path, "sbatch", 'sed -i /--signal/d "$1"; exec {real} "$@"')
-    words = overrides("Slow", "seed=0", "hydra.launcher.timeout_min=1")
-    assert ends(start(silent, program.with_store(tmp_path), *words, pause=1.0), tmp_path) == 0, said(tmp_path)
-    one = trainings(tmp_path)["0"]
-    attempts = journal.read(one.journal).attempts
-    assert len(attempts) >= 2
-    assert attempts[1].start == attempts[0].saved > 30
-    assert "1 trial again" in said(tmp_path)
     check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
     check_mlflow(tmp_path)
 
@@ -132,7 +134,7 @@ def node_of(folder: Path) -> str:
 
 def test_the_same_command_takes_over_from_a_launcher_that_was_killed(cluster: Cluster, tmp_path: Path, beside: Path):
     words = overrides("Slow", "seed=0,1")
-    process = start(cluster, program.with_store(tmp_path), *words)
+    process = start(cluster, tmp_path, *words)
     at_step(tmp_path, 20)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -157,7 +159,7 @@ def test_a_launcher_that_is_killed_around_sbatch_leaves_no_trial_twice_and_none_
 
 
 def test_the_trial_of_a_node_that_dies_runs_on_another(cluster: Cluster, tmp_path: Path, beside: Path):
-    process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0"))
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"))
     at_step(tmp_path, 30)
     cluster.crash(node_of(tmp_path))
     assert ends(process, tmp_path) == 0, said(tmp_path)
@@ -169,7 +171,7 @@ def test_the_trial_of_a_node_that_dies_runs_on_another(cluster: Cluster, tmp_pat
 
 
 def test_of_two_live_copies_the_superseded_one_stops_and_says_why(cluster: Cluster, tmp_path: Path, beside: Path):
-    process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0"), pause=0.6)
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.6)
     at_step(tmp_path, 5)
     # The node's daemon dies and the job lives: SLURM takes the node for lost and runs the job elsewhere as well.
     cluster.kill(node_of(tmp_path))
@@ -186,7 +188,7 @@ def test_of_two_live_copies_the_superseded_one_stops_and_says_why(cluster: Clust
 
 
 def test_while_the_controller_is_down_jobs_continue_and_the_sweep_says_so(cluster: Cluster, tmp_path: Path):
-    process = start(cluster, program.with_store(tmp_path), *overrides("Slow", "seed=0"))
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"))
     at_step(tmp_path, 30)
     cluster.kill("slurmctld")
     assert ends(process, tmp_path) == 0, said(tmp_path)
@@ -211,7 +213,7 @@ def test_a_submission_waits_for_a_controller_that_is_down(cluster: Cluster, tmp_
 
 def test_without_slurm_the_verbs_show_what_the_folders_record(cluster: Cluster, tmp_path: Path):
     words = overrides("Slow", "seed=0", "hydra.launcher.wait=false")
-    assert ends(start(cluster, program.with_store(tmp_path), *words, pause=0.3), tmp_path) == 0
+    assert ends(start(cluster, tmp_path, *words, pause=0.3), tmp_path) == 0
     elsewhere = Cluster(cluster.folder, cluster.environment | {"PATH": "/nowhere"})
     asked = run(elsewhere, tmp_path, "status")
     assert "squeue: squeue is not on the PATH; their last known status is shown" in asked.stderr

@@ -37,6 +37,7 @@ def learner(folder: TrialFolder) -> Learner:
     return learner_of(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "scale"), [("sgd", 0.1), ("adamw", 0.01), ("sgd", 3)])
 def test_body_and_head_get_their_rates_at_each_step_and_share_the_momentum(
     runs_dir: Path, optimizer: str, scale: float
