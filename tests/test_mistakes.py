@@ -169,7 +169,7 @@ def test_a_key_that_nothing_reads_is_refused_with_the_one_that_was_meant(
 @pytest.mark.parametrize(
     ("typed", "part"),
     [
-        ("experiment=mnist_sampl", "did you mean mnist_sample? The choices are cifar10_fast, mnist_sample, "),
+        ("experiment=mnist_sampl", "did you mean mnist_sample? The choices are char_lm, cifar10_fast, "),
         ("experiment=mnist_sampl -m", "did you mean mnist_sample?"),
         ("recipe=nope", "mnist_sample/onecycle_5e-2, "),
         ("recipe=mnist_sample/onecycle_5e-2,mnist_sample/onecycel -m", "recipe=mnist_sample/onecycel"),
