@@ -144,7 +144,7 @@ def squared_error(outputs: Tensor, targets: Tensor) -> dict[str, Tensor | int]:
 
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *measures: Measure) -> Sweep:
     """A sweep of two policies and two seeds whose objective has these measures."""
-    monkeypatch.setattr(build, "make_objective", lambda config: WithBrierScore(measures=measures))
+    monkeypatch.setattr(build, "make_objective", lambda *_: WithBrierScore(measures=measures))
     entries: list[Entry] = []
     for policy in ("constant", "onecycle"):
         for seed in range(2):

@@ -82,7 +82,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         (["data=python_docs", "objective=classification"], r"needs classes as targets: it is a text"),
         (["data=python_docs", "model.heads=3"], r"width must be a multiple of heads=3, got 128"),
         (["data=diabetes", "policy=constant", "model=simple_cnn"], r"in_channels is missing"),
-        (["model=transformers", "model.name=nowhere/net"], r"^model\.name=nowhere/net cannot be had from transformers"),
+        (["model=transformers", "model.name=./absent"], r"^model\.name=\./absent cannot be had from transformers"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,5 +1,6 @@
 """The README: short, its commands work as they stand, and the files that it names are there."""
 
+import inspect
 import os
 import re
 import shlex
@@ -10,10 +11,11 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import users_code
 from onecycle_sweeps import composing, trial
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.trial_folder import TrialFolder
-from program import with_store
+from program import run, with_store, write
 from real_trials import composed, planned
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +23,12 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 PROGRAM = "python -m onecycle_sweeps"
+OWN = "--config-dir"
+NET = """
+class Net(torch.nn.Sequential):
+    def __init__(self, in_features, out_features):
+        super().__init__(torch.nn.Linear(in_features, 8), torch.nn.ReLU(), torch.nn.Linear(8, out_features))
+"""
 
 
 def jobs(command: str) -> list[list[str]]:
@@ -40,7 +48,7 @@ def test_the_readme_shows_commands():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(PROGRAM)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(PROGRAM) and OWN not in c])
 def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, runs_dir: Path):
     if "data=" in command or "experiment=" in command:
         # Training on real data takes minutes, and these data sets are trained on in other tests.
@@ -55,6 +63,22 @@ def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, runs_dir:
             folder.create(one.config)
             trial.run(folder)
             assert folder.state().status == "finished"
+
+
+@pytest.mark.slow
+def test_a_dataset_and_a_net_of_ones_own_are_trained_by_the_yaml_of_the_documentation(tmp_path: Path):
+    (command,) = (command for command in COMMANDS if OWN in command)
+    (yaml,) = re.findall(r"```yaml\n# (\S+)\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), flags=re.DOTALL)
+    waves = inspect.getsource(users_code.Waves)
+    imports = "from typing import Any\nimport torch\nfrom torch import Tensor\n"
+    files = {yaml[0]: yaml[1], "my/model/net.yaml": "_target_: mine.Net\n", "mine.py": f"{imports}\n{waves}\n{NET}"}
+    folder = write(with_store(tmp_path), files)
+    words = shlex.split(command.removeprefix(PROGRAM))
+    done = run(folder, *words, "epochs=1", "batch_size=16", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    assert "objective" not in done.stderr
+    assert "final val rmse" in done.stdout
+    assert list(folder.glob("runs/sweeps/*/report/report.html"))
 
 
 @pytest.mark.slow
