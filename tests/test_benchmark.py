@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__, costs, machine, step
-from benchmarks.costs import Cost, Rounds
+from benchmarks import __main__, page, timing, training
 from benchmarks.page import Requirement, Result, Table, markdown
 from benchmarks.peers import torch_loop
-from benchmarks.program import STEP_METRICS, Incomplete, Points
-from benchmarks.work import Options, Side, Work, works
+from benchmarks.timing import Cost, Rounds
+from benchmarks.work import STEP_METRICS, Incomplete, Options, Points, Side, Work, installed, works
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADINGS = {
@@ -34,7 +33,7 @@ def losing(which: Sequence[int]) -> Side:
     """The program, with the losses of some steps missing, or logged twice."""
 
     def train(work: Work) -> tuple[Cost, Points]:
-        cost, points = step.train(work)
+        cost, points = training.train(work)
         return cost, {**points, "train/loss": sorted({*range(work.steps)} - {*which}) + [s for s in which if s == 0]}
 
     return Side("a side that loses points", train, STEP_METRICS)
@@ -47,7 +46,7 @@ def test_the_quick_mode_writes_every_row_of_a_part_as_markdown_and_json(tmp_path
     subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True)
     page = (tmp_path / "benchmark.md").read_text()
     written = json.loads((tmp_path / "benchmark.json").read_text())
-    chosen, left_out = step.sides()
+    chosen, left_out = installed(training.STEP_SIDES)
     assert page.count("### ") == 4
     assert all(reason in page for reason in left_out)
     assert {"torch", "fastai", "lightning", "mlflow", "hydra-core", "git commit", "CPU"} <= written["facts"].keys()
@@ -64,7 +63,7 @@ def test_the_quick_mode_writes_every_row_of_a_part_as_markdown_and_json(tmp_path
 
 @pytest.mark.slow
 def test_the_program_has_a_point_at_every_step_of_the_benchmark(work: Work) -> None:
-    assert Side("the program", step.train, STEP_METRICS).run(work).wall > 0
+    assert Side("the program", training.train, STEP_METRICS).run(work).wall > 0
 
 
 @pytest.mark.slow
@@ -81,12 +80,12 @@ def test_a_side_that_takes_too_few_steps_ends_the_benchmark(work: Work) -> None:
 
 
 def test_peers_that_are_not_installed_are_left_out_with_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    chosen, left_out = step.sides()
-    assert [side.name for side in chosen][:2] == [step.BARE, step.OURS]
+    monkeypatch.setattr(page.importlib.util, "find_spec", lambda name: None)
+    chosen, left_out = installed(training.STEP_SIDES)
+    assert [side.name for side in chosen][:2] == [training.BARE, training.OURS]
     assert not [side for side in chosen if "fastai" in side.name or "Lightning" in side.name]
     assert len(left_out) == 3
-    assert all(reason.endswith(machine.HOW_TO_INSTALL) for reason in left_out)
+    assert all(reason.endswith(page.HOW_TO_INSTALL) for reason in left_out)
 
 
 def test_an_unknown_part_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -109,7 +108,7 @@ def test_ratios_are_taken_within_a_round() -> None:
 def test_sides_take_turns_and_warm_rounds_are_not_counted() -> None:
     turns: list[str] = []
     sides = {name: lambda name=name: (turns.append(name), Cost(len(turns), 0))[1] for name in "ab"}
-    measured = costs.interleaved(sides, rounds=2, warm=1)
+    measured = timing.interleaved(sides, rounds=2, warm=1)
     assert turns == [*"ababab"]
     assert [cost.wall for cost in measured["a"]] == [3, 5]
 

@@ -1,1 +1,1 @@
-"""The benchmark: this program beside its peers, each part one file that `run`s and returns its tables."""
+"""The benchmark: this program beside its peers. Each part is a function that takes Options and returns a Result."""

@@ -1,7 +1,6 @@
 """Measures the parts that are named, or all, and writes benchmark.md and benchmark.json after each of them."""
 
 import argparse
-import importlib
 import json
 import sys
 import tempfile
@@ -9,18 +8,20 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import machine
-from benchmarks.page import Result, markdown
+from benchmarks import commands, journals, page, throughput, training
+from benchmarks.page import Result
 from benchmarks.work import Options
 
-PARTS = (
-    *("step", "tasks", "precision", "input", "range_test", "start", "layout", "sweep"),
-    *("ingestion", "load", "size", "accuracy"),
+FUNCTIONS = (
+    *(training.step, training.tasks, throughput.precision, throughput.input, training.range_test),
+    *(commands.start, throughput.layout, commands.sweep, journals.ingestion, journals.load),
+    *(commands.size, commands.accuracy),
 )
+PARTS = {part.__name__: part for part in FUNCTIONS}
 
 
 def main() -> None:
-    """Run the parts in turn; the page says what a part leaves out, and an error ends the benchmark."""
+    """Run the parts in turn; the page lists what a part leaves out, and an error ends the benchmark."""
     parser = argparse.ArgumentParser(prog="scripts/benchmark", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; by default all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison (5)")
@@ -32,14 +33,15 @@ def main() -> None:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    if options.trials < 1 or (options.trials > 4 and options.trials % 4):
+        parser.error(f"--trials must be 1 to 4 or a multiple of 4, got {options.trials}")
     options.out.mkdir(parents=True, exist_ok=True)
-    facts, results = machine.facts(), dict[str, Result]()
+    facts, results = page.facts(), dict[str, Result]()
     for part in options.parts or PARTS:
         print(f"{time.strftime('%H:%M:%S')} {part}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix=f"benchmark-{part}-", ignore_cleanup_errors=True) as scratch:
-            sized = Options(Path(scratch), options.rounds, options.quick, options.trials)
-            results[part] = importlib.import_module(f"benchmarks.{part}").run(sized)
-        options.out.joinpath("benchmark.md").write_text(markdown(facts, options.quick, results))
+            results[part] = PARTS[part](Options(Path(scratch), options.rounds, options.quick, options.trials))
+        options.out.joinpath("benchmark.md").write_text(page.markdown(facts, options.quick, results))
         parts = {name: asdict(result) for name, result in results.items()}
         content = {"facts": facts, "quick": options.quick, "parts": parts}
         options.out.joinpath("benchmark.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -11,7 +11,7 @@ from statistics import mean
 
 import torch
 
-from benchmarks import machine
+from benchmarks import page
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("onecycle_sweeps", "hydra_plugins", "conf", "scripts/gpu_check", "scripts/benchmarks", "tests")
@@ -22,7 +22,7 @@ IDENTITY = ("card", "code")
 def facts() -> dict[str, str]:
     """The card first, then the machine around it and the versions."""
     properties = torch.cuda.get_device_properties(0)
-    around = machine.facts()
+    around = page.facts()
     if around["git commit"].endswith("-dirty"):
         # It says less than the digest of the code.
         del around["git commit"]

@@ -23,7 +23,7 @@ def sweep(options: Options) -> Result:
     seeds = options.sized(TRIALS // 4, 1)
     train, side = options.sized(60_000, 512), options.sized(28, 8)
     size = (f"+data.train={train}", "+data.test=1000", "+data.channels=1", f"+data.side={side}")
-    net = ("model=simple_cnn", "model._target_=gpu_check.stand_ins.StampedCNN")
+    net = ("model=simple_cnn", "model._target_=benchmarks.timing.StampedCNN")
     rest = ("policy=constant,step,clr,onecycle", "max_lr=0.1", "-m", f"device={options.device}")
     words = (*NOISE, *size, *net, *rest, "epochs=1", f"seed={','.join(map(str, range(seeds)))}")
     rows, rounds = [], {}

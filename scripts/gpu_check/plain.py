@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from benchmarks import costs
-from benchmarks.costs import Cost
+from benchmarks import timing
 from benchmarks.peers import SGD_SETTINGS
 from benchmarks.peers.torch_loop import accuracy
-from benchmarks.program import Points
-from benchmarks.stopwatch import WARM_STEPS
-from benchmarks.work import Work
+from benchmarks.timing import WARM_STEPS, Cost
+from benchmarks.work import Points, Work
 from onecycle_sweeps.images import ImageBatches
 from onecycle_sweeps.policies import OneCycle
 
@@ -23,12 +21,13 @@ PADDING, HOLE = 4, 8
 
 def graphed(work: Work) -> tuple[Cost, Points]:
     """The bare loop with its batch, forward and backward pass in one CUDA graph; the fused update stays outside it."""
-    model, policy = work.net().train(), OneCycle(work.max_lr, work.steps)
-    optimizer = torch.optim.SGD(model.parameters(), lr=work.max_lr, **SGD_SETTINGS, fused=True)
-    index, losses = work.order[0].clone(), torch.zeros(work.steps, device=work.device)
+    max_lr, device = work.config["max_lr"], work.config["device"]
+    model, policy = work.net().train(), OneCycle(max_lr, work.steps)
+    optimizer = torch.optim.SGD(model.parameters(), lr=max_lr, **SGD_SETTINGS, fused=True)
+    index, losses = work.order[0].clone(), torch.zeros(work.steps, device=device)
 
     def passes() -> Tensor:
-        images, labels = work.batch(index)
+        images, labels = work[index]
         loss = cross_entropy(model(images), labels)
         loss.backward()
         return loss
@@ -44,11 +43,11 @@ def graphed(work: Work) -> tuple[Cost, Points]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         loss = passes()
-    start = costs.now()
+    start = timing.now()
     for step in range(work.steps):
         if step == WARM_STEPS:
             torch.cuda.synchronize()
-            start = costs.now()
+            start = timing.now()
         index.copy_(work.order[step])
         optimizer.zero_grad(set_to_none=False)
         graph.replay()
@@ -58,7 +57,7 @@ def graphed(work: Work) -> tuple[Cost, Points]:
         losses[step] = loss
     losses.tolist()
     accuracy(model, [work.validation()])
-    return costs.since(start).per(work.steps - WARM_STEPS), {}
+    return timing.since(start).per(work.steps - WARM_STEPS), {}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from statistics import mean
 import torch
 
 from benchmarks.page import Requirement, Result, Table
-from benchmarks.program import planned
+from benchmarks.work import planned
 from gpu_check import plain, sweeps
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe

@@ -13,13 +13,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import costs, machine
-from benchmarks.page import Requirement, Result, Table
+from benchmarks.page import Requirement, Result, Table, not_installed
 from benchmarks.peers import torch_loop
-from benchmarks.program import STEP_METRICS, planned
-from benchmarks.step import train
-from benchmarks.stopwatch import WARM_STEPS
-from benchmarks.work import SEED, VALIDATION, Side, Work
+from benchmarks.timing import WARM_STEPS, interleaved
+from benchmarks.training import train
+from benchmarks.work import SEED, STEP_METRICS, VALIDATION, Side, Work, planned
 from gpu_check import card, plain
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe
@@ -73,19 +71,13 @@ def step(options: Options) -> Result:
     side = options.sized(28, 8)
     size = (f"+data.train={count * batch}", f"+data.test={VALIDATION}", "+data.channels=1", f"+data.side={side}")
     asked = (f"device={options.device}", "precision=fp32", "threads=1", "max_lr=0.1", "epochs=1", f"seed={SEED}")
-    net = ("model=simple_cnn", "model._target_=benchmarks.stopwatch.TimedCNN")
-    small = Work(
-        _runs(options),
-        (*NOISE, *size, *net, *asked, f"batch_size={batch}", "policy=onecycle"),
-        count,
-        batch,
-        device=options.device,
-    )
+    net = ("model=simple_cnn", "model._target_=benchmarks.timing.TimedCNN")
+    small = Work(_runs(options), (*NOISE, *size, *net, *asked, f"batch_size={batch}", "policy=onecycle"))
     sides = [Side(BARE, torch_loop.train), Side(OURS, train, STEP_METRICS)]
     if options.device == "cuda":
         sides.append(Side(GRAPH, plain.graphed))
     rounds = options.sized(ROUNDS, 1)
-    measured = costs.interleaved({one.name: partial(one.run, small) for one in sides}, rounds, warm=1)
+    measured = interleaved({one.name: partial(one.run, small) for one in sides}, rounds, warm=1)
     rows = [(one.name, 1000 * measured.wall(one.name), measured.ratio(one.name, BARE)) for one in sides]
     caption = STEP.format(steps=count, batch=batch, validation=VALIDATION, rounds=rounds, warm=WARM_STEPS)
     table = Table("A step of simple_cnn", caption, ("way to train", "ms/step", "time / bare loop"), rows)
@@ -137,10 +129,8 @@ def epoch(options: Options) -> Result:
         name = f"the plainest fast loop, cuDNN {'timing its algorithms' if benchmark else 'by its heuristics'}"
         fresh = build.make_net(one.config, data.offered)
         sides[name] = [seconds for seconds, _ in plain.epochs(fresh, data, recipe, benchmark)][1:]
-    left_out = []
-    if machine.missing("lightning"):
-        left_out.append(machine.left_out("the Lightning loop", "lightning"))
-    else:
+    left_out = [reason for reason in [not_installed("lightning", "the Lightning loop")] if reason]
+    if not left_out:
         sides["DataLoader, torchvision, Lightning, MLFlowLogger"] = _lightning(options, one, learner)
     taken = {name: median(seconds) for name, seconds in sides.items()}
     fastest = min(seconds for name, seconds in taken.items() if name.startswith("the plainest"))

@@ -7,7 +7,6 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -25,30 +24,31 @@ from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
 from benchmarks.peers import SGD_SETTINGS
-from benchmarks.stopwatch import stopwatch
+from benchmarks.timing import Cost, stopwatch
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
 
 # A sweep of Lightning's need not load the program.
 if TYPE_CHECKING:
-    from benchmarks.costs import Cost
-    from benchmarks.program import Points
-    from benchmarks.work import Work
+    from benchmarks.work import Points, Work
     from onecycle_sweeps.range_test import Ramp
 
 LOGGED = ("lr-SGD", "lr-SGD-momentum", "train_loss")
 TRAINER = {"enable_checkpointing": False, "enable_progress_bar": False, "log_every_n_steps": 1, "accelerator": "cpu"}
 # What a sweep varies, and what it does not; a limit of 1.0 takes all batches.
 CONFIG = {"policy": "onecycle", "seed": 0, "max_lr": 0.1, "epochs": 2, "batch_size": 128, "data": "data", "limit": 1.0}
-MEAN, STD = (0.2860,), (0.3530,)
+NORMALISED = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.2860,), (0.3530,))])
+ConfigStore.instance().store(name="lightning_sweep", node=CONFIG)
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+# It advises more worker processes, which only cost time where tensors are in memory.
+warnings.filterwarnings("ignore", module="lightning")
 
 
 class Classifier(lightning.LightningModule):
     """A net under SGD with Nesterov and one of torch's schedulers; it logs only where there is a logger."""
 
-    def __init__(self, net: nn.Module, max_lr: float, steps: int | None = None, policy: str = "onecycle") -> None:
+    def __init__(self, net: nn.Module, max_lr: float, policy: str = "onecycle") -> None:
         super().__init__()
-        self.net, self.lr, self.steps, self.policy = net, max_lr, steps, policy
+        self.net, self.lr, self.policy = net, max_lr, policy
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -57,18 +57,15 @@ class Classifier(lightning.LightningModule):
             self.log("train_loss", loss)
         return loss
 
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         images, labels = batch
         scores = self.net(images)
         accuracy = (scores.argmax(1) == labels).float().mean()
         if self.trainer.loggers:
-            self.log("val_loss", cross_entropy(scores, labels))
-            self.log("val_acc", accuracy)
-        return accuracy
+            self.log_dict({"val_loss": cross_entropy(scores, labels), "val_acc": accuracy})
 
     def configure_optimizers(self) -> Any:
-        steps = self.steps or int(self.trainer.estimated_stepping_batches)
-        optimizer = SGD(self.parameters(), lr=self.lr, **SGD_SETTINGS)
+        steps, optimizer = int(self.trainer.estimated_stepping_batches), SGD(self.parameters(), self.lr, **SGD_SETTINGS)
         schedulers = {
             "constant": lambda: ConstantLR(optimizer, factor=1.0),
             "step": lambda: MultiStepLR(optimizer, [steps // 2, steps * 3 // 4], gamma=0.1),
@@ -79,38 +76,36 @@ class Classifier(lightning.LightningModule):
 
 
 def train(work: "Work", **settings: Any) -> "tuple[Cost, Points]":
-    """Train with no logger, checkpoints, progress bar or summary but those that `settings` ask for."""
-    with warnings.catch_warnings():
-        # It advises more worker processes, which only cost time where tensors are in memory.
-        warnings.simplefilter("ignore")
-        net = Classifier(work.net(), work.max_lr, work.steps)
-        _trainer(work, **settings).fit(net, work.loader(), work.validation_loader())
+    """Train with no logger, checkpoints, progress bar or summary but those that `settings` name."""
+    _trainer(work, **settings).fit(Classifier(work.net(), work.config["max_lr"]), *work.loaders())
     return stopwatch.read(work.steps), {}
 
 
 def train_with_mlflow(work: "Work") -> "tuple[Cost, Points]":
     """The same with MLFlowLogger, and LearningRateMonitor at every step."""
-    from benchmarks import program
+    from benchmarks import journals
 
-    store = program.fresh_store(work.runs_dir)
-    logger = MLFlowLogger("benchmark", tracking_uri=f"sqlite:///{store}")
-    cost, _ = train(work, logger=logger, callbacks=[_monitor()])
-    return cost, program.only_run(store, LOGGED)
+    uri = journals.fresh_store(work.runs_dir)
+    logger = MLFlowLogger("benchmark", tracking_uri=uri)
+    cost, _ = train(work, logger=logger, callbacks=[LearningRateMonitor("step", log_momentum=True)])
+    assert logger.run_id
+    return cost, journals.logged(uri, logger.run_id, LOGGED)
 
 
-def range_test(work: "Work", ramp: "Ramp") -> Callable[[], int]:
+def range_test(work: "Work", ramp: "Ramp") -> "tuple[Cost, Points]":
     """The Tuner's lr_find, which saves the trainer's state and restores it."""
-    net, trainer, loader = Classifier(work.net(), work.max_lr, work.steps), _trainer(work), work.loader()
+    net, trainer = Classifier(work.net(), work.config["max_lr"]), _trainer(work)
     trainer.fit_loop.max_epochs = None
     ends = {"min_lr": ramp.start_lr, "max_lr": ramp.end_lr, "num_training": ramp.total_steps}
+    losses: list[float] = []
 
-    def search() -> int:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            found = Tuner(trainer).lr_find(net, loader, **ends)
-        return len(found.results["loss"]) if found else 0
+    def search() -> None:
+        found = Tuner(trainer).lr_find(net, work.loaders()[0], **ends)
+        losses.extend(found.results["loss"] if found else ())
 
-    return search
+    with contextlib.redirect_stderr(io.StringIO()):
+        cost = stopwatch.whole(search, work.steps)
+    return cost, {"loss": range(len(losses))}
 
 
 def _trainer(work: "Work", **settings: Any) -> lightning.Trainer:
@@ -118,28 +113,19 @@ def _trainer(work: "Work", **settings: Any) -> lightning.Trainer:
     return lightning.Trainer(**TRAINER, enable_model_summary=False, num_sanity_val_steps=0, **settings)
 
 
-def _monitor() -> LearningRateMonitor:
-    return LearningRateMonitor(logging_interval="step", log_momentum=True)
-
-
-ConfigStore.instance().store(name="lightning_sweep", node=CONFIG)
-
-
 @hydra.main(version_base="1.3", config_path=None, config_name="lightning_sweep")
 def main(config: Any) -> None:
     """One trial of a sweep, with Lightning's defaults wherever they cost little."""
-    warnings.simplefilter("ignore")
     lightning.seed_everything(config.seed)
-    normalised = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
-    train, val = (FashionMNIST(config.data, train=part, transform=normalised) for part in (True, False))
+    train, val = (FashionMNIST(config.data, train=part, transform=NORMALISED) for part in (True, False))
     name = f"{config.policy} seed={config.seed}"
     logger = MLFlowLogger("template", run_name=name, tracking_uri="sqlite:///mlflow.db")
     logger.log_hyperparams(dict(config))  # pyright: ignore[reportCallIssue, reportArgumentType]
     limits = {"limit_train_batches": config.limit, "limit_val_batches": config.limit}
-    trainer = lightning.Trainer(**TRAINER, **limits, max_epochs=config.epochs, logger=logger, callbacks=[_monitor()])
+    monitor = LearningRateMonitor("step", log_momentum=True)
+    trainer = lightning.Trainer(**TRAINER, **limits, max_epochs=config.epochs, logger=logger, callbacks=[monitor])
     loaders = DataLoader(train, config.batch_size, shuffle=True, drop_last=True), DataLoader(val, config.batch_size)
-    net = Classifier(SimpleCNN(in_channels=1, num_classes=10), config.max_lr, policy=config.policy)
-    trainer.fit(net, *loaders)
+    trainer.fit(Classifier(SimpleCNN(in_channels=1, num_classes=10), config.max_lr, config.policy), *loaders)
 
 
 if __name__ == "__main__":
