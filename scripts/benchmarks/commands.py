@@ -82,18 +82,19 @@ def first_steps(command: Sequence[str], folder: Path, workers: int, settle: floa
 
     The command is then stopped. Raises RuntimeError if the steps do not come.
     """
-    began = time.time()
+    # The first process of a sweep checks its trials and takes a step too.
+    began, checks = time.time(), int(command[-1] == "-m")
     with processes.started(command, folder) as process:
         stamps: dict[str, str] = {}
-        while len(stamps) < workers:
+        while len(stamps) < checks + workers:
             if process.poll() is not None or time.time() > began + STAMP_SECONDS:
-                raise RuntimeError(f"{len(stamps)} of {workers} processes took a step in {STAMP_SECONDS:g} s")
+                raise RuntimeError(f"{len(stamps)} of {checks + workers} processes took a step in {STAMP_SECONDS:g} s")
             time.sleep(0.01)
             # Backwards, so that the first stamp of each process is the one that stays.
             stamps = dict(reversed(re.findall(r"(\d+) train (\S+)\n", (folder / "stamps").read_text())))
         time.sleep(settle)
         memory = sum(processes.mebibytes(one, "smaps_rollup", "Pss:") for one in processes.tree(process.pid))
-    return sorted(float(stamp) - began for stamp in stamps.values()), memory
+    return sorted(float(stamp) - began for stamp in stamps.values())[checks:], memory
 
 
 def sweep(options: Options) -> Result:
@@ -107,16 +108,16 @@ def sweep(options: Options) -> Result:
     steps = EPOCHS * (QUICK_BATCHES if options.quick else IMAGES // BATCH)
     swept = [f"policy={','.join(policies)}", f"seed={','.join(map(str, seeds))}", "max_lr=0.1"]
     swept += [f"epochs={EPOCHS}", f"batch_size={BATCH}", "-m"]
-    ours = [*PROGRAM, "data=fashion_mnist", f"data.root={DATA_ROOT}", *swept]
-    theirs = [sys.executable, "-m", "benchmarks.peers.lightning", f"data={DATA_ROOT}", *swept]
+    ours = [*PROGRAM, "data=fashion_mnist", f"data.root={DATA_ROOT}"]
+    theirs = [sys.executable, "-m", "benchmarks.peers.lightning", f"data={DATA_ROOT}"]
     if options.quick:
         images = QUICK_BATCHES * BATCH
         ours += ["data._target_=benchmarks.work.excerpt", f"+data.train={images}", f"+data.test={images}"]
         theirs += [f"limit={QUICK_BATCHES}"]
     # What the peer logs is written out, because importing it takes seconds.
     sides = {
-        OURS: (ours, STEP_METRICS, "final/val_accuracy"),
-        PEER: (theirs, ("lr-SGD", "lr-SGD-momentum", "train_loss"), "val_acc"),
+        OURS: ([*ours, *swept], STEP_METRICS, "final/val_accuracy"),
+        PEER: ([*theirs, *swept], ("lr-SGD", "lr-SGD-momentum", "train_loss"), "val_acc"),
     }
     rows, spent = [], {}
     for name, (words, series, measure) in sides.items():

@@ -94,7 +94,7 @@ def train_with_mlflow(work: "Work") -> "tuple[Cost, Points]":
 
 def range_test(work: "Work", ramp: "Ramp") -> "tuple[Cost, Points]":
     """The Tuner's lr_find, which saves the trainer's state and restores it."""
-    net, trainer = Classifier(work.net(), work.config["max_lr"]), _trainer(work)
+    net, trainer = Classifier(work.net(), ramp.start_lr), _trainer(work)
     trainer.fit_loop.max_epochs = None
     ends = {"min_lr": ramp.start_lr, "max_lr": ramp.end_lr, "num_training": ramp.total_steps}
     losses: list[float] = []
