@@ -117,12 +117,13 @@ def input(options: Options) -> Result:
     """How fast augmented batches are made, beside torchvision's transforms, and what share of a step that takes."""
     torch.set_num_threads(1)
     samples = 2000 if options.quick else 50_000
-    split = Split(torch.randint(0, 256, (samples, 3, 32, 32), dtype=torch.uint8), *[torch.arange(samples)] * 2)
+    pixels, places = torch.randint(0, 256, (samples, 3, 32, 32), dtype=torch.uint8), torch.arange(samples)
+    split = Split(pixels, places, places)
     moments = tuple(255 * value for value in HALVES)
     facts = Facts(samples, samples, 0, 10, 3, 32, 32, moments, moments, 0.0, 0, None)
     own = ImageBatches(split, split, None, facts, BATCH, (PadCrop(), Flip())).train_batches(seed=0)
     make_own = partial(timed, lambda: next(own), 0.0 if options.quick else 0.1)
-    made = interleaved({**torchvision_sides(list(split.images[:BATCH])), OURS: make_own}, options.rounds)
+    made = interleaved({**torchvision_sides(list(pixels[:BATCH])), OURS: make_own}, options.rounds)
     caption = f"""Batches of {BATCH} images of 32x32, cropped, flipped and normalised on one thread, from a set of \
 {samples:,}. {options.turns}"""
     speeds = made.speeds("Augmented batches", caption, "made by", BATCH)
