@@ -105,7 +105,8 @@ class Work:
     def data(self) -> Any:
         cache = self.runs_dir / "data" / self.config["needs"]["data"]
         facts = datasets.prepare(nodes.loader(self.config), cache, **schema.split(self.config))
-        return build.load_data(self.folder(), self.config, facts, {"device": self.config["device"]})
+        folder = TrialFolder(self.runs_dir / self.trial.signature)
+        return build.load_data(folder, self.config, facts, {"device": self.config["device"]})
 
     @cached_property
     def order(self) -> list[Tensor]:
