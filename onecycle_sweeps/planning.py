@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import datasets, fingerprints, images, provenance
+from onecycle_sweeps import datasets, fingerprints, images, measures, provenance
 from onecycle_sweeps.config import keys, nodes, schema
 from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, RANGE_TEST, TRAIN, Config, ConfigError
 from onecycle_sweeps.datasets import Facts
@@ -113,6 +113,8 @@ class Planner:
             _check_cuda(config["device"])
         for key, instead in schema.EARLIER_NAMES.items():
             if (value := request.typed().get(key)) is not None:
+                if instead in request.typed():
+                    raise ConfigError(f"{key} and {instead} are one key: leave {key}={value} out")
                 self._remark(f"{key}={value} is taken as {instead}={value}")
         data = self._describe_data(config)
         schema.check_batch(config, data.facts.train)
@@ -140,9 +142,14 @@ class Planner:
                 usual, reason = facts.usual, facts.reason
             config = config | {"objective": config["objective"]["choices"][usual]}
             self._remark(f"objective={usual}: {reason}")
+        headline = measures.HEADLINES.get(config["objective"]["_target_"])
+        own = config["objective"].get("headline") is None
+        target = config["target"]
+        if headline and own and headline.is_fraction and target is not None and not 0 < target <= 1:
+            raise ConfigError(f"target must be in (0, 1], since {headline.name} is a fraction, got {target}")
         if config["label_smoothing"] and "label_smoothing" not in config["objective"]:
-            target = config["objective"]["_target_"]
-            raise ConfigError(f"label_smoothing must be 0 for objective._target_={target}, which has no such key")
+            code = config["objective"]["_target_"]
+            raise ConfigError(f"label_smoothing must be 0 for objective._target_={code}, which has no such key")
         return config
 
     def _remark(self, line: str) -> None:
@@ -201,9 +208,11 @@ class Planner:
         cache = _hash([source, provenance.code_of(node).targets])
         folder, was_read = self.runs_dir / "data" / cache, cache in self._read
         afresh = config["rerun"] and not was_read
-        if not (named.prints or afresh or was_read or loader.startswith(OURS)) and folder.is_dir():
+        # A dataset within the node is the user's own too.
+        foreign = [one["_target_"] for _, one in keys.targets(node) if not one["_target_"].startswith(OURS)]
+        if foreign and not (named.prints or afresh or was_read) and folder.is_dir():
             self.remarks.append(
-                f"the data of {loader} is what an earlier command read: no key of data names a file or folder, so "
+                f"the data of {foreign[0]} is what an earlier command read: no key of data names a file or folder, so "
                 "changes go unnoticed; rerun=true reads it again, and +data.files=[PATH] names the files that it reads"
             )
         facts = datasets.prepare(load, folder, check=check, afresh=afresh, **schema.split(config))

@@ -99,6 +99,12 @@ def test_classes_are_kept_in_the_order_given():
     assert [("c", "a")[number] for number in targets] == [("a", "b", "c")[int(row[0]) // 2 % 3] for row in inputs]
 
 
+def test_classes_are_refused_where_a_sample_has_not_one_of_them():
+    masks = np.arange(8 * 9).reshape(8, 3, 3) % 4
+    with pytest.raises(ValueError, match="classes must be null"):
+        rows.describe(made(masks), SplitRule(0.25, 0, (0, 1)))
+
+
 def test_a_source_that_changes_after_it_was_described_is_refused():
     facts = rows.describe(made([1.0, 2.0, 3.0, 4.5]), HOLD_OUT)
     with pytest.raises(ValueError, match="not what it was when the trial was planned"):

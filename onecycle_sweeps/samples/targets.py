@@ -54,9 +54,14 @@ class Targets:
         """The targets with `classes` alone, renumbered in the order given, and the positions that stay in each part."""
         if classes is None:
             return self, {part: np.arange(len(array)) for part, array in self.parts.items()}
-        names, numbers = self.class_names(), self.classes()
-        if names is None or not all(0 <= number < len(names) for number in classes):
-            raise ValueError(f"classes must lie in 0..{len(names or ()) - 1}, got {list(classes)}")
+        names = self.class_names()
+        if names is None or self.parts["train"].ndim > 1:
+            raise ValueError(
+                f"classes must be null where {self.label} is not one class for each sample, got {list(classes)}"
+            )
+        numbers = self.classes()
+        if not all(0 <= number < len(names) for number in classes):
+            raise ValueError(f"classes must lie in 0..{len(names) - 1}, got {list(classes)}")
         renumbered = np.full(len(names), -1)
         renumbered[list(classes)] = np.arange(len(classes))
         stay = {part: np.flatnonzero(np.isin(one, classes)) for part, one in numbers.items()}
@@ -142,7 +147,9 @@ def _distinct(parts: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _refuse_gaps(array: np.ndarray, what: str) -> None:
-    gaps = np.array([value is None or value != value for value in array.ravel()])
+    import pandas
+
+    gaps = np.asarray(pandas.isna(array.ravel()))
     if gaps.any():
         where = int(np.flatnonzero(gaps)[0])
         raise ValueError(

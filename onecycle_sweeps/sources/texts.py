@@ -44,6 +44,8 @@ def _of(content: str, context: int, by: str, tokenizer: str | None) -> Text:
     require("context", context, whole(2))
     require("by", by, one_of("characters", "bytes"))
     if tokenizer is not None:
+        if by != "characters":
+            raise ValueError(f"by={by} and a tokenizer exclude each other: leave one of them out")
         return _tokenized(content, context, tokenizer)
     if by == "bytes":
         tokens = np.frombuffer(content.encode(), np.uint8)

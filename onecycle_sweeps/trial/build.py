@@ -158,7 +158,7 @@ def resolve(
             "train": facts.train,
             "val": facts.val,
             "test": facts.test,
-            "classes": facts.num_classes,
+            "classes": facts.num_classes if target_form(config) == "classes" else None,
             "skipped": facts.skipped,
         },
     }
