@@ -316,11 +316,13 @@ def test_gpus_are_counted_in_a_process_from_which_no_worker_is_forked(
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(machine, "_nvidias", lambda: 0)
+    pool.count_gpus.cache_clear()
     slots = pool.slots("auto", 1, None, 1, 9)
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1", "2"]
     assert pool.slots("auto", 1, None, 1, 0) == []
     (asked,) = (tmp_path / "asked").read_text().split()
     assert int(asked) not in (server_pid(), os.getpid())
+    pool.count_gpus.cache_clear()
 
 
 def test_preloaded_modules_are_imported_once_for_all_workers(

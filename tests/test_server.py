@@ -148,7 +148,7 @@ def test_the_printed_link_overlays_the_learning_rates_of_this_sweeps_runs_only(
     card = page.locator(CARD, has_text="schedule/lr")
     card.wait_for(timeout=SECONDS)
     legend = card.get_by_text("(schedule/lr)")
-    page.wait_for_function("count => document.querySelectorAll('.scatterlayer .trace').length >= count", arg=12)
+    legend.nth(11).wait_for(timeout=SECONDS)
     assert sorted(text.removesuffix(" (schedule/lr)") for text in legend.all_inner_texts()) == names(swept.whole)
     sections = page.locator("[data-testid=experiment-view-compare-runs-section-header]").all_inner_texts()
     assert [text.split()[0] for text in sections][:3] == ["schedule", "val", "train"]

@@ -72,9 +72,9 @@ def rounds(count):
     for _ in range(count):
         torch.ones(10_000_000)
 def count():
-    rounds(4)
+    rounds(16)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    rounds(8)
+    rounds(32)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 thread = threading.Thread(target=count)
 thread.start()
@@ -83,7 +83,7 @@ thread.join()
 
 
 def faults(call: str) -> int:
-    """How many pages a thread is given anew while it fills 40 MB eight times."""
+    """How many pages a thread is given anew while it fills 40 MB 32 times, after 16 such rounds in which its memory settles."""
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(call=call)], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
@@ -91,5 +91,5 @@ def faults(call: str) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
 def test_freed_memory_is_reused_without_new_page_faults():
-    # What else a thread needs may lie in the way once, and 40 MB are taken elsewhere.
+    # Whatever else a thread needs may lie in the way, and 40 MB are taken elsewhere once.
     assert faults("keep_freed_memory()") < faults("") / 4
