@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecycle_sweeps.range_test import OneSeed, Verdict, judge, onset, peers
+from onecycle_sweeps.range_test import Judgement, OneSeed, judge, onset, peers
 
 LRS = np.geomspace(1e-7, 10, 100).tolist()
 
@@ -20,7 +20,7 @@ def losses(noise: float = 0.0, seed: int = 0, diverges_at: float = 0.5) -> list[
     return (falling + np.expm1(4 * over) + np.random.default_rng(seed).normal(0, noise, 100)).tolist()
 
 
-def verdict(losses: list[float], lrs: list[float] | None = None) -> Verdict:
+def verdict(losses: list[float], lrs: list[float] | None = None) -> Judgement:
     return judge([OneSeed((lrs or LRS)[: len(losses)], losses)])
 
 

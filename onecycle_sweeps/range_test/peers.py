@@ -1,6 +1,7 @@
 """The rates that other libraries' rules suggest, each with its library's smoothing, end and trimming."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 import numpy as np
 
@@ -26,6 +27,12 @@ def peers(lrs: Sequence[float], losses: Sequence[float], total_steps: int | None
         found = {}
     others = {"torch_lr_finder": torch_lr_finder(lrs, losses), "lightning": lightning(lrs, losses)}
     return found | {rule: rate for rule, rate in others.items() if rate is not None}
+
+
+def median_of_peers(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median over seeds of each rule's rate, from the `peers` of each seed."""
+    rules = sorted({rule for one in found for rule in one})
+    return {rule: median(one[rule] for one in found if rule in one) for rule in rules}
 
 
 def curve(

@@ -59,7 +59,7 @@ class Smoothed:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """The result of a range test; `doubts` are the reasons why it is ambiguous, and empty if it is confident.
 
     `divergence` is None unless every seed diverged. `lowest_loss` is the median over seeds of the smoothed curve's.
@@ -80,6 +80,15 @@ class Verdict:
     def word(self) -> str:
         """confident or ambiguous."""
         return "ambiguous" if self.doubts else "confident"
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Each rate that was read, by its name; the ends of its interval have the same name with `_low` and `_high`."""
+        found: dict[str, float] = {}
+        for name in ("max_lr", "steepest", "lowest", "divergence", "base_lr"):
+            if reading := getattr(self, name):
+                found |= {name: reading.rate, f"{name}_low": reading.low, f"{name}_high": reading.high}
+        return found | {"last_clear_descent": self.last_clear_descent}
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -115,7 +124,7 @@ class OneSeed:
     measure: Measure = ACCURACY
 
 
-def judge(tests: Sequence[OneSeed]) -> Verdict:
+def judge(tests: Sequence[OneSeed]) -> Judgement:
     """The verdict on range tests that differ in their seed.
 
     max_lr is half the geometric mean of two rates: that of the lowest loss, and that at which the loss begins to
@@ -137,7 +146,7 @@ def judge(tests: Sequence[OneSeed]) -> Verdict:
     divergence = _over([read.divergence for read in reads]) if all(read.diverged for read in reads) else None
     last = max(test.lrs[-1] for test in tests)
     unsure = _rising(max_lr, divergence, last, evaluated[0].measure.name) if smith else _far(lowest, divergence, last)
-    return Verdict(
+    return Judgement(
         max_lr=max_lr,
         steepest=steepest,
         lowest=lowest,

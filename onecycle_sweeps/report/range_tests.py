@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onecycle_sweeps.measures import ACCURACY, Measure
 from onecycle_sweeps.outcome import Outcome, RangeTestCurve, look, with_series
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
@@ -40,7 +41,11 @@ CAPTION = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate tha
 
 def verdict(test: Outcome) -> str:
     """The rate that a range test suggests, with its interval and how sure it is; empty before there is one."""
-    rates, word = test.suggestions, test.result.get("verdict", {}).get("word")
+    return verdict_in_words(test.suggestions, test.result.get("verdict", {}).get("word"))
+
+
+def verdict_in_words(rates: Mapping[str, float], word: str | None) -> str:
+    """The verdict among the rates that a range test suggests, with its interval and `word`; empty if it has none."""
     if VERDICT not in rates:
         return ""
     rate = f"max_lr={rates[VERDICT]:.3g}"
@@ -49,14 +54,16 @@ def verdict(test: Outcome) -> str:
     return f"{rate}, from {rates['max_lr_low']:.2g} to {rates['max_lr_high']:.2g}" + (f", {word}" if word else "")
 
 
+def in_words(rates: Mapping[str, float], names: Sequence[str]) -> str:
+    """The rates of these names that there are: "steepest 0.1, lowest 0.3"."""
+    return ", ".join(f"{name.replace('_', ' ')} {rates[name]:.3g}" for name in names if name in rates)
+
+
 def line(test: Outcome) -> str:
     """A range test in a line: its verdict, what else was read from it, and what the rules of peers suggest."""
     if not (found := verdict(test)):
         return f"{test.name}: {test.status}"
-    read, peers = (
-        ", ".join(f"{k.replace('_', ' ')} {test.suggestions[k]:.3g}" for k in names if k in test.suggestions)
-        for names in (READ, PEERS)
-    )
+    read, peers = (in_words(test.suggestions, names) for names in (READ, PEERS))
     return f"{test.name}: {found}" + (f" ({read})" if read else "") + (f"; rules of peers: {peers}" if peers else "")
 
 
@@ -120,34 +127,48 @@ def draw_range_test(trial: TrialFolder) -> Path:
 
 
 def draw(loss: "Axes", test: Outcome, *, labels_all: bool = True) -> None:
+    """A range test of a trial, as `draw_curves` draws it."""
+    exponential = is_exponential(test)
+    draw_curves(loss, test.curves, test.suggestions, test.headline, exponential=exponential, labels_all=labels_all)
+
+
+def draw_curves(
+    loss: "Axes",
+    curves: Sequence[RangeTestCurve],
+    suggestions: Mapping[str, float],
+    headline: Measure = ACCURACY,
+    *,
+    exponential: bool = True,
+    labels_all: bool = True,
+) -> None:
     """Raw and smoothed loss against the rate; each mark has its rule and rate beside it, or only the verdict has."""
-    for run, curve in enumerate(test.curves):
+    for run, curve in enumerate(curves):
         loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
-        label = _once("smoothed loss" + (f", each of {len(test.curves)} seeds" if len(test.curves) > 1 else ""), run)
+        label = _once("smoothed loss" + (f", each of {len(curves)} seeds" if len(curves) > 1 else ""), run)
         loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
-    if any(curve.evaluations for curve in test.curves):
-        _draw_evaluations(loss, test)
-    if is_exponential(test):
+    if any(curve.evaluations for curve in curves):
+        _draw_evaluations(loss, curves, headline)
+    if exponential:
         canvas.logarithmic_rates(loss)
     loss.margins(x=0)
-    marks = {rule: test.suggestions[rule] for rule in MARKS if rule in test.suggestions}
+    marks = {rule: suggestions[rule] for rule in MARKS if rule in suggestions}
     labelled = list(marks) if labels_all else [VERDICT]
-    loss.set_ylim(_limits(test.curves, headroom=LABEL_HEIGHT * (len(labelled) + 0.5)))
+    loss.set_ylim(_limits(curves, headroom=LABEL_HEIGHT * (len(labelled) + 0.5)))
     _draw_marks(loss, marks, labelled)
     loss.set(xlabel="learning rate", ylabel="training loss")
 
 
-def _draw_evaluations(loss: "Axes", test: Outcome) -> None:
+def _draw_evaluations(loss: "Axes", curves: Sequence[RangeTestCurve], headline: Measure) -> None:
     """The headline measure against the rate, as in Smith's papers, on an axis of its own at the right."""
     beside = loss.twinx()
-    beside.set_ylabel(f"val {test.headline.label}")
-    if test.headline.is_fraction:
+    beside.set_ylabel(f"val {headline.label}")
+    if headline.is_fraction:
         beside.set_ylim(0, 100)
     beside.spines["top"].set_visible(False)
-    for run, curve in enumerate(curve for curve in test.curves if curve.evaluations):
+    for run, curve in enumerate(curve for curve in curves if curve.evaluations):
         rates, values = zip(*curve.evaluations, strict=True)
-        shown = [test.headline.shown(value) for value in values]
-        label = _once(f"val {test.headline.name}", run)
+        shown = [headline.shown(value) for value in values]
+        label = _once(f"val {headline.name}", run)
         beside.plot(rates, shown, ".-", color=canvas.COLOURS[5], linewidth=1.2, label=label)
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 from onecycle_sweeps import journal, range_test
@@ -75,18 +74,13 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
     return range_test.OneSeed(rates, losses, [rates[index] for index in evaluations], values, measured[0])
 
 
-def _metrics(verdict: range_test.Verdict, tests: list[range_test.OneSeed], steps: int) -> dict[str, float]:
+def _metrics(verdict: range_test.Judgement, tests: list[range_test.OneSeed], steps: int) -> dict[str, float]:
     """The verdict's rates, and the medians over the seeds of the rates that peers' rules suggest."""
-    found = [range_test.peers(test.lrs, test.losses, steps) for test in tests]
-    rules = {name for one in found for name in one}
-    metrics = {name: median(one[name] for one in found if name in one) for name in sorted(rules)}
-    for name in ("max_lr", "steepest", "lowest", "divergence", "base_lr"):
-        if reading := getattr(verdict, name):
-            metrics |= {name: reading.rate, f"{name}_low": reading.low, f"{name}_high": reading.high}
-    metrics["last_clear_descent"] = verdict.last_clear_descent
+    rules = range_test.median_of_peers([range_test.peers(test.lrs, test.losses, steps) for test in tests])
+    metrics = rules | verdict.rates
     return {f"suggestion/{name}": rate for name, rate in metrics.items()} | {"range/lowest_loss": verdict.lowest_loss}
 
 
-def _ambiguous(verdict: range_test.Verdict) -> list[str]:
+def _ambiguous(verdict: range_test.Judgement) -> list[str]:
     grid = ",".join(f"{rate:g}" for rate in verdict.grid)
     return [f"the range test is ambiguous: {doubt}; or try the grid max_lr={grid}" for doubt in verdict.doubts]
