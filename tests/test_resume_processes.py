@@ -34,7 +34,7 @@ PATIENCE = 120.0
 BUSY = 7
 # Each process is forked from a clean one that has imported torch and done nothing else.
 fresh = multiprocessing.get_context("forkserver")
-fresh.set_forkserver_preload(["onecycle_sweeps.trial", "onecycle_sweeps.models.simple_cnn", "torch._dynamo"])
+fresh.set_forkserver_preload(["onecycle_sweeps.trial", "onecycle_sweeps.models.simple_cnn"])
 
 
 def work(path: str) -> None:

@@ -83,7 +83,7 @@ thread.join()
 
 
 def faults(call: str) -> int:
-    """How many pages a thread is given anew while it fills 40 MB 32 times, after 16 such rounds in which its memory settles."""
+    """How many pages a thread is given anew while it fills 40 MB 32 times, after 16 such rounds."""
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(call=call)], capture_output=True, text=True, check=True)
     return int(done.stdout)
 

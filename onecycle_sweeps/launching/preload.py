@@ -14,9 +14,6 @@ with suppress(PermissionError):
 terminal.redirect_output(Path(os.devnull))
 # Where an import fails, the worker repeats it and has the error in its log.
 with suppress(Exception):
-    # Every optimizer imports it, which takes a second and 80 MB; the workers share what is imported here.
-    import torch._dynamo as dynamo  # noqa: F401
-
     from onecycle_sweeps import provenance
     from onecycle_sweeps.launching import execution as execution
     from onecycle_sweeps.launching import pool as pool

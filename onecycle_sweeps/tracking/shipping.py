@@ -239,6 +239,8 @@ def main(folder: Path, interval: float, grace: float, only: str) -> None:
         orders.put("")
 
     threading.Thread(target=listen, daemon=True).start()
+    # MLflow is imported while the first trial trains.
+    _ship_if_due(folder, only)
     delivered = False
     while True:
         try:

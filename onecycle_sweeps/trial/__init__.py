@@ -1,5 +1,8 @@
 """A trial: one config, trained once; `run` starts or resumes it in its folder, and returns its result."""
 
+from onecycle_sweeps import torch_internals
 from onecycle_sweeps.trial.running import TrialFailed as TrialFailed
 from onecycle_sweeps.trial.running import run as run
 from onecycle_sweeps.trial.train import Stopped as Stopped
+
+torch_internals.defer_compiler()
