@@ -1,6 +1,7 @@
 """A policy as a torch LRScheduler, and functions that set and read an optimizer's rate and momentum."""
 
 import math
+import warnings
 import weakref
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
 from onecycle_sweeps.policies import Hyper, Policy
+
+SUSPICIOUS_CALLS = 100
 
 
 def apply(optimizer: Optimizer, hyper: Hyper) -> None:
@@ -78,9 +81,12 @@ def _has_momentum(group: dict[str, Any]) -> bool:
 class PolicyScheduler(LRScheduler):
     """Sets an optimizer's rate and momentum by a policy, in any loop that calls step() after each optimizer step.
 
-    The param groups always have the values of policy(last_epoch), where last_epoch counts the calls of step() (torch's
-    name), also after either state_dict is loaded, in any order. The policy is not part of the state, so a run that is
-    resumed with more steps or another max_lr follows its new policy. After the end the last values stay.
+    The param groups always have the values of policy(last_epoch), where last_epoch (torch's name) counts the optimizer
+    steps, also after either state_dict is loaded, in any order. A call of step() without an optimizer step since the
+    last one changes nothing: accelerate calls it once for each process, and a loop that accumulates gradients may call
+    it for each batch. With an optimizer that does not call hooks every call counts.
+    The policy is not part of the state, so a run that is resumed with more steps or another max_lr follows its new
+    policy. After the end the last values stay.
     last_epoch: -1 starts at step 0; k, as in torch, at step k + 1.
 
     A param group with the key "lr_scale" gets that many times the policy's rate, and the same momentum:
@@ -91,30 +97,56 @@ class PolicyScheduler(LRScheduler):
     does so for a group that was added with another rate.
     """
 
+    # Calls of step() since the last optimizer step; None with an optimizer that does not call hooks.
+    _calls_without_step: int | None = None
+
     def __init__(self, optimizer: Optimizer, policy: Policy, last_epoch: int = -1) -> None:
         self.policy = policy
         check_groups(optimizer, policy(last_epoch + 1).momentum is not None)
         apply(optimizer, policy(last_epoch + 1))
         super().__init__(optimizer)
         self.load_state_dict({"last_epoch": last_epoch + 1})
+        self._listen()
+
+    def _listen(self) -> None:
+        """Note each optimizer step, and apply the policy after a state of the optimizer is loaded."""
         scheduler = weakref.ref(self)
 
+        def note_step(*_: Any) -> None:
+            if (alive := scheduler()) is not None:
+                alive._calls_without_step = 0
+
         def apply_policy(_: Optimizer) -> None:
-            alive = scheduler()
-            if alive is not None:
+            if (alive := scheduler()) is not None:
                 alive._apply()
 
-        if inner := _with_hooks(optimizer):
+        if inner := with_hooks(self.optimizer):
+            self._calls_without_step = 1
+            inner.register_step_post_hook(note_step)
             inner.register_load_state_dict_post_hook(apply_policy)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Continue as a copy, with the hooks that copying an optimizer leaves out."""
+        vars(self).update(state)
+        self._listen()
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """The policy's rate at this step, for each param group."""
         return [self._rate * group.get("lr_scale", 1) for group in self.optimizer.param_groups]
 
     def step(self, epoch: int | None = None) -> None:
-        """Set the rate and momentum of the next step."""
+        """Set the rate and momentum of the next step, if the optimizer has taken one."""
         self._check_new_groups()
-        super().step(epoch)
+        if not self._calls_without_step:
+            super().step(epoch)
+        elif self._calls_without_step == SUSPICIOUS_CALLS:
+            warnings.warn(
+                f"step() of a PolicyScheduler was called {SUSPICIOUS_CALLS} times without an optimizer step, and the "
+                "rate stays as it is; to list a schedule, call its policy with each step",
+                stacklevel=2,
+            )
+        if self._calls_without_step is not None:
+            self._calls_without_step += 1
         self._apply()
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,7 +179,7 @@ class PolicyScheduler(LRScheduler):
         self._last_lr = self.get_lr()
 
 
-def _with_hooks(optimizer: Any) -> Optimizer | None:
+def with_hooks(optimizer: Any) -> Optimizer | None:
     """The optimizer, or the one that it wraps, that calls hooks after loading a state; None if there is none."""
     seen: list[Any] = []
     while isinstance(optimizer, Optimizer) and optimizer not in seen:

@@ -139,6 +139,38 @@ def test_last_epoch_starts_at_the_step_after_it() -> None:
     assert trained(optimizer, scheduler, 15) == planned(POLICY, range(5, 20))
 
 
+def test_a_call_without_an_optimizer_step_changes_nothing() -> None:
+    optimizer = sgd_or_adamw()
+    scheduler = PolicyScheduler(optimizer, POLICY)
+    for step in range(20):
+        assert used(optimizer) == POLICY(step)
+        optimizer.step()
+        for _ in range(3):
+            scheduler.step()
+    assert scheduler.last_epoch == 20
+
+
+def test_many_calls_without_an_optimizer_step_are_said() -> None:
+    optimizer = sgd_or_adamw()
+    scheduler = PolicyScheduler(optimizer, POLICY)
+    with pytest.warns(UserWarning, match="100 times without an optimizer step"):
+        for _ in range(200):
+            scheduler.step()
+    assert used(optimizer) == POLICY(0)
+
+
+def test_a_copy_counts_the_steps_of_its_own_optimizer() -> None:
+    optimizer = sgd_or_adamw()
+    scheduler = PolicyScheduler(optimizer, POLICY)
+    trained(optimizer, scheduler, 3)
+    again = copy.deepcopy(scheduler)
+    again.optimizer.step()
+    for _ in range(3):
+        again.step()
+        scheduler.step()
+    assert (scheduler.last_epoch, again.last_epoch) == (3, 4)
+
+
 def test_a_deleted_scheduler_does_not_change_the_optimizer() -> None:
     optimizer = sgd_or_adamw()
     PolicyScheduler(optimizer, POLICY)
