@@ -413,12 +413,17 @@ def check_owner(path: Path) -> None:
 
     Files owned by root or by an unmapped uid, as on some shared file systems, are allowed.
     """
-    try:
+    if not is_own(path):
         owner = path.stat().st_uid
-    except FileNotFoundError:
-        return
-    if owner not in (os.geteuid(), ROOT, UNMAPPED):
         raise PermissionError(f"{path} decides which code is run, and belongs to user {owner}: use your own runs_dir")
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file or folder is this user's, as far as can be told; also if there is none."""
+    try:
+        return path.stat().st_uid in (os.geteuid(), ROOT, UNMAPPED)
+    except FileNotFoundError:
+        return True
 
 
 def _or_empty(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:

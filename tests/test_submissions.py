@@ -1,6 +1,7 @@
 """The job arrays of a sweep: their order, their sbatch files, and the dry run that prints them."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -13,11 +14,11 @@ import hand_made
 import real_trials
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import estimate
-from onecycle_sweeps.launching.slurm import dry_run, options, submissions
+from onecycle_sweeps.launching.slurm import client, dry_run, options, submissions, watch
 from onecycle_sweeps.launching.slurm.sbatch import Sbatch
 from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission, job_arrays
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
-from onecycle_sweeps.trial_folder import TrialFolder
+from onecycle_sweeps.trial_folder import QUEUED, TrialFolder
 from program import run
 from slurm_cluster import Cluster
 
@@ -63,6 +64,17 @@ def test_range_tests_are_submitted_first_and_only_trainings_that_need_one_wait()
     assert (report.settings["gpus_per_node"], report.settings["cpus_per_task"]) == (None, 1)
 
 
+def test_the_trainings_of_each_range_test_wait_for_that_one_alone():
+    trials = [*TESTS, *trainings("t1", 2), *trainings("t2", 1)]
+    tests, first, second, report = job_arrays(trials, (), SETTINGS, 100, report=True)
+    assert (first.trials, first.after) == (("t1-0", "t1-1"), ("t1",))
+    assert (second.trials, second.after) == (("t2-0",), ("t2",))
+    ids = tests.ids("7") | first.ids("8") | second.ids("9")
+    assert submissions.dependencies(second.after, ids) == ["7_1"]
+    assert submissions.dependencies(report.after, ids) == ["7", "8", "9"]
+    assert submissions.dependencies(("elsewhere",), ids) == []
+
+
 def test_an_array_has_no_more_elements_than_the_cluster_accepts():
     arrays = job_arrays([*TESTS, *trainings("t2", 5)], (), SETTINGS, 2, report=False)
     assert [(len(array.trials), array.after) for array in arrays] == [(2, ()), (2, ("t2",)), (2, ("t2",)), (1, ("t2",))]
@@ -72,7 +84,6 @@ def test_a_trial_that_has_a_job_is_not_submitted_again_and_other_arrays_wait_for
     waiting, report = job_arrays([*TESTS[:1], *trainings("t1", 1)], {"t1"}, SETTINGS, 9, report=True)
     assert (waiting.trials, waiting.after) == (("t1-0",), ("t1",))
     assert report.after == ("t1", "t1-0")
-    assert submissions.job_numbers(report.after, {"t1": "7", "t1-0": "8", "t2": "9"}) == ["7", "8"]
     assert job_arrays(TESTS, {"t1", "t2"}, SETTINGS, 9, report=True) == []
 
 
@@ -96,8 +107,8 @@ def test_a_dry_run_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster,
     found = printed(done.stdout)
     assert tuple(found) == KINDS
     assert "#SBATCH --array=0-2%3" in found["array of 3 trainings"]
-    assert "#SBATCH --dependency=afterany:RANGE_TESTS\n" in found["array of 3 trainings"]
-    assert "#SBATCH --dependency=afterany:RANGE_TESTS:TRAININGS\n" in found["the report, after all trials"]
+    assert "#SBATCH --dependency=afterany:ARRAY1_0\n" in found["array of 3 trainings"]
+    assert "#SBATCH --dependency=afterany:ARRAY1:ARRAY2\n" in found["the report, after all trials"]
     assert all("\nset -euo pipefail\nhostname\n" in text for text in found.values())
     for text in found.values():
         lines = [line for line in text.splitlines() if "--dependency" not in line]
@@ -201,3 +212,47 @@ def test_the_number_that_sbatch_prints_is_read(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert subprocess.run(["sbatch"], capture_output=True, text=True, check=True).stdout.endswith("4711\n")
     assert Sbatch(tmp_path).submit_command("python -m mine") == "4711"
+
+
+def test_squeue_is_asked_for_this_users_jobs_and_its_columns_are_read_by_their_widths(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, ...]] = []
+
+    def run_slurm(*command: str) -> str:
+        asked.append(command)
+        if command[0] == "sacct":
+            raise client.SlurmError("accounting storage is disabled")
+        values = ("onecycle-a-b", "77", "3", "FAILED", "n[1-2]", "a | b", "9")
+        return "".join(value.ljust(width) for value, width in zip(values, client.COLUMNS.values(), strict=True)) + "\n"
+
+    monkeypatch.setattr(client, "run", run_slurm)
+    job = client.query(["onecycle-a-b"], 0.0).jobs["onecycle-a-b", 3]
+    assert (job.id, job.state, job.node, job.reason, job.signal) == (
+        "77_3",
+        "FAILED",
+        "n[1-2]",
+        "a | b",
+        9,
+    )
+    assert asked[0][asked[0].index("-u") + 1] == str(os.geteuid())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_watching_another_users_sweep_queries_and_submits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trial = finished(tmp_path / "runs", "max_lr=0.1", seconds=1.0, steps=2)
+    result = trial.result() or {}
+    trial.remove("result.json")
+    whole = hand_made.sweep(tmp_path, Entry(trial.signature, TRAIN, {}))
+    made = Submission("onecycle-a-b", (trial.signature,), dict(SETTINGS), 1.0, 2.0, "77")
+    path = submissions.path_of(whole, made.name)
+    path.parent.mkdir()
+    made.write(path)
+    record = {"submission": str(path.relative_to(whole.runs_dir)), "index": 0, "status": QUEUED, "cause": None}
+    trial.write("job", record | {"again": False, "tries": 0})
+    os.chown(whole.folder, 4321, -1)
+    monkeypatch.setattr(client, "run", lambda *_: pytest.fail("SLURM was asked"))
+    events = watch.watch(whole, whole.trials)
+    assert next(events).status == QUEUED
+    trial.write("result", result)
+    monkeypatch.setattr(watch, "MAX_QUERY_SECONDS", 0.0)
+    assert [event.status for event in events if event.entry] == ["finished"]
+    assert not (whole.runs_dir / "sweeps" / "jobs.lock").exists()

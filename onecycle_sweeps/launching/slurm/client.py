@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import TypeVar
 
 TIMEOUT_SECONDS = 60
@@ -16,8 +17,11 @@ UNREACHABLE = (
     *("Connection reset", "Connection timed out", "Zero Bytes were transmitted"),
 )
 NO_ACCOUNTING = ("accounting storage is disabled", "not on the PATH")
-# Separates columns, which may contain anything else but a line break.
-SEPARATOR = "|"
+# squeue's columns and their widths: every version pads and cuts by width, not every one takes a separator.
+COLUMNS = {
+    **{"Name": 128, "ArrayJobID": 16, "ArrayTaskID": 16, "State": 24},
+    **{"NodeList": 256, "Reason": 128, "exit_code": 16},
+}
 PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 # In these states no process of the job is left. In a state that is in no set here, the job is running.
 SETTLED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE"}
@@ -66,7 +70,10 @@ class Snapshot:
 
 
 def query(names: Collection[str], since: float) -> Snapshot:
-    """Look up jobs by name: in squeue, and those that it has forgotten in sacct, if they ended after `since` (in s)."""
+    """Look up this user's jobs by name: in squeue, and those that it has forgotten in sacct.
+
+    sacct is asked for those that ended after `since` (in s).
+    """
     snapshot = Snapshot()
     if not names:
         return snapshot
@@ -161,11 +168,13 @@ def environment_outside_jobs() -> dict[str, str]:
 
 
 def _squeue(names: Collection[str]) -> Iterator[tuple[tuple[str, int], Job]]:
-    fields = ("Name", "ArrayJobID", "ArrayTaskID", "State", "NodeList", "Reason", "exit_code")
-    columns = ",".join(f"{field}:{SEPARATOR}" for field in fields)
-    for line in run("squeue", "-h", "-r", "-t", "all", "-n", ",".join(names), "-O", columns).splitlines():
+    columns = ",".join(f"{field}:{width}" for field, width in COLUMNS.items())
+    # Of one user, squeue loads only the jobs of that user; otherwise it loads everybody's, whatever the names.
+    whose = ("-u", str(os.geteuid()), "-n", ",".join(names))
+    for line in run("squeue", "-h", "-r", "-t", "all", *whose, "-O", columns).splitlines():
         with _parsing(line):
-            name, array, index, state, node, reason, status, *_ = map(str.strip, line.split(SEPARATOR))
+            places = accumulate(COLUMNS.values(), initial=0)
+            name, array, index, state, node, reason, status = (line[a:b].strip() for a, b in pairwise(places))
             if index.isdigit():
                 code, signal = int(status) >> 8 & 0xFF, int(status) & 0x7F
                 yield (name, int(index)), Job(array, int(index), state, node, reason, code, signal)
@@ -177,7 +186,7 @@ def _sacct(names: Collection[str], since: float) -> Iterator[tuple[tuple[str, in
     command = ("sacct", "-X", "-n", "-P", "-S", start, f"--name={','.join(names)}", f"--format={columns}")
     for line in run(*command).splitlines():
         with _parsing(line):
-            name, job, state, node, reason, ended = line.split(SEPARATOR)
+            name, job, state, node, reason, ended = line.split("|")
             array, _, index = job.partition("_")
             if index.isdigit():
                 code, _, signal = ended.partition(":")

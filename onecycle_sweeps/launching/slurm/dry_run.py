@@ -1,7 +1,7 @@
 """A dry run: prints the trials of a sweep, the sbatch file of each job array, and an estimate of the time they take."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from onecycle_sweeps import sweep
 from onecycle_sweeps.launching import estimate
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
-from onecycle_sweeps.launching.slurm import client, sbatch, submissions
+from onecycle_sweeps.launching.slurm import client, jobs, sbatch, submissions
 from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.launching.slurm.submissions import JobArray
@@ -43,13 +43,14 @@ def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) 
         shown = f"already {status}" if entry.signature in queued else status
         say(f"  {shown:<16}{entry.signature}  {entry.name(whole.trial(entry.signature).max_lr())}")
     unfinished = [entry for entry in entries if entry in todo or entry.signature in queued]
-    # In place of the jobs' numbers, which only a submission gives.
-    numbers = {e.signature: "RANGE_TESTS" if e.kind == RANGE_TEST else "TRAININGS" for e in unfinished}
+    tests = {entry.signature for entry in entries if entry.kind == RANGE_TEST}
+    ids = {job.trial.signature: job.id for job in jobs.open_jobs(whole)}
     arrays = submissions.job_arrays(unfinished, queued, settings, _largest_array(), report=True)
     for number, array in enumerate(arrays, 1):
-        after = submissions.job_numbers(array.after, numbers)
-        text = sbatch.text(whole, array, f"onecycle-{whole.id}-{number}", after)
-        say(f"\n--- {_heading(array, numbers)}\n{text.rstrip()}")
+        text = sbatch.text(whole, array, f"onecycle-{whole.id}-{number}", submissions.dependencies(array.after, ids))
+        say(f"\n--- {_heading(array, tests)}\n{text.rstrip()}")
+        # In place of the number, which only a submission gives.
+        ids |= array.ids(f"ARRAY{number}")
     say(f"\nestimate: {_estimate(whole.runs_dir, [trials[entry.signature] for entry in todo], settings)}")
     say("nothing was submitted: hydra.launcher.dry_run=true")
 
@@ -63,10 +64,10 @@ def _status(whole: Sweep, trial: Trial) -> str:
     return status if status in (QUEUED, RUNNING) else WAITING
 
 
-def _heading(array: JobArray, numbers: Mapping[str, str]) -> str:
+def _heading(array: JobArray, tests: Collection[str]) -> str:
     if not array.trials:
         return "the report, after all trials"
-    kind = "range test" if numbers[array.trials[0]] == "RANGE_TESTS" else "training"
+    kind = "range test" if array.trials[0] in tests else "training"
     return f"array of {len(array.trials)} {kind}{'s' if len(array.trials) > 1 else ''}"
 
 

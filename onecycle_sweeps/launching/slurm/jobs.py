@@ -14,7 +14,7 @@ from onecycle_sweeps.launching.slurm import client, submissions
 from onecycle_sweeps.launching.slurm.client import Job, Snapshot
 from onecycle_sweeps.launching.slurm.submissions import Submission
 from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.trial_folder import LOST, QUEUED, RUNNING, STOPPED, TrialFolder
+from onecycle_sweeps.trial_folder import LOST, QUEUED, RUNNING, STOPPED, TrialFolder, is_own
 
 # The status of a job in job.json after its end.
 ENDED = "ended"
@@ -63,10 +63,12 @@ class Ending:
 def refresh(sweep: Sweep) -> list[str]:
     """Record the status of jobs in the trials' folders; returns a line for each of SLURM's programs that failed.
 
-    Does nothing while another process submits or updates jobs.
+    Does nothing while another process submits or updates jobs, nor for another user's sweep.
     """
     if not any(open_jobs(sweep)):
         return []
+    if not is_own(sweep.folder):
+        return [f"the jobs of sweep {sweep.id} belong to user {sweep.folder.owner()}"]
     with submissions.exclusive(sweep, wait=False) as is_held:
         return update(sweep) if is_held else []
 

@@ -23,7 +23,7 @@ IN_FLIGHT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class JobArray:
-    """A job array to be submitted: its trials by index, and the trials whose arrays have to end before it starts.
+    """A job array to be submitted: its trials by index, and the trials whose jobs have to end before it starts.
 
     Without trials, it is a single job that writes the sweep's report.
     """
@@ -32,25 +32,33 @@ class JobArray:
     settings: Settings
     after: tuple[str, ...] = ()
 
+    def ids(self, number: str) -> dict[str, str]:
+        """The job of each trial if SLURM gives the array this number."""
+        return {signature: f"{number}_{index}" for index, signature in enumerate(self.trials)}
+
 
 def job_arrays(
     trials: Sequence[Entry], queued: Collection[str], settings: Settings, largest: int, *, report: bool
 ) -> list[JobArray]:
     """The arrays for a sweep's unfinished trials, in the order of submission; `queued` trials have a job already.
 
-    Range tests come first, then the trainings that wait for one, then all other trainings, and with `report` a job that
-    writes the report. No array has more than `largest` elements.
+    Range tests come first, then for each of them the trainings that wait for it, then all other trainings, and with
+    `report` a job that writes the report. No array has more than `largest` elements.
     """
     todo = [entry for entry in trials if entry.signature not in queued]
     tests = [entry for entry in todo if entry.kind == RANGE_TEST]
     without_result = {*queued, *(test.signature for test in tests)}
     trainings = [entry for entry in todo if entry.kind != RANGE_TEST]
-    waiting = [entry for entry in trainings if entry.needs in without_result]
-    ready = [entry for entry in trainings if entry.needs not in without_result]
-    needed = tuple(dict.fromkeys(entry.needs for entry in waiting if entry.needs))
+    waiting: dict[str, list[Entry]] = {}
+    ready: list[Entry] = []
+    for entry in trainings:
+        if entry.needs and entry.needs in without_result:
+            waiting.setdefault(entry.needs, []).append(entry)
+        else:
+            ready.append(entry)
     arrays = [
         *in_parts(tests, settings, largest),
-        *in_parts(waiting, settings, largest, needed),
+        *(part for test, group in waiting.items() for part in in_parts(group, settings, largest, (test,))),
         *in_parts(ready, settings, largest),
     ]
     if todo and report:
@@ -136,6 +144,7 @@ def load_all(sweep: Sweep) -> list[Submission]:
     return sorted(found, key=lambda one: one.created)
 
 
-def job_numbers(signatures: Collection[str], numbers: Mapping[str, str]) -> list[str]:
-    """The numbers of the arrays that contain these trials, each once."""
-    return sorted({numbers[signature] for signature in signatures if signature in numbers})
+def dependencies(signatures: Collection[str], ids: Mapping[str, str]) -> list[str]:
+    """The jobs to wait for: the one job of a single trial, or the whole arrays that contain several, each once."""
+    found = [ids[signature] for signature in signatures if signature in ids]
+    return found if len(signatures) == 1 else sorted({job.partition("_")[0] for job in found})

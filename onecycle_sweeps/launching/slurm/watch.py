@@ -9,7 +9,7 @@ from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.launching.slurm.submissions import Submission
 from onecycle_sweeps.sweep import Entry, Sweep
-from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING, check_owner
+from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING, check_owner, is_own
 
 TICK_SECONDS = 0.5
 # SLURM is queried at most every QUERY_SECONDS, and less often the longer the sweep lasts.
@@ -42,24 +42,25 @@ def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, rep
             # The update may have found that an earlier job was cancelled; this command starts the trial again.
             sweep.trial(entry.signature).remove("cancel.json")
         since = time.time()
-        queued = {o.trial.signature: o.submission.array for o in jobs.open_jobs(sweep) if o.submission.array}
+        queued = {job.trial.signature: job.id for job in jobs.open_jobs(sweep) if job.submission.array}
         largest = client.with_retries(client.largest_array) if any(e.signature not in queued for e in trials) else 1
         for array in submissions.job_arrays(trials, queued, settings, largest, report=report):
             try:
-                made = sbatch.submit(sweep, array, since, submissions.job_numbers(array.after, queued))
+                made = sbatch.submit(sweep, array, since, submissions.dependencies(array.after, queued))
             except SlurmError as error:
                 if array.trials:
                     raise
                 yield f"the job that writes the report was refused ({error}): use the verb report"
                 return
-            queued |= dict.fromkeys(made.trials, str(made.array))
+            queued |= array.ids(str(made.array))
             yield _describe(made)
 
 
 def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
     """Yield each change of the trials' status, until all have ended or those that are left have no job.
 
-    A trial whose job was ended by a time limit, a preemption or its node's failure is submitted again.
+    A trial whose job was ended by a time limit, a preemption or its node's failure is submitted again. Of another
+    user's sweep only what the trials' folders record is shown.
     """
     last: dict[str, str] = {}
     began, queried, remarks = time.monotonic(), -MAX_QUERY_SECONDS, []
@@ -67,7 +68,7 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
         now = time.monotonic()
         changed = [entry for entry in unfinished if last.get(entry.signature) == RUNNING]
         if now - queried >= min(MAX_QUERY_SECONDS, max(QUERY_SECONDS, QUERY_SHARE * (now - began))):
-            found = _update_and_resubmit(sweep, unfinished)
+            found = _update_and_resubmit(sweep, unfinished) if is_own(sweep.folder) else []
             yield from (Event(news=line) for line in found if line not in remarks)
             queried, remarks, changed = now, found, unfinished
         for entry in changed:
