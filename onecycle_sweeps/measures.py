@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 TRAIN, VAL = "train/", "val/"
+# Numbers of this size are written without powers of ten.
+PLAIN_FROM, PLAIN_BELOW = 1e-4, 1e9
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,28 @@ class Measure:
 
     def number(self, value: float) -> str:
         """The value as it is written where its unit is known: `90.05`, or four significant digits."""
-        return f"{100 * value:.2f}" if self.is_fraction else f"{value:.4g}"
+        return f"{100 * value:.2f}" if self.is_fraction else four_digits(value)
+
+    def with_deviation(self, mean: float, deviation: float) -> tuple[str, str]:
+        """A mean and its standard deviation as they are written beside each other: to two digits of the deviation."""
+        if self.is_fraction or not 0 < deviation < math.inf or not PLAIN_FROM <= abs(mean) < PLAIN_BELOW:
+            return self.number(mean), self.number(deviation)
+        # No more than six digits of the mean.
+        decimals = max(0, min(1 - _magnitude(deviation), 5 - _magnitude(mean)))
+        return f"{mean:.{decimals}f}", f"{deviation:.{decimals}f}"
 
     def text(self, value: float) -> str:
         """The value as it is written for people: `90.05 %`."""
         return self.number(value) + (" %" if self.is_fraction else "")
+
+
+def four_digits(value: float) -> str:
+    """A number in four significant digits; one from 10,000 to a thousand million is whole, not in powers of ten."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < PLAIN_BELOW else f"{value:.4g}"
+
+
+def _magnitude(value: float) -> int:
+    return math.floor(math.log10(abs(value)))
 
 
 ACCURACY = Measure("accuracy", "max", is_fraction=True)

@@ -54,6 +54,30 @@ def test_a_value_reaches_a_target_that_it_equals():
 
 
 @pytest.mark.parametrize(
+    ("mean", "deviation", "written"),
+    [
+        (20594.3, 691.4, ("20594", "691")),
+        (58.5283, 0.8888, ("58.53", "0.89")),
+        (0.325712, 0.020563, ("0.326", "0.021")),
+        (-0.04, 0.5, ("-0.04", "0.50")),
+        (3.0, 1e-9, ("3.00000", "0.00000")),
+        (12.345678, 0.0, ("12.35", "0")),
+        (3.2e12, 5e9, ("3.2e+12", "5e+09")),
+        (1.0, math.inf, ("1", "inf")),
+    ],
+)
+def test_a_mean_is_as_fine_as_two_digits_of_its_deviation(mean: float, deviation: float, written: tuple[str, str]):
+    assert RMSE.with_deviation(mean, deviation) == written
+
+
+def test_prices_are_written_in_whole_numbers_and_fractions_in_per_cent():
+    assert [RMSE.number(value) for value in (20594.3, -250000.0, 9999.4, 0.012346)] == [
+        *("20594", "-250000", "9999", "0.01235"),
+    ]
+    assert ACCURACY.with_deviation(0.92, 0.005) == ("92.00", "0.50")
+
+
+@pytest.mark.parametrize(
     ("measure", "worst"),
     [(ACCURACY, 0.0), (Measure("error", "min", True), 1.0), (LOSS, math.inf), (Measure("r2", "max"), -math.inf)],
 )

@@ -17,7 +17,7 @@ from onecycle_sweeps.planning import Planner
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.scheduler import apply
 from onecycle_sweeps.trial import Stopped, build
-from real_trials import made, outcome, planned, request, series, stop_after, undisturbed
+from real_trials import composed, made, outcome, planned, request, series, stop_after, undisturbed
 
 SHORT = ("epochs=2", "max_lr=0.01", "precision=fp32", "save_model=true", "checkpoint_minutes=1e-9")
 SMALL_GPT = ("model.depth=1", "model.width=8", "model.heads=2", "data.context=32", "batch_size=2000")
@@ -204,6 +204,30 @@ def test_a_gpt_looks_at_no_token_to_come():
     differs = (net(tokens) - net(changed)).abs().amax(-1)[0]
     assert (differs[:5] == 0).all()
     assert (differs[5:] > 0).all()
+
+
+def test_a_gpts_gradients_are_those_of_double_precision_in_any_other():
+    def gradients(dtype: torch.dtype, *, autocast: bool = False) -> torch.Tensor:
+        torch.manual_seed(0)
+        net = GPT(7, 8, depth=2, width=16, heads=2).to(dtype)
+        tokens = torch.randint(7, (4, 8), generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            net(tokens).float().square().sum().backward()
+        return torch.cat([p.grad.flatten().double() for p in net.parameters() if p.grad is not None])
+
+    exact = gradients(torch.float64)
+    fp32, mixed, bf16 = gradients(torch.float32), gradients(torch.float32, autocast=True), gradients(torch.bfloat16)
+    errors = [((one - exact).norm() / exact.norm()).item() for one in (fp32, mixed, bf16)]
+    assert errors[0] < 1e-5
+    assert 1e-4 < errors[1] < 0.02
+    assert 1e-4 < errors[2] < 0.05
+
+
+@pytest.mark.parametrize("data", ["python_docs", "shakespeare"])
+def test_nets_for_texts_are_trained_by_adamw_unless_another_optimizer_is_typed(data: str):
+    assert composed(f"data={data}").optimizer._target_ == "torch.optim.AdamW"
+    assert composed(f"data={data}", "optimizer=sgd").optimizer._target_ == "torch.optim.SGD"
+    assert composed(f"data={data}", "batch_size=8").batch_size == 8
 
 
 @pytest.mark.parametrize("size", [(7, 9), (1, 1), (16, 16)])

@@ -28,8 +28,9 @@ class Spread:
 
     def text(self, measure: Measure) -> str:
         """Mean and deviation in the measure's unit: `92.00 ± 0.50 %`."""
-        deviation = "" if self.std is None else f" ± {measure.number(self.std)}"
-        return f"{measure.number(self.mean)}{deviation}{' %' if measure.is_fraction else ''}"
+        if self.std is None:
+            return measure.text(self.mean)
+        return " ± ".join(measure.with_deviation(self.mean, self.std)) + (" %" if measure.is_fraction else "")
 
 
 @dataclass(frozen=True)

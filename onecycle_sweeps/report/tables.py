@@ -128,8 +128,9 @@ def _columns(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
 
     def column(words: str, measure: Measure, metric: str) -> tuple[str, list[str]]:
         label = measure.label.replace(" ", "\n")
-        show = "{:.4f}".format if measure == LOSS else measure.number
-        return f"{words}\n{label}", [_spread(row.metrics.get(metric), show) for row in rows]
+        if measure == LOSS:
+            return f"{words}\n{label}", [_spread(row.metrics.get(metric), "{:.4f}".format) for row in rows]
+        return f"{words}\n{label}", [_measured(row.metrics.get(metric), measure) for row in rows]
 
     yield "policy", [row.name for row in rows]
     yield "seeds", [_seeds(row) for row in rows]
@@ -171,6 +172,12 @@ def _spread(value: Spread | None, show: Callable[[float], str]) -> str:
     if not math.isfinite(value.mean):
         return "not finite"
     return show(value.mean) + ("" if value.std is None else f"\n±{show(value.std)}")
+
+
+def _measured(value: Spread | None, measure: Measure) -> str:
+    if value is None or value.std is None or not math.isfinite(value.mean):
+        return _spread(value, measure.number)
+    return "\n±".join(measure.with_deviation(value.mean, value.std))
 
 
 def _terminal_table(comparison: Comparison, width: int | None) -> Table:
