@@ -29,6 +29,12 @@ def main() -> None:
         os.execv(sys.executable, [*sys.orig_argv[: -len(shown)], *shown])
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
+        if command_line.asks_for_help(sys.argv[1:]):
+            sys.exit(_help())
+        if "--version" in sys.argv[1:] and not command_line.is_verb(first):
+            from onecycle_sweeps import usage
+
+            sys.exit(print(usage.version()))
         sys.exit(_verb() if command_line.is_verb(first) else _command())
     except ConfigError as error:
         sys.exit(terminal.refuse(error))
@@ -41,6 +47,12 @@ def _name_files_in_utf8() -> None:
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, sys.orig_argv)
+
+
+def _help() -> int:
+    from onecycle_sweeps import cli
+
+    return cli.show_help(sys.argv[1:])
 
 
 def _verb() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import command_line, composing, hydra_internals, mistakes, planning, report, sweep, tracking
+from onecycle_sweeps import command_line, composing, hydra_internals, mistakes, planning, report, sweep, tracking, usage
 from onecycle_sweeps.command_line import is_verb
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
@@ -37,14 +37,16 @@ LOCATIONS = ("runs_dir", "tracking.uri", "tracking.experiment")
 def main(argv: list[str]) -> int:
     """Carry out `VERB [SWEEP] [overrides]`; returns the exit status, 2 for a mistake in what was typed."""
     verb, *rest = argv
+    if verb == command_line.HELP:
+        verb, rest = rest[0], ["--help"]
     if (parser := _parsers().get(verb)) is None:
-        near = difflib.get_close_matches(verb, known := (*VERBS, DOCTOR), 1)
+        near = difflib.get_close_matches(verb, known := [*_descriptions()], 1)
         hint = f"did you mean {near[0]}? The" if near else "the"
         return _mistake(
             f"unknown verb {verb!r}; {hint} verbs are {', '.join(known)}. Overrides look like policy=onecycle"
         )
     if "--help" in rest or "-h" in rest:
-        print(f"{parser.prog}: {parser.description}")
+        print(usage.verb(verb, _descriptions()[verb], FLAGS.get(verb), takes_sweep=verb not in WITHOUT_SWEEP))
         return 0
     try:
         return _carry_out(verb, composing.options(rest, parser))
@@ -54,16 +56,23 @@ def main(argv: list[str]) -> int:
         return _mistake(str(error).splitlines()[0])
 
 
+def show_help(argv: Sequence[str]) -> int:
+    """Print the program's help."""
+    print(usage.program(_descriptions(), argv))
+    return 0
+
+
+def _descriptions() -> dict[str, str]:
+    return {verb: function.__doc__ or "" for verb, function in {LIST: list_sweeps, **VERBS, DOCTOR: doctor}.items()}
+
+
 def _parsers() -> Mapping[str, argparse.ArgumentParser]:
     """A parser for each verb: Hydra's options, the overrides with the sweep's name among them, and the verb's flag."""
     verbs = argparse.ArgumentParser(add_help=False).add_subparsers()
-    for verb, function in {**VERBS, DOCTOR: doctor}.items():
-        prog = f"python -m onecycle_sweeps {verb} {'[--probe]' if verb == DOCTOR else '[SWEEP]'} [overrides]"
+    for verb in _descriptions():
         common = hydra_internals.option_parser()
         # No abbreviations: --p must not submit a job as --probe does.
-        parser = verbs.add_parser(
-            verb, parents=[common], add_help=False, allow_abbrev=False, prog=prog, description=function.__doc__
-        )
+        parser = verbs.add_parser(verb, parents=[common], add_help=False, allow_abbrev=False)
         if flag := FLAGS.get(verb):
             parser.add_argument(flag, dest="flag", action="store_true")
         parser.set_defaults(flag=False)
@@ -72,7 +81,7 @@ def _parsers() -> Mapping[str, argparse.ArgumentParser]:
 
 def _carry_out(verb: str, asked: argparse.Namespace) -> int:
     names = [argument for argument in asked.overrides if is_verb(argument)]
-    if len(names) > (most := 0 if verb == DOCTOR else 1):
+    if len(names) > (most := 0 if verb in WITHOUT_SWEEP else 1):
         return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
     overrides = [argument for argument in asked.overrides if argument not in names]
     # These change the launcher that the sweep has recorded.
@@ -84,6 +93,8 @@ def _carry_out(verb: str, asked: argparse.Namespace) -> int:
     if verb == DOCTOR:
         return doctor(whole, requests, probing=asked.flag)
     _check_overrides(verb, asked.overrides)
+    if verb == LIST:
+        return list_sweeps(Path(config["runs_dir"]))
     if verb == UI and not names and _needs_no_sweep(config, overrides):
         tracking.check_uri(config["tracking"]["uri"])
         return commands.become_ui(config["tracking"]["uri"])
@@ -98,6 +109,15 @@ def doctor(config: DictConfig, requests: Sequence[Request], *, probing: bool) ->
     from onecycle_sweeps.launching import doctor as checks
 
     return checks.examine(requests, composing.launcher(config), with_job=probing)
+
+
+def list_sweeps(runs_dir: Path) -> int:
+    """List the sweeps in runs_dir, the latest first: what they compare, how their trials stand, and what is best."""
+    found = list(sweep.find_all(runs_dir, complain))
+    report.show_list(found, Console(highlight=False))
+    if not found:
+        say(f"there is no sweep in {runs_dir / 'sweeps'}; runs_dir=... looks elsewhere")
+    return 0
 
 
 def status(which: Sweep) -> int:
@@ -298,7 +318,8 @@ def _refresh_jobs(which: Sweep) -> None:
         complain(f"{line}; their last known status is shown")
 
 
-DOCTOR, SYNC, RESUME, UI = "doctor", "sync", "resume", "ui"
+DOCTOR, LIST, SYNC, RESUME, UI = "doctor", "list", "sync", "resume", "ui"
+WITHOUT_SWEEP = (DOCTOR, LIST)
 VERBS: dict[str, Callable[[Sweep], int]] = {
     "status": status,
     "cancel": cancel,

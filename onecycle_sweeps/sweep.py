@@ -5,7 +5,7 @@ import json
 import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,6 +19,7 @@ from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
 # Keys with a place of their own in a name.
+NAMED_GROUPS = ("data", "model")
 NAMED_APART = ("policy", "recipe", "seed")
 
 Group = tuple[tuple[str, str], ...]
@@ -66,6 +67,7 @@ class Sweep:
     published: the results that a preset is compared with.
     launcher: the keys of hydra.launcher.
     sequential: whether the sweeper chose trials by the results of earlier ones.
+    choices: the names of its data sets and of its models, as their groups have them.
     """
 
     id: str
@@ -81,6 +83,7 @@ class Sweep:
     published: Published | None = None
     launcher: dict[str, Any] | None = None
     sequential: bool = False
+    choices: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -147,14 +150,24 @@ def find(runs_dir: Path, name: str | None = None, on_skipped: Callable[[str], ob
     if name and matching:
         exact = [path for path in matching if path.name == name]
         return load((exact or matching)[0])
-    for folder in sorted(matching, key=lambda path: (path / "sweep.json").stat().st_mtime, reverse=True):
+    for latest in _latest_first(matching, on_skipped):
+        return latest
+    wanted = f"no sweep begins with {name}" if name else "there is no sweep"
+    raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; use runs_dir=... to look elsewhere")
+
+
+def find_all(runs_dir: Path, on_skipped: Callable[[str], object] | None = None) -> Iterator[Sweep]:
+    """All sweeps in a RUNS_DIR, the latest first; `on_skipped` is called with the reason for each unreadable one."""
+    yield from _latest_first([path.parent for path in (runs_dir / "sweeps").glob("*/sweep.json")], on_skipped)
+
+
+def _latest_first(folders: Iterable[Path], on_skipped: Callable[[str], object] | None) -> Iterator[Sweep]:
+    for folder in sorted(folders, key=lambda path: (path / "sweep.json").stat().st_mtime, reverse=True):
         try:
-            return load(folder)
+            yield load(folder)
         except Unreadable as error:
             if on_skipped:
                 on_skipped(str(error))
-    wanted = f"no sweep begins with {name}" if name else "there is no sweep"
-    raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; use runs_dir=... to look elsewhere")
 
 
 def identity(signatures: Iterable[str]) -> str:
@@ -186,6 +199,16 @@ def _with_name(known: Entry, entry: Entry) -> Entry:
     if entry.group == known.group or (name := group_name(entry.group)) in known.also:
         return known
     return replace(known, also=(*known.also, name))
+
+
+def choices(trials: Iterable[Trial]) -> dict[str, str]:
+    """The choices of all trials in the groups that say what is trained on what, several of a group in one text."""
+    found: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        for group in NAMED_GROUPS:
+            if choice := trial.request.choices.get(group):
+                found.setdefault(group, {})[choice] = None
+    return {group: ", ".join(names) for group, names in found.items()}
 
 
 def group_name(group: Group) -> str:

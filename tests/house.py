@@ -30,7 +30,7 @@ FLOORS = (
     ("sweep", "composing"),
     ("outcome",),
     ("tracking", "report"),
-    ("launching", "max_lr"),
+    ("launching", "max_lr", "usage"),
     ("cli", "hydra_plugins"),
     ("__main__",),
 )

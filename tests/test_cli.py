@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 import hand_made
-from onecycle_sweeps import cli, command_line
+from onecycle_sweeps import cli, command_line, usage
 from onecycle_sweeps.config import paths, schema
 from onecycle_sweeps.launching import commands, session
 from onecycle_sweeps.launching.slurm import options
@@ -109,7 +110,7 @@ def test_runs_dir_locates_sweeps(
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        (["stat"], "unknown verb 'stat'; did you mean status? The verbs are status, cancel, report, sync, "),
+        (["stat"], "unknown verb 'stat'; did you mean status? The verbs are list, status, cancel, report, "),
         (["status", "nope"], "no sweep begins with nope in "),
         (["status", "5"], "several sweeps begin with 5: 5ecret, 5weeb1d0"),
         (["status", "5weeb1d0", "5ecret"], "status takes one sweep, got 2: 5weeb1d0 5ecret"),
@@ -132,10 +133,61 @@ def test_a_mistake_is_one_line_and_status_2(
     assert "hunter2" not in err
 
 
-@pytest.mark.parametrize(("verb", "takes"), [*((verb, "[SWEEP]") for verb in cli.VERBS), ("doctor", "[--probe]")])
+@pytest.mark.parametrize(
+    ("verb", "takes"),
+    [*((verb, "[SWEEP]") for verb in cli.VERBS), ("doctor", "[--probe]"), ("list", "[KEY=VALUE ...]")],
+)
 def test_each_verb_has_a_help_text(verb: str, takes: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main([verb, "--help"]) == 0
-    assert capsys.readouterr().out.startswith(f"python -m onecycle_sweeps {verb} {takes} [overrides]: ")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: {invocation()} {verb} {takes}")
+    assert f"{invocation()} {verb}" in shown.partition("examples:")[2]
+    assert cli.main(["help", verb]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_the_programs_help_has_every_verb_and_every_choice_also_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "my" / "policy").mkdir(parents=True)
+    (tmp_path / "my" / "policy" / "own_one.yaml").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert cli.show_help(["--config-dir", "my", "--help"]) == 0
+    shown = capsys.readouterr().out
+    choices = {path.stem for group in usage.GROUPS for path in (command_line.CONF / group).glob("*.yaml")}
+    words = set(re.findall(r"[\w.-]+", shown))
+    assert {*choices, "own_one", *cli.VERBS, "list", "doctor"} <= words
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("--help", True),
+        ("policy=clr -h", True),
+        ("help", True),
+        ("help status", False),
+        ("status --help", False),
+        ("--hydra-help", False),
+        ("policy=clr -m", False),
+    ],
+)
+def test_help_is_the_programs_own_but_after_a_verb(typed: str, wanted: bool):
+    assert command_line.asks_for_help(typed.split()) is wanted
+
+
+def test_list_shows_the_sweeps_of_a_folder_the_latest_first_with_what_leads(
+    mixed: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    earlier = replace(mixed, id="0ld", choices={"data": "digits", "model": "lenet"})
+    earlier.save()
+    os.utime(earlier.folder / "sweep.json", (1.0, 1.0))
+    assert cli.main(["list"]) == 0
+    latest, first = capsys.readouterr().out.splitlines()[2:]
+    assert latest.split()[0] == mixed.id
+    assert {"0ld", "digits", "lenet"} <= set(first.split())
+    assert "accuracy" in first
+    assert cli.main(["list", f"runs_dir={tmp_path}/none"]) == 0
+    assert f"{tmp_path}/none" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

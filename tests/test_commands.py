@@ -1,5 +1,6 @@
 """What commands print and record, with whole processes."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -173,8 +174,10 @@ def test_a_sweep_in_batches_is_one_sweep(swept: Swept):
 
 
 @pytest.mark.slow
-def test_help_and_the_config_are_hydras_and_leave_nothing_behind(tmp_path: Path):
-    assert "== Configuration groups ==" in run(tmp_path, "--help").stdout
+def test_help_and_the_config_leave_nothing_behind(tmp_path: Path):
+    assert "policy=constant,step,clr,onecycle -m" in run(tmp_path, "--help").stdout
+    assert run(tmp_path, "--version").stdout == f"onecycle-sweeps {importlib.metadata.version('onecycle-sweeps')}\n"
+    assert "Hydra" in run(tmp_path, "--hydra-help").stdout
     shown = run(tmp_path, "--cfg", "job", "policy=clr").stdout
     assert "_target_: onecycle_sweeps.policies.CLR" in shown
     assert list(tmp_path.iterdir()) == []

@@ -191,7 +191,7 @@ class Session:
             replace(e, reused=known[e.signature].reused if e.signature in known else e.signature in done)
             for e in entries
         )
-        self.sweep = replace(self.sweep, trials=entries)
+        self.sweep = replace(self.sweep, trials=entries, choices=sweep.choices(self._trials))
         self.sweep.save()
         todo = [e for e in entries if e.signature in wanted and e.signature not in done | unusable]
         self._uncancel(todo)

@@ -14,6 +14,7 @@ from onecycle_sweeps.report.range_tests import draw_range_test as draw_range_tes
 from onecycle_sweeps.report.tables import markdown as markdown
 from onecycle_sweeps.report.tables import remarks as remarks
 from onecycle_sweeps.report.tables import show as show
+from onecycle_sweeps.report.tables import show_list as show_list
 from onecycle_sweeps.report.tables import show_status as show_status
 
 

@@ -1,8 +1,9 @@
 """A comparison as text: a table for the terminal, the same as Markdown, and the status of a sweep's trials."""
 
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -14,10 +15,13 @@ from onecycle_sweeps.outcome import Outcome, look
 from onecycle_sweeps.report import range_tests
 from onecycle_sweeps.report.claims import target_words
 from onecycle_sweeps.report.comparison import Comparison, Row
+from onecycle_sweeps.report.groups import by_group, score
 from onecycle_sweeps.report.statistics import Spread
-from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.sweep import NAMED_GROUPS, TRAIN, Sweep, group_name
 from onecycle_sweeps.trial_folder import FINISHED, RUNNING
 
+# A cell without content.
+NOTHING = "-"
 Cells = tuple[list[str], list[list[str]]]
 
 
@@ -42,6 +46,55 @@ def show_status(sweep: Sweep, console: Console) -> None:
         table.add_row(*map(Text, (outcome.name, entry.signature, outcome.status, _detail(outcome))))
     console.print(table)
     console.print(Text(f"sweep {sweep.id}: {', '.join(f'{count} {status}' for status, count in counts.items())}"))
+
+
+def show_list(sweeps: Iterable[Sweep], console: Console) -> None:
+    """Print a row for each sweep: when it began, what it compares, how its trials stand, and its best group so far.
+
+    On a terminal that is too narrow for the table, each sweep has two lines.
+    """
+    headings = ["sweep", "began", "data", "model", "policies", "seeds", "trials", "best so far"]
+    rows = [list(_listed(one)) for one in sweeps]
+    natural = _natural_width([headings, *rows], 2)
+    if console.is_terminal and natural > console.width:
+        for name, began, data, model, policies, seeds, trials, best in rows:
+            console.print(Text(f"{name}  {began}  {model} on {data}"), soft_wrap=True)
+            found = ((policies, policies), (seeds, f"{seeds} seeds"), (trials, trials), (best, f"best so far: {best}"))
+            console.print(Text("  " + "; ".join(shown for text, shown in found if text != NOTHING)), soft_wrap=True)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, width=natural)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if rows:
+        console.print(table, crop=False)
+
+
+def _listed(one: Sweep) -> Iterator[str]:
+    """The cells of a sweep's row."""
+    outcomes = [look(entry, one.trial(entry.signature)) for entry in one.trials]
+    trained = [outcome for outcome in outcomes if outcome.entry.kind == TRAIN]
+    yield one.id
+    yield time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created))
+    yield from (one.choices.get(group, NOTHING) for group in NAMED_GROUPS)
+    yield ", ".join(dict.fromkeys(outcome.entry.varies["policy"] for outcome in trained)) or "range test"
+    yield str(len({outcome.entry.varies["seed"] for outcome in trained}) or NOTHING)
+    counts = Counter(outcome.status for outcome in outcomes)
+    yield ", ".join(f"{count} {status}" for status, count in counts.items())
+    rates = [f"max_lr {o.suggestions['max_lr']:.3g}" for o in outcomes if "max_lr" in o.suggestions]
+    yield _best(trained) if trained else ", ".join(rates) or NOTHING
+
+
+def _best(trained: Sequence[Outcome]) -> str:
+    """The group that leads, with its mean final headline measure on val."""
+    groups = by_group(outcome for outcome in trained if outcome.final is not None)
+    if not groups:
+        return NOTHING
+    group = max(groups, key=lambda one: score(groups[one]))
+    finals = [outcome.final for outcome in groups[group] if outcome.final is not None]
+    headline = groups[group][0].headline
+    return f"{group_name(group)}: {headline.name} {headline.text(sum(finals) / len(finals))}"
 
 
 def _detail(outcome: Outcome) -> str:
