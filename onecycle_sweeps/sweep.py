@@ -67,6 +67,7 @@ class Sweep:
     published: the results that a preset is compared with.
     launcher: the keys of hydra.launcher.
     sequential: whether the sweeper chose trials by the results of earlier ones.
+    tracking_every: of how many steps of a training one is in MLflow.
     choices: the names of its data sets and of its models, as their groups have them.
     """
 
@@ -83,6 +84,7 @@ class Sweep:
     published: Published | None = None
     launcher: dict[str, Any] | None = None
     sequential: bool = False
+    tracking_every: int = 1
     choices: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -1,11 +1,15 @@
 """What MLflow is sent of a trial: values that it can store, in batches that it accepts."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from onecycle_sweeps.journal import Block, Journal
 from onecycle_sweeps.measures import Measure, as_records
-from onecycle_sweeps.outcome import look
+from onecycle_sweeps.outcome import look, with_history
 from onecycle_sweeps.tracking import run_data
 from onecycle_sweeps.tracking.run_data import BATCH, as_params, as_tags, in_batches
 from recorded import PER_STEP, finish, sweep, training
@@ -43,3 +47,31 @@ def test_steps_to_target_follow_the_goal_of_the_headline_measure(tmp_path: Path)
     points = [point for batch in run_data.batches(look(made.trials[0], trial), made) for point in batch]
     assert [point.value for point in points if point.name == "steps_to_target"] == [9]
     assert [point.step for point in points if point.name == "val/rmse"] == [2, 5, 8]
+
+
+@given(every=st.integers(1, 12), saved=st.integers(0, 25))
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_of_many_steps_mlflow_gets_every_so_many_the_last_and_each_evaluation(tmp_path: Path, every: int, saved: int):
+    folder = tmp_path / f"{every}-{saved}"
+    made = replace(sweep(folder, training("a")), tracking_every=every)
+    trial = made.trial("a")
+    trial.create({"max_lr": 0.1})
+    trial.write("resolved", {"max_lr": 0.1, "total_steps": 25})
+    journal = Journal(trial.journal, 1, 0)
+    for start in (0, 10, 20):
+        count = min(10, 25 - start)
+        journal.append(start, dict.fromkeys(PER_STEP, [0.1] * count))
+        journal.append(start + count - 1, {"val/loss": [1.0]})
+    journal.saved(saved)
+
+    def shipped(start: int = 0) -> list[tuple[str, int]]:
+        found = run_data.batches(with_history(look(made.trials[0], trial)), made, start)
+        return [(point.name, point.step) for batch in found for point in batch if point.name in (*PER_STEP, "val/loss")]
+
+    first = shipped()
+    finish(trial, steps=25)
+    steps = {step for step in range(25) if step % every == 0 or step == 24}
+    wanted = {(name, step) for name in PER_STEP for step in steps} | {("val/loss", step) for step in (9, 19, 24)}
+    later = shipped(1 + max((step for _, step in first), default=-1))
+    assert len(first) + len(later) == len(wanted)
+    assert {*first, *later} == wanted

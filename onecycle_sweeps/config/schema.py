@@ -146,6 +146,7 @@ KEYS = (
     Key("tracking", signature="none"),
     Key("tracking.uri", text("a URI such as sqlite:///mlflow.db")),
     Key("tracking.experiment", text("a name")),
+    Key("tracking.every", whole(1)),
 )
 CHECKED = {key.name: key for key in KEYS if key.allowed is not None}
 

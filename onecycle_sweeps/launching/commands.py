@@ -169,7 +169,11 @@ def resume(recorded: Sweep, launcher: LauncherKeys | None, typed_in: Path) -> in
         session = Session(
             {
                 "runs_dir": str(recorded.runs_dir),
-                "tracking": {"uri": recorded.tracking_uri, "experiment": recorded.experiment},
+                "tracking": {
+                    "uri": recorded.tracking_uri,
+                    "experiment": recorded.experiment,
+                    "every": recorded.tracking_every,
+                },
             },
             Preflight(preflight.in_this_process),
             launcher=launcher,

@@ -65,6 +65,7 @@ class Session:
             git_commit=provenance.git_commit(Path.cwd()),
             tracking_uri=config["tracking"]["uri"],
             experiment=config["tracking"]["experiment"],
+            tracking_every=config["tracking"]["every"],
             single=single,
             trials=(),
             published=preset.read(config.get(PUBLISHED)),

@@ -17,7 +17,7 @@ from onecycle_sweeps import journal, trial_folder
 from onecycle_sweeps.credentials import address, redacted
 from onecycle_sweeps.journal import Block
 from onecycle_sweeps.outcome import Outcome, Series
-from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.sweep import TRAIN, Sweep
 from onecycle_sweeps.trial_folder import DUMPER
 
 # A trial that waits to be continued is SCHEDULED in MLflow: it neither runs nor has failed.
@@ -36,6 +36,8 @@ NOT_PARAMS = ("needs", "tracking", "max_lr")
 RESOLVED_PARAMS = ("max_lr", "precision", "device", "threads", "total_steps", "steps_per_epoch")
 # The most points in one request, and characters in a value; MLflow cuts longer values without a warning.
 BATCH = 1000
+# The series of a training that have a value at each step.
+PER_STEP = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS)
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
 
 
@@ -108,11 +110,25 @@ def tags(outcome: Outcome) -> dict[str, str]:
 def batches(outcome: Outcome, sweep: Sweep, start: int = 0, first_size: int = BATCH) -> Iterator[list[Point]]:
     """The points from step `start` on that no later attempt can repeat, then the figures of the result.
 
-    The first batch has at most `first_size` points.
+    Of a training's steps there are those that the sweep's `tracking_every` leaves, the first and the last. The first
+    batch has at most `first_size` points.
     """
     stop = sys.maxsize if outcome.result else journal.durable(outcome.history)
     blocks = journal.blocks(outcome.folder.journal, outcome.history, start, stop)
+    if sweep.tracking_every > 1 and outcome.entry.kind == TRAIN:
+        blocks = _thinned(blocks, sweep.tracking_every, outcome.result.get("steps", 0) - 1)
     return in_batches(blocks, _figures(outcome, sweep), first_size=first_size)
+
+
+def _thinned(blocks: Iterable[Block], every: int, last: int) -> Iterator[Block]:
+    """Blocks whose series of all steps have only the multiples of `every`, and the last step."""
+    for block in blocks:
+        if rest := {name: values for name, values in block.metrics.items() if name not in PER_STEP}:
+            yield replace(block, metrics=rest)
+        whole = replace(block, metrics={name: values for name, values in block.metrics.items() if name in PER_STEP})
+        for step in range(whole.step, whole.end):
+            if step % every == 0 or step == last:
+                yield whole.between(step, step + 1)
 
 
 def config_file(outcome: Outcome) -> str:
