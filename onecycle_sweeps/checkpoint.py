@@ -26,6 +26,19 @@ def packed(state: dict[str, Any]) -> memoryview:
     return content.getbuffer()
 
 
+def check_loadable(value: Any) -> None:
+    """Raise what torch raises for a value that `load` would refuse; the content of tensors is left out."""
+    torch.load(io.BytesIO(packed({"value": _without_content(value)})), weights_only=True)
+
+
+def _without_content(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().new_empty(0)
+    if type(value) is dict:
+        return {key: _without_content(inner) for key, inner in value.items()}
+    return [_without_content(inner) for inner in value] if type(value) in (list, tuple) else value
+
+
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """The saved state; None if there is none. Raises Corrupt if the file is incomplete or not a checkpoint."""
     try:

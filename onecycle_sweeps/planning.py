@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import datasets, fingerprints, images, measures, provenance
-from onecycle_sweeps.config import keys, nodes, schema
+from onecycle_sweeps.config import function_node, keys, nodes, schema
 from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, RANGE_TEST, TRAIN, Config, ConfigError
 from onecycle_sweeps.datasets import Facts
 from onecycle_sweeps.files import Unreadable
@@ -30,6 +30,8 @@ MOMENTUM, SPLIT_SEED = "optimizer.momentum", "data.split_seed"
 # Comparing this many steps tells most trajectories apart.
 SAMPLED_STEPS = 32
 ABSENT = "nothing"
+# How long an epoch is before a user's own function has run; policies are checked with it.
+STAND_IN_STEPS_PER_EPOCH = 10**6
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,14 @@ class Data:
     files and folders by their absolute paths.
     """
 
-    facts: Facts
+    facts: Any
     source: str
     cache: str
     files: Mapping[str, str]
+
+
+# A user's own function reads its data itself.
+NO_DATA = Data(None, "", "", {})
 
 
 class Planner:
@@ -116,6 +122,8 @@ class Planner:
                 if instead in request.typed():
                     raise ConfigError(f"{key} and {instead} are one key: leave {key}={value} out")
                 self._remark(f"{key}={value} is taken as {instead}={value}")
+        if schema.LOOP in config:
+            return self._plan_function(request)
         data = self._describe_data(config)
         schema.check_batch(config, data.facts.train)
         config = self._with_objective(config, data.facts)
@@ -134,6 +142,25 @@ class Planner:
         self._build_once(check, config["policy"], config["epochs"], rate, steps, env_set)
         return self._trial(config, request, data, None if rate else test)
 
+    def _plan_function(self, request: Request) -> Trial:
+        """The trial of a user's own training function; what does not reach it is no part of the config."""
+        function_node.check(request.config, request.typed())
+        config, data = function_node.reduced(request.config), NO_DATA
+        if "data" in config:
+            data = self._describe_data(config)
+            schema.check_at_most("batch_size", config["batch_size"], data.facts.train, "the training samples")
+            if "objective" in config:
+                config = self._with_objective(config, data.facts)
+        elif config.get("objective", {}).get("_target_") == schema.AUTO_OBJECTIVE:
+            raise ConfigError(f"objective=auto needs data, which {function_node.name(config)} has no parameter for")
+        test = self._trial(schema.range_test(config), request, data)
+        if config["task"] == RANGE_TEST:
+            return test
+        rate = schema.max_lr(config)
+        check = partial(_check_policy, config, STAND_IN_STEPS_PER_EPOCH)
+        self._build_once(check, config["policy"], config["epochs"], rate, config.get(schema.ENV_SET))
+        return self._trial(config, request, data, None if rate else test)
+
     def _with_objective(self, config: Config, facts: Facts) -> Config:
         """The config with the objective that its targets suggest where it says auto, which is then told to the user."""
         if config["objective"]["_target_"] == schema.AUTO_OBJECTIVE:
@@ -147,7 +174,7 @@ class Planner:
         target = config["target"]
         if headline and own and headline.is_fraction and target is not None and not 0 < target <= 1:
             raise ConfigError(f"target must be in (0, 1], since {headline.name} is a fraction, got {target}")
-        if config["label_smoothing"] and "label_smoothing" not in config["objective"]:
+        if config.get("label_smoothing") and "label_smoothing" not in config["objective"]:
             code = config["objective"]["_target_"]
             raise ConfigError(f"label_smoothing must be 0 for objective._target_={code}, which has no such key")
         return config
@@ -227,9 +254,12 @@ class Planner:
             del identity["range_test"], identity["max_lr"]
             rate = range_test.signature if range_test else config["policy"]["max_lr"]
             identity["policy"] = config["policy"] | {"max_lr": rate}
-        if (weights := config["model"].get("weights_file")) and not (path := Path(weights).expanduser()).is_file():
+        weights = config.get("model", {}).get("weights_file")
+        if weights and not (path := Path(weights).expanduser()).is_file():
             raise ValueError(f"model.weights_file must be the path of a file of weights, got {path.absolute()}")
-        identity["data"] = {key: config["data"].get(key) for key in (*schema.SPLIT_KEYS, *schema.TRANSFORM_KEYS)}
+        if "data" in config:
+            kept = (*schema.SPLIT_KEYS, *schema.TRANSFORM_KEYS)
+            identity["data"] = {key: config["data"].get(key) for key in kept}
         for name, node in identity.items():
             if isinstance(node, dict):
                 named = self._named(node, config["rerun"])
@@ -276,7 +306,9 @@ class _Trainings:
     """Finds keys without effect, by comparing the rates and momenta of trainings."""
 
     def __init__(self, trials: Sequence[Trial], steps_per_epoch: Callable[[Config], int]) -> None:
-        self.trials = list({t.signature: t for t in trials if t.config["task"] == TRAIN}.values())
+        # How many steps a user's own function takes is unknown.
+        known = (t for t in trials if t.config["task"] == TRAIN and schema.LOOP not in t.config)
+        self.trials = list({t.signature: t for t in known}.values())
         self._steps_per_epoch = steps_per_epoch
         self._policies: dict[str, tuple[Policy, list[Hyper]]] = {}
 
@@ -393,6 +425,8 @@ def difference(requests: Sequence[Request], recorded: Sequence[Config]) -> str |
 
 def _comparable(config: Config) -> Config:
     """The part of a trial's config that can change its result."""
+    if schema.LOOP in config:
+        config = function_node.reduced(config)
     config = schema.range_test(config) if config["task"] == RANGE_TEST else config
     return {key: value for key, value in schema.what_counts(config).items() if key != "needs"}
 

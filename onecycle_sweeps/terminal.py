@@ -84,7 +84,7 @@ def counting(doing: str, total: int, unit: str) -> Iterator[Callable[[int], None
 def in_one_line(error: BaseException) -> str:
     """The error's type and message, and the innermost line of the user's own code, or of any code if there is none.
 
-    A ValueError of this package and an OSError are shown by their message alone, unless the user's code raised them.
+    A ValueError of this package and an OSError are shown without their type, unless the user's code raised them.
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {error}"
@@ -97,6 +97,8 @@ def in_one_line(error: BaseException) -> str:
         return f"{type(error).__name__}: {error.msg} ({os.path.basename(error.filename)}:{error.lineno})"
     if not own and (isinstance(error, OSError) or (isinstance(error, ValueError) and _is_ours(frames))):
         return " ".join(str(error).split()) or said
+    if isinstance(error, ValueError) and _is_ours(frames):
+        said = " ".join(str(error).split()) or said
     innermost = (own or frames)[-1:]
     where = "".join(f" ({os.path.basename(f.filename)}:{f.lineno} in {f.name})" for f in innermost)
     return f"{said}{where}"

@@ -37,6 +37,7 @@ TYPED = {
     Path("data/csv"): ["data.path=houses.csv", "data.label=price"],
     Path("data/text"): ["data.path=book.txt"],
     Path("data/torch_dataset"): ["data.dataset={_target_: mine.Waves}"],
+    Path("loop/function"): ["loop._target_=own_loops.train", "loop.measure=accuracy", "loop.goal=max"],
     Path("model/transformers"): ["model.name=folder"],
     Path("model/transformers_lm"): ["model.name=folder"],
     Path("model/torchvision"): ["model.name=resnet18"],

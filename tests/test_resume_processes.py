@@ -30,6 +30,11 @@ ROWS = (*SHARED, "data=diabetes", "optimizer=muon", "batch_size=16", "accumulate
 SIZED = ("data.context=32", "model.depth=1", "model.width=8", "model.heads=2", "model.dropout=0.1")
 TOKENS = (*SHARED, "data=python_docs", *SIZED, "batch_size=1000", "epochs=6", "ema_decay=0.9")
 ITEMS = (*SHARED, "data=torch_dataset", "data.dataset={_target_: users_code.Waves}", "batch_size=8", "epochs=6")
+# A training function of the user's own, whose loader shuffles and draws noise.
+FUNCTION = (
+    *("loop=function", "loop._target_=own_loops.train", "loop.measure=accuracy", "loop.goal=max"),
+    *("epochs=20", "max_lr=0.05", "evaluations_per_epoch=3"),
+)
 PATIENCE = 120.0
 BUSY = 7
 # Each process is forked from a clean one that has imported torch and done nothing else.
@@ -88,8 +93,10 @@ def reached(folder: TrialFolder, attempt: int, step: int) -> bool:
         (3, ROWS),
         (4, TOKENS),
         (5, (*ITEMS, *SCHEDULE_FREE, "+range_test.start_lr=1e-5", "+range_test.end_lr=1")),
+        (6, FUNCTION),
+        (7, (*FUNCTION, "+loop.accumulate=2", "+loop.own=true")),
     ],
-    ids=["images 0", "images 1", "images 2", "rows", "tokens", "items"],
+    ids=["images 0", "images 1", "images 2", "rows", "tokens", "items", "function", "function that accumulates"],
 )
 def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(
     runs_dir: Path, beside: Path, seed: int, overrides: tuple[str, ...]

@@ -41,12 +41,15 @@ def build(name: str, node: Config, **offered: Any) -> Any:
     return _call(name, node, **taken)
 
 
-def policy(config: Config, max_lr: float | None, steps_per_epoch: int) -> Any:
-    """The trial's policy with its peak at `max_lr`; None, before the range test, stands for a very high rate."""
+def policy(config: Config, max_lr: float | None, steps_per_epoch: int, total_steps: int | None = None) -> Any:
+    """The trial's policy with its peak at `max_lr`; None, before the range test, stands for a very high rate.
+
+    `total_steps` is by default that of the config's epochs.
+    """
     node = {key: value for key, value in config["policy"].items() if key != "max_lr"}
     peak = STAND_IN_MAX_LR if max_lr is None else max_lr
-    total_steps = config["epochs"] * steps_per_epoch
-    return build("policy", node, max_lr=peak, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    total = config["epochs"] * steps_per_epoch if total_steps is None else total_steps
+    return build("policy", node, max_lr=peak, total_steps=total, steps_per_epoch=steps_per_epoch)
 
 
 def loader(config: Config) -> Callable[[], Any]:
@@ -85,6 +88,19 @@ def seed_generators(seed: int) -> None:
 def _call(name: str, node: Config, **taken: Any) -> Any:
     """Call a node's `_target_`; raises the target's own exceptions, without the one that Hydra wraps around them."""
     check(name, node, taken)
+    return _instantiated(node, **taken)
+
+
+def bound(name: str, node: Config, given: Iterable[str]) -> Callable[..., Any]:
+    """The `_target_` of a node with the node's keys as arguments; the caller gives the arguments `given`.
+
+    Raises ValueError, with the key, as `build` does.
+    """
+    check(name, node, given)
+    return _instantiated(node | {"_partial_": True})
+
+
+def _instantiated(node: Config, **taken: Any) -> Any:
     try:
         return instantiate(node, **taken, _convert_="all")
     except InstantiationException as error:

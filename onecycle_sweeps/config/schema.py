@@ -11,6 +11,8 @@ from onecycle_sweeps.credentials import SECRET_VARIABLE
 from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, one_of, require, text, whole
 
 Config = dict[str, Any]
+# The node of a user's own training function.
+LOOP = "loop"
 # The values of the key `task`.
 TRAIN, RANGE_TEST = "train", "range_test"
 
@@ -87,6 +89,9 @@ KEYS = (
     Key("objective._target_", TARGET),
     Key("policy._target_", TARGET),
     Key("optimizer._target_", TARGET),
+    Key("loop._target_", TARGET, optional=True),
+    Key("loop.measure", text("the name of a measure, such as accuracy"), optional=True),
+    Key("loop.goal", one_of("min", "max"), optional=True),
     Key("task", one_of(TRAIN, RANGE_TEST)),
     Key("epochs", whole(1, most=10**6), in_range_test=False),
     Key("batch_size", whole(1, most=10**9)),
@@ -223,8 +228,8 @@ def range_test(config: Config) -> Config:
     """The config of the range test for a trial; trials that differ only in policy, epochs or seed share one."""
     kept = {key: value for key, value in config.items() if key not in NOT_IN_RANGE_TEST}
     # Only the linear mode evaluates the model, and so uses batch-norm statistics.
-    if config["range_test"]["mode"] == "exp" or not kept["bn_recalibrate"]:
-        del kept["bn_recalibrate"]
+    if config["range_test"]["mode"] == "exp" or not kept.get("bn_recalibrate"):
+        kept.pop("bn_recalibrate", None)
     return kept | {"task": RANGE_TEST}
 
 
@@ -253,6 +258,9 @@ def check(config: Config) -> None:
     for key in KEYS:
         if key.allowed is not None:
             check_value(key.name, node_of(config, key.name), key.allowed, optional=key.optional)
+    for key in ("_target_", "measure", "goal"):
+        if config.get(LOOP) is not None and key not in config[LOOP]:
+            raise ConfigError(f"{LOOP}.{key} is missing, it must be {CHECKED[f'{LOOP}.{key}'].allowed}")
     _check_range_test(config["range_test"])
     check_env_set(config.get(ENV_SET, ()))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from onecycle_sweeps import composing, measures, tracking
-from onecycle_sweeps.config import schema
+from onecycle_sweeps.config import function_node, schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.launching import pool, preflight
@@ -105,6 +105,8 @@ def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
 
 def _headline(config: Mapping[str, Any]) -> Measure | None:
     """The measure that a sweeper gets; None where only the data or the user's code says which that is."""
+    if config.get(schema.LOOP):
+        return function_node.measure(config)
     objective = config["objective"]
     if (name := objective.get("headline")) is not None:
         return measures.LOSS if name == measures.LOSS.name else None

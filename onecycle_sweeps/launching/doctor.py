@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from onecycle_sweeps import datasets, files, provenance, tracking
-from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config import function_node, nodes, schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.credentials import address
 from onecycle_sweeps.launching import preflight
@@ -144,6 +144,8 @@ def _trials(requests: Sequence[Request], runs_dir: Path, cpus_elsewhere: int | N
     except (ConfigError, OSError) as error:
         return fails("trial", str(error))
     for config in (trial.config for trial in trials):
+        if schema.LOOP in config:
+            return ok("trial", f"{function_node.name(config)} can be called; whether it can take a step is not tried")
         cache = runs_dir / "data" / config["needs"]["data"]
         with nodes.environment(config):
             found[cache] = datasets.prepare(nodes.loader(config), cache, **schema.split(config))

@@ -11,7 +11,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from onecycle_sweeps import datasets
-from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config import function_node, nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.sweep import RANGE_TEST
@@ -49,6 +49,8 @@ def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
     """The steps of a trial. A pace that was timed here is without evaluations, so these are added as steps."""
     if config["task"] == RANGE_TEST:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
+    if schema.LOOP in config:
+        raise NoEstimate(f"how many steps {function_node.name(config)} takes is known only once it runs")
     cache = runs_dir / "data" / config["needs"]["data"]
     with nodes.environment(config):
         facts = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
@@ -57,9 +59,10 @@ def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
 
 
 def _kind(config: Config) -> str:
-    """What the pace of a trial depends on: model, data, batch size, precision."""
-    data = (config["needs"]["data"], config["data"].get("augment"))
-    return json.dumps([config["model"], data, config["batch_size"], config["precision"]], sort_keys=True)
+    """What the pace of a trial depends on: model, data, batch size, precision, or a user's own function."""
+    data = (config["needs"]["data"], config.get("data", {}).get("augment"))
+    kept = [config.get(key) for key in ("model", "batch_size", "precision", schema.LOOP)]
+    return json.dumps([data, *kept], sort_keys=True)
 
 
 def _earlier(runs_dir: Path, device: str) -> dict[str, list[float]]:

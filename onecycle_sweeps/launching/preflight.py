@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Literal
 
+from onecycle_sweeps.config import schema
 from onecycle_sweeps.config.schema import Config, ConfigError
 from onecycle_sweeps.launching import pool
 from onecycle_sweeps.planning import Trial
@@ -68,6 +69,9 @@ class Preflight:
         """Raise ConfigError for the first trial that cannot take a step."""
         checks: dict[str, Check] = {}
         for trial in trials:
+            # What a user's own function would do with a few samples is unknown; the plan has checked its parameters.
+            if schema.LOOP in trial.config:
+                continue
             config = {key: value for key, value in trial.config.items() if key not in IRRELEVANT}
             # Sorted by model, so that each net is built once.
             key = json.dumps([config["model"], config["data"], config["batch_size"], config], sort_keys=True)
@@ -88,7 +92,7 @@ class Preflight:
 def in_this_process(checks: Sequence[Check], begin: Callable[[Check], None] = lambda _: None) -> Refusal | None:
     """Perform checks here, which imports torch; returns the first refusal. `begin` is called before each check."""
     from onecycle_sweeps import datasets
-    from onecycle_sweeps.config import nodes, schema
+    from onecycle_sweeps.config import nodes
     from onecycle_sweeps.trial.rehearsal import Rehearsal
 
     rehearsal = Rehearsal()

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import tee
 from typing import Literal, Protocol, SupportsFloat, TypeVar
 
 import numpy as np
@@ -17,6 +16,7 @@ MIN_STEPS = 100
 # The rate must rise by this share at each step, so that neighbouring rates are different floats.
 LEAST_RISE = 2.0**-50
 DIVERGED_ABOVE = 4.0
+BETA = 0.98
 MIN_POINTS = 16  # fastai's slide compares points 15 apart
 
 Floats = NDArray[np.float64]
@@ -69,7 +69,7 @@ class Ramp:
         return Hyper(self.start_lr * (1 - part) + self.end_lr * part)
 
 
-def smooth(losses: Iterable[SupportsFloat], beta: float = 0.98) -> list[float]:
+def smooth(losses: Iterable[SupportsFloat], beta: float = BETA) -> list[float]:
     """The debiased exponential mean of the losses, one value per loss (fastai's AvgSmoothLoss).
 
     a_i = beta*a_(i-1) + (1-beta)*L_i and s_i = a_i/(1-beta^(i+1)). Raises ValueError for beta outside [0, 1).
@@ -79,7 +79,7 @@ def smooth(losses: Iterable[SupportsFloat], beta: float = 0.98) -> list[float]:
     return list(_debiased(losses, beta))
 
 
-def _debiased(losses: Iterable[SupportsFloat], beta: float = 0.98) -> Iterator[float]:
+def _debiased(losses: Iterable[SupportsFloat], beta: float) -> Iterator[float]:
     average = 0.0
     for count, loss in enumerate(losses, start=1):
         average = beta * average + (1 - beta) * float(loss)
@@ -92,13 +92,36 @@ def until_diverged(steps: Iterable[S]) -> Iterator[tuple[S, float]]:
     A step diverges if its loss is not finite, or if the smoothed loss is above 4 times the lowest smoothed loss so far
     (fastai's rule, for losses that cannot be negative).
     """
-    best = math.inf
-    taken, again = tee(steps)
-    for step, smoothed in zip(taken, _debiased(step.loss for step in again), strict=True):
-        yield step, smoothed
-        best = min(best, smoothed)
-        if not math.isfinite(smoothed) or smoothed > DIVERGED_ABOVE * best:
+    descent = Descent()
+    for step in steps:
+        descent = descent.after(step.loss)
+        yield step, descent.smoothed
+        if descent.diverged:
             return
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The losses of a test so far: how many, their exponential mean, and the lowest smoothed loss before the last."""
+
+    count: int = 0
+    average: float = 0.0
+    lowest: float = math.inf
+
+    def after(self, loss: SupportsFloat) -> "Descent":
+        """The losses with one more."""
+        lowest = min(self.lowest, self.smoothed) if self.count else math.inf
+        return Descent(self.count + 1, BETA * self.average + (1 - BETA) * float(loss), lowest)
+
+    @property
+    def smoothed(self) -> float:
+        """The debiased mean, as `smooth` has it."""
+        return self.average / (1 - BETA**self.count)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last loss diverges, by the rule of `until_diverged`."""
+        return not math.isfinite(self.smoothed) or self.smoothed > DIVERGED_ABOVE * min(self.lowest, self.smoothed)
 
 
 def checked(lrs: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Floats]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.config import nodes
+from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.measures import Measure, recorded
 from onecycle_sweeps.outcome import Outcome, Series, Trajectory, trajectory
 from onecycle_sweeps.report import canvas
@@ -194,13 +194,13 @@ def _planned(outcome: Outcome) -> Trajectory:
     config, resolved = outcome.folder.config(), outcome.resolved
     per_epoch = resolved.get("steps_per_epoch") or resolved["total_steps"] // config["epochs"]
     with nodes.environment(config):
-        policy = nodes.policy(config, resolved["max_lr"], per_epoch)
+        policy = nodes.policy(config, resolved["max_lr"], per_epoch, resolved["total_steps"])
         steps = tuple(range(policy.total_steps))
         hypers = [policy(step) for step in steps]
     lr = Series(steps, tuple(hyper.lr for hyper in hypers))
     if not outcome.used.momentum:
         return Trajectory(lr)
-    own = config["optimizer"]["momentum"]
+    own = resolved["momentum"] if schema.LOOP in config else config["optimizer"]["momentum"]
     return Trajectory(lr, Series(steps, tuple(own if h.momentum is None else h.momentum for h in hypers)))
 
 

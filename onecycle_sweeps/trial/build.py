@@ -208,7 +208,7 @@ def read_facts(trial: TrialFolder, config: Config) -> Facts:
 
 def check_files(trial: TrialFolder, config: Config) -> None:
     """Raise ValueError, in one line that names them, if files of the trial changed since it was planned."""
-    weights = os.path.abspath(os.path.expanduser(str(config["model"].get("weights_file"))))
+    weights = os.path.abspath(os.path.expanduser(str(config.get("model", {}).get("weights_file"))))
     # A missing file of weights is reported by the net that reads it.
     planned: dict[str, str] = config["needs"].get("files", {})
     files = {path: value for path, value in planned.items() if path != weights or os.path.exists(path)}
@@ -248,7 +248,9 @@ def offered_by(config: Config, facts: Facts) -> dict[str, Any]:
 
 
 def target_form(config: Config) -> Form:
-    """The form in which the objective takes its targets; `raw` for an objective of the user's that has no `form`."""
+    """The form in which the objective takes its targets; `raw` for a user's without a `form`, and for none."""
+    if schema.LOOP in config and "objective" not in config:
+        return "raw"
     return getattr(nodes.located("objective._target_", objective_node(config)["_target_"]), "form", "raw")
 
 

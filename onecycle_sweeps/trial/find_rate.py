@@ -1,7 +1,7 @@
 """Runs a range test: once for each of its seeds, one after the other on one axis of steps."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from onecycle_sweeps import journal, range_test
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import Batches, Learner, StepTaken, evaluate, evaluated, steps
-from onecycle_sweeps.measures import recorded
+from onecycle_sweeps.measures import Measure, recorded
 from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.train import RunningAttempt, Stopped, columns
 
@@ -33,34 +33,69 @@ def find_rate(
     for build in builders:
         tests.append(_one(attempt, config, build(), count))
         count += len(tests[-1].lrs)
+    return concluded(config, resolved, tests, time.monotonic() - began, data.warnings)
+
+
+def concluded(
+    config: Config,
+    resolved: Resolved,
+    tests: list[range_test.OneSeed],
+    seconds: float,
+    warnings: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The trial's result from the tests of its seeds; raises ValueError if the curves allow no verdict."""
     verdict = range_test.judge(tests)
     return {
         "status": "finished",
         "cause": None,
-        "metrics": _metrics(verdict, tests, config["range_test"]["steps"]) | {"seconds": time.monotonic() - began},
+        "metrics": _metrics(verdict, tests, config["range_test"]["steps"]) | {"seconds": seconds},
         "verdict": {"word": verdict.word, **asdict(verdict), "grid": verdict.grid},
-        "steps": count,
+        "steps": sum(len(test.lrs) for test in tests),
         "steps_per_epoch": resolved["steps_per_epoch"],
-        "warnings": [*data.warnings, *_ambiguous(verdict)],
+        "warnings": [*warnings, *_ambiguous(verdict)],
     }
 
 
 def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int) -> range_test.OneSeed:
     """One seed's test, written to the journal from step `offset` on."""
-    test, measured = config["range_test"], learner.objective.measures
-    ramp = range_test.Ramp(test["start_lr"], test["end_lr"], test["steps"], test["mode"])
-    points = {round(i * test["steps"] / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
+    measured, points = learner.objective.measures, evaluation_points(config)
     taken: list[StepTaken] = []
     losses: list[float] = []
     evaluations: dict[int, dict[str, float]] = {}
-    for step, _ in range_test.until_diverged(steps(learner, ramp)):
+    for step, _ in range_test.until_diverged(steps(learner, ramp_of(config))):
         taken.append(step)
         losses.append(float(step.loss))
-        if test["mode"] == "linear" and step.index in points:
+        if step.index in points:
             with evaluated(learner, recalibrate=config.get("bn_recalibrate", False)) as shown:
                 evaluations[step.index] = evaluate(shown, "val")
         if attempt.stopped():
             raise Stopped("a resumed range test starts again")
+    return written(attempt, measured, offset, taken, losses, evaluations)
+
+
+def ramp_of(config: Config) -> range_test.Ramp:
+    """The rates of a test."""
+    test = config["range_test"]
+    return range_test.Ramp(test["start_lr"], test["end_lr"], test["steps"], test["mode"])
+
+
+def evaluation_points(config: Config) -> set[int]:
+    """The steps after which the model is evaluated: some of a linear ramp, none of an exponential one."""
+    test = config["range_test"]
+    if test["mode"] != "linear":
+        return set()
+    return {round(i * test["steps"] / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
+
+
+def written(
+    attempt: RunningAttempt,
+    measured: Sequence[Measure],
+    offset: int,
+    taken: list[StepTaken],
+    losses: list[float],
+    evaluations: Mapping[int, Mapping[str, float]],
+) -> range_test.OneSeed:
+    """One seed's test from its steps and the evaluations after some of them, written to the journal at `offset`."""
     rates = [step.hyper.lr for step in taken]
     smoothed = range_test.smoothed(rates, losses)
     for first, stop in pairwise(sorted({0, len(taken), *(index + 1 for index in evaluations)})):
@@ -69,7 +104,9 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
             piece |= {journal.SMOOTHED_LOSS: values}
         attempt.journal.append(offset + first, piece)
         if found := evaluations.get(stop - 1):
-            attempt.journal.append(offset + stop - 1, {one.val: [found[one.name]] for one in recorded(measured)})
+            attempt.journal.append(
+                offset + stop - 1, {one.val: [found[one.name]] for one in recorded(measured) if one.name in found}
+            )
     values = [found[measured[0].name] for found in evaluations.values()]
     return range_test.OneSeed(rates, losses, [rates[index] for index in evaluations], values, measured[0])
 

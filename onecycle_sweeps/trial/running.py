@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from onecycle_sweeps import checkpoint, journal, provenance
-from onecycle_sweeps.config import nodes
+from onecycle_sweeps.config import function_node, nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.terminal import in_one_line, with_traceback
-from onecycle_sweeps.trial import build
+from onecycle_sweeps.trial import build, function
 from onecycle_sweeps.trial.find_rate import find_rate
 from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, is_complete, train
 from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_owner
@@ -98,6 +98,9 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
     trial, fixed = attempt.trial, attempt.trial.resolved() or {}
     resumed = bool(fixed) and state is not None
     rate = build.choose_max_lr(config, fixed, lambda: _rate_found(attempt, config))
+    if schema.LOOP in config:
+        with build.reporting_out_of_memory(f"a training by {function_node.name(config)}"):
+            return function.drive(attempt, config, code, rate, fixed, state if fixed else None)
     with build.reporting_out_of_memory(f"a training at batch_size={config['batch_size']}"):
         resolved, learner = build.begin(trial, config, rate, fixed, code, resumed=resumed)
         if not resumed:
@@ -143,6 +146,10 @@ def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[
     if record.torn:
         log.warning("%d lines of the journal in %s are torn", record.torn, trial.journal)
     if state is None:
+        steps = max((block.end for block in record.blocks), default=0)
+        if schema.LOOP in config and config["task"] == schema.TRAIN and steps:
+            lost = f"{steps} steps of an earlier attempt are lost, which {function_node.name(config)} had not saved"
+            return None, [_warned(f"{lost} (run.checkpoint): the trial starts again from step 0")]
         return None, []
     step, again = state["step"], "the trial starts again from step 0"
     if "divergence" not in state:

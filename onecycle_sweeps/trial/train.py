@@ -149,7 +149,7 @@ def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: 
         if config["save_model"]:
             attempt.trial.put("model.pt", checkpoint.packed(shown.model.state_dict()), attempt.number)
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
-    warnings = [*_notes(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
+    warnings = [*notes_of(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
     chance = learner.objective.chance(data.targets("val"))
     if not cause:
         warnings += guards.doubts(record, measured[0], chance, bool(batch_norms(learner.model)))
@@ -220,13 +220,30 @@ def save(attempt: RunningAttempt, learner: Learner, progress: TrainingState) -> 
         "model": learner.model.state_dict(),
         "averaged": learner.averaged and learner.averaged.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
+        **generators(device),
+    }
+    attempt.trial.put("checkpoint.pt", checkpoint.packed(files.with_format(state)), attempt.number)
+    attempt.journal.saved(step)
+
+
+def generators(device: torch.device) -> State:
+    """The states of all generators: torch's on the CPU and on the device, Python's and NumPy's."""
+    return {
         "random": torch.get_rng_state(),
         "random_python": random.getstate(),
         "random_numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
         "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
-    attempt.trial.put("checkpoint.pt", checkpoint.packed(files.with_format(state)), attempt.number)
-    attempt.journal.saved(step)
+
+
+def set_generators(state: State, device: torch.device) -> None:
+    """Bring all generators to the states that `generators` returned."""
+    torch.set_rng_state(state["random"].cpu())
+    random.setstate(state["random_python"])
+    np.random.set_state(tuple(state["random_numpy"]))
+    if state["random_cuda"] is not None:
+        # Only the trial's device: this machine may have other GPUs than the one that saved.
+        torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)
 
 
 def restore(learner: Learner, state: State) -> TrainingState:
@@ -235,12 +252,7 @@ def restore(learner: Learner, state: State) -> TrainingState:
     learner.optimizer.load_state_dict(state["optimizer"])
     if learner.averaged is not None:
         learner.averaged.load_state_dict(state["averaged"])
-    torch.set_rng_state(state["random"].cpu())
-    random.setstate(state["random_python"])
-    np.random.set_state(tuple(state["random_numpy"]))
-    if state["random_cuda"] is not None:
-        # Only the trial's device: this machine may have other GPUs than the one that saved.
-        torch.cuda.set_rng_state(state["random_cuda"].cpu(), learner.data.device)
+    set_generators(state, learner.data.device)
     sums = {
         name: value.to(learner.data.device) if isinstance(value, torch.Tensor) else value
         for name, value in state["totals"].items()
@@ -255,7 +267,7 @@ def is_complete(record: journal.Record, state: State, evaluations_per_epoch: int
     return record.missing(step, due) is None
 
 
-def _notes(record: journal.Record) -> list[str]:
+def notes_of(record: journal.Record) -> list[str]:
     """The notes of the attempts that are part of the result, about how they were resumed."""
     begun = max((place for place, attempt in enumerate(record.attempts) if attempt.start == 0), default=0)
     return [note for attempt in record.attempts[begun + 1 :] for note in attempt.notes]

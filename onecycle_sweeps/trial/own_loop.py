@@ -1,0 +1,451 @@
+"""What a user's own training function gets: the run, which hands out its steps and takes what they came to."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from onecycle_sweeps import checkpoint
+from onecycle_sweeps.config.schema import Config
+from onecycle_sweeps.loop import StepTaken
+from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.policies import Hyper, Policy
+from onecycle_sweeps.scheduler import apply, used, with_hooks
+from onecycle_sweeps.terminal import in_one_line
+from onecycle_sweeps.trial.loader_batches import LoaderBatches
+from onecycle_sweeps.trial.train import State
+from onecycle_sweeps.validation import require, whole
+
+
+class Course(Protocol):
+    """What a run is part of: a training, or a range test's seed."""
+
+    @property
+    def start(self) -> int:
+        """The first step to be taken."""
+        ...
+
+    @property
+    def state(self) -> State | None:
+        """What `Run.state` was when the checkpoint was saved; None without one."""
+        ...
+
+    def begin(self, optimizer: Any, steps_per_epoch: int, total_steps: int) -> Policy:
+        """The policy of all steps; raises ValueError if it cannot work with this optimizer or so many steps."""
+        ...
+
+    def is_due(self, done: int, loss: Tensor | None) -> bool:
+        """Whether an evaluation is due after so many steps, the last one with this loss if it is known."""
+        ...
+
+    def must_evaluate(self, done: int) -> bool:
+        """Whether the trial needs that evaluation."""
+        ...
+
+    def take(self, step: StepTaken, found: Mapping[str, float] | None, state: Callable[[], State] | None) -> bool:
+        """Record a step with its evaluation, and save if `state` is there and that is due; returns whether to end.
+
+        Raises what ends the attempt.
+        """
+        ...
+
+    def evaluate(self, step: int, found: Mapping[str, float]) -> None:
+        """Record an evaluation after a step that was taken."""
+        ...
+
+    def has_diverged(self) -> bool:
+        """Whether the steps that were taken have diverged."""
+        ...
+
+
+@dataclass
+class Turn:
+    """One turn of the function's loop: a whole step, or the gradients of one of its `accumulate` batches.
+
+    hyper: what the optimizer used. by_scaler: whether a GradScaler was asked for the update.
+    offered: what the function would have saved after this turn.
+    """
+
+    step: int
+    number: int
+    last: bool
+    updates: int = 0
+    by_scaler: bool = False
+    logged: bool = False
+    hyper: Hyper | None = None
+    found: dict[str, float] | None = None
+    offered: dict[str, Any] | None = None
+
+
+class Run:
+    """A trial as its training function sees it.
+
+    seed: seeds what the function draws; all generators are seeded with it before the function is called.
+    device: where to train.
+    epochs: how long to train; 1 in a range test, which has a number of steps of its own.
+    config: the part of the trial's config that can change its result.
+    folder: the trial's folder, for files of the function's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        course: Course,
+        measure: Measure,
+        *,
+        seed: int,
+        device: torch.device,
+        epochs: int,
+        config: Config,
+        folder: Path,
+    ) -> None:
+        self.seed, self.device, self.epochs, self.config, self.folder = seed, device, epochs, config, folder
+        # The number of updates that GradScalers skipped; on the device where a fused optimizer skips them there.
+        self.skipped: int | Tensor = (course.state or {}).get("skipped", 0)
+        self.asked_epochs: int | None = None
+        self.total_steps = 0
+        self._name, self._course, self._measure = name, course, measure
+        self._optimizer: Any = None
+        self._inner: torch.optim.Optimizer | None = None
+        self._handles: list[Any] = []
+        self._batches: LoaderBatches | None = None
+        self._accumulate = 1
+        # The turn that the function is in, the last one that was recorded, and the losses of the step so far.
+        self._turn: Turn | None = None
+        self._last: Turn | None = None
+        self._losses: list[Tensor] = []
+        # What was set for this step, and how many calls of the optimizer's step are within each other.
+        self._planned, self._set, self._depth = Hyper(0.0), list[tuple[float, float | None]](), 0
+        self._ended = self._restored = self._state_checked = False
+        # The first error of a call or a step, which the function may have caught.
+        self.raised: Exception | None = None
+
+    # What the function calls
+
+    def steps(
+        self,
+        optimizer: Any,
+        loader: Iterable[Any] | None = None,
+        *,
+        epochs: int | None = None,
+        total_steps: int | None = None,
+        accumulate: int = 1,
+    ) -> Iterator[tuple[int, Any]]:
+        """Each step with its batch, from the step on that was saved last; before each the rate and momentum are set.
+
+        The length is given in epochs of the loader or as total_steps, for which the loader is repeated; without a
+        loader the batches are None. A range test has its own number of steps. With `accumulate` a step has so many
+        turns, each with a batch, and the optimizer is stepped in the last one (`update_due`). Training ends early if it
+        has diverged. Raises ValueError, in one line, for arguments that do not go together.
+        """
+        with self._keeping_errors():
+            if self._inner is not None:
+                raise self._mistake("called run.steps twice: a trial is one series of steps with one optimizer")
+            if self._course.state is not None and not self._restored:
+                raise self._mistake("must call run.restore before run.steps, since its state was saved")
+            if not hasattr(optimizer, "param_groups"):
+                kind = type(optimizer).__name__
+                raise self._mistake(f"must give run.steps a torch optimizer as its first argument, got {kind}")
+            inner = with_hooks(optimizer)
+            if inner is None:
+                kind = type(optimizer).__name__
+                raise self._mistake(f"uses {kind}, whose updates cannot be seen: it must call Optimizer.__init__")
+            total, per_epoch = self._length(loader, epochs, total_steps, accumulate)
+            policy = self._course.begin(optimizer, per_epoch or max(1, total // self.epochs), total)
+            self._optimizer, self._inner, self._accumulate = optimizer, inner, accumulate
+            self.asked_epochs, self.total_steps = epochs, policy.total_steps
+            self._batches = LoaderBatches(loader, per_epoch and per_epoch * accumulate, self.device)
+            self._watch(inner)
+        return self._steps(policy, self._batches)
+
+    @property
+    def update_due(self) -> bool:
+        """Whether the optimizer is to be stepped in this turn; without `accumulate` always."""
+        return self._turn is not None and self._turn.last
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether to evaluate after this turn's update, and to call `evaluated` with what is found."""
+        turn = self._turn
+        return turn is not None and turn.last and self._course.is_due(turn.step + 1, self._mean_loss())
+
+    def log(self, loss: Any) -> None:
+        """Record the loss of this turn's batch, a tensor of one element or a number."""
+        with self._keeping_errors():
+            turn = self._now("run.log")
+            value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
+            if value.numel() != 1:
+                raise self._mistake(f"must give run.log the mean loss, got a tensor of shape {tuple(value.shape)}")
+            if turn.logged:
+                raise self._mistake(f"called run.log twice in step {turn.step}: once for each batch")
+            turn.logged = True
+            self._losses.append(value.reshape(()))
+
+    def evaluated(self, **found: Any) -> None:
+        """Record what an evaluation after this step's update found: the headline, and any other measure by its name."""
+        with self._keeping_errors():
+            turn = self._turn or self._last
+            if turn is None:
+                raise self._mistake("called run.evaluated before its first step")
+            if self._turn is None and self._ended:
+                return
+            if turn.found is not None:
+                raise self._mistake(f"called run.evaluated twice after step {turn.step}")
+            turn.found = self._checked(found)
+            if self._turn is None:
+                self._course.evaluate(turn.step, turn.found)
+
+    def checkpoint(self, **state: Any) -> None:
+        """Save what the function needs to go on after this step, if that is due; cheap enough for every step.
+
+        Values are objects with a state_dict (models, optimizers), tensors, numbers, texts, and lists or dicts of them.
+        They are saved once the turn is over, with the state of all generators and the place in the loader.
+        """
+        with self._keeping_errors():
+            turn = self._now("run.checkpoint")
+            if not self._restored:
+                raise self._mistake("must call run.restore before run.steps; it returns None until something was saved")
+            if not state:
+                raise self._mistake("must give run.checkpoint what to save, such as model=model, optimizer=optimizer")
+            turn.offered = state
+            if not self._state_checked:
+                self._check_state(state)
+                self._state_checked = True
+
+    def restore(self) -> dict[str, Any] | None:
+        """What `checkpoint` saved last, with a state_dict in place of each object that has one; None at the start."""
+        with self._keeping_errors():
+            if self._inner is not None:
+                raise self._mistake("must call run.restore before run.steps")
+            self._restored = True
+            return self._course.state["function"] if self._course.state else None
+
+    # What the trial calls
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """The context in which the function is called; GradScalers say in it which updates they skip."""
+        original, run = torch.amp.GradScaler.step, self
+
+        def step(self: torch.amp.GradScaler, optimizer: Any, *arguments: Any, **options: Any) -> Any:
+            if run._turn is not None and with_hooks(optimizer) is run._inner:
+                run._turn.by_scaler = True
+            return original(self, optimizer, *arguments, **options)
+
+        torch.amp.GradScaler.step = step
+        try:
+            yield
+        finally:
+            torch.amp.GradScaler.step = original
+            for handle in self._handles:
+                handle.remove()
+
+    def finish(self) -> None:
+        """Check that the function has taken all steps; raises ValueError, or what it has caught itself."""
+        if self.raised is not None:
+            raise self.raised
+        if self._inner is None:
+            raise self._mistake("returned without a step: its loop must be over run.steps")
+        if self._turn is not None:
+            # The function has left its loop in this turn, which may be the last one.
+            self._end_turn()
+        done = self._last.step + 1 if self._last else self._course.start
+        self._ended = self._ended or self._course.has_diverged()
+        if not self._ended and done < self.total_steps:
+            raise self._mistake(f"left its loop after {done} of {self.total_steps} steps")
+        if not self._ended and self._last and self._last.found is None and self._course.must_evaluate(done):
+            raise self._mistake(f"must call run.evaluated after its last step, {done - 1}")
+
+    # The steps
+
+    def _steps(self, policy: Policy, batches: LoaderBatches) -> Iterator[tuple[int, Any]]:
+        with self._keeping_errors():
+            found = batches.batches(self._course.state and self._course.state["batches"])
+            for step in range(self._course.start, policy.total_steps):
+                for number in range(self._accumulate):
+                    batch = next(found)
+                    if number == 0:
+                        self._apply(policy(step))
+                    self._turn, self._depth = Turn(step, number, number == self._accumulate - 1), 0
+                    yield step, batch
+                    self._end_turn()
+                if self._ended:
+                    return
+
+    def _end_turn(self) -> None:
+        """Check what the function did in a turn, and record the step if the turn was its last."""
+        turn, self._turn = self._turn, None
+        assert turn
+        if not turn.last:
+            return
+        loss = self._mean_loss()
+        if loss is None:
+            raise self._mistake(f"must call run.log(loss) in each step, and did not in step {turn.step}")
+        if not turn.updates and turn.by_scaler:
+            self.skipped += 1
+        elif not turn.updates and torch.isfinite(loss):
+            raise self._mistake(f"did not step the optimizer in step {turn.step}: once for each step of run.steps")
+        self._check_rates(f"after its update in step {turn.step}")
+        self._losses, self._last = [], turn
+        if turn.found is None and turn.step + 1 < self.total_steps and self._course.must_evaluate(turn.step + 1):
+            raise self._mistake(f"must call run.evaluated where run.evaluation_due, and did not in step {turn.step}")
+        taken = StepTaken(turn.step, turn.hyper or self._used(), loss, {})
+        offered = turn.offered
+        state = None if offered is None else lambda: self._state(offered)
+        self._ended = self._course.take(taken, turn.found, state)
+
+    def _length(
+        self, loader: Iterable[Any] | None, epochs: int | None, total_steps: int | None, accumulate: int
+    ) -> tuple[int, int | None]:
+        """The number of steps, and that of an epoch if the loader has a length."""
+        require("accumulate", accumulate, whole(1))
+        if (epochs is None) is (total_steps is None):
+            raise self._mistake("must give run.steps either epochs or total_steps")
+        require("epochs" if total_steps is None else "total_steps", epochs or total_steps, whole(1))
+        try:
+            # The length of an iterator is that of what is left, which cannot be repeated.
+            size = None if loader is None or isinstance(loader, Iterator) else len(loader)  # type: ignore[arg-type]
+        except TypeError:
+            size = None
+        if size is not None and size < accumulate:
+            raise self._mistake(f"must give run.steps a loader with a batch for each turn of a step, got {size}")
+        per_epoch = None if size is None else size // accumulate
+        if total_steps is not None:
+            return total_steps, per_epoch
+        if per_epoch is None:
+            raise self._mistake("must give run.steps total_steps, since its loader has no length to count epochs by")
+        return (epochs or 1) * per_epoch, per_epoch
+
+    # The optimizer
+
+    def _watch(self, inner: torch.optim.Optimizer) -> None:
+        self._handles += [
+            inner.register_step_pre_hook(lambda *_: self._before_update()),
+            inner.register_step_post_hook(lambda *_: self._after_update()),
+        ]
+
+    def _before_update(self) -> None:
+        # A class whose step calls that of its parent has both hooked.
+        self._depth += 1
+        if self._depth > 1:
+            return
+        with self._keeping_errors():
+            turn = self._turn
+            if turn is None:
+                when = "after its last step" if self._last else "before its first step"
+                raise self._mistake(f"stepped the optimizer {when}: leave that to the loop over run.steps")
+            if not turn.last:
+                raise self._mistake(
+                    f"stepped the optimizer in turn {turn.number + 1} of {self._accumulate} of step {turn.step}: step "
+                    "it where run.update_due, in the last turn"
+                )
+            if turn.updates:
+                raise self._mistake(
+                    f"stepped the optimizer twice in step {turn.step}: once for each step of run.steps, and several "
+                    "batches a step are accumulate=N"
+                )
+            turn.updates += 1
+            self._check_rates(f"before its update in step {turn.step}")
+            turn.hyper = self._used()
+            if (found := getattr(self._inner, "found_inf", None)) is not None:
+                self.skipped = self.skipped + (found.detach().reshape(()) > 0)
+
+    def _after_update(self) -> None:
+        self._depth -= 1
+
+    def _apply(self, hyper: Hyper) -> None:
+        apply(self._optimizer, hyper)
+        self._planned, self._set = hyper, _rates(self._optimizer)
+
+    def _check_rates(self, when: str) -> None:
+        """Raise ValueError unless all param groups have the rate and momentum that were set."""
+        found = _rates(self._optimizer)
+        for number, (wanted, has) in enumerate(zip(self._set, found, strict=False)):
+            if wanted != has:
+                what, one, other = next(
+                    (word, a, b) for word, a, b in zip(("rate", "momentum"), wanted, has, strict=True) if a != b
+                )
+                raise self._mistake(
+                    f"changed the {what} of param group {number} from {one:.6g} to {other:.6g} {when}: the policy "
+                    "sets it, so leave out the scheduler"
+                )
+        if len(found) > len(self._set):
+            # Groups that the function has added since get the policy's rate too.
+            self._apply(self._planned)
+
+    def _used(self) -> Hyper:
+        """The rate and momentum that the optimizer has; of a rate in a tensor the number that was set."""
+        found = used(self._optimizer)
+        in_tensor = any(isinstance(group["lr"], Tensor) for group in self._optimizer.param_groups)
+        return Hyper(self._planned.lr, found.momentum) if in_tensor else found
+
+    # Small parts
+
+    def _state(self, offered: Mapping[str, Any]) -> State:
+        assert self._batches
+        kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in offered.items()}
+        return {"function": kept, "batches": self._batches.state(), "skipped": int(self.skipped)}
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise ValueError for what torch would not load again."""
+        for key, value in state.items():
+            try:
+                checkpoint.check_loadable(value.state_dict() if hasattr(value, "state_dict") else value)
+            except Exception as error:
+                raise self._mistake(
+                    f"gave run.checkpoint {key}, a {type(value).__name__}, which cannot be loaded again: give it "
+                    f"tensors, numbers, texts, lists and dicts ({in_one_line(error)[:200]})"
+                ) from error
+
+    def _checked(self, found: Mapping[str, Any]) -> dict[str, float]:
+        """The values of an evaluation as numbers; raises ValueError if one is none, or if the headline is missing."""
+        if self._measure.name not in found:
+            got = ", ".join(found) or "nothing"
+            raise self._mistake(f"must give run.evaluated the measure {self._measure.name} of loop.measure, got {got}")
+        values = {}
+        for name, value in found.items():
+            try:
+                values[Measure(name, "max").name] = float(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise self._mistake(f"must give run.evaluated numbers, got {name}={value!r}") from error
+        value = values[self._measure.name]
+        if self._measure.is_fraction and not (0 <= value <= 1 or math.isnan(value)):
+            raise self._mistake(f"must give run.evaluated {self._measure.name} as a fraction in [0, 1], got {value:g}")
+        return values
+
+    def _mean_loss(self) -> Tensor | None:
+        if not self._losses:
+            return None
+        return self._losses[0] if len(self._losses) == 1 else torch.stack(self._losses).mean()
+
+    def _now(self, what: str) -> Turn:
+        if self._turn is None:
+            raise self._mistake(f"called {what} outside its loop over run.steps")
+        return self._turn
+
+    def _mistake(self, what: str) -> ValueError:
+        """The error for a function that does something that no trial can be made of, in one line."""
+        return ValueError(f"{self._name} {what}")
+
+    @contextmanager
+    def _keeping_errors(self) -> Iterator[None]:
+        """Keep the first error, which the function may catch, for the end of the run."""
+        try:
+            yield
+        except Exception as error:
+            self.raised = self.raised or error
+            raise
+
+
+def _rates(optimizer: Any) -> list[tuple[float, float | None]]:
+    """The rate and the momentum (or beta1) of each param group; None where it has neither."""
+    found = []
+    for group in optimizer.param_groups:
+        momentum = group["momentum"] if "momentum" in group else group.get("betas", [None])[0]
+        found.append((float(group["lr"]), None if momentum is None else float(momentum)))
+    return found

@@ -1,0 +1,258 @@
+"""Training functions of a user's own, which configs name by `loop._target_`: right ones and some with a mistake."""
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+# Called after each step of `train` with the run and the number of the step.
+after_step: list[Callable[[Any, int], None]] = []
+
+
+class Noisy(Dataset[Any]):
+    """40 points of two classes, with noise from all three generators in each reading."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        label = place % 2
+        noise = 0.1 * (random.random() + np.random.standard_normal())
+        return torch.randn(4) + (2.0 * label - 1) + noise, label
+
+
+def net(width: int, dropout: float = 0.2) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 2)
+    )
+
+
+def points() -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 2
+    return torch.randn(40, 4, generator=drawn) + (2.0 * labels[:, None] - 1), labels
+
+
+@torch.no_grad()
+def found(model: nn.Module) -> dict[str, float]:
+    inputs, labels = points()
+    model.eval()
+    scores = model(inputs)
+    model.train()
+    accuracy = (scores.argmax(1) == labels).float().mean()
+    return {"loss": functional.cross_entropy(scores, labels).item(), "accuracy": float(accuracy)}
+
+
+def train(run: Any, width: int = 8, saves: bool = True, accumulate: int = 1, own: bool = False) -> None:
+    """What a careful user writes; `own` gives the loader a generator of its own."""
+    model = net(width)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(run.seed) if own else None
+    loader = DataLoader(Noisy(), 4, shuffle=True, generator=generator)
+    best = 0.0
+    if saves and (state := run.restore()):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        best = state["best"]
+    for step, (inputs, labels) in run.steps(optimizer, loader, epochs=run.epochs, accumulate=accumulate):
+        loss = functional.cross_entropy(model(inputs), labels)
+        (loss / accumulate).backward()
+        if run.update_due:
+            optimizer.step()
+            optimizer.zero_grad()
+        run.log(loss)
+        if saves:
+            run.checkpoint(model=model, optimizer=optimizer, best=best)
+        if run.evaluation_due:
+            now = found(model)
+            best = max(best, now["accuracy"])
+            run.evaluated(**now)
+        for happen in after_step:
+            happen(run, step)
+    torch.save(model.state_dict(), run.folder / "model.pt")
+
+
+def mistaken(run: Any, mistake: str, at: int = 3) -> None:
+    """A function with one mistake, made in step `at`."""
+    model = net(4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    inputs, labels = points()
+    loader: Any = DataLoader(TensorDataset(inputs, labels), 8)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    if mistake == "no steps":
+        return
+    if mistake == "stepped before":
+        run.steps(optimizer, loader, epochs=2)
+        optimizer.step()
+    if mistake == "two lengths":
+        run.steps(optimizer, loader, epochs=2, total_steps=3)
+    if mistake == "no optimizer":
+        run.steps(model, loader, epochs=2)
+    if mistake == "no length":
+        loader = iter(loader)
+    if mistake == "too short":
+        for _ in run.steps(optimizer, iter(loader), total_steps=10):
+            optimizer.step()
+            run.log(0.5)
+            run.evaluated(accuracy=0.5)
+    if mistake == "steps twice":
+        run.steps(optimizer, loader, epochs=2)
+    rounds = 2 if mistake == "accumulates alone" else 1
+    for step, (given, wanted) in run.steps(optimizer, loader, epochs=run.epochs, accumulate=rounds):
+        loss = functional.cross_entropy(model(given), wanted)
+        loss.backward()
+        here = step == at
+        if not (here and mistake == "no update") and (run.update_due or mistake == "accumulates alone"):
+            if here and mistake == "sets the rate":
+                optimizer.param_groups[0]["lr"] = 0.5
+            if here and mistake == "sets the momentum":
+                optimizer.param_groups[0]["momentum"] = 0.5
+            optimizer.step()
+        if here and mistake == "two updates":
+            optimizer.step()
+        if here and mistake == "schedules":
+            scheduler.step()
+        if not (here and mistake == "no log"):
+            run.log(loss)
+        if here and mistake == "logs twice":
+            run.log(loss)
+        if here and mistake == "logs all losses":
+            run.log(functional.cross_entropy(model(given), wanted, reduction="none"))
+        if here and mistake == "leaves":
+            break
+        if here and mistake == "hides":
+            with suppress(ValueError):
+                optimizer.step()
+        if here and mistake == "saves without restoring":
+            run.checkpoint(model=model)
+        if run.evaluation_due and mistake != "no evaluation":
+            values = found(model)
+            if mistake == "no headline":
+                del values["accuracy"]
+            if mistake == "per cent":
+                values["accuracy"] *= 100
+            if mistake == "no number":
+                values["accuracy"] = torch.ones(2)  # type: ignore[assignment]
+            run.evaluated(**values)
+            if mistake == "evaluates twice":
+                run.evaluated(**values)
+    if mistake == "goes on":
+        optimizer.step()
+    if mistake == "again":
+        run.steps(optimizer, loader, epochs=2)
+    if mistake == "logs after":
+        run.log(1.0)
+
+
+def saving(run: Any, what: Any) -> None:
+    """A function that saves what cannot be loaded again."""
+    run.restore()
+    model = net(4)
+    for _ in run.steps(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), total_steps=8):
+        run.checkpoint(history=np.zeros(3) if what == "array" else what)
+
+
+def scaled(run: Any) -> None:
+    """A function with a GradScaler, the third of whose updates has a gradient that is not finite."""
+    model = net(4, dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler, (inputs, labels) = torch.amp.GradScaler("cpu", init_scale=8.0), points()
+    for step, _ in run.steps(optimizer, total_steps=10):
+        loss = functional.cross_entropy(model(inputs), labels)
+        scaler.scale(loss).backward()
+        if step == 2:
+            next(model.parameters()).grad.fill_(torch.inf)  # type: ignore[union-attr]
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        run.log(loss)
+        if run.evaluation_due:
+            run.evaluated(**found(model))
+
+
+def language(run: Any, text: str, width: int = 16) -> None:
+    """Characters of a text file, without a loader, judged by the loss of the next character."""
+    with open(text, encoding="utf-8") as file:
+        codes = torch.tensor([ord(one) % 64 for one in file.read()])
+    model = nn.Sequential(nn.Embedding(64, width), nn.Linear(width, 64))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for _ in run.steps(optimizer, total_steps=30):
+        places = torch.randint(len(codes) - 1, (32,))
+        loss = functional.cross_entropy(model(codes[places]), codes[places + 1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss)
+        if run.evaluation_due:
+            with torch.no_grad():
+                run.evaluated(loss=functional.cross_entropy(model(codes[:-1]), codes[1:]))
+
+
+def exploding(run: Any, fails: bool = False) -> None:
+    """A function whose loss is not finite from its sixth step on."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for step, _ in run.steps(optimizer, total_steps=40):
+        optimizer.zero_grad()
+        loss = (weight**2).sum() * (torch.inf if step == 5 else 1)
+        loss.backward()
+        optimizer.step()
+        run.log(loss)
+        if run.evaluation_due:
+            run.evaluated(accuracy=0.5)
+    if fails:
+        raise ArithmeticError("the weights are not finite")
+
+
+def with_nodes(
+    run: Any, model: nn.Module, data: Any, objective: Any, optimizer: Callable[..., Any], clip_norm: Any
+) -> None:
+    """A function that takes the program's own parts by name, and loops over them itself."""
+    stepped = optimizer(model)
+    batches = data.train_batches(run.seed)
+    for _ in run.steps(stepped, total_steps=run.epochs * 3):
+        inputs, targets = next(batches)
+        prepared = data.normalise(inputs) if hasattr(data, "normalise") and inputs.dtype == torch.uint8 else inputs
+        loss, _ = objective.training(model(prepared), targets)
+        stepped.zero_grad()
+        loss.backward()
+        if clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        stepped.step()
+        run.log(loss)
+        if run.evaluation_due:
+            run.evaluated(accuracy=0.5)
+
+
+def other_epochs(run: Any) -> None:
+    """A function that does not take the config's epochs."""
+    run.epochs = 2
+    train(run)
+
+
+def blobs(run: Any) -> None:
+    """A function whose loss falls and rises clearly, on whole batches."""
+    inputs, labels = points()
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    # Some labels are wrong, so that large weights cost much.
+    labels = torch.where(torch.arange(len(labels)) < 4, 1 - labels, labels)
+    loader = [(inputs, labels)] * 4
+    for _, (given, wanted) in run.steps(optimizer, loader, epochs=run.epochs):
+        loss = functional.cross_entropy(model(given), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss)
+        if run.evaluation_due:
+            run.evaluated(accuracy=(model(given).argmax(1) == wanted).float().mean())
+
+
+def without_parameters() -> None:
+    """No function that a trial could call."""
