@@ -68,6 +68,7 @@ class Sweep:
     launcher: the keys of hydra.launcher.
     sequential: whether the sweeper chose trials by the results of earlier ones.
     tracking_every: of how many steps of a training one is in MLflow.
+    ui_uri: the tracking server's address for browsers, if it is not tracking_uri.
     choices: the names of its data sets and of its models, as their groups have them.
     """
 
@@ -85,6 +86,7 @@ class Sweep:
     launcher: dict[str, Any] | None = None
     sequential: bool = False
     tracking_every: int = 1
+    ui_uri: str | None = None
     choices: dict[str, str] = field(default_factory=dict)
 
     @property

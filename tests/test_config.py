@@ -60,6 +60,11 @@ BOUNDS = {
     "checkpoint_minutes": (RATE, "0"),
     "tracking.uri": ("a URI such as sqlite:///mlflow.db", "null"),
     "tracking.experiment": ("a name", "5"),
+    "tracking.ui_uri": (
+        "null or a server's address for browsers, http://... or https://..., without a login",
+        "https://me:pw@host",
+    ),
+    "tracking.every": ("a whole number of at least 1", "0"),
     "optimizer.weight_decay": ("a number of at least 0", "-1"),
     "optimizer.momentum": ("a number in [0, 1)", "1 -0.1"),
     "policy.max_momentum": ("a number in [0, 1)", "1"),

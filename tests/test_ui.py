@@ -3,6 +3,7 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -63,3 +64,12 @@ def test_the_view_has_a_chart_of_each_measure(tmp_path: Path):
     charts = json.loads(zlib.decompress(base64.b64decode(view.removeprefix("deflate;"))))["compareRunCharts"]
     keys = [chart["metricKey"] for chart in charts]
     assert {"val/rmse", "train/rmse", "final/val_rmse", "val/r2", "val/loss"} < {*keys} and len({*keys}) == len(keys)
+
+
+def test_the_link_has_the_address_that_browsers_know_the_server_by(tmp_path: Path):
+    made = sweep(tmp_path, training("a"), uri="http://me:pw@mlflow:5000")
+    assert tracking.overlay_link(made).startswith("http://mlflow:5000/#/")
+    made = replace(made, ui_uri="https://mlflow.example.org/team/")
+    assert tracking.overlay_link(made).startswith("https://mlflow.example.org/team/#/")
+    local = replace(made, tracking_uri="sqlite:///mlflow.db")
+    assert tracking.overlay_link(local).startswith("http://127.0.0.1:5000/#/")

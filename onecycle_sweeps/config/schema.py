@@ -13,6 +13,11 @@ from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, o
 Config = dict[str, Any]
 # The node of a user's own training function.
 LOOP = "loop"
+# It is written into the sweep's records, so a login must not be in it.
+PAGE = Allowed(
+    lambda value: isinstance(value, str) and re.fullmatch(r"https?://[^/@]+(/.*)?", value) is not None,
+    ("a server's address for browsers, http://... or https://..., without a login",),
+)
 # The values of the key `task`.
 TRAIN, RANGE_TEST = "train", "range_test"
 
@@ -152,6 +157,7 @@ KEYS = (
     Key("tracking.uri", text("a URI such as sqlite:///mlflow.db")),
     Key("tracking.experiment", text("a name")),
     Key("tracking.every", whole(1)),
+    Key("tracking.ui_uri", NULL | PAGE),
 )
 CHECKED = {key.name: key for key in KEYS if key.allowed is not None}
 

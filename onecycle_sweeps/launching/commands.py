@@ -175,6 +175,7 @@ def resume(recorded: Sweep, launcher: LauncherKeys | None, typed_in: Path) -> in
                     "uri": recorded.tracking_uri,
                     "experiment": recorded.experiment,
                     "every": recorded.tracking_every,
+                    "ui_uri": recorded.ui_uri,
                 },
             },
             Preflight(preflight.in_this_process),

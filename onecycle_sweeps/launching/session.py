@@ -66,6 +66,7 @@ class Session:
             tracking_uri=config["tracking"]["uri"],
             experiment=config["tracking"]["experiment"],
             tracking_every=config["tracking"]["every"],
+            ui_uri=config["tracking"]["ui_uri"],
             single=single,
             trials=(),
             published=preset.read(config.get(PUBLISHED)),

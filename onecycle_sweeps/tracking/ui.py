@@ -35,7 +35,8 @@ def overlay_link(sweep: Sweep, port: int = PORT) -> str:
 
     Before anything has arrived it is the page of all experiments.
     """
-    host = address(sweep.tracking_uri).rstrip("/") if is_server(sweep.tracking_uri) else f"http://127.0.0.1:{port}"
+    server = address(sweep.ui_uri or sweep.tracking_uri).rstrip("/")
+    host = server if is_server(sweep.tracking_uri) else f"http://127.0.0.1:{port}"
     known = ledger.load(sweep)
     if known.experiment is None:
         return f"{host}/#/experiments"
