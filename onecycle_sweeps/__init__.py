@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from onecycle_sweeps.max_lr import find_max_lr
     from onecycle_sweeps.policies import CLR, Constant, Cosine, Hyper, Inv, Linear, OneCycle, Policy, Step, Wsd
     from onecycle_sweeps.scheduler import PolicyScheduler
+    from onecycle_sweeps.watching import watch
 
 __version__ = "0.2.0"
 
@@ -25,10 +26,11 @@ __all__ = [
     "Step",
     "Wsd",
     "find_max_lr",
+    "watch",
 ]
 
 # Where what is not a policy is defined. It is imported on use, because torch takes seconds to load.
-DEFINED_IN = {"Source": "images", "PolicyScheduler": "scheduler", "find_max_lr": "max_lr"}
+DEFINED_IN = {"Source": "images", "PolicyScheduler": "scheduler", "find_max_lr": "max_lr", "watch": "watching"}
 
 
 def __getattr__(name: str) -> Any:
