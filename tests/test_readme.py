@@ -1,39 +1,85 @@
-"""The README: short, its commands work as they stand, and the files that it names are there."""
+"""The README and the pages on data and objectives: their commands work as they stand, and the files named are there."""
 
-import inspect
 import os
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-import users_code
 from onecycle_sweeps import composing, trial
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.trial_folder import TrialFolder
+from photographs import classes, laid
 from program import run, with_store, write
 from real_trials import composed, planned
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 PROGRAM = "python -m onecycle_sweeps"
 OWN = "--config-dir"
-NET = """
-class Net(torch.nn.Sequential):
-    def __init__(self, in_features, out_features):
-        super().__init__(torch.nn.Linear(in_features, 8), torch.nn.ReLU(), torch.nn.Linear(8, out_features))
-"""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """The commands of a page, without what is said beside them."""
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+def users_files(page: str) -> dict[str, str]:
+    """The files that a page shows, by the names in their first lines."""
+    shown = [block.partition("\n") for language in ("yaml", "python") for block in blocks(page, language)]
+    return {name.removeprefix("# "): content for name, _, content in shown if name.startswith("# ")}
+
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = commands("README.md")
+PAGES = ("docs/data.md", "docs/objectives.md")
+TYPED = dict.fromkeys(c for page in ("README.md", *PAGES) for c in commands(page) if c.startswith(PROGRAM))
+# What makes a trial on the files of `a_users_folder` short.
+TINY = {
+    "data=csv": ("batch_size=16",),
+    "data=text": ("model.depth=1", "model.width=8", "model.heads=2", "data.context=16", "batch_size=8"),
+    "data=image_folder": ("data.size=32", "batch_size=16", "max_lr=0.01"),
+    "data=arrays": ("batch_size=16",),
+    "data=waves": ("batch_size=64",),
+    "data=diabetes": ("batch_size=32",),
+}
+
+
+@pytest.fixture
+def a_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the files that the commands name and those that the pages show."""
+    generator = np.random.default_rng(0)
+    sizes, towns = generator.normal(100, 20, 200), generator.choice(["Ulm", "Bonn", ""], 200)
+    houses = [f"{size if number % 9 else ''},{towns[number]},{1000 * size}" for number, size in enumerate(sizes)]
+    words = " ".join(generator.choice(["to", "be", "or", "not", "that", "is", "the", "question"], 2000))
+    series = generator.normal(size=(200, 16))
+    np.savez(tmp_path / "series.npz", x=series, y=series[:, :4].sum(1))
+    laid(tmp_path / "data" / "photos", classes("train/", "val/", each=80))
+    write(tmp_path, {"houses.csv": "\n".join(["size,town,price", *houses]), "book.txt": words})
+    for page in PAGES:
+        write(tmp_path, users_files(page))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ONECYCLE_DATA", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
 
 
 def jobs(command: str) -> list[list[str]]:
     """The overrides of each job of a command of the program."""
     words = [word for word in shlex.split(command.removeprefix(PROGRAM)) if word != "-m"]
+    if OWN in words:
+        at = words.index(OWN)
+        words[at : at + 2] = [f"hydra.searchpath=[file://{Path(words[at + 1]).absolute()}]"]
     (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
     return batch
 
@@ -48,31 +94,28 @@ def test_the_readme_shows_commands():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(PROGRAM) and OWN not in c])
-def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, runs_dir: Path):
-    if "data=" in command or "experiment=" in command:
-        # Training on real data takes minutes, and these data sets are trained on in other tests.
+@pytest.mark.parametrize("command", TYPED)
+def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, runs_dir: Path, a_users_folder: Path):
+    if "experiment=" in command:
+        # A preset takes minutes.
         for job in jobs(command):
             schema.check(composing.plain(composed(*job)))
-    else:
-        for job in jobs(command):
-            planned(runs_dir, *job)
-        last = planned(runs_dir, *jobs(command)[-1], "epochs=1")
-        for one in filter(None, (last.range_test, last)):
-            folder = TrialFolder(runs_dir / one.signature)
-            folder.create(one.config)
-            trial.run(folder)
-            assert folder.state().status == "finished"
+        return
+    tiny = next((overrides for data, overrides in TINY.items() if data in command), ())
+    for job in jobs(command):
+        planned(runs_dir, *job)
+    last = planned(runs_dir, *jobs(command)[-1], "epochs=1", *tiny)
+    for one in filter(None, (last.range_test, last)):
+        folder = TrialFolder(runs_dir / one.signature)
+        folder.create(one.config)
+        trial.run(folder)
+        assert folder.state().status == "finished"
 
 
 @pytest.mark.slow
-def test_a_dataset_and_a_net_of_ones_own_are_trained_by_the_yaml_of_the_documentation(tmp_path: Path):
+def test_a_dataset_and_a_net_of_ones_own_are_trained_by_the_files_of_the_documentation(tmp_path: Path):
     (command,) = (command for command in COMMANDS if OWN in command)
-    (yaml,) = re.findall(r"```yaml\n# (\S+)\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), flags=re.DOTALL)
-    waves = inspect.getsource(users_code.Waves)
-    imports = "from typing import Any\nimport torch\nfrom torch import Tensor\n"
-    files = {yaml[0]: yaml[1], "my/model/net.yaml": "_target_: mine.Net\n", "mine.py": f"{imports}\n{waves}\n{NET}"}
-    folder = write(with_store(tmp_path), files)
+    folder = write(with_store(tmp_path), users_files("docs/data.md"))
     words = shlex.split(command.removeprefix(PROGRAM))
     done = run(folder, *words, "epochs=1", "batch_size=16", "seed=0,1")
     assert done.returncode == 0, done.stderr
