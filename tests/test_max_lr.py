@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ import onecycle_sweeps
 from onecycle_sweeps import OneCycle, PolicyScheduler, find_max_lr
 from onecycle_sweeps.max_lr import Verdict
 from onecycle_sweeps.range_test import OneSeed, Ramp, judge, until_diverged
-from test_readme import ROOT
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
 Examples = list[tuple[Tensor, Tensor]]
 
