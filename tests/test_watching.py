@@ -87,7 +87,7 @@ def test_a_step_per_epoch_is_found_in_a_schedule_of_drops() -> None:
 
 
 @pytest.mark.parametrize("times", [2, 4])
-@pytest.mark.parametrize("plan", [Cosine(0.05, TOTAL), TOTAL])
+@pytest.mark.parametrize("plan", [Cosine(0.05, TOTAL, pct_warmup=0), TOTAL])
 def test_several_steps_at_each_step_are_found(plan: Policy | int, times: int) -> None:
     seen = loop(plan, lambda made: of_torch.CosineAnnealingLR(made, TOTAL), times=times)
     assert kinds(seen)[0] == "several times" and f"{times} times too fast" in str(seen.mistakes[0])
@@ -105,7 +105,7 @@ def test_several_steps_are_found_although_torch_ends_the_loop() -> None:
     assert kinds(watched) == ["several times"]
 
 
-@pytest.mark.parametrize("plan", [Cosine(0.05, 50 * BATCHES), 50 * BATCHES])
+@pytest.mark.parametrize("plan", [Cosine(0.05, 50 * BATCHES, pct_warmup=0), 50 * BATCHES])
 def test_a_horizon_that_is_missed_and_swings_back_up_is_found(plan: Policy | int) -> None:
     seen = loop(plan, lambda made: of_torch.CosineAnnealingLR(made, T_max=10), each="epoch", epochs=50)
     assert "horizon" in kinds(seen)
@@ -122,7 +122,7 @@ def test_a_loop_that_ends_early_or_late_is_found() -> None:
     assert kinds(loop(TOTAL, lambda made: of_torch.ExponentialLR(made, 0.9), epochs=9)) == ["horizon"]
 
 
-@pytest.mark.parametrize("plan", [Cosine(0.05, TOTAL), TOTAL])
+@pytest.mark.parametrize("plan", [Cosine(0.05, TOTAL, pct_warmup=0), TOTAL])
 def test_a_bounce_after_the_end_is_found(plan: Policy | int) -> None:
     seen = loop(plan, lambda made: of_torch.CosineAnnealingLR(made, TOTAL), epochs=EPOCHS + 2)
     assert "bounce" in kinds(seen)
@@ -171,7 +171,7 @@ def cosine(made: Optimizer) -> of_torch.LRScheduler:
     return of_torch.CosineAnnealingLR(made, TOTAL)
 
 
-@pytest.mark.parametrize(("make", "policy"), [(onecycle, POLICY), (cosine, Cosine(0.05, TOTAL))])
+@pytest.mark.parametrize(("make", "policy"), [(onecycle, POLICY), (cosine, Cosine(0.05, TOTAL, pct_warmup=0))])
 @pytest.mark.parametrize("with_policy", [True, False])
 def test_a_wrong_rate_after_a_resume_is_found(make: Any, policy: Policy, with_policy: bool) -> None:
     plan = policy if with_policy else TOTAL
@@ -405,6 +405,6 @@ def test_schedules_of_timm_are_watched() -> None:
         return seen
 
     assert kinds(watched(50 * BATCHES, t_initial=50)) == []
-    by_batch = Cosine(0.05, 50 * BATCHES)
+    by_batch = Cosine(0.05, 50 * BATCHES, pct_warmup=0)
     assert kinds(watched(by_batch, t_initial=50 * BATCHES, t_in_epochs=False)) == []
     assert kinds(watched(by_batch, t_initial=50 * BATCHES)) == ["per epoch"]

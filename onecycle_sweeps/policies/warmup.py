@@ -19,7 +19,7 @@ class Cosine:
     max_lr: float
     total_steps: int
     eta_min: float = 0.0
-    pct_warmup: float = 0.0
+    pct_warmup: float = 0.05
 
     def __post_init__(self) -> None:
         require_run(self.max_lr, self.total_steps)
