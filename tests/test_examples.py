@@ -19,6 +19,8 @@ COMMANDS = {
 }
 SMALL = {
     "function": ("epochs=2", "loop.width=16"),
+    "lightning": ("epochs=1", "loop.module.width=16"),
+    "transformers": ("epochs=1", "loop.trainer.characters=2000", "loop.trainer.width=8", "loop.trainer.length=16"),
     "nanogpt": ("loop.max_iters=8", "loop.context=16", "loop.depth=1", "loop.width=16", "loop.heads=2"),
 }
 

@@ -67,11 +67,19 @@ def check(config: Config, typed: Mapping[str, str]) -> None:
     if config["save_model"]:
         raise ConfigError(f"save_model=true does not reach {target}: save what you need in run.folder")
     measure(config)
-    bound(config)
+    nodes.check(LOOP, *_node_and_given(config))
 
 
 def bound(config: Config) -> Callable[..., Any]:
-    """The function with the parameters of its node; it still needs the run, and by name what reaches it."""
+    """The function with the parameters of its node; it still needs the run, and by name what reaches it.
+
+    Nodes among the parameters are built here.
+    """
+    return nodes.bound(LOOP, *_node_and_given(config))
+
+
+def _node_and_given(config: Config) -> tuple[Config, tuple[str, ...]]:
+    """The parameters in the node, and those that the trial gives; raises ValueError for a function without a first."""
     node = {key: value for key, value in config[LOOP].items() if key not in FOR_THE_TRIAL}
     takes = nodes.parameters(nodes.located(f"{LOOP}._target_", node["_target_"]))
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -80,4 +88,4 @@ def bound(config: Config) -> Callable[..., Any]:
         raise ValueError(f"{LOOP}._target_={node['_target_']} must take the run as its first parameter")
     if first.name in node:
         raise ValueError(f"{LOOP}.{first.name} is the run, which the trial gives {node['_target_']}: leave it out")
-    return nodes.bound(LOOP, node, (first.name, *given(config)))
+    return node, (first.name, *given(config))

@@ -275,8 +275,8 @@ def _call(
     attempt: RunningAttempt, config: Config, resolved: Resolved, course: Training | RangeTest, seed: int
 ) -> tuple[Run, list[str]]:
     """Call the function once; returns its run when it has taken all its steps, and warnings about its data."""
-    function = function_node.bound(config)
     nodes.seed_generators(seed)
+    function = function_node.bound(config)
     given, data = _by_name(attempt, config, resolved, seed)
     shown = {key: value for key, value in schema.what_counts(config).items() if key != "needs"}
     run = Run(

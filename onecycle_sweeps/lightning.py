@@ -1,0 +1,110 @@
+"""Lightning's Trainer under a policy or as a trial: a callback, and a training function for the node `loop`."""
+
+import signal
+import threading
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from onecycle_sweeps.policies import Policy
+from onecycle_sweeps.scheduler import apply, check_groups, used
+from onecycle_sweeps.trainer_steps import TrainerSteps, is_run
+
+
+class Schedule(Callback):
+    """Sets the rate and momentum of each step by a policy; with a run it makes `Trainer.fit` a trial.
+
+    A policy is called with `trainer.global_step`, so nothing of it needs to be saved. A run's steps, losses and
+    evaluations are recorded, its own number of steps is trained, and a range test ends where its loss diverges. Its
+    evaluations are those of the validation loop, under the names that the module logs without `val_`. The module has
+    one optimizer and no scheduler.
+    """
+
+    def __init__(self, by: Policy | Any) -> None:
+        self._steps = TrainerSteps(by) if is_run(by) else None
+        self._policy: Any = by
+        self._global_step = 0
+        self._on_sigterm: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See Lightning."""
+        del trainer, pl_module, stage
+        self._on_sigterm = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See Lightning."""
+        if len(trainer.optimizers) != 1:
+            name, count = type(pl_module).__name__, len(trainer.optimizers)
+            raise ValueError(f"{name}.configure_optimizers must return one optimizer for a Schedule, got {count}")
+        optimizer, self._global_step = trainer.optimizers[0], trainer.global_step
+        if self._steps is None:
+            check_groups(optimizer, self._policy(0).momentum is not None)
+            return
+        if self._on_sigterm and threading.current_thread() is threading.main_thread():
+            # A trial that must leave saves and stops; Lightning would let it fail.
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+        asked = trainer.estimated_stepping_batches
+        if asked == float("inf"):
+            raise ValueError("a Trainer that is a trial must have max_epochs or max_steps, got neither")
+        total = self._steps.start(optimizer, int(asked))
+        # The loader is repeated until the last step, also where a range test has more of them.
+        trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, total
+        trainer.should_stop = not self._steps.begin()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """See Lightning."""
+        if self._steps is None:
+            apply(trainer.optimizers[0], self._policy(trainer.global_step))
+            if trainer.logger:
+                hyper = used(trainer.optimizers[0])
+                values = {"schedule/lr": hyper.lr, "schedule/momentum": hyper.momentum}
+                trainer.logger.log_metrics({k: v for k, v in values.items() if v is not None}, trainer.global_step)
+        elif self._steps.awaits_evaluation:
+            # No validation loop has run, which the run refuses.
+            self._steps.begin()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """See Lightning."""
+        if self._steps is None:
+            return
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if loss is not None:
+            self._steps.add(loss)
+        if trainer.global_step == self._global_step:
+            return
+        self._global_step = trainer.global_step
+        due = self._steps.took()
+        trainer.val_check_batch = batch_idx + 1 if due else float("inf")
+        if not due:
+            trainer.should_stop = not self._steps.begin()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See Lightning."""
+        if self._steps is not None and self._steps.awaits_evaluation and not trainer.sanity_checking:
+            trainer.should_stop = not self._steps.evaluated(trainer.callback_metrics)
+
+
+def train(
+    run: Any,
+    module: LightningModule,
+    data: LightningDataModule,
+    trainer: dict[str, Any] | None = None,
+) -> None:
+    """Train a module on a data module as a trial; `trainer` has further arguments of the Trainer."""
+    on_cpu = run.device.type == "cpu"
+    settings = {
+        "accelerator": "cpu" if on_cpu else "gpu",
+        "devices": 1 if on_cpu else [run.device.index or 0],
+        "max_epochs": run.epochs,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": run.folder,
+    }
+    own = dict(trainer or {})
+    callbacks = [Schedule(run), *own.pop("callbacks", [])]
+    Trainer(**settings | own, callbacks=callbacks).fit(module, datamodule=data)

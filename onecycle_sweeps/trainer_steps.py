@@ -1,0 +1,55 @@
+"""The steps of a run or a policy for a trainer of another library, which has the loop and calls back."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# How trainers begin the names of what they measure in an evaluation.
+OF_EVALUATION = re.compile(r"^(val|valid|validation|eval)[_/]")
+
+
+def is_run(by: Any) -> bool:
+    """Whether this is a trial's run, and not a policy."""
+    return hasattr(by, "steps")
+
+
+class TrainerSteps:
+    """A run's steps, taken one by one: `begin` the next, then `log` its loss and maybe `evaluated` what was found."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        # Whether the evaluation after the current step is awaited, before the next one begins.
+        self.awaits_evaluation = False
+        self._steps: Iterator[Any] = iter(())
+        self._losses: list[Tensor] = []
+
+    def start(self, optimizer: Any, total_steps: int) -> int:
+        """Give the run its optimizer; returns the number of steps, which is another one in a range test."""
+        self._steps = self.run.steps(optimizer, total_steps=total_steps)
+        return self.run.total_steps
+
+    def begin(self) -> bool:
+        """Record the last step and begin the next one; returns False if there is none."""
+        self.awaits_evaluation = False
+        return next(self._steps, None) is not None
+
+    def add(self, loss: Tensor) -> None:
+        """Add the loss of a batch, already divided by the number of batches in a step."""
+        self._losses.append(loss.detach())
+
+    def took(self) -> bool:
+        """Log the step's loss after its update; returns whether to evaluate."""
+        if self._losses:
+            self.run.log(torch.stack(self._losses).sum())
+        self._losses = []
+        self.awaits_evaluation = self.run.evaluation_due
+        return self.awaits_evaluation
+
+    def evaluated(self, found: Mapping[str, Any]) -> bool:
+        """Record the values of an evaluation, without the prefix of their names, and begin the next step as `begin`."""
+        names = {name: OF_EVALUATION.sub("", name) for name in found if OF_EVALUATION.match(name)}
+        self.run.evaluated(**{short: found[name] for name, short in names.items()})
+        return self.begin()

@@ -1,0 +1,200 @@
+"""Lightning's and Hugging Face's trainers, which have the loop, as trials and under a policy."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from onecycle_sweeps import journal, trial
+from onecycle_sweeps.policies import Hyper, OneCycle
+from onecycle_sweeps.scheduler import used
+from onecycle_sweeps.trial import Stopped, TrialFailed
+from onecycle_sweeps.trial_folder import TrialFolder
+from real_trials import made, series, stop_after
+
+lightning = pytest.importorskip("lightning")
+transformers = pytest.importorskip("transformers")
+
+# Advice of these libraries on workers, GPUs and SLURM, and torch's deprecation of a class that Lightning tests for.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
+    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+IN_LIGHTNING = (
+    *("loop=function", "loop._target_=onecycle_sweeps.lightning.train", "loop.measure=accuracy", "loop.goal=max"),
+    *("+loop.module={_target_: digits.Classifier, width: 8}", "+loop.data={_target_: digits.Digits, batch_size: 256}"),
+)
+MAKE = "{_target_: sentences.make, _partial_: true, length: 16, depth: 1, width: 8, batch_size: 8, characters: 1600}"
+IN_TRANSFORMERS = (
+    *("loop=function", "loop._target_=onecycle_sweeps.transformers.train", "loop.measure=loss", "loop.goal=min"),
+    f"+loop.trainer={MAKE}",
+)
+# Steps of an epoch: 1,437 digits in batches of 256, and 90 blocks in batches of 8.
+DIGITS, SENTENCES = 5, 12
+
+
+@pytest.fixture(autouse=True)
+def examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("lightning", "transformers"):
+        monkeypatch.syspath_prepend(EXAMPLES / name)
+    yield
+    for name in ("digits", "sentences"):
+        sys.modules.pop(name, None)
+
+
+def run(runs_dir: Path, *overrides: str) -> tuple[TrialFolder, dict[str, Any]]:
+    folder = made(runs_dir, *overrides)
+    return folder, trial.run(folder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "measure"),
+    [(IN_LIGHTNING, DIGITS, "accuracy"), (IN_TRANSFORMERS, SENTENCES, "loss")],
+    ids=["lightning", "transformers"],
+)
+class TestAsATrial:
+    def test_its_steps_have_the_rates_of_the_policy_and_its_evaluations_are_recorded(
+        self, runs_dir: Path, beside: Path, overrides: tuple[str, ...], steps: int, measure: str
+    ):
+        asked = (*overrides, "epochs=2", "evaluations_per_epoch=2", "max_lr=0.01")
+        folder, result = run(runs_dir, *asked)
+        policy = OneCycle(max_lr=0.01, total_steps=2 * steps)
+        assert series(folder, journal.LR)[1] == [policy(step).lr for step in range(2 * steps)]
+        assert series(folder, journal.MOMENTUM)[1] == [policy(step).momentum for step in range(2 * steps)]
+        due = sorted(point - 1 for point in journal.evaluation_points(2 * steps, steps, 2))
+        assert series(folder, f"val/{measure}")[0] == due
+        assert result["metrics"][f"final/val_{measure}"] == series(folder, f"val/{measure}")[1][-1]
+        assert (result["status"], result["warnings"]) == ("finished", [])
+        losses = series(folder, journal.TRAIN_LOSS)[1]
+        assert losses[-1] < losses[0]
+        again, _ = run(beside, *asked)
+        assert series(again, journal.TRAIN_LOSS)[1] == losses
+        other, _ = run(runs_dir, *asked, "seed=1")
+        assert series(other, journal.TRAIN_LOSS)[1][0] != losses[0]
+
+    def test_a_range_test_repeats_its_loader_and_ends_where_its_loss_diverges(
+        self, runs_dir: Path, overrides: tuple[str, ...], steps: int, measure: str
+    ):
+        test = ("task=range_test", "range_test.start_lr=1e-4", "range_test.end_lr=1e3", "range_test.steps=100")
+        folder, result = run(runs_dir, *overrides, *test)
+        rates = series(folder, journal.LR)[1]
+        assert steps < len(rates) < 100
+        assert result["metrics"]["suggestion/max_lr"] < rates[-1]
+        assert result["steps"] == len(rates)
+
+    def test_it_stops_where_it_must_and_starts_again(
+        self, runs_dir: Path, overrides: tuple[str, ...], steps: int, measure: str
+    ):
+        folder = made(runs_dir, *overrides, "epochs=2", "max_lr=0.01")
+        with pytest.raises(Stopped, match="start again"):
+            trial.run(folder, stop_after(steps + 2))
+        assert trial.run(folder)["status"] == "finished"
+        assert "starts again" in journal.read(folder.journal).attempts[1].notes[0]
+
+
+def test_a_module_with_a_scheduler_is_told_to_leave_it_out(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    digits = importlib.import_module("digits")
+
+    def with_scheduler(self: Any) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters())
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    folder = made(runs_dir, *IN_LIGHTNING, "epochs=2", "max_lr=0.01")
+    monkeypatch.setattr(digits.Classifier, "configure_optimizers", with_scheduler)
+    with pytest.raises(TrialFailed, match=r"changed the rate .*leave out the scheduler"):
+        trial.run(folder)
+
+
+def test_a_trainer_with_another_seed_is_refused(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    sentences = importlib.import_module("sentences")
+    settings = sentences.TrainingArguments
+    folder = made(runs_dir, *IN_TRANSFORMERS, "epochs=1", "max_lr=0.01", "seed=3")
+    monkeypatch.setattr(sentences, "TrainingArguments", lambda **given: settings(**given | {"seed": 42}))
+    with pytest.raises(TrialFailed, match=r"seed=run\.seed, 3"):
+        trial.run(folder)
+
+
+def test_accumulated_batches_are_one_step(runs_dir: Path):
+    folder, result = run(
+        runs_dir, *IN_LIGHTNING, "+loop.trainer={accumulate_grad_batches: 2}", "max_lr=0.01", "epochs=2"
+    )
+    # The fifth batch of an epoch is a step of its own.
+    assert result["steps"] == 6
+    assert all(1 < loss < 3 for loss in series(folder, journal.TRAIN_LOSS)[1][:2])
+
+
+class Net(lightning.LightningModule):
+    """A module that notes the rates it trains with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+        self.trajectory: list[Hyper] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.trajectory.append(used(self.trainer.optimizers[0]))
+        return self.layer(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1.0, momentum=0.9)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_policy_drives_lightnings_trainer_also_where_it_accumulates(tmp_path: Path, accumulate: int):
+    from onecycle_sweeps.lightning import Schedule
+
+    net, policy = Net(), OneCycle(max_lr=0.1, total_steps=8)
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accumulate_grad_batches=accumulate,
+        default_root_dir=tmp_path,
+        callbacks=[Schedule(policy)],
+    )
+    trainer.fit(net, DataLoader(TensorDataset(torch.ones(16, 4)), 4))
+    assert net.trajectory == [policy(turn // accumulate) for turn in range(8)]
+
+
+def test_a_policy_drives_transformers_trainer_in_place_of_its_own_schedule(tmp_path: Path):
+    from onecycle_sweeps.transformers import Schedule
+
+    seen: list[Hyper] = []
+
+    class Watching(transformers.TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            seen.append(used(given["optimizer"]))
+
+    config = transformers.GPT2Config(vocab_size=8, n_positions=4, n_layer=1, n_embd=4, n_head=1)
+    rows = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}] * 16
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=6,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=1,
+        disable_tqdm=True,
+    )
+    policy = OneCycle(max_lr=0.1, total_steps=6)
+    callbacks = [Schedule(policy), Watching()]
+    trainer = transformers.Trainer(transformers.GPT2LMHeadModel(config), args, train_dataset=rows, callbacks=callbacks)
+    trainer.train()
+    assert seen == [policy(step) for step in range(6)]
+    logged = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert logged == [policy(step).lr for step in range(6)]
