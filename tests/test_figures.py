@@ -10,7 +10,7 @@ import hand_made
 from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
 from onecycle_sweeps.outcome import read
-from onecycle_sweeps.report import canvas
+from onecycle_sweeps.report import canvas, figures
 from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.figures import budgets_of, draw_budgets, styles_of
 from onecycle_sweeps.sweep import Sweep
@@ -215,3 +215,16 @@ def test_of_many_groups_the_best_are_in_colours_of_their_own(tmp_path: Path) -> 
     assert coloured == [one.group for one in entries[: -len(coloured) - 1 : -1]]
     assert len({styles[group].colour for group in coloured}) == len(coloured) == len(canvas.COLOURS)
     assert {style.colour for style in styles.values() if not style.highlighted} == {canvas.GREY}
+
+
+@pytest.mark.parametrize("last", [20_000.0, 100.0], ids=["linear", "logarithmic"])
+def test_large_numbers_leave_room_for_the_label_of_their_axis(tmp_path: Path, last: float) -> None:
+    made = hand_made.sweep(tmp_path, entry("a", "step", 0))
+    training(made.trial("a"), accuracy={4: 0.9}, loss={1: 123_456.0, 4: last})
+    comparison = compare(made)
+    groups = figures.shown_groups([row.group for row in comparison.rows], comparison.outcomes)
+    (axes,) = canvas.tiles(1, 1, canvas.PANEL_WIDTH, canvas.PANEL_HEIGHT)
+    (plot,) = (plot for plot in figures.figures(groups, comparison.outcomes) if plot.name == "val_loss")
+    plot.panels[0].draw(axes)
+    canvas.figure_of(axes).canvas.draw()
+    assert axes.yaxis.label.get_window_extent().x0 >= 0

@@ -38,6 +38,8 @@ VARIABLES = {colour.lower(): f"--c{i}" for i, colour in enumerate(COLOURS[:-1])}
 # Sizes are in inches: of a panel, and the margins that leave room for ticks and labels.
 PANEL_WIDTH, PANEL_HEIGHT = 5.0, 3.0
 LEFT, RIGHT, BOTTOM, TOP = 0.68, 0.12, 0.52, 0.1
+# Numbers from here on do not fit between a panel's y axis and its label.
+LONG_NUMBERS = 1e4
 STEP = "step (optimizer updates)"
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 # How matplotlib fixes an SVG's size, beside the viewBox that has its shape.
@@ -180,6 +182,13 @@ def logarithmic(axes: "Axes") -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def short_numbers(axes: "Axes") -> None:
+    """Write the numbers of the y axis with k, M or G: 80k."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def logarithmic_rates(axes: "Axes") -> None:

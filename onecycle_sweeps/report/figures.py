@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.config import nodes, schema
-from onecycle_sweeps.measures import Measure, recorded
+from onecycle_sweeps.measures import Measure, four_digits, recorded
 from onecycle_sweeps.outcome import Outcome, Series, Trajectory, trajectory
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
@@ -319,7 +319,7 @@ class _Course:
                 axes.plot(finals, np.full(len(finals), row), "o", color=style.colour, markersize=5, alpha=0.75)
                 axes.plot([mean], [row], "|", color=style.colour, markersize=15, markeredgewidth=2)
                 beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
-                number = f"{mean:{'.2f' if self.measure.is_fraction else '#.3g'}}"
+                number = f"{mean:.2f}" if self.measure.is_fraction else four_digits(mean)
                 axes.annotate(number, (1.02, row), va="center", fontsize=9, **beside)
         axes.set(xlabel=self._label)
 
@@ -358,6 +358,8 @@ class _Course:
         else:
             margin = 0.04 * (high - low) or 0.04 * abs(high) or 1.0
             axes.set_ylim(low - margin, high + margin)
+        if high >= canvas.LONG_NUMBERS:
+            canvas.short_numbers(axes)
 
     def _draw_diverged(self, axes: "Axes", outcome: Outcome, against: Against, colour: str) -> None:
         """The course of a diverged trial with a cross at its end, at the edge of the plot if it ended beyond it."""
