@@ -26,6 +26,7 @@ def sweep(tmp_path: Path, *entries: Entry) -> Sweep:
         experiment="onecycle_sweeps",
         single=False,
         trials=entries,
+        choices={"data": "digits", "model": "simple_cnn"},
     )
     made.save()
     return made

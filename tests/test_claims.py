@@ -268,9 +268,9 @@ def test_the_best_of_more_rates_may_be_called_better_by_images_that_did_not_pick
 
 def test_a_family_without_a_verdict_takes_no_part_in_the_adjustment(tmp_path: Path) -> None:
     finals = {**rates("constant", 1), **rates("step", 1, (0.91, 0.917, 0.926)), **rates("onecycle", 3, BETTER)}
-    step, onecycle = claims(tmp_path, finals).claims
+    step, onecycle, leading = claims(tmp_path, finals).claims
     assert step.difference is not None and step.p_adjusted == step.difference.p
-    assert (step.kind, onecycle.kind) == ("better", "no verdict")
+    assert (step.kind, onecycle.kind, leading.kind) == ("better", "no verdict", "no verdict")
 
 
 def test_a_rate_that_diverged_was_tried_and_one_that_has_not_run_was_not(tmp_path: Path) -> None:
@@ -437,6 +437,6 @@ def test_what_cannot_be_compared_takes_no_part_in_the_adjustment(tmp_path: Path)
     odd = {name: {"resolved": {"precision": "fp32"}} for name in ("constant", "step")}
     odd["onecycle"] = {"resolved": {"precision": "bf16"}}
     both = claims(tmp_path, {"constant": BASE, "step": BETTER, "onecycle": BETTER}, odd)
-    step, onecycle = both.claims
+    step, onecycle, leading = both.claims
     assert step.difference is not None and step.p_adjusted == step.difference.p
-    assert onecycle.kind == "not comparable" and onecycle.p_adjusted is None
+    assert onecycle.kind == leading.kind == "not comparable" and onecycle.p_adjusted is None

@@ -161,13 +161,13 @@ def test_a_sweep_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
     made = hand_made.sweep(tmp_path, range_test_entry(), entry("a", "step", 0))
     page = written(made)
     assert page.headings == ["What was asked", "Result", "How to repeat it", "Trials", "Files"]
-    assert "No training has finished yet." in page.text
+    assert "On digits with simple_cnn, no training has finished yet." in page.text
 
 
 def test_a_range_test_alone_has_a_page(tmp_path: Path) -> None:
     made = hand_made.sweep(tmp_path, range_test_entry())
     hand_made.range_test(made.trial("range"), FALLING, suggestions=RATES)
-    assert "The range test suggests max_lr=0.2." in written(made).text
+    assert "the range test suggests max_lr=0.2." in written(made).text
 
 
 @pytest.mark.slow

@@ -85,7 +85,8 @@ def test_a_sweep_of_range_tests_alone_shows_their_verdicts(tmp_path: Path) -> No
     assert comparison.rows == ()
     line = "range test batch_size=64: max_lr=0.4 (divergence 2); rules of peers: minimum 0.4, valley 0.01"
     assert line in printed(sweep, 80, False)
-    assert report.markdown(comparison) == f"- {line}\n"
+    assert report.markdown(comparison) == f"{comparison.answer}\n\n- {line}\n"
+    assert "max_lr=0.4" in comparison.answer
 
 
 def test_seeds_at_different_rates_show_the_range_of_rates(tmp_path: Path) -> None:

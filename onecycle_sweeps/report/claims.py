@@ -132,7 +132,8 @@ def pairings(
     """Each family but the baseline, paired with the baseline of its setting.
 
     The baseline is the family or group called `baseline`, else the family typed first, in every setting that has it.
-    `more` names further pairs, the baseline second; they follow unless they are there already.
+    The best family and the second best are a pair too. `more` names further pairs, the baseline second; they follow
+    unless they are there already.
     """
     called = (family.name for family in families if baseline and family.is_called(baseline))
     first = next(called, families[0].name if families else None)
@@ -141,7 +142,8 @@ def pairings(
         against = next((family for family in sharing if family.name == first), sharing[0])
         yield from (Pairing(family, against) for family in sharing if family is not against)
         named = {family.name: family for family in sharing}
-        for one, other in dict.fromkeys(more):
+        leading = [tuple(family.name for family in groups.ranked(sharing)[:2])]
+        for one, other in dict.fromkeys(pair for pair in (*leading, *more) if len(pair) == 2):
             if one in named and other in named and against.name not in (one, other):
                 yield Pairing(named[one], named[other])
 

@@ -1,15 +1,14 @@
 """The comparison of a sweep's groups over their seeds, as plain data for table, page and files."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.outcome import Outcome, read
+from onecycle_sweeps.report.answer import answer
 from onecycle_sweeps.report.claims import Claims, claims_of
 from onecycle_sweeps.report.groups import Group, by_group, group_name, measures_of, score
-from onecycle_sweeps.report.range_tests import verdict
 from onecycle_sweeps.report.reproduction import PublishedRow, compare_published, published_notes
 from onecycle_sweeps.report.stability import StabilityMap, stability_lines, stability_maps
 from onecycle_sweeps.report.statistics import Spread, spread
@@ -73,27 +72,9 @@ class Comparison:
         return self.measures[0]
 
     @property
-    def verdict(self) -> str:
-        """What the sweep shows, in a sentence: that of the claims, or the order of the means, which is no test."""
-        if self.claims.sentence:
-            return self.claims.sentence
-        finals = [(row, row.metrics.get(self.headline.final_val)) for row in self.rows]
-        ranked = [(row, final) for row, final in finals if final and math.isfinite(final.mean)]
-        if not ranked:
-            verdicts = [found for test in self.range_tests if (found := verdict(test))]
-            if verdicts and not self.rows:
-                several = len(verdicts) > 1
-                return f"The range test{'s suggest' if several else ' suggests'} {'; '.join(verdicts)}."
-            return "No training has finished yet."
-        (best, value), *others = ranked
-        reached = f"{value.text(self.headline)} over {best.finished} of {best.trials} seeds"
-        if not others:
-            return f"{best.name} reached a final validation {self.headline.name} of {reached}."
-        second, next_value = others[0]
-        return (
-            f"{best.name} has the best mean final validation {self.headline.name}, {reached}, before {second.name} "
-            f"with {next_value.text(self.headline)}: an order of means, not yet a test."
-        )
+    def answer(self) -> str:
+        """What the sweep shows, in a sentence or two."""
+        return answer(self.sweep.choices, self.outcomes, self.claims)
 
 
 def compare(sweep: Sweep) -> Comparison:

@@ -101,6 +101,11 @@ def families(outcomes: Sequence[Outcome]) -> list[Family]:
     ]
 
 
+def ranked(found: Sequence[Family]) -> list[Family]:
+    """The families that have finished trials at their picked rate, best first by `score`."""
+    return sorted((one for one in found if one.learned), key=lambda one: score(one.members), reverse=True)
+
+
 def score(members: Sequence[Outcome]) -> Score:
     """What ranks groups, higher is better: by the mean final headline measure of the seeds that ended.
 

@@ -26,7 +26,8 @@ Cells = tuple[list[str], list[list[str]]]
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the table and the remarks; without a terminal each row and each remark is one line."""
+    """Print the answer, the table and the remarks; without a terminal each row and each remark is one line."""
+    console.print(Text(f"{comparison.answer}\n"), soft_wrap=not console.is_terminal)
     if comparison.rows:
         console.print(_terminal_table(comparison, console.width if console.is_terminal else None), crop=False)
     lines = [*([caption(comparison), ""] if comparison.rows else []), *remarks(comparison)]
@@ -110,12 +111,12 @@ def _detail(outcome: Outcome) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The table, its caption and the remarks as Markdown."""
-    lines: list[str] = []
+    """The answer, the table, its caption and the remarks as Markdown."""
+    lines = [_escaped(comparison.answer)]
     if comparison.rows:
         headers, rows = contents(comparison)
         rule = ["---", *["---:"] * (len(headers) - 1)]
-        lines = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (headers, rule, *rows)]
+        lines += ["", *(f"| {' | '.join(map(_escaped, cells))} |" for cells in (headers, rule, *rows))]
         lines += ["", _escaped(caption(comparison))]
     listed = [f"- {_escaped(line)}" for line in remarks(comparison)]
     return "\n".join([*lines, *([""] if lines and listed else []), *listed]) + "\n"
