@@ -19,7 +19,7 @@ from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
 # Keys with a place of their own in a name.
-NAMED_GROUPS = ("data", "model")
+NAMED_GROUPS = ("data", "model", "loop")
 NAMED_APART = ("policy", "recipe", "seed")
 
 Group = tuple[tuple[str, str], ...]

@@ -25,6 +25,7 @@ GROUPS = {
     "objective": "what a step minimises and an evaluation measures",
     "optimizer": "the optimizer",
     "task": "a training or a range test",
+    "loop": "a training function of your own in place of the program's loop",
     "experiment": "presets: published comparisons, ready to run",
     "hydra/launcher": "where a sweep's trials run",
 }

@@ -17,7 +17,7 @@ from onecycle_sweeps.report.claims import target_words
 from onecycle_sweeps.report.comparison import Comparison, Row
 from onecycle_sweeps.report.groups import by_group, score
 from onecycle_sweeps.report.statistics import Spread
-from onecycle_sweeps.sweep import NAMED_GROUPS, TRAIN, Sweep, group_name
+from onecycle_sweeps.sweep import TRAIN, Sweep, group_name
 from onecycle_sweeps.trial_folder import FINISHED, RUNNING
 
 # A cell without content.
@@ -78,7 +78,8 @@ def _listed(one: Sweep) -> Iterator[str]:
     trained = [outcome for outcome in outcomes if outcome.entry.kind == TRAIN]
     yield one.id
     yield time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created))
-    yield from (one.choices.get(group, NOTHING) for group in NAMED_GROUPS)
+    loop = one.choices.get("loop")
+    yield from (NOTHING, loop) if loop else (one.choices.get(group, NOTHING) for group in ("data", "model"))
     yield ", ".join(dict.fromkeys(outcome.entry.varies["policy"] for outcome in trained)) or "range test"
     yield str(len({outcome.entry.varies["seed"] for outcome in trained}) or NOTHING)
     counts = Counter(outcome.status for outcome in outcomes)
