@@ -241,6 +241,17 @@ def rates(policy: str, count: int, finals: Sequence[float | None] = BASE) -> dic
     return {f"{policy} max_lr={rate}": finals for rate in range(1, count + 1)}
 
 
+def test_data_that_hold_out_a_part_already_are_not_told_to_hold_one_out(tmp_path: Path) -> None:
+    made = swept(tmp_path, {**rates("constant", 2), **rates("onecycle", 3, BETTER)})
+    for one in made.trials:
+        with made.trial(one.signature).path.joinpath("config.yaml").open("a") as config:
+            config.write("data: {val_fraction: 0.2}\n")
+    found = claims_of(read(made))
+    text = " ".join([only(found).sentence, *found.flags])
+    assert says(text, "as many rates", "other seeds", "optimistic", "data.split_seed")
+    assert "data.val_fraction" not in text
+
+
 @pytest.mark.parametrize(("ours", "theirs"), [(3, 1), (1, 3), (3, 2)])
 def test_the_best_of_more_rates_is_not_called_better_by_the_accuracy_that_picked_it(
     tmp_path: Path, ours: int, theirs: int

@@ -156,6 +156,7 @@ class Claim:
     Holm's over the `tested` claims of the sweep; the difference's interval is adjusted in the same way. `speedup` is
     None without a `target`. `unlike` holds the conditions that forbid a comparison, `rates` the unequal numbers of
     rates that forbid a verdict, `diverged` the number of the family's diverged seeds; `remarks` end the sentence.
+    `can_hold_out` says whether data.val_fraction would leave a test part to judge.
     """
 
     name: str
@@ -171,6 +172,7 @@ class Claim:
     remarks: Sequence[str] = ()
     diverged: int = 0
     rates: tuple[int, int] | None = None
+    can_hold_out: bool = True
 
     @property
     def kind(self) -> Kind:
@@ -213,8 +215,12 @@ class Claim:
             return (
                 f"no verdict on {both}: {mean} over {_seeds(found.pairs)}, but {self.name} is the best of {ours} "
                 f"rate{'s' * (ours > 1)} and {self.baseline} of {theirs}, picked on the {self.headline.name} that is "
-                "compared, which favours the one with more; a verdict needs as many rates for each, other seeds at the "
-                "picked rates, or data.val_fraction=0.1, which leaves the test set to judge"
+                "compared, which favours the one with more; a verdict needs as many rates for each"
+                + (
+                    ", other seeds at the picked rates, or data.val_fraction=0.1, which leaves the test set to judge"
+                    if self.can_hold_out
+                    else " or other seeds at the picked rates"
+                )
             )
         if found.pairs == 1:
             return f"{FROM_ONE_SEED}: {self.name} against {self.baseline} {mean}"
@@ -333,6 +339,7 @@ def _claims(pairs: Sequence[Pairing], metric: str, headline: Measure, budgets_ma
                 remarks=(*pairing.left_out(), *pairing.at_chance(), *steps_differ),
                 diverged=sum(outcome.status == DIVERGED for outcome in pairing.family.members),
                 rates=rates[i],
+                can_hold_out=groups.can_hold_out((pairing.family.members, pairing.baseline.members)),
             )
         )
     return found
