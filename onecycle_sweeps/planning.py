@@ -19,6 +19,7 @@ from onecycle_sweeps.datasets import Facts
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.fingerprints import Inputs
 from onecycle_sweeps.images.transforms import transforms
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Hyper, Policy, check_policy
 from onecycle_sweeps.provenance import NAMED, Change
 from onecycle_sweeps.samples import SampleFacts
@@ -145,6 +146,7 @@ class Planner:
     def _plan_function(self, request: Request) -> Trial:
         """The trial of a user's own training function; what does not reach it is no part of the config."""
         function_node.check(request.config, request.typed())
+        _check_target(request.config["target"], function_node.measure(request.config))
         config, data = function_node.reduced(request.config), NO_DATA
         if "data" in config:
             data = self._describe_data(config)
@@ -169,11 +171,8 @@ class Planner:
                 usual, reason = facts.usual, facts.reason
             config = config | {"objective": config["objective"]["choices"][usual]}
             self._remark(f"objective={usual}: {reason}")
-        headline = measures.HEADLINES.get(config["objective"]["_target_"])
-        own = config["objective"].get("headline") is None
-        target = config["target"]
-        if headline and own and headline.is_fraction and target is not None and not 0 < target <= 1:
-            raise ConfigError(f"target must be in (0, 1], since {headline.name} is a fraction, got {target}")
+        if config["objective"].get("headline") is None:
+            _check_target(config["target"], measures.HEADLINES.get(config["objective"]["_target_"]))
         if config.get("label_smoothing") and "label_smoothing" not in config["objective"]:
             code = config["objective"]["_target_"]
             raise ConfigError(f"label_smoothing must be 0 for objective._target_={code}, which has no such key")
@@ -274,6 +273,12 @@ class Planner:
         if key not in self._inputs:
             self._inputs[key] = fingerprints.of_node(node, self.memos, afresh=afresh)
         return self._inputs[key]
+
+
+def _check_target(target: float | None, headline: Measure | None) -> None:
+    """Raise ConfigError for a target that a fraction cannot reach, or has from the start."""
+    if headline and headline.is_fraction and target is not None and not 0 < target <= 1:
+        raise ConfigError(f"target must be in (0, 1], since {headline.name} is a fraction, got {target}")
 
 
 def _check_policy(config: Config, steps_per_epoch: int) -> None:

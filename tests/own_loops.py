@@ -194,6 +194,52 @@ def language(run: Any, text: str, width: int = 16) -> None:
                 run.evaluated(loss=functional.cross_entropy(model(codes[:-1]), codes[1:]))
 
 
+class Descent(torch.optim.SGD):
+    """An optimizer whose step calls that of its parent, both of which torch gives hooks."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+def unusual(run: Any, way: str) -> None:
+    """A right function that does something in an unusual way."""
+    inputs, labels = points()
+    model = net(4, dropout=0.0)
+    settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9}
+    optimizer: Any = torch.optim.SGD(model.parameters(), **settings)
+    if way == "closure":
+        optimizer = torch.optim.LBFGS(model.parameters())
+    if way == "subclass":
+        optimizer = Descent(model.parameters(), **settings)
+    if way == "rate in a tensor":
+        optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.1))
+    if way == "later group":
+        optimizer = torch.optim.SGD(model[:2].parameters(), **settings)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(inputs), labels)
+        loss.backward()
+        return loss
+
+    for step, _ in run.steps(optimizer, total_steps=12):
+        if way == "later group" and step == 5:
+            optimizer.add_param_group({"params": model[4].parameters(), "lr_scale": 0.1})
+        if way == "closure":
+            loss = optimizer.step(closure)
+        else:
+            loss = closure()
+            optimizer.step()
+        run.log(loss if way == "rate in a tensor" else loss.item())
+        last = step == 11
+        if run.evaluation_due and not (last and way == "evaluates after its loop"):
+            run.evaluated(**found(model))
+        if last and way == "leaves its loop in the last step":
+            break
+    if way == "evaluates after its loop":
+        run.evaluated(**found(model))
+
+
 def exploding(run: Any, fails: bool = False) -> None:
     """A function whose loss is not finite from its sixth step on."""
     weight = nn.Parameter(torch.ones(1))

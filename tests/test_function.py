@@ -154,6 +154,20 @@ def test_what_could_not_be_loaded_again_is_refused_when_it_is_first_saved(runs_d
         run(runs_dir, *of("saving", f"+loop.what={what}"))
 
 
+WAYS = [
+    *("closure", "subclass", "rate in a tensor", "later group"),
+    *("evaluates after its loop", "leaves its loop in the last step"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_unusual_way_is_no_mistake(runs_dir: Path, way: str):
+    policy = ("policy=linear",) if way == "closure" else ()
+    folder, result = run(runs_dir, *of("unusual", f"+loop.way={way}", *policy))
+    assert (result["status"], result["steps"], result["warnings"]) == ("finished", 12, [])
+    assert series(folder, "val/accuracy")[0] == [5, 11]
+
+
 def test_updates_that_a_grad_scaler_skips_are_counted(runs_dir: Path):
     folder, result = run(runs_dir, *of("scaled", "policy=constant"))
     assert result["warnings"] == ["a GradScaler skipped 1 of 10 updates"]
@@ -255,6 +269,7 @@ REFUSED = [
     ("loop._target_=own_loops.without_parameters", "first parameter"),
     ("loop.measure=val/acc", "measure"),
     ("loop.goal=best", "loop.goal"),
+    ("target=95", "target"),
     ("+loop.run=1", "loop.run"),
 ]
 
