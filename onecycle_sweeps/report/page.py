@@ -164,7 +164,7 @@ def _configs(outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:
 def _settings(outcomes: Iterable[Outcome], configs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     """What the configs have in common, in words."""
     varying = {key for outcome in outcomes for key in outcome.entry.varies}
-    for name in ("data", "model", "objective", "optimizer", "epochs", "batch_size", "max_lr"):
+    for name in ("loop", "data", "model", "objective", "optimizer", "epochs", "batch_size", "max_lr"):
         values = list(dict.fromkeys(_words(config[name]) for config in configs if config.get(name) is not None))
         if name not in varying:
             yield name.replace("_", " "), few(values, VALUES_SHOWN)
