@@ -191,7 +191,7 @@ def find_max_lr(
     with generators_restored(), counting("range test", steps * len(makers), "steps") as count:
         for make in makers:
             parts = make()
-            ramp = Ramp(*_ends(parts.optimizer, start_lr, end_lr), steps)
+            ramp = _ramp(parts.optimizer, start_lr, end_lr, steps)
             with generators_restored(parts.loader), restored(parts.modules, parts.optimizer):
                 scales = _scale_groups(parts.optimizer)
                 taken = [taken for taken, _ in until_diverged(_counted(_steps(parts, ramp), count))]
@@ -311,11 +311,16 @@ def _loss(model: nn.Module, loss_fn: Callable[..., Any] | None, batch: Any) -> A
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise ValueError(f"without loss_fn the model must return its loss or an output with one, got {_kind(loss)}")
     else:
-        inputs, targets = apart(dict(batch) if hasattr(batch, "keys") else batch, None)
+        try:
+            inputs, targets = apart(dict(batch) if hasattr(batch, "keys") else batch, None)
+        except ValueError as error:
+            raise ValueError(f"{str(error).replace('a sample', 'a batch')}; or give step") from None
         outputs = _called(model, inputs)
         loss = loss_fn(getattr(outputs, "logits", outputs), targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise ValueError(f"the loss must be a tensor of one number, got {_kind(loss)}")
+    if not loss.requires_grad:
+        raise ValueError("the loss must depend on a parameter that requires a gradient: all that it uses are frozen")
     loss.backward()
     return loss
 
@@ -338,10 +343,13 @@ def _kind(loss: Any) -> str:
     return f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind_of(loss)
 
 
-def _ends(optimizer: Optimizer, start_lr: float | None, end_lr: float | None) -> tuple[float, float]:
+def _ramp(optimizer: Optimizer, start_lr: float | None, end_lr: float | None, steps: int) -> Ramp:
     is_sgd = isinstance(with_hooks(optimizer) or optimizer, torch.optim.SGD)
-    usual = ENDS_OF_SGD if is_sgd else ENDS_OF_OTHERS
-    return usual[0] if start_lr is None else start_lr, usual[1] if end_lr is None else end_lr
+    start, end = ENDS_OF_SGD if is_sgd else ENDS_OF_OTHERS
+    try:
+        return Ramp(start if start_lr is None else start_lr, end if end_lr is None else end_lr, steps)
+    except ValueError as error:
+        raise ValueError(str(error).replace("total_steps", "steps")) from None
 
 
 def _scale_groups(optimizer: Optimizer) -> tuple[float, ...]:

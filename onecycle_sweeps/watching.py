@@ -33,6 +33,8 @@ MOST_TIMES, MOST_SHIFT = 64, 3
 SELDOM = 1.5
 # A scheduler whose end is that of the loop within this factor counts batches.
 SIMILAR = 1.25
+# A loop may take this share of its steps less or more: a GradScaler skips the first ones.
+SKIPPED = 0.01
 
 
 class ScheduleWarning(UserWarning):
@@ -365,7 +367,7 @@ def _swing(seen: Observed) -> Mistake | None:
 
 def _length(seen: Observed, total: int) -> Mistake | None:
     done = seen.start + seen.count
-    if not seen.is_over or done == total:
+    if not seen.is_over or abs(done - total) <= SKIPPED * total:
         return None
     return Mistake("horizon", f"the loop took {done} optimizer steps, and {total} were planned")
 

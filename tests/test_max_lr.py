@@ -338,6 +338,11 @@ def test_a_step_that_would_spoil_the_test_is_refused(misuse: str, data: Examples
         (lambda model, optimizer, data: (model, optimizer, cross_entropy, iter(data)), "no batch in its second pass"),
         (lambda model, optimizer, data: (model, optimizer, nn.CrossEntropyLoss(reduction="none"), data), "one number"),
         (lambda model, optimizer, data: (model, optimizer, None, [data[0][0]]), "without loss_fn"),
+        (
+            lambda model, optimizer, data: (model, optimizer, cross_entropy, [{"a": 1, "b": 2}]),
+            "a batch must have a key",
+        ),
+        (lambda model, optimizer, data: (model.requires_grad_(False), optimizer, cross_entropy, data), "frozen"),
         (lambda model, optimizer, data: (lambda seed: model, optimizer), "must make the optimizer"),
         (lambda model, optimizer, data: (lambda seed: model,), "seeds must be given"),
     ],
@@ -345,6 +350,11 @@ def test_a_step_that_would_spoil_the_test_is_refused(misuse: str, data: Examples
 def test_arguments_that_do_not_fit_are_refused(arguments: Any, message: str, data: Examples) -> None:
     with pytest.raises(ValueError, match=message):
         find_max_lr(*arguments(*made(), data))
+
+
+def test_a_ramp_that_is_too_short_names_the_argument(data: Examples) -> None:
+    with pytest.raises(ValueError, match=r"^steps of a range test must be at least 100, got 50"):
+        find_max_lr(*made(), cross_entropy, data, steps=50)
 
 
 def test_a_test_without_a_verdict_names_the_arguments_of_the_call(data: Examples) -> None:
