@@ -13,7 +13,18 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from onecycle_sweeps import command_line, composing, hydra_internals, mistakes, planning, report, sweep, tracking, usage
+from onecycle_sweeps import (
+    command_line,
+    composing,
+    hydra_internals,
+    mistakes,
+    other_runs,
+    planning,
+    report,
+    sweep,
+    tracking,
+    usage,
+)
 from onecycle_sweeps.command_line import is_verb
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
@@ -39,6 +50,11 @@ def main(argv: list[str]) -> int:
     verb, *rest = argv
     if verb == command_line.HELP:
         verb, rest = rest[0], ["--help"]
+    if verb == COMPARE:
+        try:
+            return other_runs.main(rest)
+        except (ValueError, OSError, tracking.StoreUnreachable) as error:
+            return _mistake(str(error).splitlines()[0])
     if (parser := _parsers().get(verb)) is None:
         near = difflib.get_close_matches(verb, known := [*_descriptions()], 1)
         hint = f"did you mean {near[0]}? The" if near else "the"
@@ -63,7 +79,8 @@ def show_help(argv: Sequence[str]) -> int:
 
 
 def _descriptions() -> dict[str, str]:
-    return {verb: function.__doc__ or "" for verb, function in {LIST: list_sweeps, **VERBS, DOCTOR: doctor}.items()}
+    own = {LIST: list_sweeps, **VERBS, DOCTOR: doctor, COMPARE: other_runs.main}
+    return {verb: function.__doc__ or "" for verb, function in own.items()}
 
 
 def _parsers() -> Mapping[str, argparse.ArgumentParser]:
@@ -318,7 +335,7 @@ def _refresh_jobs(which: Sweep) -> None:
         complain(f"{line}; their last known status is shown")
 
 
-DOCTOR, LIST, SYNC, RESUME, UI = "doctor", "list", "sync", "resume", "ui"
+DOCTOR, LIST, SYNC, RESUME, UI, COMPARE = "doctor", "list", "sync", "resume", "ui", "compare"
 WITHOUT_SWEEP = (DOCTOR, LIST)
 VERBS: dict[str, Callable[[Sweep], int]] = {
     "status": status,

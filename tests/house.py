@@ -30,7 +30,7 @@ FLOORS = (
     ("sweep", "composing"),
     ("outcome",),
     ("tracking", "report"),
-    ("launching", "max_lr", "usage", "watching"),
+    ("launching", "max_lr", "other_runs", "usage", "watching"),
     ("cli", "hydra_plugins"),
     ("__main__",),
 )

@@ -1,0 +1,42 @@
+"""The runs of any MLflow experiment, whoever logged them."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from onecycle_sweeps.tracking.store import connected
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+# Of this program's runs, these are no trainings.
+OTHER_KINDS = ("sweep", "range_test", "probe")
+
+
+def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
+    """Each run as a row: its name, params, tags and last metrics; MLFLOW_TRACKING_URI names the store.
+
+    `group` is the tag or param of that name or `policy`, else the run's name without a number at its end. Raises
+    ValueError if there is no such experiment, StoreUnreachable if the store cannot be used.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
+    with connected(uri) as client:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            known = ", ".join(one.name for one in client.search_experiments())
+            raise ValueError(f"there is no MLflow experiment {experiment} in {uri}; it has {known}")
+        token = None
+        while True:
+            page = client.search_runs([found.experiment_id], max_results=1000, page_token=token)
+            for run in page:
+                row = {**run.data.params, **_own(run.data.tags), **run.data.metrics}
+                if row.get("kind") not in OTHER_KINDS and run.info.status == "FINISHED":
+                    name = run.info.run_name or run.info.run_id
+                    group = row.get("group") or row.get("policy") or re.sub(r"[\s_-]*(seed[\s_=-]*)?\d+$", "", name)
+                    yield {**row, "run": name, "group": group or name}
+            token = page.token
+            if not token:
+                return
+
+
+def _own(tags: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in tags.items() if not key.startswith("mlflow.")}

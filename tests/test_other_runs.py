@@ -1,0 +1,236 @@
+"""compare: a verdict on runs from elsewhere, which claims nothing that the runs do not show."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onecycle_sweeps import cli
+from onecycle_sweeps.other_runs import LoggedRun, RunsOfMeasure, judged
+
+NOISE = [-0.9, -0.4, 0.1, 0.3, 0.9, -0.2, 0.6, -0.6]
+
+
+def table(folder: Path, name: str = "runs.csv", *, seeds: bool = False, **means: float) -> Path:
+    """A CSV file with three rows of each of eight runs in groups of these means; the last row counts."""
+    lines = ["group,run,step,val_loss" + ",seed" * seeds]
+    for place, (group, mean) in enumerate(means.items()):
+        for run, noise in enumerate(NOISE):
+            for step in (1, 2, 3):
+                own = run if seeds else f"{group}{run}"
+                # Of the runs of a seed only a little noise is their own.
+                value = mean + noise + place * run / 1000 if step == 3 else 50.0
+                lines.append(f"{group},{own},{step},{value}" + f",{run}" * seeds)
+    path = folder / name
+    path.write_text("\n".join(lines))
+    return path
+
+
+def compared(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, list[dict[str, Any]]]:
+    """The exit status, and the claims, which are all of standard output."""
+    status = cli.main(["compare", *map(str, arguments), "--json"])
+    return status, json.loads(capsys.readouterr().out)["claims"]
+
+
+def test_each_run_counts_with_its_last_row_and_lower_losses_are_better(tmp_path: Path, capsys: Any) -> None:
+    status, claims = compared(capsys, table(tmp_path, old=5.0, much_lower=2.0, higher=9.0, same=5.0))
+    assert status == 1
+    assert [claim["name"] for claim in claims] == ["much_lower", "higher", "same"]
+    assert [claim["kind"] for claim in claims] == ["better", "worse", "undecided"]
+    assert {claim["baseline"] for claim in claims} == {"old"}
+    assert [claim["difference"] for claim in claims] == pytest.approx([-3.0, 4.0, 0.0], abs=0.02)
+    assert all(claim["low"] < claim["difference"] < claim["high"] for claim in claims)
+    assert all(claim["p"] <= claim["p_adjusted"] for claim in claims)
+
+
+def test_the_goal_and_the_baseline_can_be_typed(tmp_path: Path, capsys: Any) -> None:
+    path = table(tmp_path, old=5.0, high=9.0)
+    assert compared(capsys, path, "--goal", "max")[1][0]["kind"] == "better"
+    (claim,) = compared(capsys, path, "--baseline", "high")[1]
+    assert (claim["name"], claim["kind"], claim["difference"]) == ("old", "better", pytest.approx(-4.0, abs=0.02))
+
+
+def test_runs_are_paired_only_if_seeds_are_named(tmp_path: Path, capsys: Any) -> None:
+    path = table(tmp_path, seeds=True, old=5.0, lower=4.9)
+    assert compared(capsys, path)[1][0]["kind"] == "undecided"
+    assert compared(capsys, path, "--seed", "seed")[1][0]["kind"] == "better"
+
+
+@pytest.mark.parametrize(("margin", "mean", "status"), [(2.0, 5.0, 0), (0.2, 5.0, 3), (0.2, 9.0, 1), (2.0, 2.0, 0)])
+def test_a_group_is_shown_to_be_no_worse_or_is_undecided(
+    margin: float, mean: float, status: int, tmp_path: Path, capsys: Any
+) -> None:
+    found, (claim,) = compared(capsys, table(tmp_path, main=5.0, change=mean), "--no-worse-than", margin)
+    assert found == status
+    assert claim["kind"] == {0: "no worse" if mean == 5.0 else "better", 1: "worse", 3: "undecided"}[status]
+
+
+def test_a_group_that_is_a_little_worse_passes_a_margin_that_allows_it(tmp_path: Path, capsys: Any) -> None:
+    path = table(tmp_path, main=5.0, change=6.2)
+    assert compared(capsys, path)[0] == 1
+    assert compared(capsys, path, "--no-worse-than", 3)[0] == 0
+
+
+def test_two_files_without_a_column_of_groups_are_two_groups(tmp_path: Path, capsys: Any) -> None:
+    for name, mean in (("main", 0.9), ("pr", 0.5)):
+        rows = "\n".join(f"{mean + noise / 100}" for noise in NOISE)
+        (tmp_path / f"{name}.csv").write_text(f"accuracy\n{rows}\n")
+    status, (claim,) = compared(capsys, tmp_path / "main.csv", tmp_path / "pr.csv")
+    assert (status, claim["name"], claim["baseline"], claim["kind"]) == (1, "pr", "main", "worse")
+
+
+def test_files_whose_groups_and_runs_have_the_same_names_are_not_mixed(tmp_path: Path, capsys: Any) -> None:
+    main, change = table(tmp_path, "main.csv", onecycle=5.0), table(tmp_path, "change.csv", onecycle=9.0)
+    status, (claim,) = compared(capsys, main, change)
+    assert (status, claim["name"], claim["baseline"], claim["kind"]) == (1, "change", "main", "worse")
+    assert claim["difference"] == pytest.approx(4.0)
+
+
+def test_an_export_of_wandb_has_a_column_for_each_run(tmp_path: Path, capsys: Any) -> None:
+    names = [f"{group}-seed{seed}" for group in ("sgd", "adamw") for seed in range(4)]
+    header = ["Step", *(f"{name} - val_loss{end}" for name in names for end in ("", "__MIN", "__MAX"))]
+    last = [str((1.0 if "sgd" in name else 3.0) + NOISE[i] / 10) for i, name in enumerate(names)]
+    rows = [["0", *["9"] * 24], ["10", *(value for one in last for value in (one, "0", "0"))]]
+    (tmp_path / "wandb.csv").write_text("\n".join(",".join(row) for row in [header, *rows]))
+    (claim,) = compared(capsys, tmp_path / "wandb.csv")[1]
+    assert (claim["name"], claim["baseline"], claim["kind"]) == ("adamw", "sgd", "worse")
+
+
+def test_the_states_of_a_trainer_are_runs(tmp_path: Path, capsys: Any) -> None:
+    files = []
+    for group, mean in (("linear", 2.0), ("cosine", 1.0)):
+        for seed in range(3):
+            folder = tmp_path / f"{group}_{seed}" / "checkpoint-20"
+            folder.mkdir(parents=True)
+            history = [{"step": 10, "loss": 5.0}, {"step": 20, "eval_loss": mean + NOISE[seed] / 10}]
+            (folder / "trainer_state.json").write_text(
+                json.dumps({"log_history": [*history, {"step": 20, "runtime": 3}]})
+            )
+            files.append(folder / "trainer_state.json")
+    status, (claim,) = compared(capsys, *files)
+    assert (status, claim["name"], claim["baseline"], claim["kind"]) == (0, "cosine", "linear", "better")
+
+
+@pytest.mark.slow
+def test_the_runs_of_an_mlflow_experiment_are_compared(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("mine", artifact_location=str(tmp_path))
+    for group, mean in (("sgd", 0.5), ("adamw", 0.9)):
+        for seed in range(4):
+            run = client.create_run(experiment, run_name=f"{group} seed={seed}")
+            client.log_metric(run.info.run_id, "val_accuracy", mean + NOISE[seed] / 100)
+            client.log_metric(run.info.run_id, "val_accuracy", mean + NOISE[seed] / 100, step=1)
+            client.set_terminated(run.info.run_id)
+    _, claims = compared(capsys, "mlflow:mine", "--baseline", "sgd")
+    assert [(claim["name"], claim["kind"]) for claim in claims] == [("adamw", "better")]
+    assert cli.main(["compare", "mlflow:other"]) == 2
+    assert "mine" in capsys.readouterr().err
+
+
+def test_what_was_guessed_and_what_differs_is_said(tmp_path: Path, capsys: Any) -> None:
+    path = table(tmp_path, old=5.0, new=2.0)
+    path.write_text(path.read_text().replace("new,new0,3,", "new,new0,4,") + "\nnew,bad,1,1.0\nnew,bad,2,nan")
+    assert cli.main(["compare", str(path)]) == 0
+    shown = capsys.readouterr()
+    for words in (
+        "--group group",
+        "--run run",
+        "--step step",
+        "--measure val_loss",
+        "--goal min",
+        "3 to 4",
+        "1 of the runs",
+    ):
+        assert words in shown.err
+    assert "better" in shown.out and "Welch" in shown.out
+
+
+def test_a_run_far_out_is_compared_by_trimmed_means_and_said(tmp_path: Path, capsys: Any) -> None:
+    path = table(tmp_path, old=5.0, new=2.0)
+    path.write_text(path.read_text() + "\nnew,far,3,900")
+    assert cli.main(["compare", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "Yuen" in shown and "new (val_loss)" in shown and "better" in shown
+
+
+def test_it_has_a_help_text(capsys: Any) -> None:
+    for typed in (["compare", "--help"], ["help", "compare"]):
+        assert cli.main(typed) == 0
+        assert "--no-worse-than" in capsys.readouterr().out
+
+
+MISTAKES = {
+    "no file": (["none.csv"], "there is no file none.csv"),
+    "no column": (["runs.csv", "--measure", "accuracy"], "--measure accuracy is not among the columns"),
+    "no such baseline": (["runs.csv", "--baseline", "x"], "--baseline x is not among the groups"),
+    "no option": (["runs.csv", "--better", "x"], "compare --help"),
+    "no margin": (["runs.csv", "--no-worse-than", "-1"], "--no-worse-than must be"),
+    "one group": (["one.csv"], "at least 2 groups"),
+    "no goal": (["odd.csv"], "--goal must be min or max"),
+    "no table": (["empty.csv"], "not a CSV file"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_refused_in_a_line(
+    mistake: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path, old=5.0, new=2.0)
+    table(tmp_path, "one.csv", old=5.0)
+    (tmp_path / "odd.csv").write_text("group,run,quality\n" + "\n".join(f"{g},{i},{i}" for g in "ab" for i in range(3)))
+    (tmp_path / "empty.csv").write_text("")
+    arguments, words = MISTAKES[mistake]
+    assert cli.main(["compare", *arguments]) == 2
+    said = capsys.readouterr()
+    assert words in said.err and not said.out
+
+
+@pytest.fixture(scope="module")
+def published(real_data: Path) -> Iterator[Path]:
+    """Logs of trainings that others published."""
+    yield real_data / "public_runs"
+
+
+def test_the_direction_of_each_published_measure_is_right(published: Path, capsys: Any) -> None:
+    _, claims = compared(capsys, published / "algoperf_v05.csv")
+    goals = {"loss": -1, "wer": -1, "ssim": 1, "accuracy": 1, "mean_average_precision": 1, "bleu": 1}
+    assert {claim["measure"] for claim in claims} == set(goals)
+    for claim in claims:
+        gain = goals[claim["measure"]] * claim["difference"]
+        assert claim["kind"] in (("better", "undecided") if gain > 0 else ("worse", "undecided"))
+
+
+def final_losses(published: Path) -> dict[str, list[float]]:
+    import pandas
+
+    rows = pandas.read_csv(published / "nanogpt_track3.csv").sort_values("step", kind="stable")
+    last = rows.groupby(["group", "run"]).tail(1)
+    return {str(group): own["val_loss"].tolist() for group, own in last.groupby("group")}
+
+
+def false_positives(groups: dict[str, list[float]], splits: int) -> float:
+    """The share of random halves of a group that are called different."""
+    drawn, called, made = random.Random(0), 0, 0
+    for values in groups.values():
+        for _ in range(splits // len(groups)):
+            drawn.shuffle(values)
+            half = len(values) // 2
+            runs = [LoggedRun("a" if i < half else "b", str(i), None, None, value) for i, value in enumerate(values)]
+            (claim,) = judged([RunsOfMeasure("val_loss", "min", tuple(runs))])
+            called += claim.kind != "undecided"
+            made += 1
+    return called / made
+
+
+@pytest.mark.slow
+def test_halves_of_a_published_group_are_called_different_as_seldom_as_promised(published: Path) -> None:
+    assert false_positives(final_losses(published), 600) < 0.075
