@@ -51,11 +51,13 @@ class Entry:
         return tuple((key, value) for key, value in self.varies.items() if key != "seed")
 
     def name(self, max_lr: float | None) -> str:
-        """The trial's name, as in a legend: `onecycle max_lr=0.8 seed=0`."""
+        """The trial's name, as in a legend: `onecycle max_lr=0.8 seed=0`; before it has a rate, with what was typed."""
         if self.kind == RANGE_TEST:
             return " ".join(["range test", *(f"{k}={v}" for k, v in self.varies.items())])
         rest = [f"{k}={v}" for k, v in self.varies.items() if k not in ("policy", "max_lr", "policy.max_lr")]
-        rate = [f"max_lr={max_lr:.3g}"] if max_lr is not None else []
+        typed = self.varies.get("policy.max_lr", self.varies.get("max_lr"))
+        shown = typed if max_lr is None else f"{max_lr:.3g}"
+        rate = [] if shown is None else [f"max_lr={shown}"]
         return " ".join([self.varies["policy"], *rate, *rest])
 
 

@@ -77,6 +77,12 @@ def test_rates_that_vary_are_named_once(runs_dir: Path):
     assert [entry.varies["max_lr"] for entry in entries] == ["0.1", "0.2"]
 
 
+def test_trials_that_wait_are_told_apart_by_the_rates_that_were_typed(runs_dir: Path):
+    entries = sweep.entries(trials(runs_dir, "max_lr=auto", "max_lr=0.2"))
+    waiting = [entry.name(None) for entry in entries if entry.kind == TRAIN]
+    assert waiting == ["onecycle max_lr=auto seed=0", "onecycle max_lr=0.2 seed=0"]
+
+
 def test_a_trial_without_a_rate_yet_is_named_without_one(runs_dir: Path):
     assert names(sweep.entries(trials(runs_dir, "seed=3")), None) == ["range test", "onecycle seed=3"]
 
