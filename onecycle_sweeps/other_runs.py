@@ -42,6 +42,8 @@ STEPS = ("step", "_step", "global_step", "Step", "iteration", "epoch")
 MEASURES = ("val_loss", "eval_loss", "final/test_accuracy", "final/val_accuracy", "val_accuracy", "eval_accuracy")
 # A table with a row for each value names the measure in one column and has its value in another.
 NAME_OF_MEASURE, VALUE = "metric", "value"
+# In fewer columns the names of groups have no room.
+LEAST_WIDTH = 100
 # Columns that are added: what a file is called as a group, and where a row is from.
 FILE, SOURCE = "_file", "_source"
 GOALS: dict[Goal, str] = {
@@ -248,6 +250,8 @@ def _table(names: Sequence[str]) -> "pandas.DataFrame":
     import pandas
 
     tables = []
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise Refused(f"{twice[0]} is typed twice")
     for name in names:
         if name.startswith(MLFLOW):
             table = pandas.DataFrame(list(tracking.logged_runs(name.removeprefix(MLFLOW))))
@@ -367,19 +371,33 @@ def _last_rows(
     """Each run with its last row that has a value. Lengths that differ and runs without a finite value are said."""
     import pandas
 
+    if missing := len(table) - len(table.dropna(subset=[group])):
+        complain(f"{missing} rows have no {group} and are left out")
     rows = table.dropna(subset=[group]).assign(_value=pandas.to_numeric(table[column], errors="coerce"))
     found: list[LoggedRun] = []
     lost: dict[str, int] = {}
+    repeated = 0
     for key, rows_of_run in rows.groupby([group, *names] if names else [group, rows.index], sort=False, dropna=False):
         part = rows_of_run.sort_values(step, kind="stable") if step else rows_of_run
+        known = part.loc[part["_value"].notna()]
+        if step is None and len(known) > 1:
+            raise Refused(
+                f"a run of {part[group].iloc[0]} has {len(known)} rows, and there is no column of steps: name the "
+                "columns that tell runs apart with --run, or groups with --group, or --step"
+            )
+        repeated += step is not None and len(set(known[step])) < len(known)
         own, value = str(part[group].iloc[0]), _last_value(part["_value"].tolist())
         if value is None:
             lost[own] = lost.get(own, 0) + 1
             continue
-        last = part[part["_value"].notna()].iloc[-1]
+        last = known.iloc[-1]
         name = ", ".join(map(str, tuple(key)[1:]))  # type: ignore[arg-type]
         found.append(
             LoggedRun(own, name, str(last[seed]) if seed else None, float(last[step]) if step else None, value)
+        )
+    if repeated:
+        complain(
+            f"{repeated} runs have several rows of one step, of which the last counts: does --run tell them apart?"
         )
     for own, count in lost.items():
         complain(f"{count} of the runs of {own} have no finite {column} at their end and are left out")
@@ -418,7 +436,9 @@ def _goal(measure: str, typed: Goal | None) -> Goal:
 
 def _show(one: RunsOfMeasure, claims: Sequence[RunClaim]) -> None:
     known = {claim.name: claim for claim in claims}
-    table = Table(title=f"{one.measure}, {one.goal} is better", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"{one.measure}, {one.goal} is better", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for name in ("group", "runs", "mean ± std", "difference", "95 % interval", "p", "verdict"):
         justify = "left" if name in ("group", "verdict") else "right"
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "group")
@@ -434,7 +454,7 @@ def _show(one: RunsOfMeasure, claims: Sequence[RunClaim]) -> None:
             p = "" if claim.p_adjusted is None else p_value(claim.p_adjusted)
             cells += [f"{claim.difference:+.2g}", interval, p, claim.kind]
         table.add_row(*map(Text, cells))
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=max(Console().width, LEAST_WIDTH)).print(table)
 
 
 def _how_compared(tables: Sequence[RunsOfMeasure], claims: Sequence[RunClaim], margin: float | None) -> str:

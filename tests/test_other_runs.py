@@ -176,6 +176,8 @@ MISTAKES = {
     "one group": (["one.csv"], "at least 2 groups"),
     "no goal": (["odd.csv"], "--goal must be min or max"),
     "no table": (["empty.csv"], "not a CSV file"),
+    "a file twice": (["runs.csv", "runs.csv"], "runs.csv is typed twice"),
+    "rows that --run does not tell apart": (["mixed.csv", "--measure", "loss"], "a run of a has 2 rows"),
 }
 
 
@@ -187,6 +189,7 @@ def test_a_mistake_is_refused_in_a_line(
     table(tmp_path, old=5.0, new=2.0)
     table(tmp_path, "one.csv", old=5.0)
     (tmp_path / "odd.csv").write_text("group,run,quality\n" + "\n".join(f"{g},{i},{i}" for g in "ab" for i in range(3)))
+    (tmp_path / "mixed.csv").write_text("policy,lr,seed,loss\na,1,0,2\na,3,0,2\nb,1,0,2\n")
     (tmp_path / "empty.csv").write_text("")
     arguments, words = MISTAKES[mistake]
     assert cli.main(["compare", *arguments]) == 2
