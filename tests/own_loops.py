@@ -1,6 +1,7 @@
 """Training functions of a user's own, which configs name by `loop._target_`: right ones and some with a mistake."""
 
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-# Called after each step of `train` with the run and the number of the step.
-after_step: list[Callable[[Any, int], None]] = []
+from nodes_code import PAUSE
 
 
 class Noisy(Dataset[Any]):
@@ -60,7 +60,7 @@ def train(run: Any, width: int = 8, saves: bool = True, accumulate: int = 1, own
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         best = state["best"]
-    for step, (inputs, labels) in run.steps(optimizer, loader, epochs=run.epochs, accumulate=accumulate):
+    for _, (inputs, labels) in run.steps(optimizer, loader, epochs=run.epochs, accumulate=accumulate):
         loss = functional.cross_entropy(model(inputs), labels)
         (loss / accumulate).backward()
         if run.update_due:
@@ -73,8 +73,7 @@ def train(run: Any, width: int = 8, saves: bool = True, accumulate: int = 1, own
             now = found(model)
             best = max(best, now["accuracy"])
             run.evaluated(**now)
-        for happen in after_step:
-            happen(run, step)
+        time.sleep(PAUSE)
     torch.save(model.state_dict(), run.folder / "model.pt")
 
 

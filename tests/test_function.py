@@ -90,7 +90,8 @@ def test_a_change_of_its_code_starts_it_again(runs_dir: Path, monkeypatch: pytes
     folder = made(runs_dir, *LOOP, "loop._target_=changing_loop.train", "max_lr=0.1", "epochs=3")
     with pytest.raises(Stopped):
         trial.run(folder, stop_after(7))
-    module.write_text("from own_loops import train as train\nCHANGED = True\n")
+    module.write_text("from own_loops import train as train\n# another version\n")
+    assert made(runs_dir, *LOOP, "loop._target_=changing_loop.train", "max_lr=0.1", "epochs=3").path == folder.path
     trial.run(folder)
     (first, second) = journal.read(folder.journal).attempts
     assert (first.start, second.start) == (0, 0)

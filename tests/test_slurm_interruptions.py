@@ -26,6 +26,7 @@ from slurm_cluster import Cluster
 
 # Slow, so that these long tests begin first, above all those that wait for a time limit of a minute.
 pytestmark = pytest.mark.slow
+FUNCTION = ("loop=function", "loop._target_=own_loops.train", "loop.measure=accuracy", "loop.goal=max", "max_lr=0.1")
 # Takes all of every node for a moment.
 GREEDY = ("--partition=high", "--nodes=4", "--exclusive", "--ntasks=4", "--time=1")
 
@@ -67,6 +68,21 @@ def test_a_preempted_trial_saves_and_ends_with_the_same_bits(cluster: Cluster, t
     assert last.place["slurm_restarts"] == "1"
     assert last.start == first.saved
     check_undisturbed(one, beside, *overrides("Slow", "seed=0"))
+    check_mlflow(tmp_path)
+
+
+@pytest.mark.parametrize("cluster", ["no accounting"], indirect=True)
+def test_a_preempted_training_function_goes_on_where_it_saved(cluster: Cluster, tmp_path: Path, beside: Path):
+    words = (*FUNCTION, "epochs=10", "seed=0", "checkpoint_minutes=0.005")
+    process = start(cluster, tmp_path, *words, "hydra.launcher.partition=low")
+    at_step(tmp_path, 30)
+    cluster.sbatch("sleep 2", *GREEDY)
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    one = trainings(tmp_path)["0"]
+    first, *_, last = journal.read(one.journal).attempts
+    assert first.end == "stopped"
+    assert last.start == first.saved >= 30
+    check_undisturbed(one, beside, *words)
     check_mlflow(tmp_path)
 
 

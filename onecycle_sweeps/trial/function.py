@@ -6,6 +6,7 @@ The function has the loop. Where it takes its next step, `Training` or `RangeTes
 import logging
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -286,7 +287,7 @@ def _call(
         seed=seed,
         device=torch.device(resolved["device"]),
         epochs=config.get("epochs", 1),
-        config=shown,
+        config=deepcopy(shown),
         folder=attempt.trial.path,
     )
     with run.watched():
