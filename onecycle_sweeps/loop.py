@@ -159,7 +159,7 @@ class Learner:
 
     def outputs(self, inputs: Any) -> Any:
         """The net's outputs for the inputs of a batch; of the outputs of a net of transformers the logits."""
-        with torch.autocast(self.data.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.data.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             if isinstance(inputs, dict):
                 given = self.model(**inputs)
             else:

@@ -52,7 +52,7 @@ class Multilabel:
             right, errors = [sum(right)], [sum(errors)]
         scores = [_f1(r, e) for r, e in zip(right, errors, strict=True)]
         loss = {"loss": totals["loss"] / totals["count"]} if "loss" in totals else {}
-        return loss | {"f1": sum(scores) / len(scores), "exact_match": totals["exact"] / totals["count"]}
+        return loss | {"f1": sum(scores) / len(scores), "exact_match": 1 - totals["wrong"] / totals["count"]}
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities and whole-number targets, for a metric of torchmetrics."""
@@ -73,12 +73,14 @@ class Multilabel:
             raise ValueError(f"must give a logit for each label, shape {tuple(targets.shape)}, got {got}")
 
     def _counts(self, logits: Tensor, wanted: Tensor) -> dict[str, Tensor | int]:
-        predicted = (logits.sigmoid() > self.threshold).to(wanted.dtype)
-        wrong = (predicted != wanted).to(wanted.dtype)
+        """The right predictions and the errors of each label, and how many samples have an error."""
+        predicted = logits.sigmoid().gt_(self.threshold)
+        errors = (predicted - wanted).abs_()
+        right = predicted.mul_(wanted)
         return {
-            "right": (predicted * wanted).sum(0),
-            "errors": wrong.sum(0),
-            "exact": (wrong.sum(1) == 0).sum(),
+            "right": right.sum(0),
+            "errors": errors.sum(0),
+            "wrong": errors.amax(1).sum(),
             "count": len(wanted),
         }
 

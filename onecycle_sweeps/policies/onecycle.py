@@ -1,6 +1,7 @@
 """The 1cycle policy (Smith 2018, arXiv:1803.09820), like torch's OneCycleLR, and with the published tails."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from onecycle_sweeps.policies.policy import SHAPES, Hyper, clamp_step, interpolate, require_momenta, require_run
@@ -85,6 +86,7 @@ class OneCycle:
                 "raise pct_tail, train longer or set tail=none"
             )
 
+    @cached_property
     def _phases(self) -> list[Phase]:
         total, rise, shape = self.total_steps, self.pct_start * self.total_steps, self.anneal_strategy
         initial_lr = self.max_lr / self.div_factor
@@ -103,7 +105,7 @@ class OneCycle:
 
     def __call__(self, step: int) -> Hyper:
         step = clamp_step(step, self.total_steps)
-        phases = self._phases()
+        phases = self._phases
         index = next(i for i, phase in enumerate(phases) if step <= phase.end)
         begin = phases[index - 1].end if index else 0.0
         phase = phases[index]

@@ -8,12 +8,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import commands, journals, page, throughput, training
+from benchmarks import commands, journals, page, tasks, throughput, training
 from benchmarks.page import Result
 from benchmarks.work import Options
 
 FUNCTIONS = (
-    *(training.step, training.tasks, throughput.precision, throughput.input, training.range_test),
+    *(training.step, tasks.tasks, throughput.precision, throughput.input, training.range_test),
     *(commands.start, throughput.layout, commands.sweep, journals.ingestion, journals.load),
     *(commands.size, commands.accuracy),
 )

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from torch import Tensor, nn
 
 from benchmarks.page import Cell, Table
+from onecycle_sweeps.models.gpt import GPT
+from onecycle_sweeps.models.mlp import MLP
 from onecycle_sweeps.models.simple_cnn import SimpleCNN
+from onecycle_sweeps.models.unet import UNet
 
 # The first steps, in which buffers are made and code is loaded, are not timed.
 WARM_STEPS = 5
@@ -124,12 +128,28 @@ class Stopwatch:
 stopwatch = Stopwatch()
 
 
-class TimedCNN(SimpleCNN):
+class Timed(nn.Module):
+    """A net whose training passes the stopwatch counts; it comes before the net's own class among the parents."""
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        stopwatch.tick(self.training)
+        return super().forward(*inputs, **named)
+
+
+class TimedCNN(Timed, SimpleCNN):
     """simple_cnn with the stopwatch."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        stopwatch.tick(self.training)
-        return super().forward(images)
+
+class TimedMLP(Timed, MLP):
+    """mlp with the stopwatch."""
+
+
+class TimedGPT(Timed, GPT):
+    """gpt with the stopwatch."""
+
+
+class TimedUNet(Timed, UNet):
+    """unet with the stopwatch."""
 
 
 class TimedLinear(nn.Module):

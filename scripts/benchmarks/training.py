@@ -3,17 +3,11 @@
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
-
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
 
 from benchmarks import journals
-from benchmarks.page import Requirement, Result
+from benchmarks.page import Requirement, Result, Table
 from benchmarks.peers import torch_loop
-from benchmarks.timing import WARM_STEPS, Cost, stopwatch
+from benchmarks.timing import WARM_STEPS, Cost, Rounds, stopwatch
 from benchmarks.work import SEED, STEP_METRICS, Options, Points, Side, Work, compared, installed, works
 from onecycle_sweeps import journal, tracking, trial
 from onecycle_sweeps.loop import steps
@@ -26,39 +20,33 @@ BARE, OURS = "bare loop", "this program, journal on disk"
 MOST = {"simple_cnn": 1.02, "one layer": 1.25}
 # Neither net diverges below the end, so that no side stops early.
 RAMP = Ramp(1e-5, 0.03, 100)
-# A task's step may take this many times the bare loop's, or so many seconds more, whichever is larger.
-MOST_RATIO, MOST_ADDED = 1.05, 30e-6
 
 
 def step(options: Options) -> Result:
     """Steps of nets on images, of all sides that are installed, timed by the net."""
-    return beside_bare_loop(works(options), STEP_SIDES, f"timed from step {WARM_STEPS} to the end", options)
+    sides, left_out = installed(STEP_SIDES)
+    rounds = compared(works(options), sides, options.rounds)
+    required = []
+    for net, taken in rounds.items():
+        what = f"{net}: wall time of a step beside the bare loop's"
+        required.append(Requirement(what, taken.ratio(OURS, BARE), MOST[net]))
+        what = f"{net}: CPU ms that are added to a step"
+        required.append(Requirement(what, 1000 * taken.added_cpu(OURS, BARE), 0.3))
+    return Result(tables_of_steps(works(options), rounds, sides, options), required, left_out, rounds)
 
 
-def tasks(options: Options) -> Result:
-    """Whole trainings of other tasks than images."""
-    return beside_bare_loop(task_works(options), TASK_SIDES, "with all that it reads and writes", options)
-
-
-def beside_bare_loop(trained: Mapping[str, Work], sides: Sequence[Side], how: str, options: Options) -> Result:
-    """A table for each work."""
-    chosen, left_out = installed(sides)
-    logs = {side.name: len(side.logs) for side in chosen}
-    rounds = compared(trained, chosen, options.rounds)
-    tables, required = [], []
+def tables_of_steps(
+    trained: Mapping[str, Work], rounds: Mapping[str, Rounds], sides: Sequence[Side], options: Options
+) -> list[Table]:
+    """A table for each work: what a step costs on each side, and how many points it logged."""
+    logs, tables = {side.name: len(side.logs) for side in sides}, []
     for name, taken in rounds.items():
         steps, batch = trained[name].steps, trained[name].config["batch_size"]
+        caption = f"""{steps} steps at batch {batch} in fp32 on one thread, timed from step {WARM_STEPS} to the end; \
+all rows have the same first weights and data. {options.turns}"""
         points = {"points logged": lambda side, steps=steps: steps * logs[side]}
-        caption = f"""{steps} steps at batch {batch} in fp32 on one thread, {how}; all rows have the same first \
-weights and batches. {options.turns}"""
         tables.append(taken.table(f"A step of {name}", caption, "way to train", "ms/step", **points))
-        bound = MOST.get(name, max(MOST_RATIO, 1 + MOST_ADDED / taken.wall(BARE)))
-        what = f"{name}: wall time of a step beside the bare loop's"
-        required.append(Requirement(what, taken.ratio(OURS, BARE), bound))
-        if name in MOST:
-            what = f"{name}: CPU ms that are added to a step"
-            required.append(Requirement(what, 1000 * taken.added_cpu(OURS, BARE), 0.3))
-    return Result(tables, required, left_out, rounds)
+    return tables
 
 
 def train(work: Work) -> tuple[Cost, Points]:
@@ -138,56 +126,3 @@ RANGE_TESTS = (
     Side("Lightning Tuner.lr_find", _peer("lightning", "range_test", RAMP), ("loss",), "lightning"),
     Side("torch-lr-finder", _peer("torch_lr_finder", "range_test", RAMP), ("loss",), "torch_lr_finder"),
 )
-
-
-def task_works(options: Options) -> dict[str, Work]:
-    """The training of each task, on data that is made here or ships with Python."""
-    count, batch = (400, 32) if options.quick else (16_000, 128)
-    context, depth, width, texts = (16, 1, 32, 512) if options.quick else (64, 4, 128, 32)
-    table = options.scratch / "table.npz"
-    generator = np.random.default_rng(0)
-    features = generator.normal(size=(count, 16)).astype(np.float32)
-    np.savez(table, x=features, y=features @ generator.normal(size=16) + generator.normal(size=count))
-    shared = ("max_lr=0.01", "policy=onecycle", f"seed={SEED}", "threads=1", "precision=fp32", "device=cpu")
-    rows = (*shared, "epochs=4", f"batch_size={batch}")
-    gpt = (f"data.context={context}", f"model.depth={depth}", f"model.width={width}", "epochs=1", f"batch_size={texts}")
-    dataset = f"data.dataset={{_target_: benchmarks.training.sines, count: {count}}}"
-    overrides = {
-        "a table, mlp": ("data=arrays", f"data.path={table}", *rows),
-        "a text, gpt": ("data=python_docs", *shared, *gpt),
-        "a torch Dataset, mlp": ("data=torch_dataset", dataset, *rows),
-    }
-    return {name: Work(options.scratch / "runs", words) for name, words in overrides.items()}
-
-
-def sines(count: int) -> list[tuple[Tensor, float]]:
-    """A dataset in memory: sines and their frequencies."""
-    frequencies = torch.linspace(1, 4, count)[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
-    inputs = torch.sin(frequencies[:, None] * torch.linspace(0, 6.28, 64))
-    return list(zip(inputs, frequencies.tolist(), strict=True))
-
-
-def train_bare_task(work: Work) -> tuple[Cost, Points]:
-    """The bare loop on the program's tensors; making them and the net is not timed."""
-    net, epochs = work.net(), work.config["epochs"]
-    loop = torch_loop.Loop(net, work.config["policy"]["max_lr"], work.steps, task_loss)
-
-    def train_and_evaluate() -> None:
-        batches = work.data.train_batches(SEED)
-        for _ in range(epochs):
-            loop.train(islice(batches, work.steps // epochs))
-            net.eval()
-            with torch.no_grad():
-                sum(task_loss(net(inputs), targets).item() for inputs, targets in work.data.part_batches("val"))
-
-    return stopwatch.whole(train_and_evaluate, work.steps), {}
-
-
-def task_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The loss of numbers (N, 1), or of the tokens of texts (N, T, vocabulary)."""
-    if outputs.dim() == 3:
-        return cross_entropy(outputs.flatten(0, 1), targets.flatten())
-    return mse_loss(outputs[:, 0], targets)
-
-
-TASK_SIDES = (Side(BARE, train_bare_task), Side(OURS, whole_trial, STEP_METRICS))
