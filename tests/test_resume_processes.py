@@ -11,7 +11,10 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
+import pandas
 import pytest
+from safetensors.numpy import save_file
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.launching.pool import Worker
@@ -25,6 +28,7 @@ LONGER = ("epochs=3", "batch_size=64", "max_lr=0.1", "evaluations_per_epoch=3", 
 OFTEN = "checkpoint_minutes=0.0005"
 SHARED = ("max_lr=0.01", "evaluations_per_epoch=2", "save_model=true", "precision=fp32")
 SCHEDULE_FREE = ("~optimizer", "+optimizer={_target_: schedulefree.AdamWScheduleFree}", "policy=constant")
+OWN_NET = ("~model", "+model={_target_: users_code.OfVolumes}")
 # About as many steps of other tasks, with what else is carried from step to step.
 ROWS = (*SHARED, "data=diabetes", "optimizer=muon", "batch_size=16", "accumulate=2", "epochs=7")
 SIZED = ("data.context=32", "model.depth=1", "model.width=8", "model.heads=2", "model.dropout=0.1")
@@ -35,11 +39,28 @@ FUNCTION = (
     *("loop=function", "loop._target_=own_loops.train", "loop.measure=accuracy", "loop.goal=max"),
     *("epochs=20", "max_lr=0.05", "evaluations_per_epoch=3"),
 )
+TABLE = (*SHARED, "data=csv", "data.path={files}/houses.parquet", "data.label=price", "batch_size=16", "epochs=6")
+SERIES = (*SHARED, "data=arrays", "data.path={files}/series.npz", "batch_size=16", "epochs=6", "model.dropout=0.1")
+VOLUMES = (*SHARED, "data=arrays", "data.path={files}/volumes.safetensors", "batch_size=16", "epochs=6", *OWN_NET)
 PATIENCE = 120.0
 BUSY = 7
 # Each process is forked from a clean one that has imported torch and done nothing else.
 fresh = multiprocessing.get_context("forkserver")
 fresh.set_forkserver_preload(["onecycle_sweeps.trial", "onecycle_sweeps.models.simple_cnn"])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table in Parquet, series in npz and volumes in safetensors, 170 samples each."""
+    folder, generator = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    sizes = generator.normal(100, 20, 170)
+    table = pandas.DataFrame({"size": sizes, "town": generator.choice(["Ulm", "Bonn"], 170), "price": 9.5 * sizes})
+    table.to_parquet(folder / "houses.parquet")
+    frequencies = generator.uniform(1, 4, 170)
+    np.savez(folder / "series.npz", x=np.sin(frequencies[:, None, None] * np.linspace(0, 6, 24)), y=frequencies)
+    volumes = generator.normal(size=(170, 1, 4, 6, 5)).astype(np.float32)
+    save_file({"x": volumes, "y": (volumes.mean((1, 2, 3, 4)) > 0).astype(int)}, folder / "volumes.safetensors")
+    return folder
 
 
 def work(path: str) -> None:
@@ -95,12 +116,19 @@ def reached(folder: TrialFolder, attempt: int, step: int) -> bool:
         (5, (*ITEMS, *SCHEDULE_FREE, "+range_test.start_lr=1e-5", "+range_test.end_lr=1")),
         (6, FUNCTION),
         (7, (*FUNCTION, "+loop.accumulate=2", "+loop.own=true")),
+        (8, TABLE),
+        (9, SERIES),
+        (10, VOLUMES),
     ],
-    ids=["images 0", "images 1", "images 2", "rows", "tokens", "items", "function", "function that accumulates"],
+    ids=[
+        *("images 0", "images 1", "images 2", "rows", "tokens", "items"),
+        *("function", "function that accumulates", "table", "series", "volumes"),
+    ],
 )
 def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(
-    runs_dir: Path, beside: Path, seed: int, overrides: tuple[str, ...]
+    runs_dir: Path, beside: Path, files: Path, seed: int, overrides: tuple[str, ...]
 ):
+    overrides = tuple(word.replace("{files}", str(files)) for word in overrides)
     folder, draw = made(runs_dir, *overrides, OFTEN), random.Random(seed)
     points = sorted(draw.sample(range(1, 50), 5))
     for point in points:

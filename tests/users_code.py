@@ -135,3 +135,17 @@ class Waves(torch.utils.data.Dataset[Any]):
     def __getitem__(self, place: int) -> tuple[Tensor, float]:
         frequency = 1 + place / 40
         return torch.sin(frequency * torch.linspace(0, 6.28, 16)) + 0.1 * torch.randn(16), frequency
+
+
+class OfVolumes(nn.Module):
+    """A convolution over volumes (N, in_channels, D, H, W), with a batch norm and dropout."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv3d(in_channels, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Dropout(0.2)),
+            *(nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(32, num_classes)),
+        )
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        return self.layers(volumes)
