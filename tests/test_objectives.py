@@ -57,6 +57,17 @@ def test_regression_is_measured_in_the_units_of_its_targets(loss: str, targets: 
     assert objective.training(outputs, wanted)[0].item() == close(found["loss"], rel=1e-5)
 
 
+def test_the_regression_of_images_measures_each_place():
+    wanted, outputs = (torch.randn(20, 2, 3, generator=draws(seed)) for seed in (0, 1))
+    std = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    objective = Regression([0.0] * 6, std)
+    found, scale = measured(objective, outputs, wanted), torch.tensor(std)
+    real, predicted = (one.flatten(1) * scale for one in (wanted, outputs))
+    assert found["rmse"] == close(oracle.root_mean_squared_error(real, predicted), rel=1e-5)
+    assert found["r2"] == close(oracle.r2_score(real, predicted), rel=1e-4)
+    assert torch.allclose(objective.predictions(outputs, wanted)[0].flatten(1), predicted)
+
+
 def test_the_chance_level_of_a_regression_is_the_spread_of_its_targets():
     targets = torch.randn(200, generator=draws())
     assert Regression([5.0], [2.0]).chance(targets) == close(2 * targets.std(correction=0).item(), rel=1e-6)

@@ -1,6 +1,8 @@
 """Rows, texts and items of datasets: what is read, split, refused and drawn."""
 
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch.utils.data import Dataset
 
-from onecycle_sweeps.samples import Items, Part, Rows, Text, items, rows, windows
+from onecycle_sweeps.samples import Items, Part, Rows, Text, items, rows, table, windows
 from onecycle_sweeps.samples.sample_facts import SplitRule
 from onecycle_sweeps.sources import array_files, tabular, texts
 
@@ -51,11 +53,129 @@ def test_the_targets_suggest_an_objective(targets: Any, usual: str):
         (made(["a", "b", "c", "d"]), "4 different words"),
         (made([1, 2, 1, 2], np.array([[1.0], [np.inf], [2.0], [3.0]])), "1 of"),
         (made([1, 2, 1, 2], np.ones((3, 2))), "must be as many"),
+        (made([1, 2, 1, 2], np.ones((4, 0))), r"must have values for each sample, got shape \(4, 0\)"),
+        (made([1, 2, 1, 2], np.float64(3)), r"must have values for each sample, got shape \(\)"),
+        (made([1e300, -1e300, 1e300, 5]), "must be numbers whose deviation is finite"),
+        (made([["a", "b"], ["b", "a"]]), "must be numbers or one word a sample"),
+        (made([date(2020, 1, 1), date(2020, 1, 2)] * 2), "numbers or words to be predicted, got date values"),
+        (made(np.array(["2020-01-01", "2020-01-02"] * 2, "M8[s]")), "numbers or words to be predicted"),
+        (made(np.array([1j, 2.0, 3j, 4.0])), "numbers or words to be predicted, got complex values"),
+        (made([1, 2, 1, 2], pandas.DataFrame({"pixels": [[1, 2], [3], [4], [5]]})), r"got list: data.drop=\[pixels\]"),
     ],
 )
 def test_targets_and_inputs_that_cannot_be_learned_are_refused(source: Rows, said: str):
     with pytest.raises(ValueError, match=said):
         rows.describe(source, HOLD_OUT)
+
+
+MASKS = np.arange(12 * 16).reshape(12, 4, 4) % 3
+LABELS = np.eye(3, dtype=int)[[0, 1, 2] * 4]
+
+
+@pytest.mark.parametrize(
+    ("targets", "form", "said"),
+    [
+        (LABELS * 2, "labels", "needs labels of 0 or 1 as targets: column y has 2 different whole numbers"),
+        (LABELS - 0.5, "labels", "needs labels of 0 or 1"),
+        (LABELS, "classes", "needs classes as targets: column y has 3 labels of 0 or 1, so objective=multilabel fits"),
+        (LABELS[:, 0], "masks", "needs masks as targets: column y has 2 different whole numbers"),
+        (MASKS, "classes", r"column y has a class at each of \(4, 4\) places, so objective=segmentation fits"),
+        (MASKS - 1, "masks", r"has numbers from -1 on, and classes are numbered from 0 \(255 is ignored\)$"),
+        (MASKS // 2 * 255, "masks", r"has no class but 0 \(255 is ignored\)$"),
+        (MASKS * 5000, "masks", "has numbers up to 10000, and classes must be below 4096$"),
+        (["a", "b"] * 6, "values", "needs numbers as targets: column y has 2 different words"),
+    ],
+)
+def test_targets_that_an_objective_cannot_take_are_refused(targets: Any, form: str, said: str):
+    with pytest.raises(ValueError, match=said):
+        rows.describe(made(targets), HOLD_OUT).offered_for(form)
+
+
+@pytest.mark.parametrize(
+    ("val", "said"),
+    [
+        (np.ones((4, 2), int), r"column y of the val part must have the training part's shape \(3,\)"),
+        (np.ones((4, 0), int), r"must have values for each sample, got shape \(4, 0\)"),
+        (np.int64(3), r"must have values for each sample, got shape \(\)"),
+    ],
+)
+def test_targets_of_parts_with_unlike_shapes_are_refused(val: np.ndarray, said: str):
+    inputs = np.arange(24.0).reshape(12, 2)
+    source = Rows(Part(inputs, LABELS), Part(inputs[:4], val), label="column y")
+    with pytest.raises(ValueError, match=said):
+        rows.describe(source, SplitRule(0, 0, None))
+
+
+def test_what_parts_lack_of_labels_and_masks_are_doubts():
+    inputs = np.arange(24.0).reshape(12, 2)
+    val = np.where(np.arange(3) == 1, 0, LABELS)
+    labels = rows.describe(Rows(Part(inputs, LABELS), Part(inputs + 0.5, val)), SplitRule(0, 0, None)).doubts
+    assert labels == ("no sample of the val part has label 1",)
+    empty = MASKS.copy()
+    empty[:2] = 255
+    masks = rows.describe(Rows(Part(inputs, empty * (empty != 1)), Part(inputs + 0.5, MASKS)), SplitRule(0, 0, None))
+    assert masks.doubts == (
+        "the train part has no sample of class 1",
+        "2 of 12 train masks are 255 everywhere, which is ignored",
+    )
+
+
+def test_the_ignored_class_of_a_dataset_stays_as_it_is():
+    masks = np.where(MASKS == 1, 255, MASKS)
+    source = Items([(torch.zeros(1, 4, 4) + place, mask) for place, mask in enumerate(masks)])
+    facts = items.describe(source, HOLD_OUT)
+    assert (facts.usual, facts.num_classes) == ("segmentation", 3)
+    data = items.load(source, HOLD_OUT, facts, torch.device("cpu"), "masks")
+    assert set(data.targets("train").unique().tolist()) == {0, 2, 255}
+
+
+def test_numbers_at_each_place_are_standardised_place_by_place():
+    images = np.random.default_rng(0).normal(3, 2, (12, 4, 5))
+    source, inputs = made(images), torch.arange(12.0)[:, None]
+    facts = rows.describe(source, HOLD_OUT)
+    of_rows = rows.load(source, HOLD_OUT, facts, "cpu", "values").targets("train")
+    assert torch.allclose(of_rows.mean(0), torch.zeros(4, 5), atol=1e-6)
+    given = Items([(one, image) for one, image in zip(inputs, images, strict=True)])
+    data = items.load(given, HOLD_OUT, items.describe(given, HOLD_OUT), torch.device("cpu"), "values")
+    assert torch.allclose(data.targets("train"), of_rows, atol=1e-5)
+
+
+def test_the_vocabulary_of_arrays_is_that_of_all_parts_and_of_the_next_tokens():
+    tokens = np.arange(60).reshape(12, 5) % 7
+    source = Rows(Part(tokens, tokens + 2), Part(tokens[:4] + 5, tokens[:4]))
+    assert rows.describe(source, SplitRule(0, 0, None)).offered["vocab_size"] == 12
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [Decimal("0.5"), Decimal("1.5"), Decimal("2"), Decimal("1.5")],
+        np.array([0.5, 1.5, 2, 1.5], object),
+        pandas.array([0.5, 1.5, 2.0, 1.5], dtype="Float64"),
+    ],
+    ids=["decimals", "objects", "pandas"],
+)
+def test_numbers_of_any_kind_are_numbers_to_predict(targets: Any):
+    source = made(targets)
+    facts = rows.describe(source, HOLD_OUT)
+    assert facts.usual == "regression"
+    assert set(rows.load(source, HOLD_OUT, facts, "cpu", "raw").targets("train").tolist()) <= {0.5, 1.5, 2.0}
+
+
+def test_decimals_dates_and_durations_are_numbers_with_gaps():
+    columns = {
+        "decimal": [Decimal("1.5"), None, Decimal("2.5"), Decimal("4")],
+        "date": [date(2020, 1, 1), None, date(2020, 1, 3), date(2020, 1, 6)],
+        "time": pandas.to_datetime(["2020-01-01", None, "2020-01-03", "2020-01-06"]),
+        "zoned": pandas.to_datetime(["2020-01-01", None, "2020-01-03", "2020-01-06"]).tz_localize("UTC"),
+        "duration": pandas.to_timedelta([0, None, 2, 5], unit="D"),
+    }
+    found, _ = table.encoded({"train": pandas.DataFrame(columns)})
+    values, gaps = found["train"][:, :5], found["train"][:, 5:]
+    # A gap has the median, which is that of the third row.
+    assert np.allclose(values[1], values[2])
+    assert np.allclose(values[:, 1:], values[:, 1:2], atol=1e-5)
+    assert (gaps[1] > 0).all()
 
 
 def test_a_table_is_standardised_by_its_training_part_and_fills_its_gaps():
@@ -195,6 +315,41 @@ def test_what_a_dataset_draws_follows_from_seed_and_step(workers: int):
         assert torch.equal(inputs["x"], again["x"])
         assert torch.equal(targets, same)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_dataset_whose_items_change_after_it_was_described_is_refused():
+    class Shifted(Squares):
+        def __getitem__(self, place: int) -> dict[str, Any]:
+            return super().__getitem__(place) | {"x": torch.full((1,), place + 0.5)}
+
+    facts = items.describe(Items(Squares()), HOLD_OUT)
+    for changed in (Squares(19), Shifted()):
+        with pytest.raises(ValueError, match="another length or other items"):
+            items.load(Items(changed), HOLD_OUT, facts, torch.device("cpu"), "values")
+
+
+def test_items_that_follow_from_no_seed_are_not_compared():
+    class Unseeded(Squares):
+        def __getitem__(self, place: int) -> dict[str, Any]:
+            return {"x": np.random.default_rng().normal(size=1), "label": float(place**2)}
+
+    facts = items.describe(Items(Unseeded()), HOLD_OUT)
+    items.load(Items(Unseeded()), HOLD_OUT, facts, torch.device("cpu"), "values")
+    with pytest.raises(ValueError, match="another length"):
+        items.load(Items(Unseeded(19)), HOLD_OUT, facts, torch.device("cpu"), "values")
+
+
+def test_equal_samples_of_nested_objects_are_found_by_their_content():
+    nested = [({"a": {"b": [float(place)]}}, place % 2) for place in range(12)]
+    assert not any("among the training" in doubt for doubt in items.describe(Items(nested), HOLD_OUT).doubts)
+    twice = items.describe(Items(nested, val=nested[:4]), SplitRule(0, 0, None)).doubts
+    assert any("4 of 4 val samples are among the training samples" in doubt for doubt in twice)
+
+
+def test_targets_of_several_shapes_are_refused_unless_they_are_tokens():
+    ragged = [(np.ones(2), np.ones(2 + place % 2)) for place in range(12)]
+    with pytest.raises(ValueError, match=r"must have one shape or be whole numbers: \(2,\), \(3,\)"):
+        items.describe(Items(ragged), HOLD_OUT)
 
 
 def test_a_dataset_without_a_length_is_refused():

@@ -251,6 +251,11 @@ def test_each_epoch_is_measured_against_the_first_loss_alone():
     assert check.update(6.1) == "the mean loss of epoch 4 is 3.05, above 3x the untrained net's"
 
 
+def test_a_loss_that_was_negative_once_may_grow():
+    check = DivergenceCheck(steps_per_epoch=2)
+    assert [check.update(loss) for loss in (1.0, -0.5, 90.0, 90.0)] == [None] * 4
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_has_diverged(loss: float):
     check = DivergenceCheck(steps_per_epoch=100)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
@@ -17,11 +18,11 @@ LOSSES = {"mse": mse_loss, "l1": l1_loss, "huber": huber_loss}
 
 @dataclass(frozen=True)
 class Regression:
-    """Outputs are (N,) or (N, 1) for targets (N,), and (N, D) for targets (N, D), floating point.
+    """Outputs are (N,) or (N, 1) for targets (N,), and have the targets' shape (N, D) or (N, ...), floating point.
 
-    Targets are standardised: `target_mean` and `target_std` are those of the training part, a number for each of the D
-    targets, and measures are in the targets' own units. `loss` is mse, l1 or huber, of standardised targets; `delta`
-    is where huber turns from a square into a line. RMSE and R2 are means over the targets, as in scikit-learn.
+    Targets are standardised: `target_mean` and `target_std` are those of the training part, a number for each of a
+    sample's targets, and measures are in the targets' own units. `loss` is mse, l1 or huber, of standardised targets;
+    `delta` is where huber turns from a square into a line. RMSE and R2 are means over the targets, as in scikit-learn.
     """
 
     target_mean: Sequence[float]
@@ -74,8 +75,7 @@ class Regression:
     def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and targets in the targets' own units, for a metric of torchmetrics."""
         mean, std = (torch.tensor(list(one), device=targets.device) for one in (self.target_mean, self.target_std))
-        shape = (-1,) if targets.ndim > 1 else ()
-        mean, std = mean.reshape(shape), std.reshape(shape)
+        mean, std = mean.reshape(targets.shape[1:]), std.reshape(targets.shape[1:])
         return _shaped(outputs, targets) * std + mean, targets * std + mean
 
     def chance(self, targets: Tensor) -> float:
@@ -102,7 +102,8 @@ def _shaped(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _listed(sums: Any) -> list[float]:
-    return sums if isinstance(sums, list) else [sums]
+    """One sum a target, in a row."""
+    return np.ravel(sums).tolist()
 
 
 def _mean(values: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVALUATION_BATCH = 256
+# So many items of a dataset are compared with those that were described, whenever a trial begins.
+SAMPLED = 16
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,13 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
     divided = described.divided({name: len(part) for name, part in source.parts().items()}, split)
     read = {name: _read(source, name) for name in source.parts()}
     label = source.label or "the target"
-    offered, doubts = read["train"].offered, []
+    offered, doubts, forms = read["train"].offered, [], ()
     usual, reason = "language_model", f"{label} has several lengths"
     if all(one.targets is not None for one in read.values()):
         whole = Targets.of({name: one.targets for name, one in read.items()}, label)
         targets = whole.at(divided)
         usual, reason = whole.usual()
+        forms = whole.forms()
         of_targets, doubts = known(targets, usual)
         offered |= of_targets | {"class_values": targets.class_values()}
     samples = {name: [read[of].digests[place] for place in index] for name, (of, index) in divided.items()}
@@ -78,17 +81,21 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
         usual=usual,
         reason=reason,
         offered=offered,
-        digest=_lengths(source),
+        digest=_digest(source),
         doubts=tuple(doubts),
+        forms=forms,
     )
 
 
 def load(source: Items, split: SplitRule, facts: SampleFacts, device: torch.device | str, form: Form) -> ItemBatches:
-    """The datasets of a split; raises ValueError if their sizes are not those that were described."""
+    """The datasets of a split; raises ValueError if lengths or items are not those that were described."""
     import torch
 
-    if _lengths(source) != facts.digest:
-        raise ValueError("the dataset has another length than when the trial was planned: start the command again")
+    if _digest(source, facts.digest) != facts.digest:
+        raise ValueError(
+            "the dataset has another length or other items than when it was first read: rerun=true reads it afresh; "
+            "what it draws at random when it is created must follow from a seed"
+        )
     divided = described.divided({name: len(part) for name, part in source.parts().items()}, split)
     return ItemBatches(source, divided, facts, torch.device(device), form)
 
@@ -169,7 +176,7 @@ class ItemBatches:
 
         loader = DataLoader(
             _Seeded(self.source.parts()[self.index[part][0]]),  # type: ignore[arg-type]
-            batch_sampler=_Sampler(drawn),
+            batch_sampler=_Sampler(drawn),  # type: ignore[arg-type]
             num_workers=self.source.workers,
             collate_fn=self.source.collate,
             # Else it draws from torch's generator, which nets draw from.
@@ -213,10 +220,12 @@ class ItemBatches:
                 return targets.long()
             return torch.searchsorted(torch.tensor(values, device=self.device), targets)
         targets = self._moved(targets)
+        if self.form == "masks":
+            return targets.long()
         if self.form == "labels":
             return targets.float()
         if self.form == "values":
-            mean, std = self._moments if targets.ndim > 1 else (one[0] for one in self._moments)
+            mean, std = (one.reshape(targets.shape[1:]) for one in self._moments)
             return (targets.float() - mean) / std
         return targets
 
@@ -227,23 +236,23 @@ class _Seeded:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, asked: Sequence[tuple[str, int]]) -> list[Any]:
-        positions = [position for _, position in asked]
-        with _drawing(asked[0][0]):
+    def __getitems__(self, asked: tuple[str, list[int]]) -> list[Any]:
+        seed, positions = asked
+        with _drawing(seed):
             if hasattr(self.dataset, "__getitems__"):
                 return self.dataset.__getitems__(positions)
             return [self.dataset[position] for position in positions]
 
 
 class _Sampler:
-    """Batches of (seed of the draws, position), as torch's DataLoader asks a batch sampler for them."""
+    """The seed of the draws and the positions of each batch, as torch's DataLoader asks a batch sampler for them."""
 
     def __init__(self, drawn: Iterable[tuple[str, np.ndarray]]) -> None:
         self.drawn = drawn
 
-    def __iter__(self) -> Iterator[list[tuple[str, int]]]:
+    def __iter__(self) -> Iterator[tuple[str, list[int]]]:
         for seed, positions in self.drawn:
-            yield [(seed, position) for position in positions.tolist()]
+            yield seed, positions.tolist()
 
 
 @contextmanager
@@ -285,7 +294,12 @@ def _read(source: Items, name: str) -> _Read:
             digests.append(described.digest_of(arrays.values()))
             offered = offered or _offered(inputs)
             count(1)
-    alike = len({target.shape for target in targets}) == 1
+    shapes = list(dict.fromkeys(target.shape for target in targets))
+    alike = len(shapes) == 1
+    if not alike and any(target.dtype.kind not in "iu" for target in targets):
+        raise ValueError(
+            f"the targets of the {name} dataset must have one shape or be whole numbers: {shapes[0]}, {shapes[1]}"
+        )
     return _Read(np.stack(targets) if alike else None, digests, offered)
 
 
@@ -298,5 +312,27 @@ def _offered(inputs: Any) -> dict[str, Any]:
     return offered | ({"in_channels": array.shape[0], "length": array.shape[-1]} if array.ndim >= 2 else {})
 
 
-def _lengths(source: Items) -> str:
-    return ",".join(f"{name}:{len(part)}" for name, part in source.parts().items())
+def _digest(source: Items, recorded: str = "") -> str:
+    """The length of each dataset and a hash of some of its items, which stand for it.
+
+    Items are read twice. Where they differ, by draws that follow from no seed, the length alone stands for a dataset,
+    as it does where that is so in the `recorded` digest.
+    """
+    digests = []
+    for name, part in source.parts().items():
+        found = f"{name}:{len(part)}:"
+        if found not in recorded.split(","):
+            once, again = (_digest_of_some(part, source.label) for _ in range(2))
+            found += once if once == again else ""
+        digests.append(found)
+    return ",".join(digests)
+
+
+def _digest_of_some(dataset: Any, label: str | None) -> str:
+    """A hash of items that lie evenly in a dataset."""
+    arrays: list[np.ndarray] = []
+    for place in np.unique(np.linspace(0, len(dataset) - 1, SAMPLED).astype(int)).tolist() if len(dataset) else ():
+        with _drawing(str(place)):
+            inputs, target = apart(dataset[place], label)
+        arrays += [np.asarray(value) for value in (*leaves(inputs).values(), target)]
+    return described.digest_of(arrays).hex()

@@ -65,7 +65,8 @@ def describe(source: Rows, split: SplitRule) -> SampleFacts:
     be learned.
     """
     inputs, targets, doubts = _divided(source, split)
-    usual, reason = _targets(source).usual()
+    whole = _targets(source)
+    usual, reason = whole.usual()
     offered, lacking = known(targets, usual)
     doubts += lacking
     doubts += described.leaks({part: _digests(one) for part, one in inputs.items()}, source.unit)
@@ -75,10 +76,11 @@ def describe(source: Rows, split: SplitRule) -> SampleFacts:
         unit=source.unit,
         usual=usual,
         reason=reason,
-        offered=_shape(inputs["train"]) | offered,
+        offered=_shape(inputs, targets) | offered,
         digest=_digest(inputs, targets),
         doubts=tuple(doubts),
         skipped=sum(map(len, source.skipped.values())),
+        forms=whole.forms(),
     )
 
 
@@ -178,6 +180,9 @@ def _divided(source: Rows, split: SplitRule) -> tuple[dict[str, Any], Targets, l
         for name, (of, positions) in described.divided({name: len(one) for name, one in kept.items()}, split).items()
     }
     for name, part in parts.items():
+        for place, array in leaves(part.inputs).items():
+            if array.ndim == 0 or 0 in array.shape[1:]:
+                raise ValueError(f"{name} {place} must have values for each sample, got shape {array.shape}")
         sizes = {place: len(array) for place, array in leaves(part.inputs).items()}
         if wrong := {place: size for place, size in sizes.items() if size != len(part.targets)}:
             place, size = next(iter(wrong.items()))
@@ -210,19 +215,29 @@ def _taken(array: np.ndarray, positions: np.ndarray) -> np.ndarray:
     if taken.dtype.kind not in "iufb":
         raise ValueError(f"inputs must be arrays of numbers, got {taken.dtype}")
     if taken.dtype.kind == "f":
-        return taken.astype(np.float32, copy=False)
+        # What is too large for float32 is refused with all that is not finite.
+        with np.errstate(over="ignore"):
+            return taken.astype(np.float32, copy=False)
     return taken.astype(np.float32 if taken.dtype.kind == "b" else np.int64, copy=False)
 
 
-def _shape(inputs: Any) -> dict[str, Any]:
-    """What a net's constructor may ask for of inputs that are one array: (N, F), (N, C, L), (N, C, H, W), ..."""
+def _shape(parts: Mapping[str, Any], targets: Targets) -> dict[str, Any]:
+    """What a net's constructor may ask for of inputs that are one array: (N, F), (N, C, L), (N, C, H, W), ...
+
+    The vocabulary of tokens is that of all parts, and of targets that are tokens in the inputs' shape.
+    """
+    inputs = parts["train"]
     if not isinstance(inputs, np.ndarray):
         return {}
     offered: dict[str, Any] = {"in_features": int(np.prod(inputs.shape[1:]))}
     if inputs.ndim >= 3:
         offered |= {"in_channels": inputs.shape[1], "length": inputs.shape[-1]}
     if inputs.dtype.kind in "iu":
-        offered |= {"vocab_size": int(inputs.max()) + 1, "context": inputs.shape[1] if inputs.ndim == 2 else 1}
+        tokens = [*parts.values()]
+        if targets.words is None and targets.parts["train"].dtype.kind in "iu" and inputs.ndim == 2:
+            tokens += [one for name, one in targets.parts.items() if one.shape == parts[name].shape]
+        size = int(max(one.max() for one in tokens)) + 1
+        offered |= {"vocab_size": size, "context": inputs.shape[1] if inputs.ndim == 2 else 1}
     return offered
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,7 +29,8 @@ class SampleFacts:
     """The sizes of one split's parts, and what nets and objectives may ask for by name.
 
     `train`, `val` and `test` count samples (`test` is 0 where there is none); `unit` is what a sample is called.
-    `usual` is the objective that `objective=auto` means, and `reason` says why. `digest` stands for the content.
+    `usual` is the objective that `objective=auto` means, and `reason` says why; `forms` are those in which an objective
+    may have the targets, beside raw. `digest` stands for the content.
     `doubts` has a warning for each reason to distrust results on this split; `skipped` counts samples passed over.
     """
 
@@ -42,6 +44,7 @@ class SampleFacts:
     digest: str
     doubts: tuple[str, ...] = ()
     skipped: int = 0
+    forms: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int | None:
@@ -54,17 +57,20 @@ class SampleFacts:
         Raises ValueError where the targets cannot have that form.
         """
         offered = dict(self.offered)
-        needed = {"classes": "num_classes", "values": "target_mean", "labels": "target_mean"}.get(form)
-        if needed and needed not in offered:
-            wanted = "numbers" if form == "values" else form
-            raise ValueError(f"the objective needs {wanted} as targets: {self.reason}, so objective={self.usual} fits")
-        width = offered.get("num_classes") if form == "classes" else len(offered.get("target_mean", ())) or None
+        if form not in (*self.forms, "raw"):
+            wanted = {"values": "numbers", "labels": "labels of 0 or 1"}.get(form, form)
+            # Masks whose numbers are no classes are meant for segmentation all the same.
+            fits = f", so objective={self.usual} fits" if (form, self.usual) != ("masks", "segmentation") else ""
+            raise ValueError(f"the objective needs {wanted} as targets: {self.reason}{fits}")
+        width = (
+            offered.get("num_classes") if form in ("classes", "masks") else len(offered.get("target_mean", ())) or None
+        )
         return {"out_features": width, **offered} if width else offered
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SampleFacts:
         """The facts again from what `dataclasses.asdict` made of them, after a passage through JSON."""
-        return cls(**{**content, "doubts": tuple(content["doubts"])})
+        return cls(**{**content, "doubts": tuple(content["doubts"]), "forms": tuple(content["forms"])})
 
 
 def divided(sizes: Mapping[str, int], split: SplitRule) -> dict[str, tuple[str, np.ndarray]]:
@@ -128,8 +134,15 @@ def digest_of(arrays: Iterable[np.ndarray]) -> bytes:
     hashed = hashlib.blake2b(digest_size=16)
     for array in arrays:
         hashed.update(f"{array.dtype.str}{array.shape}".encode())
-        hashed.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        hashed.update(_content(array) if array.size else b"")
     return hashed.digest()
+
+
+def _content(array: np.ndarray) -> bytes | memoryview:
+    """The bytes that an array stands for; those of Python's objects are pointers, so they are pickled."""
+    if array.dtype.hasobject:
+        return pickle.dumps(array.tolist())
+    return array.tobytes() if array.dtype.kind in "mM" else np.ascontiguousarray(array).data.cast("B")
 
 
 def refuse_not_finite(array: np.ndarray, what: str) -> None:

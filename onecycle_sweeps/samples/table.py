@@ -22,20 +22,23 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
 
     Numbers are standardised, with the median in their gaps and a column that says where these were. Words become one
     column each, gaps a word of their own; a word that the training part lacks is no column. All of it follows from the
-    training part. Raises ValueError for numbers that are infinite, and if no column is left.
+    training part. Dates and durations are numbers of seconds. Raises ValueError for numbers that are infinite, for
+    values that are neither numbers nor words, and if no column is left.
     """
+    from pandas.api.types import is_numeric_dtype
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+    parts = {part: _readable(frame) for part, frame in parts.items()}
     train = parts["train"]
     kept, doubts = {}, []
     for name in train.columns:
         column: Any = train[name]
         if column.isna().all() or column.nunique(dropna=False) < 2:
             doubts.append(f"column {name} is left out: it is the same in all training rows")
-        elif _is_number(column):
+        elif is_numeric_dtype(column):
             _refuse_infinite(parts, name)
             kept[name] = "number"
         elif column.nunique() == len(column):
@@ -68,18 +71,35 @@ def _prepared(frame: DataFrame, numbers: list[str], words: list[str]) -> DataFra
 
     columns: dict[str, Any] = {name: frame[name] for name in (*numbers, *words)}
     for name in numbers:
-        column = columns[name]
-        columns[name] = column.astype("int64") / 1e9 if column.dtype.kind in "mM" else column.astype("float64")
+        columns[name] = columns[name].astype("float64")
     for name in words:
         column = columns[name]
         columns[name] = column.astype(str).astype(object).where(column.notna(), np.nan)
     return DataFrame(columns)
 
 
-def _is_number(column: Any) -> bool:
-    from pandas.api import types
+def _readable(frame: DataFrame) -> DataFrame:
+    """The columns with decimals as floats, and dates and durations as seconds; gaps are NaN there."""
+    import pandas
 
-    return types.is_numeric_dtype(column) or types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column)
+    epoch, columns = pandas.Timestamp(0), {}
+    for name in frame.columns:
+        column: Any = frame[name]
+        kind = pandas.api.types.infer_dtype(column, skipna=True)
+        if kind == "decimal":
+            column = column.astype("float64")
+        elif kind in ("date", "datetime", "datetime64"):
+            column = (pandas.to_datetime(column, utc=True).dt.tz_localize(None) - epoch).dt.total_seconds()
+        elif kind in ("timedelta", "timedelta64"):
+            column = pandas.to_timedelta(column).dt.total_seconds()
+        elif kind == "complex" or not column.map(pandas.api.types.is_scalar).all():
+            other = next(one for one in column if not isinstance(one, str | int | float))
+            raise ValueError(
+                f"column {name} must have numbers, words or dates, got {type(other).__name__}: data.drop=[{name}] "
+                "leaves it out"
+            )
+        columns[name] = column
+    return pandas.DataFrame(columns, index=frame.index)
 
 
 def _refuse_infinite(parts: Mapping[str, DataFrame], name: str) -> None:

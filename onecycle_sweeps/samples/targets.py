@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +12,19 @@ from onecycle_sweeps.samples.sample_facts import few, missing_classes, refuse_no
 
 # Whole numbers with at most so many different values are classes, where nothing else is typed.
 MOST_CLASSES = 20
+# What pandas calls Python's numbers, and what they become.
+NUMBERS = {
+    "decimal": np.float64,
+    "floating": np.float64,
+    "mixed-integer-float": np.float64,
+    "integer": np.int64,
+    "boolean": np.bool_,
+}
 # How an objective wants its targets; what it does not say is given as it is.
-Form = Literal["classes", "labels", "values", "raw"]
+Form = Literal["classes", "masks", "labels", "values", "raw"]
+# The class of places that count neither for the loss nor for a measure (PASCAL VOC's border).
+IGNORED = 255
+MOST_MASK_CLASSES = 4096
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,15 @@ class Targets:
     def of(cls, given: Mapping[str, Any], label: str) -> Targets:
         """The targets as a loader returned them, an array a part.
 
-        Raises ValueError for values that are missing or not finite, for a constant, and for words that all differ.
+        Raises ValueError for values that are missing or not finite, for dates and other values that are neither
+        numbers nor words, for parts of different shapes, for a constant, and for words that all differ.
         """
-        arrays = {part: np.asarray(values) for part, values in given.items()}
+        arrays = {part: _readable(np.asarray(values), f"{label} of the {part} part") for part, values in given.items()}
+        _refuse_shapes(arrays, label)
         words = None
         if any(array.dtype.kind not in "iufb" for array in arrays.values()):
-            for part, array in arrays.items():
-                _refuse_gaps(array, f"the {part} {label}")
+            if arrays["train"].ndim > 1:
+                raise ValueError(f"{label} must be numbers or one word a sample, got words {arrays['train'].shape}")
             arrays = {part: array.astype(str) for part, array in arrays.items()}
             words = tuple(np.unique(np.concatenate([array.ravel() for array in arrays.values()])).tolist())
             if len(words) == sum(array.size for array in arrays.values()):
@@ -44,7 +57,7 @@ class Targets:
             words = ("False", "True")
             arrays = {part: array.astype(np.int64) for part, array in arrays.items()}
         for part, array in arrays.items():
-            refuse_not_finite(array, f"the {part} {label}")
+            refuse_not_finite(array, f"{label} of the {part} part")
         if arrays["train"].size and (arrays["train"] == arrays["train"].flat[0]).all():
             value = arrays["train"].flat[0]
             raise ValueError(f"{label} has one value only, {words[int(value)] if words else value}: nothing to learn")
@@ -72,6 +85,18 @@ class Targets:
         """The targets of a split, whose parts are positions in the parts of the source."""
         return Targets(self.label, {name: self.parts[of][at] for name, (of, at) in positions.items()}, self.words)
 
+    def forms(self) -> tuple[str, ...]:
+        """The forms in which an objective may have the targets, beside raw."""
+        train = np.concatenate(list(self.parts.values()))
+        found = ["values"] if self.are_numbers() else []
+        if train.ndim == 1 and self.class_names() is not None:
+            found.append("classes")
+        if train.ndim >= 3 and self.class_names() is not None:
+            found.append("masks")
+        if train.ndim == 2 and set(np.unique(train).tolist()) <= {0, 1}:
+            found.append("labels")
+        return tuple(found)
+
     def are_numbers(self) -> bool:
         """Whether a mean of the targets means anything."""
         return self.words is None or self.words == ("False", "True")
@@ -81,16 +106,15 @@ class Targets:
 
         `values` are standardised by `offered`, which has the training part's target_mean and target_std.
         """
-        if form == "classes":
+        if form in ("classes", "masks"):
             return self.classes()
         if form == "raw":
             return dict(self.parts)
         values = self.values()
         if form == "labels":
             return {part: array.astype(np.float32) for part, array in values.items()}
-        mean, std = (np.array(offered[name]) for name in ("target_mean", "target_std"))
-        if self.parts["train"].ndim == 1:
-            mean, std = mean[0], std[0]
+        shape = self.parts["train"].shape[1:]
+        mean, std = (np.array(offered[name]).reshape(shape) for name in ("target_mean", "target_std"))
         return {part: ((array - mean) / std).astype(np.float32) for part, array in values.items()}
 
     def usual(self) -> tuple[str, str]:
@@ -102,7 +126,8 @@ class Targets:
         if train.ndim == 2 and whole and set(np.unique(train).tolist()) <= {0, 1}:
             return "multilabel", f"{self.label} has {train.shape[1]} labels of 0 or 1"
         if train.ndim >= 3 and whole:
-            return "segmentation", f"{self.label} has a class at each of {train.shape[1:]} places"
+            fault = _fault_of_masks(train)
+            return "segmentation", f"{self.label} {fault or f'has a class at each of {train.shape[1:]} places'}"
         if train.ndim == 1 and whole and (count := len(np.unique(train))) <= MOST_CLASSES:
             return "classification", f"{self.label} has {count} different whole numbers"
         kind = "whole numbers" if whole else "numbers with fractions"
@@ -117,12 +142,12 @@ class Targets:
             return None
         if train.ndim >= 3:
             found = np.concatenate([array.ravel() for array in self.parts.values()])
-            return tuple(map(str, range(int(found[found != 255].max(initial=0)) + 1)))
+            return None if _fault_of_masks(found) else tuple(map(str, range(int(found[found != IGNORED].max()) + 1)))
         return tuple(f"{value:g}" for value in _distinct(self.parts))
 
     def class_values(self) -> list[Any] | None:
         """The value of each class, in order: words or numbers."""
-        if self.words or self.class_names() is None:
+        if self.words or self.class_names() is None or self.parts["train"].ndim > 1:
             return list(self.words) if self.words else None
         return _distinct(self.parts).tolist()
 
@@ -142,11 +167,38 @@ class Targets:
         return {part: array.astype(np.float64) for part, array in self.parts.items()}
 
 
+def _refuse_shapes(arrays: Mapping[str, np.ndarray], label: str) -> None:
+    shape = arrays["train"].shape[1:]
+    for part, array in arrays.items():
+        if array.ndim == 0 or 0 in array.shape[1:]:
+            raise ValueError(f"{label} of the {part} part must have values for each sample, got shape {array.shape}")
+        if array.shape[1:] != shape:
+            raise ValueError(
+                f"{label} of the {part} part must have the training part's shape {shape} for each sample, got "
+                f"{array.shape[1:]}"
+            )
+
+
+def _fault_of_masks(found: np.ndarray) -> str | None:
+    """Why numbers at places are not the numbers of classes; None if they are."""
+    least, most = found.min(initial=0), found[found != IGNORED].max(initial=0)
+    if least < 0:
+        return f"has numbers from {least:g} on, and classes are numbered from 0 (255 is ignored)"
+    if most == 0:
+        return "has no class but 0 (255 is ignored)"
+    if most >= MOST_MASK_CLASSES:
+        return f"has numbers up to {most:g}, and classes must be below {MOST_MASK_CLASSES}"
+    return None
+
+
 def _distinct(parts: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.unique(np.concatenate([array.ravel() for array in parts.values()]))
 
 
-def _refuse_gaps(array: np.ndarray, what: str) -> None:
+def _readable(array: np.ndarray, what: str) -> np.ndarray:
+    """The array with Python's numbers, such as decimals, as NumPy's; raises ValueError for gaps and for dates."""
+    if array.dtype.kind in "iufb":
+        return array
     import pandas
 
     gaps = np.asarray(pandas.isna(array.ravel()))
@@ -155,21 +207,57 @@ def _refuse_gaps(array: np.ndarray, what: str) -> None:
         raise ValueError(
             f"{what} must have a value in each row: {gaps.sum()} of {array.size} have none, first row {where}"
         )
+    kind = pandas.api.types.infer_dtype(array.ravel(), skipna=False)
+    if kind == "integer" and any(abs(value) >= 2**63 for value in array.flat):
+        kind = "floating"
+    if numeric := NUMBERS.get(kind):
+        return array.astype(numeric)
+    values = array.ravel().tolist()
+    odd = next((one for one in values if not isinstance(one, str | bytes | int | float)), None)
+    if array.dtype.kind in "mMcV" or odd is not None:
+        raise ValueError(
+            f"{what} must have numbers or words to be predicted, got {kind} values such as {odd or values[0]}"
+        )
+    return array
 
 
 def known(targets: Targets, usual: str) -> tuple[dict[str, Any], list[str]]:
-    """What nets and objectives may ask for of the training targets, and a doubt for each part that lacks a class."""
+    """What nets and objectives may ask for of the training targets, and a doubt for each part that lacks a class.
+
+    Raises ValueError for numbers that are so large that their deviation is infinite.
+    """
     offered: dict[str, Any] = {}
     doubts: list[str] = []
     if names := targets.class_names():
         numbers = targets.classes()
         counts = np.bincount(numbers["train"].ravel(), minlength=len(names))[: len(names)].tolist()
         offered |= {"num_classes": len(names), "class_counts": counts}
-        if usual == "classification":
+        if usual in ("classification", "segmentation"):
             doubts += missing_classes(numbers, names)
+        if usual == "segmentation":
+            doubts += _unlabelled(numbers)
     if targets.are_numbers():
         columns = targets.values()["train"]
         columns = columns.reshape(len(columns), -1)
-        std = columns.std(0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            std = columns.std(0)
+        if not np.isfinite(std).all():
+            raise ValueError(f"{targets.label} must be numbers whose deviation is finite, got up to {columns.max():g}")
+        if usual == "multilabel":
+            doubts += _absent_labels(targets.parts)
         offered |= {"target_mean": columns.mean(0).tolist(), "target_std": np.where(std > 0, std, 1.0).tolist()}
     return offered, doubts
+
+
+def _unlabelled(masks: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A warning for each part with masks that are ignored everywhere; a batch of such masks alone has no loss."""
+    for part, numbers in masks.items():
+        if count := int((numbers == IGNORED).reshape(len(numbers), -1).all(1).sum()):
+            yield f"{count} of {len(numbers)} {part} masks are {IGNORED} everywhere, which is ignored"
+
+
+def _absent_labels(parts: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A warning for each part that lacks a label; its F1 is 0."""
+    for part, labels in parts.items():
+        if lacking := [str(place) for place in np.flatnonzero(~labels.astype(bool).any(0))]:
+            yield f"no sample of the {part} part has label {few(lacking)}"

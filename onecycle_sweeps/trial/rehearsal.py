@@ -100,7 +100,7 @@ def _with_gradients(config: Config, facts: Facts, device: str) -> tuple[Learner,
     else:
         inputs, targets = next(data.train_batches(0))
     named = {"images": inputs} if isinstance(data, ImageBatches) else leaves(inputs)
-    shapes = ", ".join(f"{name} of shape {tuple(tensor.shape)}" for name, tensor in named.items())
+    shapes = ", ".join(_described(name, tensor) for name, tensor in named.items())
     # Not used: the optimizer is rehearsed separately.
     unused = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
     learner = Learner(net, unused, data, objective, 0, bf16=config["precision"] == "bf16")
@@ -132,6 +132,12 @@ def _few(config: Config, facts: Facts, normalisation: Any, device: str) -> Batch
     data = replace(ImageBatches(part, part, None, facts, count), **transforms(config, facts))
     data.normalise(data.train.images)
     return data
+
+
+def _described(name: str, tensor: Tensor) -> str:
+    """An input of the net with its shape; whole numbers are often meant as others."""
+    whole = "" if tensor.is_floating_point() else " of whole numbers, which are tokens (save others as float32)"
+    return f"{name} of shape {tuple(tensor.shape)}{whole}"
 
 
 def _augmented(data: ImageBatches) -> Tensor:

@@ -61,13 +61,13 @@ class DivergenceCheck:
             return f"the loss is {loss} at step {self.steps}"
         if self.steps == 0:
             self.untrained = loss
+        # The rule is for losses of at least 0; a negative one says that this is another.
+        self.bounded = self.bounded and loss >= 0
         self.steps += 1
         self.epoch_total += loss
         if self.steps % self.steps_per_epoch:
             return None
         mean, self.epoch_total = self.epoch_total / self.steps_per_epoch, 0.0
-        # The rule is for losses of at least 0; a negative one says that this is another.
-        self.bounded = self.bounded and min(mean, self.untrained) >= 0
         if self.bounded and mean > DIVERGED_FACTOR * self.untrained:
             epoch = self.steps // self.steps_per_epoch
             return f"the mean loss of epoch {epoch} is {mean:.4g}, above {DIVERGED_FACTOR:g}x the untrained net's"
