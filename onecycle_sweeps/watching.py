@@ -108,7 +108,7 @@ class Observed:
 def mistakes(seen: Observed, plan: Policy | int) -> list[Mistake]:
     """What is wrong with the schedule that was seen, at most one of each kind, the most telling first."""
     if not seen.count:
-        return []
+        return [one for one in [_length(seen, _steps_of(plan))] if one is not None]
     checks = [_flattened(seen), _loaded(seen), *_of_schedulers(seen, plan)]
     checks += [_off_policy(seen, plan), _momentum(seen, plan)] if callable(plan) else []
     checks += [_bounce(seen, _steps_of(plan)), _swing(seen), _length(seen, _steps_of(plan))]
@@ -490,10 +490,8 @@ class Seen:
 
     def _find_schedulers(self) -> None:
         """Find torch's schedulers of this optimizer, which does not know them."""
-        optimizers = {id(self.optimizer), id(with_hooks(self.optimizer))}
-        for one in gc.get_objects():
-            if issubclass(type(one), LRScheduler) and id(vars(one).get("optimizer")) in optimizers:
-                self._positions.setdefault(id(one), (one, []))
+        for one in _schedulers_of(self.optimizer, with_hooks(self.optimizer)):
+            self._positions.setdefault(id(one), (one, []))
 
     def _note_positions(self) -> None:
         for one, positions in self._positions.values():
@@ -541,6 +539,16 @@ def watch(optimizer: Optimizer, plan: Policy | int, *, start: int = 0, at_once: 
     if not whole(0).accepts(start):
         raise ValueError(f"start must be a whole number of at least 0, got {start!r}")
     return Seen(optimizer, plan, start, at_once)
+
+
+def _schedulers_of(*optimizers: Optimizer | None) -> Iterator[LRScheduler]:
+    """All of torch's schedulers that hold one of the optimizers."""
+    known = [optimizer for optimizer in optimizers if optimizer is not None]
+    holders = gc.get_referrers(*known)
+    # An object's attributes may be in a dict, which then holds the optimizer in the place of the object.
+    attributes = [one for one in holders if type(one) is dict and any(one.get("optimizer") is own for own in known)]
+    owners = gc.get_referrers(*attributes) if attributes else []
+    yield from (one for one in (*holders, *owners) if issubclass(type(one), LRScheduler))
 
 
 def _positions_of(scheduler: LRScheduler, positions: Sequence[int]) -> Positions:

@@ -86,6 +86,12 @@ def test_a_step_per_epoch_is_found_in_a_schedule_of_drops() -> None:
     assert kinds(loop(plan, lambda made: of_torch.MultiStepLR(made, [4, 8]), each="epoch")) == ["per epoch"]
 
 
+def test_a_loop_that_never_steps_the_watched_optimizer_is_found() -> None:
+    with watch(optimizer(), POLICY) as seen:
+        loop(POLICY, onecycle)
+    assert [str(mistake) for mistake in seen.mistakes] == ["the loop took 0 optimizer steps, and 80 were planned"]
+
+
 @pytest.mark.parametrize("times", [2, 4])
 @pytest.mark.parametrize("plan", [Cosine(0.05, TOTAL, pct_warmup=0), TOTAL])
 def test_several_steps_at_each_step_are_found(plan: Policy | int, times: int) -> None:
