@@ -125,10 +125,10 @@ def test_everything_is_as_before(kind: str, mode: str, data: Examples) -> None:
         model.layers[0].weight.requires_grad_(False)
     rate, groups, state = optimizer.param_groups[0]["lr"], optimizer.param_groups, optimizer.state
     before = everything(model, optimizer)
-    verdict = find_max_lr(model, optimizer, cross_entropy, data)
+    verdict = find_max_lr(model, optimizer, cross_entropy, data, steps=100)
     assert same(before, everything(model, optimizer))
     assert optimizer.param_groups is groups and optimizer.state is state and groups[0]["lr"] is rate
-    assert len(verdict.to_frame()) > 100
+    assert len(verdict.to_frame()) > 50
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
@@ -151,6 +151,7 @@ def test_everything_is_as_before_when_the_call_ends_by_an_exception(
     assert same(before, everything(model, optimizer))
 
 
+@pytest.mark.slow
 def test_a_loader_begins_anew_and_its_generator_is_as_before(data: Examples) -> None:
     inputs, labels = (torch.cat(parts) for parts in zip(*data, strict=True))
     drawn = torch.Generator().manual_seed(5)
@@ -162,7 +163,9 @@ def test_a_loader_begins_anew_and_its_generator_is_as_before(data: Examples) -> 
     assert find_max_lr(*made(), cross_entropy, loader).max_lr == first.max_lr
 
 
-def test_a_step_of_ones_own_gives_the_verdict_of_the_loader(found: Verdict, data: Examples) -> None:
+@pytest.mark.slow
+def test_a_step_of_ones_own_gives_the_verdict_of_the_loader(data: Examples) -> None:
+    expected = find_max_lr(*made(), cross_entropy, data)
     for with_loader in (True, False):
         model, optimizer = made()
 
@@ -176,9 +179,10 @@ def test_a_step_of_ones_own_gives_the_verdict_of_the_loader(found: Verdict, data
         else:
             batches = (batch for _ in range(1000) for batch in data)
             verdict = find_max_lr(model, optimizer, step=lambda step=step, batches=batches: step(next(batches)))
-        assert np.isclose(verdict.max_lr, find_max_lr(*made(), cross_entropy, data).max_lr, rtol=0.5)
+        assert verdict.tests == expected.tests
 
 
+@pytest.mark.slow
 def test_batches_are_pairs_longer_tuples_or_dicts(data: Examples) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -238,6 +242,7 @@ def test_a_scheduler_that_begins_at_zero_does_not_hide_the_rates(data: Examples)
     assert find_max_lr(model, optimizer, cross_entropy, data).lr_scales == pytest.approx((0.1, 1.0))
 
 
+@pytest.mark.slow
 def test_several_seeds_make_several_nets(data: Examples) -> None:
     seeded = []
 
