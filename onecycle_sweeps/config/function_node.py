@@ -8,7 +8,7 @@ from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import LOOP, Config, ConfigError
 from onecycle_sweeps.measures import HEADLINES, Measure
 
-# Keys of the node that are for the trial, and no parameters of the function.
+# Keys of the node that are for the trial; a function may have them as parameters too.
 FOR_THE_TRIAL = ("measure", "goal")
 # Nodes and keys that reach the function only as parameters of their name.
 BY_NAME = (
@@ -80,12 +80,13 @@ def bound(config: Config) -> Callable[..., Any]:
 
 def _node_and_given(config: Config) -> tuple[Config, tuple[str, ...]]:
     """The parameters in the node, and those that the trial gives; raises ValueError for a function without a first."""
-    node = {key: value for key, value in config[LOOP].items() if key not in FOR_THE_TRIAL}
-    takes = nodes.parameters(nodes.located(f"{LOOP}._target_", node["_target_"]))
+    target = config[LOOP]["_target_"]
+    takes = nodes.parameters(nodes.located(f"{LOOP}._target_", target))
+    node = {key: value for key, value in config[LOOP].items() if key not in FOR_THE_TRIAL or key in takes}
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     first = next(iter(takes.values()), None)
     if first is None or first.kind not in (*positional, inspect.Parameter.VAR_POSITIONAL):
-        raise ValueError(f"{LOOP}._target_={node['_target_']} must take the run as its first parameter")
+        raise ValueError(f"{LOOP}._target_={target} must take the run as its first parameter")
     if first.name in node:
-        raise ValueError(f"{LOOP}.{first.name} is the run, which the trial gives {node['_target_']}: leave it out")
+        raise ValueError(f"{LOOP}.{first.name} is the run, which the trial gives {target}: leave it out")
     return node, (first.name, *given(config))

@@ -19,7 +19,7 @@ from onecycle_sweeps.scheduler import apply, used, with_hooks
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.loader_batches import LoaderBatches
 from onecycle_sweeps.trial.train import State
-from onecycle_sweeps.validation import require, whole
+from onecycle_sweeps.validation import whole
 
 
 class Course(Protocol):
@@ -303,10 +303,12 @@ class Run:
         self, loader: Iterable[Any] | None, epochs: int | None, total_steps: int | None, accumulate: int
     ) -> tuple[int, int | None]:
         """The number of steps, and that of an epoch if the loader has a length."""
-        require("accumulate", accumulate, whole(1))
         if (epochs is None) is (total_steps is None):
             raise self._mistake("must give run.steps either epochs or total_steps")
-        require("epochs" if total_steps is None else "total_steps", epochs or total_steps, whole(1))
+        length = {"epochs": epochs} if total_steps is None else {"total_steps": total_steps}
+        for name, value in {"accumulate": accumulate, **length}.items():
+            if error := whole(1).error(f"run.steps({name}=...)", value):
+                raise ValueError(error)
         try:
             # The length of an iterator is that of what is left, which cannot be repeated.
             size = None if loader is None or isinstance(loader, Iterator) else len(loader)  # type: ignore[arg-type]
