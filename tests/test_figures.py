@@ -218,13 +218,18 @@ def test_of_many_groups_the_best_are_in_colours_of_their_own(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("last", [20_000.0, 100.0], ids=["linear", "logarithmic"])
-def test_large_numbers_leave_room_for_the_label_of_their_axis(tmp_path: Path, last: float) -> None:
-    made = hand_made.sweep(tmp_path, entry("a", "step", 0))
-    training(made.trial("a"), accuracy={4: 0.9}, loss={1: 123_456.0, 4: last})
+def test_large_losses_and_small_rates_leave_room_for_the_labels_of_their_axes(tmp_path: Path, last: float) -> None:
+    made = hand_made.sweep(tmp_path, entry("a", "step", 0), entry("b", "clr", 0))
+    training(made.trial("a"), accuracy={4: 0.9}, loss={1: 123_456.0, 4: last}, lr=(4.35e-4, 2e-4, 1e-4, 1e-4, 1e-5))
+    training(made.trial("b"), accuracy={4: 0.9}, lr=[last * 1e-9] * 5)
     comparison = compare(made)
     groups = figures.shown_groups([row.group for row in comparison.rows], comparison.outcomes)
-    (axes,) = canvas.tiles(1, 1, canvas.PANEL_WIDTH, canvas.PANEL_HEIGHT)
-    (plot,) = (plot for plot in figures.figures(groups, comparison.outcomes) if plot.name == "val_loss")
-    plot.panels[0].draw(axes)
-    canvas.figure_of(axes).canvas.draw()
-    assert axes.yaxis.label.get_window_extent().x0 >= 0
+    plots = {plot.name: plot for plot in figures.figures(groups, comparison.outcomes)}
+    for name in ("trajectories", "val_loss"):
+        (axes,) = canvas.tiles(1, 1, canvas.PANEL_WIDTH, canvas.PANEL_HEIGHT)
+        plots[name].panels[0].draw(axes)
+        canvas.figure_of(axes).canvas.draw()
+        assert axes.yaxis.label.get_window_extent().x0 >= 0
+        ticks = [tick for tick in axes.get_yticklabels() if 0 < float(tick.get_position()[1]) < 1e-3]
+        assert [float(tick.get_text()) for tick in ticks] == pytest.approx([tick.get_position()[1] for tick in ticks])
+        assert not any(".e" in tick.get_text() for tick in ticks)

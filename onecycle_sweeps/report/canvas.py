@@ -37,7 +37,7 @@ VARIABLES = {colour.lower(): f"--c{i}" for i, colour in enumerate(COLOURS[:-1])}
 }
 # Sizes are in inches: of a panel, and the margins that leave room for ticks and labels.
 PANEL_WIDTH, PANEL_HEIGHT = 5.0, 3.0
-LEFT, RIGHT, BOTTOM, TOP = 0.68, 0.12, 0.52, 0.1
+LEFT, RIGHT, BOTTOM, TOP = 0.8, 0.12, 0.52, 0.1
 # Numbers from here on do not fit between a panel's y axis and its label.
 LONG_NUMBERS = 1e4
 STEP = "step (optimizer updates)"
@@ -189,6 +189,19 @@ def short_numbers(axes: "Axes") -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def short_rates(axes: "Axes") -> None:
+    """Write rates below 0.001 on the y axis as one types them, 4e-4, so that they fit beside the panel."""
+    from matplotlib.ticker import FuncFormatter
+
+    def written(rate: float, _: object) -> str:
+        if not 0 < abs(rate) < 1e-3:
+            return f"{rate:.4g}"
+        mantissa, exponent = f"{rate:.3e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+
+    axes.yaxis.set_major_formatter(FuncFormatter(written))
 
 
 def logarithmic_rates(axes: "Axes") -> None:

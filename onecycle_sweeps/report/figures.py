@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 # Rates whose peaks, and losses whose values, differ by more than these factors are shown on a logarithmic axis.
 LINEAR_RATES, LINEAR_LOSSES = 20, 10
+# If the highest rate is below this, rates are written so that they fit beside their axis.
+SMALL_RATES = 0.01
 ROWS_SHOWN, ROW_HEIGHT, NAME_WIDTH = 30, 0.27, 30
 PLANNED = Style(canvas.BLACK, (1, 3), 0.9)
 
@@ -164,6 +166,8 @@ def _draw_used(axes: "Axes", groups: ShownGroups, quantity: str, label: str) -> 
     if quantity == "lr" and max(peaks) > LINEAR_RATES * min(peaks):
         canvas.logarithmic(axes)
     _fit(axes)
+    if quantity == "lr" and max(peaks) < SMALL_RATES:
+        canvas.short_rates(axes)
     axes.set_ylabel(label)
 
 
