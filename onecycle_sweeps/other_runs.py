@@ -254,9 +254,7 @@ def _table(names: Sequence[str]) -> "pandas.DataFrame":
         raise Refused(f"{twice[0]} is typed twice")
     for name in names:
         if name.startswith(MLFLOW):
-            table = pandas.DataFrame(list(tracking.logged_runs(name.removeprefix(MLFLOW))))
-            if table.empty:
-                raise Refused(f"the MLflow experiment {name.removeprefix(MLFLOW)} has no run")
+            table = pandas.DataFrame(_of_mlflow(name.removeprefix(MLFLOW)))
         elif not Path(name).is_file():
             raise Refused(f"there is no file {name}; an MLflow experiment is typed as {MLFLOW}NAME")
         elif name.endswith(".json"):
@@ -271,6 +269,17 @@ def _table(names: Sequence[str]) -> "pandas.DataFrame":
         label = "trainer" if name.endswith(".json") else label
         tables.append(table.assign(**{FILE: label, SOURCE: name}))
     return pandas.concat(tables, ignore_index=True)
+
+
+def _of_mlflow(experiment: str) -> list[dict[str, Any]]:
+    """The finished runs of an experiment; others are counted on standard error."""
+    runs = list(tracking.logged_runs(experiment))
+    finished = [run for run in runs if run[tracking.RUN_STATUS] == "FINISHED"]
+    if len(finished) < len(runs):
+        complain(f"left out, because they have not finished: {len(runs) - len(finished)} of the runs of {experiment}")
+    if not finished:
+        raise Refused(f"the MLflow experiment {experiment} has no finished run")
+    return finished
 
 
 def _of_trainer(path: Path) -> "pandas.DataFrame":
@@ -372,7 +381,7 @@ def _last_rows(
     import pandas
 
     if missing := len(table) - len(table.dropna(subset=[group])):
-        complain(f"{missing} rows have no {group} and are left out")
+        complain(f"left out, because they have no {group}: {missing} of the rows")
     rows = table.dropna(subset=[group]).assign(_value=pandas.to_numeric(table[column], errors="coerce"))
     found: list[LoggedRun] = []
     lost: dict[str, int] = {}
@@ -400,7 +409,7 @@ def _last_rows(
             f"{repeated} runs have several rows of one step, of which the last counts: does --run tell them apart?"
         )
     for own, count in lost.items():
-        complain(f"{count} of the runs of {own} have no finite {column} at their end and are left out")
+        complain(f"left out, because they end without a finite {column}: {count} of the runs of {own}")
     spans: dict[str, set[float]] = {}
     for run in found:
         spans.setdefault(run.group, set()).add(run.last_step or 0.0)

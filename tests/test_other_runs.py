@@ -129,6 +129,9 @@ def test_the_runs_of_an_mlflow_experiment_are_compared(
             client.log_metric(run.info.run_id, "val_accuracy", mean + NOISE[seed] / 100)
             client.log_metric(run.info.run_id, "val_accuracy", mean + NOISE[seed] / 100, step=1)
             client.set_terminated(run.info.run_id)
+    client.create_run(experiment, run_name="sgd seed=9")
+    assert cli.main(["compare", "mlflow:mine", "--baseline", "sgd"]) == 0
+    assert "not finished: 1 of the runs of mine" in capsys.readouterr().err
     _, claims = compared(capsys, "mlflow:mine", "--baseline", "sgd")
     assert [(claim["name"], claim["kind"]) for claim in claims] == [("adamw", "better")]
     assert cli.main(["compare", "mlflow:other"]) == 2
@@ -147,7 +150,7 @@ def test_what_was_guessed_and_what_differs_is_said(tmp_path: Path, capsys: Any) 
         "--measure val_loss",
         "--goal min",
         "3 to 4",
-        "1 of the runs",
+        "without a finite val_loss: 1 of the runs of new",
     ):
         assert words in shown.err
     assert "better" in shown.out and "Welch" in shown.out

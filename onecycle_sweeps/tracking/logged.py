@@ -10,6 +10,8 @@ from onecycle_sweeps.tracking.store import connected
 DEFAULT_STORE = "sqlite:///mlflow.db"
 # Of this program's runs, these are no trainings.
 OTHER_KINDS = ("sweep", "range_test", "probe")
+# The key of MLflow's own status: FINISHED, RUNNING, FAILED or KILLED.
+RUN_STATUS = "run_status"
 
 
 def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
@@ -29,10 +31,10 @@ def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
             page = client.search_runs([found.experiment_id], max_results=1000, page_token=token)
             for run in page:
                 row = {**run.data.params, **_own(run.data.tags), **run.data.metrics}
-                if row.get("kind") not in OTHER_KINDS and run.info.status == "FINISHED":
+                if row.get("kind") not in OTHER_KINDS:
                     name = run.info.run_name or run.info.run_id
                     group = row.get("group") or row.get("policy") or re.sub(r"[\s_-]*(seed[\s_=-]*)?\d+$", "", name)
-                    yield {**row, "run": name, "group": group or name}
+                    yield {**row, "run": name, "group": group or name, RUN_STATUS: run.info.status}
             token = page.token
             if not token:
                 return
