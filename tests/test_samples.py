@@ -348,8 +348,23 @@ def test_equal_samples_of_nested_objects_are_found_by_their_content():
 
 def test_targets_of_several_shapes_are_refused_unless_they_are_tokens():
     ragged = [(np.ones(2), np.ones(2 + place % 2)) for place in range(12)]
-    with pytest.raises(ValueError, match=r"must have one shape or be whole numbers: \(2,\), \(3,\)"):
-        items.describe(Items(ragged), HOLD_OUT)
+    masks = [(np.ones(2), np.ones((2, 2 + place % 2), int)) for place in range(12)]
+    for unlike in (ragged, masks):
+        with pytest.raises(ValueError, match="targets of the train dataset must have one shape or be tokens"):
+            items.describe(Items(unlike), HOLD_OUT)
+    tokens = [(np.ones(2), np.ones(2 + place % 2, int)) for place in range(12)]
+    assert items.describe(Items(tokens), HOLD_OUT).usual == "language_model"
+
+
+def test_an_item_that_cannot_be_read_or_put_in_a_batch_is_named():
+    class Broken(Squares):
+        def __getitem__(self, place: int) -> Any:
+            return {"x": torch.zeros(2 + place // 5), "label": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5][place]}
+
+    with pytest.raises(ValueError, match=r"inputs.x. of item 5 of the train dataset must have the first item's shape"):
+        items.describe(Items(Broken()), HOLD_OUT)
+    with pytest.raises(ValueError, match="item 6 of the train dataset cannot be read: IndexError"):
+        items.describe(Items(Broken(), collate=list), HOLD_OUT)
 
 
 def test_a_dataset_without_a_length_is_refused():

@@ -16,7 +16,7 @@ from onecycle_sweeps.samples import sample_facts as described
 from onecycle_sweeps.samples.nested import apart, changed, leaves
 from onecycle_sweeps.samples.sample_facts import SampleFacts, SplitRule
 from onecycle_sweeps.samples.targets import Form, Targets, known
-from onecycle_sweeps.terminal import counting
+from onecycle_sweeps.terminal import counting, in_one_line
 
 if TYPE_CHECKING:
     import torch
@@ -281,14 +281,27 @@ class _Read:
 
 
 def _read(source: Items, name: str) -> _Read:
-    """Read every item of a dataset once; raises ValueError for an item of no kind, and inputs that are not finite."""
+    """Read every item of a dataset once.
+
+    Raises ValueError for an item that cannot be read or is of no kind, for inputs that are not finite, and for those of
+    several shapes that torch's own collate cannot make a batch of.
+    """
     dataset = source.parts()[name]
-    targets, digests, offered = [], [], {}
+    targets, digests, offered, first = [], [], {}, {}
     with counting(f"reading the {name} dataset", len(dataset), source.unit) as count, _drawing(name):
         for place in range(len(dataset)):
-            inputs, target = apart(dataset[place], source.label)
-            arrays = {at: np.asarray(value) for at, value in leaves(inputs).items()}
+            try:
+                inputs, target = apart(dataset[place], source.label)
+                arrays = {at: np.asarray(value) for at, value in leaves(inputs).items()}
+            except Exception as error:
+                raise ValueError(f"item {place} of the {name} dataset cannot be read: {in_one_line(error)}") from error
+            first = first or {at: array.shape for at, array in arrays.items()}
             for at, array in arrays.items():
+                if source.collate is None and array.shape != first.get(at, array.shape):
+                    raise ValueError(
+                        f"{at} of item {place} of the {name} dataset must have the first item's shape {first[at]}, got "
+                        f"{array.shape}: data.collate can make a batch of unlike items"
+                    )
                 described.refuse_not_finite(array, f"{at} of item {place} of the {name} dataset")
             targets.append(np.asarray(target))
             digests.append(described.digest_of(arrays.values()))
@@ -296,9 +309,9 @@ def _read(source: Items, name: str) -> _Read:
             count(1)
     shapes = list(dict.fromkeys(target.shape for target in targets))
     alike = len(shapes) == 1
-    if not alike and any(target.dtype.kind not in "iu" for target in targets):
+    if not alike and any(target.dtype.kind not in "iu" or target.ndim != 1 for target in targets):
         raise ValueError(
-            f"the targets of the {name} dataset must have one shape or be whole numbers: {shapes[0]}, {shapes[1]}"
+            f"the targets of the {name} dataset must have one shape or be tokens: {shapes[0]}, {shapes[1]}"
         )
     return _Read(np.stack(targets) if alike else None, digests, offered)
 

@@ -98,7 +98,8 @@ def _with_gradients(config: Config, facts: Facts, device: str) -> tuple[Learner,
     if isinstance(data, ImageBatches):
         inputs, targets = data.normalise(_augmented(data)), data.train.labels
     else:
-        inputs, targets = next(data.train_batches(0))
+        with _reporting("data", "no batch can be made of the data"):
+            inputs, targets = next(data.train_batches(0))
     named = {"images": inputs} if isinstance(data, ImageBatches) else leaves(inputs)
     shapes = ", ".join(_described(name, tensor) for name, tensor in named.items())
     # Not used: the optimizer is rehearsed separately.
@@ -134,10 +135,12 @@ def _few(config: Config, facts: Facts, normalisation: Any, device: str) -> Batch
     return data
 
 
-def _described(name: str, tensor: Tensor) -> str:
+def _described(name: str, given: Any) -> str:
     """An input of the net with its shape; whole numbers are often meant as others."""
-    whole = "" if tensor.is_floating_point() else " of whole numbers, which are tokens (save others as float32)"
-    return f"{name} of shape {tuple(tensor.shape)}{whole}"
+    if not isinstance(given, Tensor):
+        return f"{name}, {kind_of(given)}"
+    whole = "" if given.is_floating_point() else " of whole numbers, which are tokens (save others as float32)"
+    return f"{name} of shape {tuple(given.shape)}{whole}"
 
 
 def _augmented(data: ImageBatches) -> Tensor:
