@@ -47,12 +47,12 @@ class Multilabel:
 
     def values(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """F1 and exact match, and the mean loss where it was summed up."""
-        right, errors = totals["right"], totals["errors"]
+        right, errors, exact = totals["right"], totals["errors"], totals["count"] - totals["wrong"]
         if self.average == "micro":
             right, errors = [sum(right)], [sum(errors)]
         scores = [_f1(r, e) for r, e in zip(right, errors, strict=True)]
         loss = {"loss": totals["loss"] / totals["count"]} if "loss" in totals else {}
-        return loss | {"f1": sum(scores) / len(scores), "exact_match": 1 - totals["wrong"] / totals["count"]}
+        return loss | {"f1": sum(scores) / len(scores), "exact_match": exact / totals["count"]}
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities and whole-number targets, for a metric of torchmetrics."""
