@@ -48,6 +48,8 @@ def _made(kind: str, name: str, pretrained: bool, options: dict[str, Any]) -> An
         import transformers
     except ImportError as error:
         raise ValueError(f"model.name={name} needs the package transformers: pip install transformers") from error
+    # A bar makes a lock between processes, which a worker that ends leaves behind with a warning on the terminal.
+    transformers.utils.logging.disable_progress_bar()
     create = getattr(transformers, kind)
     try:
         if pretrained:
