@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,16 @@ def environment_of_its_own() -> Iterator[None]:
     """What a test puts into the environment, such as the login of a store that it names, is gone after it."""
     with patch.dict(os.environ):
         yield
+
+
+@pytest.fixture(autouse=True)
+def modules_of_its_own() -> Iterator[None]:
+    """A user's code that a test imported is not there for the next one, which may have a module of the same name."""
+    before, theirs = set(sys.modules), (tempfile.gettempdir(), str(Path(__file__).resolve().parents[1] / "examples"))
+    yield
+    for name in sys.modules.keys() - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(theirs):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -388,7 +388,8 @@ def test_an_invalid_uri_of_a_store_is_refused_before_anything_runs(
 ):
     Path("text").write_text("this is no database")
     uri = uri.format(work=Path.cwd())
-    config = real_trials.request(tmp_path / "runs").config | {"tracking": {"uri": uri, "experiment": "x"}}
+    config = real_trials.request(tmp_path / "runs").config
+    config = config | {"tracking": config["tracking"] | {"uri": uri, "experiment": "x"}}
     with pytest.raises(ConfigError) as refused:
         start(config)
     assert advice in str(refused.value)

@@ -106,7 +106,7 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("optimizer=adam +optimizer.betas=[0.9,0.99]", "optimizer.betas", "optimizer.momentum and optimizer.beta2"),
         ("+range_test.num_it=300", "range_test.num_it", "did you mean range_test.steps?"),
         ("range_tset.steps=300", "range_tset.steps", "did you mean range_test.steps?"),
-        ("+tracking.run_name=x", "tracking.run_name", "the keys of tracking are every, uri, ui_uri, experiment"),
+        ("+tracking.run_name=x", "tracking.run_name", "the keys of tracking are "),
         ("+policy@second=step", "second", "nothing reads it"),
         (
             "+widths={small: 16, large: 32} model.channels=[${widths.small}]",

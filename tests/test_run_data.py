@@ -1,5 +1,6 @@
 """What MLflow is sent of a trial: values that it can store, in batches that it accepts."""
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_steps_to_target_follow_the_goal_of_the_headline_measure(tmp_path: Path)
 @given(every=st.integers(1, 12), saved=st.integers(0, 25))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_of_many_steps_mlflow_gets_every_so_many_the_last_and_each_evaluation(tmp_path: Path, every: int, saved: int):
-    folder = tmp_path / f"{every}-{saved}"
+    folder = tmp_path / f"{every}-{saved}-{time.monotonic_ns()}"
     made = replace(sweep(folder, training("a")), tracking_every=every)
     trial = made.trial("a")
     trial.create({"max_lr": 0.1})

@@ -114,8 +114,12 @@ def batches(outcome: Outcome, sweep: Sweep, start: int = 0, first_size: int = BA
     batch has at most `first_size` points.
     """
     stop = sys.maxsize if outcome.result else journal.durable(outcome.history)
+    is_thinned = sweep.tracking_every > 1 and outcome.entry.kind == TRAIN
+    if is_thinned and not outcome.result:
+        # The last step of all is shipped, so the last durable one waits until the result tells whether it is that.
+        stop -= 1
     blocks = journal.blocks(outcome.folder.journal, outcome.history, start, stop)
-    if sweep.tracking_every > 1 and outcome.entry.kind == TRAIN:
+    if is_thinned:
         blocks = _thinned(blocks, sweep.tracking_every, outcome.result.get("steps", 0) - 1)
     return in_batches(blocks, _figures(outcome, sweep), first_size=first_size)
 
