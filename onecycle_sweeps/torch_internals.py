@@ -1,6 +1,6 @@
 """torch's private interfaces: only this module uses them.
 
-Tested with torch 2.9 and 2.14. Where another version has changed them, optimizers stay as torch made them.
+Tested with torch 2.14. Where another version has changed them, optimizers stay as torch made them.
 """
 
 import functools
@@ -21,8 +21,8 @@ def defer_compiler() -> None:
     That import takes 1.5 seconds and 80 MB in each process.
     """
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
-        method = getattr(Optimizer, name)
-        if inner := getattr(method, "__wrapped__", None):
+        method = getattr(Optimizer, name, None)
+        if method and (inner := getattr(method, "__wrapped__", None)):
             setattr(Optimizer, name, _until_compiler(method, inner))
     for kind in vars(torch.optim).values():
         step = vars(kind).get("step") if isinstance(kind, type) and issubclass(kind, Optimizer) else None
