@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from onecycle_sweeps import command_line, provenance
+from onecycle_sweeps import __version__, command_line, provenance
 from onecycle_sweeps.terminal import invocation
 
 QUESTION = "Which learning-rate policy, and which maximum learning rate, is best for my model on my data?"
@@ -107,7 +107,7 @@ def verb(name: str, description: str, flag: str | None, *, takes_sweep: bool) ->
 
 def version() -> str:
     """The program's name and version."""
-    return " ".join(next(iter(provenance.versions().items())))
+    return f"{provenance.DISTRIBUTION} {__version__}"
 
 
 def _groups(own: Sequence[Path]) -> Iterator[str]:

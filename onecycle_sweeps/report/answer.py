@@ -64,7 +64,7 @@ def _value(family: Family, outcomes: Sequence[Outcome]) -> str:
     metric, headline = groups.compared_metric(outcomes), groups.headline_of(outcomes)
     found = spread([o.metrics[metric] for o in family.members if o.finished and metric in o.metrics])
     if found is None:
-        return "no end"
+        return "no final value"
     text = headline.text(found.mean)
     return text if headline.name == "accuracy" else f"{headline.name} {text}"
 
