@@ -1,6 +1,7 @@
 """report.html: one page that needs no other file, with its sections in the order of a reader's questions.
 
-`templates/report.html` has the page; this file has what the page says as plain data. The template escapes all text.
+`templates/report.html` has the page, of the parts in `pieces.html`; this file has what the page says as plain data. The
+templates escape all text.
 """
 
 import math
