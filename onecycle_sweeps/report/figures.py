@@ -1,21 +1,20 @@
 """The figures of a sweep's trainings: trajectories, validation measures in the course of training, and budgets."""
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.config import nodes, schema
-from onecycle_sweeps.measures import Measure, four_digits, recorded
+from onecycle_sweeps.measures import Measure, recorded
 from onecycle_sweeps.outcome import Outcome, Series, Trajectory, trajectory
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
+from onecycle_sweeps.report.courses import CourseFigure, RunCurve, named
 from onecycle_sweeps.report.groups import (
     Group,
     by_group,
@@ -25,17 +24,15 @@ from onecycle_sweeps.report.groups import (
     headline_of,
     measures_of,
 )
-from onecycle_sweeps.trial_folder import DIVERGED, FINISHED, TrialFolder
+from onecycle_sweeps.trial_folder import DIVERGED, TrialFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Floats = NDArray[np.float64]
-# Rates whose peaks, and losses whose values, differ by more than these factors are shown on a logarithmic axis.
-LINEAR_RATES, LINEAR_LOSSES = 20, 10
+# Rates whose peaks differ by more than this factor are shown on a logarithmic axis.
+LINEAR_RATES = 20
 # If the highest rate is below this, rates are written so that they fit beside their axis.
 SMALL_RATES = 0.01
-ROWS_SHOWN, ROW_HEIGHT, NAME_WIDTH = 30, 0.27, 30
 PLANNED = Style(canvas.BLACK, (1, 3), 0.9)
 
 
@@ -63,17 +60,9 @@ class ShownGroups:
     measures: Sequence[Measure]
 
     @property
-    def several_seeds(self) -> bool:
-        return any(len(members) > 1 for members in self.members.values())
-
-    @property
-    def any_diverged(self) -> bool:
-        return any(o.status == DIVERGED for members in self.members.values() for o in members)
-
-    @property
     def legend(self) -> tuple[tuple[str, Style], ...]:
         """The name and style of each group in colour, and one entry for those in grey."""
-        return _legend({group_name(group): style for group, style in self.styles.items()})
+        return named({group_name(group): style for group, style in self.styles.items()})
 
 
 def shown_groups(ranked: Sequence[Group], outcomes: Sequence[Outcome]) -> ShownGroups:
@@ -98,16 +87,10 @@ def figures(groups: ShownGroups, outcomes: Sequence[Outcome]) -> Iterator[Plot]:
     if groups.examples:
         yield _trajectories(groups)
     for measure in recorded(groups.measures):
-        if (course := _Course(measure, groups)).has_data:
+        if (course := _course(measure, groups)).has_data:
             yield course.figure()
     if figure := _budgets(outcomes):
         yield figure
-
-
-def _legend(styles: Mapping[str, Style]) -> tuple[tuple[str, Style], ...]:
-    coloured = [(name, style) for name, style in styles.items() if style.highlighted]
-    grey = [style for style in styles.values() if not style.highlighted]
-    return (*coloured, *([(f"{len(grey)} others", grey[0])] if grey else []))
 
 
 # Trajectories: what the optimizer used, and what the policy planned.
@@ -218,174 +201,37 @@ def _difference(name: str, planned: Series, used: Series) -> str | None:
     return None
 
 
-# A measure in the course of training, and each seed's value at the end.
-
-Against = Literal["steps", "seconds"]
-SECONDS_WORDS = (
-    "Seconds are those of the training loop with its evaluations; trials that run at the same time share a machine."
-)
+# A measure in the course of training.
 
 
-@dataclass(frozen=True)
-class _Band:
-    """A group's mean over its seeds at each evaluation, between the lowest and the highest seed.
-
-    `seconds` is the mean over the seeds of the training time before each evaluation.
-    """
-
-    steps: Floats
-    seconds: Floats
-    mean: Floats
-    low: Floats
-    high: Floats
-
-
-@dataclass(frozen=True)
-class _Course:
-    """The figure of one measure on the validation part: against steps, against seconds, and at the end."""
-
-    measure: Measure
-    groups: ShownGroups
-
-    @property
-    def has_data(self) -> bool:
-        """Whether a trial was evaluated or diverged."""
-        trained = [o for members in self.groups.members.values() for o in members]
-        return any(o.status == DIVERGED or len(self._values(o)[0]) for o in trained)
-
-    def figure(self) -> Plot:
-        name, measure = f"val_{self.measure.name}", f"Validation {self.measure.name}"
-        course = f"{'Line: mean, band: lowest to highest seed' if self.groups.several_seeds else 'One seed each'}"
-        course += ", x: diverged." if self.groups.any_diverged else "."
-        rows = list(self.groups.members.items())[:ROWS_SHOWN]
-        of = len(self.groups.members)
-        best = f"best {ROWS_SHOWN} of {of}, " if of > ROWS_SHOWN else ""
-        dots = "dot: a seed at the end, bar and number: mean" if self.groups.several_seeds else "one seed each"
-        lines = sum(1 + _row_name(*row).count("\n") for row in rows)
-        stem = name.replace("_", "-")
-        panels = (
-            Panel(f"{stem}-steps", f"{measure} against steps", partial(self._draw, against="steps"), (course,)),
-            Panel(
-                f"{stem}-seconds",
-                f"{measure} against seconds",
-                partial(self._draw, against="seconds"),
-                (course, SECONDS_WORDS),
-            ),
-            Panel(
-                f"{stem}-ends",
-                f"{measure} of each seed at the end",
-                partial(self._draw_ends, rows=rows),
-                (f"{(best + dots).capitalize()}.",),
-                height=0.9 + ROW_HEIGHT * lines,
-                fits_labels=True,
-            ),
-        )
-        height = max(4.0, 1.4 + ROW_HEIGHT * len(rows))
-        return Plot(
-            name=name,
-            title=measure,
-            panels=panels,
-            layout=lambda: canvas.axes(3, width=15, height=height, ratios=(3, 3, 2)),
-            legend=self.groups.legend,
-        )
-
-    def _draw(self, axes: "Axes", against: Against) -> None:
-        """Each group's mean over its evaluations; groups in colour between their lowest and highest seed."""
-        bands = {group: band for group, members in self.groups.members.items() if (band := self._band(members))}
-        self._set_limits(axes, list(bands.values()))
-        for group, band in reversed(bands.items()):
-            style, across = self.groups.styles[group], getattr(band, against)
-            axes.plot(across, band.mean, **style.line())
-            if style.highlighted:
-                axes.fill_between(across, band.low, band.high, color=style.colour, alpha=0.15, linewidth=0)
-        for group, members in self.groups.members.items():
-            for outcome in members:
-                if outcome.status == DIVERGED:
-                    self._draw_diverged(axes, outcome, against, self.groups.styles[group].colour)
-        axes.locator_params(axis="x", nbins=7, integer=against == "steps", prune="upper")
-        axes.set(xlabel={"steps": canvas.STEP, "seconds": "seconds of training"}[against], ylabel=self._label)
-
-    def _draw_ends(self, axes: "Axes", rows: Sequence[tuple[Group, Sequence[Outcome]]]) -> None:
-        """A row for each group: a dot per finished seed, their mean as a bar and a number, and the name."""
-        axes.grid(False, axis="y")
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_yticks(range(len(rows)), [canvas.plain(_row_name(*row)) for row in rows], fontsize=9)
-        axes.tick_params(axis="y", length=0)
-        axes.locator_params(axis="x", nbins=5)
-        for row, (group, members) in enumerate(rows):
-            style = self.groups.styles[group]
-            axes.get_yticklabels()[row].set_color("black" if style.highlighted else canvas.MUTED)
-            axes.axhline(row, alpha=0.5, **style.line(linewidth=1, zorder=1))
-            finals = np.array([values[-1] for o in members if o.finished and len(values := self._values(o)[1])])
-            finals = finals[np.isfinite(finals)]
-            if len(finals):
-                mean = finals.mean()
-                axes.plot(finals, np.full(len(finals), row), "o", color=style.colour, markersize=5, alpha=0.75)
-                axes.plot([mean], [row], "|", color=style.colour, markersize=15, markeredgewidth=2)
-                beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
-                number = f"{mean:.2f}" if self.measure.is_fraction else four_digits(mean)
-                axes.annotate(number, (1.02, row), va="center", fontsize=9, **beside)
-        axes.set(xlabel=self._label)
-
-    @property
-    def _label(self) -> str:
-        return f"val {self.measure.label}"
-
-    def _values(self, outcome: Outcome) -> tuple[Floats, Floats]:
-        """The steps and values of a trial's evaluations, as shown; a value that is not finite is NaN."""
-        found = outcome.val(self.measure)
-        values = np.array([self.measure.shown(value) for value in found.values], dtype=float)
-        return np.asarray(found.steps, dtype=float), np.where(np.isfinite(values), values, np.nan)
-
-    def _band(self, members: Sequence[Outcome]) -> _Band | None:
-        """Over the finished seeds; if none has finished, over the running ones, as far as all of them have come."""
-        finished = [o for o in members if o.finished]
-        found = [(o, dict(zip(*self._values(o), strict=True))) for o in finished or members if o.status != DIVERGED]
-        found = [(o, run) for o, run in found if run]
-        if not found:
-            return None
-        steps = sorted(set.intersection(*(set(run) for _, run in found)))
-        values = np.array([[run[step] for step in steps] for _, run in found])
-        seconds = np.array([[o.clock.get(int(step), np.nan) for step in steps] for o, _ in found])
-        return _Band(np.array(steps), seconds.mean(axis=0), values.mean(axis=0), values.min(axis=0), values.max(axis=0))
-
-    def _set_limits(self, axes: "Axes", bands: Sequence[_Band]) -> None:
-        """Limits that the bands determine; diverged trials do not count."""
-        values = np.concatenate([np.empty(0), *(edge for band in bands for edge in (band.low, band.high))])
-        values = values[np.isfinite(values)]
-        if not len(values):
-            return
-        low, high = float(values.min()), float(values.max())
-        if self.measure.goal == "min" and not self.measure.is_fraction and high > LINEAR_LOSSES * low > 0:
-            canvas.logarithmic(axes)
-            axes.set_ylim(low / 1.15, high * 1.15)
-        else:
-            margin = 0.04 * (high - low) or 0.04 * abs(high) or 1.0
-            axes.set_ylim(low - margin, high + margin)
-        if high >= canvas.LONG_NUMBERS:
-            canvas.short_numbers(axes)
-
-    def _draw_diverged(self, axes: "Axes", outcome: Outcome, against: Against, colour: str) -> None:
-        """The course of a diverged trial with a cross at its end, at the edge of the plot if it ended beyond it."""
-        across, values = self._values(outcome)
-        inside = axes.get_ylim()
-        worst = inside[0] if self.measure.goal == "max" else inside[1]
-        last = values[-1] if len(values) and np.isfinite(values[-1]) else worst
-        end = max(outcome.result.get("steps", 1) - 1, 0)
-        if against == "seconds":
-            across = np.array([outcome.clock.get(int(step), np.nan) for step in across])
-            end = outcome.metrics.get("seconds", 0.0)
-        steps, course = np.append(across, end), np.append(values, np.clip(last, *inside))
-        axes.plot(steps, course, color=colour, linewidth=0.8, linestyle=":", zorder=2)
-        axes.plot(steps[-1:], course[-1:], "x", color=colour, markersize=7, clip_on=False, zorder=4)
+def _course(measure: Measure, groups: ShownGroups) -> CourseFigure:
+    """The validation measure of each trial in the course of training."""
+    names = {group: group_name(group) for group in groups.members}
+    curves = {names[group]: [_curve(o, measure) for o in members] for group, members in groups.members.items()}
+    return CourseFigure(
+        name=f"val_{measure.name}",
+        title=f"Validation {measure.name}",
+        label=f"val {measure.label}",
+        measure=measure,
+        curves=curves,
+        styles={names[group]: style for group, style in groups.styles.items()},
+        legend=groups.legend,
+    )
 
 
-def _row_name(group: Group, members: Sequence[Outcome]) -> str:
-    """A group's name with the number of seeds that diverged or have not finished, wrapped to several lines."""
-    diverged, finished = (sum(o.status == status for o in members) for status in (DIVERGED, FINISHED))
-    counted = f" ({finished} of {len(members)} finished)" if finished < len(members) else ""
-    counted = f" ({diverged} of {len(members)} diverged)" if diverged else counted
-    return "\n".join(textwrap.wrap(group_name(group) + counted, NAME_WIDTH))
+def _curve(outcome: Outcome, measure: Measure) -> RunCurve:
+    """A trial's evaluations as they are shown; a value that is not finite is NaN."""
+    found = outcome.val(measure)
+    values = np.array([measure.shown(value) for value in found.values], dtype=float)
+    return RunCurve(
+        steps=np.asarray(found.steps, dtype=float),
+        values=np.where(np.isfinite(values), values, np.nan),
+        seconds=np.array([outcome.clock.get(step, np.nan) for step in found.steps], dtype=float),
+        finished=outcome.finished,
+        diverged_at=(max(outcome.result.get("steps", 1) - 1, 0), outcome.metrics.get("seconds", 0.0))
+        if outcome.status == DIVERGED
+        else None,
+    )
 
 
 # The headline measure against the epochs of the whole training.
@@ -421,7 +267,7 @@ def _budgets(outcomes: Sequence[Outcome]) -> Plot | None:
         title=title,
         panels=(Panel("budgets", title, draw, (words,)),),
         layout=lambda: canvas.axes(width=7.5, height=4.6),
-        legend=_legend(dict(zip(budgets, canvas.styles(len(budgets)), strict=True))),
+        legend=named(dict(zip(budgets, canvas.styles(len(budgets)), strict=True))),
         has_legend_below=True,
     )
 

@@ -1,0 +1,217 @@
+"""A measure in the course of training: against steps, against seconds, and each run's value at the end."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onecycle_sweeps.measures import Measure, four_digits
+from onecycle_sweeps.report import canvas
+from onecycle_sweeps.report.canvas import Panel, Plot, Style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Floats = NDArray[np.float64]
+Against = Literal["steps", "seconds"]
+# Losses whose values differ by more than this factor are shown on a logarithmic axis.
+LINEAR_LOSSES = 10
+ROWS_SHOWN, ROW_HEIGHT, NAME_WIDTH = 30, 0.27, 30
+SECONDS_WORDS = (
+    "Seconds are those of the training loop with its evaluations; trials that run at the same time share a machine."
+)
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """One run's values of a measure in the unit in which they are shown, with a value per evaluation.
+
+    `seconds` are those of training before each; what is not known is NaN. `diverged_at` is the step and the seconds at
+    which a run that diverged ended.
+    """
+
+    steps: Floats
+    values: Floats
+    seconds: Floats
+    finished: bool = True
+    diverged_at: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class _Band:
+    """A group's mean over its runs at each evaluation, between the lowest and the highest run.
+
+    `seconds` is the mean over the runs of the training time before each evaluation.
+    """
+
+    steps: Floats
+    seconds: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class CourseFigure:
+    """The figure of one measure: `curves` has the runs of each group, best group first; `of` is what a run is called.
+
+    `label` names the axis of the measure.
+    """
+
+    name: str
+    title: str
+    label: str
+    measure: Measure
+    curves: Mapping[str, Sequence[RunCurve]]
+    styles: Mapping[str, Style]
+    legend: tuple[tuple[str, Style], ...]
+    of: str = "seed"
+
+    @property
+    def has_data(self) -> bool:
+        """Whether a run was evaluated or diverged."""
+        return any(len(one.steps) or one.diverged_at for runs in self.curves.values() for one in runs)
+
+    def figure(self) -> Plot:
+        """Panels against steps, against seconds where they are known, and of the ends."""
+        runs = [one for members in self.curves.values() for one in members]
+        several = any(len(members) > 1 for members in self.curves.values())
+        course = f"Line: mean, band: lowest to highest {self.of}" if several else f"One {self.of} each"
+        course += ", x: diverged." if any(one.diverged_at for one in runs) else "."
+        rows = list(self.curves.items())[:ROWS_SHOWN]
+        best = f"best {ROWS_SHOWN} of {len(self.curves)}, " if len(self.curves) > ROWS_SHOWN else ""
+        dots = f"dot: a {self.of} at the end, bar and number: mean" if several else f"one {self.of} each"
+        lines = sum(1 + _row_name(*row).count("\n") for row in rows)
+        stem = self.name.replace("_", "-")
+        panels = [
+            Panel(f"{stem}-steps", f"{self.title} against steps", partial(self._draw, against="steps"), (course,))
+        ]
+        if not runs or any(np.isfinite(one.seconds).any() or one.diverged_at for one in runs):
+            words = (course, SECONDS_WORDS)
+            draw = partial(self._draw, against="seconds")
+            panels.append(Panel(f"{stem}-seconds", f"{self.title} against seconds", draw, words))
+        panels.append(
+            Panel(
+                f"{stem}-ends",
+                f"{self.title} of each {self.of} at the end",
+                partial(self._draw_ends, rows=rows),
+                (f"{(best + dots).capitalize()}.",),
+                height=0.9 + ROW_HEIGHT * lines,
+                fits_labels=True,
+            )
+        )
+        height = max(4.0, 1.4 + ROW_HEIGHT * len(rows))
+        ratios = (3, 3, 2)[-len(panels) :]
+        return Plot(
+            name=self.name,
+            title=self.title,
+            panels=tuple(panels),
+            layout=lambda: canvas.axes(len(panels), width=5 * len(panels), height=height, ratios=ratios),
+            legend=self.legend,
+        )
+
+    def _draw(self, axes: "Axes", against: Against) -> None:
+        """Each group's mean over its evaluations; groups in colour between their lowest and highest run."""
+        bands = {group: band for group, members in self.curves.items() if (band := _band(members))}
+        self._set_limits(axes, list(bands.values()))
+        for group, band in reversed(bands.items()):
+            style, across = self.styles[group], getattr(band, against)
+            axes.plot(across, band.mean, **style.line())
+            if style.highlighted:
+                axes.fill_between(across, band.low, band.high, color=style.colour, alpha=0.15, linewidth=0)
+        for group, members in self.curves.items():
+            for one in members:
+                if one.diverged_at:
+                    self._draw_diverged(axes, one, one.diverged_at, against, self.styles[group].colour)
+        axes.locator_params(axis="x", nbins=7, integer=against == "steps", prune="upper")
+        axes.set(xlabel={"steps": canvas.STEP, "seconds": "seconds of training"}[against], ylabel=self.label)
+
+    def _draw_ends(self, axes: "Axes", rows: Sequence[tuple[str, Sequence[RunCurve]]]) -> None:
+        """A row for each group: a dot per finished run, their mean as a bar and a number, and the name."""
+        axes.grid(False, axis="y")
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_yticks(range(len(rows)), [canvas.plain(_row_name(*row)) for row in rows], fontsize=9)
+        axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=5)
+        for row, (group, members) in enumerate(rows):
+            style = self.styles[group]
+            axes.get_yticklabels()[row].set_color("black" if style.highlighted else canvas.MUTED)
+            axes.axhline(row, alpha=0.5, **style.line(linewidth=1, zorder=1))
+            finals = np.array([one.values[-1] for one in members if one.finished and len(one.values)])
+            finals = finals[np.isfinite(finals)]
+            if len(finals):
+                mean = finals.mean()
+                axes.plot(finals, np.full(len(finals), row), "o", color=style.colour, markersize=5, alpha=0.75)
+                axes.plot([mean], [row], "|", color=style.colour, markersize=15, markeredgewidth=2)
+                beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+                number = f"{mean:.2f}" if self.measure.is_fraction else four_digits(mean)
+                axes.annotate(number, (1.02, row), va="center", fontsize=9, **beside)
+        axes.set(xlabel=self.label)
+
+    def _set_limits(self, axes: "Axes", bands: Sequence[_Band]) -> None:
+        """Limits that the bands determine; diverged runs do not count."""
+        values = np.concatenate([np.empty(0), *(edge for band in bands for edge in (band.low, band.high))])
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return
+        low, high = float(values.min()), float(values.max())
+        if self.measure.goal == "min" and not self.measure.is_fraction and high > LINEAR_LOSSES * low > 0:
+            canvas.logarithmic(axes)
+            axes.set_ylim(low / 1.15, high * 1.15)
+        else:
+            margin = 0.04 * (high - low) or 0.04 * abs(high) or 1.0
+            axes.set_ylim(low - margin, high + margin)
+        if high >= canvas.LONG_NUMBERS:
+            canvas.short_numbers(axes)
+
+    def _draw_diverged(
+        self, axes: "Axes", one: RunCurve, ended: tuple[float, float], against: Against, colour: str
+    ) -> None:
+        """The course of a diverged run with a cross at its end, at the edge of the plot if it ended beyond it."""
+        inside = axes.get_ylim()
+        worst = inside[0] if self.measure.goal == "max" else inside[1]
+        last = one.values[-1] if len(one.values) and np.isfinite(one.values[-1]) else worst
+        across = np.append(getattr(one, against), ended[against == "seconds"])
+        course = np.append(one.values, np.clip(last, *inside))
+        axes.plot(across, course, color=colour, linewidth=0.8, linestyle=":", zorder=2)
+        axes.plot(across[-1:], course[-1:], "x", color=colour, markersize=7, clip_on=False, zorder=4)
+
+
+def _band(members: Sequence[RunCurve]) -> _Band | None:
+    """Over the finished runs; if none has finished, over the running ones, as far as all of them have come.
+
+    The steps are those at which all were evaluated. Runs that share fewer than two are interpolated between their own.
+    """
+    running = [one for one in members if one.diverged_at is None]
+    found = [one for one in [one for one in members if one.finished] or running if len(one.steps)]
+    if not found:
+        return None
+    steps = np.array(sorted(set.intersection(*(set(one.steps) for one in found))))
+    if len(steps) < 2:
+        first, last = max(one.steps[0] for one in found), min(one.steps[-1] for one in found)
+        union = np.unique(np.concatenate([one.steps for one in found]))
+        steps = union[(union >= first) & (union <= last)]
+    if not len(steps):
+        return None
+    values = np.array([np.interp(steps, one.steps, one.values) for one in found])
+    seconds = np.array([np.interp(steps, one.steps, one.seconds) for one in found])
+    return _Band(steps, seconds.mean(axis=0), values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+
+
+def _row_name(group: str, members: Sequence[RunCurve]) -> str:
+    """A group's name with the number of runs that diverged or have not finished, wrapped to several lines."""
+    diverged, finished = sum(one.diverged_at is not None for one in members), sum(one.finished for one in members)
+    counted = f" ({finished} of {len(members)} finished)" if finished < len(members) else ""
+    counted = f" ({diverged} of {len(members)} diverged)" if diverged else counted
+    return "\n".join(textwrap.wrap(group + counted, NAME_WIDTH))
+
+
+def named(styles: Mapping[str, Style]) -> tuple[tuple[str, Style], ...]:
+    """A legend with the name and style of each group in colour, and one entry for those in grey."""
+    coloured = [(name, style) for name, style in styles.items() if style.highlighted]
+    grey = [style for style in styles.values() if not style.highlighted]
+    return (*coloured, *([(f"{len(grey)} others", grey[0])] if grey else []))
