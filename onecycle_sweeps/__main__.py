@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onecycle_sweeps import command_line, credentials, terminal
+from onecycle_sweeps import command_line, credentials, memory, terminal
 from onecycle_sweeps.config import paths
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching import pool
@@ -21,6 +21,7 @@ def main() -> None:
     The exit status is 0 if no trial failed, 1 if one did, 2 for a mistake in what was typed, 130 after Ctrl-C.
     """
     _name_files_in_utf8()
+    memory.collect_seldom()
     terminal.replace_unencodable()
     sys.argv[1:] = paths.typed_with_homes(sys.argv[1:])
     command_line.add_code(sys.argv[1:], Path.cwd())

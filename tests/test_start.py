@@ -59,6 +59,25 @@ def test_a_torchvision_net_loads_torchvision(seen: dict[str, list[str]]):
     assert "torchvision" in seen["resnet18"]
 
 
+COLLECTING = """
+import gc
+from onecycle_sweeps import memory
+before = gc.get_threshold()
+memory.collect_seldom()
+loading = gc.get_threshold()
+memory.collect_as_usual()
+class Net: pass
+net = Net(); net.itself = net
+kept = gc.get_freeze_count()
+memory.collect_as_usual()
+print(loading > before, gc.get_threshold() == before, kept > 0, gc.get_freeze_count() == kept)
+"""
+
+
+def test_garbage_is_collected_as_python_does_from_the_first_trial_on_and_no_trial_is_kept():
+    assert output(COLLECTING).split() == ["True"] * 4
+
+
 @pytest.mark.parametrize(
     ("typed", "wants"),
     [

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 
-from onecycle_sweeps import journal, terminal, trial
+from onecycle_sweeps import journal, memory, terminal, trial
 from onecycle_sweeps.launching.queue import BUSY, LEFT_STATUS, READY, SUPERSEDED, UNFINISHED, Event, Execution, Queue
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.terminal import in_one_line
@@ -33,6 +33,7 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str
     if folder.is_cancelled():
         return Execution(CANCELLED)
     keep_freed_memory()
+    memory.collect_as_usual()
     run = _run_within_hydra if folder.needs_hydra else _run
     execution = run(folder, _stopped_or_cancelled(folder, stopped), place)
     if execution.status in (STOPPED, BUSY) and folder.is_cancelled():

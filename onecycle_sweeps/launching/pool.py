@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from onecycle_sweeps import machine, terminal
+from onecycle_sweeps import machine, memory, terminal
 from onecycle_sweeps.launching.queue import LEFT_STATUS, READY, Event, Execution, Queue
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import RUNNING, STOPPED, TrialFolder
@@ -333,6 +333,7 @@ def _exists(pid: int) -> bool:
 def _begin(module: str, environment: Mapping[str, str], log: str, *arguments: Any) -> None:
     """The first function of a process; it imports the rest itself, so that an import that fails is in the log."""
     os.setsid()
+    memory.collect_seldom()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     terminal.redirect_output(Path(log))
     os.environ.update(environment)

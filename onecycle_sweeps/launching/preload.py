@@ -5,8 +5,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from onecycle_sweeps import terminal
+from onecycle_sweeps import memory, terminal
 
+memory.collect_seldom()
 # A session of its own: signals from the terminal are for the launching process.
 with suppress(PermissionError):
     os.setsid()

@@ -18,6 +18,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Self
 
+from onecycle_sweeps import memory
 from onecycle_sweeps import sweep as sweeps
 from onecycle_sweeps.credentials import redacted
 from onecycle_sweeps.files import Unreadable
@@ -229,6 +230,7 @@ class Shipper:
 
 def main(folder: Path, interval: float, grace: float, only: str) -> None:
     """Ship until standard input ends, which the launcher's death also causes; each line of it requests a delivery."""
+    memory.collect_seldom()
     answers = os.fdopen(os.dup(1), "w", 1, "utf-8")
     os.dup2(2, 1)  # whatever libraries print goes to the log
     orders: SimpleQueue[str] = SimpleQueue()

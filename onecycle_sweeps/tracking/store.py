@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from onecycle_sweeps import files
+from onecycle_sweeps import files, memory
 from onecycle_sweeps.credentials import address, redacted, with_secrets
 from onecycle_sweeps.files import never as never
 
@@ -26,8 +26,6 @@ SERVER_SCHEMES = ("http", "https")
 SERVER_DIALECTS = ("postgresql", "mysql", "mssql")
 DIALECTS = ("sqlite", *SERVER_DIALECTS)
 SQLITE_HEAD = b"SQLite format 3\0"
-# A batch of points is tens of thousands of short-lived objects in MLflow.
-YOUNG_OBJECTS = 50_000
 # MLflow must not retry a request: a server may have done what it did not answer, and a retry would make a second run.
 # The next pass looks for what is there before it makes anything.
 ENVIRONMENT = {
@@ -210,7 +208,7 @@ def _client(uri: str) -> "MlflowClient":
     if not gc.get_freeze_count():
         # Scanning what the imports left, and the batches in flight, takes a third of the time of shipping points.
         gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
+        memory.collect_seldom()
     return client
 
 

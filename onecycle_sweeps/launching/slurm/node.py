@@ -23,7 +23,7 @@ for _number in (signal.SIGUSR2, signal.SIGTERM):
 
 from contextlib import ExitStack  # noqa: E402
 
-from onecycle_sweeps import command_line, journal, sweep, tracking  # noqa: E402
+from onecycle_sweeps import command_line, journal, memory, sweep, tracking  # noqa: E402
 from onecycle_sweeps.files import Unreadable  # noqa: E402
 from onecycle_sweeps.launching.queue import BUSY  # noqa: E402
 from onecycle_sweeps.launching.slurm import client, jobs, submissions  # noqa: E402
@@ -41,6 +41,7 @@ BUSY_SECONDS, BUSY_PAUSE = 120.0, 1.0
 
 def main(path: Path) -> int:
     """Do this job's part of the submission recorded at `path`; returns the exit status."""
+    memory.collect_seldom()
     found = sweep.load(path.parent.parent)
     command_line.add_code(found.command, Path(found.cwd))
     submission = submissions.load(path)
