@@ -57,7 +57,7 @@ class RangeTestCurve:
 class Arrival:
     """The number of steps after which a trial reached its target, or, if it did not, the length of its whole run."""
 
-    steps: int
+    steps: float
     reached: bool
 
 

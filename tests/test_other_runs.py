@@ -1,7 +1,10 @@
 """compare: a verdict on runs from elsewhere, which claims nothing that the runs do not show."""
 
+import html
 import json
+import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,14 +129,18 @@ def test_the_runs_of_an_mlflow_experiment_are_compared(
     for group, mean in (("sgd", 0.5), ("adamw", 0.9)):
         for seed in range(4):
             run = client.create_run(experiment, run_name=f"{group} seed={seed}")
-            client.log_metric(run.info.run_id, "val_accuracy", mean + NOISE[seed] / 100)
-            client.log_metric(run.info.run_id, "val_accuracy", mean + NOISE[seed] / 100, step=1)
+            for step in range(5):
+                value = mean + NOISE[seed] / 100 - 0.1 * (4 - step)
+                client.log_metric(run.info.run_id, "val_accuracy", value, step=step)
             client.set_terminated(run.info.run_id)
     client.create_run(experiment, run_name="sgd seed=9")
     assert cli.main(["compare", "mlflow:mine", "--baseline", "sgd"]) == 0
     assert "not finished: 1 of the runs of mine" in capsys.readouterr().err
     _, claims = compared(capsys, "mlflow:mine", "--baseline", "sgd")
     assert [(claim["name"], claim["kind"]) for claim in claims] == [("adamw", "better")]
+    assert claims[0]["worth_steps"] == pytest.approx(4)
+    assert cli.main(["compare", "mlflow:mine", "--target", "0.45", "--report", str(tmp_path / "made")]) == 1
+    assert "steps to 0.45" in capsys.readouterr().out and (tmp_path / "made" / "curves.csv").exists()
     assert cli.main(["compare", "mlflow:other"]) == 2
     assert "mine" in capsys.readouterr().err
 
@@ -164,6 +171,121 @@ def test_a_run_far_out_is_compared_by_trimmed_means_and_said(tmp_path: Path, cap
     assert "Yuen" in shown and "new (val_loss)" in shown and "better" in shown
 
 
+def curves(folder: Path, name: str = "curves.csv", *, slope: float = -0.01, noise: float = 0.0, **ends: float) -> Path:
+    """A CSV file with six runs of 41 steps in groups, which end at these values with this slope."""
+    drawn = random.Random(1)
+    lines = ["group,run,step,val_loss"]
+    for group, end in ends.items():
+        for run, shift in enumerate(NOISE[:6]):
+            # Of the slope of each run a hundredth is its own.
+            own = slope * (1 + shift / 100)
+            lines += [
+                f"{group},{run},{step},{end + shift / 50 + own * (step - 100) + drawn.gauss(0, noise)}"
+                for step in range(20, 101, 2)
+            ]
+    path = folder / name
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_gain_is_told_in_steps_of_the_baseline(tmp_path: Path, capsys: Any) -> None:
+    path = curves(tmp_path, main=2.0, better=1.8, worse=2.1, same=2.0)
+    _, claims = compared(capsys, path)
+    assert [claim["kind"] for claim in claims] == ["better", "worse", "undecided"]
+    # Each step of the baseline gains 0.01.
+    assert [claim.get("worth_steps") for claim in claims] == [
+        pytest.approx(20, rel=0.02),
+        pytest.approx(-10, rel=0.02),
+        None,
+    ]
+    assert cli.main(["compare", str(path)]) == 1
+    shown = capsys.readouterr().out
+    assert "better is worth 20 steps" in shown and "worse loses 10 steps" in shown
+
+
+@pytest.mark.parametrize(
+    ("slope", "noise", "words"),
+    [(0.0, 0.01, "no slope that is told from 0"), (0.01, 0.0, "do not improve")],
+)
+def test_a_gain_is_not_told_in_steps_where_the_baseline_has_stopped_gaining(
+    slope: float, noise: float, words: str, tmp_path: Path, capsys: Any
+) -> None:
+    path = curves(tmp_path, main=2.0, better=1.5, slope=slope, noise=noise)
+    (claim,) = compared(capsys, path)[1]
+    assert (claim["kind"], claim["worth_steps"]) == ("better", None)
+    cli.main(["compare", str(path)])
+    shown = capsys.readouterr().out
+    assert words in shown and "is worth" not in shown
+
+
+def test_steps_to_a_target_are_those_of_the_first_value_that_reaches_it(tmp_path: Path, capsys: Any) -> None:
+    path = curves(tmp_path, main=2.0, quick=1.8)
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    reached: dict[tuple[str, str], float] = {}
+    for group, run, step, value in rows:
+        if float(value) <= 2.1:
+            reached.setdefault((group, run), float(step))
+    steps = {group: [at for (own, _), at in reached.items() if own == group] for group in ("main", "quick")}
+    logs = {group: sum(map(math.log, of)) / len(of) for group, of in steps.items()}
+    (claim,) = compared(capsys, path, "--target", 2.1)[1]
+    assert claim["speedup"]["ratio"] == pytest.approx(math.exp(logs["main"] - logs["quick"]))
+    assert claim["speedup"]["low"] < claim["speedup"]["ratio"] < claim["speedup"]["high"]
+    cli.main(["compare", str(path), "--target", "2.1"])
+    assert f"{sum(steps['main']) / 6:.1f} ±" in capsys.readouterr().out
+
+
+def test_a_target_that_runs_have_missed_makes_a_bound(tmp_path: Path, capsys: Any) -> None:
+    path = curves(tmp_path, main=2.0, quick=1.8)
+    (claim,) = compared(capsys, path, "--target", 1.9)[1]
+    assert claim["speedup"]["missed_baseline"] == 6 and claim["speedup"]["bound"] == "at least"
+    (claim,) = compared(capsys, path, "--target", 1)[1]
+    assert claim["speedup"]["ratio"] is None
+
+
+def test_the_page_of_a_comparison_says_what_the_terminal_says(tmp_path: Path, capsys: Any) -> None:
+    path = curves(tmp_path, main=2.0, better=1.8)
+    path.write_text(path.read_text().replace("main", "<b>main</b>"))
+    assert cli.main(["compare", str(path), "--target", "2.1", "--report", str(tmp_path / "made")]) == 0
+    shown, page = capsys.readouterr(), (tmp_path / "made" / "report.html").read_text()
+    assert "<b>main</b>" not in page and "http" not in page.replace("http://www.w3.org", "")
+    read = html.unescape(re.sub("<[^>]+>", "", page))
+    answer, *_ = shown.out.splitlines()
+    assert answer.startswith("By val_loss, better reached 1.799, 0.2 below") and answer in read
+    for line in shown.out.splitlines():
+        if line.startswith(("Compared by", "Speed-up", "better is worth")):
+            assert line in read
+    for line in shown.err.splitlines():
+        assert line.removeprefix("onecycle_sweeps: ") in read
+    names = {one.name for one in (tmp_path / "made").iterdir()}
+    assert names == {"report.html", "claims.csv", "runs.csv", "curves.csv", "val_loss.png", "val_loss.svg"}
+    assert page.count("<svg") > 2
+
+
+def test_a_page_of_runs_without_steps_has_their_ends(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "ends.csv"
+    path.write_text("group,run,score\n" + "\n".join(f"{g},{i},{n}" for g in "ab" for i, n in enumerate(NOISE)))
+    assert cli.main(["compare", str(path), "--report", str(tmp_path / "made")]) == 0
+    assert {one.name for one in (tmp_path / "made").iterdir()} == {
+        *("report.html", "claims.csv", "runs.csv", "score.png", "score.svg")
+    }
+
+
+def test_columns_may_be_separated_by_semicolons(tmp_path: Path, capsys: Any) -> None:
+    path = table(tmp_path, old=5.0, lower=2.0)
+    with_commas = compared(capsys, path)
+    path.write_text(path.read_text().replace(",", ";"))
+    assert compared(capsys, path) == with_commas
+
+
+def test_a_row_without_a_seed_is_in_no_pair(tmp_path: Path, capsys: Any) -> None:
+    path = table(tmp_path, seeds=True, old=5.0, lower=4.9)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line.removesuffix("0") if line.endswith(",0") else line for line in lines))
+    assert cli.main(["compare", str(path), "--seed", "seed"]) == 0
+    shown = capsys.readouterr()
+    assert "7 pairs" in shown.out and "no seed: 6 of the rows" in shown.err
+
+
 def test_it_has_a_help_text(capsys: Any) -> None:
     for typed in (["compare", "--help"], ["help", "compare"]):
         assert cli.main(typed) == 0
@@ -179,6 +301,12 @@ MISTAKES = {
     "one group": (["one.csv"], "at least 2 groups"),
     "no goal": (["odd.csv"], "--goal must be min or max"),
     "no table": (["empty.csv"], "not a CSV file"),
+    "a step that is no number": (["steps.csv"], "--step step must have numbers"),
+    "a value that is no number": (["texts.csv"], "--measure val_loss must have numbers"),
+    "a target without steps": (["few.csv", "--target", "1"], "--target needs values of loss by step"),
+    "a target of several measures": (["long.csv", "--target", "1"], "--target needs --measure, one of loss, wer"),
+    "a report that is a file": (["runs.csv", "--report", "runs.csv"], "--report must name a folder"),
+    "a header alone": (["header.csv"], "at least 2 groups"),
     "a file twice": (["runs.csv", "runs.csv"], "runs.csv is typed twice"),
     "rows that --run does not tell apart": (["mixed.csv", "--measure", "loss"], "a run of a has 2 rows"),
 }
@@ -194,6 +322,13 @@ def test_a_mistake_is_refused_in_a_line(
     (tmp_path / "odd.csv").write_text("group,run,quality\n" + "\n".join(f"{g},{i},{i}" for g in "ab" for i in range(3)))
     (tmp_path / "mixed.csv").write_text("policy,lr,seed,loss\na,1,0,2\na,3,0,2\nb,1,0,2\n")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "header.csv").write_text("group,run,step,val_loss\n")
+    (tmp_path / "few.csv").write_text("group,run,loss\na,1,1\na,2,1\nb,1,2\nb,2,1")
+    (tmp_path / "long.csv").write_text(
+        "group,run,step,metric,value\na,1,1,loss,1\nb,1,1,loss,1\na,1,1,wer,1\nb,1,1,wer,1"
+    )
+    (tmp_path / "steps.csv").write_text((tmp_path / "runs.csv").read_text().replace(",1,", ",first,"))
+    (tmp_path / "texts.csv").write_text((tmp_path / "runs.csv").read_text() + "\nold,bad,1,high")
     arguments, words = MISTAKES[mistake]
     assert cli.main(["compare", *arguments]) == 2
     said = capsys.readouterr()

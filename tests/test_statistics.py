@@ -1,5 +1,6 @@
 import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,10 @@ from onecycle_sweeps.report.statistics import (
     Arrival,
     Difference,
     detectable_effect,
+    end_slope,
     holm,
     holm_levels,
+    independent_speed_up,
     paired_difference,
     speed_up,
 )
@@ -224,3 +227,52 @@ def test_a_bound_holds_whenever_the_target_would_have_been_reached(
 def test_equal_ratios_are_a_speed_up_without_an_interval() -> None:
     found = speed_up(arrivals([10, 30, 50]), arrivals([20, 60, 100]))
     assert found.ratio == pytest.approx(2.0) and found.low is found.high is None and found.pairs == 3
+
+
+def noisy_lines(drawn: random.Random, curves: int, slope: float) -> list[list[tuple[float, float]]]:
+    """Curves that fall steeply and end in a line over their last tenth, each with a slope of its own and noise."""
+    made = []
+    for _ in range(curves):
+        own = slope + drawn.gauss(0, 0.1)
+        start = [(float(step), 500.0 - step) for step in range(0, 90, 5)]
+        made.append([*start, *((float(step), own * step + drawn.gauss(0, 0.1)) for step in range(90, 101))])
+    return made
+
+
+def test_the_slope_at_the_end_is_that_of_the_last_tenth() -> None:
+    curves = noisy_lines(random.Random(0), 5, -1.0)
+    found = end_slope(curves)
+    assert found
+    lines = [stats.linregress([x for x, _ in one[-11:]], [y for _, y in one[-11:]]).slope for one in curves]
+    expected = stats.ttest_1samp(lines, 0.0)
+    assert (found.mean, found.p) == pytest.approx((sum(lines) / 5, expected.pvalue))
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert (found.curves, found.span) == (5, 10.0)
+
+
+@pytest.mark.parametrize("curves", [1, 4])
+def test_the_interval_of_a_slope_covers_it_as_often_as_promised(curves: int) -> None:
+    drawn, covered = random.Random(1), 0
+    for _ in range(400):
+        made = noisy_lines(drawn, curves, 0.0) if curves > 1 else [[(x, drawn.gauss(0, 1)) for x in range(12)]]
+        found = end_slope(made)
+        assert found and found.low is not None and found.high is not None and found.p is not None
+        assert (found.low <= 0 <= found.high) == (found.p >= LEVEL)
+        covered += found.low <= 0 <= found.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_a_slope_needs_three_points() -> None:
+    assert end_slope([[], [(1.0, 2.0), (2.0, 1.0)]]) is None
+    found = end_slope([[(0.0, 3.0), (10.0, 2.0), (20.0, 1.0)], []])
+    assert found and (found.mean, found.p, found.span) == (pytest.approx(-0.1), None, 20.0)
+
+
+def test_a_speed_up_of_independent_runs_is_that_of_welchs_test_on_logarithms() -> None:
+    ours, theirs = [20, 25, 22, 30], [40, 55, 47]
+    found = independent_speed_up([Arrival(x, True) for x in ours], [Arrival(x, True) for x in theirs])
+    expected = stats.ttest_ind([math.log(x) for x in theirs], [math.log(x) for x in ours], equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+    bound = independent_speed_up([Arrival(x, True) for x in ours], [Arrival(60, False), Arrival(40, True)])
+    assert (bound.bound, bound.missed_baseline, bound.low) == ("at least", 1, None)

@@ -54,12 +54,18 @@ class _Band:
     low: Floats
     high: Floats
 
+    def since(self, step: float) -> "_Band":
+        """From a step on, which is not after the last one."""
+        end = self.steps >= step
+        return _Band(self.steps[end], self.seconds[end], self.mean[end], self.low[end], self.high[end])
+
 
 @dataclass(frozen=True)
 class CourseFigure:
     """The figure of one measure: `curves` has the runs of each group, best group first; `of` is what a run is called.
 
-    `label` names the axis of the measure.
+    `label` and `step_label` name the axes. Without `has_steps` only the ends are drawn; with a `zoom` a further panel
+    shows this last share of each group's steps.
     """
 
     name: str
@@ -70,6 +76,9 @@ class CourseFigure:
     styles: Mapping[str, Style]
     legend: tuple[tuple[str, Style], ...]
     of: str = "seed"
+    step_label: str = canvas.STEP
+    has_steps: bool = True
+    zoom: float | None = None
 
     @property
     def has_data(self) -> bool:
@@ -87,12 +96,19 @@ class CourseFigure:
         dots = f"dot: a {self.of} at the end, bar and number: mean" if several else f"one {self.of} each"
         lines = sum(1 + _row_name(*row).count("\n") for row in rows)
         stem = self.name.replace("_", "-")
-        panels = [
-            Panel(f"{stem}-steps", f"{self.title} against steps", partial(self._draw, against="steps"), (course,))
-        ]
-        if not runs or any(np.isfinite(one.seconds).any() or one.diverged_at for one in runs):
-            words = (course, SECONDS_WORDS)
+        panels = []
+        if self.has_steps:
+            draw = partial(self._draw, against="steps")
+            words = f"{self.title} against steps"
+            heading = "all steps" if self.zoom else ""
+            panels.append(Panel(f"{stem}-steps", words, draw, (course,), title=heading))
+        if self.has_steps and self.zoom:
+            draw = partial(self._draw, against="steps", share=self.zoom)
+            heading = f"the last {100 * self.zoom:g} % of each group's steps"
+            panels.append(Panel(f"{stem}-zoom", f"{self.title}, {heading}", draw, (course,), title=heading))
+        if any(np.isfinite(one.seconds).any() or one.diverged_at for one in runs):
             draw = partial(self._draw, against="seconds")
+            words = (course, SECONDS_WORDS)
             panels.append(Panel(f"{stem}-seconds", f"{self.title} against seconds", draw, words))
         panels.append(
             Panel(
@@ -105,7 +121,7 @@ class CourseFigure:
             )
         )
         height = max(4.0, 1.4 + ROW_HEIGHT * len(rows))
-        ratios = (3, 3, 2)[-len(panels) :]
+        ratios = [*[3] * (len(panels) - 1), 2]
         return Plot(
             name=self.name,
             title=self.title,
@@ -114,9 +130,14 @@ class CourseFigure:
             legend=self.legend,
         )
 
-    def _draw(self, axes: "Axes", against: Against) -> None:
-        """Each group's mean over its evaluations; groups in colour between their lowest and highest run."""
+    def _draw(self, axes: "Axes", against: Against, share: float = 1.0) -> None:
+        """Each group's mean over its evaluations; groups in colour between their lowest and highest run.
+
+        With a share below 1, only this last share of a group's steps is shown.
+        """
         bands = {group: band for group, members in self.curves.items() if (band := _band(members))}
+        if share < 1:
+            bands = {group: band.since((1 - share) * band.steps[-1]) for group, band in bands.items()}
         self._set_limits(axes, list(bands.values()))
         for group, band in reversed(bands.items()):
             style, across = self.styles[group], getattr(band, against)
@@ -128,7 +149,7 @@ class CourseFigure:
                 if one.diverged_at:
                     self._draw_diverged(axes, one, one.diverged_at, against, self.styles[group].colour)
         axes.locator_params(axis="x", nbins=7, integer=against == "steps", prune="upper")
-        axes.set(xlabel={"steps": canvas.STEP, "seconds": "seconds of training"}[against], ylabel=self.label)
+        axes.set(xlabel={"steps": self.step_label, "seconds": "seconds of training"}[against], ylabel=self.label)
 
     def _draw_ends(self, axes: "Axes", rows: Sequence[tuple[str, Sequence[RunCurve]]]) -> None:
         """A row for each group: a dot per finished run, their mean as a bar and a number, and the name."""
@@ -182,9 +203,10 @@ class CourseFigure:
 
 
 def _band(members: Sequence[RunCurve]) -> _Band | None:
-    """Over the finished runs; if none has finished, over the running ones, as far as all of them have come.
+    """Over the finished runs; if none has finished, over the running ones.
 
-    The steps are those at which all were evaluated. Runs that share fewer than two are interpolated between their own.
+    The steps are those at which all were evaluated. If there are fewer than two, runs are interpolated between their
+    own steps, as far as at least half of them go.
     """
     running = [one for one in members if one.diverged_at is None]
     found = [one for one in [one for one in members if one.finished] or running if len(one.steps)]
@@ -192,11 +214,15 @@ def _band(members: Sequence[RunCurve]) -> _Band | None:
         return None
     steps = np.array(sorted(set.intersection(*(set(one.steps) for one in found))))
     if len(steps) < 2:
-        first, last = max(one.steps[0] for one in found), min(one.steps[-1] for one in found)
-        union = np.unique(np.concatenate([one.steps for one in found]))
-        steps = union[(union >= first) & (union <= last)]
-    if not len(steps):
-        return None
+        steps = np.unique(np.concatenate([one.steps for one in found]))
+        within = np.array([(steps >= one.steps[0]) & (steps <= one.steps[-1]) for one in found])
+        kept = 2 * within.sum(axis=0) >= len(found)
+        steps, within = steps[kept], within[:, kept]
+        values = np.array([np.interp(steps, one.steps, one.values) for one in found])
+        values = np.where(within, values, np.nan)
+        seconds = np.array([np.interp(steps, one.steps, one.seconds) for one in found])
+        mean, low, high = (of(values, axis=0) for of in (np.nanmean, np.nanmin, np.nanmax))
+        return _Band(steps, seconds.mean(axis=0), mean, low, high)
     values = np.array([np.interp(steps, one.steps, one.values) for one in found])
     seconds = np.array([np.interp(steps, one.steps, one.seconds) for one in found])
     return _Band(steps, seconds.mean(axis=0), values.mean(axis=0), values.min(axis=0), values.max(axis=0))

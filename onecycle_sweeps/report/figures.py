@@ -1,10 +1,10 @@
 """The figures of a sweep's trainings: trajectories, validation measures in the course of training, and budgets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LINEAR_RATES = 20
 # If the highest rate is below this, rates are written so that they fit beside their axis.
 SMALL_RATES = 0.01
+Name = TypeVar("Name", bound=Hashable)
 PLANNED = Style(canvas.BLACK, (1, 3), 0.9)
 
 
@@ -73,7 +74,7 @@ def shown_groups(ranked: Sequence[Group], outcomes: Sequence[Outcome]) -> ShownG
     return ShownGroups({group: members[group] for group in ranked}, styles, examples, measures_of(outcomes))
 
 
-def styles_of(ranked: Sequence[Group], appeared: Sequence[Group]) -> dict[Group, Style]:
+def styles_of(ranked: Sequence[Name], appeared: Sequence[Name]) -> dict[Name, Style]:
     """A style per group, best group first; colours follow first appearance, so they stay as results come in."""
     styles = canvas.styles(len(ranked))
     count = sum(style.highlighted for style in styles)

@@ -45,7 +45,7 @@ def write_page(
     configs = _configs(outcomes)
     headline = comparison.headline
     result_headers, result_rows = tables.contents(comparison)
-    template = _environment().get_template(PAGE)
+    template = environment().get_template(PAGE)
     text = template.render(
         comparison=comparison,
         groups=groups,
@@ -71,7 +71,7 @@ def write_page(
         troubles=[o for o in outcomes if o.status in (DIVERGED, FAILED, LOST)],
         warnings=list(tables.warnings(comparison)),
         repeating=_repeating(outcomes, configs),
-        files=_by_figure(written),
+        files=by_figure(written),
         quantities=stability.QUANTITIES,
     )
     path = sweep.report / PAGE
@@ -80,7 +80,8 @@ def write_page(
 
 
 @cache
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """Jinja2's, with the templates of all pages and what they call."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
@@ -258,7 +259,7 @@ def _distinct(values: Iterable[object]) -> str:
     return ", ".join(f"{value} ({count} trials)" for value, count in counts.items())
 
 
-def _by_figure(written: Iterable[Path]) -> list[list[str]]:
+def by_figure(written: Iterable[Path]) -> list[list[str]]:
     """The names of files, those of one figure together."""
     forms: dict[str, list[str]] = {}
     for path in written:

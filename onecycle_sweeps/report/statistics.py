@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -16,6 +17,10 @@ POWER = 0.8
 # Differences that are equal except for rounding errors of the subtraction lie within this of each other, relative to
 # the values that were subtracted.
 ROUNDING = 1e-12
+# The end of a curve is this share of its steps, but at least so many points.
+END_SHARE, END_POINTS = 0.1, 3
+# The share of runs that a trimmed mean leaves out on either side.
+TRIMMED = 0.2
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,22 @@ class Speedup:
     bound: Literal["at least", "at most"] | None = None
 
 
+@dataclass(frozen=True)
+class Slope:
+    """How much a value changes with a step at the end of curves: the mean over `curves`, its interval and p-value.
+
+    `low`, `high` and `p` are None where nothing tells how much it varies. The lines are over the last `span` steps, at
+    the median of the curves.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    curves: int
+    span: float
+
+
 def spread(values: Sequence[float]) -> Spread | None:
     """Mean and sample standard deviation; None without values, not a number where a value is not finite."""
     if not values:
@@ -110,14 +131,17 @@ def independent_difference(
 
     if not values or not baseline:
         raise ValueError(f"a difference needs runs on both sides, got {len(values)} and {len(baseline)}")
-    share = 0.2 if trimmed else 0.0
+    share = TRIMMED if trimmed else 0.0
     ours, theirs = float(trim_mean(values, share)), float(trim_mean(baseline, share))
     mean, count = ours - theirs, min(len(values), len(baseline))
     relative = mean / abs(theirs) if theirs else None
     spreads = [statistics.stdev(side) if len(side) > 1 else 0.0 for side in (values, baseline)]
     if count < 2 or max(spreads) <= ROUNDING * max(map(abs, (*values, *baseline))):
         return Difference(mean, None, None, None, count, None, level, relative)
-    found: Any = ttest_ind(values, baseline, equal_var=False, trim=share)  # pyright: ignore[reportArgumentType]
+    with warnings.catch_warnings():
+        # Of a side whose runs are all equal.
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        found: Any = ttest_ind(values, baseline, equal_var=False, trim=share)  # pyright: ignore[reportArgumentType]
     low, high = found.confidence_interval(1 - level)
     error = (high - low) / 2 / _two_sided_quantile(found.df, level)
     detectable = error * _detectable_shift(float(found.df), level)
@@ -184,17 +208,57 @@ def speed_up(arrivals: Mapping[str, Arrival], baseline: Mapping[str, Arrival]) -
     """
     if not arrivals or arrivals.keys() != baseline.keys():
         raise ValueError(f"pairs need the same keys on both sides, got {list(arrivals)} and {list(baseline)}")
-    missed_baseline, missed = (sum(not one.reached for one in side.values()) for side in (baseline, arrivals))
-    if missed_baseline and missed:
-        return Speedup(None, None, None, len(arrivals), missed_baseline, missed)
     ours, theirs = ({key: math.log(one.steps) for key, one in side.items()} for side in (arrivals, baseline))
-    found = paired_difference(theirs, ours)
+    return _speedup(list(arrivals.values()), list(baseline.values()), paired_difference(theirs, ours))
+
+
+def independent_speed_up(arrivals: Sequence[Arrival], baseline: Sequence[Arrival]) -> Speedup:
+    """The same ratio for independent runs, whose logarithms are compared by Welch's t-test."""
+    ours, theirs = ([math.log(one.steps) for one in side] for side in (arrivals, baseline))
+    return _speedup(arrivals, baseline, independent_difference(theirs, ours))
+
+
+def _speedup(arrivals: Sequence[Arrival], baseline: Sequence[Arrival], found: Difference) -> Speedup:
+    """A speed-up from the difference of the logarithms of its steps."""
+    missed_baseline, missed = (sum(not one.reached for one in side) for side in (baseline, arrivals))
+    if missed_baseline and missed:
+        return Speedup(None, None, None, found.pairs, missed_baseline, missed)
     ratio = math.exp(found.mean)
     if missed_baseline or missed:
         bound = "at least" if missed_baseline else "at most"
         return Speedup(ratio, None, None, found.pairs, missed_baseline, missed, bound)
     low, high = (None if x is None else math.exp(x) for x in (found.low, found.high))
     return Speedup(ratio, low, high, found.pairs, 0, 0)
+
+
+def end_slope(curves: Iterable[Sequence[tuple[float, float]]]) -> Slope | None:
+    """The slope at the end of curves of (step, value): of least-squares lines through the last tenth of each.
+
+    A line takes at least three points; None if no curve has so many. The interval and the p-value are those of a t-test
+    of the lines' slopes, or with a single curve of the regression.
+    """
+    from scipy.stats import linregress
+
+    ends = []
+    for curve in curves:
+        steps = [step for step, _ in curve]
+        first = steps[-1] - END_SHARE * (steps[-1] - steps[0]) if steps else 0.0
+        end = curve[min(len(curve) - END_POINTS, sum(step < first for step in steps)) :] if len(curve) > 2 else []
+        if len({step for step, _ in end}) >= END_POINTS:
+            ends.append(end)
+    if not ends:
+        return None
+    lines: list[Any] = [linregress([step for step, _ in end], [value for _, value in end]) for end in ends]
+    slopes, span = [float(line.slope) for line in lines], statistics.median(end[-1][0] - end[0][0] for end in ends)
+    mean = statistics.fmean(slopes)
+    if len(lines) == 1:
+        error, df = float(lines[0].stderr), len(ends[0]) - 2
+    else:
+        error, df = statistics.stdev(slopes) / math.sqrt(len(slopes)), len(slopes) - 1
+    if error <= ROUNDING * abs(mean):
+        return Slope(mean, None, None, None, len(slopes), span)
+    margin = error * _two_sided_quantile(df, LEVEL)
+    return Slope(mean, mean - margin, mean + margin, _two_sided_p(mean / error, df), len(slopes), span)
 
 
 def _two_sided_quantile(df: float, level: float) -> float:

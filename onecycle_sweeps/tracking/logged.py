@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from onecycle_sweeps.tracking.store import connected
@@ -12,6 +12,8 @@ DEFAULT_STORE = "sqlite:///mlflow.db"
 OTHER_KINDS = ("sweep", "range_test", "probe")
 # The key of MLflow's own status: FINISHED, RUNNING, FAILED or KILLED.
 RUN_STATUS = "run_status"
+# The key of a run's id.
+RUN_ID = "mlflow_run_id"
 
 
 def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
@@ -34,10 +36,22 @@ def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
                 if row.get("kind") not in OTHER_KINDS:
                     name = run.info.run_name or run.info.run_id
                     group = row.get("group") or row.get("policy") or re.sub(r"[\s_-]*(seed[\s_=-]*)?\d+$", "", name)
-                    yield {**row, "run": name, "group": group or name, RUN_STATUS: run.info.status}
+                    yield {**row, "run": name, "group": group or name, **_facts(run.info)}
             token = page.token
             if not token:
                 return
+
+
+def histories(runs: Sequence[str], metric: str) -> Iterator[list[tuple[float, float]]]:
+    """All (step, value) of a metric of each run, in order of steps; of several values of a step the last logged."""
+    with connected(os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)) as client:
+        for run in runs:
+            points = sorted(client.get_metric_history(run, metric), key=lambda one: (one.step, one.timestamp))
+            yield list({one.step: (float(one.step), one.value) for one in points}.values())
+
+
+def _facts(info: Any) -> dict[str, str]:
+    return {RUN_STATUS: info.status, RUN_ID: info.run_id}
 
 
 def _own(tags: dict[str, str]) -> dict[str, str]:
