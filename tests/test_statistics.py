@@ -1,6 +1,7 @@
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -244,7 +245,7 @@ def test_the_slope_at_the_end_is_that_of_the_last_tenth() -> None:
     found = end_slope(curves)
     assert found
     lines = [stats.linregress([x for x, _ in one[-11:]], [y for _, y in one[-11:]]).slope for one in curves]
-    expected = stats.ttest_1samp(lines, 0.0)
+    expected: Any = stats.ttest_1samp(lines, 0.0)
     assert (found.mean, found.p) == pytest.approx((sum(lines) / 5, expected.pvalue))
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
     assert (found.curves, found.span) == (5, 10.0)
@@ -271,7 +272,7 @@ def test_a_slope_needs_three_points() -> None:
 def test_a_speed_up_of_independent_runs_is_that_of_welchs_test_on_logarithms() -> None:
     ours, theirs = [20, 25, 22, 30], [40, 55, 47]
     found = independent_speed_up([Arrival(x, True) for x in ours], [Arrival(x, True) for x in theirs])
-    expected = stats.ttest_ind([math.log(x) for x in theirs], [math.log(x) for x in ours], equal_var=False)
+    expected: Any = stats.ttest_ind([math.log(x) for x in theirs], [math.log(x) for x in ours], equal_var=False)
     interval = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
     bound = independent_speed_up([Arrival(x, True) for x in ours], [Arrival(60, False), Arrival(40, True)])
