@@ -12,8 +12,8 @@ import hand_made
 from hand_made import entry, made_up, training
 from onecycle_sweeps import report
 from onecycle_sweeps.outcome import read
-from onecycle_sweeps.report.claims import Claim, Claims, claims_of
-from onecycle_sweeps.report.page import claim_cells
+from onecycle_sweeps.report.claims import MINUS, Claim, Claims, claims_of
+from onecycle_sweeps.report.standings import detectable_words, interval_words, p_words
 from onecycle_sweeps.report.statistics import LEVEL
 from onecycle_sweeps.sweep import Sweep
 
@@ -78,7 +78,7 @@ def test_without_a_difference_the_minimum_detectable_one_is_reported(tmp_path: P
     assert claim.difference is not None and claim.difference.detectable is not None
     could = f"{100 * claim.difference.detectable:.2f} points"
     assert claim.kind == "no difference shown" and claim.difference.low is not None and claim.difference.low < 0
-    assert says(claim.sentence, "+0.33 points", "95 % interval -", "3 seeds", "80 % power", could)
+    assert says(claim.sentence, "+0.33 points", f"95 % interval {MINUS}", "3 seeds", "80 % power", could)
     assert "no difference shown: step" in found.sentence
 
 
@@ -100,7 +100,8 @@ def test_a_difference_that_is_not_significant_after_holm_is_not_called_better(tm
 
 def shown_numbers(sentence: str) -> tuple[float, float, float]:
     """The ends of the interval and the p-value as a reader sees them."""
-    low, high, p = re.search(r"95 % interval (-?[\d.]+) to (-?[\d.]+), p[=<]([\d.]+)", sentence).groups()  # type: ignore
+    plain = sentence.replace(MINUS, "-")
+    low, high, p = re.search(r"95 % interval (-?[\d.]+) to (-?[\d.]+), p[=<]([\d.]+)", plain).groups()  # type: ignore
     return float(low), float(high), float(p)
 
 
@@ -120,8 +121,8 @@ def test_interval_p_value_and_verdict_agree_to_the_last_digit_shown(shifts: list
             continue
         low, high, p = shown_numbers(claim.sentence)
         assert (claim.kind in ("better", "worse")) == (low > 0 or high < 0) == (p < LEVEL)
-        _, _, _, interval, _, p_of_page, detectable, _ = claim_cells(claim)
-        ends = [float(end.replace("\N{MINUS SIGN}", "-")) for end in interval.split(" to ")]
+        interval, p_of_page, detectable = interval_words(claim), p_words(claim), detectable_words(claim)
+        ends = [float(end.replace(MINUS, "-")) for end in interval.split(" to ")]
         assert sorted(map(abs, ends)) == sorted(map(abs, (low, high)))
         assert p_of_page.lstrip("<") == re.search(r"p[=<]([\d.]+)", claim.sentence).group(1)  # type: ignore
         if claim.kind == "no difference shown":

@@ -6,7 +6,7 @@ from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import groups
 from onecycle_sweeps.report.claims import FROM_ONE_SEED, Claim, Claims, in_units, unsigned
 from onecycle_sweeps.report.groups import Family, group_name
-from onecycle_sweeps.report.range_tests import verdict
+from onecycle_sweeps.report.range_tests import VERDICT, verdict
 from onecycle_sweeps.report.statistics import Difference, detectable_effect, spread
 from onecycle_sweeps.sweep import RANGE_TEST
 
@@ -56,7 +56,10 @@ def _range_tests(outcomes: Sequence[Outcome]) -> str:
     found = [text for o in outcomes if o.entry.kind == RANGE_TEST and (text := verdict(o))]
     if not found or any(outcome.entry.kind != RANGE_TEST for outcome in outcomes):
         return "no training has finished yet."
-    return f"the range test{'s suggest' if len(found) > 1 else ' suggests'} {'; '.join(found)}."
+    if len(found) < 3:
+        return f"the range test{'s suggest' if len(found) > 1 else ' suggests'} {'; '.join(found)}."
+    rates = [o.suggestions[VERDICT] for o in outcomes if VERDICT in o.suggestions]
+    return f"the {len(found)} range tests suggest max_lr from {min(rates):.3g} to {max(rates):.3g}."
 
 
 def _value(family: Family, outcomes: Sequence[Outcome]) -> str:

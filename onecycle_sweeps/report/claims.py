@@ -28,6 +28,7 @@ from onecycle_sweeps.report.statistics import (
 from onecycle_sweeps.trial_folder import DIVERGED
 
 STEPS = "steps"
+MINUS = "\N{MINUS SIGN}"
 FROM_ONE_SEED = "From one seed nothing can be claimed"
 Kind = Literal[
     "better",
@@ -396,22 +397,24 @@ def p_value(p: float) -> str:
 def unsigned(headline: Measure, difference: float) -> str:
     """A difference in points with two decimals, or as many as show that it is not 0; no fraction: four digits."""
     if not headline.is_fraction:
-        return four_digits(difference)
+        return four_digits(difference).replace("-", MINUS, 1) if difference < 0 else four_digits(difference)
     value = 100 * difference
     decimals = 2 if abs(value) >= 0.005 or abs(difference) < ROUNDING else -math.floor(math.log10(abs(value)))
-    return f"{value:z.{decimals}f}"
+    return f"{value:z.{decimals}f}".replace("-", MINUS)
 
 
 def signed(headline: Measure, difference: float) -> str:
     """A difference with its sign."""
-    return f"{'+' if difference >= 0 else ''}{unsigned(headline, difference)}"
+    shown = unsigned(headline, difference)
+    return shown if shown.startswith(MINUS) else f"+{shown}"
 
 
 def in_units(headline: Measure, number: str, relative: float | None = None) -> str:
     """A number with the unit of the measure's differences; `relative` is the same as a share of the baseline."""
     if headline.is_fraction:
         return f"{number} points"
-    share = "" if relative is None else f" or {100 * relative:{'+' if number[0] in '+-' else ''}.2g} %"
+    sign = "+" if number[0] in f"+{MINUS}" else ""
+    share = "" if relative is None else f" or {100 * relative:{sign}.2g} %".replace(" -", f" {MINUS}")
     return f"{number} in {headline.name}{share}"
 
 

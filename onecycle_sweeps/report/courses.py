@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,9 +21,9 @@ Against = Literal["steps", "seconds"]
 # Losses whose values differ by more than this factor are shown on a logarithmic axis.
 LINEAR_LOSSES = 10
 ROWS_SHOWN, ROW_HEIGHT, NAME_WIDTH = 30, 0.27, 30
-SECONDS_WORDS = (
-    "Seconds are those of the training loop with its evaluations; trials that run at the same time share a machine."
-)
+# Runs are drawn one by one where there are no more of a group, and of all groups, than this; otherwise as a band.
+RUNS_SHOWN, LINES_SHOWN = 5, 24
+SECONDS_WORDS = "Seconds are those of the training loop with its evaluations."
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RunCurve:
 
 @dataclass(frozen=True)
 class _Band:
-    """A group's mean over its runs at each evaluation, between the lowest and the highest run.
+    """A group's mean over its runs at each evaluation; `runs` has a row for each of them.
 
     `seconds` is the mean over the runs of the training time before each evaluation.
     """
@@ -51,13 +51,12 @@ class _Band:
     steps: Floats
     seconds: Floats
     mean: Floats
-    low: Floats
-    high: Floats
+    runs: Floats
 
     def since(self, step: float) -> "_Band":
         """From a step on, which is not after the last one."""
         end = self.steps >= step
-        return _Band(self.steps[end], self.seconds[end], self.mean[end], self.low[end], self.high[end])
+        return _Band(self.steps[end], self.seconds[end], self.mean[end], self.runs[:, end])
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class CourseFigure:
     step_label: str = canvas.STEP
     has_steps: bool = True
     zoom: float | None = None
+    steps_per_epoch: int | None = None
 
     @property
     def has_data(self) -> bool:
@@ -89,67 +89,87 @@ class CourseFigure:
         """Panels against steps, against seconds where they are known, and of the ends."""
         runs = [one for members in self.curves.values() for one in members]
         several = any(len(members) > 1 for members in self.curves.values())
-        course = f"Line: mean, band: lowest to highest {self.of}" if several else f"One {self.of} each"
-        course += ", x: diverged." if any(one.diverged_at for one in runs) else "."
         rows = list(self.curves.items())[:ROWS_SHOWN]
-        best = f"best {ROWS_SHOWN} of {len(self.curves)}, " if len(self.curves) > ROWS_SHOWN else ""
-        dots = f"dot: a {self.of} at the end, bar and number: mean" if several else f"one {self.of} each"
+        best = f"The best {ROWS_SHOWN} of {len(self.curves)}. " if len(self.curves) > ROWS_SHOWN else ""
+        dots = f"Dot: a {self.of} at the end; bar and number: mean." if several else f"One {self.of} each, at the end."
         lines = sum(1 + _row_name(*row).count("\n") for row in rows)
         stem = self.name.replace("_", "-")
-        panels = []
-        if self.has_steps:
-            draw = partial(self._draw, against="steps")
-            words = f"{self.title} against steps"
-            heading = "all steps" if self.zoom else ""
-            panels.append(Panel(f"{stem}-steps", words, draw, (course,), title=heading))
-        if self.has_steps and self.zoom:
-            draw = partial(self._draw, against="steps", share=self.zoom)
-            heading = f"the last {100 * self.zoom:g} % of each group's steps"
-            panels.append(Panel(f"{stem}-zoom", f"{self.title}, {heading}", draw, (course,), title=heading))
-        if any(np.isfinite(one.seconds).any() or one.diverged_at for one in runs):
-            draw = partial(self._draw, against="seconds")
-            words = (course, SECONDS_WORDS)
-            panels.append(Panel(f"{stem}-seconds", f"{self.title} against seconds", draw, words))
-        panels.append(
+        against: list[Against] = ["steps"] if self.has_steps else []
+        if any(np.isfinite(one.seconds).any() for one in runs):
+            against.append("seconds")
+        panels = [
             Panel(
-                f"{stem}-ends",
-                f"{self.title} of each {self.of} at the end",
-                partial(self._draw_ends, rows=rows),
-                (f"{(best + dots).capitalize()}.",),
-                height=0.9 + ROW_HEIGHT * lines,
-                fits_labels=True,
+                f"{stem}-{axis}",
+                f"{self.title} against {axis}",
+                partial(self._draw, against=axis),
+                (*self._captions, *([SECONDS_WORDS] if axis == "seconds" else [])),
+                has_values=True,
             )
+            for axis in against
+        ]
+        if self.has_steps and self.zoom:
+            heading = f"the last {100 * self.zoom:g} % of each group's steps"
+            zoomed = replace(panels[0], name=f"{stem}-zoom", words=f"{self.title}, {heading}", title=heading)
+            panels[0] = replace(panels[0], title="all steps")
+            panels.insert(1, replace(zoomed, draw=partial(self._draw, against="steps", share=self.zoom)))
+        ends = Panel(
+            f"{stem}-ends",
+            f"{self.title} of each {self.of} at the end",
+            partial(self._draw_ends, rows=rows),
+            (best + dots,),
+            height=0.9 + ROW_HEIGHT * lines,
         )
-        height = max(4.0, 1.4 + ROW_HEIGHT * len(rows))
-        ratios = [*[3] * (len(panels) - 1), 2]
-        return Plot(
-            name=self.name,
-            title=self.title,
-            panels=tuple(panels),
-            layout=lambda: canvas.axes(len(panels), width=5 * len(panels), height=height, ratios=ratios),
-            legend=self.legend,
-        )
+        return Plot(self.name, self.title, (*panels, ends), self.legend)
+
+    @property
+    def _captions(self) -> tuple[str, ...]:
+        """How to read the curves."""
+        each = f"thin lines: its {self.of}s" if self._shows_runs else f"band: its lowest to its highest {self.of}"
+        several = any(len(members) > 1 for members in self.curves.values())
+        words = f"Thick line: mean of a group; {each}." if several else f"One {self.of} each."
+        diverged = any(one.diverged_at for members in self.curves.values() for one in members)
+        return (words, *(["x: diverged."] if diverged else []))
+
+    @property
+    def _highlighted(self) -> list[str]:
+        return [group for group in self.curves if self.styles[group].highlighted]
+
+    @property
+    def _shows_runs(self) -> bool:
+        """Whether each run has a line of its own."""
+        counts = [len(runs) for runs in self.curves.values()]
+        return max(counts, default=0) <= RUNS_SHOWN and sum(counts) <= LINES_SHOWN
 
     def _draw(self, axes: "Axes", against: Against, share: float = 1.0) -> None:
-        """Each group's mean over its evaluations; groups in colour between their lowest and highest run.
+        """Each group's mean over its evaluations; the highlighted ones with their runs.
 
         With a share below 1, only this last share of a group's steps is shown.
         """
         bands = {group: band for group, members in self.curves.items() if (band := _band(members))}
         if share < 1:
             bands = {group: band.since((1 - share) * band.steps[-1]) for group, band in bands.items()}
-        self._set_limits(axes, list(bands.values()))
+        in_front = [bands[group] for group in self._highlighted if group in bands]
+        self._set_limits(axes, in_front or list(bands.values()))
         for group, band in reversed(bands.items()):
             style, across = self.styles[group], getattr(band, against)
-            axes.plot(across, band.mean, **style.line())
-            if style.highlighted:
-                axes.fill_between(across, band.low, band.high, color=style.colour, alpha=0.15, linewidth=0)
+            alone = {"marker": "o", "markersize": 4} if len(across) == 1 else {}
+            axes.plot(across, band.mean, **style.line(), **alone)
+            if not style.highlighted or len(band.runs) == 1:
+                continue
+            if self._shows_runs:
+                for run in band.runs:
+                    axes.plot(across, run, color=style.colour, alpha=0.45, linewidth=0.8, zorder=2, gid=style.gid)
+            else:
+                low, high = np.fmin.reduce(band.runs), np.fmax.reduce(band.runs)
+                axes.fill_between(across, low, high, color=style.colour, alpha=0.15, linewidth=0, gid=style.gid)
         for group, members in self.curves.items():
             for one in members:
                 if one.diverged_at:
-                    self._draw_diverged(axes, one, one.diverged_at, against, self.styles[group].colour)
-        axes.locator_params(axis="x", nbins=7, integer=against == "steps", prune="upper")
+                    self._draw_diverged(axes, one, one.diverged_at, against, self.styles[group])
         axes.set(xlabel={"steps": self.step_label, "seconds": "seconds of training"}[against], ylabel=self.label)
+        if against == "steps":
+            canvas.widen(axes)
+            canvas.epochs_above(axes, self.steps_per_epoch)
 
     def _draw_ends(self, axes: "Axes", rows: Sequence[tuple[str, Sequence[RunCurve]]]) -> None:
         """A row for each group: a dot per finished run, their mean as a bar and a number, and the name."""
@@ -157,40 +177,48 @@ class CourseFigure:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(range(len(rows)), [canvas.plain(_row_name(*row)) for row in rows], fontsize=9)
         axes.tick_params(axis="y", length=0)
-        axes.locator_params(axis="x", nbins=5)
+        ends = [np.empty(0)]
         for row, (group, members) in enumerate(rows):
             style = self.styles[group]
             axes.get_yticklabels()[row].set_color("black" if style.highlighted else canvas.MUTED)
-            axes.axhline(row, alpha=0.5, **style.line(linewidth=1, zorder=1))
+            axes.axhline(row, **style.line(linewidth=0.8, zorder=1, alpha=0.4))
             finals = np.array([one.values[-1] for one in members if one.finished and len(one.values)])
             finals = finals[np.isfinite(finals)]
             if len(finals):
                 mean = finals.mean()
-                axes.plot(finals, np.full(len(finals), row), "o", color=style.colour, markersize=5, alpha=0.75)
-                axes.plot([mean], [row], "|", color=style.colour, markersize=15, markeredgewidth=2)
+                mark: dict[str, Any] = {"color": style.colour, "gid": style.gid}
+                axes.plot(finals, np.full(len(finals), row), "o", markersize=5, alpha=0.75, **mark)
+                axes.plot([mean], [row], "|", markersize=15, markeredgewidth=2, **mark)
                 beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
                 number = f"{mean:.2f}" if self.measure.is_fraction else four_digits(mean)
                 axes.annotate(number, (1.02, row), va="center", fontsize=9, **beside)
+                ends.append(finals)
+        if self._spans_decades(np.concatenate(ends)):
+            axes.set_xscale("log")
         axes.set(xlabel=self.label)
+
+    def _spans_decades(self, values: Floats) -> bool:
+        """Whether values are to be shown on a logarithmic axis."""
+        if self.measure.goal != "min" or self.measure.is_fraction or not len(values):
+            return False
+        return bool(values.max() > LINEAR_LOSSES * values.min() > 0)
 
     def _set_limits(self, axes: "Axes", bands: Sequence[_Band]) -> None:
         """Limits that the bands determine; diverged runs do not count."""
-        values = np.concatenate([np.empty(0), *(edge for band in bands for edge in (band.low, band.high))])
+        values = np.concatenate([np.empty(0), *(band.runs.ravel() for band in bands)])
         values = values[np.isfinite(values)]
         if not len(values):
             return
         low, high = float(values.min()), float(values.max())
-        if self.measure.goal == "min" and not self.measure.is_fraction and high > LINEAR_LOSSES * low > 0:
-            canvas.logarithmic(axes)
+        if self._spans_decades(values):
+            axes.set_yscale("log")
             axes.set_ylim(low / 1.15, high * 1.15)
         else:
             margin = 0.04 * (high - low) or 0.04 * abs(high) or 1.0
             axes.set_ylim(low - margin, high + margin)
-        if high >= canvas.LONG_NUMBERS:
-            canvas.short_numbers(axes)
 
     def _draw_diverged(
-        self, axes: "Axes", one: RunCurve, ended: tuple[float, float], against: Against, colour: str
+        self, axes: "Axes", one: RunCurve, ended: tuple[float, float], against: Against, style: Style
     ) -> None:
         """The course of a diverged run with a cross at its end, at the edge of the plot if it ended beyond it."""
         inside = axes.get_ylim()
@@ -198,8 +226,9 @@ class CourseFigure:
         last = one.values[-1] if len(one.values) and np.isfinite(one.values[-1]) else worst
         across = np.append(getattr(one, against), ended[against == "seconds"])
         course = np.append(one.values, np.clip(last, *inside))
-        axes.plot(across, course, color=colour, linewidth=0.8, linestyle=":", zorder=2)
-        axes.plot(across[-1:], course[-1:], "x", color=colour, markersize=7, clip_on=False, zorder=4)
+        look: dict[str, Any] = {"color": style.colour, "gid": style.gid}
+        axes.plot(across, course, linewidth=0.8, linestyle=":", zorder=2, **look)
+        axes.plot(across[-1:], course[-1:], "x", markersize=7, clip_on=False, zorder=4, **look)
 
 
 def _band(members: Sequence[RunCurve]) -> _Band | None:
@@ -221,11 +250,10 @@ def _band(members: Sequence[RunCurve]) -> _Band | None:
         values = np.array([np.interp(steps, one.steps, one.values) for one in found])
         values = np.where(within, values, np.nan)
         seconds = np.array([np.interp(steps, one.steps, one.seconds) for one in found])
-        mean, low, high = (of(values, axis=0) for of in (np.nanmean, np.nanmin, np.nanmax))
-        return _Band(steps, seconds.mean(axis=0), mean, low, high)
+        return _Band(steps, seconds.mean(axis=0), np.nanmean(values, axis=0), values)
     values = np.array([np.interp(steps, one.steps, one.values) for one in found])
     seconds = np.array([np.interp(steps, one.steps, one.seconds) for one in found])
-    return _Band(steps, seconds.mean(axis=0), values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+    return _Band(steps, seconds.mean(axis=0), values.mean(axis=0), values)
 
 
 def _row_name(group: str, members: Sequence[RunCurve]) -> str:

@@ -1,8 +1,9 @@
-"""The figures of a sweep's trainings: trajectories, validation measures in the course of training, and budgets."""
+"""The groups of a sweep as all figures show them, each with its style; and their trajectories."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,29 +11,19 @@ import numpy as np
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.config import nodes, schema
-from onecycle_sweeps.measures import Measure, recorded
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome, Series, Trajectory, trajectory
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.canvas import Panel, Plot, Style
-from onecycle_sweeps.report.courses import CourseFigure, RunCurve, named
-from onecycle_sweeps.report.groups import (
-    Group,
-    by_group,
-    compared_metric,
-    families,
-    group_name,
-    headline_of,
-    measures_of,
-)
+from onecycle_sweeps.report.canvas import Legend, Panel, Plot, Style
+from onecycle_sweeps.report.courses import CourseFigure, RunCurve
+from onecycle_sweeps.report.groups import RATES, Family, Group, by_group, families, group_name, measures_of
 from onecycle_sweeps.trial_folder import DIVERGED, TrialFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Rates whose peaks differ by more than this factor are shown on a logarithmic axis.
-LINEAR_RATES = 20
-# If the highest rate is below this, rates are written so that they fit beside their axis.
-SMALL_RATES = 0.01
+# Rates whose peaks differ by more than this factor are shown on a logarithmic axis, which ends at this share of them.
+LINEAR_RATES, LOWEST_RATE = 20, 1e-4
 Name = TypeVar("Name", bound=Hashable)
 PLANNED = Style(canvas.BLACK, (1, 3), 0.9)
 
@@ -53,25 +44,53 @@ class Example:
 
 @dataclass(frozen=True)
 class ShownGroups:
-    """The groups in order of rank: members, styles, and an example of each group that has taken a step."""
+    """The groups in order of rank: members, styles, and an example of each group that has taken a step.
+
+    `legend` has an entry for each group at its family's best rate, for each family's other rates, and for those in
+    grey.
+    """
 
     members: Mapping[Group, Sequence[Outcome]]
     styles: Mapping[Group, Style]
+    legend: Legend
     examples: Mapping[Group, Example]
     measures: Sequence[Measure]
 
+    def course(self, measure: Measure, *, with_seconds: bool) -> CourseFigure:
+        """The validation measure of each trial in the course of training; seconds only if they can be compared."""
+        names = {group: group_name(group) for group in self.members}
+        return CourseFigure(
+            name=f"val_{measure.name}",
+            title=f"Validation {measure.name}",
+            label=f"val {measure.label}",
+            measure=measure,
+            curves={
+                names[group]: [_curve(outcome, measure, with_seconds=with_seconds) for outcome in members]
+                for group, members in self.members.items()
+            },
+            styles={names[group]: style for group, style in self.styles.items()},
+            legend=self.legend,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+
     @property
-    def legend(self) -> tuple[tuple[str, Style], ...]:
-        """The name and style of each group in colour, and one entry for those in grey."""
-        return named({group_name(group): style for group, style in self.styles.items()})
+    def any_diverged(self) -> bool:
+        return any(o.status == DIVERGED for members in self.members.values() for o in members)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """The steps of an epoch, if all trainings agree on them."""
+        trained = [o.resolved for members in self.members.values() for o in members if o.resolved]
+        found = {one.get("steps_per_epoch") or 0 for one in trained}
+        return (found.pop() or None) if len(found) == 1 else None
 
 
 def shown_groups(ranked: Sequence[Group], outcomes: Sequence[Outcome]) -> ShownGroups:
     """The trainings by group, best group first."""
     members = by_group(outcomes)
     examples = {group: example for group in ranked if (example := _example(members[group]))}
-    styles = styles_of(ranked, list(members))
-    return ShownGroups({group: members[group] for group in ranked}, styles, examples, measures_of(outcomes))
+    styles, legend = styles_of_policies(ranked, families(outcomes), list(members))
+    return ShownGroups({group: members[group] for group in ranked}, styles, legend, examples, measures_of(outcomes))
 
 
 def styles_of(ranked: Sequence[Name], appeared: Sequence[Name]) -> dict[Name, Style]:
@@ -83,15 +102,77 @@ def styles_of(ranked: Sequence[Name], appeared: Sequence[Name]) -> dict[Name, St
     return {group: given[group] for group in ranked}
 
 
-def figures(groups: ShownGroups, outcomes: Sequence[Outcome]) -> Iterator[Plot]:
-    """The figures for which there are data; groups have the same colours in all of them."""
-    if groups.examples:
-        yield _trajectories(groups)
-    for measure in recorded(groups.measures):
-        if (course := _course(measure, groups)).has_data:
-            yield course.figure()
-    if figure := _budgets(outcomes):
-        yield figure
+def styles_of_policies(
+    ranked: Sequence[Group], found: Sequence[Family], appeared: Sequence[Group]
+) -> tuple[dict[Group, Style], Legend]:
+    """A style for each group, best group first, and the legend: a hue for each policy, a shade for each of its rates.
+
+    The best groups have lines of their own, each at its family's best rate; the other rates of a family are thin lines
+    in shades of its hue, and what remains is grey. Hues follow first appearance, so they stay as results come in.
+    """
+    family_of = {group: family for family in found for group in family.rates}
+    best = [group for group in ranked if family_of[group].picked == group][: len(canvas.COLOURS)]
+    hues = _hues([group for group in appeared if group in best], family_of)
+    numbers, styles = count(), dict[Group, Style]()
+    legend: list[tuple[str, Style]] = []
+    used: dict[int, int] = {}
+    for group in best:
+        hue = hues[group]
+        place = used[hue] = used.get(hue, -1) + 1
+        colour = canvas.COLOURS[hue] if place == 0 else canvas.shade(canvas.COLOURS[hue], canvas.SHADES[-place % 5])
+        dashes = canvas.DASHES[hue if len(set(hues.values())) == len(best) else len(legend)]
+        width = canvas.DASHED if dashes else canvas.SOLID
+        styles[group] = Style(colour, dashes, width, series=next(numbers))
+        legend.append((group_name(group), styles[group]))
+    for group in best:
+        others = [other for other in appeared if other in family_of[group].rates and other != group]
+        number = next(numbers) if others else None
+        for place, other in enumerate(sorted(others, key=_rate)):
+            strength = canvas.SHADES[round(place * (len(canvas.SHADES) - 1) / max(len(others) - 1, 1))]
+            colour = canvas.shade(canvas.COLOURS[hues[group]], strength)
+            styles[other] = Style(colour, width=canvas.THIN, highlighted=False, series=number)
+        if others:
+            name = " ".join(filter(None, [family_of[group].name, group_name(family_of[group].setting)]))
+            middle = styles[sorted(others, key=_rate)[len(others) // 2]]
+            legend.append((f"{name}, {len(others)} other rate{'s' * (len(others) > 1)}", middle))
+    if rest := [group for group in ranked if group not in styles]:
+        grey = Style(canvas.GREY, width=canvas.THIN, highlighted=False, series=next(numbers))
+        styles |= dict.fromkeys(rest, grey)
+        legend.append((f"{len(rest)} others", grey))
+    return {group: styles[group] for group in ranked}, tuple(legend)
+
+
+def _hues(groups: Sequence[Group], family_of: Mapping[Group, Family]) -> dict[Group, int]:
+    """The number of a hue for each group: one for each policy, or where the policy does not vary, for each group."""
+    policies = [dict(group).get("policy", family_of[group].name) for group in groups]
+    keys: Sequence[object] = policies if len(set(policies)) > 1 else groups
+    order = list(dict.fromkeys(keys))
+    return {group: order.index(key) for group, key in zip(groups, keys, strict=True)}
+
+
+def _rate(group: Group) -> tuple[float, str]:
+    """What orders the rates of a family."""
+    typed = next((value for key, value in group if key in RATES), "")
+    try:
+        return float(typed), typed
+    except ValueError:
+        return 0.0, typed
+
+
+def _curve(outcome: Outcome, measure: Measure, *, with_seconds: bool) -> RunCurve:
+    """A trial's evaluations as they are shown; a value that is not finite is NaN."""
+    found = outcome.val(measure)
+    values = np.array([measure.shown(value) for value in found.values], dtype=float)
+    seconds = [outcome.clock.get(step, np.nan) if with_seconds else np.nan for step in found.steps]
+    return RunCurve(
+        steps=np.asarray(found.steps, dtype=float),
+        values=np.where(np.isfinite(values), values, np.nan),
+        seconds=np.array(seconds, dtype=float),
+        finished=outcome.finished,
+        diverged_at=(max(outcome.result.get("steps", 1) - 1, 0), outcome.metrics.get("seconds", 0.0))
+        if outcome.status == DIVERGED
+        else None,
+    )
 
 
 # Trajectories: what the optimizer used, and what the policy planned.
@@ -102,65 +183,73 @@ def draw_trajectory(trial: TrialFolder) -> Path | None:
     used = trajectory(journal.read(trial.journal))
     if not used.lr:
         return None
-    lr, momentum = canvas.tiles(1, 2, width=4.5, height=3.2, title=0.55)
-    for i, (axes, title, series) in enumerate(((lr, "Learning rate", used.lr), (momentum, "Momentum", used.momentum))):
-        axes.plot(series.steps, series.values, color=canvas.COLOURS[i], linewidth=1.7)
-        axes.set_title(title)
-        _fit(axes)
-    if not used.momentum:
-        momentum.text(0.5, 0.5, "the optimizer has no momentum", ha="center", transform=momentum.transAxes)
     config, rate = trial.config(), (trial.resolved() or {}).get("max_lr")
     words = [config.get("policy", {}).get("_target_", "range test").rpartition(".")[2]]
     words += [f"max_lr={rate:.3g}"] if rate else []
     words += [f"seed={config['seed']}"] if "seed" in config else []
-    canvas.figure_of(lr).suptitle(canvas.plain(", ".join(words)), fontsize=11)
-    return canvas.save(lr, trial.path / "lr_momentum.png", dpi=100)
+
+    def draw(axes: "Axes", series: Series, label: str, colour: str) -> None:
+        axes.plot(series.steps, series.values, color=colour, linewidth=1.7)
+        _fit(axes)
+        axes.set_ylabel(label)
+        if not series:
+            axes.text(0.5, 0.5, "the optimizer has no momentum", ha="center", transform=axes.transAxes)
+
+    panels = tuple(
+        Panel(label, label, partial(draw, series=series, label=label, colour=colour), width=4.5, height=3.0)
+        for label, series, colour in zip(
+            ("learning rate", "momentum"), (used.lr, used.momentum), canvas.COLOURS, strict=False
+        )
+    )
+    made = canvas.compose(Plot("lr_momentum", ", ".join(words), panels))
+    return canvas.save(made, trial.path / "lr_momentum.png", dpi=100)
 
 
-def _trajectories(groups: ShownGroups) -> Plot:
-    words = "Line: what the optimizer used, by its own record. Dots: what the policy planned. One trial of each group."
+def trajectories(groups: ShownGroups) -> Plot:
+    """The rate and the momentum that an example of each group used, and what was planned where it differs."""
+    is_off = any(example.off for example in groups.examples.values())
+    words = (
+        "What the optimizer used at each step, by its own record, in one trial of each group.",
+        *(["Dots: what the policy planned, where it was not the same."] if is_off else []),
+    )
     panels = tuple(
         Panel(
             quantity,
             f"{label.capitalize()} at each step",
             partial(_draw_used, groups=groups, quantity=quantity, label=label),
-            captions=(words,),
+            captions=words,
+            has_values=True,
         )
         for quantity, label in (("lr", "learning rate"), ("momentum", "momentum"))
     )
-    return Plot(
-        name="trajectories",
-        title="Learning rate and momentum",
-        panels=panels,
-        layout=lambda: canvas.axes(2, width=10, height=4.2),
-        legend=(*groups.legend, ("planned", PLANNED)),
-        has_legend_below=True,
-    )
+    planned = (("planned", replace(PLANNED, series=len(groups.legend))),) if is_off else ()
+    return Plot("trajectories", "Learning rate and momentum", panels, legend=(*groups.legend, *planned))
 
 
 def _draw_used(axes: "Axes", groups: ShownGroups, quantity: str, label: str) -> None:
-    """The lr or the momentum that each example used, best group in front, and what was planned for those in colour."""
+    """The lr or the momentum that each example used, and what was planned for those whose plan was another."""
     for group, example in reversed(list(groups.examples.items())):
         style = groups.styles[group]
         used, planned = getattr(example.outcome.used, quantity), getattr(example.planned, quantity)
         axes.plot(used.steps, used.values, **style.line())
-        if style.highlighted and planned:
-            axes.plot(planned.steps, planned.values, **PLANNED.line(zorder=4))
+        if example.off and planned:
+            planned_line = replace(PLANNED, series=len(groups.legend)).line(zorder=4)
+            axes.plot(planned.steps, planned.values, **planned_line)
     peaks = [max(example.outcome.used.lr.values) for example in groups.examples.values()]
-    if quantity == "lr" and max(peaks) > LINEAR_RATES * min(peaks):
-        canvas.logarithmic(axes)
+    if quantity == "lr" and max(peaks) > LINEAR_RATES * min(peaks) > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(min(LOWEST_RATE * max(peaks), 0.3 * min(peaks)), 1.5 * max(peaks))
     _fit(axes)
-    if quantity == "lr" and max(peaks) < SMALL_RATES:
-        canvas.short_rates(axes)
     axes.set_ylabel(label)
+    canvas.widen(axes)
+    canvas.epochs_above(axes, groups.steps_per_epoch)
 
 
 def _fit(axes: "Axes") -> None:
     """Fit the axes to the trajectories on them; a value that never changes lies at mid-height."""
-    axes.locator_params(axis="x", nbins=7, integer=True)
     axes.set_xlabel(canvas.STEP)
     low, high = axes.dataLim.intervaly
-    if not high - low > 1e-9 * max(abs(high), 1.0):
+    if axes.get_yscale() == "linear" and not high - low > 1e-9 * max(abs(high), 1.0):
         axes.set_ylim((low - 0.05, high + 0.05) if np.isfinite(low) else (0, 1))
 
 
@@ -200,91 +289,3 @@ def _difference(name: str, planned: Series, used: Series) -> str | None:
         if plan != use:
             return f"{name} at step {step} was {use:.6g}, planned {plan:.6g}"
     return None
-
-
-# A measure in the course of training.
-
-
-def _course(measure: Measure, groups: ShownGroups) -> CourseFigure:
-    """The validation measure of each trial in the course of training."""
-    names = {group: group_name(group) for group in groups.members}
-    curves = {names[group]: [_curve(o, measure) for o in members] for group, members in groups.members.items()}
-    return CourseFigure(
-        name=f"val_{measure.name}",
-        title=f"Validation {measure.name}",
-        label=f"val {measure.label}",
-        measure=measure,
-        curves=curves,
-        styles={names[group]: style for group, style in groups.styles.items()},
-        legend=groups.legend,
-    )
-
-
-def _curve(outcome: Outcome, measure: Measure) -> RunCurve:
-    """A trial's evaluations as they are shown; a value that is not finite is NaN."""
-    found = outcome.val(measure)
-    values = np.array([measure.shown(value) for value in found.values], dtype=float)
-    return RunCurve(
-        steps=np.asarray(found.steps, dtype=float),
-        values=np.where(np.isfinite(values), values, np.nan),
-        seconds=np.array([outcome.clock.get(step, np.nan) for step in found.steps], dtype=float),
-        finished=outcome.finished,
-        diverged_at=(max(outcome.result.get("steps", 1) - 1, 0), outcome.metrics.get("seconds", 0.0))
-        if outcome.status == DIVERGED
-        else None,
-    )
-
-
-# The headline measure against the epochs of the whole training.
-
-Budgets = Mapping[str, Mapping[float, Sequence[float]]]
-
-
-def budgets_of(outcomes: Sequence[Outcome]) -> Budgets:
-    """For each policy and data set, the values of the finished seeds by epochs, each at the rate picked there."""
-    metric, headline = compared_metric(outcomes), headline_of(outcomes)
-    found: dict[str, dict[float, Sequence[float]]] = {}
-    for family in families(outcomes):
-        epochs = dict(family.setting).get("epochs", "")
-        values = [headline.shown(o.metrics[metric]) for o in family.members if o.finished and metric in o.metrics]
-        if epochs.isdecimal() and values:
-            rest = group_name(tuple(item for item in family.setting if item[0] != "epochs"))
-            found.setdefault(f"{family.name} {rest}".strip(), {})[float(epochs)] = values
-    return {name: dict(sorted(budgets.items())) for name, budgets in found.items()}
-
-
-def _budgets(outcomes: Sequence[Outcome]) -> Plot | None:
-    """The headline measure against epochs; None unless trainings of two lengths have finished."""
-    budgets = budgets_of(outcomes)
-    if len({epochs for line in budgets.values() for epochs in line}) < 2:
-        return None
-    headline = headline_of(outcomes)
-    split = "test" if compared_metric(outcomes) == headline.final_test else "val"
-    words = "Line: mean; dot: a seed. Each point is a training of its own, at the rate picked for its length."
-    title = f"{headline.name.capitalize()} against budget"
-    draw = partial(draw_budgets, budgets=budgets, label=f"final {split} {headline.label}")
-    return Plot(
-        name=f"{headline.name}_by_budget",
-        title=title,
-        panels=(Panel("budgets", title, draw, (words,)),),
-        layout=lambda: canvas.axes(width=7.5, height=4.6),
-        legend=named(dict(zip(budgets, canvas.styles(len(budgets)), strict=True))),
-        has_legend_below=True,
-    )
-
-
-def draw_budgets(axes: "Axes", budgets: Budgets, label: str) -> None:
-    """A line per policy over the epochs and a dot per seed; policies are shifted a little to tell the dots apart."""
-    epochs = sorted({budget for line in budgets.values() for budget in line})
-    shifts = 2 ** (0.04 * (np.arange(len(budgets)) - (len(budgets) - 1) / 2))
-    for line, style, shift in zip(budgets.values(), canvas.styles(len(budgets)), shifts, strict=True):
-        places = [shift * budget for budget in line]
-        means = [float(np.mean(values)) for values in line.values()]
-        axes.plot(places, means, **style.line())
-        axes.plot(places, means, "_", color=style.colour, markersize=11, markeredgewidth=2, zorder=4)
-        for place, values in zip(places, line.values(), strict=True):
-            axes.plot([place] * len(values), values, "o", color=style.colour, markersize=4.5, alpha=0.6, zorder=3)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(epochs, [f"{one:g}" for one in epochs])
-    axes.minorticks_off()
-    axes.set(xlabel="epochs of the whole training", ylabel=label)

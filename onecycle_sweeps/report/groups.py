@@ -127,6 +127,23 @@ def _is_setting(key: str, several_policies: bool) -> bool:
     return several_policies and key.partition(".")[0] in ("data", "model")
 
 
+def ran_alike(outcomes: Sequence[Outcome]) -> bool:
+    """Whether the seconds of the finished trainings can be compared.
+
+    All were trained by this sweep in one attempt, on one machine, on the same device, with as many threads, and in the
+    same precision.
+    """
+    done = [outcome for outcome in outcomes if outcome.entry.kind == TRAIN and outcome.finished]
+    places = {
+        (
+            *sorted({attempt.host for attempt in o.history}),
+            *(o.resolved.get(k) for k in ("device", "threads", "precision")),
+        )
+        for o in done
+    }
+    return len(places) == 1 and not any(outcome.entry.reused or outcome.attempts > 1 for outcome in done)
+
+
 def few(values: Sequence[str], most: int) -> str:
     """The values in a list; of many the first `most`, and how many there are."""
     return ", ".join(values[:most]) + (f", … ({len(values)} in all)" if len(values) > most else "")

@@ -4,7 +4,10 @@
 templates escape all text.
 """
 
+import base64
+import hashlib
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,16 +16,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from onecycle_sweeps import files
-from onecycle_sweeps.measures import Measure, recorded
+from onecycle_sweeps.measures import recorded
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.report import canvas, stability, tables
+from onecycle_sweeps.report import canvas, range_tests, stability, standings, tables
+from onecycle_sweeps.report import groups as groups_of
 from onecycle_sweeps.report.canvas import Plot
-from onecycle_sweeps.report.claims import Claim, p_value, ratio_words, signed, unsigned
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.figures import ShownGroups
 from onecycle_sweeps.report.groups import by_group, few
 from onecycle_sweeps.report.stability import Quantity, StabilityMap
+from onecycle_sweeps.report.standings import Standing
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN
 from onecycle_sweeps.trial_folder import DIVERGED, FAILED, LOST
 
@@ -31,10 +37,30 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 TEMPLATES = Path(__file__).with_name("templates")
+SCRIPT = TEMPLATES / "page.js"
 # Of many values of a key, the first are listed.
 VALUES_SHOWN = 12
 # Keys of a config that are useless elsewhere, because they say where data lie.
 OF_THIS_MACHINE = ("root", "path", "files", "download", "max_cached_gb", "weights_file", "_target_")
+
+
+@dataclass(frozen=True)
+class ResultPart:
+    """The rows of one setting, each with its cells."""
+
+    setting: str
+    rows: tuple[tuple[Standing, list[str]], ...]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The one table of results, with what is to be read below it; `values` columns after the first have typed text."""
+
+    headers: list[str]
+    values: int
+    parts: list[ResultPart]
+    caption: str
+    notes: list[str]
 
 
 def write_page(
@@ -44,39 +70,121 @@ def write_page(
     sweep, outcomes = comparison.sweep, comparison.outcomes
     configs = _configs(outcomes)
     headline = comparison.headline
-    result_headers, result_rows = tables.contents(comparison)
-    template = environment().get_template(PAGE)
-    text = template.render(
-        comparison=comparison,
-        groups=groups,
-        outcomes=outcomes,
-        sweep=sweep,
-        headline=headline,
-        title=title(outcomes),
-        command=sweep.command_line,
-        settings=_settings(outcomes, configs),
-        varies=_varies(outcomes),
-        trials=_counted(outcomes),
-        result_headers=result_headers,
-        result_rows=result_rows,
-        result_caption=tables.caption(comparison),
-        claims=[claim_cells(claim) for claim in comparison.claims.claims],
-        trajectories=figures.get("trajectories"),
-        as_planned=_as_planned(groups),
-        courses=[
-            figures[name] for measure in recorded(comparison.measures) if (name := f"val_{measure.name}") in figures
-        ],
-        budgets=figures.get(f"{headline.name}_by_budget"),
-        range_tests=figures.get("range_tests"),
-        troubles=[o for o in outcomes if o.status in (DIVERGED, FAILED, LOST)],
-        warnings=list(tables.warnings(comparison)),
-        repeating=_repeating(outcomes, configs),
-        files=by_figure(written),
-        quantities=stability.QUANTITIES,
+    courses = [figures[name] for measure in recorded(comparison.measures) if (name := f"val_{measure.name}") in figures]
+    tests = [test for test in comparison.range_tests if test.curves]
+    many_tests = len(comparison.range_tests) > range_tests.FEW
+    every = tables.contents(comparison)
+    troubles = [outcome for outcome in outcomes if outcome.status in (DIVERGED, FAILED, LOST)]
+    warnings = list(tables.warnings(comparison))
+    text = (
+        environment()
+        .get_template(PAGE)
+        .render(
+            comparison=comparison,
+            groups=groups,
+            outcomes=outcomes,
+            sweep=sweep,
+            headline=headline,
+            title=title(outcomes),
+            under=_under(comparison),
+            command=sweep.command_line,
+            settings=_settings(outcomes, configs),
+            varies=_varies(outcomes),
+            trials=_counted(outcomes),
+            rate_lines=list(rate_lines(comparison)),
+            result=_result(comparison, groups),
+            every_group=every,
+            every_caption=tables.caption(comparison),
+            figures=figures,
+            difference_about=f"Differences in {comparison.claims.measure.removeprefix('final/').replace('_', ' ')}.",
+            courses=courses,
+            course_panels=[*(course.panels[0] for course in courses), *(courses[0].panels[1:-1] if courses else ())],
+            course_words=few([measure.name for measure in recorded(comparison.measures)], VALUES_SHOWN),
+            course_files=[f"{course.name}.{form}" for course in courses for form in ("png", "svg")],
+            as_planned=_as_planned(groups),
+            range_summary=range_tests.summary(comparison.range_tests) if many_tests else None,
+            range_panels=[(test, range_tests.panels_of(test, f"range-{i}")) for i, test in enumerate(tests)],
+            troubles=troubles,
+            warnings=warnings,
+            doubts=", ".join(_doubts(troubles, [*comparison.claims.flags, *warnings])),
+            repeating=_repeating(outcomes, configs),
+            files=by_figure(written),
+            quantities=stability.QUANTITIES,
+        )
     )
     path = sweep.report / PAGE
     files.write(path, text)
     return path
+
+
+def _doubts(troubles: Sequence[Outcome], warnings: Sequence[object]) -> Iterator[str]:
+    """What a reader of the result should know of, in numbers."""
+    counts = Counter(outcome.status for outcome in troubles)
+    yield from (f"{count} trial{'s' * (count > 1)} {status}" for status, count in counts.items())
+    if warnings:
+        yield f"{len(warnings)} warning{'s' * (len(warnings) > 1)}"
+
+
+def _result(comparison: Comparison, groups: ShownGroups) -> ResultTable | None:
+    """The table of results; None before a training."""
+    if not comparison.rows:
+        return None
+    parts = standings.parts_of(comparison, groups)
+    columns = standings.columns(comparison, parts)
+    return ResultTable(
+        headers=[header for header, _ in columns],
+        values=len(standings.own_keys([one for part in parts for one in part.standings])),
+        parts=[
+            ResultPart(part.setting, tuple((one, [show(one) for _, show in columns]) for one in part.standings))
+            for part in parts
+        ],
+        caption=standings.caption(comparison),
+        notes=standings.notes(comparison),
+    )
+
+
+def _under(comparison: Comparison) -> str:
+    """The line below the heading: which sweep, when, and how its trials stand."""
+    sweep = comparison.sweep
+    return f"onecycle_sweeps, sweep {sweep.id}, begun {_moment(sweep.created)}; {_counted(comparison.outcomes)}"
+
+
+def pick_sentence(one: StabilityMap) -> str:
+    """What Smith's recipe picks on a map, as a sentence."""
+    line = stability.pick_line(one)
+    return f"{line[:1].upper()}{line[1:]}."
+
+
+def rate_lines(comparison: Comparison) -> Iterator[str]:
+    """At which rate the policies were trained, and where it is from; of a stability map, what it picks."""
+    if not comparison.rows:
+        yield from map(pick_sentence, comparison.maps)
+    found = groups_of.ranked(groups_of.families(comparison.outcomes))
+    if not found:
+        return
+    rates = {rate for family in found for o in family.members if (rate := o.max_lr) is not None}
+    tested = [text for test in comparison.range_tests if (text := range_tests.verdict(test))]
+    suggests = f" The range test suggests {tested[0]}." if len(tested) == 1 else ""
+    tried = max(family.tried for family in found)
+    if tried > 1:
+        setting = found[0].setting
+        named = [
+            f"{family.name} {tables.rate_range([o.max_lr for o in family.members if o.max_lr is not None])}"
+            for family in found
+            if family.setting == setting
+        ]
+        where = f" (at {groups_of.group_name(setting)})" if setting else ""
+        yield f"max_lr: each policy at the best of up to {tried} rates{where}: {few(named, VALUES_SHOWN)}.{suggests}"
+    elif len(rates) == 1:
+        rate = f"{rates.pop():.3g}"
+        is_tested = all(family.members[0].entry.needs for family in found) and len(tested) == 1
+        how_sure = tested[0].partition(", ")[2] if is_tested else ""
+        source = f", from the range test{f' ({how_sure})' if how_sure else ''}" if is_tested else ""
+        yield f"{'All' if len(found) > 1 else 'Trained'} at max_lr={rate}{source}."
+    elif rates:
+        source = ", each from a range test" if all(family.members[0].entry.needs for family in found) else ""
+        best = tables.rate_range([o.max_lr for o in found[0].members if o.max_lr is not None])
+        yield f"The best at max_lr={best}; all from {min(rates):.3g} to {max(rates):.3g}{source}."
 
 
 @cache
@@ -92,9 +200,15 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    script = SCRIPT.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    made.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
     made.globals |= {"inline": canvas.inline, "captions": canvas.caption}
-    made.globals |= {"map_headers": _map_headers, "map_rows": _map_rows, "pick_line": stability.pick_line}
+    made.globals |= {"map_headers": _map_headers, "map_rows": _map_rows, "rates_of": range_tests.rates_of}
+    made.globals |= {"pick_sentence": pick_sentence}
     made.globals |= {"next_command": stability.next_command, "curves_panel": stability.curves_panel}
+    made.globals |= {"curves_legend": stability.curves_legend}
+    made.filters |= {"slug": _slug}
     made.filters |= {"moment": _moment, "final_value": _final_value}
     return made
 
@@ -105,25 +219,6 @@ def title(outcomes: Iterable[Outcome]) -> str:
     if not policies:
         return "Learning-rate range tests"
     return f"Learning-rate polic{'ies' if len(policies) > 1 else 'y'}: {few(policies, VALUES_SHOWN)}"
-
-
-def claim_cells(claim: Claim) -> list[str]:
-    """A claim as a row of the page's table."""
-    name = f"{claim.name} ({claim.budget})" if claim.budget else claim.name
-    one, speedup, headline = claim.difference, claim.speedup, claim.headline
-    interval = "-"
-    if one and one.low is not None and one.high is not None:
-        interval = f"{_signed(headline, one.low)} to {_signed(headline, one.high)}"
-    return [
-        name,
-        claim.baseline,
-        _signed(headline, one.mean) if one else "-",
-        interval,
-        str(one.pairs) if one else "0",
-        "-" if claim.p_adjusted is None else p_value(claim.p_adjusted),
-        unsigned(headline, one.detectable) if one and one.detectable is not None else "-",
-        f"{ratio_words(speedup)}x" if speedup and speedup.ratio is not None else "-",
-    ]
 
 
 @dataclass(frozen=True)
@@ -152,10 +247,6 @@ def _map_rows(one: StabilityMap, quantity: Quantity) -> Iterator[tuple[str, list
         yield "-" if decay is None else f"{decay:g}", [cells.get((decay, momentum)) for momentum in one.momenta]
 
 
-def _signed(headline: Measure, difference: float) -> str:
-    return signed(headline, difference).replace("-", "\N{MINUS SIGN}")
-
-
 def _configs(outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:
     """A config of each group that has begun."""
     groups = [*by_group(outcomes).values()] or [[outcome] for outcome in outcomes]
@@ -167,16 +258,25 @@ def _settings(outcomes: Iterable[Outcome], configs: Sequence[Mapping[str, Any]])
     """What the configs have in common, in words."""
     varying = {key for outcome in outcomes for key in outcome.entry.varies}
     for name in ("loop", "data", "model", "objective", "optimizer", "epochs", "batch_size", "max_lr"):
-        values = list(dict.fromkeys(_words(config[name]) for config in configs if config.get(name) is not None))
+        values = [config[name] for config in configs if config.get(name) is not None]
         if name not in varying:
-            yield name.replace("_", " "), few(values, VALUES_SHOWN)
+            yield name.replace("_", " "), few(list(dict.fromkeys(map(_words, _in_common(values)))), VALUES_SHOWN)
 
 
-def _varies(outcomes: Iterable[Outcome]) -> list[str]:
-    """Each key that varies among the trainings, with its values."""
+def _in_common(values: Sequence[Any]) -> Sequence[Any]:
+    """Nodes of one class without the keys in which they differ; other values as they are."""
+    nodes = [value for value in values if isinstance(value, dict)]
+    if len(nodes) < len(values) or len({node.get("_target_") for node in nodes}) > 1:
+        return values
+    return [{key: one for key, one in node.items() if all(key in x and x[key] == one for x in nodes)} for node in nodes]
+
+
+def _varies(outcomes: Sequence[Outcome]) -> list[str]:
+    """Each key that varies among the trainings, or if there are none among the range tests, with its values."""
     values: dict[str, list[str]] = {}
+    kind = TRAIN if any(outcome.entry.kind == TRAIN for outcome in outcomes) else RANGE_TEST
     for outcome in outcomes:
-        if outcome.entry.kind == TRAIN:
+        if outcome.entry.kind == kind:
             for key, value in outcome.entry.varies.items():
                 values.setdefault(key, []).append(value)
     return [f"{key}: {few(list(dict.fromkeys(found)), VALUES_SHOWN)}" for key, found in values.items()]
@@ -265,6 +365,11 @@ def by_figure(written: Iterable[Path]) -> list[list[str]]:
     for path in written:
         forms.setdefault(path.stem, []).append(path.name)
     return list(forms.values())
+
+
+def _slug(heading: str) -> str:
+    """A heading as the id of its section."""
+    return re.sub(r"\W+", "-", heading.lower()).strip("-") or "section"
 
 
 def _moment(seconds: float) -> str:

@@ -1,13 +1,14 @@
 """A range test in the report: the rates that it suggests, in words and marked on its curve."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onecycle_sweeps.measures import ACCURACY, Measure
 from onecycle_sweeps.outcome import Outcome, RangeTestCurve, look, with_series
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
@@ -28,15 +29,17 @@ MARKS = {
     "steepest": ("steepest", Style(canvas.COLOURS[3], (4, 4), 1.5)),
     "slide": ("slide", Style(canvas.COLOURS[4], (4, 4), 1.5)),
     "divergence": ("divergence", Style(canvas.MUTED, (4, 4), 1.5)),
-    VERDICT: ("max_lr", Style(canvas.BLACK, width=3)),
+    VERDICT: ("max_lr", Style(canvas.BLACK, width=2.4)),
 }
 # The height of a label as a fraction of the axes, and the widths in inches of the longest label and of the verdict's.
 LABEL_HEIGHT = 0.062
 LONGEST, LONGEST_VERDICT = 1.75, 1.35
-# Of many range tests the first are drawn. Beyond a few they are small multiples, in which only the verdict is labelled.
+# Of many range tests the first are drawn. Beyond a few they are small multiples.
 MOST, FEW = 24, 2
-SMALL = (3.6, 2.5)
+SMALL = (3.6, 2.3)
 CAPTION = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate that each rule suggests."
+EVALUATED = "Where the rates rise linearly, the validation part is scored on the way."
+WORDS = {"minimum": "minimum / 10", VERDICT: "max_lr"}
 
 
 def verdict(test: Outcome) -> str:
@@ -67,13 +70,39 @@ def line(test: Outcome) -> str:
     return f"{test.name}: {found}" + (f" ({read})" if read else "") + (f"; rules of peers: {peers}" if peers else "")
 
 
-def below(test: Outcome) -> str:
-    """The line below the curve on the page: the verdict, then the rates of the other marks."""
-    found, rates = verdict(test), test.suggestions
-    marks = [f"{words} {rates[k]:.3g}" for k, (words, _) in MARKS.items() if k in rates and k != VERDICT]
-    if not (found or marks):
-        return f"{test.status}, without a verdict"
-    return "; ".join(filter(None, [found or test.status, ", ".join(marks)]))
+def rates_of(test: Outcome) -> list[tuple[str, str, Style | None]]:
+    """The rows of a test's table: each rate by its words, as a number, and the style of its mark on the curve."""
+    rates, word = test.suggestions, test.result.get("verdict", {}).get("word")
+    rows: list[tuple[str, str, Style | None]] = []
+    if VERDICT in rates:
+        rows.append((f"max_lr{f', {word}' if word else ''}", f"{rates[VERDICT]:.3g}", MARKS[VERDICT][1]))
+    if "max_lr_low" in rates:
+        rows.append(("its interval", f"{rates['max_lr_low']:.2g} to {rates['max_lr_high']:.2g}", None))
+    for name in (*READ, *PEERS):
+        if name in rates:
+            words = WORDS.get(name, name.replace("_", " "))
+            rows.append((words, f"{rates[name]:.3g}", MARKS[name][1] if name in MARKS else None))
+    return rows
+
+
+def summary(tests: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
+    """Many range tests in a table: the headers, and a row for each with its verdict or its status."""
+    names = [name for name in ("steepest", "lowest", "divergence") if any(name in test.suggestions for test in tests)]
+    headers = ["range test", "max_lr", "interval", "verdict", *names]
+    rows: list[list[str]] = []
+    for test in tests:
+        rates = test.suggestions
+        known = VERDICT in rates
+        interval = f"{rates['max_lr_low']:.2g} to {rates['max_lr_high']:.2g}" if "max_lr_low" in rates else "-"
+        word = test.result.get("verdict", {}).get("word") or ("-" if known else test.status)
+        shown = [f"{rates[name]:.3g}" if name in rates else "-" for name in (VERDICT, *names)]
+        rows.append([_short_name(test), shown[0], interval, word, *shown[1:]])
+    return headers, rows
+
+
+def _short_name(test: Outcome) -> str:
+    """The name of a test among others: what distinguishes it."""
+    return test.name.removeprefix("range test ")
 
 
 def is_exponential(test: Outcome) -> bool:
@@ -88,30 +117,38 @@ def figure(tests: Sequence[Outcome]) -> Plot | None:
         return None
     shown = drawn[:MOST]
     few = len(shown) <= FEW
-    width, height = (canvas.PANEL_WIDTH, canvas.PANEL_HEIGHT) if few else SMALL
     rest = f" The first {len(shown)} of {len(drawn)}." if len(shown) < len(drawn) else ""
-    panels = tuple(
-        Panel(
-            name=f"range-{i}",
-            words=test.name,
-            draw=partial(draw, test=test, labels_all=few),
-            captions=(CAPTION + rest,),
-            title=test.name,
-            below=below(test),
-            width=width,
-            height=height,
-        )
-        for i, test in enumerate(shown)
-    )
-    columns = min(3, len(shown))
-    return Plot(
-        name="range_tests",
-        title="Range tests",
-        panels=panels,
-        layout=lambda: canvas.tiles(-(-len(shown) // columns), columns, width, height, title=0.3),
-        legend=tuple(MARKS.values()),
-        is_small=not few,
-    )
+    panels = [
+        panel
+        for number, test in enumerate(shown)
+        for panel in panels_of(test, f"range-{number}", CAPTION + rest, small=not few, alone=len(shown) == 1)
+    ]
+    rates = shown[0].suggestions if len(shown) == 1 else {}
+    legend = tuple((words + (f" {rates[k]:.3g}" if k in rates else ""), style) for k, (words, style) in MARKS.items())
+    return Plot("range_tests", "Range tests", tuple(panels), legend, columns=2 if few else 3, is_small=not few)
+
+
+def panels_of(
+    test: Outcome,
+    name: str,
+    caption: str = CAPTION,
+    *,
+    small: bool = False,
+    alone: bool = True,
+    labels_all: bool = False,
+) -> list[Panel]:
+    """The loss of a range test against the rate and, if it was evaluated, the headline measure on the validation part.
+
+    The measure has a panel of its own, as in Smith's papers: two axes in one plot are easily mistaken.
+    """
+    width, height = SMALL if small else (canvas.PANEL_WIDTH, canvas.PANEL_HEIGHT)
+    title = "" if alone else _short_name(test)
+    loss = Panel(name, f"{test.name}: training loss against the rate", partial(draw, test=test, labels_all=labels_all))
+    found = [replace(loss, captions=(caption,))]
+    if any(curve.evaluations for curve in test.curves):
+        words = f"{test.name}: val {test.headline.name} against the rate"
+        found.append(Panel(f"{name}-val", words, partial(_draw_evaluations, test=test), (EVALUATED,)))
+    return [replace(panel, title=title, width=width, height=height, has_values=True) for panel in found]
 
 
 def draw_range_test(trial: TrialFolder) -> Path:
@@ -119,24 +156,22 @@ def draw_range_test(trial: TrialFolder) -> Path:
     test = with_series(look(Entry(trial.signature, RANGE_TEST, {}), trial))
     if not test.curves:
         raise ValueError(test.cause or f"{trial.journal} has no range test to draw")
-    (loss,) = canvas.axes(width=7.5, height=4.8)
-    draw(loss, test)
-    loss.set_title("Range test" if verdict(test) else "Range test without a verdict")
-    canvas.figure_of(loss).legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return canvas.save(loss, trial.path / "range_test.png", dpi=100)
+    title = "Range test" if verdict(test) else "Range test without a verdict"
+    panels = [replace(panel, width=7.5, height=4.4) for panel in panels_of(test, "range", labels_all=True)]
+    made = canvas.compose(Plot("range_test", title, tuple(panels), columns=1))
+    return canvas.save(made, trial.path / "range_test.png", dpi=100)
 
 
 def draw(loss: "Axes", test: Outcome, *, labels_all: bool = True) -> None:
     """A range test of a trial, as `draw_curves` draws it."""
     exponential = is_exponential(test)
-    draw_curves(loss, test.curves, test.suggestions, test.headline, exponential=exponential, labels_all=labels_all)
+    draw_curves(loss, test.curves, test.suggestions, exponential=exponential, labels_all=labels_all)
 
 
 def draw_curves(
     loss: "Axes",
     curves: Sequence[RangeTestCurve],
     suggestions: Mapping[str, float],
-    headline: Measure = ACCURACY,
     *,
     exponential: bool = True,
     labels_all: bool = True,
@@ -146,30 +181,29 @@ def draw_curves(
         loss.plot(curve.lr, _finite(curve.loss), color=canvas.GREY, linewidth=0.8, label=_once("loss of a batch", run))
         label = _once("smoothed loss" + (f", each of {len(curves)} seeds" if len(curves) > 1 else ""), run)
         loss.plot(curve.lr, _finite(curve.smoothed), color=canvas.COLOURS[0], linewidth=2, label=label)
-    if any(curve.evaluations for curve in curves):
-        _draw_evaluations(loss, curves, headline)
     if exponential:
         canvas.logarithmic_rates(loss)
     loss.margins(x=0)
-    marks = {rule: suggestions[rule] for rule in MARKS if rule in suggestions}
+    marks = {rule: suggestions[rule] for rule in MARKS if math.isfinite(suggestions.get(rule, math.nan))}
     labelled = list(marks) if labels_all else [VERDICT]
     loss.set_ylim(_limits(curves, headroom=LABEL_HEIGHT * (len(labelled) + 0.5)))
     _draw_marks(loss, marks, labelled)
     loss.set(xlabel="learning rate", ylabel="training loss")
 
 
-def _draw_evaluations(loss: "Axes", curves: Sequence[RangeTestCurve], headline: Measure) -> None:
-    """The headline measure against the rate, as in Smith's papers, on an axis of its own at the right."""
-    beside = loss.twinx()
-    beside.set_ylabel(f"val {headline.label}")
-    if headline.is_fraction:
-        beside.set_ylim(0, 100)
-    beside.spines["top"].set_visible(False)
-    for run, curve in enumerate(curve for curve in curves if curve.evaluations):
+def _draw_evaluations(axes: "Axes", test: Outcome) -> None:
+    """The headline measure against the rate, one line per seed, with the verdict."""
+    headline = test.headline
+    for curve in (curve for curve in test.curves if curve.evaluations):
         rates, values = zip(*curve.evaluations, strict=True)
-        shown = [headline.shown(value) for value in values]
-        label = _once(f"val {headline.name}", run)
-        beside.plot(rates, shown, ".-", color=canvas.COLOURS[5], linewidth=1.2, label=label)
+        shown = _finite([headline.shown(value) for value in values])
+        axes.plot(rates, shown, ".-", color=canvas.COLOURS[0], linewidth=1.4)
+    if is_exponential(test):
+        canvas.logarithmic_rates(axes)
+    axes.set_xlim(min(min(curve.lr) for curve in test.curves), max(max(curve.lr) for curve in test.curves))
+    if VERDICT in test.suggestions:
+        axes.axvline(test.suggestions[VERDICT], **MARKS[VERDICT][1].line(zorder=1))
+    axes.set(xlabel="learning rate", ylabel=f"val {headline.label}")
 
 
 def _draw_marks(loss: "Axes", marks: Mapping[str, float], labelled: Sequence[str]) -> None:

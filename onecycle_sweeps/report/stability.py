@@ -14,7 +14,7 @@ from onecycle_sweeps import range_test
 from onecycle_sweeps.credentials import without_logins
 from onecycle_sweeps.outcome import Outcome, RangeTestCurve
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.canvas import Panel, Plot
+from onecycle_sweeps.report.canvas import Legend, Panel, Plot
 from onecycle_sweeps.report.range_tests import is_exponential
 from onecycle_sweeps.sweep import RANGE_TEST, Sweep
 from onecycle_sweeps.terminal import invocation
@@ -178,33 +178,43 @@ def figure(maps: Sequence[StabilityMap]) -> Plot | None:
     """A row of panels for each map: largest stable rate, lowest loss, and overlaid curves; None without maps."""
     if not maps:
         return None
-    tallest = max(len(one.weight_decays) for one in maps)
-    ratio = max(2.2, 0.75 * max(len(one.momenta) for one in maps))
-    height = len(maps) * max(4.0, 1.9 + 0.5 * tallest)
+    width = max(3.6, 1.2 + 0.85 * max(len(one.momenta) for one in maps))
+    height = max(canvas.PANEL_HEIGHT, 1.2 + 0.5 * max(len(one.weight_decays) for one in maps))
     panels: list[Panel] = []
     for number, one in enumerate(maps):
         for quantity in QUANTITIES:
             title = quantity.title + (f"\n{one.title}" if one.rest else "")
             name = f"stability-{number}-{'loss' if quantity.low_is_good else 'rate'}"
             draw = partial(_draw_cells, one=one, quantity=quantity)
-            panels.append(Panel(name, title, draw, ("Framed: the pick.",), title))
+            panels.append(Panel(name, title, draw, ("Framed: the pick.",), title, width, height))
         panels.append(curves_panel(one, number))
     return Plot(
         name="stability_map",
         title="Stability map",
         panels=tuple(panels),
-        layout=lambda: canvas.axes(3, 5.4 + 3.2 * ratio, height, ratios=(ratio, ratio, 5), rows=len(maps)),
+        legend=tuple(dict.fromkeys(entry for one in maps for entry in curves_legend(one))),
     )
 
 
 def curves_panel(one: StabilityMap, number: int) -> Panel:
     """Smith's plot: the smoothed loss against the rate for the tests that are overlaid."""
+    fixed = one.pick.momentum if one.pick else one.momenta[0]
+    several = len(one.weight_decays) > 1 and len(one.momenta) > 1
+    of = f" at momentum {fixed:g}, one for each weight decay" if several and fixed is not None else ""
     return Panel(
         f"stability-{number}",
         "Range tests overlaid",
         partial(_draw_curves, one=one),
-        captions=("Curves: the smoothed loss of each range test.",),
+        captions=(f"Curves: the smoothed loss of the range tests{of}; its lowest value is the table's lowest loss.",),
+        title=f"Range tests{of}",
+        has_values=True,
     )
+
+
+def curves_legend(one: StabilityMap) -> Legend:
+    """The names and styles of the tests that are overlaid."""
+    labels = [label for label, _ in one.overlaid()]
+    return tuple(zip(labels, canvas.styles(len(labels)), strict=True))
 
 
 def _draw_cells(axes: "Axes", one: StabilityMap, quantity: Quantity) -> None:
@@ -234,17 +244,15 @@ def _draw_cells(axes: "Axes", one: StabilityMap, quantity: Quantity) -> None:
 def _draw_curves(axes: "Axes", one: StabilityMap) -> None:
     overlaid = one.overlaid()
     low, high = np.inf, -np.inf
-    for (label, cell), style in zip(overlaid, canvas.styles(len(overlaid)), strict=True):
-        for place, curve in enumerate(cell.test.curves):
+    for (_, cell), style in zip(overlaid, canvas.styles(len(overlaid)), strict=True):
+        for curve in cell.test.curves:
             losses = np.where(np.isfinite(curve.smoothed), curve.smoothed, np.nan)
-            axes.plot(curve.lr, losses, label=label if place == 0 else "_", **style.line())
+            axes.plot(curve.lr, losses, **style.line())
             known = losses[np.isfinite(losses)]
             if len(known):
                 low, high = min(low, float(known.min())), max(high, float(known[0]))
     if all(is_exponential(cell.test) for _, cell in overlaid):
         canvas.logarithmic_rates(axes)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
     if low < high:
         axes.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))
     axes.set(xlabel="learning rate", ylabel="training loss (smoothed)")

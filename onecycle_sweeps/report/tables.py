@@ -15,7 +15,7 @@ from onecycle_sweeps.outcome import Outcome, look
 from onecycle_sweeps.report import range_tests
 from onecycle_sweeps.report.claims import target_words
 from onecycle_sweeps.report.comparison import Comparison, Row
-from onecycle_sweeps.report.groups import by_group, score
+from onecycle_sweeps.report.groups import by_group, ran_alike, score
 from onecycle_sweeps.report.statistics import Spread
 from onecycle_sweeps.sweep import TRAIN, Sweep, group_name
 from onecycle_sweeps.trial_folder import FINISHED, RUNNING
@@ -136,11 +136,16 @@ def caption(comparison: Comparison) -> str:
         )
     elif comparison.diverged:
         text += " Diverged trials are counted but not in the means; rows with a smaller share of them come first."
+    return text + resolution(comparison)
+
+
+def resolution(comparison: Comparison) -> str:
+    """How exactly the steps to the target are known, as the end of a caption; empty without a target."""
     gaps = sorted({row.resolution for row in comparison.rows if row.resolution})
-    if comparison.targets and gaps:
-        every = f"{gaps[0]}" if len(gaps) == 1 else f"{gaps[0]} to {gaps[-1]}"
-        text += f" Steps to the target over the seeds that reached it, evaluated every {every} steps."
-    return text
+    if not (comparison.targets and gaps):
+        return ""
+    every = f"{gaps[0]}" if len(gaps) == 1 else f"{gaps[0]} to {gaps[-1]}"
+    return f" Steps to the target over the seeds that reached it, evaluated every {every} steps."
 
 
 def remarks(comparison: Comparison) -> list[str]:
@@ -184,12 +189,12 @@ def _columns(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     def column(words: str, measure: Measure, metric: str) -> tuple[str, list[str]]:
         label = measure.label.replace(" ", "\n")
         if measure == LOSS:
-            return f"{words}\n{label}", [_spread(row.metrics.get(metric), "{:.4f}".format) for row in rows]
-        return f"{words}\n{label}", [_measured(row.metrics.get(metric), measure) for row in rows]
+            return f"{words}\n{label}", [spread_words(row.metrics.get(metric), "{:.4f}".format) for row in rows]
+        return f"{words}\n{label}", [measured(row.metrics.get(metric), measure) for row in rows]
 
     yield "policy", [row.name for row in rows]
-    yield "seeds", [_seeds(row) for row in rows]
-    yield "max_lr", [_rates(row) for row in rows]
+    yield "seeds", [seeds(row) for row in rows]
+    yield "max_lr", [rates(row) for row in rows]
     yield column("final\nval", headline, headline.final_val)
     yield column("best\nval", headline, headline.best_val)
     yield from (column("final\nval", measure, measure.final_val) for measure in others)
@@ -198,30 +203,40 @@ def _columns(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
             yield column("test", measure, measure.final_test)
     if comparison.targets:
         words = target_words(headline, comparison.targets[0]) if len(comparison.targets) == 1 else "target"
-        yield f"steps\nto\n{words}", [_steps(row) for row in rows]
-    yield "seconds", [_spread(row.metrics.get("seconds"), "{:.1f}".format) for row in rows]
+        yield f"steps\nto\n{words}", [steps(row) for row in rows]
+    if ran_alike(comparison.outcomes):
+        yield "seconds", [spread_words(row.metrics.get("seconds"), "{:.1f}".format) for row in rows]
 
 
-def _seeds(row: Row) -> str:
+def seeds(row: Row) -> str:
+    """How many seeds finished, and what became of the others."""
     rest = [f"{count} {status}" for status, count in sorted(row.counts.items()) if status != FINISHED]
     return f"{row.finished}/{row.trials}" + "".join(f",\n{some}" for some in rest)
 
 
-def _rates(row: Row) -> str:
-    low, high = (min(row.max_lrs), max(row.max_lrs)) if row.max_lrs else (None, None)
-    if low is None or low == high:
-        return "-" if low is None else f"{low:.3g}"
-    return f"{low:.3g} to {high:.3g}"
+def rates(row: Row) -> str:
+    """The rate that the seeds used, or the range of their rates."""
+    return rate_range(row.max_lrs)
 
 
-def _steps(row: Row) -> str:
+def rate_range(found: Sequence[float]) -> str:
+    """A rate, or the range of several."""
+    if not found:
+        return NOTHING
+    low, high = min(found), max(found)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def steps(row: Row) -> str:
+    """The steps to the target over the seeds that reached it."""
     reached = row.steps_to_target.count if row.steps_to_target else 0
-    return _spread(row.steps_to_target, "{:.0f}".format) + (
+    return spread_words(row.steps_to_target, "{:.0f}".format) + (
         f"\n({reached} of {row.finished})" if reached < row.finished else ""
     )
 
 
-def _spread(value: Spread | None, show: Callable[[float], str]) -> str:
+def spread_words(value: Spread | None, show: Callable[[float], str]) -> str:
+    """A mean and its standard deviation; a newline marks where they may be parted."""
     if value is None:
         return "-"
     if not math.isfinite(value.mean):
@@ -229,9 +244,10 @@ def _spread(value: Spread | None, show: Callable[[float], str]) -> str:
     return show(value.mean) + ("" if value.std is None else f"\n±{show(value.std)}")
 
 
-def _measured(value: Spread | None, measure: Measure) -> str:
+def measured(value: Spread | None, measure: Measure) -> str:
+    """The same of a measure, to the digits that its deviation leaves."""
     if value is None or value.std is None or not math.isfinite(value.mean):
-        return _spread(value, measure.number)
+        return spread_words(value, measure.number)
     return "\n±".join(measure.with_deviation(value.mean, value.std))
 
 
