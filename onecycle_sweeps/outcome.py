@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import journal, measures
+from onecycle_sweeps.config.schema import LOOP
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
@@ -128,6 +129,12 @@ class Outcome:
             return self.folder.config()
         except Unreadable:
             return {}
+
+    @property
+    def started_again(self) -> tuple[str, ...]:
+        """Why a user's own training function had to start again from step 0, if it had."""
+        notes = next((attempt.notes for attempt in reversed(self.history) if attempt.start == 0), ())
+        return notes if notes and LOOP in self.config else ()
 
     @property
     def finished(self) -> bool:

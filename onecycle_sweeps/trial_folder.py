@@ -166,7 +166,7 @@ class TrialFolder:
         if job.get("status") == LOST:
             return TrialState(LOST, job["cause"])
         if not attempts or attempts[-1].end == STOPPED or job.get("again"):
-            return TrialState(WAITING, job.get("cause"))
+            return TrialState(WAITING, job.get("cause") or (attempts[-1].cause if attempts else None))
         if attempts[-1].end == FAILED:
             return TrialState(FAILED, attempts[-1].cause)
         return TrialState(LOST, f"attempt {attempts[-1].number} on {attempts[-1].host} left no result and no reason")
@@ -201,6 +201,10 @@ class TrialFolder:
         except Unreadable as error:
             return error
         return None
+
+    def will_start_again(self) -> bool:
+        """Whether a training that was stopped has taken steps, and has saved nothing to go on from."""
+        return self.state().status == WAITING and not self.checkpoint.exists() and self.progress() is not None
 
     def progress(self) -> Progress | None:
         """How far a running trial is; None before its first block of steps, and if a record is unreadable."""

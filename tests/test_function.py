@@ -9,8 +9,10 @@ import torch
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.outcome import look
 from onecycle_sweeps.planning import difference
 from onecycle_sweeps.policies import OneCycle
+from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import made, names, outcome, planned, request, series, stop_after, undisturbed
@@ -76,10 +78,17 @@ def test_one_that_does_not_save_starts_again_and_says_so(runs_dir: Path, beside:
     folder = made(runs_dir, *unsaved)
     with pytest.raises(Stopped, match="start again"):
         trial.run(folder, stop_after(7))
+    stopped = folder.state()
+    assert stopped.status == "waiting" and "own_loops.train has saved nothing" in str(stopped.cause)
+    assert folder.will_start_again()
     trial.run(folder)
     attempts = journal.read(folder.journal).attempts
     assert [attempt.start for attempt in attempts] == [0, 0]
-    assert "starts again" in attempts[1].notes[0]
+    (line,) = attempts[1].notes
+    assert "7 steps of an earlier attempt are lost" in line and "starts again" in line
+    assert line in folder.log.read_text()
+    entry = Entry(folder.signature, "train", {"policy": "onecycle", "seed": "0"})
+    assert look(entry, folder).started_again == (line,)
     assert outcome(folder) == undisturbed(beside, *unsaved)
 
 

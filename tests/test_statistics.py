@@ -244,7 +244,8 @@ def test_the_slope_at_the_end_is_that_of_the_last_tenth() -> None:
     curves = noisy_lines(random.Random(0), 5, -1.0)
     found = end_slope(curves)
     assert found
-    lines = [stats.linregress([x for x, _ in one[-11:]], [y for _, y in one[-11:]]).slope for one in curves]
+    fits: list[Any] = [stats.linregress([x for x, _ in one[-11:]], [y for _, y in one[-11:]]) for one in curves]
+    lines = [fit.slope for fit in fits]
     expected: Any = stats.ttest_1samp(lines, 0.0)
     assert (found.mean, found.p) == pytest.approx((sum(lines) / 5, expected.pvalue))
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))

@@ -64,9 +64,9 @@ def test_a_trial_without_an_attempt_is_waiting(folder: TrialFolder):
     assert folder.state() == TrialState("waiting")
 
 
-def test_a_trial_that_stopped_after_a_checkpoint_is_waiting(folder: TrialFolder):
+def test_a_trial_that_stopped_after_a_checkpoint_is_waiting_and_says_where(folder: TrialFolder):
     attempt(folder, "stopped", "saved at step 3 of 10")
-    assert folder.state() == TrialState("waiting")
+    assert folder.state() == TrialState("waiting", "saved at step 3 of 10")
 
 
 def test_a_locked_trial_is_running(folder: TrialFolder):

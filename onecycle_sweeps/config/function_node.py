@@ -15,12 +15,24 @@ BY_NAME = (
     *("model", "data", "objective", "optimizer", "batch_size", "clip_norm", "label_smoothing", "precision"),
     *("accumulate", "ema_decay", "bn_recalibrate"),
 )
+# The functions of this package, whose trainers a trial does not save.
+TRAINERS = {
+    "onecycle_sweeps.lightning.train": "Lightning's Trainer",
+    "onecycle_sweeps.transformers.train": "Hugging Face's Trainer",
+}
 FRACTIONS = {measure.name: measure for measure in HEADLINES.values() if measure.is_fraction}
 
 
 def name(config: Config) -> str:
     """The dotted name of the function."""
     return config[LOOP]["_target_"]
+
+
+def nothing_saved(config: Config) -> str:
+    """Why nothing of a training is saved, if that is so, as the end of a sentence."""
+    if trainer := TRAINERS.get(name(config)):
+        return f"a trial does not save {trainer}"
+    return f"{name(config)} has saved nothing (run.checkpoint)"
 
 
 def measure(config: Mapping[str, Any]) -> Measure:

@@ -21,7 +21,7 @@ from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.planning import Planner, Request, Trial, outdated
-from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 from onecycle_sweeps.terminal import FAILURE, invocation, say
 from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFolder
 
@@ -205,12 +205,20 @@ class Session:
 
 def say_how_to_continue(sweep: Sweep, _: Path) -> None:
     """After an interruption of a command that can be repeated."""
-    say(f"stopped; what had been done is saved. To continue: {invocation()} {shlex.join(sweep.command)}")
+    say(f"stopped; {_saved(sweep)}. To continue: {invocation()} {shlex.join(sweep.command)}")
 
 
 def say_how_to_resume(sweep: Sweep, typed_in: Path) -> None:
     """After an interruption of `resume`: the recorded command may stand for another sweep by now."""
-    say(f"stopped; what had been done is saved. To continue: {invocation()} resume {_named(sweep, typed_in)}")
+    say(f"stopped; {_saved(sweep)}. To continue: {invocation()} resume {_named(sweep, typed_in)}")
+
+
+def _saved(sweep: Sweep) -> str:
+    """What an interrupted sweep keeps: all but the steps of trainings that have saved nothing, as status says."""
+    trained = [sweep.trial(entry.signature) for entry in sweep.trials if entry.kind == TRAIN]
+    lost = sum(trial.will_start_again() for trial in trained)
+    again = f", except for {lost} training{'s' * (lost > 1)} that will start again (see status)" if lost else ""
+    return f"what had been done is saved{again}"
 
 
 def say_how_to_watch(sweep: Sweep, typed_in: Path) -> None:

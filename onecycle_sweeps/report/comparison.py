@@ -102,7 +102,9 @@ def compare(sweep: Sweep) -> Comparison:
         targets=tuple(sorted({t for o in outcomes if (t := o.entry.target) is not None})),
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),
-        warnings=tuple((o.name, warning) for o in outcomes for warning in o.result.get("warnings", ())),
+        warnings=tuple(
+            (o.name, warning) for o in outcomes for warning in (*o.started_again, *o.result.get("warnings", ()))
+        ),
         notes=(*published_notes(sweep.published), *_notes(outcomes, rows)),
         published=compare_published(sweep, outcomes, claims.claims),
         maps=maps,

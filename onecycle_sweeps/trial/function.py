@@ -144,7 +144,8 @@ class Training:
         if leaving:
             where = f"step {done} of {total}"
             if self._saved_step is None:
-                raise Stopped(f"stopped at {where}, and run.checkpoint has saved nothing: the trial will start again")
+                why = function_node.nothing_saved(self.config)
+                raise Stopped(f"stopped at {where}, and {why}: the trial will start again")
             raise Stopped(f"saved at step {self._saved_step}, stopped at {where}")
         return False
 

@@ -148,8 +148,8 @@ def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[
     if state is None:
         steps = max((block.end for block in record.blocks), default=0)
         if schema.LOOP in config and config["task"] == schema.TRAIN and steps:
-            lost = f"{steps} steps of an earlier attempt are lost, which {function_node.name(config)} had not saved"
-            return None, [_warned(f"{lost} (run.checkpoint): the trial starts again from step 0")]
+            lost = f"{steps} steps of an earlier attempt are lost, since {function_node.nothing_saved(config)}"
+            return None, [_warned(f"{lost}: the trial starts again from step 0")]
         return None, []
     step, again = state["step"], "the trial starts again from step 0"
     if "divergence" not in state:
