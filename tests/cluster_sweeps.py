@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import program
+import warm
 from onecycle_sweeps import journal, sweep, trial
 from onecycle_sweeps.trial_folder import TrialFolder, TrialState
 from real_trials import made, outcome
@@ -31,14 +32,15 @@ def overrides(net: str = "Slow", *more: str) -> list[str]:
 def environment(cluster: Cluster, pause: float = 0.1) -> dict[str, str]:
     """The environment of a shell on the cluster's login node."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    return cluster.environment | {"PYTHONPATH": path, "NODES_PAUSE": str(pause)}
+    forked = warm.environment(program.shared(cluster.folder))
+    return cluster.environment | forked | {"PYTHONPATH": path, "NODES_PAUSE": str(pause)}
 
 
 def start(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> subprocess.Popen[str]:
     """Start a sweep on the login node, in a folder with a store; its output goes to the file `said`."""
     program.with_store(folder)
     with (folder / "said").open("a") as said:
-        return subprocess.Popen(
+        return warm.Popen(
             [*program.MODULE, *ON_SLURM, *words, "-m"],
             cwd=folder,
             env=environment(cluster, pause),
@@ -52,16 +54,7 @@ def start(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> su
 
 def run(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> subprocess.CompletedProcess[str]:
     """Run a command of the program, such as a verb."""
-    return subprocess.run(
-        [*program.MODULE, *words],
-        cwd=folder,
-        env=environment(cluster, pause),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    return program.ended([*program.MODULE, *words], folder, environment(cluster, pause), SECONDS)
 
 
 def said(folder: Path) -> str:

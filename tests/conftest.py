@@ -50,17 +50,39 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on a real cluster or a real tracking server need much beside them, so scripts/test runs them apart.
+    """Mark what needs a cluster or a server, say which tests one process runs, and put all into an order.
 
-    Files with whole processes come first, so that no core is idle while another one still has minutes before it.
+    What takes long comes first, so that no core is idle while another one still has minutes before it. Each second one
+    is a test with a cluster of its own, which waits more than it computes, so that some always wait and some compute.
     """
     for item in items:
         for fixture, marker in (("cluster", "slurm"), ("shared_cluster", "slurm"), ("server", "server")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    slow: Counter[str] = Counter()
+    for item in items:
+        slow[_unit(item)] += item.get_closest_marker("slow") is not None
+        if not _waits(item):
+            item.add_marker(pytest.mark.xdist_group(_unit(item)))
+    place: dict[str, int] = {}
+    for waits in (True, False):
+        units = dict.fromkeys(_unit(item) for item in items if _waits(item) is waits)
+        place |= {unit: number for number, unit in enumerate(sorted(units, key=lambda unit: -slow[unit]))}
+    items.sort(key=lambda item: (place[_unit(item)], not _waits(item)))
+
+
+def _waits(item: pytest.Item) -> bool:
+    """Whether a test has a cluster of its own."""
+    return "cluster" in getattr(item, "fixturenames", ())
+
+
+def _unit(item: pytest.Item) -> str:
+    """The name of what one process runs: a test with a cluster, all that share the server, or the rest of a file."""
+    if _waits(item):
+        return item.nodeid
+    return "server" if item.get_closest_marker("server") else item.path.name
 
 
 def pytest_collection_finish() -> None:

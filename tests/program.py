@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import real_trials
+import warm
 from onecycle_sweeps import journal, measures, sweep
 from onecycle_sweeps.launching import pool
 from onecycle_sweeps.launching.pool import Worker, WorkerPool
@@ -32,28 +33,42 @@ NEW_STORE = "import sys; from onecycle_sweeps.tracking.store import connected\nw
 SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, measures.LOSS.val, measures.ACCURACY.val)
 
 
-def run(folder: Path, *arguments: str, program: Sequence[str] = MODULE, **env: str) -> subprocess.CompletedProcess[str]:
-    """A command from its start to its end."""
-    command = [*program, *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-    )
+def run(
+    folder: Path, *arguments: str, program: Sequence[str] = MODULE, fresh: bool = False, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """A command from its start to its end; by `fresh` its Python and its libraries are loaded anew."""
+    forked = {} if fresh else warm.environment(shared(folder))
+    return ended([*program, *arguments], folder, os.environ | forked | env)
 
 
-def start(folder: Path, *arguments: str, background: bool = False) -> subprocess.Popen[str]:
+def ended(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], seconds: float = TIMEOUT_SECONDS
+) -> subprocess.CompletedProcess[str]:
+    """A command with this environment, which may be forked, after its end."""
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with warm.Popen(command, cwd=folder, env=environment, stdin=null, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def start(folder: Path, *arguments: str, background: bool = False, fresh: bool = True) -> subprocess.Popen[str]:
     """A command as a terminal starts it: the head of a process group, to which Ctrl-C is sent.
 
-    One that a shell script starts in the background ignores Ctrl-C.
+    One that a shell script starts in the background ignores Ctrl-C. `helpers` finds nothing of one that is not `fresh`.
     """
     pipe, ignoring = subprocess.PIPE, ("sh", "-c", 'trap "" INT; exec "$@"', "sh") if background else ()
-    return subprocess.Popen(
-        [*ignoring, *MODULE, *arguments], cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+    command = [*ignoring, *MODULE, *arguments]
+    variables = os.environ | ({} if fresh else warm.environment(shared(folder)))
+    return warm.Popen(command, cwd=folder, env=variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def with_data(folder: Path, runs_dir: str = "runs") -> Path:
     """The folder with a runs_dir whose data sets are decoded already, for all tests of a session."""
-    decoded, runs = _shared(folder) / "decoded", folder / runs_dir
+    decoded, runs = shared(folder) / "decoded", folder / runs_dir
     for needed in (decoded, runs):
         needed.mkdir(exist_ok=True)
     if not (runs / "data").exists():
@@ -65,7 +80,7 @@ def with_store(folder: Path) -> Path:
     """The folder with decoded data and an empty MLflow store, which a session makes once, since it takes seconds."""
     if (folder / "mlflow.db").exists():
         return folder
-    base = _shared(folder)
+    base = shared(folder)
     made, part = base / "empty-store.db", base / "empty-store.part"
     with (base / "empty-store.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -76,10 +91,11 @@ def with_store(folder: Path) -> Path:
     return with_data(folder)
 
 
-def _shared(folder: Path) -> Path:
+def shared(folder: Path) -> Path:
     """The folder that all processes of a test session share, found from the temporary folder of a test or a fixture."""
-    own = f"popen-{os.environ.get('PYTEST_XDIST_WORKER')}"
-    return next((path.parent for path in folder.parents if path.name == own), folder.parent)
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        return next(path.parent for path in folder.parents if path.name == f"popen-{worker}")
+    return next((path for path in folder.parents if path.parent.name.startswith("pytest-of-")), folder.parent)
 
 
 def sweep_of(folder: Path, name: str | None = None) -> Sweep:

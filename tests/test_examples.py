@@ -39,7 +39,8 @@ def test_every_example_has_a_command():
 @pytest.mark.parametrize("example", COMMANDS)
 def test_its_command_sweeps_two_policies_and_three_seeds_into_a_report(example: str, tmp_path: Path):
     folder = folder_with(example, tmp_path)
-    done = program.run(folder, *COMMANDS[example], *SMALL[example])
+    # Each worker would import the library of the example.
+    done = program.run(folder, *COMMANDS[example], *SMALL[example], "hydra.launcher.workers=1")
     assert done.returncode == 0, done.stderr
     made = program.sweep_of(folder)
     trained = [entry for entry in made.trials if entry.kind == sweep.TRAIN]

@@ -21,7 +21,7 @@ COMMAND = ("policy=constant", "max_lr=0.1", "epochs=5", "hydra.launcher.workers=
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder after all commands have ended well."""
     here = tmp_path_factory.mktemp("many")
-    commands = [start(here, f"seed={seeds}", *COMMAND) for seeds in SEEDS]
+    commands = [start(here, f"seed={seeds}", *COMMAND, fresh=False) for seeds in SEEDS]
     for command in commands:
         out, err = command.communicate(timeout=300)
         assert command.returncode == 0, err

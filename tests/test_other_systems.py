@@ -48,7 +48,7 @@ def test_a_local_sweep_needs_neither_linux_nor_unicode(tmp_path: Path, monkeypat
     (tmp_path / "lacking").mkdir()
     (tmp_path / "lacking" / "sitecustomize.py").write_text(WITHOUT_LINUX.replace("{loaded!r}", repr(str(loaded))))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lacking"), prepend=":")
-    done = run(folder, *QUICK, "seed=0,1", "hydra.launcher.workers=2", "-m")
+    done = run(folder, *QUICK, "seed=0,1", "hydra.launcher.workers=2", "-m", fresh=True)
     assert done.returncode == 0, done.stderr
     assert "+-" in done.stdout
     # The launching process and the one that workers are forked from.
@@ -56,5 +56,5 @@ def test_a_local_sweep_needs_neither_linux_nor_unicode(tmp_path: Path, monkeypat
     assert [one.result() is not None for one in trials(folder).values()] == [True, True]
     assert len(sweep_of(folder).trials) == 2
     for verb in ("report", "doctor"):
-        asked = run(folder, verb)
+        asked = run(folder, verb, fresh=True)
         assert asked.returncode == 0, asked.stdout + asked.stderr
