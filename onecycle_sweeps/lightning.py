@@ -93,11 +93,12 @@ def train(
     trainer: dict[str, Any] | None = None,
 ) -> None:
     """Train a module on a data module as a trial; `trainer` has further arguments of the Trainer."""
-    on_cpu = run.device.type == "cpu"
+    on_cpu, own = run.device.type == "cpu", dict(trainer or {})
+    length = {} if own.keys() & {"max_epochs", "max_steps", "max_time"} else {"max_epochs": run.epochs}
     settings = {
+        **length,
         "accelerator": "cpu" if on_cpu else "gpu",
         "devices": 1 if on_cpu else [run.device.index or 0],
-        "max_epochs": run.epochs,
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
@@ -105,6 +106,5 @@ def train(
         "num_sanity_val_steps": 0,
         "default_root_dir": run.folder,
     }
-    own = dict(trainer or {})
     callbacks = [Schedule(run), *own.pop("callbacks", [])]
     Trainer(**settings | own, callbacks=callbacks).fit(module, datamodule=data)

@@ -49,7 +49,9 @@ def found(model: nn.Module) -> dict[str, float]:
     return {"loss": functional.cross_entropy(scores, labels).item(), "accuracy": float(accuracy)}
 
 
-def train(run: Any, width: int = 8, saves: bool = True, accumulate: int = 1, own: bool = False) -> None:
+def train(
+    run: Any, width: int = 8, saves: bool = True, accumulate: int = 1, own: bool = False, its_epochs: int | None = None
+) -> None:
     """What a careful user writes; `own` gives the loader a generator of its own."""
     model = net(width)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -60,7 +62,7 @@ def train(run: Any, width: int = 8, saves: bool = True, accumulate: int = 1, own
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         best = state["best"]
-    for _, (inputs, labels) in run.steps(optimizer, loader, epochs=run.epochs, accumulate=accumulate):
+    for _, (inputs, labels) in run.steps(optimizer, loader, epochs=its_epochs or run.epochs, accumulate=accumulate):
         loss = functional.cross_entropy(model(inputs), labels)
         (loss / accumulate).backward()
         if run.update_due:
@@ -157,12 +159,15 @@ def saving(run: Any, what: Any) -> None:
         run.checkpoint(history=np.zeros(3) if what == "array" else what)
 
 
-def scaled(run: Any) -> None:
-    """A function with a GradScaler, the third of whose updates has a gradient that is not finite."""
+def scaled(run: Any, steps: int | None = None) -> None:
+    """A function with a GradScaler, the third of whose updates has a gradient that is not finite.
+
+    Its number of steps follows from run.epochs, unless it is given.
+    """
     model = net(4, dropout=0.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler, (inputs, labels) = torch.amp.GradScaler("cpu", init_scale=8.0), points()
-    for step, _ in run.steps(optimizer, total_steps=10):
+    for step, _ in run.steps(optimizer, total_steps=steps or 5 * run.epochs):
         loss = functional.cross_entropy(model(inputs), labels)
         scaler.scale(loss).backward()
         if step == 2:
@@ -221,7 +226,7 @@ def unusual(run: Any, way: str) -> None:
         loss.backward()
         return loss
 
-    for step, _ in run.steps(optimizer, total_steps=12):
+    for step, _ in run.steps(optimizer, total_steps=6 * run.epochs):
         if way == "later group" and step == 5:
             optimizer.add_param_group({"params": model[4].parameters(), "lr_scale": 0.1})
         if way == "closure":
@@ -273,12 +278,6 @@ def with_nodes(
         run.log(loss)
         if run.evaluation_due:
             run.evaluated(accuracy=0.5)
-
-
-def other_epochs(run: Any) -> None:
-    """A function that does not take the config's epochs."""
-    run.epochs = 2
-    train(run)
 
 
 def blobs(run: Any) -> None:

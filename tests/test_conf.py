@@ -15,7 +15,7 @@ from hydra_plugins.onecycle_sweeps.launcher import plain_settings
 from onecycle_sweeps import composing, policies, sweep, trial
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.preset import read
-from onecycle_sweeps.config.schema import LOCAL_LAUNCHER, check, check_launcher
+from onecycle_sweeps.config.schema import DEFAULT_EPOCHS, LOCAL_LAUNCHER, check, check_launcher
 from onecycle_sweeps.launching.slurm.options import KEYS
 from onecycle_sweeps.planning import Planner, Request
 from onecycle_sweeps.policies import Policy
@@ -61,6 +61,7 @@ def config_with(file: Path) -> dict[str, Any]:
 
 def test_the_defaults_pass_the_checks():
     check(composing.plain(composed()))
+    assert composed().epochs == DEFAULT_EPOCHS
 
 
 @pytest.mark.parametrize("file", OWN, ids=str)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.config.schema import DEFAULT_EPOCHS, ConfigError
 from onecycle_sweeps.outcome import look
 from onecycle_sweeps.planning import difference
 from onecycle_sweeps.policies import OneCycle
@@ -311,5 +311,12 @@ def test_the_programs_own_parts_reach_it_by_the_names_of_its_parameters(runs_dir
 
 
 def test_a_function_that_trains_for_other_epochs_than_were_asked_for_is_told_so(runs_dir: Path):
-    _, result = run(runs_dir, *LOOP, "loop._target_=own_loops.other_epochs", "max_lr=0.1", "epochs=3")
+    _, result = run(runs_dir, *TRAIN, "+loop.its_epochs=2")
     assert [warning for warning in result["warnings"] if "epochs=3" in warning]
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(3, True), (DEFAULT_EPOCHS, False)])
+def test_epochs_that_a_function_does_not_read_are_noticed(runs_dir: Path, epochs: int, told: bool):
+    _, result = run(runs_dir, *of("scaled", "+loop.steps=12", f"epochs={epochs}"))
+    lines = [line for line in result["warnings"] if "does not read run.epochs" in line]
+    assert len(lines) == told and all(f"epochs={epochs}" in line and "12 steps" in line for line in lines)

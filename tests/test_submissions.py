@@ -35,7 +35,7 @@ def printed(out: str) -> dict[str, str]:
 def finished(runs_dir: Path, *overrides: str, seconds: float, steps: int, device: str = "cpu") -> TrialFolder:
     """A trial with a result that took so long."""
     folder = real_trials.made(runs_dir, *overrides)
-    folder.write("resolved", {"device": device, "max_lr": 0.1, "total_steps": steps})
+    folder.write("resolved", {"device": device, "max_lr": 0.1, "total_steps": steps, "steps_per_epoch": 1})
     Journal(folder.journal, 1, 0).append(0, {"train/loss": [1.0] * steps})
     folder.write("result", hand_made.a_result(metrics={"seconds": seconds}, steps=steps))
     return folder
@@ -160,6 +160,26 @@ def test_a_range_test_is_counted_by_its_steps(runs_dir: Path):
     finished(runs_dir, *real_trials.SHORT, seconds=10.0, steps=10)
     asked = (*real_trials.SHORT, "task=range_test", "range_test.steps=120", "range_test.seeds=[0,1,2]")
     assert hours(runs_dir, *asked)[0] == [pytest.approx(360 / 3600)]
+
+
+def test_earlier_trainings_of_a_function_give_its_pace_and_its_steps(runs_dir: Path):
+    function = (
+        "loop=function",
+        "loop._target_=own_loops.train",
+        "loop.measure=accuracy",
+        "loop.goal=max",
+        "max_lr=0.1",
+    )
+    with pytest.raises(estimate.NoEstimate, match=r"own_loops\.train is not called before its sweep"):
+        hours(runs_dir, *function, "epochs=2")
+    finished(runs_dir, *function, "epochs=2", seconds=10.0, steps=20)
+    finished(runs_dir, *function, "epochs=4", seconds=30.0, steps=60)
+    assert hours(runs_dir, *function, "epochs=2", "seed=9")[0] == [pytest.approx(20 * 0.5 / 3600)]
+    # The median of 10 and 15 steps an epoch.
+    assert hours(runs_dir, *function, "epochs=6", "seed=9")[0] == [pytest.approx(75 * 0.5 / 3600)]
+    assert hours(runs_dir, *function, "task=range_test", "range_test.steps=100")[0] == [pytest.approx(50 / 3600)]
+    with pytest.raises(estimate.NoEstimate, match="is not called"):
+        hours(runs_dir, *function, "+loop.width=16")
 
 
 @pytest.mark.slow

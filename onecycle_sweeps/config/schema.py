@@ -13,6 +13,8 @@ from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, o
 Config = dict[str, Any]
 # The node of a user's own training function.
 LOOP = "loop"
+# That of conf/config.yaml.
+DEFAULT_EPOCHS = 10
 # It is written into the sweep's records, so a login must not be in it.
 PAGE = Allowed(
     lambda value: isinstance(value, str) and re.fullmatch(r"https?://[^/@]+(/.*)?", value) is not None,

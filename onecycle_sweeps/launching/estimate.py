@@ -1,14 +1,18 @@
-"""How long trials will take, by the pace of earlier trials of their kind, or of a few steps that are timed here."""
+"""How long trials will take, by the pace of earlier trials of their kind, or of a few steps that are timed here.
+
+A user's own training function is not called before its sweep, so only earlier trials tell how long it takes.
+"""
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from onecycle_sweeps import datasets
 from onecycle_sweeps.config import function_node, nodes, schema
@@ -21,6 +25,7 @@ from onecycle_sweeps.trial_folder import TrialFolder
 TIMED_STEPS, WARM_UP_STEPS = 20, 5
 # A batch of an evaluation takes this share of a step's time, since it has no backward pass.
 FORWARD_SHARE = 1 / 3
+ONCE_FINISHED = "once a training has finished in this runs_dir, there is an estimate"
 
 
 class NoEstimate(Exception):
@@ -34,6 +39,9 @@ def hours(configs: Sequence[Config], runs_dir: Path, device: str) -> tuple[list[
     """
     earlier = _earlier(runs_dir, device)
     kinds = {_kind(config): config for config in configs}
+    for kind, config in kinds.items():
+        if schema.LOOP in config and kind not in earlier:
+            raise NoEstimate(f"{function_node.name(config)} is not called before its sweep: {ONCE_FINISHED}")
     timed, where = _timed({kind: config for kind, config in kinds.items() if kind not in earlier}, runs_dir)
     paces = {kind: median(found) for kind, found in earlier.items()} | timed
     sources = []
@@ -50,12 +58,28 @@ def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
     if config["task"] == RANGE_TEST:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     if schema.LOOP in config:
-        raise NoEstimate(f"how many steps {function_node.name(config)} takes is known only once it runs")
+        return _steps_of_function(config, runs_dir)
     cache = runs_dir / "data" / config["needs"]["data"]
     with nodes.environment(config):
         facts = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
     evaluations = config["evaluations_per_epoch"] * facts.val / config["batch_size"] * FORWARD_SHARE
     return config["epochs"] * (schema.steps_per_epoch(config, facts.train) + (evaluations if timed else 0))
+
+
+def _steps_of_function(config: Config, runs_dir: Path) -> float:
+    """The steps of a user's own function: the median of its earlier trainings of as many epochs.
+
+    If there are none, the steps of those of other epochs count in proportion to their epochs.
+    """
+    found = [
+        (earlier["epochs"], resolved["total_steps"])
+        for _, resolved, earlier in _results(runs_dir)
+        if earlier["task"] == schema.TRAIN and _kind(earlier) == _kind(config)
+    ]
+    alike = [(epochs, steps) for epochs, steps in found if epochs == config["epochs"]]
+    if not found:
+        raise NoEstimate(f"no training by {function_node.name(config)} has told its number of steps: {ONCE_FINISHED}")
+    return median(steps * config["epochs"] / epochs for epochs, steps in alike or found)
 
 
 def _kind(config: Config) -> str:
@@ -68,17 +92,24 @@ def _kind(config: Config) -> str:
 def _earlier(runs_dir: Path, device: str) -> dict[str, list[float]]:
     """The seconds per step of the trials with a result from this kind of device, by kind of trial."""
     paces: dict[str, list[float]] = {}
+    for result, resolved, config in _results(runs_dir):
+        if not resolved["device"].startswith(device):
+            continue
+        if result["steps"] and (seconds := result["metrics"].get("seconds")):
+            paces.setdefault(_kind(config), []).append(seconds / result["steps"])
+    return paces
+
+
+def _results(runs_dir: Path) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any], Config]]:
+    """The result of each trial that has one, what its first attempt resolved, and its config."""
     for path in runs_dir.glob("*/result.json"):
         trial = TrialFolder(path.parent)
         try:
             result, resolved, config = trial.result(), trial.resolved(), trial.config()
         except Unreadable:
             continue
-        if not result or not resolved or not resolved["device"].startswith(device):
-            continue
-        if result["steps"] and (seconds := result["metrics"].get("seconds")):
-            paces.setdefault(_kind(config), []).append(seconds / result["steps"])
-    return paces
+        if result and resolved:
+            yield result, resolved, config
 
 
 def _timed(kinds: Mapping[str, Config], runs_dir: Path) -> tuple[dict[str, float], str]:
@@ -92,7 +123,7 @@ def _timed(kinds: Mapping[str, Config], runs_dir: Path) -> tuple[dict[str, float
             for kind, config in kinds.items():
                 paces[kind], where = other.submit(_time_steps, config, runs_dir).result()
         except BrokenProcessPool as error:
-            raise NoEstimate("the process that took the steps was killed: out of memory, perhaps") from error
+            raise NoEstimate("the process that timed a trial's steps was killed: out of memory, perhaps") from error
     return paces, where
 
 
@@ -120,5 +151,5 @@ def _time_steps(config: Config, runs_dir: Path) -> tuple[float, str]:
             pairs = zip(times[WARM_UP_STEPS:], times[WARM_UP_STEPS + 1 :], strict=False)
             return median(after - before for before, after in pairs), device
         except trial.TrialFailed as error:
-            raise NoEstimate(str(error)) from error
-    raise NoEstimate(f"the trial has fewer than {WARM_UP_STEPS + TIMED_STEPS} steps")
+            raise NoEstimate(f"a trial's steps could not be timed here: {error}") from error
+    raise NoEstimate(f"a trial has fewer than {WARM_UP_STEPS + TIMED_STEPS} steps to be timed")

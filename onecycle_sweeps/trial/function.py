@@ -236,6 +236,11 @@ def _train(
         warnings.append(f"a GradScaler skipped {skipped} of {count} updates")
     if run.asked_epochs not in (None, config["epochs"]):
         warnings.append(f"epochs={config['epochs']} was asked for, and the function trained {run.asked_epochs}")
+    elif not run.knows_epochs and config["epochs"] != schema.DEFAULT_EPOCHS:
+        warnings.append(
+            f"epochs={config['epochs']} does not change how long {function_node.name(config)} trains, which does not "
+            f"read run.epochs: it has {run.total_steps} steps of its own"
+        )
     return {
         "status": "diverged" if course.cause else "finished",
         "cause": course.cause,

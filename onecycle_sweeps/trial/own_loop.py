@@ -104,7 +104,10 @@ class Run:
         config: Config,
         folder: Path,
     ) -> None:
-        self.seed, self.device, self.epochs, self.config, self.folder = seed, device, epochs, config, folder
+        self.seed, self.device, self.folder = seed, device, folder
+        self._epochs, self._config = epochs, config
+        # Whether the function has seen how many epochs were asked for.
+        self.knows_epochs = False
         # The number of updates that GradScalers skipped; on the device where a fused optimizer skips them there.
         self.skipped: int | Tensor = (course.state or {}).get("skipped", 0)
         self.asked_epochs: int | None = None
@@ -125,7 +128,19 @@ class Run:
         # The first error of a call or a step, which the function may have caught.
         self.raised: Exception | None = None
 
-    # What the function calls
+    # What the function reads and calls
+
+    @property
+    def epochs(self) -> int:
+        """How long to train."""
+        self.knows_epochs = True
+        return self._epochs
+
+    @property
+    def config(self) -> Config:
+        """The part of the config that can change the result."""
+        self.knows_epochs = True
+        return self._config
 
     def steps(
         self,
@@ -156,7 +171,7 @@ class Run:
                 kind = type(optimizer).__name__
                 raise self._mistake(f"uses {kind}, whose updates cannot be seen: it must call Optimizer.__init__")
             total, per_epoch = self._length(loader, epochs, total_steps, accumulate)
-            policy = self._course.begin(optimizer, per_epoch or max(1, total // self.epochs), total)
+            policy = self._course.begin(optimizer, per_epoch or max(1, total // self._epochs), total)
             self._optimizer, self._inner, self._accumulate = optimizer, inner, accumulate
             self.asked_epochs, self.total_steps = epochs, policy.total_steps
             self._batches = LoaderBatches(loader, per_epoch and per_epoch * accumulate, self.device)

@@ -87,7 +87,7 @@ def _estimate(runs_dir: Path, trials: Sequence[Trial], settings: Settings) -> st
     try:
         spent, source = estimate.hours([one.config for one in trials], runs_dir, "cuda" if gpus else "cpu")
     except estimate.NoEstimate as error:
-        return f"none, since the steps of a trial could not be timed here: {error}"
+        return f"none, since {error}"
     most, count = max(spent), len(trials)
     total = f"about {_rounded(each * sum(spent))} {unit} ({_rounded(most)} h each at most)"
     note = "; the longest is resumed after each time limit" if 60 * most > settings["timeout_min"] else ""
