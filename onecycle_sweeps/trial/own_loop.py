@@ -194,12 +194,14 @@ class Run:
         with self._keeping_errors():
             turn = self._now("run.log")
             value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
-            if value.numel() != 1:
-                raise self._mistake(f"must give run.log the mean loss, got a tensor of shape {tuple(value.shape)}")
+            if value.ndim:
+                if value.numel() != 1:
+                    raise self._mistake(f"must give run.log the mean loss, got a tensor of shape {tuple(value.shape)}")
+                value = value.reshape(())
             if turn.logged:
                 raise self._mistake(f"called run.log twice in step {turn.step}: once for each batch")
             turn.logged = True
-            self._losses.append(value.reshape(()))
+            self._losses.append(value)
 
     def evaluated(self, **found: Any) -> None:
         """Record what an evaluation after this step's update found: the headline, and any other measure by its name."""
