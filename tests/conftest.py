@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -33,6 +34,9 @@ settings.load_profile("untimed")
 
 
 FAST = "not slow and not slurm and not server"
+EACH_TEST_WITH_A_CLUSTER = "test_slurm_"
+# One server is enough for all.
+WITH_THE_SERVER = ("test_docker.py", "test_full_disk.py", "test_outages.py", "test_server.py", "test_shipping.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,39 +54,43 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a cluster or a server, say which tests one process runs, and put all into an order.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process whole units in place of whole files."""
+    from xdist.scheduler import LoadFileScheduling
 
-    What takes long comes first, so that no core is idle while another one still has minutes before it. Each second one
-    is a test with a cluster of its own, which waits more than it computes, so that some always wait and some compute.
+    class Units(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _unit(nodeid)
+
+    return Units(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a cluster or a server, and put all into an order.
+
+    What takes long comes first, so that no core is idle while another one still has minutes before it. Each second unit
+    is a test with a cluster, which waits more than it computes, so that some always wait and some compute.
     """
     for item in items:
         for fixture, marker in (("cluster", "slurm"), ("shared_cluster", "slurm"), ("server", "server")):
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-    slow: Counter[str] = Counter()
-    for item in items:
-        slow[_unit(item)] += item.get_closest_marker("slow") is not None
-        if not _waits(item):
-            item.add_marker(pytest.mark.xdist_group(_unit(item)))
-    place: dict[str, int] = {}
-    for waits in (True, False):
-        units = dict.fromkeys(_unit(item) for item in items if _waits(item) is waits)
-        place |= {unit: number for number, unit in enumerate(sorted(units, key=lambda unit: -slow[unit]))}
-    items.sort(key=lambda item: (place[_unit(item)], not _waits(item)))
+    slow = Counter(_unit(item.nodeid) for item in items if item.get_closest_marker("slow"))
+    units = dict.fromkeys(_unit(item.nodeid) for item in items)
+    place: dict[str, tuple[int, bool]] = {}
+    for computes in (False, True):
+        those = sorted((unit for unit in units if ("::" not in unit) is computes), key=lambda unit: -slow[unit])
+        place |= {unit: (number, computes) for number, unit in enumerate(those)}
+    items.sort(key=lambda item: place[_unit(item.nodeid)])
 
 
-def _waits(item: pytest.Item) -> bool:
-    """Whether a test has a cluster of its own."""
-    return "cluster" in getattr(item, "fixturenames", ())
-
-
-def _unit(item: pytest.Item) -> str:
-    """The name of what one process runs: a test with a cluster, all that share the server, or the rest of a file."""
-    if _waits(item):
-        return item.nodeid
-    return "server" if item.get_closest_marker("server") else item.path.name
+def _unit(nodeid: str) -> str:
+    """The name of what one process runs: a test with a cluster of its own, all files with the server, or a file."""
+    file = nodeid.partition("::")[0]
+    if Path(file).name.startswith(EACH_TEST_WITH_A_CLUSTER):
+        return nodeid
+    return "server" if Path(file).name in WITH_THE_SERVER else file
 
 
 def pytest_collection_finish() -> None:
