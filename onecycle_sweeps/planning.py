@@ -14,7 +14,7 @@ from typing import Any
 
 from onecycle_sweeps import datasets, fingerprints, images, measures, provenance
 from onecycle_sweeps.config import function_node, keys, nodes, schema
-from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, RANGE_TEST, TRAIN, Config, ConfigError
+from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, PROBE, RANGE_TEST, TRAIN, Config, ConfigError
 from onecycle_sweeps.datasets import Facts
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.fingerprints import Inputs
@@ -22,6 +22,7 @@ from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Hyper, Policy, check_policy
 from onecycle_sweeps.provenance import NAMED, Change
+from onecycle_sweeps.range_test import probes
 from onecycle_sweeps.samples import SampleFacts
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -58,14 +59,19 @@ class Request:
 class Trial:
     """A request that was checked, with its signature: its config needs no further check.
 
-    `config` has under `needs` the data and the range test that the trial reads. `range_test` is the trial that finds
-    the rate of one with `max_lr: auto`.
+    `config` has under `needs` the data, the range test and the probe that the trial reads. `rate_from` is the trial
+    that finds the rate of one with `max_lr: auto`: a probe, whose own is the range test that it starts from, or that one.
     """
 
     signature: str
     config: Config
     request: Request
-    range_test: "Trial | None" = None
+    rate_from: "Trial | None" = None
+
+    @property
+    def chain(self) -> "tuple[Trial, ...]":
+        """The trials that have to be done one after the other, this one last."""
+        return (*(self.rate_from.chain if self.rate_from else ()), self)
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,42 @@ class Planner:
         self._build_once(check, config["policy"], config["epochs"], rate, config.get(schema.ENV_SET))
         return self._trial(config, request, data, None if rate else test)
 
+    def with_probes(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials, where those with `max_lr: auto` get their rate from a probe if there are steps enough for one.
+
+        The trainings that share a probe decide how long it is. A probe that has a result is kept however long it was,
+        so that adding seeds to a sweep changes no rate.
+        """
+        found = list(trials)
+        sharing: dict[str, list[int]] = {}
+        for number, trial in enumerate(trials):
+            test = trial.rate_from
+            if trial.config["task"] == TRAIN and test and trial.config["range_test"].get(schema.PROBE_SHARE):
+                sharing.setdefault(self._probe(trial, test, 1).signature, []).append(number)
+        for numbers in sharing.values():
+            first = trials[numbers[0]]
+            assert first.rate_from
+            probe = self._probe(first, first.rate_from, len({trials[number].signature for number in numbers}))
+            if self._pays(probe):
+                for number in numbers:
+                    trial = trials[number]
+                    found[number] = self._trial(trial.config, trial.request, self._data_of(trial.config), probe)
+        return found
+
+    def _probe(self, trial: Trial, test: Trial, trainings: int) -> Trial:
+        config = schema.probe(trial.config, trainings)
+        return self._trial(config, trial.request, self._data_of(config), test)
+
+    def _pays(self, probe: Trial) -> bool:
+        """Whether a probe is long enough, or was; a user's own function tells only when it runs."""
+        if schema.LOOP in probe.config or TrialFolder(self.runs_dir / probe.signature).state().has_result:
+            return True
+        steps = probe.config["epochs"] * self.steps_per_epoch(probe.config)
+        return probes.length(schema.probe_steps(probe.config, steps), steps) is not None
+
+    def _data_of(self, config: Config) -> Data:
+        return self._describe_data(config) if "data" in config else NO_DATA
+
     def _with_objective(self, config: Config, facts: Facts) -> Config:
         """The config with the objective that its targets suggest where it says auto, which is then told to the user."""
         if config["objective"]["_target_"] == schema.AUTO_OBJECTIVE:
@@ -245,14 +287,17 @@ class Planner:
         self._read.add(cache)
         return Data(facts, source, cache, named.prints)
 
-    def _trial(self, config: Config, request: Request, data: Data, range_test: Trial | None = None) -> Trial:
-        config = {key: value for key, value in config.items() if key != schema.PUBLISHED}
+    def _trial(self, config: Config, request: Request, data: Data, rate_from: Trial | None = None) -> Trial:
+        config = {key: value for key, value in config.items() if key not in (schema.PUBLISHED, "needs")}
         identity = schema.what_counts(config)
         files = dict(data.files)
-        if config["task"] == TRAIN:
-            del identity["range_test"], identity["max_lr"]
-            rate = range_test.signature if range_test else config["policy"]["max_lr"]
+        if config["task"] != RANGE_TEST:
+            del identity["range_test"]
+            identity.pop("max_lr", None)
+            rate = rate_from.signature if rate_from else config["policy"]["max_lr"]
             identity["policy"] = config["policy"] | {"max_lr": rate}
+        if config["task"] == PROBE:
+            identity["probe"] = {"share": config["probe"]["share"]}
         weights = config.get("model", {}).get("weights_file")
         if weights and not (path := Path(weights).expanduser()).is_file():
             raise ValueError(f"model.weights_file must be the path of a file of weights, got {path.absolute()}")
@@ -265,8 +310,11 @@ class Planner:
                 identity[name] = named.identity
                 files |= named.prints
         identity["source"] = data.source
-        needs = {"data": data.cache, "range_test": range_test.signature if range_test else None, "files": files}
-        return Trial(_hash(identity), config | {"needs": needs}, request, range_test)
+        chain = rate_from.chain if rate_from else ()
+        needs = {"data": data.cache, "range_test": chain[0].signature if chain else None, "files": files}
+        if len(chain) > 1:
+            needs["probe"] = chain[-1].signature
+        return Trial(_hash(identity), config | {"needs": needs}, request, rate_from)
 
     def _named(self, node: Config, afresh: bool) -> Inputs:
         key = json.dumps([node, afresh], sort_keys=True)
@@ -350,10 +398,10 @@ class _Trainings:
         config = {key: value for key, value in trial.config.items() if key not in left_out}
         for parent, _, leaf in (key.partition(".") for key in self._unused(trial)):
             config[parent] = {key: value for key, value in config[parent].items() if key != leaf}
-        if not trial.range_test:
+        if not trial.rate_from:
             del config["range_test"], config["max_lr_scale"]
         node = trial.config["policy"]
-        if trial.range_test and not node["_target_"].startswith(OURS):
+        if trial.rate_from and not node["_target_"].startswith(OURS):
             # A user's own policy may use the rate that the range test finds in any way.
             return json.dumps([config, node], sort_keys=True)
         sampled = [(hyper.lr, hyper.momentum) for hyper in self._policy(trial)[1]]
@@ -391,7 +439,7 @@ def _no_effect(key: str, values: Iterable[str], trial: Trial) -> str:
     """The message about a key whose values change no training, with what to vary instead."""
     what = f"{key}={','.join(values)} changes no training"
     if key == MOMENTUM:
-        only = ", and affects only the range test" if trial.range_test else ""
+        only = ", and affects only the range test" if trial.rate_from else ""
         instead = ""
         if "base_momentum" in trial.config["policy"]:
             instead = ": vary policy.base_momentum and policy.max_momentum, or set policy.cycle_momentum=false"

@@ -12,7 +12,7 @@ from typing import Any
 from onecycle_sweeps import files
 from onecycle_sweeps.config import preset
 from onecycle_sweeps.config.preset import Published
-from onecycle_sweeps.config.schema import RANGE_TEST, TRAIN, Config
+from onecycle_sweeps.config.schema import PROBE, RANGE_TEST, TRAIN, Config
 from onecycle_sweeps.credentials import without_logins
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.planning import Trial
@@ -23,6 +23,8 @@ NAMED_GROUPS = ("data", "model", "loop")
 NAMED_APART = ("policy", "recipe", "seed")
 
 Group = tuple[tuple[str, str], ...]
+# All overrides of a request.
+Overrides = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Entry:
     `Trial` cannot replace it: a name depends on the other trials of the sweep, and a report has only what is on disk.
 
     varies: the overrides that distinguish it from the other trials, in the order of its name.
-    needs: the signature of the range test that finds its rate.
+    needs: the signature of the probe or range test that finds its rate.
     reused: whether its result is from before the sweep.
     also: the names of other groups whose overrides ask for the same trial.
     """
@@ -54,6 +56,8 @@ class Entry:
         """The trial's name, as in a legend: `onecycle max_lr=0.8 seed=0`; before it has a rate, with what was typed."""
         if self.kind == RANGE_TEST:
             return " ".join(["range test", *(f"{k}={v}" for k, v in self.varies.items())])
+        if self.kind == PROBE:
+            return " ".join(["probe", *(v if k == "policy" else f"{k}={v}" for k, v in self.varies.items())])
         rest = [f"{k}={v}" for k, v in self.varies.items() if k not in ("policy", "max_lr", "policy.max_lr")]
         typed = self.varies.get("policy.max_lr", self.varies.get("max_lr"))
         shown = typed if max_lr is None else f"{max_lr:.3g}"
@@ -187,14 +191,15 @@ def fresh_identity() -> str:
 
 
 def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
-    """The distinct trials of a sweep, range tests first, named by the overrides in which they differ."""
+    """The distinct trials of a sweep, range tests and probes first, named by the overrides in which they differ."""
     varying, leaders = _varying(trials), _leaders(trials)
     found = {entry.signature: entry for entry in _range_tests(trials, varying)}
+    found |= {entry.signature: entry for entry in _probes(trials, varying, leaders)}
     for trial in trials:
         if trial.config["task"] == TRAIN:
             rest = {k: v for k, v in varying[trial.request.overrides].items() if k not in NAMED_APART}
             varies = {"policy": leaders[trial.request.overrides], **rest, "seed": str(trial.config["seed"])}
-            needs = trial.range_test.signature if trial.range_test else None
+            needs = trial.rate_from.signature if trial.rate_from else None
             entry = Entry(trial.signature, TRAIN, varies, needs, trial.config["target"])
             found[trial.signature] = _with_name(found.setdefault(trial.signature, entry), entry)
     return tuple(found.values())
@@ -228,11 +233,11 @@ def other_names(entries: Iterable[Entry]) -> list[str]:
     return [f"{name} is the same training as {known}: they share one row" for known, name in dict.fromkeys(pairs)]
 
 
-def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict[str, str]]) -> Iterator[Entry]:
+def _range_tests(trials: Sequence[Trial], varying: Mapping[Overrides, dict[str, str]]) -> Iterator[Entry]:
     """An entry for each range test, named by the varying overrides that all trials that need it share."""
     served: dict[str, list[Mapping[str, str]]] = {}
     for trial in trials:
-        if test := trial if trial.config["task"] == RANGE_TEST else trial.range_test:
+        if (test := trial.chain[0]).config["task"] == RANGE_TEST:
             served.setdefault(test.signature, []).append(varying[trial.request.overrides])
     # A recipe is part of the name if it distinguishes several range tests.
     left_out = ("policy", "seed") if len(served) > 1 else ("policy", "seed", "recipe")
@@ -241,7 +246,25 @@ def _range_tests(trials: Sequence[Trial], varying: Mapping[tuple[str, ...], dict
         yield Entry(signature, RANGE_TEST, same)
 
 
-def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
+def _probes(
+    trials: Sequence[Trial], varying: Mapping[Overrides, dict[str, str]], leaders: Mapping[Overrides, str]
+) -> Iterator[Entry]:
+    """An entry for each probe, named as the trainings that it serves by what these share."""
+    served: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.rate_from and trial.rate_from.config["task"] == PROBE:
+            served.setdefault(trial.rate_from.signature, []).append(trial)
+    for signature, (first, *others) in served.items():
+        rest = {
+            key: value
+            for key, value in varying[first.request.overrides].items()
+            if key not in NAMED_APART and all(varying[o.request.overrides].get(key) == value for o in others)
+        }
+        test = first.chain[0].signature
+        yield Entry(signature, PROBE, {"policy": leaders[first.request.overrides], **rest}, test)
+
+
+def _leaders(trials: Sequence[Trial]) -> dict[Overrides, str]:
     """The beginning of each trial's name: its policy, or its recipe without the folder of its preset."""
     recipes = {recipe for t in trials if (recipe := t.request.choices.get("recipe"))}
     short = len({PurePath(recipe).name for recipe in recipes}) == len(recipes)
@@ -256,7 +279,7 @@ def _leaders(trials: Sequence[Trial]) -> dict[tuple[str, ...], str]:
     return found
 
 
-def _varying(trials: Sequence[Trial]) -> dict[tuple[str, ...], dict[str, str]]:
+def _varying(trials: Sequence[Trial]) -> dict[Overrides, dict[str, str]]:
     """The overrides of each trial that not all trials share; the keys are all overrides of a trial."""
     parsed = {t.request.overrides: t.request.typed() for t in trials}
     keys = {key for overrides in parsed.values() for key in overrides}

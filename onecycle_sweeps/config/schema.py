@@ -20,8 +20,8 @@ PAGE = Allowed(
     lambda value: isinstance(value, str) and re.fullmatch(r"https?://[^/@]+(/.*)?", value) is not None,
     ("a server's address for browsers, http://... or https://..., without a login",),
 )
-# The values of the key `task`.
-TRAIN, RANGE_TEST = "train", "range_test"
+# The values of the key `task`. A probe is no one's request: the planner adds it to trainings with max_lr=auto.
+TRAIN, RANGE_TEST, PROBE = "train", "range_test", "probe"
 
 
 class ConfigError(ValueError):
@@ -128,6 +128,7 @@ KEYS = (
         "range_test.seeds",
         Allowed(_is_list_of_seeds, ("a list of whole numbers, each once, such as [0,1,2]",), most=MOST_SEED),
     ),
+    Key("range_test.probe_share", number(at_least=0, at_most=1), optional=True),
     Key("data.val_fraction", MOMENTUM, data="split"),
     Key("data.split_seed", SEED, data="split"),
     Key("data.classes", NULL | list_of(whole(0), "a list of class numbers such as [3,7]"), data="split"),
@@ -188,6 +189,9 @@ KEEPING_OF_DATA = tuple(key for key in PLACE_OF_DATA if key not in NAMES_FILES)
 SPLIT_KEYS = tuple(key.leaf for key in KEYS if key.data == "split")
 TRANSFORM_KEYS = tuple(key.leaf for key in KEYS if key.data == "transforms")
 NOT_FOR_THE_LOADER = (*SPLIT_KEYS, *TRANSFORM_KEYS, "files", "fingerprint")
+# Whose value is the share of a sweep's steps that its probes may take.
+PROBE_SHARE = "probe_share"
+NOT_IN_PROBE = ("seed", "max_lr", "max_lr_scale", "target", "target_accuracy", "needs")
 NOT_IN_RANGE_TEST = tuple(key.name for key in KEYS if not key.in_range_test)
 
 # Keys of torch's optimizers that a trial sets itself.
@@ -238,7 +242,30 @@ def range_test(config: Config) -> Config:
     # Only the linear mode evaluates the model, and so uses batch-norm statistics.
     if config["range_test"]["mode"] == "exp" or not kept.get("bn_recalibrate"):
         kept.pop("bn_recalibrate", None)
-    return kept | {"task": RANGE_TEST}
+    ramp = {key: value for key, value in config["range_test"].items() if key != PROBE_SHARE}
+    return kept | {"task": RANGE_TEST, "range_test": ramp}
+
+
+def probe(config: Config, trainings: int) -> Config:
+    """The config of the probe for a training; those that differ only in seed, target or scale of the rate share one.
+
+    `trainings` is how many share it, which decides its length.
+    """
+    kept = {key: value for key, value in config.items() if key not in NOT_IN_PROBE}
+    share = config["range_test"].get(PROBE_SHARE, 0)
+    return kept | {"task": PROBE, "save_model": False, "probe": {"share": share, "trainings": trainings}}
+
+
+def probe_steps(config: Config, steps: int) -> int:
+    """The most steps of a probe for trainings of so many steps each."""
+    return int(config["probe"]["share"] * config["probe"]["trainings"] * steps)
+
+
+def rate_from(config: Config) -> tuple[str, str | None]:
+    """What finds the trial's rate, in words, and its signature, which is None if the rate was typed."""
+    if probe := config["needs"].get(PROBE):
+        return "probe", probe
+    return "range test", config["needs"][RANGE_TEST]
 
 
 def check_split(**values: Any) -> None:

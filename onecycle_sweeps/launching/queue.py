@@ -39,10 +39,10 @@ class Event:
 
 
 class Queue:
-    """Gives out each trial once its range test is done, and fails those whose range test has failed.
+    """Gives out each trial once what finds its rate is done, a range test or a probe, and fails it if that has failed.
 
-    It reads no files of waiting trials, so a sweep may have thousands: the range tests that they need are in the queue,
-    and `execute` checks whether a trial was cancelled.
+    It reads no files of waiting trials, so a sweep may have thousands: the trials that they need are in the queue, and
+    `execute` checks whether a trial was cancelled.
     """
 
     def __init__(self, sweep: Sweep, trials: Sequence[Entry]) -> None:
@@ -52,6 +52,7 @@ class Queue:
         self._busy: deque[tuple[float, Entry]] = deque()
         # The cause of each failed or cancelled trial, until the trials that need it have failed too.
         self._causes: dict[str, str] = {}
+        self._words = {entry.signature: entry.kind.replace("_", " ") for entry in trials}
         for entry in trials:
             self._blocked.get(entry.needs or "", self._ready).append(entry)
 
@@ -61,7 +62,7 @@ class Queue:
         return bool(self._ready or self._busy or any(self._blocked.values()))
 
     def next(self) -> Entry | None:
-        """The first trial whose range test is done, and which another process was not working on a moment ago."""
+        """The first trial that waits for no other one, and which another process was not working on a moment ago."""
         if self._ready:
             return self._ready.popleft()
         if self._busy and self._busy[0][0] <= time.monotonic():
@@ -92,11 +93,11 @@ class Queue:
         return Event(entry, FAILED, cause)
 
     def fail_dependents(self) -> Iterator[Event]:
-        """Fail the trials whose range test has failed or was cancelled, unless they were cancelled as well."""
+        """Fail the trials whose rate was not found, since its trial failed or was cancelled, unless they were too."""
         while self._causes:
             signature, cause = self._causes.popitem()
             for entry in self._blocked.pop(signature):
                 if self.sweep.trial(entry.signature).is_cancelled():
                     yield Event(entry, CANCELLED)
                 else:
-                    yield self.fail(entry, f"range test {signature}: {cause}")
+                    yield self.fail(entry, f"{self._words[signature]} {signature}: {cause}")

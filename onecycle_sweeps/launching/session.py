@@ -94,7 +94,7 @@ class Session:
 
     def plan(self, requests: Sequence[Request]) -> list[Trial]:
         """The requested trials; raises ConfigError for one that could not take a step."""
-        trials = [self.planner.plan(request) for request in requests]
+        trials = self.planner.with_probes([self.planner.plan(request) for request in requests])
         self._preflight.check([trial for trial in trials if not self._is_done(trial)], self.runs_dir)
         return trials
 
@@ -179,7 +179,7 @@ class Session:
         if not self.sweep.sequential:
             self.sweep = replace(self.sweep, id=sweep.identity(entry.signature for entry in entries))
         remarks = _flaws_of(self.sweep)
-        wanted = {one.signature: one for trial in trials for one in (trial.range_test, trial) if one}
+        wanted = {one.signature: one for trial in trials for one in trial.chain}
         known = {entry.signature: entry for entry in self.sweep.trials}
         for signature, trial in wanted.items():
             if trial.request.config["rerun"] and signature not in known:

@@ -65,6 +65,24 @@ def require_momenta(base_momentum: float, max_momentum: float) -> None:
         raise ValueError(f"base_momentum must be at most max_momentum={max_momentum}, got {base_momentum}")
 
 
+@dataclass(frozen=True)
+class Compressed:
+    """A policy in fewer steps: the rates and momenta of its first step, of its last, and of evenly spread ones between.
+
+    Raises ValueError for more steps than the policy has.
+    """
+
+    policy: Policy
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        require("total_steps", self.total_steps, whole(1, most=self.policy.total_steps))
+
+    def __call__(self, step: int) -> Hyper:
+        at = clamp_step(step, self.total_steps)
+        return self.policy(round(at * (self.policy.total_steps - 1) / max(1, self.total_steps - 1)))
+
+
 def check_policy(name: str, policy: Any, total_steps: int) -> None:
     """Raise ValueError, naming the policy `name`, unless `policy` is one of `total_steps` steps with usable values.
 

@@ -92,10 +92,15 @@ class Judgement:
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """Rates to try around the verdict, a factor of about 3 apart, or further apart if those were more than 12."""
-        ends = (math.log(self.max_lr.low / 3), math.log(self.max_lr.high * 3))
-        count = min(MOST_RATES, max(3, 1 + round((ends[1] - ends[0]) / math.log(3))))
-        return tuple(float(f"{rate:.2g}") for rate in np.exp(np.linspace(*ends, count)))
+        """Rates to try around the verdict."""
+        return grid_around(self.max_lr.low, self.max_lr.high)
+
+
+def grid_around(low: float, high: float) -> tuple[float, ...]:
+    """Rates from a third of `low` to 3 times `high`, a factor of about 3 apart, or further if those were over 12."""
+    ends = (math.log(low / 3), math.log(high * 3))
+    count = min(MOST_RATES, max(3, 1 + round((ends[1] - ends[0]) / math.log(3))))
+    return tuple(float(f"{rate:.2g}") for rate in np.exp(np.linspace(*ends, count)))
 
 
 @dataclass(frozen=True)

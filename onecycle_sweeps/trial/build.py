@@ -36,6 +36,7 @@ from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.loop import Batches, Learner, Objective
 from onecycle_sweeps.mixing import Mixing
 from onecycle_sweeps.provenance import Code
+from onecycle_sweeps.range_test import probes
 from onecycle_sweeps.samples import SampleFacts
 from onecycle_sweeps.samples.targets import Form
 from onecycle_sweeps.trial.measured import Measured
@@ -79,22 +80,25 @@ def begin(
 
 
 def seeds(config: Config) -> list[int]:
-    """The seeds that the trial trains with: its own, or those of a range test."""
-    return config["range_test"]["seeds"] if config["task"] == "range_test" else [config["seed"]]
+    """The seeds that the trial trains with: its own, or those of a range test; of a probe the first."""
+    if config["task"] == schema.PROBE:
+        return [probes.SEED]
+    return config["range_test"]["seeds"] if config["task"] == schema.RANGE_TEST else [config["seed"]]
 
 
 def choose_max_lr(config: Config, fixed: Resolved, find_rate: Callable[[], float]) -> tuple[float | None, str | None]:
-    """The trial's maximum rate, scaled, and where it comes from; a range test has none.
+    """A training's maximum rate, scaled, and where it comes from; a range test and a probe have none.
 
     A rate that an earlier attempt `fixed` is kept; `find_rate` is called if `max_lr` is auto.
     """
-    if config["task"] == "range_test":
+    if config["task"] != schema.TRAIN:
         return None, None
     if fixed.get("max_lr") is not None:
         return fixed["max_lr"], fixed["max_lr_from"]
     if (rate := schema.max_lr(config)) is not None:
         return rate, "config"
-    return schema.max_lr(config, find_rate()), f"range_test:{config['needs']['range_test']}"
+    word, signature = schema.rate_from(config)
+    return schema.max_lr(config, find_rate()), f"{word.replace(' ', '_')}:{signature}"
 
 
 def choose_device(config: Config, fixed: Resolved) -> str:
@@ -137,10 +141,7 @@ def resolve(
     """
     fixed = fixed or {}
     device, steps_per_epoch = choose_device(config, fixed), schema.steps_per_epoch(config, facts.train)
-    if config["task"] == "range_test":
-        total_steps = config["range_test"]["steps"] * len(config["range_test"]["seeds"])
-    else:
-        total_steps = config["epochs"] * steps_per_epoch
+    total_steps = planned_steps(config, config.get("epochs", 1) * steps_per_epoch)
     precision = choose_precision(device, net) if config["precision"] == "auto" else config["precision"]
     return {
         "max_lr": rate[0],
@@ -162,6 +163,13 @@ def resolve(
             "skipped": facts.skipped,
         },
     }
+
+
+def planned_steps(config: Config, steps: int) -> int:
+    """The most steps that a trial may take, where a training takes so many."""
+    if config["task"] == schema.RANGE_TEST:
+        return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
+    return schema.probe_steps(config, steps) if config["task"] == schema.PROBE else steps
 
 
 def gpu(device: str) -> Resolved:

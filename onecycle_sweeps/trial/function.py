@@ -4,10 +4,11 @@ The function has the loop. Where it takes its next step, `Training` or `RangeTes
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,13 @@ from onecycle_sweeps.config import function_node, nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import StepTaken
 from onecycle_sweeps.measures import LOSS, VAL, Measure
-from onecycle_sweeps.policies import Policy, check_policy
+from onecycle_sweeps.policies import Compressed, Policy, check_policy
 from onecycle_sweeps.provenance import Code
-from onecycle_sweeps.range_test import Descent
+from onecycle_sweeps.range_test import Descent, probes
+from onecycle_sweeps.range_test.probes import Probe
 from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.terminal import in_one_line
-from onecycle_sweeps.trial import build, guards
+from onecycle_sweeps.trial import build, guards, probing
 from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.find_rate import concluded, evaluation_points, ramp_of, written
 from onecycle_sweeps.trial.optimizer import make_optimizer
@@ -39,6 +41,8 @@ from onecycle_sweeps.trial.train import (
 )
 
 log = logging.getLogger("onecycle_sweeps")
+# A rate at which a step changes no weight.
+SMALLEST_RATE = 1e-30
 
 
 def drive(
@@ -48,11 +52,13 @@ def drive(
     rate: tuple[float | None, str | None],
     fixed: Resolved,
     state: State | None,
+    range_test: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Call the function to the end from a checkpoint's state or from the start; returns the trial's result.
 
-    Settings that an earlier attempt `fixed` are kept. Raises ValueError, in one line, for what cannot be a trial,
-    Stopped when the attempt must stop, and what the function raises.
+    Settings that an earlier attempt `fixed` are kept; a probe starts from the result of its `range_test`.
+    Raises ValueError, in one line, for what cannot be a trial, Stopped when the attempt must stop, and what the
+    function raises.
     """
     device, threads = build.choose_device(config, fixed), build.choose_threads(config, fixed)
     build.check_files(attempt.trial, config)
@@ -68,6 +74,10 @@ def drive(
     }
     if config["task"] == schema.RANGE_TEST:
         result = _find_rate(attempt, config, resolved)
+    elif config["task"] == schema.PROBE:
+        trainer = FunctionTrainer(attempt, config, resolved | (fixed if state else {}))
+        result = probing.find_rate(attempt, config, range_test, trainer, state)
+        result["steps_per_epoch"] = trainer.resolved["steps_per_epoch"]
     else:
         result = _train(attempt, config, resolved, fixed, state)
     build.check_files(attempt.trial, config)
@@ -219,6 +229,89 @@ class RangeTest:
             self.evaluations[step] = found
 
 
+class ShortTraining:
+    """A short training's course, for a probe."""
+
+    start, state = 0, None
+
+    def __init__(
+        self, attempt: RunningAttempt, config: Config, probe: Probe, began: Callable[[Any, int, int], None]
+    ) -> None:
+        self.attempt, self.config, self.probe, self._began = attempt, config, probe, began
+        self.taken: list[StepTaken] = []
+        self.losses: list[float] = []
+        self.found: Mapping[str, float] | None = None
+
+    def begin(self, optimizer: Any, steps_per_epoch: int, total_steps: int) -> Policy:
+        """See Course: the whole training's policy in fewer steps."""
+        policy = nodes.policy(self.config, self.probe.rate, steps_per_epoch, total_steps)
+        check_groups(optimizer, policy(0).momentum is not None)
+        self._began(optimizer, steps_per_epoch, total_steps)
+        return Compressed(policy, min(self.probe.steps, total_steps))
+
+    def is_due(self, done: int, loss: Tensor | None) -> bool:
+        """See Course: after the last step."""
+        return self.must_evaluate(done)
+
+    def must_evaluate(self, done: int) -> bool:
+        """See Course."""
+        return done == self.probe.steps
+
+    def take(self, step: StepTaken, found: Mapping[str, float] | None, state: Callable[[], State] | None) -> bool:
+        """See Course: a training that was not at its end is taken again."""
+        del state
+        self.taken.append(step)
+        self.losses.append(float(step.loss))
+        self.found = found or self.found
+        if self.attempt.stopped():
+            raise Stopped("the short training that was not at its end is taken again")
+        return self.has_diverged()
+
+    def has_diverged(self) -> bool:
+        """See Course."""
+        return bool(self.losses) and not math.isfinite(self.losses[-1])
+
+    def evaluate(self, step: int, found: Mapping[str, float]) -> None:
+        """See Course."""
+        if step + 1 == self.probe.steps:
+            self.found = found
+
+
+@dataclass
+class FunctionTrainer:
+    """Takes the short trainings of a probe by calling the function, which compares rates by its headline measure."""
+
+    attempt: RunningAttempt
+    config: Config
+    resolved: Resolved
+    whole: int = 0
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """See Trainer."""
+        return (function_node.measure(self.config),)
+
+    def untrained(self) -> tuple[Mapping[str, float], int]:
+        """See Trainer: a function evaluates only after a step, so that takes one at a rate that changes nothing."""
+        course = self.train(Probe(SMALLEST_RATE, 1, probes.SEED))
+        if course.found is None:
+            raise ValueError(f"the loss of the first step is {course.losses[-1]}")
+        return course.found, self.whole
+
+    def train(self, probe: Probe) -> probing.Course:
+        """See Trainer."""
+        course = ShortTraining(self.attempt, self.config, probe, self._begin)
+        _call(self.attempt, self.config, self.resolved, course, probe.seed)
+        return probing.Course(course.taken, course.losses, None if course.has_diverged() else course.found)
+
+    def _begin(self, optimizer: Any, steps_per_epoch: int, total_steps: int) -> None:
+        self.whole = total_steps
+        planned = build.planned_steps(self.config, total_steps)
+        self.resolved |= {"steps_per_epoch": steps_per_epoch, "total_steps": planned}
+        self.resolved["momentum"] = used(optimizer).momentum
+        self.attempt.trial.write("resolved", self.resolved, attempt=self.attempt.number)
+
+
 def _train(
     attempt: RunningAttempt, config: Config, resolved: Resolved, fixed: Resolved, state: State | None
 ) -> dict[str, Any]:
@@ -279,7 +372,11 @@ def _find_rate(attempt: RunningAttempt, config: Config, resolved: Resolved) -> d
 
 
 def _call(
-    attempt: RunningAttempt, config: Config, resolved: Resolved, course: Training | RangeTest, seed: int
+    attempt: RunningAttempt,
+    config: Config,
+    resolved: Resolved,
+    course: Training | RangeTest | ShortTraining,
+    seed: int,
 ) -> tuple[Run, list[str]]:
     """Call the function once; returns its run when it has taken all its steps, and warnings about its data."""
     nodes.seed_generators(seed)
@@ -303,7 +400,8 @@ def _call(
             if run.raised is not None and run.raised is not error:
                 raise run.raised from error
             # After a divergence a function may fail over weights that are not finite.
-            if run.raised is error or not (isinstance(course, Training) and course.cause):
+            diverged = not isinstance(course, RangeTest) and course.has_diverged()
+            if run.raised is error or not diverged:
                 raise
             log.warning("%s failed after its training had diverged: %s", function_node.name(config), in_one_line(error))
     run.finish()

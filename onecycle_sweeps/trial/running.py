@@ -14,7 +14,7 @@ from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.terminal import in_one_line, with_traceback
-from onecycle_sweeps.trial import build, function
+from onecycle_sweeps.trial import build, function, probing
 from onecycle_sweeps.trial.find_rate import find_rate
 from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, is_complete, train
 from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_owner
@@ -97,10 +97,11 @@ def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State 
 def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
     trial, fixed = attempt.trial, attempt.trial.resolved() or {}
     resumed = bool(fixed) and state is not None
-    rate = build.choose_max_lr(config, fixed, lambda: _rate_found(attempt, config))
+    rate = build.choose_max_lr(config, fixed, lambda: _needed(attempt, config)["metrics"]["suggestion/max_lr"])
+    test = _needed(attempt, config) if config["task"] == schema.PROBE else {}
     if schema.LOOP in config:
         with build.reporting_out_of_memory(f"a training by {function_node.name(config)}"):
-            return function.drive(attempt, config, code, rate, fixed, state if fixed else None)
+            return function.drive(attempt, config, code, rate, fixed, state if fixed else None, test)
     with build.reporting_out_of_memory(f"a training at batch_size={config['batch_size']}"):
         resolved, learner = build.begin(trial, config, rate, fixed, code, resumed=resumed)
         if not resumed:
@@ -111,7 +112,12 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
             resolved = here
             trial.write("resolved", resolved, attempt=attempt.number)
         data = learner.data
-        if config["task"] == "range_test":
+        if config["task"] == schema.PROBE:
+            made = partial(build.make_learner, config, resolved, data)
+            trainer = probing.LoopTrainer(attempt, config, resolved["steps_per_epoch"], learner, made)
+            found = probing.find_rate(attempt, config, test, trainer, state)
+            result = found | {"steps_per_epoch": resolved["steps_per_epoch"]}
+        elif config["task"] == schema.RANGE_TEST:
             # Only one learner at a time uses the device's memory.
             built, learner = [learner], None
             others = (partial(build.make_learner, config, resolved, data, seed) for seed in build.seeds(config)[1:])
@@ -122,18 +128,20 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
     return result
 
 
-def _rate_found(attempt: RunningAttempt, config: Config) -> float:
-    """The rate of the range test that the trial needs, which is run here if it has no result."""
-    test = attempt.trial.sibling(config["needs"]["range_test"])
+def _needed(attempt: RunningAttempt, config: Config) -> dict[str, Any]:
+    """The result of the probe or range test that the trial needs, which is run here if it has none."""
+    word, signature = schema.rate_from(config)
+    assert signature
+    needed = attempt.trial.sibling(signature)
     while True:
         try:
-            return run(test, attempt.stopped, attempt.place)["metrics"]["suggestion/max_lr"]
+            return run(needed, attempt.stopped, attempt.place)
         except Busy:
             if attempt.stopped():
-                raise Stopped("another process runs the range test") from None
+                raise Stopped(f"another process runs the {word}") from None
             time.sleep(WAIT_SECONDS)
         except TrialFailed as error:
-            raise ValueError(f"range test {test.signature}: {error}") from error
+            raise ValueError(f"{word} {signature}: {error}") from error
 
 
 def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[State | None, list[str]]:
@@ -152,7 +160,7 @@ def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[
             return None, [_warned(f"{lost}: the trial starts again from step 0")]
         return None, []
     step, again = state["step"], "the trial starts again from step 0"
-    if "divergence" not in state:
+    if "divergence" not in state and config["task"] != schema.PROBE:
         return None, [_warned(f"{trial.checkpoint} was saved by an earlier version of the program: {again}")]
     if not is_complete(record, state, config["evaluations_per_epoch"]):
         return None, [_warned(f"the journal lacks values before step {step}: {again}")]

@@ -263,6 +263,9 @@ def restore(learner: Learner, state: State) -> TrainingState:
 def is_complete(record: journal.Record, state: State, evaluations_per_epoch: int) -> bool:
     """Whether a record has all steps and evaluations before a checkpoint's state."""
     step = state["step"]
+    if "divergence" not in state:
+        # A probe's trainings are evaluated at their ends only, and the checkpoint has these evaluations.
+        return record.missing(step, set()) is None
     due = journal.evaluation_points(step, state["divergence"]["steps_per_epoch"], evaluations_per_epoch)
     return record.missing(step, due) is None
 

@@ -31,7 +31,7 @@ def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) 
     planned = session.plan(requests)
     entries = sweep.entries(planned)
     whole = replace(session.sweep, id=sweep.identity(entry.signature for entry in entries), trials=entries)
-    trials = {one.signature: one for trial in planned for one in (trial.range_test, trial) if one}
+    trials = {one.signature: one for trial in planned for one in trial.chain}
     statuses = {entry.signature: _status(whole, trials[entry.signature]) for entry in entries}
     todo = [entry for entry in entries if statuses[entry.signature] == WAITING]
     queued = {signature for signature, status in statuses.items() if status in (QUEUED, RUNNING)}

@@ -24,6 +24,7 @@ for _number in (signal.SIGUSR2, signal.SIGTERM):
 from contextlib import ExitStack  # noqa: E402
 
 from onecycle_sweeps import command_line, journal, memory, sweep, tracking  # noqa: E402
+from onecycle_sweeps.config import schema  # noqa: E402
 from onecycle_sweeps.files import Unreadable  # noqa: E402
 from onecycle_sweeps.launching.queue import BUSY  # noqa: E402
 from onecycle_sweeps.launching.slurm import client, jobs, submissions  # noqa: E402
@@ -64,18 +65,18 @@ def main(path: Path) -> int:
 
 
 def _reason_not_to_run(trial: TrialFolder, submission: Submission) -> str | None:
-    """Why another attempt would be useless: the last ones saved nothing, or the trial's range test has failed."""
+    """Why another attempt would be useless: the last ones saved nothing, or what finds its rate has failed."""
     if jobs.is_futile(journal.attempts(trial.journal), submission.since):
         return f"{jobs.MAX_FUTILE_ATTEMPTS} attempts in a row saved no later step: raise hydra.launcher.timeout_min"
     try:
-        needs = trial.config()["needs"]["range_test"]
+        word, needs = schema.rate_from(trial.config())
     except Unreadable as error:
         return str(error)
     if needs is None or (test := trial.sibling(needs)).state().has_result:
         return None
     last = next(reversed(journal.attempts(test.journal)), None)
     failed = last is not None and last.end == FAILED and last.time >= submission.since
-    return f"range test {needs}: {last.cause}" if failed and last else None
+    return f"{word} {needs}: {last.cause}" if failed and last else None
 
 
 def place() -> dict[str, str]:

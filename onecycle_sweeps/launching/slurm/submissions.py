@@ -15,7 +15,7 @@ from onecycle_sweeps import files
 from onecycle_sweeps.files import Damaged, Unreadable, read_json, write_json
 from onecycle_sweeps.launching.slurm import options
 from onecycle_sweeps.launching.slurm.options import Settings
-from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Entry, Sweep
 
 # So long after the record was written, the sbatch of a launching process that died may still be running.
 IN_FLIGHT_SECONDS = 30.0
@@ -42,25 +42,24 @@ def job_arrays(
 ) -> list[JobArray]:
     """The arrays for a sweep's unfinished trials, in the order of submission; `queued` trials have a job already.
 
-    Range tests come first, then for each of them the trainings that wait for it, then all other trainings, and with
-    `report` a job that writes the report. No array has more than `largest` elements.
+    Range tests come first, then probes, then trainings: of each kind first those that wait for another trial, together
+    with the others that wait for the same one. With `report` a job that writes the report is the last. No array has
+    more than `largest` elements.
     """
     todo = [entry for entry in trials if entry.signature not in queued]
-    tests = [entry for entry in todo if entry.kind == RANGE_TEST]
-    without_result = {*queued, *(test.signature for test in tests)}
-    trainings = [entry for entry in todo if entry.kind != RANGE_TEST]
-    waiting: dict[str, list[Entry]] = {}
-    ready: list[Entry] = []
-    for entry in trainings:
-        if entry.needs and entry.needs in without_result:
-            waiting.setdefault(entry.needs, []).append(entry)
-        else:
-            ready.append(entry)
-    arrays = [
-        *in_parts(tests, settings, largest),
-        *(part for test, group in waiting.items() for part in in_parts(group, settings, largest, (test,))),
-        *in_parts(ready, settings, largest),
-    ]
+    without_result = {*queued, *(entry.signature for entry in todo)}
+    arrays: list[JobArray] = []
+    for kind in (RANGE_TEST, PROBE, TRAIN):
+        waiting: dict[str, list[Entry]] = {}
+        ready: list[Entry] = []
+        for entry in (one for one in todo if one.kind == kind):
+            if entry.needs and entry.needs in without_result:
+                waiting.setdefault(entry.needs, []).append(entry)
+            else:
+                ready.append(entry)
+        for needed, group in waiting.items():
+            arrays += in_parts(group, settings, largest, (needed,))
+        arrays += in_parts(ready, settings, largest)
     if todo and report:
         arrays.append(JobArray((), options.light(settings), tuple(entry.signature for entry in trials)))
     return arrays

@@ -1,0 +1,140 @@
+"""From a range test to the rate of a policy: short trainings by that policy at rates around the range test's.
+
+A range test mixes rate and time and knows nothing of the policy; a short training has the policy, but fewer steps than
+the training that the rate is for. They err in different ways, so a rate on which both agree can be relied on
+(docs/range_test.md has the evidence).
+"""
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from onecycle_sweeps.range_test.verdict import Reading, grid_around
+
+# The seed of the first trainings, and the next one that of the last; no one's own trainings have them by accident.
+SEED = 1_000_003
+# Steps of the shortest training that tells rates apart, and of all trainings as a multiple of the longest one's.
+FEWEST, COST = 20, 6
+# The rates of the first trainings, of half the length, as powers of 2 times the range test's rate.
+FIRST = (1, -1, -3, -5)
+# The rates that the range test and the trainings found may differ by this factor.
+AGREEING = 2.5
+# The share of the way from the untrained net's score to the best one's within which two scores are as good as equal.
+ALIKE = 0.01
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A short training that is asked for: its peak rate, its number of steps, and its seed."""
+
+    rate: float
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A short training that was taken, and its score on val: less is better, and it is infinite if it diverged.
+
+    `taken` is how many steps it had taken by then.
+    """
+
+    rate: float
+    steps: int
+    seed: int
+    score: float
+    taken: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rate for a policy; `doubts` are the reasons why it is ambiguous, and empty if it is confident.
+
+    max_lr: with the rates between which the short trainings' score is as good as equal.
+    from_range_test: the rate that the range test found.
+    """
+
+    max_lr: Reading
+    from_range_test: float
+    probed: tuple[Probed, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def word(self) -> str:
+        """confident or ambiguous."""
+        return "ambiguous" if self.doubts else "confident"
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """Rates to train at where the verdict is ambiguous."""
+        return grid_around(self.max_lr.low, self.max_lr.high)
+
+
+def length(budget: int, steps: int) -> int | None:
+    """The steps of the longest short training within a budget, for trainings of so many steps; None if too few."""
+    longest = min(budget // COST, steps)
+    return longest if longest >= 2 * FEWEST else None
+
+
+def search(
+    start: Reading, steps: int, budget: int, untrained: float, doubts: Sequence[str]
+) -> Generator[Probe, Probed, Found]:
+    """Ask for short trainings, each with the result of the one before, and return what they found.
+
+    `start` is what the range test found for trainings of `steps` steps, with its `doubts`; it is returned as it is if
+    the `budget`, in steps, is too small. `untrained` is the score of the untrained net.
+    """
+    longest = length(budget, steps)
+    if longest is None:
+        return Found(start, start.rate, (), tuple(doubts))
+    probed: list[Probed] = []
+    for power in FIRST:
+        probed.append((yield Probe(start.rate * 2.0**power, longest // 2, SEED)))
+    best = min(range(len(FIRST)), key=lambda at: probed[at].score)
+    last: dict[int, Probed] = {}
+    for power in (FIRST[best], FIRST[best] - 1, FIRST[best] + 1):
+        last[power] = yield Probe(start.rate * 2.0**power, longest, SEED + 1)
+    middle = min(last, key=lambda power: last[power].score)
+    if middle in (min(last), max(last)):
+        beyond = middle + (1 if middle == max(last) else -1)
+        last[beyond] = yield Probe(start.rate * 2.0**beyond, longest, SEED + 1)
+    return _found(start, [*probed, *last.values()], {power: one.score for power, one in last.items()}, untrained)
+
+
+def _found(start: Reading, probed: Sequence[Probed], scores: dict[int, float], untrained: float) -> Found:
+    best = min(scores, key=lambda power: scores[power])
+    way = untrained - scores[best]
+    if not (math.isfinite(scores[best]) and way > 0):
+        doubt = "no short training came to a better score than the untrained net"
+        return Found(start, start.rate, tuple(probed), (doubt,))
+    doubts: list[str] = []
+    if best in (min(scores), max(scores)):
+        side = "lowest" if best == min(scores) else "highest"
+        doubts.append(f"the {side} rate of the short trainings, {start.rate * 2.0**best:.2g}, was the best")
+    power, below, above = vertex(best, scores, ALIKE * way)
+    reading = Reading(*(start.rate * 2.0**one for one in (power, power - below, power + above)))
+    factor = max(reading.rate / start.rate, start.rate / reading.rate)
+    if factor > AGREEING:
+        doubts.append(
+            f"the range test found {start.rate:.2g} and short trainings {reading.rate:.2g}, a factor of {factor:.1f}"
+        )
+    elif not doubts:
+        # Of two readings that err in different ways.
+        rate = math.sqrt(reading.rate * start.rate)
+        reading = Reading(rate, min(rate, reading.low), max(rate, reading.high))
+    return Found(reading, start.rate, tuple(probed), tuple(doubts))
+
+
+def vertex(best: int, scores: dict[int, float], alike: float) -> tuple[float, float, float]:
+    """The power at which a parabola through the best score and its neighbours is lowest, and how far it is alike.
+
+    The other two numbers are the distances below and above it, at most 1, within which it rises by less than `alike`.
+    """
+    middle = scores[best]
+    left, right = (min(scores.get(best + side, math.inf), middle + 1e3 * alike) for side in (-1, 1))
+    curvature = left + right - 2 * middle
+    if curvature <= 0:
+        return float(best), 1.0, 1.0
+    at = (left - right) / (2 * curvature)
+    width = min(1.0, math.sqrt(2 * alike / curvature))
+    return best + at, width, width

@@ -1,0 +1,188 @@
+"""Runs a probe: short trainings by the trial's policy at several rates, one after the other on one axis of steps."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+
+from onecycle_sweeps import checkpoint, files
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import Config
+from onecycle_sweeps.loop import Learner, StepTaken, evaluate, evaluated, steps
+from onecycle_sweeps.measures import LOSS, Measure, recorded
+from onecycle_sweeps.policies import Compressed, Policy
+from onecycle_sweeps.range_test import Reading, probes
+from onecycle_sweeps.range_test.probes import Found, Probe, Probed
+from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, columns
+
+log = logging.getLogger("onecycle_sweeps")
+# The losses of so many steps are read from the device at once.
+BLOCK = 20
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a short training came to: its steps, their losses, and the evaluation after them, None if it diverged."""
+
+    taken: Sequence[StepTaken]
+    losses: Sequence[float]
+    found: Mapping[str, float] | None
+
+
+class Trainer(Protocol):
+    """Takes short trainings, in our own loop or in a user's function; each is one by a `policy` at a rate."""
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """What an evaluation records; rates are compared by the last one."""
+        ...
+
+    def untrained(self) -> tuple[Mapping[str, float], int]:
+        """The evaluation of an untrained net, and the number of steps of a whole training."""
+        ...
+
+    def train(self, probe: Probe) -> Course:
+        """Take a short training; raises Stopped if the attempt must stop."""
+        ...
+
+
+def find_rate(
+    attempt: RunningAttempt,
+    config: Config,
+    range_test: Mapping[str, Any],
+    trainer: Trainer,
+    state: State | None,
+) -> dict[str, Any]:
+    """Take short trainings until a rate for whole ones is found, near what the range test with this result found.
+
+    `state`, of a checkpoint, has the trainings of earlier attempts. Returns the trial's result.
+    """
+    began, before = time.monotonic(), state["seconds"] if state else 0.0
+    known = [Probed(**one) for one in state["probed"]] if state else []
+    judged = trainer.measures[-1]
+    if state:
+        untrained, whole = state["untrained"], state["whole"]
+    else:
+        found_first, whole = trainer.untrained()
+        untrained = _score(judged, found_first)
+    probed: list[Probed] = []
+
+    def take(asked: Probe) -> Probed:
+        if len(probed) < len(known):
+            probed.append(known[len(probed)])
+            return probed[-1]
+        course = trainer.train(asked)
+        score = math.inf if course.found is None else _score(judged, course.found)
+        taken_before = sum(one.taken for one in probed)
+        probed.append(Probed(asked.rate, asked.steps, asked.seed, score, len(course.losses)))
+        _record(attempt, trainer.measures, taken_before, course)
+        _save(attempt, probed, {"untrained": untrained, "whole": whole, "seconds": before + time.monotonic() - began})
+        log.info("%d steps at max_lr=%.4g with seed %d: %s", asked.steps, asked.rate, asked.seed, course.found)
+        return probed[-1]
+
+    rates = range_test["metrics"]
+    search = probes.search(
+        Reading(*(rates[f"suggestion/max_lr{end}"] for end in ("", "_low", "_high"))),
+        whole,
+        schema.probe_steps(config, whole),
+        untrained,
+        range_test["verdict"]["doubts"],
+    )
+    found = answered(search, take)
+    grid = ",".join(f"{rate:g}" for rate in found.grid)
+    ends = {"max_lr": found.max_lr.rate, "max_lr_low": found.max_lr.low, "max_lr_high": found.max_lr.high}
+    return {
+        "status": "finished",
+        "cause": None,
+        "metrics": {f"suggestion/{name}": rate for name, rate in ends.items()}
+        | {"seconds": before + time.monotonic() - began},
+        "verdict": {"word": found.word, **asdict(found), "grid": found.grid, "measure": asdict(judged)},
+        "steps": sum(one.taken for one in probed),
+        "warnings": [f"the verdict is ambiguous: {doubt}; or try the grid max_lr={grid}" for doubt in found.doubts],
+    }
+
+
+def answered(search: Generator[Probe, Probed, Found], take: Callable[[Probe], Probed]) -> Found:
+    """What the search finds when each of its probes is taken."""
+    try:
+        asked = next(search)
+        while True:
+            asked = search.send(take(asked))
+    except StopIteration as end:
+        return end.value
+
+
+@dataclass(frozen=True)
+class LoopTrainer:
+    """Takes short trainings in our own loop; `first` is an untrained learner, `make_learner` makes that for a seed.
+
+    It compares rates by the loss on val, in which a few steps show before they do in other measures.
+    """
+
+    attempt: RunningAttempt
+    config: Config
+    steps_per_epoch: int
+    first: Learner
+    make_learner: Callable[[int], Learner]
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """See Trainer."""
+        return (*(one for one in recorded(self.first.objective.measures) if one != LOSS), LOSS)
+
+    def untrained(self) -> tuple[Mapping[str, float], int]:
+        """See Trainer."""
+        return self._evaluate(self.first), self.config["epochs"] * self.steps_per_epoch
+
+    def train(self, probe: Probe) -> Course:
+        """See Trainer."""
+        learner = self.make_learner(probe.seed)
+        policy = Compressed(nodes.policy(self.config, probe.rate, self.steps_per_epoch), probe.steps)
+        taken, losses = _take_steps(self.attempt, learner, policy)
+        return Course(taken, losses, self._evaluate(learner) if math.isfinite(losses[-1]) else None)
+
+    def _evaluate(self, learner: Learner) -> Mapping[str, float]:
+        with evaluated(learner, recalibrate=self.config["bn_recalibrate"]) as shown:
+            return evaluate(shown, "val")
+
+
+def _take_steps(attempt: RunningAttempt, learner: Learner, policy: Policy) -> tuple[list[StepTaken], list[float]]:
+    """The steps up to the end or to a loss that is not finite, which is the last one."""
+    taken: list[StepTaken] = []
+    losses: list[float] = []
+    for step in steps(learner, policy):
+        taken.append(step)
+        if len(taken) % BLOCK == 0 or len(taken) == policy.total_steps:
+            losses += torch.stack([one.loss for one in taken[len(losses) :]]).tolist()
+            if bad := [at for at, loss in enumerate(losses) if not math.isfinite(loss)]:
+                return taken[: bad[0] + 1], losses[: bad[0] + 1]
+        if attempt.stopped():
+            raise Stopped("the short training that was not at its end is taken again")
+    return taken, losses
+
+
+def _record(attempt: RunningAttempt, measures: Sequence[Measure], offset: int, course: Course) -> None:
+    """Write a training to the journal from step `offset` on."""
+    attempt.journal.append(offset, columns(list(course.taken), list(course.losses)))
+    if found := course.found:
+        last = offset + len(course.losses) - 1
+        attempt.journal.append(last, {one.val: [found[one.name]] for one in measures if one.name in found})
+
+
+def _save(attempt: RunningAttempt, probed: Sequence[Probed], rest: State) -> None:
+    """Make the trainings that were taken durable, with the rest of the state."""
+    attempt.journal.sync()
+    step = sum(one.taken for one in probed)
+    kept = {"step": step, "probed": [asdict(one) for one in probed], **rest}
+    attempt.trial.put("checkpoint.pt", checkpoint.packed(files.with_format(kept)), attempt.number)
+    attempt.journal.saved(step)
+
+
+def _score(measure: Measure, found: Mapping[str, float]) -> float:
+    """The measure so that less is better."""
+    value = found[measure.name]
+    return value if measure.goal == "min" else -value
