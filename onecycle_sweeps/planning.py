@@ -60,7 +60,7 @@ class Trial:
     """A request that was checked, with its signature: its config needs no further check.
 
     `config` has under `needs` the data, the range test and the probe that the trial reads. `rate_from` is the trial
-    that finds the rate of one with `max_lr: auto`: a probe, whose own is the range test that it starts from, or that one.
+    that finds the rate of one with `max_lr: auto`: a probe, whose own is a range test, or a range test.
     """
 
     signature: str

@@ -52,7 +52,7 @@ def planned(runs_dir: Path, *overrides: str) -> Trial:
 def made(runs_dir: Path, *overrides: str) -> TrialFolder:
     """A trial's folder as a command makes it before anything runs, and that of the range test it needs."""
     asked = planned(runs_dir, *overrides)
-    for one in (asked.range_test, asked):
+    for one in (asked.rate_from, asked):
         if one:
             TrialFolder(runs_dir / one.signature).create(one.config)
     return TrialFolder(runs_dir / asked.signature)

@@ -198,10 +198,10 @@ RANGE = (*LOOP, "loop._target_=own_loops.blobs", "range_test.start_lr=1e-4", "ra
 def test_a_range_test_finds_its_rate_and_all_policies_share_it(runs_dir: Path):
     overrides = (*RANGE, "epochs=4", "policy=constant")
     one, other = planned(runs_dir, *overrides), planned(runs_dir, *overrides, "policy=step", "seed=1", "epochs=3")
-    assert one.range_test is not None and other.range_test is not None
-    assert one.range_test.signature == other.range_test.signature
+    assert one.rate_from is not None and other.rate_from is not None
+    assert one.rate_from.signature == other.rate_from.signature
     folder, _ = run(runs_dir, *overrides)
-    test = TrialFolder(runs_dir / one.range_test.signature)
+    test = TrialFolder(runs_dir / one.rate_from.signature)
     rates, losses = (series(test, name)[1] for name in (journal.LR, journal.TRAIN_LOSS))
     # It ended early, where its loss had diverged.
     assert rates[0] == 1e-4 and rates == sorted(rates) and len(rates) < 200

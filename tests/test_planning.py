@@ -21,7 +21,7 @@ from pathlib import Path
 from onecycle_sweeps.planning import Planner, Request
 config = json.loads(sys.stdin.read())
 trial = Planner(Path(config["runs_dir"])).plan(Request(config))
-print(trial.signature, trial.range_test.signature, "torch" in sys.modules)
+print(trial.signature, trial.rate_from.signature, "torch" in sys.modules)
 """
 
 
@@ -30,7 +30,7 @@ def signature(runs_dir: Path, *overrides: str) -> str:
 
 
 def range_test(runs_dir: Path, *overrides: str) -> str:
-    test = planned(runs_dir, *overrides).range_test
+    test = planned(runs_dir, *overrides).rate_from
     assert test is not None
     return test.signature
 
@@ -100,7 +100,7 @@ def test_the_runs_dir_has_no_part_in_the_signature(runs_dir: Path, tmp_path: Pat
 )
 def test_one_range_test_serves_all_policies_seeds_lengths_and_scales(runs_dir: Path, override: str):
     trial = planned(runs_dir, override)
-    found = trial.range_test.signature if trial.range_test else trial.signature
+    found = trial.rate_from.signature if trial.rate_from else trial.signature
     assert found == range_test(runs_dir)
 
 
@@ -124,8 +124,8 @@ def test_what_can_move_the_rate_has_a_range_test_and_a_training_of_its_own(runs_
 
 
 def test_a_training_at_a_rate_needs_no_range_test(runs_dir: Path):
-    assert planned(runs_dir, *AT_A_RATE).range_test is None
-    assert planned(runs_dir, "policy.max_lr=0.1").range_test is None
+    assert planned(runs_dir, *AT_A_RATE).rate_from is None
+    assert planned(runs_dir, "policy.max_lr=0.1").rate_from is None
 
 
 def test_a_policys_own_max_lr_overrides_the_common_one(runs_dir: Path):
@@ -138,7 +138,7 @@ def test_a_policys_own_max_lr_overrides_the_common_one(runs_dir: Path):
 def test_a_signature_is_the_same_in_every_process_and_plans_without_torch(runs_dir: Path):
     asked = request(runs_dir, "policy=clr", "seed=5")
     trial = Planner(runs_dir).plan(asked)
-    assert trial.range_test is not None
+    assert trial.rate_from is not None
     found = set()
     for hash_seed in ("1", "2"):
         done = subprocess.run(
@@ -150,7 +150,7 @@ def test_a_signature_is_the_same_in_every_process_and_plans_without_torch(runs_d
             check=True,
         )
         found.add(done.stdout.strip())
-    assert found == {f"{trial.signature} {trial.range_test.signature} False"}
+    assert found == {f"{trial.signature} {trial.rate_from.signature} False"}
 
 
 def test_data_that_moved_is_the_same_data(runs_dir: Path, mnist: Path):
@@ -193,11 +193,11 @@ def test_a_data_set_is_read_once_for_all_requests(runs_dir: Path, mnist: Path):
 
 def test_a_folder_holds_the_config_as_asked_with_what_the_trial_needs(runs_dir: Path):
     trial, folder = planned(runs_dir, "seed=3"), made(runs_dir, "seed=3")
-    assert trial.range_test is not None
+    assert trial.rate_from is not None
     config = folder.config()
     needs = config.pop("needs")
     assert config == request(runs_dir, "seed=3").config
-    assert needs["range_test"] == trial.range_test.signature
+    assert needs["range_test"] == trial.rate_from.signature
     assert (runs_dir / "data" / needs["data"]).is_dir()
 
 

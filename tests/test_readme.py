@@ -105,7 +105,7 @@ def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, runs_dir:
     for job in jobs(command):
         planned(runs_dir, *job)
     last = planned(runs_dir, *jobs(command)[-1], "epochs=1", *tiny)
-    for one in filter(None, (last.range_test, last)):
+    for one in filter(None, (last.rate_from, last)):
         folder = TrialFolder(runs_dir / one.signature)
         folder.create(one.config)
         trial.run(folder)

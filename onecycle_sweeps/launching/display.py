@@ -14,7 +14,7 @@ from rich.text import Text
 from onecycle_sweeps import journal
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.launching.queue import Event
-from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
+from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.terminal import wants_tracebacks
 from onecycle_sweeps.trial_folder import ENDED, FAILED, RUNNING, TrialFolder
 
@@ -118,7 +118,7 @@ def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -
     headline = trial.headline()
     if headline.final_val in metrics:
         facts.append(f"val {headline.name} {headline.text(metrics[headline.final_val])}")
-    if entry.kind == RANGE_TEST and "suggestion/max_lr" in metrics:
+    if "suggestion/max_lr" in metrics:
         facts.append(f"max_lr {metrics['suggestion/max_lr']:.3g}")
     if "seconds" in metrics:
         facts.append(f"{metrics['seconds']:.1f} s")

@@ -18,11 +18,12 @@ from onecycle_sweeps import datasets
 from onecycle_sweeps.config import function_node, nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.files import Unreadable
-from onecycle_sweeps.sweep import RANGE_TEST
 from onecycle_sweeps.trial_folder import TrialFolder
 
 # So many steps are timed after some that are not, because the first steps take longer.
 TIMED_STEPS, WARM_UP_STEPS = 20, 5
+# A probe evaluates the untrained net, and after each of its trainings.
+MOST_PROBED = 9
 # A batch of an evaluation takes this share of a step's time, since it has no backward pass.
 FORWARD_SHARE = 1 / 3
 ONCE_FINISHED = "once a training has finished in this runs_dir, there is an estimate"
@@ -55,14 +56,18 @@ def hours(configs: Sequence[Config], runs_dir: Path, device: str) -> tuple[list[
 
 def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
     """The steps of a trial. A pace that was timed here is without evaluations, so these are added as steps."""
-    if config["task"] == RANGE_TEST:
+    if config["task"] == schema.RANGE_TEST:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     if schema.LOOP in config:
         return _steps_of_function(config, runs_dir)
     cache = runs_dir / "data" / config["needs"]["data"]
     with nodes.environment(config):
         facts = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
-    evaluations = config["evaluations_per_epoch"] * facts.val / config["batch_size"] * FORWARD_SHARE
+    evaluation = facts.val / config["batch_size"] * FORWARD_SHARE
+    if config["task"] == schema.PROBE:
+        budget = schema.probe_steps(config, config["epochs"] * schema.steps_per_epoch(config, facts.train))
+        return budget + (MOST_PROBED * evaluation if timed else 0)
+    evaluations = config["evaluations_per_epoch"] * evaluation
     return config["epochs"] * (schema.steps_per_epoch(config, facts.train) + (evaluations if timed else 0))
 
 

@@ -12,7 +12,7 @@ from onecycle_sweeps.report.groups import Group, by_group, group_name, measures_
 from onecycle_sweeps.report.reproduction import PublishedRow, compare_published, published_notes
 from onecycle_sweeps.report.stability import StabilityMap, stability_lines, stability_maps
 from onecycle_sweeps.report.statistics import Spread, spread
-from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Sweep
+from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, FAILED, FINISHED, LOST
 
 
@@ -57,6 +57,7 @@ class Comparison:
     rows: tuple[Row, ...]
     claims: Claims
     range_tests: tuple[Outcome, ...]
+    probes: tuple[Outcome, ...]
     targets: tuple[float, ...]
     failures: tuple[tuple[str, str], ...]
     diverged: tuple[tuple[str, str], ...]
@@ -70,6 +71,11 @@ class Comparison:
     def headline(self) -> Measure:
         """The measure that trials are compared by."""
         return self.measures[0]
+
+    @property
+    def trainings(self) -> tuple[Outcome, ...]:
+        """The outcomes of trainings, which are what is compared."""
+        return tuple(outcome for outcome in self.outcomes if outcome.entry.kind == TRAIN)
 
     @property
     def answer(self) -> str:
@@ -99,6 +105,7 @@ def compare(sweep: Sweep) -> Comparison:
         rows=tuple(rows),
         claims=claims,
         range_tests=tuple(o for o in outcomes if o.entry.kind == RANGE_TEST),
+        probes=tuple(o for o in outcomes if o.entry.kind == PROBE),
         targets=tuple(sorted({t for o in outcomes if (t := o.entry.target) is not None})),
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),

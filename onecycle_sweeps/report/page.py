@@ -21,7 +21,7 @@ from markupsafe import Markup
 from onecycle_sweeps import files
 from onecycle_sweeps.measures import recorded
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.report import canvas, range_tests, stability, standings, tables
+from onecycle_sweeps.report import canvas, range_tests, short_trainings, stability, standings, tables
 from onecycle_sweeps.report import groups as groups_of
 from onecycle_sweeps.report.canvas import Plot
 from onecycle_sweeps.report.comparison import Comparison
@@ -29,7 +29,7 @@ from onecycle_sweeps.report.figures import ShownGroups
 from onecycle_sweeps.report.groups import by_group, few
 from onecycle_sweeps.report.stability import Quantity, StabilityMap
 from onecycle_sweeps.report.standings import Standing
-from onecycle_sweeps.sweep import RANGE_TEST, TRAIN
+from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN
 from onecycle_sweeps.trial_folder import DIVERGED, FAILED, LOST
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def write_page(
             course_files=[f"{course.name}.{form}" for course in courses for form in ("png", "svg")],
             as_planned=_as_planned(groups),
             range_summary=range_tests.summary(comparison.range_tests) if many_tests else None,
+            probe_lines=list(short_trainings.lines(comparison.probes, comparison.trainings)),
             range_panels=[(test, range_tests.panels_of(test, f"range-{i}")) for i, test in enumerate(tests)],
             troubles=troubles,
             warnings=warnings,
@@ -163,8 +164,13 @@ def rate_lines(comparison: Comparison) -> Iterator[str]:
     if not found:
         return
     rates = {rate for family in found for o in family.members if (rate := o.max_lr) is not None}
-    tested = [text for test in comparison.range_tests if (text := range_tests.verdict(test))]
-    suggests = f" The range test suggests {tested[0]}." if len(tested) == 1 else ""
+    sources, words = comparison.range_tests, "the range test"
+    if comparison.probes:
+        sources, words = comparison.probes, "short trainings"
+    tested = [text for one in sources if (text := range_tests.verdict(one))]
+    suggests = (
+        f" {words.capitalize()} suggest{'s' * (words != 'short trainings')} {tested[0]}." if len(tested) == 1 else ""
+    )
     tried = max(family.tried for family in found)
     if tried > 1:
         setting = found[0].setting
@@ -179,10 +185,13 @@ def rate_lines(comparison: Comparison) -> Iterator[str]:
         rate = f"{rates.pop():.3g}"
         is_tested = all(family.members[0].entry.needs for family in found) and len(tested) == 1
         how_sure = tested[0].partition(", ")[2] if is_tested else ""
-        source = f", from the range test{f' ({how_sure})' if how_sure else ''}" if is_tested else ""
+        source = f", from {words}{f' ({how_sure})' if how_sure else ''}" if is_tested else ""
         yield f"{'All' if len(found) > 1 else 'Trained'} at max_lr={rate}{source}."
     elif rates:
-        source = ", each from a range test" if all(family.members[0].entry.needs for family in found) else ""
+        each = "short trainings" if comparison.probes else "a range test"
+        unsure = sum(text.endswith("ambiguous") for text in tested)
+        note = f" ({unsure} of {len(tested)} ambiguous)" if unsure else ""
+        source = f", each from {each}{note}" if all(family.members[0].entry.needs for family in found) else ""
         best = tables.rate_range([o.max_lr for o in found[0].members if o.max_lr is not None])
         yield f"The best at max_lr={best}; all from {min(rates):.3g} to {max(rates):.3g}{source}."
 
@@ -285,8 +294,9 @@ def _varies(outcomes: Sequence[Outcome]) -> list[str]:
 def _counted(outcomes: Sequence[Outcome]) -> str:
     """How many trials there are of each kind, and of each status."""
     kinds = Counter(outcome.entry.kind for outcome in outcomes)
-    words = {TRAIN: "training", RANGE_TEST: "range test"}
-    trials = " and ".join(f"{kinds[k]} {word}{'s' * (kinds[k] != 1)}" for k, word in words.items() if kinds[k])
+    words = {TRAIN: "training", PROBE: "probe", RANGE_TEST: "range test"}
+    listed = [f"{kinds[k]} {word}{'s' * (kinds[k] != 1)}" for k, word in words.items() if kinds[k]]
+    trials = " and ".join([", ".join(listed[:-1]), listed[-1]] if len(listed) > 1 else listed)
     statuses = Counter(outcome.status for outcome in outcomes).most_common()
     return f"{trials}: {', '.join(f'{count} {status}' for status, count in statuses)}" if trials else "none"
 

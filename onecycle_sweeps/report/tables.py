@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.outcome import Outcome, look
-from onecycle_sweeps.report import range_tests
+from onecycle_sweeps.report import range_tests, short_trainings
 from onecycle_sweeps.report.claims import target_words
 from onecycle_sweeps.report.comparison import Comparison, Row
 from onecycle_sweeps.report.groups import by_group, ran_alike, score
@@ -157,6 +157,7 @@ def remarks(comparison: Comparison) -> list[str]:
         *(claim.sentence for claim in claims.claims),
         *claims.flags,
         *(range_tests.line(test) for test in comparison.range_tests),
+        *short_trainings.lines(comparison.probes, comparison.trainings),
         *comparison.stability,
         *comparison.notes,
         *(row.line for row in comparison.published),

@@ -25,7 +25,7 @@ BLOCK = 20
 
 
 @dataclass(frozen=True)
-class Course:
+class Taken:
     """What a short training came to: its steps, their losses, and the evaluation after them, None if it diverged."""
 
     taken: Sequence[StepTaken]
@@ -45,7 +45,7 @@ class Trainer(Protocol):
         """The evaluation of an untrained net, and the number of steps of a whole training."""
         ...
 
-    def train(self, probe: Probe) -> Course:
+    def train(self, probe: Probe) -> Taken:
         """Take a short training; raises Stopped if the attempt must stop."""
         ...
 
@@ -94,13 +94,22 @@ def find_rate(
     )
     found = answered(search, take)
     grid = ",".join(f"{rate:g}" for rate in found.grid)
+    # JSON has no infinity.
+    scored = [asdict(one) | {"score": one.score if math.isfinite(one.score) else None} for one in found.probed]
     ends = {"max_lr": found.max_lr.rate, "max_lr_low": found.max_lr.low, "max_lr_high": found.max_lr.high}
     return {
         "status": "finished",
         "cause": None,
         "metrics": {f"suggestion/{name}": rate for name, rate in ends.items()}
         | {"seconds": before + time.monotonic() - began},
-        "verdict": {"word": found.word, **asdict(found), "grid": found.grid, "measure": asdict(judged)},
+        "verdict": {
+            "word": found.word,
+            **asdict(found),
+            "probed": scored,
+            "grid": found.grid,
+            "measure": asdict(judged),
+            "untrained": untrained,
+        },
         "steps": sum(one.taken for one in probed),
         "warnings": [f"the verdict is ambiguous: {doubt}; or try the grid max_lr={grid}" for doubt in found.doubts],
     }
@@ -138,12 +147,12 @@ class LoopTrainer:
         """See Trainer."""
         return self._evaluate(self.first), self.config["epochs"] * self.steps_per_epoch
 
-    def train(self, probe: Probe) -> Course:
+    def train(self, probe: Probe) -> Taken:
         """See Trainer."""
         learner = self.make_learner(probe.seed)
         policy = Compressed(nodes.policy(self.config, probe.rate, self.steps_per_epoch), probe.steps)
         taken, losses = _take_steps(self.attempt, learner, policy)
-        return Course(taken, losses, self._evaluate(learner) if math.isfinite(losses[-1]) else None)
+        return Taken(taken, losses, self._evaluate(learner) if math.isfinite(losses[-1]) else None)
 
     def _evaluate(self, learner: Learner) -> Mapping[str, float]:
         with evaluated(learner, recalibrate=self.config["bn_recalibrate"]) as shown:
@@ -165,7 +174,7 @@ def _take_steps(attempt: RunningAttempt, learner: Learner, policy: Policy) -> tu
     return taken, losses
 
 
-def _record(attempt: RunningAttempt, measures: Sequence[Measure], offset: int, course: Course) -> None:
+def _record(attempt: RunningAttempt, measures: Sequence[Measure], offset: int, course: Taken) -> None:
     """Write a training to the journal from step `offset` on."""
     attempt.journal.append(offset, columns(list(course.taken), list(course.losses)))
     if found := course.found:

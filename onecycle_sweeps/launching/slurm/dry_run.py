@@ -1,7 +1,7 @@
 """A dry run: prints the trials of a sweep, the sbatch file of each job array, and an estimate of the time they take."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.launching.slurm.submissions import JobArray
 from onecycle_sweeps.planning import Request, Trial
-from onecycle_sweeps.sweep import RANGE_TEST, Sweep
+from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Sweep
 from onecycle_sweeps.terminal import say
 from onecycle_sweeps.trial_folder import QUEUED, RUNNING, WAITING
 
@@ -43,12 +43,12 @@ def show(requests: Sequence[Request], settings: Settings, preflight: Preflight) 
         shown = f"already {status}" if entry.signature in queued else status
         say(f"  {shown:<16}{entry.signature}  {entry.name(whole.trial(entry.signature).max_lr())}")
     unfinished = [entry for entry in entries if entry in todo or entry.signature in queued]
-    tests = {entry.signature for entry in entries if entry.kind == RANGE_TEST}
+    kinds = {entry.signature: entry.kind for entry in entries}
     ids = {job.trial.signature: job.id for job in jobs.open_jobs(whole)}
     arrays = submissions.job_arrays(unfinished, queued, settings, _largest_array(), report=True)
     for number, array in enumerate(arrays, 1):
         text = sbatch.text(whole, array, f"onecycle-{whole.id}-{number}", submissions.dependencies(array.after, ids))
-        say(f"\n--- {_heading(array, tests)}\n{text.rstrip()}")
+        say(f"\n--- {_heading(array, kinds)}\n{text.rstrip()}")
         # In place of the number, which only a submission gives.
         ids |= array.ids(f"ARRAY{number}")
     say(f"\nestimate: {_estimate(whole.runs_dir, [trials[entry.signature] for entry in todo], settings)}")
@@ -64,10 +64,10 @@ def _status(whole: Sweep, trial: Trial) -> str:
     return status if status in (QUEUED, RUNNING) else WAITING
 
 
-def _heading(array: JobArray, tests: Collection[str]) -> str:
+def _heading(array: JobArray, kinds: Mapping[str, str]) -> str:
     if not array.trials:
         return "the report, after all trials"
-    kind = "range test" if array.trials[0] in tests else "training"
+    kind = {TRAIN: "training", RANGE_TEST: "range test", PROBE: "probe"}[kinds[array.trials[0]]]
     return f"array of {len(array.trials)} {kind}{'s' if len(array.trials) > 1 else ''}"
 
 
