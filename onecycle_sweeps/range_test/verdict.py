@@ -24,8 +24,12 @@ DEVIATIONS_PER_MEDIAN_DIFFERENCE = 1 / (0.6745 * math.sqrt(2))
 # An interval whose ends differ by more than these factors makes the verdict ambiguous. The second factor detects nearly
 # all simulated tests whose steepest point is off by a factor of 2.
 FACTOR, STEEPEST_FACTOR = 4.0, 2.5
-# If divergence is above the lowest loss by more than this factor, the rate between them is a guess.
-GAP = 100.0
+# If divergence is above the lowest loss by more than this factor, the rate between them is a guess: it was within a
+# factor of 3 of the best rate where the factor was at most 41, and 4 to 10 times too high where it was 66 or more.
+GAP = 50.0
+# If at the lowest training loss the one on val is higher by more than this share of the descent, the net memorises its
+# few samples, and its best rate falls with every further epoch: 0.25 and more for a noisy table, 0.06 for digits.
+MEMORISED = 0.15
 INTERVAL = (0.05, 0.95)
 # A verdict from evaluations above this share of the last rate only shows where the ramp ended.
 STILL_RISING = 0.8
@@ -119,7 +123,8 @@ class SeedRates:
 class OneSeed:
     """One seed's whole test: its rates and raw losses; for a linear ramp also its evaluations and their rates.
 
-    `evaluations` are values of `measure` on the validation part.
+    `evaluations` are values of `measure` on the validation part. `val_losses` are pairs of a rate and the loss there,
+    for a test that goes over its training set several times.
     """
 
     lrs: Sequence[float]
@@ -127,6 +132,7 @@ class OneSeed:
     evaluated_lrs: Sequence[float] = ()
     evaluations: Sequence[float] = ()
     measure: Measure = ACCURACY
+    val_losses: Sequence[tuple[float, float]] = ()
 
 
 def judge(tests: Sequence[OneSeed]) -> Judgement:
@@ -160,7 +166,7 @@ def judge(tests: Sequence[OneSeed]) -> Judgement:
         lowest_loss=float(np.median([min(read.smoothed.losses) for read in reads])),
         base_lr=_over([one.rises for one in smith]) if smith else None,
         fits=tuple(read.smoothed for read in reads),
-        doubts=(*_wide(max_lr, steepest), *unsure),
+        doubts=(*_wide(max_lr, steepest), *unsure, *_memorised(tests, reads)),
     )
 
 
@@ -183,6 +189,20 @@ def _far(lowest: Reading, divergence: Reading | None, last_rate: float) -> Itera
         yield (
             f"the lowest loss, at {lowest.rate:.2g}, and the divergence, at {divergence.rate:.2g}, "
             f"are more than a factor of {GAP:g} apart"
+        )
+
+
+def _memorised(tests: Sequence[OneSeed], reads: Sequence[SeedRates]) -> Iterator[str]:
+    shares = []
+    for test, read in zip(tests, reads, strict=True):
+        losses, rates = read.smoothed.losses, read.smoothed.lrs
+        lowest = int(np.argmin(losses))
+        if known := [(abs(math.log(rate / rates[lowest])), loss) for rate, loss in test.val_losses if rate > 0]:
+            shares.append((min(known)[1] - losses[lowest]) / (losses[0] - losses[lowest]))
+    if shares and not (share := float(np.median(shares))) <= MEMORISED:
+        yield (
+            f"val loss stayed above the lowest training loss by {100 * share:.0f} % of its descent: the net memorises "
+            "its few samples, and the longer the training, the lower its best rate"
         )
 
 

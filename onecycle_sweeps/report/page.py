@@ -164,13 +164,11 @@ def rate_lines(comparison: Comparison) -> Iterator[str]:
     if not found:
         return
     rates = {rate for family in found for o in family.members if (rate := o.max_lr) is not None}
-    sources, words = comparison.range_tests, "the range test"
+    sources, words, verb = comparison.range_tests, "the range test", "suggests"
     if comparison.probes:
-        sources, words = comparison.probes, "short trainings"
+        sources, words, verb = comparison.probes, "short trainings", "suggest"
     tested = [text for one in sources if (text := range_tests.verdict(one))]
-    suggests = (
-        f" {words.capitalize()} suggest{'s' * (words != 'short trainings')} {tested[0]}." if len(tested) == 1 else ""
-    )
+    suggests = f" {words.capitalize()} {verb} {tested[0]}." if len(tested) == 1 else ""
     tried = max(family.tried for family in found)
     if tried > 1:
         setting = found[0].setting

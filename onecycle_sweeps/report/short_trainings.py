@@ -61,19 +61,11 @@ def figure(probes: Sequence[Outcome]) -> Plot | None:
             draw=partial(draw, record=probe.result["verdict"]),
             captions=(CAPTION,),
             title=probe.name,
-            below=verdict(probe),
+            has_values=True,
         )
         for number, probe in enumerate(shown[:MOST])
     )
-    columns = min(2, len(panels))
-    size = (canvas.PANEL_WIDTH, canvas.PANEL_HEIGHT)
-    return Plot(
-        name="probes",
-        title="Short trainings that found max_lr",
-        panels=panels,
-        layout=lambda: canvas.tiles(-(-len(panels) // columns), columns, *size, title=0.3),
-        legend=LEGEND,
-    )
+    return Plot("probes", "Short trainings that found max_lr", panels, legend=LEGEND, columns=2)
 
 
 def draw(axes: "Axes", record: dict[str, Any]) -> None:

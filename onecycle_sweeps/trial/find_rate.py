@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
 from onecycle_sweeps import journal, range_test
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import Batches, Learner, StepTaken, evaluate, evaluated, steps
-from onecycle_sweeps.measures import Measure, recorded
+from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.train import RunningAttempt, Stopped, columns
 
 # A linear ramp is evaluated this many times, because Smith reads his rates from the validation measure.
 EVALUATIONS = 20
+# A test that goes over its training set more often than this looks at val too, as often, to see whether it memorises.
+MANY_EPOCHS = 5
 
 
 def find_rate(
@@ -62,15 +64,26 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
     taken: list[StepTaken] = []
     losses: list[float] = []
     evaluations: dict[int, dict[str, float]] = {}
+    val_losses: list[tuple[float, float]] = []
+    repeats = config["range_test"]["steps"] * learner.data.batch_size > MANY_EPOCHS * learner.data.sizes["train"]
+    looks = _evenly(config["range_test"]["steps"]) if repeats else set[int]()
     for step, _ in range_test.until_diverged(steps(learner, ramp_of(config))):
         taken.append(step)
         losses.append(float(step.loss))
         if step.index in points:
             with evaluated(learner, recalibrate=config.get("bn_recalibrate", False)) as shown:
                 evaluations[step.index] = evaluate(shown, "val")
+        if step.index in looks:
+            found = evaluations.get(step.index) or _evaluated(learner)
+            val_losses.append((step.hyper.lr, found[LOSS.name]))
         if attempt.stopped():
             raise Stopped("a resumed range test starts again")
-    return written(attempt, measured, offset, taken, losses, evaluations)
+    return replace(written(attempt, measured, offset, taken, losses, evaluations), val_losses=val_losses)
+
+
+def _evaluated(learner: Learner) -> Mapping[str, float]:
+    with evaluated(learner) as shown:
+        return evaluate(shown, "val")
 
 
 def ramp_of(config: Config) -> range_test.Ramp:
@@ -82,9 +95,11 @@ def ramp_of(config: Config) -> range_test.Ramp:
 def evaluation_points(config: Config) -> set[int]:
     """The steps after which the model is evaluated: some of a linear ramp, none of an exponential one."""
     test = config["range_test"]
-    if test["mode"] != "linear":
-        return set()
-    return {round(i * test["steps"] / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
+    return _evenly(test["steps"]) if test["mode"] == "linear" else set()
+
+
+def _evenly(steps: int) -> set[int]:
+    return {round(i * steps / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
 
 
 def written(
