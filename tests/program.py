@@ -179,7 +179,7 @@ def planned(folder: Path, *commands: Sequence[str]) -> tuple[Sweep, list[Entry]]
         trials=sweep.entries(found),
     )
     made.save()
-    for trial in (one for each in found for one in (each.rate_from, each) if one):
+    for trial in (one for each in found for one in each.chain):
         made.trial(trial.signature).create(trial.config)
     return made, list(made.trials)
 

@@ -1,7 +1,7 @@
 """Real trials for the tests: composed from conf/ as the program does it, planned, and trained in a moment."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,21 @@ def planned(runs_dir: Path, *overrides: str) -> Trial:
     return Planner(runs_dir).plan(request(runs_dir, *overrides))
 
 
+def probed(runs_dir: Path, *jobs: Sequence[str]) -> list[Trial]:
+    """The trials of a sweep of these jobs, with probes for those that have steps enough."""
+    planner = Planner(runs_dir)
+    return planner.with_probes([planner.plan(request(runs_dir, *overrides)) for overrides in jobs])
+
+
 def made(runs_dir: Path, *overrides: str) -> TrialFolder:
     """A trial's folder as a command makes it before anything runs, and that of the range test it needs."""
-    asked = planned(runs_dir, *overrides)
-    for one in (asked.rate_from, asked):
-        if one:
-            TrialFolder(runs_dir / one.signature).create(one.config)
+    return create(runs_dir, planned(runs_dir, *overrides))
+
+
+def create(runs_dir: Path, asked: Trial) -> TrialFolder:
+    """The folder of a trial, and those of the trials that it needs."""
+    for one in asked.chain:
+        TrialFolder(runs_dir / one.signature).create(one.config)
     return TrialFolder(runs_dir / asked.signature)
 
 

@@ -29,8 +29,8 @@ def test_a_sweep_has_each_range_test_once_and_before_its_trainings(runs_dir: Pat
     jobs = trials(runs_dir, *(f"policy={policy} seed={seed}" for policy in ("clr", "onecycle") for seed in (0, 1)))
     entries = sweep.entries(jobs)
     assert [entry.kind for entry in entries] == [RANGE_TEST] + [TRAIN] * 4
-    assert jobs[0].range_test is not None
-    assert entries[0].signature == jobs[0].range_test.signature
+    assert jobs[0].rate_from is not None
+    assert entries[0].signature == jobs[0].rate_from.signature
     assert {entry.needs for entry in entries[1:]} == {entries[0].signature}
     assert [entry.signature for entry in entries[1:]] == [job.signature for job in jobs]
 

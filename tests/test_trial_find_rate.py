@@ -82,7 +82,7 @@ def test_a_linear_range_test_evaluates_with_recalibrated_batch_norms_if_bn_recal
 
 
 def test_an_exponential_range_test_evaluates_nothing_and_serves_both(runs_dir: Path):
-    plain, asked = (planned(runs_dir, *AUTO, *more).range_test for more in ((), ("bn_recalibrate=true",)))
+    plain, asked = (planned(runs_dir, *AUTO, *more).rate_from for more in ((), ("bn_recalibrate=true",)))
     assert plain and asked and plain.signature == asked.signature
 
 

@@ -298,11 +298,11 @@ class FunctionTrainer:
             raise ValueError(f"the loss of the first step is {course.losses[-1]}")
         return course.found, self.whole
 
-    def train(self, probe: Probe) -> probing.Taken:
+    def train(self, probe: Probe) -> probing.Trained:
         """See Trainer."""
         course = ShortTraining(self.attempt, self.config, probe, self._begin)
         _call(self.attempt, self.config, self.resolved, course, probe.seed)
-        return probing.Taken(course.taken, course.losses, None if course.has_diverged() else course.found)
+        return probing.Trained(course.taken, course.losses, None if course.has_diverged() else course.found)
 
     def _begin(self, optimizer: Any, steps_per_epoch: int, total_steps: int) -> None:
         self.whole = total_steps

@@ -25,7 +25,7 @@ BLOCK = 20
 
 
 @dataclass(frozen=True)
-class Taken:
+class Trained:
     """What a short training came to: its steps, their losses, and the evaluation after them, None if it diverged."""
 
     taken: Sequence[StepTaken]
@@ -45,7 +45,7 @@ class Trainer(Protocol):
         """The evaluation of an untrained net, and the number of steps of a whole training."""
         ...
 
-    def train(self, probe: Probe) -> Taken:
+    def train(self, probe: Probe) -> Trained:
         """Take a short training; raises Stopped if the attempt must stop."""
         ...
 
@@ -147,12 +147,12 @@ class LoopTrainer:
         """See Trainer."""
         return self._evaluate(self.first), self.config["epochs"] * self.steps_per_epoch
 
-    def train(self, probe: Probe) -> Taken:
+    def train(self, probe: Probe) -> Trained:
         """See Trainer."""
         learner = self.make_learner(probe.seed)
         policy = Compressed(nodes.policy(self.config, probe.rate, self.steps_per_epoch), probe.steps)
         taken, losses = _take_steps(self.attempt, learner, policy)
-        return Taken(taken, losses, self._evaluate(learner) if math.isfinite(losses[-1]) else None)
+        return Trained(taken, losses, self._evaluate(learner) if math.isfinite(losses[-1]) else None)
 
     def _evaluate(self, learner: Learner) -> Mapping[str, float]:
         with evaluated(learner, recalibrate=self.config["bn_recalibrate"]) as shown:
@@ -174,7 +174,7 @@ def _take_steps(attempt: RunningAttempt, learner: Learner, policy: Policy) -> tu
     return taken, losses
 
 
-def _record(attempt: RunningAttempt, measures: Sequence[Measure], offset: int, course: Taken) -> None:
+def _record(attempt: RunningAttempt, measures: Sequence[Measure], offset: int, course: Trained) -> None:
     """Write a training to the journal from step `offset` on."""
     attempt.journal.append(offset, columns(list(course.taken), list(course.losses)))
     if found := course.found:

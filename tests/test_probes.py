@@ -1,0 +1,86 @@
+"""The search for a policy's rate by short trainings, on made-up trainings whose best rate is known."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onecycle_sweeps.range_test import probes
+from onecycle_sweeps.range_test.probes import Found, Probe, Probed
+from onecycle_sweeps.range_test.verdict import Reading
+from onecycle_sweeps.trial.probing import answered
+
+UNTRAINED, STEPS, BUDGET = 3.0, 2000, 900
+
+
+def bowl(best: float, *, stable: float = math.inf) -> Callable[[Probe], float]:
+    """Scores whose loss is 1 at the best rate and rises by a tenth for each octave; infinite from `stable` on."""
+    return lambda probe: math.inf if probe.rate >= stable else 1 + 0.1 * math.log2(probe.rate / best) ** 2
+
+
+def find(score: Callable[[Probe], float], start: float, *, budget: int = BUDGET, doubts: tuple[str, ...] = ()) -> Found:
+    """What the search finds from a range test's rate `start`."""
+    search = probes.search(Reading(start, start / 1.2, start * 1.2), STEPS, budget, UNTRAINED, doubts)
+    return answered(search, lambda probe: Probed(probe.rate, probe.steps, probe.seed, score(probe), probe.steps))
+
+
+@given(st.floats(-0.9, 0.9), st.floats(-5, 1))
+def test_where_both_witnesses_agree_the_rate_is_between_them_and_confident(octaves: float, decades: float):
+    best = 10**decades
+    found = find(bowl(best), best * 2**octaves)
+    assert found.word == "confident"
+    low, high = sorted((best, best * 2**octaves))
+    assert low / 1.01 <= found.max_lr.rate <= high * 1.01
+    assert found.max_lr.low <= found.max_lr.rate <= found.max_lr.high
+
+
+@given(st.floats(1.5, 5.2))
+def test_a_range_test_that_is_far_too_high_is_overruled_and_the_verdict_ambiguous(octaves: float):
+    found = find(bowl(0.01), 0.01 * 2**octaves)
+    assert found.word == "ambiguous"
+    assert found.max_lr.rate == pytest.approx(0.01, rel=0.01)
+    assert found.grid[0] < 0.01 < found.grid[-1]
+
+
+def test_a_doubt_of_the_range_test_is_settled_by_trainings_that_agree_with_it():
+    assert find(bowl(0.1), 0.1, doubts=("not every seed diverged",)).word == "confident"
+
+
+def test_a_best_rate_at_the_end_of_those_that_were_tried_is_ambiguous():
+    found = find(lambda probe: 1 + 0.01 * math.log10(probe.rate / 1e-9), 0.1)
+    assert "lowest rate" in found.doubts[0]
+
+
+def test_rates_that_diverge_are_not_found():
+    found = find(bowl(0.05, stable=0.06), 0.05)
+    assert found.max_lr.rate < 0.06
+    assert math.isinf(max(one.score for one in found.probed))
+
+
+def test_trainings_that_never_beat_the_untrained_net_leave_the_range_tests_rate_ambiguous():
+    found = find(lambda _: UNTRAINED + 1, 0.3)
+    assert (found.max_lr.rate, found.word) == (0.3, "ambiguous")
+    assert find(lambda _: math.inf, 0.3).word == "ambiguous"
+
+
+@given(st.integers(0, 5000), st.floats(-4, 4))
+def test_the_budget_is_kept_and_no_training_is_too_short(budget: int, octaves: float):
+    found = find(bowl(0.1), 0.1 * 2**octaves, budget=budget)
+    assert sum(one.steps for one in found.probed) <= budget
+    assert all(one.steps >= probes.FEWEST for one in found.probed)
+    assert bool(found.probed) is (probes.length(budget, STEPS) is not None)
+
+
+def test_without_steps_for_short_trainings_the_range_tests_verdict_is_passed_on():
+    for doubts in ((), ("the interval is wide",)):
+        found = find(bowl(0.1), 0.4, budget=100, doubts=doubts)
+        assert (found.max_lr.rate, found.max_lr.low, found.doubts) == (0.4, 0.4 / 1.2, doubts)
+
+
+def test_the_last_trainings_have_another_seed_and_no_rate_and_length_is_trained_twice():
+    probed = find(bowl(0.1), 0.1).probed
+    by_steps = {one.steps: one.seed for one in probed}
+    assert len(by_steps) == len(set(by_steps.values())) == 2
+    assert len({(one.rate, one.steps) for one in probed}) == len(probed)
