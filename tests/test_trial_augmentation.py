@@ -67,7 +67,7 @@ def test_a_list_that_cannot_be_used_is_refused_in_one_line(runs_dir: Path, key: 
 def test_transforms_are_part_of_a_trials_name_and_its_range_tests_but_not_of_the_cached_sources(runs_dir: Path):
     found = [planned(runs_dir, "epochs=2", *lists) for lists in [(), (AUGMENT,), CROPPED, CROPPED[:1], CROPPED[1:]]]
     assert len({one.signature for one in found}) == 5
-    assert len({one.range_test.signature for one in found if one.range_test}) == 5
+    assert len({one.rate_from.signature for one in found if one.rate_from}) == 5
     assert len({one.config["needs"]["data"] for one in found}) == 1
 
 

@@ -111,30 +111,25 @@ def _found(start: Reading, probed: Sequence[Probed], scores: dict[int, float], u
     if best in (min(scores), max(scores)):
         side = "lowest" if best == min(scores) else "highest"
         doubts.append(f"the {side} rate of the short trainings, {start.rate * 2.0**best:.2g}, was the best")
-    power, below, above = vertex(best, scores, ALIKE * way)
-    reading = Reading(*(start.rate * 2.0**one for one in (power, power - below, power + above)))
-    factor = max(reading.rate / start.rate, start.rate / reading.rate)
+    left, right = (scores.get(best + side, math.inf) - scores[best] for side in (-1, 1))
+    power, width = vertex(left, right, way)
+    at, low, high = (start.rate * 2.0 ** (best + one) for one in (power, power - width, power + width))
+    factor = max(at / start.rate, start.rate / at)
     if factor > AGREEING:
-        doubts.append(
-            f"the range test found {start.rate:.2g} and short trainings {reading.rate:.2g}, a factor of {factor:.1f}"
-        )
+        doubts.append(f"the range test found {start.rate:.2g} and short trainings {at:.2g}, a factor of {factor:.1f}")
     elif not doubts:
-        # Of two readings that err in different ways.
-        rate = math.sqrt(reading.rate * start.rate)
-        reading = Reading(rate, min(rate, reading.low), max(rate, reading.high))
-    return Found(reading, start.rate, tuple(probed), tuple(doubts))
+        # Longer trainings warm up more slowly, so they pass where a short one fell off a cliff.
+        at = start.rate if max(left, right) > way / 2 else math.sqrt(at * start.rate)
+    return Found(Reading(at, min(at, low), max(at, high)), start.rate, tuple(probed), tuple(doubts))
 
 
-def vertex(best: int, scores: dict[int, float], alike: float) -> tuple[float, float, float]:
-    """The power at which a parabola through the best score and its neighbours is lowest, and how far it is alike.
+def vertex(left: float, right: float, way: float) -> tuple[float, float]:
+    """Where a parabola is lowest that rises by `left` and `right` to the octaves beside the best one, and its width.
 
-    The other two numbers are the distances below and above it, at most 1, within which it rises by less than `alike`.
+    Both are in octaves from the best one. Within the width, at most 1, the parabola rises by less than `ALIKE` of the
+    `way` from the untrained net's score. A rise of more than half of the way is a cliff: what is behind it says nothing
+    about where in front of it the best is.
     """
-    middle = scores[best]
-    left, right = (min(scores.get(best + side, math.inf), middle + 1e3 * alike) for side in (-1, 1))
-    curvature = left + right - 2 * middle
-    if curvature <= 0:
-        return float(best), 1.0, 1.0
-    at = (left - right) / (2 * curvature)
-    width = min(1.0, math.sqrt(2 * alike / curvature))
-    return best + at, width, width
+    curvature = max(min(left, way / 2) + min(right, way / 2), 2 * ALIKE * way)
+    at = 0.0 if max(left, right) > way / 2 else (left - right) / (2 * curvature)
+    return at, min(1.0, math.sqrt(2 * ALIKE * way / curvature))

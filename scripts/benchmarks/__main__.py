@@ -8,14 +8,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import commands, journals, page, tasks, throughput, training
+from benchmarks import commands, journals, page, tasks, throughput, training, verdict
 from benchmarks.page import Result
 from benchmarks.work import Options
 
 FUNCTIONS = (
     *(training.step, tasks.tasks, throughput.precision, throughput.input, training.range_test),
     *(commands.start, throughput.layout, commands.sweep, journals.ingestion, journals.load),
-    *(commands.size, commands.accuracy),
+    *(commands.size, commands.accuracy, verdict.verdict),
 )
 PARTS = {part.__name__: part for part in FUNCTIONS}
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison (5)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes that only show that everything runs")
     parser.add_argument("--trials", type=int, default=24, help="of the part sweep, up to 4 or a multiple of 4 (24)")
+    parser.add_argument("--pairs", nargs="+", default=(), metavar="NAME", help="of the part verdict, by parts of names")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for the page and its figures")
     options = parser.parse_args()
     if unknown := sorted(set(options.parts) - set(PARTS)):
@@ -37,10 +38,12 @@ def main() -> None:
         parser.error(f"--trials must be 1 to 4 or a multiple of 4, got {options.trials}")
     options.out.mkdir(parents=True, exist_ok=True)
     facts, results = page.facts(), dict[str, Result]()
-    for part in options.parts or PARTS:
+    # The verdict takes hours, so it has to be named.
+    for part in options.parts or [name for name in PARTS if name != "verdict"]:
         print(f"{time.strftime('%H:%M:%S')} {part}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix=f"benchmark-{part}-", ignore_cleanup_errors=True) as scratch:
-            results[part] = PARTS[part](Options(Path(scratch), options.rounds, options.quick, options.trials))
+            asked = Options(Path(scratch), options.rounds, options.quick, options.trials, options.out, options.pairs)
+            results[part] = PARTS[part](asked)
         options.out.joinpath("benchmark.md").write_text(page.markdown(facts, options.quick, results))
         parts = {name: asdict(result) for name, result in results.items()}
         content = {"facts": facts, "quick": options.quick, "parts": parts}

@@ -33,12 +33,17 @@ Points = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command; `scratch` is a folder that is removed at the end of the part."""
+    """The options of the command; `scratch` is a folder that is removed at the end of the part, `out` stays.
+
+    `pairs` are parts of the names of the pairs that the part verdict measures, all if there are none.
+    """
 
     scratch: Path
     rounds: int = 5
     quick: bool = False
     trials: int = 24
+    out: Path = Path("benchmark")
+    pairs: tuple[str, ...] = ()
 
     @property
     def data(self) -> str:
@@ -61,12 +66,17 @@ def check_steps(name: str, points: Points, metrics: Sequence[str], steps: int) -
             raise Incomplete(f"{name} has {metric} of {len(set(found))} steps, and must have each of {steps} once")
 
 
-def planned(runs_dir: Path, *overrides: str) -> Trial:
-    """The trial of some overrides."""
+def request(runs_dir: Path, *overrides: str) -> Request:
+    """The request that the program composes from some overrides."""
     with initialize_config_dir(str(command_line.CONF), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
     content = composing.plain(config) | {"runs_dir": str(runs_dir)}
-    return Planner(runs_dir).plan(Request(content, overrides, dict(config.hydra.runtime.choices)))
+    return Request(content, overrides, dict(config.hydra.runtime.choices))
+
+
+def planned(runs_dir: Path, *overrides: str) -> Trial:
+    """The trial of some overrides."""
+    return Planner(runs_dir).plan(request(runs_dir, *overrides))
 
 
 def excerpt(train: int, test: int, **files: Any) -> Source:
