@@ -181,26 +181,45 @@ class Planner:
             test = trial.rate_from
             if trial.config["task"] == TRAIN and test and trial.config["range_test"].get(schema.PROBE_SHARE):
                 sharing.setdefault(self._probe(trial, test, 1).signature, []).append(number)
+        costs: list[int] = []
         for numbers in sharing.values():
             first = trials[numbers[0]]
             assert first.rate_from
             probe = self._probe(first, first.rate_from, len({trials[number].signature for number in numbers}))
-            if self._pays(probe):
-                for number in numbers:
-                    trial = trials[number]
-                    found[number] = self._trial(trial.config, trial.request, self._data_of(trial.config), probe)
+            if (cost := self._cost(probe)) is None:
+                continue
+            costs += [cost] if cost else []
+            for number in numbers:
+                trial = trials[number]
+                found[number] = self._trial(trial.config, trial.request, self._data_of(trial.config), probe)
+        if costs:
+            trained = {one.signature: one.config for one in found if one.config["task"] == TRAIN}
+            whole = sum(self._length(config) for config in trained.values() if schema.LOOP not in config)
+            self._remark(
+                f"max_lr=auto: short trainings find the rate{'s' * (len(costs) > 1)}, in at most {sum(costs)} steps, "
+                f"{100 * sum(costs) / whole:.2g} % of those of all trainings (range_test.probe_share)"
+            )
         return found
 
     def _probe(self, trial: Trial, test: Trial, trainings: int) -> Trial:
         config = schema.probe(trial.config, trainings)
         return self._trial(config, trial.request, self._data_of(config), test)
 
-    def _pays(self, probe: Trial) -> bool:
-        """Whether a probe is long enough, or was; a user's own function tells only when it runs."""
-        if schema.LOOP in probe.config or TrialFolder(self.runs_dir / probe.signature).state().has_result:
-            return True
-        steps = probe.config["epochs"] * self.steps_per_epoch(probe.config)
-        return probes.length(schema.probe_steps(probe.config, steps), steps) is not None
+    def _cost(self, probe: Trial) -> int | None:
+        """The most steps that a probe will take, None if these are too few for one.
+
+        0 for one that has a result, and for a user's own function, whose length is known only when it runs.
+        """
+        has_result = not probe.config["rerun"] and TrialFolder(self.runs_dir / probe.signature).state().has_result
+        if schema.LOOP in probe.config or has_result:
+            return 0
+        steps = self._length(probe.config)
+        longest = probes.length(schema.probe_steps(probe.config, steps), steps)
+        return longest and longest * probes.COST
+
+    def _length(self, config: Config) -> int:
+        """The number of steps of a training."""
+        return config["epochs"] * self.steps_per_epoch(config)
 
     def _data_of(self, config: Config) -> Data:
         return self._describe_data(config) if "data" in config else NO_DATA
