@@ -32,7 +32,7 @@ OWN_NET = ("~model", "+model={_target_: users_code.OfVolumes}")
 # Other tasks, with what else is carried from step to step; those with quick steps take more.
 ROWS = (*SHARED, "data=diabetes", "optimizer=muon", "batch_size=16", "accumulate=2", "epochs=7")
 SIZED = ("data.context=32", "model.depth=1", "model.width=8", "model.heads=2", "model.dropout=0.1")
-TOKENS = (*SHARED, "data=python_docs", *SIZED, "batch_size=1000", "epochs=6", "ema_decay=0.9")
+TOKENS = (*SHARED, "data=python_docs", *SIZED, "batch_size=500", "epochs=3", "ema_decay=0.9")
 ITEMS = (*SHARED, "data=torch_dataset", "data.dataset={_target_: users_code.Waves}", "batch_size=8", "epochs=6")
 # A training function of the user's own, whose loader shuffles and draws noise.
 FUNCTION = (
