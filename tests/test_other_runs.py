@@ -257,7 +257,8 @@ def test_the_page_of_a_comparison_says_what_the_terminal_says(tmp_path: Path, ca
     for line in shown.err.splitlines():
         assert line.removeprefix("onecycle_sweeps: ") in read
     names = {one.name for one in (tmp_path / "made").iterdir()}
-    assert names == {"report.html", "claims.csv", "runs.csv", "curves.csv", "val_loss.png", "val_loss.svg"}
+    figures = {f"val_loss{part}.{form}" for part in ("", "_differences") for form in ("png", "svg")}
+    assert names == {"report.html", "claims.csv", "runs.csv", "curves.csv"} | figures
     assert page.count("<svg") > 2
 
 
@@ -266,7 +267,8 @@ def test_a_page_of_runs_without_steps_has_their_ends(tmp_path: Path, capsys: Any
     path.write_text("group,run,score\n" + "\n".join(f"{g},{i},{n}" for g in "ab" for i, n in enumerate(NOISE)))
     assert cli.main(["compare", str(path), "--report", str(tmp_path / "made")]) == 0
     assert {one.name for one in (tmp_path / "made").iterdir()} == {
-        *("report.html", "claims.csv", "runs.csv", "score.png", "score.svg")
+        *("report.html", "claims.csv", "runs.csv", "score.png", "score.svg"),
+        *("score_differences.png", "score_differences.svg"),
     }
 
 

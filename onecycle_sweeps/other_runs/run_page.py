@@ -2,8 +2,10 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from onecycle_sweeps import files
 from onecycle_sweeps.other_runs.judging import RunClaim, arrival
 from onecycle_sweeps.other_runs.showing import Compared, answer, contents, remarks, title
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.courses import CourseFigure, RunCurve, named
+from onecycle_sweeps.report.canvas import Panel, Plot, Style
+from onecycle_sweeps.report.courses import ROW_HEIGHT, CourseFigure, RunCurve, named
 from onecycle_sweeps.report.figures import styles_of
 from onecycle_sweeps.report.page import PAGE, by_figure, environment
+from onecycle_sweeps.report.scores import DIFFERENCE_WIDTH, NAME_WIDTH, IntervalRow, draw_intervals
 
 TEMPLATE = "compare.html"
 # This last share of the steps is shown once more, if a curve has so many points that enough of them lie in it.
@@ -27,13 +31,14 @@ def write(found: Sequence[Compared], notes: Sequence[str], command: str, folder:
     folder.mkdir(parents=True, exist_ok=True)
     courses = [course(one) for one in found]
     figures = [one.figure() for one in courses]
+    intervals = [differences(one, drawn.styles) for one, drawn in zip(found, courses, strict=True)]
     written = [
         _write(folder / "claims.csv", (_claim(claim) for one in found for claim in one.claims)),
         _write(folder / "runs.csv", (row for one in found for row in _runs(one))),
     ]
     if any(one.runs.has_curves for one in found):
         written.append(_write(folder / "curves.csv", (row for one in found for row in _curves(one))))
-    written += [path for figure in figures for path in canvas.write(figure, folder)]
+    written += [path for figure in (*intervals, *figures) for path in canvas.write(figure, folder)]
     text = (
         environment()
         .get_template(TEMPLATE)
@@ -48,6 +53,7 @@ def write(found: Sequence[Compared], notes: Sequence[str], command: str, folder:
                     "remarks": list(remarks(one)),
                     "styles": courses[i].styles,
                     "figure": figures[i],
+                    "differences": intervals[i],
                 }
                 for i, one in enumerate(found)
             ],
@@ -59,6 +65,29 @@ def write(found: Sequence[Compared], notes: Sequence[str], command: str, folder:
     )
     files.write(folder / PAGE, text)
     return folder / PAGE
+
+
+def differences(one: Compared, styles: Mapping[str, Style]) -> Plot:
+    """The figure of the groups' differences from the baseline, in the order of the table."""
+    rows = [
+        IntervalRow("\n".join(textwrap.wrap(claim.name, NAME_WIDTH)), claim.difference, claim.low, claim.high, style)
+        for claim in one.claims
+        for style in [styles[claim.name]]
+    ]
+    better = "right of 0: better" if one.runs.goal == "max" else "left of 0: better"
+    adjusted = " after Holm's adjustment" if one.tested > 1 else ""
+    has_intervals = any(claim.low is not None for claim in one.claims)
+    words = f"Dot: difference{f'; bar: its 95 % interval{adjusted}' if has_intervals else ''}; {better}."
+    heading = "Differences and their intervals"
+    panel = Panel(
+        f"{one.runs.as_measure.name}-differences",
+        heading,
+        partial(draw_intervals, rows=rows, label=f"{one.runs.measure}, minus that of {one.baseline}"),
+        (words,),
+        width=DIFFERENCE_WIDTH,
+        height=0.75 + ROW_HEIGHT * sum(1 + row.name.count("\n") for row in rows),
+    )
+    return Plot(f"{one.runs.as_measure.name}_differences", heading, (panel,))
 
 
 def course(one: Compared) -> CourseFigure:

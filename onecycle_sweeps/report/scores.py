@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,17 @@ Budgets = Mapping[str, Mapping[float, Sequence[float]]]
 # Differences between families, with their intervals.
 
 
+@dataclass(frozen=True)
+class IntervalRow:
+    """A difference in the unit in which it is shown, and its interval if there is one."""
+
+    name: str
+    mean: float
+    low: float | None
+    high: float | None
+    style: Style
+
+
 def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownGroups, metric: str) -> Plot | None:
     """A row for each claim that has a difference; None if none has."""
     styles = {(family.name, group_name(family.setting)): groups.styles[family.picked] for family in found}
@@ -51,7 +63,20 @@ def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownG
     title = "Differences and their intervals"
     baseline = shown[0].baseline
     names = [_named(claim, baseline) for claim in shown]
-    draw = partial(_draw_differences, claims=shown, names=names, styles=styles, metric=metric)
+    rows = [
+        IntervalRow(
+            name,
+            headline.shown(one.mean),
+            None if one.low is None else headline.shown(one.low),
+            None if one.high is None else headline.shown(one.high),
+            styles[claim.name, claim.budget or ""],
+        )
+        for name, claim in zip(names, shown, strict=True)
+        if (one := claim.difference)
+    ]
+    unit = f"{headline.name} (points)" if headline.is_fraction else headline.name
+    split = "test" if metric == headline.final_test else "val"
+    draw = partial(draw_intervals, rows=rows, label=f"{split} {unit}, minus that of {baseline}")
     height = 0.75 + ROW_HEIGHT * sum(1 + name.count("\n") for name in names)
     panel = Panel("differences", title, draw, words, width=DIFFERENCE_WIDTH, height=height)
     return Plot("differences", title, (panel,))
@@ -64,32 +89,21 @@ def _named(claim: Claim, baseline: str) -> str:
     return "\n".join(textwrap.wrap(f"{claim.name}{minus}{where}", NAME_WIDTH))
 
 
-def _draw_differences(
-    axes: "Axes",
-    claims: Sequence[Claim],
-    names: Sequence[str],
-    styles: Mapping[tuple[str, str], Style],
-    metric: str,
-) -> None:
-    headline = claims[0].headline
+def draw_intervals(axes: "Axes", rows: Sequence[IntervalRow], label: str) -> None:
+    """A row for each difference, as a dot in its interval, around a line at zero."""
     axes.grid(False, axis="y")
     axes.axvline(0, color=canvas.BLACK, linewidth=1, zorder=1)
-    axes.set_ylim(len(claims) - 0.5, -0.5)
-    axes.set_yticks(range(len(claims)), [canvas.plain(name) for name in names], fontsize=9)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [canvas.plain(one.name) for one in rows], fontsize=9)
     axes.tick_params(axis="y", length=0)
-    for row, claim in enumerate(claims):
-        found, style = claim.difference, styles[claim.name, claim.budget or ""]
-        assert found
-        mark: dict[str, Any] = {"color": style.colour, "zorder": 3}
-        if found.low is not None and found.high is not None:
-            axes.plot(*zip(*((headline.shown(x), row) for x in (found.low, found.high)), strict=True), lw=2, **mark)
-            for end in (found.low, found.high):
-                axes.plot([headline.shown(end)], [row], "|", markersize=9, markeredgewidth=2, **mark)
-        axes.plot([headline.shown(found.mean)], [row], "o", markersize=6, **mark)
-    unit = f"{headline.name} (points)" if headline.is_fraction else headline.name
-    split = "test" if metric == headline.final_test else "val"
-    words = textwrap.wrap(f"{split} {unit}, minus that of {claims[0].baseline}", AXIS_WIDTH)
-    axes.set_xlabel(canvas.plain("\n".join(words)))
+    for row, one in enumerate(rows):
+        mark: dict[str, Any] = {"color": one.style.colour, "zorder": 3}
+        if one.low is not None and one.high is not None:
+            axes.plot([one.low, one.high], [row, row], lw=2, **mark)
+            for end in (one.low, one.high):
+                axes.plot([end], [row], "|", markersize=9, markeredgewidth=2, **mark)
+        axes.plot([one.mean], [row], "o", markersize=6, **mark)
+    axes.set_xlabel(canvas.plain("\n".join(textwrap.wrap(label, AXIS_WIDTH))))
     low, high = axes.get_xlim()
     if not high - low > 0:
         axes.set_xlim(low - 1, high + 1)
