@@ -214,8 +214,7 @@ class Planner:
         if schema.LOOP in probe.config or has_result:
             return 0
         steps = self._length(probe.config)
-        longest = probes.length(schema.probe_steps(probe.config, steps), steps)
-        return longest and longest * probes.COST
+        return probes.cost(schema.probe_steps(probe.config, steps), steps)
 
     def _length(self, config: Config) -> int:
         """The number of steps of a training."""

@@ -70,7 +70,7 @@ def test_the_budget_is_kept_and_no_training_is_too_short(budget: int, octaves: f
     found = find(bowl(0.1), 0.1 * 2**octaves, budget=budget)
     assert sum(one.steps for one in found.probed) <= budget
     assert all(one.steps >= probes.FEWEST for one in found.probed)
-    assert bool(found.probed) is (probes.length(budget, STEPS) is not None)
+    assert bool(found.probed) is (probes.lengths(budget, STEPS) is not None)
 
 
 def test_without_steps_for_short_trainings_the_range_tests_verdict_is_passed_on():

@@ -23,7 +23,7 @@ from onecycle_sweeps.trial_folder import TrialFolder
 # So many steps are timed after some that are not, because the first steps take longer.
 TIMED_STEPS, WARM_UP_STEPS = 20, 5
 # A probe evaluates the untrained net, and after each of its trainings.
-MOST_PROBED = 9
+MOST_PROBED = 10
 # A batch of an evaluation takes this share of a step's time, since it has no backward pass.
 FORWARD_SHARE = 1 / 3
 ONCE_FINISHED = "once a training has finished in this runs_dir, there is an estimate"

@@ -13,10 +13,13 @@ from onecycle_sweeps.range_test.verdict import Reading, grid_around
 
 # The seed of the first trainings, and the next one that of the last; no one's own trainings have them by accident.
 SEED = 1_000_003
-# Steps of the shortest training that tells rates apart, and of all trainings as a multiple of the longest one's.
-FEWEST, COST = 20, 6
-# The rates of the first trainings, of half the length, as powers of 2 times the range test's rate.
+# Steps of the shortest training that tells rates apart, and of the shortest of the last trainings.
+FEWEST, FEWEST_OF_LAST = 20, 30
+# The rates of the first trainings, which are about half as long, as powers of 2 times the range test's rate.
 FIRST = (1, -1, -3, -5)
+# The last trainings are at the best of these rates and an octave below and above it; where the best is at the end, so
+# many more follow beyond it.
+FURTHER = 2
 # The rates that the range test and the trainings found may differ by this factor.
 AGREEING = 2.5
 # The share of the way from the untrained net's score to the best one's within which two scores are as good as equal.
@@ -70,10 +73,23 @@ class Found:
         return grid_around(self.max_lr.low, self.max_lr.high)
 
 
-def length(budget: int, steps: int) -> int | None:
-    """The steps of the longest short training within a budget, for trainings of so many steps; None if too few."""
-    longest = min(budget // COST, steps)
-    return longest if longest >= 2 * FEWEST else None
+def lengths(budget: int, steps: int) -> tuple[int, int] | None:
+    """The steps of each of the first and of the last trainings within a budget; None if it is too small.
+
+    No training is longer than the `steps` that it is for.
+    """
+    count = 3 + FURTHER
+    last = min(budget // (len(FIRST) // 2 + count), steps)
+    if last < 2 * FEWEST:
+        last = min((budget - len(FIRST) * FEWEST) // count, steps)
+    return (max(FEWEST, last // 2), last) if last >= FEWEST_OF_LAST else None
+
+
+def cost(budget: int, steps: int) -> int | None:
+    """The most steps that short trainings take within a budget; None if it is too small for them."""
+    if (found := lengths(budget, steps)) is None:
+        return None
+    return len(FIRST) * found[0] + (3 + FURTHER) * found[1]
 
 
 def search(
@@ -84,18 +100,20 @@ def search(
     `start` is what the range test found for trainings of `steps` steps, with its `doubts`; it is returned as it is if
     the `budget`, in steps, is too small. `untrained` is the score of the untrained net.
     """
-    longest = length(budget, steps)
-    if longest is None:
+    if (found := lengths(budget, steps)) is None:
         return Found(start, start.rate, (), tuple(doubts))
+    shorter, longest = found
     probed: list[Probed] = []
     for power in FIRST:
-        probed.append((yield Probe(start.rate * 2.0**power, longest // 2, SEED)))
+        probed.append((yield Probe(start.rate * 2.0**power, shorter, SEED)))
     best = min(range(len(FIRST)), key=lambda at: probed[at].score)
     last: dict[int, Probed] = {}
     for power in (FIRST[best], FIRST[best] - 1, FIRST[best] + 1):
         last[power] = yield Probe(start.rate * 2.0**power, longest, SEED + 1)
-    middle = min(last, key=lambda power: last[power].score)
-    if middle in (min(last), max(last)):
+    for _ in range(FURTHER):
+        middle = min(last, key=lambda power: last[power].score)
+        if min(last) < middle < max(last):
+            break
         beyond = middle + (1 if middle == max(last) else -1)
         last[beyond] = yield Probe(start.rate * 2.0**beyond, longest, SEED + 1)
     return _found(start, [*probed, *last.values()], {power: one.score for power, one in last.items()}, untrained)
