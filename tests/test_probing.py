@@ -144,7 +144,7 @@ def test_the_report_has_a_line_and_a_figure_of_it_and_what_it_cost(found: tuple[
     (probe,) = [one for one in outcomes if one.entry.kind == PROBE]
     trainings = [one for one in outcomes if one.entry.kind == TRAIN]
     (line,) = short_trainings.lines([probe], trainings)
-    assert line.startswith("probe onecycle: max_lr=") and "% of the trainings'" in line
+    assert line.startswith("probe onecycle: max_lr=") and "% of the trainings' steps" in line
     assert (drawn := short_trainings.figure([probe])) and len(drawn.panels) == 1
 
 

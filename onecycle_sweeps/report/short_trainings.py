@@ -37,7 +37,7 @@ def line(probe: Outcome, sweeps_steps: int) -> str:
     if not probed:
         return f"{probe.name}: {found}, which is the range test's: too few steps for short trainings"
     lengths = sorted({one["steps"] for one in probed})
-    share = f", {100 * probe.result['steps'] / sweeps_steps:.2g} % of the trainings'" if sweeps_steps else ""
+    share = f", {100 * probe.result['steps'] / sweeps_steps:.2g} % of the trainings' steps" if sweeps_steps else ""
     cost = f"{len(probed)} short trainings of {' and '.join(map(str, lengths))} steps{share}"
     return f"{probe.name}: {found} (range test {start:.3g}; {cost})"
 
