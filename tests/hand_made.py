@@ -108,8 +108,9 @@ def range_test(
     *runs: Sequence[tuple[float, float, float]],
     mode: str = "exp",
     suggestions: Mapping[str, float] | None = None,
+    evaluations: Points | None = None,
 ) -> None:
-    """A range test's folder from the (lr, loss, smoothed loss) of each step, one list per seed."""
+    """A range test's folder from the (lr, loss, smoothed loss) of each step, one list per seed; accuracies by step."""
     start, end = runs[0][0][0] if runs else 1e-5, max((point[0] for run in runs for point in run), default=10.0)
     config = {"mode": mode, "start_lr": start, "end_lr": end, "steps": 100, "seeds": list(range(len(runs)))}
     folder.create({"task": "range_test", "range_test": config})
@@ -119,6 +120,8 @@ def range_test(
         lrs, losses, smoothed = ([point[i] for point in run] for i in range(3))
         book.append(step, {"schedule/lr": lrs, "train/loss": losses, "range/loss_smoothed": smoothed})
         step += len(run)
+    for evaluated, accuracy in (evaluations or {}).items():
+        book.append(evaluated, {"val/accuracy": [accuracy]})
     if suggestions is not None:
         metrics = {f"suggestion/{rule}": rate for rule, rate in suggestions.items()} | {"seconds": 1.0}
         folder.write("resolved", {"max_lr": None, "total_steps": step})

@@ -1,4 +1,4 @@
-"""report.html in a real browser: wide and narrow, light and dark, and on paper."""
+"""report.html in a real browser: wide and narrow, light and dark, on paper, and what its script does."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 
 import hand_made
 from hand_made import entry, range_test_entry, training
+from kinds_of_sweeps import KINDS
 from onecycle_sweeps import report
 from onecycle_sweeps.sweep import Sweep
 
@@ -25,6 +26,14 @@ CLIPPED = """() => [...document.querySelectorAll('svg.drawn text')].filter(text 
     return box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 ||
         box.bottom > frame.bottom + 1;
 }).map(text => text.textContent)"""
+# Texts of a figure that lie over each other.
+OVERLAPPING = """() => [...document.querySelectorAll('svg.drawn')].flatMap(drawing => {
+    const boxes = [...drawing.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+    return boxes.flatMap(([one, a], i) => boxes.slice(0, i).filter(([, b]) =>
+        Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.2 * Math.min(a.height, b.height)
+    ).map(([other]) => [one, other]));
+})"""
 COLOURS = """() => ({
     paper: getComputedStyle(document.body).backgroundColor,
     ink: getComputedStyle(document.querySelector('svg.drawn text')).fill,
@@ -111,3 +120,133 @@ def test_no_table_is_cut_off_on_paper(browser: Any, page_path: Path) -> None:
         page.emulate_media(media="print")
         tables = "[...document.querySelectorAll('table')].map(table => table.getBoundingClientRect().right)"
         assert all(right <= 681 for right in page.evaluate(tables))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_of_each_kind_of_sweep_is_whole_wide_and_narrow(browser: Any, kind: str, tmp_path: Path) -> None:
+    path = report.write(report.compare(KINDS[kind](tmp_path)))[0]
+    for width in (1280, 400):
+        with browser.new_context(viewport={"width": width, "height": 800}) as context:
+            page, said = context.new_page(), []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.goto(path.as_uri())
+            assert said == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert [page.evaluate(found) for found in (CUT_OFF, CLIPPED, OVERLAPPING)] == [[], [], []]
+
+
+@pytest.fixture(scope="module")
+def default_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report.write(report.compare(KINDS["default"](tmp_path_factory.mktemp("default"))))[0]
+
+
+@pytest.fixture
+def opened(browser: Any, default_page: Path) -> Iterator[Any]:
+    """The page of four policies, opened; a message on the console fails the test."""
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page, said = context.new_page(), []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(default_page.as_uri())
+        yield page
+        assert said == []
+
+
+def column(page: Any, place: int) -> list[str]:
+    """A column of the page's first table, from the top."""
+    return page.evaluate(
+        "place => [...document.querySelector('table').tBodies[0].rows].map(row => row.cells[place].innerText.trim())",
+        place,
+    )
+
+
+@pytest.mark.slow
+def test_the_answer_the_rate_and_the_evidence_are_on_the_first_screen(opened: Any) -> None:
+    def bottom(selector: str) -> float:
+        return opened.evaluate(f"document.querySelector('{selector}').getBoundingClientRect().bottom")
+
+    assert all(bottom(selector) < 900 for selector in (".verdict", ".rates", "table", "figure svg"))
+    assert "onecycle reached" in opened.inner_text(".verdict") and "max_lr=0.2" in opened.inner_text(".rates")
+
+
+@pytest.mark.slow
+def test_a_click_on_the_legend_hides_a_line_and_shows_it_again(opened: Any) -> None:
+    entry = opened.locator(".legend li", has_text="onecycle").first
+    series = entry.get_attribute("data-series")
+    line = opened.locator(f"figure:has(.legend) svg .line[data-series='{series}']").first
+    assert line.is_visible()
+    entry.click()
+    assert not line.is_visible() and entry.get_attribute("aria-checked") == "false"
+    opened.emulate_media(media="print")
+    assert line.is_visible()
+    opened.emulate_media(media="screen")
+    entry.press("Enter")
+    assert line.is_visible()
+
+
+@pytest.mark.slow
+def test_a_click_on_a_heading_sorts_by_its_column(opened: Any) -> None:
+    before = column(opened, 0)
+    heading = opened.locator("table").first.locator("th", has_text="final val")
+    place = heading.evaluate("head => head.cellIndex")
+    for order in (1, -1):
+        heading.locator("[role=button]").click()
+        values = [float(value.split()[0]) for value in column(opened, place) if value]
+        assert values == sorted(values, reverse=order == 1)
+    assert sorted(column(opened, 0)) == sorted(before) and column(opened, 0) != before
+
+
+@pytest.mark.slow
+def test_the_pointer_on_a_curve_shows_the_values_of_all_lines_there(opened: Any) -> None:
+    drawing = opened.locator("svg[data-x-name=step]").first
+    drawing.scroll_into_view_if_needed()
+    # The last evaluation of four epochs of ten steps, on the right end of the curves.
+    from_, to, low, high = map(float, drawing.get_attribute("data-x").split()[:4])
+    box, view = drawing.bounding_box(), drawing.evaluate("one => one.viewBox.baseVal.width")
+    across = from_ + (39 - low) / (high - low) * (to - from_)
+    opened.mouse.move(box["x"] + across * box["width"] / view, box["y"] + box["height"] / 2)
+    lines = opened.locator(".tip").inner_text().splitlines()
+    assert lines[0] == "step 39"
+    final = {line.split(": ")[0].strip(): float(line.split(": ")[1]) for line in lines[1:]}
+    table = dict(zip(column(opened, 0), column(opened, 3), strict=True))
+    assert final.keys() == {"constant", "step", "clr", "onecycle"}
+    assert final == pytest.approx({name: float(table[name].split()[0]) for name in final}, abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_table_is_copied_as_latex_and_as_markdown(opened: Any) -> None:
+    opened.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")
+    opened.get_by_role("button", name="Copy as LaTeX").first.click()
+    latex = opened.evaluate("window.copied")
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert r"\begin{tabular}{l" in latex and latex.count(r"\pm") >= 4 and "max\\_lr" in latex
+    assert len(rows) == 1 + len(column(opened, 0)) and len({row.count(" & ") for row in rows}) == 1
+    opened.get_by_role("button", name="Copy as Markdown").first.click()
+    table = [line for line in opened.evaluate("window.copied").splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(column(opened, 0)) and table[1].startswith("| --- | ---: |")
+
+
+@pytest.mark.slow
+def test_the_page_is_printed_whole_with_page_numbers(opened: Any, tmp_path: Path) -> None:
+    opened.pdf(path=(path := tmp_path / "page.pdf"), format="A4")
+    assert path.read_bytes().startswith(b"%PDF") and path.stat().st_size > 20_000
+    opened.emulate_media(media="print")
+    folded = opened.locator("details:not([open])")
+    assert folded.count() > 3
+    assert all(folded.nth(i).locator("dl, table, ul").first.is_visible() for i in range(folded.count()))
+
+
+@pytest.mark.slow
+def test_without_its_script_the_page_has_all_but_the_conveniences(browser: Any, default_page: Path) -> None:
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(default_page.as_uri())
+        assert page.locator("table").first.is_visible() and page.locator("svg.drawn").first.is_visible()
+        assert page.get_by_role("button", name="Copy as LaTeX").count() == 0
+
+
+@pytest.mark.slow
+def test_the_page_of_the_comparison_is_small(default_page: Path) -> None:
+    assert default_page.stat().st_size < 400_000

@@ -5,7 +5,6 @@ import io
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from onecycle_sweeps import files
 from onecycle_sweeps.other_runs.judging import RunClaim, arrival
 from onecycle_sweeps.other_runs.showing import Compared, answer, contents, remarks, title
 from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.canvas import Panel, Plot, Style
-from onecycle_sweeps.report.courses import ROW_HEIGHT, CourseFigure, RunCurve, named
+from onecycle_sweeps.report.canvas import Plot, Style
+from onecycle_sweeps.report.courses import CourseFigure, RunCurve, named
 from onecycle_sweeps.report.figures import styles_of
 from onecycle_sweeps.report.page import PAGE, by_figure, environment
-from onecycle_sweeps.report.scores import DIFFERENCE_WIDTH, NAME_WIDTH, IntervalRow, draw_intervals
+from onecycle_sweeps.report.scores import INTERVALS, NAME_WIDTH, IntervalRow, intervals_panel
 
 TEMPLATE = "compare.html"
 # This last share of the steps is shown once more, if a curve has so many points that enough of them lie in it.
@@ -78,16 +77,9 @@ def differences(one: Compared, styles: Mapping[str, Style]) -> Plot:
     adjusted = " after Holm's adjustment" if one.tested > 1 else ""
     has_intervals = any(claim.low is not None for claim in one.claims)
     words = f"Dot: difference{f'; bar: its 95 % interval{adjusted}' if has_intervals else ''}; {better}."
-    heading = "Differences and their intervals"
-    panel = Panel(
-        f"{one.runs.as_measure.name}-differences",
-        heading,
-        partial(draw_intervals, rows=rows, label=f"{one.runs.measure}, minus that of {one.baseline}"),
-        (words,),
-        width=DIFFERENCE_WIDTH,
-        height=0.75 + ROW_HEIGHT * sum(1 + row.name.count("\n") for row in rows),
-    )
-    return Plot(f"{one.runs.as_measure.name}_differences", heading, (panel,))
+    name = one.runs.as_measure.name
+    panel = intervals_panel(f"{name}-differences", rows, f"{one.runs.measure}, minus that of {one.baseline}", [words])
+    return Plot(f"{name}_differences", INTERVALS, (panel,))
 
 
 def course(one: Compared) -> CourseFigure:

@@ -249,6 +249,12 @@ def figure_of(axes: "Axes") -> "MatplotlibFigure":
     return figure
 
 
+def height_of_rows(names: Sequence[str]) -> float:
+    """Inches for a row for each name, all of one height, which fits that of the most lines."""
+    most = max((1 + name.count("\n") for name in names), default=1)
+    return len(names) * max(0.27, 0.17 * most)
+
+
 def plain(text: str) -> str:
     """Text from a config, which matplotlib must not read as mathematics."""
     return text.replace("$", r"\$")

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 Against = Literal["steps", "seconds"]
 # Losses whose values differ by more than this factor are shown on a logarithmic axis.
 LINEAR_LOSSES = 10
-ROWS_SHOWN, ROW_HEIGHT, NAME_WIDTH = 30, 0.27, 30
+ROWS_SHOWN, NAME_WIDTH = 30, 30
 # Runs are drawn one by one where there are no more of a group, and of all groups, than this; otherwise as a band.
 RUNS_SHOWN, LINES_SHOWN = 5, 24
 SECONDS_WORDS = "Seconds are those of the training loop with its evaluations."
@@ -92,10 +92,9 @@ class CourseFigure:
         rows = list(self.curves.items())[:ROWS_SHOWN]
         best = f"The best {ROWS_SHOWN} of {len(self.curves)}. " if len(self.curves) > ROWS_SHOWN else ""
         dots = f"Dot: a {self.of} at the end; bar and number: mean." if several else f"One {self.of} each, at the end."
-        lines = sum(1 + _row_name(*row).count("\n") for row in rows)
         stem = self.name.replace("_", "-")
         against: list[Against] = ["steps"] if self.has_steps else []
-        if any(np.isfinite(one.seconds).any() for one in runs):
+        if self.has_steps and any(np.isfinite(one.seconds).any() for one in runs):
             against.append("seconds")
         panels = [
             Panel(
@@ -117,7 +116,7 @@ class CourseFigure:
             f"{self.title} of each {self.of} at the end",
             partial(self._draw_ends, rows=rows),
             (best + dots,),
-            height=0.9 + ROW_HEIGHT * lines,
+            height=0.9 + canvas.height_of_rows([_row_name(*row) for row in rows]),
         )
         return Plot(self.name, self.title, (*panels, ends), self.legend)
 
@@ -138,6 +137,8 @@ class CourseFigure:
     def _shows_runs(self) -> bool:
         """Whether each run has a line of its own."""
         counts = [len(runs) for runs in self.curves.values()]
+        if len(self._highlighted) < len(counts):
+            return False
         return max(counts, default=0) <= RUNS_SHOWN and sum(counts) <= LINES_SHOWN
 
     def _draw(self, axes: "Axes", against: Against, share: float = 1.0) -> None:

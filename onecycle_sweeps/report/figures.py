@@ -70,6 +70,7 @@ class ShownGroups:
             },
             styles={names[group]: style for group, style in self.styles.items()},
             legend=self.legend,
+            has_steps=any(len(o.val(measure).steps) > 1 for members in self.members.values() for o in members),
             steps_per_epoch=self.steps_per_epoch,
         )
 

@@ -23,7 +23,7 @@ from onecycle_sweeps.measures import recorded
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import canvas, range_tests, short_trainings, stability, standings, tables
 from onecycle_sweeps.report import groups as groups_of
-from onecycle_sweeps.report.canvas import Plot
+from onecycle_sweeps.report.canvas import Panel, Plot
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.figures import ShownGroups
 from onecycle_sweeps.report.groups import by_group, few
@@ -98,7 +98,7 @@ def write_page(
             figures=figures,
             difference_about=f"Differences in {comparison.claims.measure.removeprefix('final/').replace('_', ' ')}.",
             courses=courses,
-            course_panels=[*(course.panels[0] for course in courses), *(courses[0].panels[1:-1] if courses else ())],
+            course_panels=_course_panels(courses),
             course_words=few([measure.name for measure in recorded(comparison.measures)], VALUES_SHOWN),
             course_files=[f"{course.name}.{form}" for course in courses for form in ("png", "svg")],
             as_planned=_as_planned(groups),
@@ -116,6 +116,12 @@ def write_page(
     path = sweep.report / PAGE
     files.write(path, text)
     return path
+
+
+def _course_panels(courses: Sequence[Plot]) -> list[Panel]:
+    """Each measure against steps, and the headline measure against seconds if it has been drawn."""
+    curves = [course.panels[:-1] for course in courses]
+    return [*(panels[0] for panels in curves if panels), *(panel for panels in curves[:1] for panel in panels[1:])]
 
 
 def _doubts(troubles: Sequence[Outcome], warnings: Sequence[object]) -> Iterator[str]:

@@ -14,9 +14,9 @@ from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import canvas, ticks
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
 from onecycle_sweeps.report.claims import Claim
-from onecycle_sweeps.report.courses import ROW_HEIGHT, ROWS_SHOWN, named
+from onecycle_sweeps.report.courses import ROWS_SHOWN, named
 from onecycle_sweeps.report.figures import ShownGroups
-from onecycle_sweeps.report.groups import Family, compared_metric, families, group_name, headline_of
+from onecycle_sweeps.report.groups import Family, compared_metric, families, group_name, headline_of, ranked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 # A score further from the best than this many times the middle score is, is drawn at the edge.
 FAR = 3.0
 SETTINGS_SHOWN = 6
-DIFFERENCE_WIDTH, NAME_WIDTH = 5.8, 32
+# Inches of the figure of differences: without names, with them, and for each letter of a name.
+DIFFERENCE_WIDTH, MOST_WIDTH, WIDTH_OF_LETTER = 4.6, 7.0, 0.07
+NAME_WIDTH = 42
 AXIS_WIDTH = 52
+INTERVALS = "Differences and their intervals"
 Budgets = Mapping[str, Mapping[float, Sequence[float]]]
 
 
@@ -46,9 +49,13 @@ class IntervalRow:
 def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownGroups, metric: str) -> Plot | None:
     """A row for each claim that has a difference; None if none has."""
     styles = {(family.name, group_name(family.setting)): groups.styles[family.picked] for family in found}
-    shown = [claim for claim in claims if claim.difference and math.isfinite(claim.difference.mean)][:ROWS_SHOWN]
-    if not shown:
+    order = {family.name: place for place, family in enumerate(ranked(found))}
+    known = [claim for claim in claims if claim.difference and math.isfinite(claim.difference.mean)]
+    if not known:
         return None
+    # As in the table: first what the claims with the baseline say, best first; then the others.
+    ordered = sorted(known, key=lambda claim: (claim.baseline != known[0].baseline, order.get(claim.name, len(order))))
+    shown = ordered[:ROWS_SHOWN]
     headline = shown[0].headline
     better = "right of 0: better" if headline.goal == "max" else "left of 0: better"
     pairs = sorted({claim.difference.pairs for claim in shown if claim.difference})
@@ -58,9 +65,8 @@ def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownG
     bar = f"; bar: its 95 % interval{adjusted}" if has_intervals else ""
     words = (
         f"Dot: mean difference over {seeds} paired seed{'s' * (pairs != [1])}{bar}; {better}.",
-        *([f"The first {ROWS_SHOWN} of {len(claims)}."] if len(claims) > len(shown) == ROWS_SHOWN else []),
+        *([f"The first {ROWS_SHOWN} of {len(known)}."] if len(known) > ROWS_SHOWN else []),
     )
-    title = "Differences and their intervals"
     baseline = shown[0].baseline
     names = [_named(claim, baseline) for claim in shown]
     rows = [
@@ -76,10 +82,8 @@ def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownG
     ]
     unit = f"{headline.name} (points)" if headline.is_fraction else headline.name
     split = "test" if metric == headline.final_test else "val"
-    draw = partial(draw_intervals, rows=rows, label=f"{split} {unit}, minus that of {baseline}")
-    height = 0.75 + ROW_HEIGHT * sum(1 + name.count("\n") for name in names)
-    panel = Panel("differences", title, draw, words, width=DIFFERENCE_WIDTH, height=height)
-    return Plot("differences", title, (panel,))
+    panel = intervals_panel("differences", rows, f"{split} {unit}, minus that of {baseline}", words)
+    return Plot("differences", INTERVALS, (panel,))
 
 
 def _named(claim: Claim, baseline: str) -> str:
@@ -87,6 +91,20 @@ def _named(claim: Claim, baseline: str) -> str:
     where = f" ({claim.budget})" if claim.budget else ""
     minus = f" {ticks.MINUS} {claim.baseline}" if claim.baseline != baseline else ""
     return "\n".join(textwrap.wrap(f"{claim.name}{minus}{where}", NAME_WIDTH))
+
+
+def intervals_panel(name: str, rows: Sequence[IntervalRow], label: str, words: Sequence[str]) -> Panel:
+    """A panel with a row for each difference, whose size fits their names."""
+    names = [row.name for row in rows]
+    longest = max((len(line) for one in names for line in one.split("\n")), default=0)
+    return Panel(
+        name,
+        INTERVALS,
+        partial(draw_intervals, rows=rows, label=label),
+        tuple(words),
+        width=min(MOST_WIDTH, DIFFERENCE_WIDTH + WIDTH_OF_LETTER * longest),
+        height=0.75 + canvas.height_of_rows(names),
+    )
 
 
 def draw_intervals(axes: "Axes", rows: Sequence[IntervalRow], label: str) -> None:

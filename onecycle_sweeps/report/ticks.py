@@ -17,6 +17,7 @@ STEP = "step (optimizer updates)"
 EPOCHS = "epochs"
 # Where the thousands of larger numbers are written as k, and smaller numbers as one types them: 4e-4.
 LONG, SHORT = 1e4, 1e-3
+MOST_DECIMALS = 12
 MINUS = "\N{MINUS SIGN}"
 PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -60,23 +61,26 @@ def written(values: Sequence[float], *, alone: bool = False) -> list[str]:
     if alone:
         return [_short(value) for value in values]
     largest = max(map(abs, values), default=0.0)
+    gap = min((abs(other - one) for one, other in pairwise(values)), default=0.0) or largest
     if 0 < largest < 10 * SHORT:
-        return [_short(value) for value in values]
+        digits = 3 + max(0, math.ceil(math.log10(largest / gap) - 1))
+        return [_short(value, digits) for value in values]
     factor, suffix = next((one for one in PREFIXES if largest >= LONG and largest >= one[0]), (1.0, ""))
     scaled = [value / factor for value in values]
-    decimals = next((n for n in range(9) if all(abs(round(x, n) - x) < 1e-6 * largest / factor for x in scaled)), 9)
+    exact = (n for n in range(MOST_DECIMALS) if all(abs(round(x, n) - x) < 0.01 * gap / factor for x in scaled))
+    decimals = next(exact, MOST_DECIMALS)
     return [f"{x:z.{decimals}f}{suffix if x else ''}".replace("-", MINUS) for x in scaled]
 
 
-def _short(value: float) -> str:
-    """A number as one types it: 20k, 0.05, 4e-4."""
+def _short(value: float, digits: int = 3) -> str:
+    """A number as one types it: 20k, 0.05, 4e-4; a small one with at most so many decimals of its mantissa."""
     sign, size = (MINUS if value < 0 else ""), abs(value)
     for factor, suffix in PREFIXES:
         if LONG <= size < 1e12 and size >= factor:
             return f"{sign}{size / factor:.4g}{suffix}"
     if SHORT <= size < LONG or not size:
-        return f"{sign}{size:.4g}"
-    mantissa, exponent = f"{size:.3e}".split("e")
+        return f"{sign}{size:.{digits + 1}g}"
+    mantissa, exponent = f"{size:.{digits}e}".split("e")
     return f"{sign}{float(mantissa):g}e{int(exponent)}"
 
 

@@ -16,6 +16,17 @@
     return made;
   };
 
+  const pressed = (element, act) => {
+    element.tabIndex = 0;
+    element.addEventListener("click", act);
+    element.addEventListener("keydown", event => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        act();
+      }
+    });
+  };
+
   // A click on a column's heading sorts the rows by it, those without a number last; another click turns the order.
   const numbered = /^[<≥+\u2212-]?\s*\d/;
   const number = text => parseFloat(text.replace(/\u2212/g, "-").match(/-?\d[\d.]*(e-?\d+)?/i)[0]);
@@ -32,12 +43,14 @@
   for (const table of all("table.sorts")) {
     const heads = all("thead th", table);
     heads.forEach((head, column) => {
-      const inner = button("", () => {
+      const inner = make("span", "");
+      pressed(inner, () => {
         const falls = head.getAttribute("aria-sort") === "descending";
         heads.forEach(one => one.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", falls ? "ascending" : "descending");
         sort(table, column, falls ? 1 : -1);
       });
+      inner.setAttribute("role", "button");
       inner.title = "sort by this column";
       inner.append(...head.childNodes);
       head.append(inner);
@@ -101,17 +114,10 @@
           part.classList.toggle("off", off);
         }
       };
-      entry.tabIndex = 0;
       entry.title = "show or hide";
       entry.setAttribute("role", "switch");
       entry.setAttribute("aria-checked", "true");
-      entry.addEventListener("click", toggle);
-      entry.addEventListener("keydown", event => {
-        if (event.key === "Enter" || event.key === " ") {
-          event.preventDefault();
-          toggle();
-        }
-      });
+      pressed(entry, toggle);
     }
   }
 
