@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import hand_made
-from hand_made import entry, range_test_entry, training
+from hand_made import ONECYCLE, entry, range_test_entry, training
+from kinds_of_sweeps import KINDS
 from onecycle_sweeps import report
 from onecycle_sweeps.outcome import read
-from onecycle_sweeps.report import canvas, figures
+from onecycle_sweeps.policies import OneCycle
+from onecycle_sweeps.report import canvas, figures, range_tests
 from onecycle_sweeps.report.canvas import Style
 from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.groups import Group
@@ -132,7 +134,7 @@ def test_a_report_has_the_csv_and_the_figures_in_the_sweeps_folder(sweep: Sweep)
     drawn = [f"{name}.{form}" for name in plots for form in ("png", "svg")]
     names = ["report.html", "trials.csv", "claims.csv", "evaluations.csv", "trajectories.csv", *drawn]
     assert files == [sweep.report / name for name in names]
-    assert all(size(path)[0] > 800 for path in files if path.suffix == ".png")
+    assert all(size(path)[0] > 600 for path in files if path.suffix == ".png")
     assert sorted(path.name for path in sweep.report.iterdir()) == sorted(names)
 
 
@@ -261,6 +263,30 @@ def test_of_rates_with_a_result_the_score_is_drawn_with_a_line_for_each_policy(t
     lines = [line for line in axes.lines if len(np.atleast_1d(line.get_xdata())) == 3]
     assert [np.asarray(line.get_xdata()).tolist() for line in lines] == [pytest.approx([0.03, 0.3, 1.5])] * 2
     assert [label for label, _ in plot.legend] == ["onecycle", "clr"]
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_the_plan_is_drawn_only_where_it_differs_from_what_was_used(tmp_path: Path, is_off: bool) -> None:
+    sweep = hand_made.sweep(tmp_path, entry("a", "onecycle", 0))
+    policy = OneCycle(max_lr=0.3, total_steps=20)
+    lr = [policy(step).lr + (0.01 if is_off and step == 7 else 0.0) for step in range(20)]
+    training(sweep.trial("a"), accuracy={19: 0.9}, lr=lr, momentum=[policy(s).momentum or 0.0 for s in range(20)])
+    config = {"task": "train", "seed": 0, "epochs": 2, "policy": {"_target_": ONECYCLE, "max_lr": "auto"}}
+    sweep.trial("a").create(config | {"optimizer": {"momentum": 0.9}})
+    comparison = compare(sweep)
+    groups = figures.shown_groups([row.group for row in comparison.rows], comparison.outcomes)
+    assert groups.examples[sweep.trials[0].group].planned.lr
+    plot = figures.trajectories(groups)
+    assert ("planned" in dict(plot.legend)) == is_off
+    assert len(canvas.drawn(plot.panels[0]).lines) == (2 if is_off else 1)
+
+
+def test_a_linear_range_test_has_a_panel_of_its_own_for_what_was_evaluated(tmp_path: Path) -> None:
+    made = KINDS["range tests"](tmp_path)
+    linear, exponential = read(made)
+    loss, accuracy = (canvas.drawn(panel) for panel in range_tests.panels_of(linear, "linear"))
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("training loss", "val accuracy (%)")
+    assert len(range_tests.panels_of(exponential, "exp")) == len(canvas.figure_of(loss).axes) == 1
 
 
 @pytest.mark.parametrize("reverse", [False, True])

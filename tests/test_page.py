@@ -3,6 +3,7 @@
 import base64
 import csv
 import hashlib
+import json
 import math
 import re
 import socket
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 
 import hand_made
 from hand_made import entry, range_test_entry, training
+from kinds_of_sweeps import KINDS
 from onecycle_sweeps import report
 from onecycle_sweeps.policies import OneCycle
-from onecycle_sweeps.report import canvas
-from onecycle_sweeps.report.claims import Claim
+from onecycle_sweeps.report import canvas, figures, tables
+from onecycle_sweeps.report.claims import MINUS, Claim
 from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.page import SCRIPT
 from onecycle_sweeps.report.standings import detectable_words, difference_words, interval_words, p_words, speedup_words
@@ -341,6 +343,61 @@ def test_a_claim_is_shown_with_its_numbers_and_dashes_for_what_is_missing() -> N
     words = (difference_words, interval_words, p_words, detectable_words, speedup_words)
     assert [one(claim) for one in words] == ["+1.20", "+0.40 to +2.00", "0.02", "0.90", "1.50x"]
     assert {one(Claim("onecycle", "clr", None, None)) for one in words} == {"-"}
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Four policies with three seeds each, in four epochs; its report is written."""
+    made = KINDS["default"](tmp_path_factory.mktemp("default"))
+    report.write(report.compare(made))
+    return made
+
+
+@pytest.mark.slow
+def test_what_a_claim_says_stands_once_on_the_page(default: Sweep) -> None:
+    text, claims = page_of(default).text, compare(default).claims.claims
+    assert len(claims) == 4
+    for claim in claims:
+        assert text.count(interval_words(claim)) == 1
+        assert claim.sentence not in text
+
+
+@pytest.mark.slow
+def test_negative_numbers_have_one_sign_on_the_page_in_its_figures_and_on_the_terminal(default: Sweep) -> None:
+    assert MINUS in page_of(default).text and MINUS in report.markdown(compare(default))
+    for text in (page_of(default).text, report.markdown(compare(default))):
+        assert not re.findall(r"(?:^|[\s(>+])-\d[\d.]*", text)
+
+
+@pytest.mark.slow
+def test_seconds_are_shown_only_where_all_trainings_ran_alike(default: Sweep) -> None:
+    def says_seconds(made: Sweep) -> bool:
+        comparison = compare(made)
+        groups = figures.shown_groups([row.group for row in comparison.rows], comparison.outcomes)
+        panels = [panel.name for plot in report.plots(comparison, groups) for panel in plot.panels]
+        return "val-accuracy-seconds" in panels and "seconds" in tables.contents(comparison)[0]
+
+    assert says_seconds(default)
+    first, *rest = [one for one in default.trials if one.kind == "train"]
+    assert not says_seconds(replace(default, trials=(replace(first, reused=True), *rest)))
+    elsewhere = json.loads(json.dumps(default.trial(first.signature).resolved()))
+    default.trial(first.signature).write("resolved", elsewhere | {"device": "cuda:0"})
+    assert not says_seconds(default)
+    default.trial(first.signature).write("resolved", elsewhere)
+
+
+@pytest.mark.slow
+def test_a_stability_map_says_which_tests_are_overlaid_and_what_all_share_once(tmp_path: Path) -> None:
+    made = KINDS["stability map"](tmp_path)
+    for i, one in enumerate(made.trials):
+        config = {"task": "range_test", "range_test": {"mode": "exp"}}
+        optimizer = {"_target_": "torch.optim.SGD", "nesterov": True, "momentum": i / 20, "weight_decay": i / 100}
+        made.trial(one.signature).create(config | {"optimizer": optimizer})
+    comparison, page = compare(made), written(made)
+    (one,) = comparison.maps
+    assert one.pick and f"Range tests at momentum {one.pick.momentum:g}, one for each weight decay" in page.text
+    assert page.text.count("nesterov") == 1 and "SGD(nesterov=True)" in page.text
+    assert comparison.answer.count("max_lr") == 1 and f"max_lr={one.pick.max_lr:.3g}" in page.text
 
 
 MARKS = ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><b x='", "</code></pre><hr>", "&lt;i&gt;")

@@ -168,7 +168,7 @@ def test_the_answer_the_rate_and_the_evidence_are_on_the_first_screen(opened: An
         return opened.evaluate(f"document.querySelector('{selector}').getBoundingClientRect().bottom")
 
     assert all(bottom(selector) < 900 for selector in (".verdict", ".rates", "table", "figure svg"))
-    assert "onecycle reached" in opened.inner_text(".verdict") and "max_lr=0.2" in opened.inner_text(".rates")
+    assert "onecycle reached" in opened.inner_text(".verdict") and "max_lr=0.3" in opened.inner_text(".rates")
 
 
 @pytest.mark.slow

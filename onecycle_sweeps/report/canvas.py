@@ -30,7 +30,7 @@ DASHES: tuple[tuple[float, ...], ...] = (
     *((), (7, 2.5), (3, 1.8), (7, 2, 1.5, 2), (1.3, 1.3), (10, 2, 1.5, 2, 1.5, 2), (4.5, 4.5)),
 )
 # A solid line is wider than the dashed ones, which are drawn above it: of equal lines each one is seen.
-SOLID, DASHED, THIN = 2.3, 1.7, 0.9
+SOLID, DASHED, THIN = 2.6, 1.6, 0.9
 BLACK, GREY, GRID, MUTED, PAPER = "#000000", "#B0B0B0", "#E4E4E4", "#606060", "#FFFFFF"
 # How much of a colour its shades have, from the lightest to the darkest.
 SHADES = (0.36, 0.48, 0.6, 0.72, 0.84)

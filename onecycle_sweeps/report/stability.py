@@ -231,7 +231,7 @@ def _draw_cells(axes: "Axes", one: StabilityMap, quantity: Quantity) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=10, color=ink)
         if cell is one.pick:
             corner = (column - 0.47, row - 0.47)
-            axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=canvas.COLOURS[1], linewidth=2.5))
+            axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=canvas.BLACK, linewidth=2.2))
     axes.set_facecolor("#D9D9D9")
     axes.imshow(grid, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     axes.grid(False)
