@@ -439,6 +439,11 @@ class Seen:
             is_over=self._is_over,
         )
 
+    def __str__(self) -> str:
+        """A line for each mistake, or that there is none so far."""
+        lines = [str(mistake) for mistake in self.mistakes]
+        return "\n".join(lines) or f"no mistake in {len(self._rates)} optimizer steps"
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the planned rate, if the plan is a policy, and the rate that was used; returns matplotlib's axes."""
         from onecycle_sweeps.report import canvas

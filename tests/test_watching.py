@@ -90,6 +90,7 @@ def test_a_loop_that_never_steps_the_watched_optimizer_is_found() -> None:
     with watch(optimizer(), POLICY) as seen:
         loop(POLICY, onecycle)
     assert [str(mistake) for mistake in seen.mistakes] == ["the loop took 0 optimizer steps, and 80 were planned"]
+    assert str(seen) == "the loop took 0 optimizer steps, and 80 were planned"
 
 
 @pytest.mark.parametrize("times", [2, 4])

@@ -134,7 +134,8 @@ def _more_seeds(claim: Claim, found: Difference) -> Iterator[str]:
     amount = in_units(claim.headline, unsigned(claim.headline, wanted))
     for seeds in range(found.pairs + 1, MOST_SEEDS + 1):
         if deviation * detectable_effect(seeds, found.level) <= wanted:
-            yield f"; {seeds - found.pairs} more seeds would show {amount}"
+            more = seeds - found.pairs
+            yield f"; {more} more seed{'s' * (more > 1)} would show {amount}"
             return
     if wanted:
         yield f"; {MOST_SEEDS} seeds would not show {amount}"
