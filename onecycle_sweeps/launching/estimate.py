@@ -59,7 +59,8 @@ def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
     if config["task"] == schema.RANGE_TEST:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     if schema.LOOP in config:
-        return _steps_of_function(config, runs_dir)
+        steps = _steps_of_function(config, runs_dir)
+        return schema.probe_steps(config, round(steps)) if config["task"] == schema.PROBE else steps
     cache = runs_dir / "data" / config["needs"]["data"]
     with nodes.environment(config):
         facts = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
