@@ -57,6 +57,6 @@ def test_a_training_function_runs_on_a_cluster_with_its_range_test(cluster: Clus
     process = start(cluster, folder, *COMMANDS["function"], *SMALL["function"], "seed=0")
     assert ends(process, folder) == 0, said(folder)
     made = program.sweep_of(folder)
-    assert [entry.kind for entry in made.trials] == [sweep.RANGE_TEST, sweep.TRAIN, sweep.TRAIN]
+    assert [entry.kind for entry in made.trials] == [sweep.RANGE_TEST, *[sweep.PROBE] * 2, *[sweep.TRAIN] * 2]
     assert {made.trial(entry.signature).state().status for entry in made.trials} == {"finished"}
     check_mlflow(folder)
