@@ -127,7 +127,7 @@ def answered(search: Generator[Probe, Probed, Found], take: Callable[[Probe], Pr
 
 @dataclass(frozen=True)
 class LoopTrainer:
-    """Takes short trainings in our own loop; `first` is an untrained learner, `make_learner` makes that for a seed.
+    """Takes short trainings in our own loop; `of_objective` are the objective's measures, `make_learner` gets a seed.
 
     It compares rates by the loss on val, in which a few steps show before they do in other measures.
     """
@@ -135,17 +135,17 @@ class LoopTrainer:
     attempt: RunningAttempt
     config: Config
     steps_per_epoch: int
-    first: Learner
+    of_objective: Sequence[Measure]
     make_learner: Callable[[int], Learner]
 
     @property
     def measures(self) -> Sequence[Measure]:
         """See Trainer."""
-        return (*(one for one in recorded(self.first.objective.measures) if one != LOSS), LOSS)
+        return (*(one for one in recorded(self.of_objective) if one != LOSS), LOSS)
 
     def untrained(self) -> tuple[Mapping[str, float], int]:
         """See Trainer."""
-        return self._evaluate(self.first), self.config["epochs"] * self.steps_per_epoch
+        return self._evaluate(self.make_learner(probes.SEED)), self.config["epochs"] * self.steps_per_epoch
 
     def train(self, probe: Probe) -> Trained:
         """See Trainer."""

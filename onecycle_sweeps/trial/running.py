@@ -113,8 +113,10 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
             trial.write("resolved", resolved, attempt=attempt.number)
         data = learner.data
         if config["task"] == schema.PROBE:
+            # Only one learner at a time uses the device's memory.
+            measured, learner = learner.objective.measures, None
             made = partial(build.make_learner, config, resolved, data)
-            trainer = probing.LoopTrainer(attempt, config, resolved["steps_per_epoch"], learner, made)
+            trainer = probing.LoopTrainer(attempt, config, resolved["steps_per_epoch"], measured, made)
             found = probing.find_rate(attempt, config, test, trainer, state)
             result = found | {"steps_per_epoch": resolved["steps_per_epoch"]}
         elif config["task"] == schema.RANGE_TEST:
