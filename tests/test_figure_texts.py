@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
@@ -97,6 +97,7 @@ def read(text: str) -> float:
 
 
 @settings(max_examples=30)
+@example(low=2**-14, share=1e-7)
 @given(NUMBERS, st.floats(1e-7, 1e3))
 def test_a_linear_axis_has_3_to_8_numbers_which_are_those_of_its_ticks(low: float, share: float) -> None:
     high = low + share * max(abs(low), 1e-3)

@@ -203,7 +203,7 @@ def test_every_measure_of_a_trial_reaches_its_result_the_report_and_mlflow(
     files = {path.name: path for path in report.write(comparison)}
     assert {"val_brier.png", "val_accuracy.png", "val_loss.png"} < {*files}
     page = files["report.html"].read_text()
-    assert all(page.count(f"<h2>Validation {name}</h2>") == 1 for name in ("brier", "accuracy", "loss"))
+    assert all(page.count(f'"Validation {name} against steps"') == 1 for name in ("brier", "accuracy", "loss"))
     evaluations = next(csv.DictReader(files["evaluations.csv"].read_text().splitlines()))
     assert all(float(evaluations[name]) >= 0 for name in ("val/loss", "val/brier", "val/accuracy"))
     columns = next(csv.reader(files["trials.csv"].read_text().splitlines()))
@@ -231,7 +231,7 @@ def test_the_loss_as_headline_appears_once_everywhere(tmp_path: Path, monkeypatc
     for name in ("evaluations.csv", "trials.csv"):
         columns = next(csv.reader(files[name].read_text().splitlines()))
         assert len(columns) == len(set(columns))
-    assert files["report.html"].read_text().count("<h2>Validation loss</h2>") == 1
+    assert files["report.html"].read_text().count('"Validation loss against steps"') == 1
     tracking.ship(made)
     assert {"val/loss", "train/loss", "val/brier", "final/val_loss"} < charts(made)
 

@@ -81,7 +81,7 @@ def _short(value: float, digits: int = 3) -> str:
     if SHORT <= size < LONG or not size:
         return f"{sign}{size:.{digits + 1}g}"
     mantissa, exponent = f"{size:.{digits}e}".split("e")
-    return f"{sign}{float(mantissa):g}e{int(exponent)}"
+    return f"{sign}{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def _linear(low: float, high: float, *, whole: bool = False, few: bool = False) -> Iterator[list[float]]:
