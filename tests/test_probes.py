@@ -73,6 +73,16 @@ def test_the_budget_is_kept_and_no_training_is_too_short(budget: int, octaves: f
     assert bool(found.probed) is (probes.lengths(budget, STEPS) is not None)
 
 
+@pytest.mark.parametrize(
+    ("trained", "word"), [(1.0, "confident"), (0.8, "confident"), (0.6, "ambiguous"), (None, "confident")]
+)
+def test_a_net_that_memorises_makes_the_verdict_ambiguous(trained: float | None, word: str):
+    search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, ())
+    score = bowl(0.1)
+    found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps, trained))
+    assert found.word == word
+
+
 def test_without_steps_for_short_trainings_the_range_tests_verdict_is_passed_on():
     for doubts in ((), ("the interval is wide",)):
         found = find(bowl(0.1), 0.4, budget=100, doubts=doubts)

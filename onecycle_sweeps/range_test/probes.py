@@ -9,7 +9,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from onecycle_sweeps.range_test.verdict import Reading, grid_around
+from onecycle_sweeps.range_test.verdict import MEMORISED, Reading, grid_around
 
 # The seed of the first trainings, and the next one that of the last; no one's own trainings have them by accident.
 SEED = 1_000_003
@@ -39,7 +39,8 @@ class Probe:
 class Probed:
     """A short training that was taken, and its score on val: less is better, and it is infinite if it diverged.
 
-    `taken` is how many steps it had taken by then.
+    `taken` is how many steps it had taken by then. `trained` is the training loss at its end where the score is the
+    loss on val, else None.
     """
 
     rate: float
@@ -47,6 +48,7 @@ class Probed:
     seed: int
     score: float
     taken: int
+    trained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,11 @@ def search(
             break
         beyond = middle + (1 if middle == max(last) else -1)
         last[beyond] = yield Probe(start.rate * 2.0**beyond, longest, SEED + 1)
-    return _found(start, [*probed, *last.values()], {power: one.score for power, one in last.items()}, untrained)
+    return _found(start, [*probed, *last.values()], last, untrained)
 
 
-def _found(start: Reading, probed: Sequence[Probed], scores: dict[int, float], untrained: float) -> Found:
+def _found(start: Reading, probed: Sequence[Probed], last: dict[int, Probed], untrained: float) -> Found:
+    scores = {power: one.score for power, one in last.items()}
     best = min(scores, key=lambda power: scores[power])
     way = untrained - scores[best]
     if not (math.isfinite(scores[best]) and way > 0):
@@ -129,6 +132,12 @@ def _found(start: Reading, probed: Sequence[Probed], scores: dict[int, float], u
     if best in (min(scores), max(scores)):
         side = "lowest" if best == min(scores) else "highest"
         doubts.append(f"the {side} rate of the short trainings, {start.rate * 2.0**best:.2g}, was the best")
+    trained = last[best].trained
+    if trained is not None and scores[best] - trained > MEMORISED * way:
+        doubts.append(
+            f"val loss stayed above the training loss by {100 * (scores[best] - trained) / way:.0f} % of what was "
+            "learnt: the net memorises, and the longer the training, the lower its best rate"
+        )
     left, right = (scores.get(best + side, math.inf) - scores[best] for side in (-1, 1))
     power, width = vertex(left, right, way)
     at, low, high = (start.rate * 2.0 ** (best + one) for one in (power, power - width, power + width))

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import mean
 from typing import Any, Protocol
 
 import torch
@@ -78,7 +79,8 @@ def find_rate(
         course = trainer.train(asked)
         score = math.inf if course.found is None else _score(judged, course.found)
         taken_before = sum(one.taken for one in probed)
-        probed.append(Probed(asked.rate, asked.steps, asked.seed, score, len(course.losses)))
+        trained = mean(course.losses[-max(1, len(course.losses) // 10) :]) if judged == LOSS else None
+        probed.append(Probed(asked.rate, asked.steps, asked.seed, score, len(course.losses), trained))
         _record(attempt, trainer.measures, taken_before, course)
         _save(attempt, probed, {"untrained": untrained, "whole": whole, "seconds": before + time.monotonic() - began})
         log.info("%d steps at max_lr=%.4g with seed %d: %s", asked.steps, asked.rate, asked.seed, course.found)
@@ -95,7 +97,10 @@ def find_rate(
     found = answered(search, take)
     grid = ",".join(f"{rate:g}" for rate in found.grid)
     # JSON has no infinity.
-    scored = [asdict(one) | {"score": one.score if math.isfinite(one.score) else None} for one in found.probed]
+    scored = [
+        {key: None if value is None or not math.isfinite(value) else value for key, value in asdict(one).items()}
+        for one in found.probed
+    ]
     ends = {"max_lr": found.max_lr.rate, "max_lr_low": found.max_lr.low, "max_lr_high": found.max_lr.high}
     return {
         "status": "finished",
