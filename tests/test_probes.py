@@ -83,6 +83,13 @@ def test_a_net_that_memorises_makes_the_verdict_ambiguous(trained: float | None,
     assert found.word == word
 
 
+@pytest.mark.parametrize("untrained", [math.inf, math.nan])
+def test_an_untrained_net_without_a_score_leaves_the_range_tests_rate_ambiguous(untrained: float):
+    search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, untrained, ())
+    found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.1)(one), one.steps))
+    assert (found.max_lr.rate, found.word) == (0.1, "ambiguous")
+
+
 def test_without_steps_for_short_trainings_the_range_tests_verdict_is_passed_on():
     for doubts in ((), ("the interval is wide",)):
         found = find(bowl(0.1), 0.4, budget=100, doubts=doubts)

@@ -1,5 +1,6 @@
 """Probes as trials: which trainings get one, what it records, how it resumes, and who trains at its rate."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ from onecycle_sweeps import journal, sweep, trial
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import PROBE, RANGE_TEST, TRAIN
 from onecycle_sweeps.launching.slurm.submissions import job_arrays
+from onecycle_sweeps.measures import ACCURACY, LOSS, Measure
 from onecycle_sweeps.outcome import look
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.policies import Compressed
 from onecycle_sweeps.report import short_trainings
-from onecycle_sweeps.trial import Stopped
+from onecycle_sweeps.trial import Stopped, probing
 from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import create, probed, series, stop_after
 
@@ -133,6 +135,29 @@ def test_a_probe_that_was_stopped_goes_on_behind_its_last_whole_training_to_the_
         assert series(other, name) == series(folder, name)
 
 
+def test_a_probe_whose_budget_was_changed_while_it_was_stopped_goes_on_with_the_one_it_began_with(
+    found: tuple[Path, Trial, TrialFolder], tmp_path: Path
+):
+    """Another sweep, with more seeds, writes the config again."""
+    trained, _ = probed(tmp_path, *TWO)
+    create(tmp_path, trained)
+    other = TrialFolder(tmp_path / probe_of(trained).signature)
+    trial.run(other.sibling(trained.chain[0].signature))
+    with pytest.raises(Stopped):
+        trial.run(other, stop_after(90))
+    more, *_ = probed(tmp_path, *TWO, *((*SMALL, f"seed={seed}") for seed in range(2, 8)))
+    assert create(tmp_path, probe_of(more)).path == other.path
+    trial.run(other)
+    whole, again = found[2].result(), other.result()
+    assert whole and again and again["verdict"] == whole["verdict"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("measure", [LOSS, ACCURACY])
+def test_an_evaluation_that_is_no_number_is_never_the_best(measure: Measure, value: float):
+    assert probing.score_of(measure, {measure.name: value}) == math.inf
+
+
 def test_the_seeds_of_short_trainings_are_not_those_of_the_sweep(found: tuple[Path, Trial, TrialFolder]):
     result = found[2].result()
     assert result and min(one["seed"] for one in result["verdict"]["probed"]) > 10**6
@@ -156,4 +181,4 @@ def test_a_training_function_is_probed_by_its_own_loop_and_measure(runs_dir: Pat
     result, resolved = folder.result(), folder.resolved()
     assert result and resolved
     assert sum(one["taken"] for one in result["verdict"]["probed"]) == result["steps"] <= resolved["total_steps"]
-    assert result["verdict"]["probed"] or result["steps"] == 0
+    assert len(result["verdict"]["probed"]) >= 7

@@ -125,7 +125,7 @@ def _found(start: Reading, probed: Sequence[Probed], last: dict[int, Probed], un
     scores = {power: one.score for power, one in last.items()}
     best = min(scores, key=lambda power: scores[power])
     way = untrained - scores[best]
-    if not (math.isfinite(scores[best]) and way > 0):
+    if not (math.isfinite(way) and way > 0):
         doubt = "no short training came to a better score than the untrained net"
         return Found(start, start.rate, tuple(probed), (doubt,))
     doubts: list[str] = []

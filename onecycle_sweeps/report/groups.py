@@ -8,7 +8,7 @@ from typing import Any
 from onecycle_sweeps import measures, provenance
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Group
+from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Group
 from onecycle_sweeps.sweep import group_name as group_name
 
 RATES = ("max_lr_scale", "max_lr", "policy.max_lr")
@@ -252,15 +252,16 @@ def mixed_code(outcomes: Sequence[Outcome]) -> Iterator[str]:
     for package in dict.fromkeys(name for versions in known for name in versions):
         if len(found := dict.fromkeys(versions[package] for versions in known if package in versions)) > 1:
             yield f"The trials were trained with {package} {' and '.join(found)}."
-    tests = {o.entry.signature: o for o in outcomes if o.entry.kind == RANGE_TEST}
-    tuned = [(o, tests[o.entry.needs]) for o in trained if o.entry.needs in tests]
-    since = [(o, provenance.differing([o.resolved, test.resolved])) for o, test in tuned]
-    if names := list(dict.fromkeys(name for _, changed in since for name in changed)):
-        later = _with_seeds([outcome for outcome, changed in since if changed])
-        yield (
-            f"{few(names, CODE_SHOWN)} changed between the range test and {later}: their rate comes from other code; "
-            "rerun=true finds it again."
-        )
+    finders = {o.entry.signature: o for o in outcomes if o.entry.kind in (RANGE_TEST, PROBE)}
+    tuned = [(o, finders[o.entry.needs]) for o in trained if o.entry.needs in finders]
+    for kind in (RANGE_TEST, PROBE):
+        since = [(o, provenance.differing([o.resolved, one.resolved])) for o, one in tuned if one.entry.kind == kind]
+        if names := list(dict.fromkeys(name for _, changed in since for name in changed)):
+            later = _with_seeds([outcome for outcome, changed in since if changed])
+            yield (
+                f"{few(names, CODE_SHOWN)} changed between the {kind.replace('_', ' ')} and {later}: their rate comes "
+                "from other code; rerun=true finds it again."
+            )
 
 
 def _code(resolved: Mapping[str, Any]) -> dict[str, str]:

@@ -35,7 +35,7 @@ class Trained:
 
 
 class Trainer(Protocol):
-    """Takes short trainings, in our own loop or in a user's function; each is one by a `policy` at a rate."""
+    """Takes short trainings by the trial's policy, in our own loop or in a user's function."""
 
     @property
     def measures(self) -> Sequence[Measure]:
@@ -65,11 +65,8 @@ def find_rate(
     began, before = time.monotonic(), state["seconds"] if state else 0.0
     known = [Probed(**one) for one in state["probed"]] if state else []
     judged = trainer.measures[-1]
-    if state:
-        untrained, whole = state["untrained"], state["whole"]
-    else:
-        found_first, whole = trainer.untrained()
-        untrained = _score(judged, found_first)
+    # What the trainings answer to is saved with them: the config's budget and the range test may have changed since.
+    asked_for = state["asked_for"] if state else _asked_for(config, range_test, judged, *trainer.untrained())
     probed: list[Probed] = []
 
     def take(asked: Probe) -> Probed:
@@ -77,24 +74,17 @@ def find_rate(
             probed.append(known[len(probed)])
             return probed[-1]
         course = trainer.train(asked)
-        score = math.inf if course.found is None else _score(judged, course.found)
+        score = math.inf if course.found is None else score_of(judged, course.found)
         taken_before = sum(one.taken for one in probed)
         trained = mean(course.losses[-max(1, len(course.losses) // 10) :]) if judged == LOSS else None
         probed.append(Probed(asked.rate, asked.steps, asked.seed, score, len(course.losses), trained))
         _record(attempt, trainer.measures, taken_before, course)
-        _save(attempt, probed, {"untrained": untrained, "whole": whole, "seconds": before + time.monotonic() - began})
+        _save(attempt, probed, {"asked_for": asked_for, "seconds": before + time.monotonic() - began})
         log.info("%d steps at max_lr=%.4g with seed %d: %s", asked.steps, asked.rate, asked.seed, course.found)
         return probed[-1]
 
-    rates = range_test["metrics"]
-    search = probes.search(
-        Reading(*(rates[f"suggestion/max_lr{end}"] for end in ("", "_low", "_high"))),
-        whole,
-        schema.probe_steps(config, whole),
-        untrained,
-        range_test["verdict"]["doubts"],
-    )
-    found = answered(search, take)
+    arguments: dict[str, Any] = {**asked_for, "start": Reading(*asked_for["start"])}
+    found = answered(probes.search(**arguments), take)
     grid = ",".join(f"{rate:g}" for rate in found.grid)
     # JSON has no infinity.
     scored = [
@@ -113,10 +103,24 @@ def find_rate(
             "probed": scored,
             "grid": found.grid,
             "measure": asdict(judged),
-            "untrained": untrained,
+            "untrained": asked_for["untrained"],
         },
         "steps": sum(one.taken for one in probed),
         "warnings": [f"the verdict is ambiguous: {doubt}; or try the grid max_lr={grid}" for doubt in found.doubts],
+    }
+
+
+def _asked_for(
+    config: Config, range_test: Mapping[str, Any], judged: Measure, untrained: Mapping[str, float], steps: int
+) -> State:
+    """The arguments of the search, as a checkpoint keeps them."""
+    rates = range_test["metrics"]
+    return {
+        "start": [rates[f"suggestion/max_lr{end}"] for end in ("", "_low", "_high")],
+        "steps": steps,
+        "budget": schema.probe_steps(config, steps),
+        "untrained": score_of(judged, untrained),
+        "doubts": list(range_test["verdict"]["doubts"]),
     }
 
 
@@ -196,7 +200,9 @@ def _save(attempt: RunningAttempt, probed: Sequence[Probed], rest: State) -> Non
     attempt.journal.saved(step)
 
 
-def _score(measure: Measure, found: Mapping[str, float]) -> float:
-    """The measure so that less is better."""
+def score_of(measure: Measure, found: Mapping[str, float]) -> float:
+    """The measure so that less is better; infinite where it is no finite number."""
     value = found[measure.name]
+    if not math.isfinite(value):
+        return math.inf
     return value if measure.goal == "min" else -value
