@@ -18,8 +18,10 @@ from onecycle_sweeps import tracking
 from onecycle_sweeps.sweep import Sweep
 
 # Of a palette; a page has few colours, and a picture of them all would be three times the size.
-COLOURS = 160
+COLOURS = 256
 SECONDS = 60
+# Buttons of MLflow's page that close what stands beside its charts.
+BESIDE_THE_CHARTS = ("mlflow.experiment_page.shared_view.dismiss", "mlflow.assistant.chat_panel.close")
 # In pixels: of a page, and around what is cut out of it.
 WIDTH, MARGIN = 1100, 12
 
@@ -39,7 +41,7 @@ def browser() -> Iterator[Browser]:
 def save(png: bytes, path: Path, colours: int = COLOURS) -> None:
     """Write a screenshot with a palette."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def report(found: Browser, page: Path, folder: Path, pictures: Mapping[str, Sequence[str]]) -> None:
@@ -66,9 +68,12 @@ def mlflow(found: Browser, sweep: Sweep, path: Path) -> None:
         shown.goto(tracking.overlay_link(sweep, port))
         card: Any = shown.locator("[data-testid=experiment-view-compare-runs-card]", has_text="schedule/lr")
         card.first.wait_for(timeout=1000 * SECONDS)
-        shown.locator("svg .scatterlayer path").first.wait_for(timeout=1000 * SECONDS)
+        shown.locator("svg .scatterlayer path").first.wait_for(state="attached", timeout=1000 * SECONDS)
+        for name in BESIDE_THE_CHARTS:
+            if (button := shown.locator(f"[data-component-id='{name}']")).count():
+                button.first.click()
         # The other charts are drawn one after the other.
-        shown.wait_for_timeout(4000)
+        shown.wait_for_timeout(6000)
         save(shown.screenshot(), path)
     finally:
         server.terminate()
