@@ -151,7 +151,7 @@ def watch(which: Sweep) -> int:
 
     _refresh_jobs(which)
     trials = [entry for entry in which.trials if not which.trial(entry.signature).state().has_result]
-    with Display(which, len(trials)) as display:
+    with Display(which, trials) as display:
         for event in slurm_watch.watch(which, trials):
             display.show(event)
     return status(which)

@@ -215,6 +215,14 @@ def latest_block(folder: Path) -> Block | None:
     return _last_block(found[-1]) if found else None
 
 
+def latest_value(folder: Path, name: str) -> float | None:
+    """The last value of a metric in the newest attempt that has one."""
+    for path in reversed(attempt_files(folder)):
+        for block in _parse_blocks(_parse(_last_lines(path, f'"{name}":'))):
+            return block.metrics[name][-1]
+    return None
+
+
 def end_of_attempt(folder: Path, attempt: int) -> int | None:
     """The step after the last one in an attempt's file; None if the file or its first line is missing."""
     path = attempt_file(folder, attempt)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 TRAIN, VAL = "train/", "val/"
+MINUS = "\N{MINUS SIGN}"
 # Numbers of this size are written without powers of ten.
 PLAIN_FROM, PLAIN_BELOW = 1e-4, 1e9
 
@@ -88,7 +89,7 @@ class Measure:
 
     def number(self, value: float) -> str:
         """The value as it is written where its unit is known: `90.05`, or four significant digits."""
-        return f"{100 * value:.2f}" if self.is_fraction else four_digits(value)
+        return with_minus(f"{100 * value:.2f}") if self.is_fraction else four_digits(value)
 
     def with_deviation(self, mean: float, deviation: float) -> tuple[str, str]:
         """A mean and its standard deviation as they are written beside each other: to two digits of the deviation."""
@@ -96,7 +97,7 @@ class Measure:
             return self.number(mean), self.number(deviation)
         # No more than six digits of the mean.
         decimals = max(0, min(1 - _magnitude(deviation), 5 - _magnitude(mean)))
-        return f"{mean:.{decimals}f}", f"{deviation:.{decimals}f}"
+        return with_minus(f"{mean:.{decimals}f}"), f"{deviation:.{decimals}f}"
 
     def text(self, value: float) -> str:
         """The value as it is written for people: `90.05 %`."""
@@ -105,7 +106,12 @@ class Measure:
 
 def four_digits(value: float) -> str:
     """A number in four significant digits; one from 10,000 to a thousand million is whole, not in powers of ten."""
-    return f"{value:.0f}" if 1e4 <= abs(value) < PLAIN_BELOW else f"{value:.4g}"
+    return with_minus(f"{value:.0f}" if 1e4 <= abs(value) < PLAIN_BELOW else f"{value:.4g}")
+
+
+def with_minus(number: str) -> str:
+    """The text of a number with a minus sign in place of the hyphen before it; a hyphen in an exponent stays."""
+    return number.replace("-", MINUS, 1) if number.startswith("-") else number
 
 
 def _magnitude(value: float) -> int:

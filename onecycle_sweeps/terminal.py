@@ -16,7 +16,7 @@ from pathlib import Path
 
 # Exit statuses: a trial without a result, a mistake in what was typed, Ctrl-C.
 FAILURE, MISTAKE, INTERRUPTED = 1, 2, 130
-REPLACEMENTS = {"±": "+-", "\N{MINUS SIGN}": "-", "≥": ">="}
+REPLACEMENTS = {"±": "+-", "\N{MINUS SIGN}": "-", "≥": ">=", "…": "~"}
 PACKAGE = Path(__file__).resolve().parent
 OURS = (PACKAGE, PACKAGE.parent / "hydra_plugins")
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))

@@ -77,9 +77,10 @@ class TrialState:
 
 @dataclass(frozen=True)
 class Progress:
-    """The last step in a running trial's journal, with its rate and loss.
+    """The last step in a running trial's journal, with its rate and loss, and its last evaluation.
 
     started, time: when the attempt began and when the step was written, as Unix times.
+    val: the headline measure of the last evaluation; None before the first one.
     """
 
     step: int
@@ -89,6 +90,13 @@ class Progress:
     started: float
     first_step: int
     time: float
+    headline: Measure = measures.ACCURACY
+    val: float | None = None
+
+    @property
+    def val_text(self) -> str:
+        """The last evaluation for people: `90.05 %`; empty before the first one."""
+        return "" if self.val is None else self.headline.text(self.val)
 
     @property
     def seconds_left(self) -> float | None:
@@ -215,7 +223,7 @@ class TrialFolder:
             return None
         if not resolved or not block or not attempt:
             return None
-        losses = block.metrics[journal.TRAIN_LOSS]
+        losses, headline = block.metrics[journal.TRAIN_LOSS], measures.of_trial(resolved)[0]
         return Progress(
             step=block.step + len(losses) - 1,
             total_steps=resolved["total_steps"],
@@ -224,6 +232,8 @@ class TrialFolder:
             started=attempt.time,
             first_step=attempt.start,
             time=block.time,
+            headline=headline,
+            val=journal.latest_value(self.journal, headline.val),
         )
 
     def is_done(self, config: dict[str, Any]) -> bool:

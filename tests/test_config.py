@@ -350,8 +350,8 @@ def test_a_sweep_by_a_users_yaml_is_in_the_home_folder_and_is_found_there(
     assert [path.name for path in Path.cwd().iterdir()] == ["conf"]
     made = sweep_of(home)
     assert made.tracking_uri == f"sqlite:///{home}/mlflow.db"
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("report: ")]
-    assert cli.main(line.partition(" -m onecycle_sweeps ")[2].split()) == 0
+    (line,) = [line for line in done.stdout.splitlines() if " -m onecycle_sweeps ui " in line]
+    assert cli.main(["report", *line.partition(" -m onecycle_sweeps ui ")[2].split()]) == 0
     assert cli.main(["status", "runs_dir='~/runs'"]) == 0
     assert made.id in capsys.readouterr().out
 

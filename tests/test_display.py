@@ -5,9 +5,12 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 import recorded
 from onecycle_sweeps.journal import Journal
@@ -18,14 +21,15 @@ from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, FAILED, FINISHED, RUNNING, TrialFolder
 
 ROWS = 50
+CONFIG = {"max_lr": "auto", "evaluations_per_epoch": 1, "epochs": 2, "batch_size": 8, "needs": {"data": "digits"}}
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Sweep:
     """A sweep of two trials: `a` has taken 60 of its 100 steps, `b` has finished."""
     made = recorded.sweep(tmp_path, recorded.training("a", "clr"), recorded.training("b"))
-    recorded.attempt(made.trial("a"), 0, 60)
-    recorded.attempt(made.trial("b"), 0, 100)
+    recorded.attempt(made.trial("a"), 0, 60, config=CONFIG)
+    recorded.attempt(made.trial("b"), 0, 100, config=CONFIG)
     recorded.finish(made.trial("b"), metrics={"final/val_accuracy": 0.9876, "seconds": 61.5})
     return made
 
@@ -35,7 +39,7 @@ def entries(made: Sweep) -> dict[str, Entry]:
 
 
 def test_without_a_terminal_each_trial_that_ends_leaves_a_plain_line(made: Sweep, capfd: pytest.CaptureFixture[str]):
-    with Display(made, 2) as shown:
+    with Display(made, made.trials) as shown:
         shown.show(Event(entries(made)["a"], RUNNING))
         shown.show(Event(entries(made)["b"], RUNNING))
         shown.show(Event(entries(made)["b"], FINISHED))
@@ -51,14 +55,34 @@ def test_without_a_terminal_the_progress_of_a_long_trial_is_printed_now_and_then
     made: Sweep, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)
-    with Display(made, 2) as shown:
+    with Display(made, made.trials) as shown:
         shown.show(Event(entries(made)["a"], RUNNING))
+        shown.show(Event())
+        shown.show(Event())
     (line,) = capfd.readouterr().err.splitlines()
-    assert re.fullmatch(r"clr max_lr=0\.8 seed=0: step 60/100, loss 2\.59, lr 0\.59(, \d+ s left)?", line)
+    assert line.startswith("30 %, ") and " 0 of 2 trials done; 1 running, 1 waiting; " in line
+    assert line.endswith("clr max_lr=0.8 seed=0: step 60/100, loss 2.59, lr 0.59, val accuracy 60.00 %")
+
+
+def test_a_failure_is_told_once_with_its_log_and_not_again_for_other_seeds(tmp_path: Path, capfd: Any):
+    entries = [replace(recorded.training(f"t{seed}"), varies={"policy": "clr", "seed": str(seed)}) for seed in range(3)]
+    made = recorded.sweep(tmp_path, *entries)
+    cause = "ArithmeticError: no way forward (net.py:10 in forward)"
+    for entry in entries:
+        recorded.attempt(made.trial(entry.signature), 0, 5)
+        made.trial(entry.signature).log.write_text("a traceback")
+    with Display(made, entries) as shown:
+        shown.show(Event(entries[0], FAILED, cause))
+        shown.show(Event(entries[1], FAILED, cause))
+        shown.show(Event(entries[2], FAILED, f"range test 28ab: {cause}"))
+    first, *others = capfd.readouterr().err.splitlines()
+    assert cause in first and first.endswith(f"log: {made.trial('t0').log}")
+    for line in others:
+        assert cause not in line and "log.txt" not in line and "clr max_lr=0.8 seed=0" in line
 
 
 def test_the_notes_of_an_attempt_are_printed_once_when_it_has_begun(made: Sweep, capfd: pytest.CaptureFixture[str]):
-    with Display(made, 2) as shown:
+    with Display(made, made.trials) as shown:
         shown.show(Event(entries(made)["a"], RUNNING))
         assert not capfd.readouterr().err
         note = "net.py changed: the trial begins again from step 0"
@@ -68,7 +92,7 @@ def test_the_notes_of_an_attempt_are_printed_once_when_it_has_begun(made: Sweep,
     told, ended = capfd.readouterr().err.splitlines()
     assert told == f"clr max_lr=0.8 seed=0: {note}"
     assert ended.startswith("[1/2]")
-    with Display(made, 1) as shown:
+    with Display(made, made.trials[:1]) as shown:
         shown.show(Event(entries(made)["a"], RUNNING))
         shown.show(Event())
     assert not capfd.readouterr().err
@@ -77,12 +101,12 @@ def test_the_notes_of_an_attempt_are_printed_once_when_it_has_begun(made: Sweep,
 def test_code_that_changed_since_a_reused_result_is_named_before_anything_runs(
     made: Sweep, capfd: pytest.CaptureFixture[str]
 ):
-    with Display(made, 1, 1, ["layers.py"]):
+    with Display(made, made.trials[:1], 1, ["layers.py"]):
         assert (line := capfd.readouterr().err).startswith("1 of 2 results") and "layers.py" in line
 
 
 def test_reused_results_are_counted(made: Sweep, capfd: pytest.CaptureFixture[str]):
-    with Display(made, 1, 1):
+    with Display(made, made.trials[:1], 1):
         pass
     line = capfd.readouterr().err
     assert line.startswith("1 of 2 results") and "rerun=true" in line and line.count("\n") == 1
@@ -114,7 +138,7 @@ from onecycle_sweeps.launching.queue import Event
 display.REFRESH_SECONDS = 0.0
 made = sweep.load(Path(sys.argv[1]))
 a, b = made.trials
-with display.Display(made, 2) as shown:
+with display.Display(made, made.trials) as shown:
     shown.show(Event(a, "running"))
     shown.show(Event(b, "running"))
     shown.show(Event(b, "finished"))
@@ -123,24 +147,51 @@ print("the table")
 """
 
 
-@pytest.mark.parametrize("columns", [120, 40])
+@pytest.mark.parametrize("columns", [120, 80])
 def test_on_a_terminal_a_live_table_shows_the_running_trials_and_is_removed_in_the_end(made: Sweep, columns: int):
     seen = in_a_terminal([sys.executable, "-c", SHOW, str(made.folder)], columns)
     both = "0 of 2 trials done; 2 running, 0 waiting"
-    headings, first, second, counts = screen(seen[: seen.index(both) + len(both)], columns)
-    assert headings.split() == ["running", "progress"]
-    assert re.match(r"clr max_l\S+ .* ?step 60/100, loss 2\.59", first)
-    assert re.match(r"onecycle \S+ .* ?step 100/100, loss 2\.99", second)
+    headings, first, second, bar, counts = screen(seen[: seen.index(both) + len(both)], columns)
+    assert {"running", "step", "loss", "left"} <= set(headings.split())
+    assert re.match(r"clr max_l\S* .*60/100 +2\.59 .*60\.00 %", first)
+    assert re.match(r"onecycle\S* .*100/100 +2\.99 .*100\.00 %", second)
+    assert "80 %, at least " in bar
     assert counts == both
+    assert max(map(len, (headings, first, second, bar, counts))) <= columns
     after = [line for line in screen(seen, columns) if line]
     assert "".join(after) == ("[1/2] onecycle max_lr=0.8 seed=0: finished, val accuracy 98.76 %, 61.5 sthe table")
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h")
 
 
-def in_a_terminal(command: list[str], columns: int) -> str:
+def test_the_standing_of_a_trial_has_its_colour_on_a_terminal_unless_no_color_is_set(made: Sweep):
+    command = [sys.executable, "-c", SHOW, str(made.folder)]
+    assert "\x1b[32mfinished" in in_a_terminal(command, 80)
+    plain = in_a_terminal(command, 80, NO_COLOR="1")
+    assert "finished" in plain and not re.search(r"\x1b\[3\dm", plain)
+
+
+@pytest.mark.parametrize("running", [3, 300])
+def test_more_running_trials_than_a_terminal_has_lines_leave_room_for_the_bar(tmp_path: Path, running: int):
+    entries = [recorded.training(f"t{i}") for i in range(running)]
+    made = recorded.sweep(tmp_path, *entries)
+    for entry in entries:
+        made.trial(entry.signature).create(CONFIG)
+    shown = Display(made, entries)
+    shown._console = Console(force_terminal=True, width=80, height=24, color_system=None)
+    shown._seen = dict.fromkeys((entry.signature for entry in entries), None)
+    shown.running = {entry.signature: entry for entry in entries}
+    with shown._console.capture() as captured:
+        for part in shown._running_trials():
+            shown._console.print(part)
+    lines = captured.get().splitlines()
+    assert len(lines) <= 24 - 3
+    assert ("and " in lines[-1] and "more" in lines[-1]) == (running > 24)
+
+
+def in_a_terminal(command: list[str], columns: int, **more: str) -> str:
     """All that a command writes to a terminal with so many columns."""
     leader, follower = pty.openpty()
-    env = os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(ROWS)}
+    env = os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(ROWS)} | more
     with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=env) as process:
         os.close(follower)
         seen = b""

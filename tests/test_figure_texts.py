@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from kinds_of_sweeps import KINDS
 from onecycle_sweeps import report
+from onecycle_sweeps.measures import MINUS
 from onecycle_sweeps.report import canvas, figures, ticks
 from onecycle_sweeps.report.canvas import Plot
 from onecycle_sweeps.report.comparison import compare
@@ -92,7 +93,7 @@ def placed(low: float, high: float, *, logarithmic: bool) -> list[tuple[float, s
 
 
 def read(text: str) -> float:
-    plain = text.replace(ticks.MINUS, "-")
+    plain = text.replace(MINUS, "-")
     return float(plain.translate(str.maketrans({"k": "e3", "M": "e6", "G": "e9"})))
 
 

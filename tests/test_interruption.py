@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.slow
 LONG = ("~model", "+model={_target_: nodes_code.Slow}", "policy=onecycle", "max_lr=0.1", "epochs=20", "batch_size=32")
 LONG += ("save_model=true", "checkpoint_minutes=0.003")
 SWEEP = (*LONG, "seed=0,1", "-m")
-TO_CONTINUE = f"stopped; what had been done is saved. To continue: {invocation()} "
+TO_CONTINUE = f"stopped; what had been done is saved. To continue:\n{invocation()} "
 INTERRUPTED = 130
 # How far an attempt gets before it is stopped, of the 900 steps of a trial.
 STEPS = 60
@@ -177,7 +178,7 @@ def test_a_trial_that_was_stopped_waits(swept: Story, alone: Story):
 def test_resume_from_another_folder_and_the_same_command_again_finish_the_trials(swept: Story, alone: Story):
     for status, said in (swept.ends["resume"], alone.ends["again"]):
         assert status == 0, said
-    assert "onecycle    2/2" in swept.ends["resume"][1]
+    assert re.search(r"^onecycle +0.1 +2/2 ", swept.ends["resume"][1], re.MULTILINE)
     assert {one.attempts() for one in trials(swept.folder).values()} == {4}
     assert {one.attempts() for one in trials(alone.folder).values()} == {2}
 

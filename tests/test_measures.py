@@ -19,7 +19,7 @@ import real_trials
 import recorded
 from onecycle_sweeps import journal, report, tracking, trial
 from onecycle_sweeps.files import Damaged
-from onecycle_sweeps.measures import ACCURACY, LOSS, Measure, as_records, of_trial
+from onecycle_sweeps.measures import ACCURACY, LOSS, MINUS, Measure, as_records, of_trial
 from onecycle_sweeps.objectives.classification import Classification
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report.groups import score
@@ -59,7 +59,7 @@ def test_a_value_reaches_a_target_that_it_equals():
         (20594.3, 691.4, ("20594", "691")),
         (58.5283, 0.8888, ("58.53", "0.89")),
         (0.325712, 0.020563, ("0.326", "0.021")),
-        (-0.04, 0.5, ("-0.04", "0.50")),
+        (-0.04, 0.5, (f"{MINUS}0.04", "0.50")),
         (3.0, 1e-9, ("3.00000", "0.00000")),
         (12.345678, 0.0, ("12.35", "0")),
         (3.2e12, 5e9, ("3.2e+12", "5e+09")),
@@ -72,7 +72,7 @@ def test_a_mean_is_as_fine_as_two_digits_of_its_deviation(mean: float, deviation
 
 def test_prices_are_written_in_whole_numbers_and_fractions_in_per_cent():
     assert [RMSE.number(value) for value in (20594.3, -250000.0, 9999.4, 0.012346)] == [
-        *("20594", "-250000", "9999", "0.01235"),
+        *("20594", f"{MINUS}250000", "9999", "0.01235"),
     ]
     assert ACCURACY.with_deviation(0.92, 0.005) == ("92.00", "0.50")
 

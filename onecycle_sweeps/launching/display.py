@@ -1,41 +1,55 @@
-"""A sweep's progress while it runs: a live table on a terminal, plain lines elsewhere."""
+"""A sweep's progress while it runs: a live table and a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.files import Unreadable
+from onecycle_sweeps.launching.forecast import Forecast, Outlook, duration
 from onecycle_sweeps.launching.queue import Event
+from onecycle_sweeps.report import coloured
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.terminal import wants_tracebacks
-from onecycle_sweeps.trial_folder import ENDED, FAILED, RUNNING, TrialFolder
+from onecycle_sweeps.trial_folder import ENDED, FAILED, RUNNING, Progress, TrialFolder
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 30.0
+BAR_WIDTH = 30
+# The lines of a terminal that the running trials leave free.
+OTHER_LINES = 6
+# From this width on the learning rate has a column.
+WIDE = 100
 
 
 class Display:
-    """Shows which trials run and how far they are; each trial that ends leaves one line."""
+    """Shows which of the `todo` trials run and how far they are; each trial that ends leaves one line."""
 
-    def __init__(self, sweep: Sweep, todo: int, reused: int = 0, changed: Sequence[str] = ()) -> None:
-        self.sweep, self.todo, self.reused, self.changed = sweep, todo, reused, changed
+    def __init__(self, sweep: Sweep, todo: Sequence[Entry], reused: int = 0, changed: Sequence[str] = ()) -> None:
+        self.sweep, self.todo, self.reused, self.changed = sweep, len(todo), reused, changed
         self.running: dict[str, Entry] = {}
         self.ended: Counter[str] = Counter()
+        self._forecast = Forecast(sweep, todo)
         # Attempts whose notes were printed, or that began before this command, and trials whose notes are due.
         self._attempts = {entry.signature: sweep.trial(entry.signature).attempts() for entry in sweep.trials}
         self._notes_due: dict[str, Entry] = {}
+        # The causes of failures that were printed, each with the name of its first trial.
+        self._causes: dict[str, str] = {}
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        on_terminal = self._console.is_terminal
+        on_terminal = self._console.is_interactive
         self._live = Live(console=self._console, transient=True, auto_refresh=False) if on_terminal else None
-        self._shown = time.monotonic()
+        # The progress of the running trials and the outlook as they were last read.
+        self._seen: dict[str, Progress | None] = {}
+        self._outlook = Outlook(0.0, None)
+        self._shown, self._percent = time.monotonic(), 0
 
     def __enter__(self) -> Self:
         if self.reused:
@@ -55,10 +69,14 @@ class Display:
         entry, status = event.entry, event.status
         if event.news:
             self._print(event.news)
+        if event.places:
+            self._forecast.places = event.places
         if entry and status == RUNNING:
             self.running[entry.signature] = entry
+            self._forecast.begin(entry)
         elif entry and status:
             self.running.pop(entry.signature, None)
+            self._seen.pop(entry.signature, None)
         if entry and (status == RUNNING or status in ENDED):
             # A short job may have ended before it was seen running.
             self._notes_due[entry.signature] = entry
@@ -66,13 +84,27 @@ class Display:
         if entry and status in ENDED:
             self._notes_due.pop(entry.signature, None)
             self.ended[status] += 1
+            self._forecast.end(entry)
             trial = self.sweep.trial(entry.signature)
-            self._print(f"[{self.ended.total()}/{self.todo}] {describe(trial, entry, status, event.cause)}")
+            self._render(refresh=False)
+            line = describe(trial, entry, status, self._cause(entry, status, event.cause))
+            self._print(coloured(f"[{self.ended.total()}/{self.todo}] {line}", status))
             if status == FAILED and wants_tracebacks():
                 self._print(trial.last_failure().get("traceback", ""))
         if time.monotonic() - self._shown >= (REFRESH_SECONDS if self._live else PLAIN_SECONDS):
             self._shown = time.monotonic()
             self._show_progress()
+
+    def _cause(self, entry: Entry, status: str, cause: str | None) -> str | None:
+        """Why a trial ended; of a failure that has been printed, only the trial that has it too."""
+        if status != FAILED or not cause:
+            return cause
+        # The cause of a trial whose range test failed ends with that of the range test.
+        if known := next((name for text, name in self._causes.items() if cause.endswith(text)), None):
+            return f"for the same reason as {known}"
+        self._causes[cause] = self._name(entry)
+        log = self.sweep.trial(entry.signature).log
+        return f"{cause}; log: {log}" if log.exists() else cause
 
     def _print_notes(self) -> None:
         """Print the notes of attempts that have begun, such as why a trial starts again from step 0."""
@@ -88,24 +120,67 @@ class Display:
                     self._print(f"{self._name(entry)}: {note}")
 
     def _show_progress(self) -> None:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("running", no_wrap=True)
-        table.add_column("progress", no_wrap=True)
-        for entry in self.running.values():
-            line = _progress_line(self.sweep.trial(entry.signature))
-            table.add_row(self._name(entry), line or "starting")
-            if line and not self._live:
-                self._print(f"{self._name(entry)}: {line}")
+        self._seen = {key: self.sweep.trial(key).progress() for key in self.running}
+        for key, progress in self._seen.items():
+            self._forecast.see(self.running[key], progress)
+        self._outlook = self._forecast.outlook()
         if self._live:
-            running, ended = len(self.running), self.ended.total()
-            counts = "".join(f", {count} {status}" for status, count in self.ended.items())
-            waiting = self.todo - ended - running
-            line = f"{ended} of {self.todo} trials done{counts}; {running} running, {waiting} waiting"
-            self._live.update(Group(table, Text(line)), refresh=True)
+            self._render(refresh=True)
+        elif (percent := self._outlook.percent) > self._percent:
+            self._percent = percent
+            (alone,) = self._seen.items() if len(self._seen) == 1 else [("", None)]
+            own = f"; {self._name(self.running[alone[0]])}: {_in_line(alone[1])}" if alone[1] else ""
+            self._print(f"{self._outlook.in_words()}; {self._counts().plain}{own}")
 
-    def _print(self, line: str) -> None:
-        # Not as rich's markup, for which brackets have a meaning.
-        self._console.print(Text(line))
+    def _render(self, *, refresh: bool) -> None:
+        """Bring the live part up to date; it is shown at once with `refresh`, else together with the next line."""
+        if self._live:
+            bar = Table.grid(padding=(0, 2))
+            bar.add_row(ProgressBar(1.0, self._outlook.share, BAR_WIDTH), Text(self._outlook.in_words(), "bold"))
+            self._live.update(Group(*self._running_trials(), bar, self._counts()), refresh=refresh)
+
+    def _running_trials(self) -> Iterator[RenderableType]:
+        """The table of the running trials, as many as the terminal has lines for, their names as wide as it allows."""
+        seen = self._seen
+        if not seen:
+            return
+        room = max(1, self._console.height - OTHER_LINES)
+        shown = list(seen.items())[: room if len(seen) <= room else room - 1]
+        is_wide = self._console.width >= WIDE
+        evaluated = next((f"val {one.headline.name}" for one in seen.values() if one and one.val_text), None)
+        headers = ["step", "loss", *(["lr"] if is_wide else []), *([evaluated] if evaluated else []), "left"]
+        rows: list[list[str]] = []
+        for _, one in shown:
+            if one is None:
+                rows.append(["starting", *[""] * (len(headers) - 1)])
+                continue
+            left = "" if one.seconds_left is None else duration(one.seconds_left)
+            values = [f"{one.step + 1}/{one.total_steps}", f"{one.loss:.4g}", *([f"{one.lr:.3g}"] if is_wide else [])]
+            rows.append([*values, *([one.val_text] if evaluated else []), left])
+        widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+        names = [self._name(self.running[key]) for key, _ in shown]
+        rest = self._console.width - sum(widths) - 2 * len(widths)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("running", no_wrap=True, width=max(8, min(rest, max(map(len, names)))))
+        for header, width in zip(headers, widths, strict=True):
+            table.add_column(header, no_wrap=True, justify="right", min_width=width)
+        for name, row in zip(names, rows, strict=True):
+            table.add_row(Text(name), *map(Text, row))
+        yield table
+        if len(shown) < len(seen):
+            yield Text(f"and {len(seen) - len(shown)} more", "dim")
+
+    def _counts(self) -> Text:
+        """How many trials are done and how they stand: `5 of 12 trials done: 4 finished, 1 diverged; 2 running`."""
+        done, running = self.ended.total(), len(self.running)
+        line = Text(f"{done} of {self.todo} trials done")
+        for i, (status, count) in enumerate(self.ended.items()):
+            line += Text(", " if i else ": ") + coloured(f"{count} {status}", status)
+        return line + Text(f"; {running} running, {self.todo - done - running} waiting")
+
+    def _print(self, line: str | Text) -> None:
+        # A text is not read as rich's markup, for which brackets have a meaning.
+        self._console.print(Text(line) if isinstance(line, str) else line)
 
     def _name(self, entry: Entry) -> str:
         return entry.name(self.sweep.trial(entry.signature).max_lr())
@@ -125,8 +200,7 @@ def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -
     return f"{name}: {status}" + (f", {', '.join(facts)}" if facts else "")
 
 
-def _progress_line(trial: TrialFolder) -> str | None:
-    if not (seen := trial.progress()):
-        return None
-    left = f", {seen.seconds_left:.0f} s left" if seen.seconds_left is not None else ""
-    return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}, lr {seen.lr:.3g}{left}"
+def _in_line(seen: Progress) -> str:
+    """How far a trial is, in a line."""
+    val = f", val {seen.headline.name} {seen.val_text}" if seen.val_text else ""
+    return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}, lr {seen.lr:.3g}{val}"

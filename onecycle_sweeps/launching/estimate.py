@@ -39,7 +39,7 @@ def hours(configs: Sequence[Config], runs_dir: Path, device: str) -> tuple[list[
     Raises NoEstimate if a kind of trial has no earlier one and its steps cannot be timed.
     """
     earlier = _earlier(runs_dir, device)
-    kinds = {_kind(config): config for config in configs}
+    kinds = {workload(config): config for config in configs}
     for kind, config in kinds.items():
         if schema.LOOP in config and kind not in earlier:
             raise NoEstimate(f"{function_node.name(config)} is not called before its sweep: {ONCE_FINISHED}")
@@ -51,7 +51,9 @@ def hours(configs: Sequence[Config], runs_dir: Path, device: str) -> tuple[list[
     if timed:
         of = f", for each of {len(timed)} kinds of trial" if len(timed) > 1 else ""
         sources.append(f"{TIMED_STEPS} steps timed on THIS machine's {where}{of}")
-    return [_steps(c, runs_dir, _kind(c) in timed) * paces[_kind(c)] / 3600 for c in configs], " and ".join(sources)
+    return [_steps(c, runs_dir, workload(c) in timed) * paces[workload(c)] / 3600 for c in configs], " and ".join(
+        sources
+    )
 
 
 def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
@@ -80,7 +82,7 @@ def _steps_of_function(config: Config, runs_dir: Path) -> float:
     found = [
         (earlier["epochs"], resolved["total_steps"])
         for _, resolved, earlier in _results(runs_dir)
-        if earlier["task"] == schema.TRAIN and _kind(earlier) == _kind(config)
+        if earlier["task"] == schema.TRAIN and workload(earlier) == workload(config)
     ]
     alike = [(epochs, steps) for epochs, steps in found if epochs == config["epochs"]]
     if not found:
@@ -88,7 +90,7 @@ def _steps_of_function(config: Config, runs_dir: Path) -> float:
     return median(steps * config["epochs"] / epochs for epochs, steps in alike or found)
 
 
-def _kind(config: Config) -> str:
+def workload(config: Config) -> str:
     """What the pace of a trial depends on: model, data, batch size, precision, or a user's own function."""
     data = (config["needs"]["data"], config.get("data", {}).get("augment"))
     kept = [config.get(key) for key in ("model", "batch_size", "precision", schema.LOOP)]
@@ -102,7 +104,7 @@ def _earlier(runs_dir: Path, device: str) -> dict[str, list[float]]:
         if not resolved["device"].startswith(device):
             continue
         if result["steps"] and (seconds := result["metrics"].get("seconds")):
-            paces.setdefault(_kind(config), []).append(seconds / result["steps"])
+            paces.setdefault(workload(config), []).append(seconds / result["steps"])
     return paces
 
 

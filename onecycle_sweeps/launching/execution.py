@@ -52,6 +52,7 @@ def run_here(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
     keep_freed_memory()
     queue = Queue(sweep, trials)
     stopping = threading.Event()
+    yield Event(places=1)
     while queue.waiting:
         yield from queue.fail_dependents()
         if not (entry := queue.next()):

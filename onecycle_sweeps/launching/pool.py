@@ -197,6 +197,7 @@ def run(pool: WorkerPool, sweep: Sweep, trials: Sequence[Entry], slots: Sequence
     queue = Queue(sweep, trials)
     try:
         pool.grow(sweep, slots)
+        yield Event(places=len(slots))
         while queue.waiting or any(worker.entry for worker in pool.workers):
             yield from queue.fail_dependents()
             for worker in pool.workers:

@@ -30,12 +30,16 @@ class Execution:
 
 @dataclass(frozen=True)
 class Event:
-    """The new status of a trial and its cause; without a trial, a line of news or only a tick of the clock."""
+    """The new status of a trial and its cause; without a trial, a line of news or only a tick of the clock.
+
+    places: how many trials run at once, if the event says so.
+    """
 
     entry: Entry | None = None
     status: str | None = None
     cause: str | None = None
     news: str | None = None
+    places: int | None = None
 
 
 class Queue:

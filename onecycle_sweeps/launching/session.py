@@ -28,6 +28,8 @@ from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFo
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
 # How many trials' folders are created at once: a disk syncs many in the time of one.
 FOLDERS_AT_ONCE = 16
+# The most lines below the table at the end of a sweep.
+LINES_AT_END = 5
 
 
 class Session:
@@ -122,26 +124,41 @@ class Session:
 
     def conclude(self) -> int:
         """Write, publish and print the comparison and the next commands; returns 1 if a trial has no result."""
-        comparison = report.compare(self.sweep)
+        comparison, console = report.compare(self.sweep), Console(highlight=False)
         say()
-        report.show(comparison, Console(highlight=False))
-        if all(entry.kind == RANGE_TEST for entry in self.sweep.trials):
-            for entry in self.sweep.trials:
-                say(f"curve: {self.sweep.trial(entry.signature).path / 'range_test.png'}")
-        if line := _other_code(self.sweep):
-            say(line)
+        report.show_summary(comparison, console)
         assert self._shipper
         undelivered = self._shipper.deliver(report.write(comparison), report.markdown(comparison))
         self.close()
-        which = _named(self.sweep, self.typed_in)
-        say(f"report: {self.sweep.report / report.PAGE}; later: {invocation()} report {which}")
-        if undelivered:
-            say(f"MLflow upload incomplete ({undelivered}); retry: {invocation()} sync {which}")
-        elif tracking.is_server(self.sweep.tracking_uri):
-            say(f"MLflow: {tracking.overlay_link(self.sweep)}")
-        else:
-            say(f"MLflow: {invocation()} ui {which}  opens  {tracking.overlay_link(self.sweep)}")
+        others = [line] if (line := _other_code(self.sweep)) else []
+        remarks, rest = self._last_lines(report.highlights(comparison, others), undelivered)
+        say()
+        report.show_remarks(remarks, console)
+        for line in rest:
+            # Never wrapped here: these are to be copied.
+            say(line)
         return 0 if all(outcome.result for outcome in comparison.outcomes) else FAILURE
+
+    def _last_lines(self, remarks: Sequence[str], undelivered: str | None) -> tuple[Sequence[str], list[str]]:
+        """The first remarks, and the paths, links and commands after them: together at most LINES_AT_END lines."""
+        which, page = _named(self.sweep, self.typed_in), f"report: {self.sweep.report / report.PAGE}"
+        entries = self.sweep.trials
+        tests = [entry for entry in entries if entry.kind == RANGE_TEST] if len(entries) == 1 else []
+        rest = [f"curve: {self.sweep.trial(entry.signature).path / 'range_test.png'}" for entry in tests]
+        link = f"MLflow: {tracking.overlay_link(self.sweep)}"
+        if undelivered:
+            rest += [f"MLflow upload incomplete ({undelivered}); to retry:", f"{invocation()} sync {which}"]
+        elif tracking.is_server(self.sweep.tracking_uri):
+            rest += [link]
+        else:
+            rest += [f"{link}  while this runs:", f"{invocation()} ui {which}"]
+        room = LINES_AT_END - 1 - len(rest)
+        if len(remarks) <= room:
+            return remarks, [page, *rest]
+        shown = max(1, room - 1)
+        more = len(remarks) - shown
+        told = f"{page}, with {more} further remark{'s' * (more > 1)}; to read {'them' if more > 1 else 'it'} here:"
+        return remarks[:shown], [told, f"{invocation()} report {which}", *rest]
 
     def close(self) -> None:
         """Wait, for a bounded time, until MLflow has the rest."""
@@ -149,7 +166,7 @@ class Session:
 
     def _run(self, todo: Sequence[Entry], run: Run, reused: Sequence[Entry], remarks: Sequence[str]) -> None:
         _, changed = outdated(self.sweep.trial(entry.signature) for entry in reused)
-        with Display(self.sweep, len(todo), len(reused), changed.code) as display:
+        with Display(self.sweep, todo, len(reused), changed.code) as display:
             for line in remarks:
                 display.show(Event(news=line))
             if self.ships and not self._shipper:
@@ -205,12 +222,14 @@ class Session:
 
 def say_how_to_continue(sweep: Sweep, _: Path) -> None:
     """After an interruption of a command that can be repeated."""
-    say(f"stopped; {_saved(sweep)}. To continue: {invocation()} {shlex.join(sweep.command)}")
+    say(f"stopped; {_saved(sweep)}. To continue:")
+    say(f"{invocation()} {shlex.join(sweep.command)}")
 
 
 def say_how_to_resume(sweep: Sweep, typed_in: Path) -> None:
     """After an interruption of `resume`: the recorded command may stand for another sweep by now."""
-    say(f"stopped; {_saved(sweep)}. To continue: {invocation()} resume {_named(sweep, typed_in)}")
+    say(f"stopped; {_saved(sweep)}. To continue:")
+    say(f"{invocation()} resume {_named(sweep, typed_in)}")
 
 
 def _saved(sweep: Sweep) -> str:
@@ -224,8 +243,9 @@ def _saved(sweep: Sweep) -> str:
 def say_how_to_watch(sweep: Sweep, typed_in: Path) -> None:
     """After a submission whose jobs run on without this process."""
     which = _named(sweep, typed_in)
-    say(f"sweep {sweep.id} continues without this command; to watch it: {invocation()} status --watch {which}")
-    say(f"to end it: {invocation()} cancel {which}; its table later: {invocation()} report {which}")
+    say(f"sweep {sweep.id} continues without this command. To watch it, to end it, and for its table later:")
+    for verb in ("status --watch", "cancel", "report"):
+        say(f"{invocation()} {verb} {which}")
 
 
 def _named(sweep: Sweep, typed_in: Path) -> str:

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from onecycle_sweeps.measures import Measure, four_digits
+from onecycle_sweeps.measures import Measure, four_digits, with_minus
 from onecycle_sweeps.other_runs.judging import RunClaim, arrival, lies_far_out, mean_of, steps_worth
 from onecycle_sweeps.other_runs.logs import LoggedRun, RunsOfMeasure
 from onecycle_sweeps.report.claims import p_value, ratio_words
@@ -129,7 +129,7 @@ def contents(one: Compared) -> tuple[list[str], list[list[str]]]:
             add("speed-up", f"{ratio_words(claim.speedup)}x" if claim and claim.speedup and claim.speedup.ratio else "")
         if any(steps_worth(c) is not None for c in one.claims):
             steps = steps_worth(claim) if claim else None
-            add(f"worth {one.unit}", "" if steps is None else f"{_whole(steps):+g}")
+            add(f"worth {one.unit}", "" if steps is None else with_minus(f"{_whole(steps):+g}"))
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
@@ -174,7 +174,7 @@ def _between(low: float | None, high: float | None, shown: Callable[[float], str
 
 def _short(value: float) -> str:
     """A difference in three significant digits."""
-    return f"{value:.3g}" if abs(value) < 1000 else four_digits(value)
+    return with_minus(f"{value:.3g}") if abs(value) < 1000 else four_digits(value)
 
 
 def _signed(value: float) -> str:

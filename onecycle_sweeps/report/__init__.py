@@ -15,6 +15,10 @@ from onecycle_sweeps.report.groups import families, ran_alike
 from onecycle_sweeps.report.page import PAGE as PAGE
 from onecycle_sweeps.report.page import write_page
 from onecycle_sweeps.report.range_tests import draw_range_test as draw_range_test
+from onecycle_sweeps.report.summary import highlights as highlights
+from onecycle_sweeps.report.summary import show_remarks as show_remarks
+from onecycle_sweeps.report.summary import show_summary as show_summary
+from onecycle_sweeps.report.tables import coloured as coloured
 from onecycle_sweeps.report.tables import markdown as markdown
 from onecycle_sweeps.report.tables import remarks as remarks
 from onecycle_sweeps.report.tables import show as show

@@ -1,5 +1,6 @@
 """A sweep's answer in a sentence or two: what is best on which data with which model, by how much, how surely."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from onecycle_sweeps.outcome import Outcome
@@ -8,7 +9,8 @@ from onecycle_sweeps.report.claims import FROM_ONE_SEED, Claim, Claims, in_units
 from onecycle_sweeps.report.groups import Family, group_name
 from onecycle_sweeps.report.range_tests import VERDICT, verdict
 from onecycle_sweeps.report.statistics import Difference, detectable_effect, spread
-from onecycle_sweeps.sweep import RANGE_TEST
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN
+from onecycle_sweeps.trial_folder import ENDED
 
 # A difference that is worth more seeds: half a point, or one per cent of a measure that is no fraction.
 POINTS, SHARE = 0.005, 0.01
@@ -22,7 +24,8 @@ def answer(choices: Mapping[str, str], outcomes: Sequence[Outcome], claims: Clai
     """
     ranked = groups.ranked(groups.families(outcomes))
     if not ranked:
-        return f"{_about(choices)}{_range_tests(outcomes)}"
+        text = f"{_about(choices)}{_range_tests(outcomes)}"
+        return text[:1].upper() + text[1:]
     best, *others = [family for family in ranked if family.setting == ranked[0].setting]
     where = f"at {group_name(best.setting)} " if best.setting else ""
     reached = f"{_about(choices)}{where}{best.name} reached {_value(best, outcomes)}"
@@ -48,14 +51,18 @@ def _about(choices: Mapping[str, str]) -> str:
     """What was trained on what, as the beginning of a sentence; empty for a sweep that has not recorded it."""
     if loop := choices.get("loop"):
         return f"With {loop}, "
-    return f"On {choices['data']} with {choices['model']}, " if {"data", "model"} <= choices.keys() else ""
+    model = f" with {choices['model']}" if "model" in choices else ""
+    return f"On {choices['data']}{model}, " if "data" in choices else ""
 
 
 def _range_tests(outcomes: Sequence[Outcome]) -> str:
     """The end of the answer where no training has a result."""
     found = [text for o in outcomes if o.entry.kind == RANGE_TEST and (text := verdict(o))]
     if not found or any(outcome.entry.kind != RANGE_TEST for outcome in outcomes):
-        return "no training has finished yet."
+        trained = [outcome for outcome in outcomes if outcome.entry.kind == TRAIN]
+        ends = Counter(outcome.status for outcome in trained or outcomes)
+        told = f": {', '.join(f'{count} {status}' for status, count in ends.items())}"
+        return f"no {'training' if trained else 'range test'} has finished{' yet' if ends.keys() - {*ENDED} else told}."
     if len(found) < 3:
         return f"the range test{'s suggest' if len(found) > 1 else ' suggests'} {'; '.join(found)}."
     rates = [o.suggestions[VERDICT] for o in outcomes if VERDICT in o.suggestions]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from onecycle_sweeps import measures, provenance
-from onecycle_sweeps.measures import Measure, four_digits
+from onecycle_sweeps.measures import MINUS, Measure, four_digits
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import groups
 from onecycle_sweeps.report.groups import CODE_SHOWN, Family, few, group_name
@@ -28,7 +28,6 @@ from onecycle_sweeps.report.statistics import (
 from onecycle_sweeps.trial_folder import DIVERGED
 
 STEPS = "steps"
-MINUS = "\N{MINUS SIGN}"
 FROM_ONE_SEED = "From one seed nothing can be claimed"
 Kind = Literal[
     "better",
@@ -397,7 +396,7 @@ def p_value(p: float) -> str:
 def unsigned(headline: Measure, difference: float) -> str:
     """A difference in points with two decimals, or as many as show that it is not 0; no fraction: four digits."""
     if not headline.is_fraction:
-        return four_digits(difference).replace("-", MINUS, 1) if difference < 0 else four_digits(difference)
+        return four_digits(difference)
     value = 100 * difference
     decimals = 2 if abs(value) >= 0.005 or abs(difference) < ROUNDING else -math.floor(math.log10(abs(value)))
     return f"{value:z.{decimals}f}".replace("-", MINUS)

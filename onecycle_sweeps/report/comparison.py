@@ -83,6 +83,13 @@ class Comparison:
         return answer(self.sweep.choices, self.outcomes, self.claims)
 
 
+def answer_at_a_glance(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:
+    """The answer of `compare`, from outcomes without their series."""
+    facts = sweep.published
+    claims = claims_of(outcomes, facts.baseline if facts else None, bool(facts and facts.budgets_may_differ))
+    return answer(sweep.choices, outcomes, claims)
+
+
 def compare(sweep: Sweep) -> Comparison:
     """Read the trials' folders and compare the groups over their seeds.
 

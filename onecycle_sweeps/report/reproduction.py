@@ -7,9 +7,9 @@ from onecycle_sweeps import provenance
 from onecycle_sweeps.config.preset import Figure as PublishedFigure
 from onecycle_sweeps.config.preset import Pair, Published
 from onecycle_sweeps.config.schema import NOT_IN_SIGNATURE, PLACE_OF_DATA
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import MINUS, Measure
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.report.claims import MINUS, STEPS, Claim, Pairing, p_value, ratio_words, signed
+from onecycle_sweeps.report.claims import STEPS, Claim, Pairing, p_value, ratio_words, signed
 from onecycle_sweeps.report.groups import CODE_SHOWN, Family, at_chance, few, headline_of
 from onecycle_sweeps.report.statistics import LEVEL, Spread, spread
 from onecycle_sweeps.sweep import TRAIN, Sweep

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import MINUS, Measure
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.report import canvas, ticks
+from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
 from onecycle_sweeps.report.claims import Claim
 from onecycle_sweeps.report.courses import ROWS_SHOWN, named
@@ -89,7 +89,7 @@ def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownG
 def _named(claim: Claim, baseline: str) -> str:
     """The family that a claim is on; where the axis does not name the other one, both."""
     where = f" ({claim.budget})" if claim.budget else ""
-    minus = f" {ticks.MINUS} {claim.baseline}" if claim.baseline != baseline else ""
+    minus = f" {MINUS} {claim.baseline}" if claim.baseline != baseline else ""
     return "\n".join(textwrap.wrap(f"{claim.name}{minus}{where}", NAME_WIDTH))
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from onecycle_sweeps.measures import LOSS, Measure
+from onecycle_sweeps.measures import LOSS, MINUS, Measure
 from onecycle_sweeps.report import tables
 from onecycle_sweeps.report.canvas import Style
-from onecycle_sweeps.report.claims import MINUS, Claim, p_value, ratio_words, signed, target_words, unsigned
+from onecycle_sweeps.report.claims import Claim, p_value, ratio_words, signed, target_words, unsigned
 from onecycle_sweeps.report.comparison import Comparison, Row
 from onecycle_sweeps.report.figures import ShownGroups
 from onecycle_sweeps.report.groups import RATES, Family, compared_metric, families, group_name, ran_alike, ranked

@@ -1,12 +1,15 @@
 """A comparison as text: a table for the terminal, the same as Markdown, and the status of a sweep's trials."""
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -14,14 +17,17 @@ from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.outcome import Outcome, look
 from onecycle_sweeps.report import range_tests, short_trainings
 from onecycle_sweeps.report.claims import target_words
-from onecycle_sweeps.report.comparison import Comparison, Row
-from onecycle_sweeps.report.groups import by_group, ran_alike, score
+from onecycle_sweeps.report.comparison import Comparison, Row, answer_at_a_glance
+from onecycle_sweeps.report.groups import ran_alike
 from onecycle_sweeps.report.statistics import Spread
-from onecycle_sweeps.sweep import TRAIN, Sweep, group_name
-from onecycle_sweeps.trial_folder import FINISHED, RUNNING
+from onecycle_sweeps.sweep import TRAIN, Sweep
+from onecycle_sweeps.trial_folder import CANCELLED, DIVERGED, FAILED, FINISHED, LOST, RUNNING
 
 # A cell without content.
 NOTHING = "-"
+# The colour of each standing on a terminal.
+COLOURS = {FINISHED: "green", RUNNING: "cyan", DIVERGED: "yellow", CANCELLED: "magenta", FAILED: "red", LOST: "red"}
+NO_CAUSE = "no cause recorded"
 Cells = tuple[list[str], list[list[str]]]
 
 
@@ -29,7 +35,8 @@ def show(comparison: Comparison, console: Console) -> None:
     """Print the answer, the table and the remarks; without a terminal each row and each remark is one line."""
     console.print(Text(f"{comparison.answer}\n"), soft_wrap=not console.is_terminal)
     if comparison.rows:
-        console.print(_terminal_table(comparison, console.width if console.is_terminal else None), crop=False)
+        table = terminal_table(*contents(comparison), console.width if console.is_terminal else None)
+        console.print(table, crop=False)
     lines = [*([caption(comparison), ""] if comparison.rows else []), *remarks(comparison)]
     for line in ["", *lines]:
         console.print(Text(line), soft_wrap=not console.is_terminal)
@@ -44,30 +51,44 @@ def show_status(sweep: Sweep, console: Console) -> None:
     for entry in sweep.trials:
         outcome = look(entry, sweep.trial(entry.signature))
         counts[outcome.status] += 1
-        table.add_row(*map(Text, (outcome.name, entry.signature, outcome.status, _detail(outcome))))
+        cells = outcome.name, entry.signature, coloured(outcome.status), _detail(outcome)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     console.print(table)
-    console.print(Text(f"sweep {sweep.id}: {', '.join(f'{count} {status}' for status, count in counts.items())}"))
+    console.print(coloured(f"sweep {sweep.id}: {', '.join(f'{count} {s}' for s, count in counts.items())}"))
+
+
+def coloured(line: str, status: str | None = None) -> Text:
+    """A line with a status in its colour where it stands first; without `status` each one, wherever it stands."""
+    text = Text(line)
+    for word, colour in COLOURS.items():
+        if status is None:
+            text.highlight_regex(rf"\b{word}\b", colour)
+        elif status == word and (found := re.search(rf"\b{word}\b", line)):
+            text.stylize(colour, *found.span())
+    return text
 
 
 def show_list(sweeps: Iterable[Sweep], console: Console) -> None:
-    """Print a row for each sweep: when it began, what it compares, how its trials stand, and its best group so far.
+    """Print a row for each sweep: when it began, what it compares, how its trials stand, and its answer so far.
 
-    On a terminal that is too narrow for the table, each sweep has two lines.
+    On a terminal that is too narrow for the table, the answer stands below the row.
     """
     headings = ["sweep", "began", "data", "model", "policies", "seeds", "trials", "best so far"]
     rows = [list(_listed(one)) for one in sweeps]
-    natural = _natural_width([headings, *rows], 2)
+    natural = natural_width([headings, *rows], 2)
     if console.is_terminal and natural > console.width:
         for name, began, data, model, policies, seeds, trials, best in rows:
-            console.print(Text(f"{name}  {began}  {model} on {data}"), soft_wrap=True)
-            found = ((policies, policies), (seeds, f"{seeds} seeds"), (trials, trials), (best, f"best so far: {best}"))
-            console.print(Text("  " + "; ".join(shown for text, shown in found if text != NOTHING)), soft_wrap=True)
+            what = data if model == NOTHING else model if data == NOTHING else f"{model} on {data}"
+            about = ((what, what), (policies, policies), (seeds, f"{seeds} seed{'s' * (seeds != '1')}"))
+            console.print(Text(f"{name}  {began}", "bold") + Text("  ") + coloured(trials), soft_wrap=True)
+            told = "; ".join(shown for text, shown in about if text != NOTHING)
+            console.print(Padding(Text(f"{told}\n{best}"), (0, 0, 1, 2)))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, width=natural)
     for heading in headings:
         table.add_column(heading, no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(coloured, row))
     if rows:
         console.print(table, crop=False)
 
@@ -84,26 +105,17 @@ def _listed(one: Sweep) -> Iterator[str]:
     yield str(len({outcome.entry.varies["seed"] for outcome in trained}) or NOTHING)
     counts = Counter(outcome.status for outcome in outcomes)
     yield ", ".join(f"{count} {status}" for status, count in counts.items())
-    rates = [f"max_lr {o.suggestions['max_lr']:.3g}" for o in outcomes if "max_lr" in o.suggestions]
-    yield _best(trained) if trained else ", ".join(rates) or NOTHING
-
-
-def _best(trained: Sequence[Outcome]) -> str:
-    """The group that leads, with its mean final headline measure on val."""
-    groups = by_group(outcome for outcome in trained if outcome.final is not None)
-    if not groups:
-        return NOTHING
-    group = max(groups, key=lambda one: score(groups[one]))
-    finals = [outcome.final for outcome in groups[group] if outcome.final is not None]
-    headline = groups[group][0].headline
-    return f"{group_name(group)}: {headline.name} {headline.text(sum(finals) / len(finals))}"
+    yield answer_at_a_glance(one, outcomes)
 
 
 def _detail(outcome: Outcome) -> str:
     """A running trial's progress, a result, or the cause of a failure."""
     if outcome.status == RUNNING:
         seen = outcome.folder.progress()
-        return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}" if seen else "starting"
+        if not seen:
+            return "starting"
+        val = f", val {seen.headline.name} {seen.val_text}" if seen.val_text else ""
+        return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}{val}"
     if outcome.final is not None:
         return f"val {outcome.headline.name} {outcome.headline.text(outcome.final)}"
     if "max_lr" in outcome.suggestions:
@@ -162,9 +174,44 @@ def remarks(comparison: Comparison) -> list[str]:
         *comparison.notes,
         *(row.line for row in comparison.published),
         *(f"warning: {who}: {text}" for who, text in warnings(comparison)),
-        *(f"diverged: {name}: {cause}" for name, cause in comparison.diverged),
-        *(f"failed: {name}: {cause}" for name, cause in comparison.failures),
+        *diverged(comparison),
+        *failures(comparison),
     ]
+
+
+def diverged(comparison: Comparison) -> Iterator[str]:
+    """A line for each group with diverged trials, with the reason of the first."""
+    found: dict[object, list[Outcome]] = {}
+    for outcome in comparison.outcomes:
+        if outcome.status == DIVERGED:
+            found.setdefault((outcome.entry.kind, outcome.entry.group), []).append(outcome)
+    for having in found.values():
+        yield f"diverged: {_names(having)}: {having[0].cause or NO_CAUSE}"
+
+
+def failures(comparison: Comparison) -> Iterator[str]:
+    """A line for each cause of failures, with the trials that have it and the log of the first."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in comparison.outcomes:
+        if outcome.status in (FAILED, LOST):
+            cause = outcome.cause or NO_CAUSE
+            # The cause of a training whose range test failed ends with that of the range test.
+            known = next((one for one in found if cause.endswith(one)), cause)
+            found.setdefault(known, []).append(outcome)
+    for cause, having in found.items():
+        log = having[0].folder.log
+        yield f"failed: {_names(having)}: {cause}" + (f"; log: {log}" if log.exists() else "")
+
+
+def _names(outcomes: Sequence[Outcome]) -> str:
+    """What to call trials together: the seeds of one group by its name, others by the first of them."""
+    first, *rest = outcomes
+    if not rest:
+        return first.name
+    if first.entry.kind == TRAIN and {(o.entry.kind, o.entry.group) for o in rest} == {(TRAIN, first.entry.group)}:
+        shared = replace(first.entry, varies={k: v for k, v in first.entry.varies.items() if k != "seed"})
+        return f"{shared.name(first.max_lr)} (seeds {', '.join(o.entry.varies['seed'] for o in outcomes)})"
+    return f"{first.name} and {len(rest)} other trial{'s' * (len(rest) > 1)}"
 
 
 def warnings(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -252,29 +299,28 @@ def measured(value: Spread | None, measure: Measure) -> str:
     return "\n±".join(measure.with_deviation(value.mean, value.std))
 
 
-def _terminal_table(comparison: Comparison, width: int | None) -> Table:
-    """The rows as a rich table without colours, at most `width` characters wide.
+def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> Table:
+    """The rows as a rich table, at most `width` characters wide; a newline marks where a cell may wrap.
 
     If it does not fit, deviations move below their means, and at last names wrap. Without a width nothing wraps.
     """
-    headers, rows = contents(comparison)
     if width is None:
         headers = [_flat(header) for header in headers]
     flat = [[_flat(cell) for cell in row] for row in rows]
     layouts = [(flat, 2), (flat, 1), (rows, 1)]
-    fitting = (layout for layout in layouts if _natural_width([headers, *layout[0]], layout[1]) <= (width or math.inf))
+    fitting = (layout for layout in layouts if natural_width([headers, *layout[0]], layout[1]) <= (width or math.inf))
     cells, gap = next(fitting, layouts[-1])
-    natural = _natural_width([headers, *cells], gap)
+    natural = natural_width([headers, *cells], gap)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
     table.width = min(natural, width or natural)
     for i, header in enumerate(headers):
         table.add_column(Text(header), justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
     for row in cells:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(coloured, row))
     return table
 
 
-def _natural_width(table: Sequence[Sequence[str]], gap: int) -> int:
+def natural_width(table: Sequence[Sequence[str]], gap: int) -> int:
     """The width of a table whose cells do not wrap."""
     columns = zip(*table, strict=True)
     widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
+from onecycle_sweeps.measures import MINUS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -18,7 +20,6 @@ EPOCHS = "epochs"
 # Where the thousands of larger numbers are written as k, and smaller numbers as one types them: 4e-4.
 LONG, SHORT = 1e4, 1e-3
 MOST_DECIMALS = 12
-MINUS = "\N{MINUS SIGN}"
 PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
