@@ -28,7 +28,7 @@ COLOURS = {
     "cyan": "#56d4dd",
     "white": "#ffffff",
 }
-COLUMNS, LINES = 104, 36
+COLUMNS, LINES = 107, 36
 # How long each screen is shown, the last one, and how many there are.
 FRAME_SECONDS, LAST_SECONDS, MOST_FRAMES = 1.2, 8.0, 12
 SHELL_PROMPT = "$ "
