@@ -296,7 +296,9 @@ def anchors(page: Path) -> set[str]:
 
 
 def links() -> list[tuple[str, str]]:
-    return [(page, link) for page in PAGES for link in dict.fromkeys(re.findall(r"\]\((?!http)([^)]+)\)", text(page)))]
+    others = ("SECURITY.md", "examples/README.md", "docker/README.md", "docs/gpu/README.md")
+    pages = (*PAGES, *others, "onecycle_sweeps/range_test/README.md")
+    return [(page, link) for page in pages for link in dict.fromkeys(re.findall(r"\]\((?!http)([^)]+)\)", text(page)))]
 
 
 @pytest.mark.parametrize(("page", "link"), links())

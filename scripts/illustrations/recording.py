@@ -88,20 +88,19 @@ def svg(recording: Recording) -> str:
         "<title>A sweep in a terminal: its progress, and the table at its end</title>",
         f"<style>text{{font:{FONT}px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
         "white-space:pre}.b{font-weight:bold}",
+        f"g{{visibility:hidden;animation:one {total}s step-end infinite}}",
+        "g:last-of-type{visibility:visible;animation-name:last}",
+        *(
+            f"@keyframes {name}{{0%{{visibility:visible}}{100 * seconds / total:.3f}%,100%{{visibility:hidden}}}}"
+            for name, seconds in (("one", FRAME_SECONDS), ("last", LAST_SECONDS))
+        ),
+        "@media(prefers-reduced-motion:reduce){g{animation:none!important}}</style>",
+        f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>',
     ]
-    last = len(screens) - 1
-    for number in range(last):
-        begin, end = (100 * FRAME_SECONDS * n / total for n in (number, number + 1))
-        hidden = f"0%{{visibility:hidden}}{begin:.3f}%{{visibility:visible}}" if number else "0%{visibility:visible}"
-        parts.append(f"@keyframes k{number}{{{hidden}{end:.3f}%,100%{{visibility:hidden}}}}")
-        parts.append(f".f{number}{{visibility:hidden;animation:k{number} {total}s step-end infinite}}")
-    begin = 100 * FRAME_SECONDS * last / total
-    parts.append(f"@keyframes k{last}{{0%{{visibility:hidden}}{begin:.3f}%,100%{{visibility:visible}}}}")
-    parts.append(f".f{last}{{animation:k{last} {total}s step-end infinite}}")
-    parts.append("@media(prefers-reduced-motion:reduce){g{animation:none!important}}</style>")
-    parts.append(f'<rect width="100%" height="100%" rx="8" fill="{PAPER}"/>')
     for number, rows in enumerate(screens):
-        parts.append(f'<g class="f{number}" fill="{INK}">{"".join(_drawn(rows))}</g>')
+        # As if the whole had begun long ago: a positive delay would show nothing at first.
+        delay = FRAME_SECONDS * number - total
+        parts.append(f'<g style="animation-delay:{delay:.1f}s" fill="{INK}">{"".join(_drawn(rows))}</g>')
     return "\n".join([*parts, "</svg>", ""])
 
 
