@@ -134,9 +134,18 @@ def test_each_command_is_of_a_kind_that_a_test_runs():
     assert len(TRIALS) > 10 and len(ON_A_SWEEP) > 5 and COMPARISONS and ON_A_CLUSTER
 
 
+@pytest.fixture(scope="module")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> Path:
+    """A runs_dir for all commands, so that those with the same range test run it once."""
+    folder = tmp_path_factory.mktemp("shared") / "runs"
+    folder.mkdir()
+    (folder / "data").symlink_to(decoded)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in TRIALS if command not in ON_A_CLUSTER])
-def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, runs_dir: Path, a_users_folder: Path):
+def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, shared_runs: Path, a_users_folder: Path):
     if "experiment=" in command:
         # A preset takes minutes.
         for job in jobs(command):
@@ -144,10 +153,10 @@ def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, runs_dir:
         return
     tiny = next((overrides for data, overrides in TINY.items() if data in command), ())
     for job in jobs(command):
-        planned(runs_dir, *job)
-    last = planned(runs_dir, *jobs(command)[-1], "epochs=1", *tiny)
+        planned(shared_runs, *job)
+    last = planned(shared_runs, *jobs(command)[-1], "epochs=1", *tiny)
     for one in filter(None, (last.rate_from, last)):
-        folder = TrialFolder(runs_dir / one.signature)
+        folder = TrialFolder(shared_runs / one.signature)
         folder.create(one.config)
         trial.run(folder)
         assert folder.state().status == "finished"
