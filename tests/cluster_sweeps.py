@@ -5,13 +5,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import program
 import warm
-from onecycle_sweeps import journal, sweep, trial
+from onecycle_sweeps import journal, sweep
 from onecycle_sweeps.trial_folder import TrialFolder, TrialState
-from real_trials import made, outcome
+from real_trials import outcome, undisturbed
 from slurm_cluster import Cluster
 
 TESTS = Path(__file__).resolve().parent
@@ -20,8 +19,6 @@ ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=2")
 NET = ("~model", "+model={_target_: nodes_code.%s}", "policy=onecycle", "max_lr=0.1", "save_model=true")
 LONG = ("epochs=20", "batch_size=256", "checkpoint_minutes=0.005")
 SECONDS = 400
-# What trainings came to without interruptions, by their overrides.
-_undisturbed: dict[tuple[str, ...], dict[str, Any]] = {}
 
 
 def overrides(net: str = "Slow", *more: str) -> list[str]:
@@ -29,21 +26,23 @@ def overrides(net: str = "Slow", *more: str) -> list[str]:
     return [NET[0], NET[1] % net, *NET[2:], *LONG, *more]
 
 
-def environment(cluster: Cluster, pause: float = 0.1) -> dict[str, str]:
-    """The environment of a shell on the cluster's login node."""
+def environment(cluster: Cluster, pause: float = 0.1, fresh: bool = False) -> dict[str, str]:
+    """The environment of a shell on the cluster's login node; by `fresh` its commands and jobs load their libraries."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    forked = warm.environment(program.shared(cluster.folder))
-    return cluster.environment | forked | {"PYTHONPATH": path, "NODES_PAUSE": str(pause)}
+    outside = cluster.environment | {"PYTHONPATH": path, "NODES_PAUSE": str(pause)}
+    return outside if fresh else warm.environment(program.shared(cluster.folder), outside)
 
 
-def start(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> subprocess.Popen[str]:
+def start(
+    cluster: Cluster, folder: Path, *words: str, pause: float = 0.1, fresh: bool = False
+) -> subprocess.Popen[str]:
     """Start a sweep on the login node, in a folder with a store; its output goes to the file `said`."""
     program.with_store(folder)
     with (folder / "said").open("a") as said:
-        return warm.Popen(
+        return subprocess.Popen(
             [*program.MODULE, *ON_SLURM, *words, "-m"],
             cwd=folder,
-            env=environment(cluster, pause),
+            env=environment(cluster, pause, fresh),
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
@@ -121,11 +120,7 @@ def in_its_place(cluster: Cluster, folder: Path, program: str, line: str) -> Clu
 
 def check_undisturbed(one: TrialFolder, beside: Path, *words: str) -> None:
     """Check that a training has ended, to the last bit, as it does without interruptions; that is run once."""
-    if words not in _undisturbed:
-        again = made(beside, *words)
-        trial.run(again)
-        _undisturbed[words] = outcome(again)
-    assert outcome(one) == _undisturbed[words]
+    assert outcome(one) == undisturbed(beside, *words)
 
 
 def check_mlflow(folder: Path) -> None:

@@ -160,6 +160,14 @@ def beside(tmp_path: Path, decoded: Path) -> Path:
     return _made(tmp_path / "beside", decoded)
 
 
+@pytest.fixture
+def warm_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of the program that this process starts are forks of one that has imported its libraries."""
+    import program
+
+    program.warm_processes(monkeypatch, tmp_path)
+
+
 def _made(folder: Path, decoded: Path) -> Path:
     folder.mkdir()
     (folder / "data").symlink_to(decoded)

@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from onecycle_sweeps import report
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.outcome import Outcome
+from onecycle_sweeps.report import canvas
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -30,6 +34,21 @@ def sweep(tmp_path: Path, *entries: Entry) -> Sweep:
     )
     made.save()
     return made
+
+
+def page(made: Sweep) -> Path:
+    """The page of a sweep as the report writes it; the figures beside it, which take far longer, stay empty."""
+
+    def empty(plot: canvas.Plot, folder: Path) -> list[Path]:
+        files = [folder / f"{plot.name}{suffix}" for suffix in (".png", ".svg")]
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canvas, "write", empty)
+        return report.write(report.compare(made))[0]
 
 
 def entry(

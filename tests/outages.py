@@ -10,13 +10,16 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 import program
+import warm
 from onecycle_sweeps import tracking
 from onecycle_sweeps.launching.pool import Worker
 from onecycle_sweeps.sweep import Sweep
@@ -25,7 +28,7 @@ from recorded import PER_STEP, Row, written
 from tracking_server import ROOT, Server
 
 # A training without end, with short steps and frequent checkpoints: what a checkpoint covers is shipped.
-ENDLESS = ("policy=constant", "max_lr=0.01", "epochs=100000", "batch_size=64", "model.channels=[64,128,256]")
+ENDLESS = ("policy=constant", "max_lr=0.01", "epochs=100000", "batch_size=64", "model.channels=[4,8,8]")
 ENDLESS += ("optimizer._target_=users_code.Clocked", "checkpoint_minutes=0.01")
 # The least number of steps during a fault, and without one.
 STEPS = 100
@@ -287,7 +290,9 @@ def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, **login, "PYTHONPATH": path}
     # A worker works in the folder of the process that starts it; the net writes its file of steps there.
-    with chdir(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        program.warm_processes(patch, folder)
         worker = Worker(login, folder / "worker.log")
     try:
         assert worker.give(entry, made.trial(entry.signature))
@@ -304,6 +309,7 @@ def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training
 def synced(folder: Path, environment: dict[str, str], *words: str) -> list[int]:
     """The exit statuses of two `sync` commands at once."""
     command, quiet = [*program.MODULE, "sync", *words], subprocess.DEVNULL
+    environment = warm.environment(program.shared(folder), environment)
     started = [subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet) for _ in range(2)]
     return [process.wait(SECONDS) for process in started]
 

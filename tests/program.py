@@ -37,8 +37,8 @@ def run(
     folder: Path, *arguments: str, program: Sequence[str] = MODULE, fresh: bool = False, **env: str
 ) -> subprocess.CompletedProcess[str]:
     """A command from its start to its end; by `fresh` its Python and its libraries are loaded anew."""
-    forked = {} if fresh else warm.environment(shared(folder))
-    return ended([*program, *arguments], folder, os.environ | forked | env)
+    outside = os.environ | env
+    return ended([*program, *arguments], folder, outside if fresh else warm.environment(shared(folder), outside))
 
 
 def ended(
@@ -46,7 +46,9 @@ def ended(
 ) -> subprocess.CompletedProcess[str]:
     """A command with this environment, which may be forked, after its end."""
     null, pipe = subprocess.DEVNULL, subprocess.PIPE
-    with warm.Popen(command, cwd=folder, env=environment, stdin=null, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=null, stdout=pipe, stderr=pipe, text=True
+    ) as process:
         try:
             out, err = process.communicate(timeout=seconds)
         except BaseException:
@@ -58,12 +60,14 @@ def ended(
 def start(folder: Path, *arguments: str, background: bool = False, fresh: bool = True) -> subprocess.Popen[str]:
     """A command as a terminal starts it: the head of a process group, to which Ctrl-C is sent.
 
-    One that a shell script starts in the background ignores Ctrl-C. `helpers` finds nothing of one that is not `fresh`.
+    One that a shell script starts in the background ignores Ctrl-C.
     """
     pipe, ignoring = subprocess.PIPE, ("sh", "-c", 'trap "" INT; exec "$@"', "sh") if background else ()
     command = [*ignoring, *MODULE, *arguments]
-    variables = os.environ | ({} if fresh else warm.environment(shared(folder)))
-    return warm.Popen(command, cwd=folder, env=variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    variables = os.environ if fresh else warm.environment(shared(folder))
+    return subprocess.Popen(
+        command, cwd=folder, env=variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
 
 
 def with_data(folder: Path, runs_dir: str = "runs") -> Path:
@@ -116,7 +120,8 @@ def helpers(folder: Path) -> list[int]:
 def _is_helper(process: Path, folder: Path) -> bool:
     try:
         words = (process / "cmdline").read_text().split("\0")
-        is_ours = any(word.startswith("onecycle_sweeps.") or pool.PRELOADED[0] in word for word in words)
+        ours = ("onecycle_sweeps.", warm.__file__)
+        is_ours = any(word.startswith(ours) or pool.PRELOADED[0] in word for word in words)
         return is_ours and (process / "cwd").resolve() == folder
     except OSError:
         return False
@@ -202,9 +207,17 @@ class Seen:
         return f"{entry.kind} {model} {entry.varies.get('seed', '')}".strip()
 
 
+def warm_processes(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the processes of the program that this process starts be forks, as those of `run` are."""
+    for name, value in warm.environment(shared(folder)).items():
+        patch.setenv(name, value)
+
+
 def drive(made: Sweep, todo: list[Entry], places: int) -> Seen:
     """Run trials on so many workers."""
     with pytest.MonkeyPatch.context() as patch:
+        if pool.PRELOADED:
+            warm_processes(patch, made.runs_dir)
         started: list[Worker] = []
         begin = Worker.start
         patch.setattr(Worker, "start", lambda worker: (started.append(worker), begin(worker))[1])

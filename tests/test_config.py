@@ -6,12 +6,9 @@ A message is one line with the key, the bound and the value.
 import os
 import pwd
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -224,13 +221,9 @@ def test_the_program_prints_one_line_and_leaves_no_trial(tmp_path: Path, runs_di
         "ONECYCLE_DATA to the folder that holds MNIST/raw, or data.download=true where there is internet",
         "seed=0,1,2,-1 -m": "seed must be a whole number of at least 0, got -1",
     }
-    program = (sys.executable, "-m", "onecycle_sweeps")
-    processes = {
-        typed: subprocess.Popen((*program, *typed.split()), cwd=tmp_path, stdout=PIPE, stderr=PIPE, text=True)
-        for typed in commands
-    }
-    ended = {typed: (*process.communicate(), process.returncode) for typed, process in processes.items()}
-    assert ended == {typed: ("", f"onecycle_sweeps: {line}\n", 2) for typed, line in commands.items()}
+    ended = {typed: run(tmp_path, *typed.split()) for typed in commands}
+    said = {typed: (done.stdout, done.stderr, done.returncode) for typed, done in ended.items()}
+    assert said == {typed: ("", f"onecycle_sweeps: {line}\n", 2) for typed, line in commands.items()}
     assert sorted(os.listdir(tmp_path)) == ["runs"]
     assert [path for path in runs_dir.rglob("*") if path.is_dir()] == [runs_dir / "data", runs_dir / "sweeps"]
 

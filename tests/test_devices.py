@@ -20,7 +20,7 @@ from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.range_test import Ramp
 from onecycle_sweeps.trial import Stopped
 from onecycle_sweeps.trial_folder import TrialFolder
-from real_trials import SHORT, learner_of, made, outcome, series, stop_after, undisturbed
+from real_trials import SHORT, in_one_go, learner_of, made, outcome, series, stop_after, undisturbed
 
 KEPT = (*SHORT, "save_model=true")
 CHAIN = (RandomResizedCrop(10, (0.3, 1.0)), PadCrop(2), Flip(), Cutout(3, (100, 120, 140)))
@@ -54,7 +54,7 @@ def test_the_recorded_trajectory_is_the_planned_one_exactly(runs_dir: Path, devi
 @nets
 def test_a_deterministic_trial_repeats_its_bits(runs_dir: Path, beside: Path, device: str, net: tuple[str, ...]):
     asked = (*KEPT, *net, f"device={device}", "deterministic=true")
-    assert undisturbed(runs_dir, *asked) == undisturbed(beside, *asked)
+    assert in_one_go(runs_dir, *asked) == in_one_go(beside, *asked)
 
 
 @pytest.mark.slow

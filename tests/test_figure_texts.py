@@ -27,7 +27,7 @@ def plots(made: Sweep) -> list[Plot]:
 
 def texts(figure: Any) -> list[tuple[str, Any]]:
     """The texts that a figure shows, with their extents."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     shown = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
     return [(one.get_text(), one.get_window_extent()) for one in shown]
 

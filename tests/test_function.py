@@ -15,7 +15,7 @@ from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from onecycle_sweeps.trial_folder import TrialFolder
-from real_trials import made, names, outcome, planned, request, series, stop_after, undisturbed
+from real_trials import in_one_go, made, names, outcome, planned, request, series, stop_after, undisturbed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,9 +50,9 @@ def test_its_steps_have_the_rates_of_the_policy_and_its_evaluations_are_recorded
 
 
 def test_a_seed_repeats_and_another_one_does_not(runs_dir: Path, beside: Path):
-    first, again = undisturbed(runs_dir, *TRAIN), undisturbed(beside, *TRAIN)
+    first, again = in_one_go(runs_dir, *TRAIN), in_one_go(beside, *TRAIN)
     assert first == again
-    assert first["weights"] != undisturbed(runs_dir, *TRAIN, "seed=1")["weights"]
+    assert first["weights"] != in_one_go(runs_dir, *TRAIN, "seed=1")["weights"]
 
 
 ACCUMULATING, WITH_GENERATOR = ("+loop.accumulate=2",), ("+loop.own=true",)

@@ -72,7 +72,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, decoded: Path) -> dict
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """A sweep whose launching process is killed, then interrupted by Ctrl-C, then by SIGTERM, and then resumed."""
     story = Story(with_store(tmp_path_factory.mktemp("swept")))
-    with start(story.folder, *SWEEP) as launcher:
+    with start(story.folder, *SWEEP, fresh=False) as launcher:
         wait_for_step(story.folder, 1)
         launcher.kill()
         since = time.monotonic()
@@ -116,7 +116,7 @@ def wait_for_step(folder: Path, attempt: int) -> None:
 
 def stopped_by_sigterm(folder: Path, attempt: int, command: tuple[str, ...]) -> tuple[int, str]:
     """Run a command and send it SIGTERM during that attempt of its trials; returns its exit status and output."""
-    with start(folder, *command) as process:
+    with start(folder, *command, fresh=False) as process:
         wait_for_step(folder, attempt)
         process.terminate()
         out, err = process.communicate(timeout=120)
@@ -206,7 +206,7 @@ def test_cancel_from_another_shell_ends_running_and_waiting_trials_of_a_backgrou
     """A shell's background job ignores Ctrl-C."""
     folder = with_store(tmp_path)
     words = (*LONG, "epochs=200", "seed=0,1,2", "hydra.launcher.workers=1", "-m")
-    with start(folder, *words, background=True) as launcher:
+    with start(folder, *words, background=True, fresh=False) as launcher:
         wait_until(lambda: any(one.progress() for one in trials(folder).values()), "the first steps")
         launcher.send_signal(signal.SIGINT)
         done = run(folder, "cancel")

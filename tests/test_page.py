@@ -107,8 +107,7 @@ def page_of(sweep: Sweep) -> Read:
 
 
 def written(sweep: Sweep) -> Read:
-    report.write(report.compare(sweep))
-    return page_of(sweep)
+    return Read(hand_made.page(sweep))
 
 
 @pytest.mark.slow
@@ -132,7 +131,7 @@ def test_the_page_is_the_golden_one(tmp_path: Path, golden: Callable[[str, str],
     """Style, script and figures are left out: other tests and a browser look at them."""
     made = hand_made.mixed(tmp_path)
     text = (
-        report.write(report.compare(made))[0]
+        hand_made.page(made)
         .read_text()
         .replace(str(tmp_path), "FOLDER")
         .replace(f" on {socket.gethostname()} ", " on HOST ")
@@ -261,7 +260,9 @@ def test_no_text_from_elsewhere_becomes_markup(tmp_path: Path) -> None:
     training(made.trial("a0"), accuracy={4: 0.9}, loss={4: 0.1}, warnings=[HOSTILE])
     training(made.trial("a1"), status="failed", cause=HOSTILE)
     training(made.trial("a2"), status="diverged", cause=HOSTILE)
-    page = written(made)
+    # The names are in the figures beside the page too.
+    report.write(report.compare(made))
+    page = page_of(made)
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert page.text.count("<script>alert('x')</script>") > 8
     assert [tag for tag, _ in page.tags].count("style") == 1
@@ -347,9 +348,9 @@ def test_a_claim_is_shown_with_its_numbers_and_dashes_for_what_is_missing() -> N
 
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """Four policies with three seeds each, in four epochs; its report is written."""
+    """Four policies with three seeds each, in four epochs; its page is written."""
     made = KINDS["default"](tmp_path_factory.mktemp("default"))
-    report.write(report.compare(made))
+    hand_made.page(made)
     return made
 
 
@@ -421,7 +422,7 @@ def hostile_page(folder: Path, words: tuple[str, str, str, str]) -> Elements:
     made = hand_made.sweep(folder, entry("a", policy, 0, {key: value}), entry("b", "clr", 0))
     training(made.trial("a"), accuracy={1: 0.5, 4: 0.9}, loss={1: 2.0, 4: 0.1})
     training(made.trial("b"), status="diverged", cause=cause, accuracy={1: 0.3}, loss={1: 3.0})
-    return Elements(report.write(report.compare(made))[0].read_text())
+    return Elements(hand_made.page(made).read_text())
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import pytest
 import hand_made
 from hand_made import entry, range_test_entry, training
 from kinds_of_sweeps import KINDS
-from onecycle_sweeps import report
 from onecycle_sweeps.sweep import Sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -46,10 +45,24 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        # Root, as in a container, has no sandbox.
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # Root, as in a container, has no sandbox; without a GPU, Chromium would emulate one.
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield found
         found.close()
+
+
+@pytest.fixture(scope="module")
+def window(browser: Any) -> Iterator[Any]:
+    with browser.new_context() as found:
+        yield found
+
+
+@pytest.fixture
+def tab(window: Any) -> Iterator[Any]:
+    """An empty page of the window, which all tests share, since a window takes a second to open."""
+    found = window.new_page()
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="module", params=["few", "many"])
@@ -57,7 +70,7 @@ def page_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """The page of a sweep of two groups, or of many with names that are long."""
     folder = tmp_path_factory.mktemp(request.param)
     made = few(folder) if request.param == "few" else many(folder)
-    return report.write(report.compare(made))[0]
+    return hand_made.page(made)
 
 
 def few(folder: Path) -> Sweep:
@@ -80,78 +93,75 @@ def many(folder: Path) -> Sweep:
     return made
 
 
+def said_by(page: Any) -> list[str]:
+    """What appears on the console of a page."""
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    return said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_is_cut_off_or_fetched_and_the_console_has_no_error(
-    browser: Any, page_path: Path, width: int, scheme: str
-) -> None:
-    with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:
-        page, said, asked = context.new_page(), [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(page_path.as_uri())
-        assert said == []
-        assert [url for url in asked if not url.startswith("data:")] == [page_path.as_uri()]
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate(CUT_OFF) == []
-        assert page.evaluate(CLIPPED) == []
+def test_nothing_is_cut_off_or_fetched_and_the_console_has_no_error(tab: Any, page_path: Path, scheme: str) -> None:
+    said, asked = said_by(tab), []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.emulate_media(color_scheme=scheme)
+    for width in (1280, 400):
+        tab.set_viewport_size({"width": width, "height": 800})
+        tab.goto(page_path.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(CUT_OFF) == []
+        assert tab.evaluate(CLIPPED) == []
+    assert said == []
+    assert {url for url in asked if not url.startswith("data:")} == {page_path.as_uri()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("medium", ["screen", "print"])
-def test_figures_follow_the_dark_scheme_and_are_light_on_paper(browser: Any, page_path: Path, medium: str) -> None:
-    with browser.new_context(color_scheme="dark") as context:
-        page = context.new_page()
-        page.goto(page_path.as_uri())
-        page.emulate_media(media=medium)
-        colours = {name: sum(map(int, value[4:-1].split(", "))) for name, value in page.evaluate(COLOURS).items()}
+def test_figures_follow_the_dark_scheme_and_are_light_on_paper(tab: Any, page_path: Path) -> None:
+    tab.goto(page_path.as_uri())
+    for medium, expected in (("screen", (True, False)), ("print", (False, True))):
+        tab.emulate_media(media=medium, color_scheme="dark")
+        colours = {name: sum(map(int, value[4:-1].split(", "))) for name, value in tab.evaluate(COLOURS).items()}
         dark = colours["paper"] < 150 and colours["ink"] > 600
         light = colours["paper"] == 3 * 255 and colours["ink"] == 0
-        assert (dark, light) == ((True, False) if medium == "screen" else (False, True))
+        assert (dark, light) == expected
 
 
 @pytest.mark.slow
-def test_no_table_is_cut_off_on_paper(browser: Any, page_path: Path) -> None:
-    with browser.new_context(viewport={"width": 680, "height": 1000}) as context:
-        page = context.new_page()
-        page.goto(page_path.as_uri())
-        page.emulate_media(media="print")
-        tables = "[...document.querySelectorAll('table')].map(table => table.getBoundingClientRect().right)"
-        assert all(right <= 681 for right in page.evaluate(tables))
+def test_no_table_is_cut_off_on_paper(tab: Any, page_path: Path) -> None:
+    tab.set_viewport_size({"width": 680, "height": 1000})
+    tab.goto(page_path.as_uri())
+    tab.emulate_media(media="print")
+    tables = "[...document.querySelectorAll('table')].map(table => table.getBoundingClientRect().right)"
+    assert all(right <= 681 for right in tab.evaluate(tables))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_of_each_kind_of_sweep_is_whole_wide_and_narrow(browser: Any, kind: str, tmp_path: Path) -> None:
-    path = report.write(report.compare(KINDS[kind](tmp_path)))[0]
+def test_the_page_of_each_kind_of_sweep_is_whole_wide_and_narrow(tab: Any, kind: str, tmp_path: Path) -> None:
+    path, said = hand_made.page(KINDS[kind](tmp_path)), said_by(tab)
     for width in (1280, 400):
-        with browser.new_context(viewport={"width": width, "height": 800}) as context:
-            page, said = context.new_page(), []
-            page.on("console", lambda message, said=said: said.append(message.text))
-            page.on("pageerror", lambda error, said=said: said.append(str(error)))
-            page.goto(path.as_uri())
-            assert said == []
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert [page.evaluate(found) for found in (CUT_OFF, CLIPPED, OVERLAPPING)] == [[], [], []]
+        tab.set_viewport_size({"width": width, "height": 800})
+        tab.goto(path.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert [tab.evaluate(found) for found in (CUT_OFF, CLIPPED, OVERLAPPING)] == [[], [], []]
+    assert said == []
 
 
 @pytest.fixture(scope="module")
 def default_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report.write(report.compare(KINDS["default"](tmp_path_factory.mktemp("default"))))[0]
+    return hand_made.page(KINDS["default"](tmp_path_factory.mktemp("default")))
 
 
 @pytest.fixture
-def opened(browser: Any, default_page: Path) -> Iterator[Any]:
+def opened(tab: Any, default_page: Path) -> Iterator[Any]:
     """The page of four policies, opened; a message on the console fails the test."""
-    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
-        page, said = context.new_page(), []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(default_page.as_uri())
-        yield page
-        assert said == []
+    said = said_by(tab)
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    tab.goto(default_page.as_uri())
+    yield tab
+    assert said == []
 
 
 def column(page: Any, place: int) -> list[str]:

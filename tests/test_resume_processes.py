@@ -32,7 +32,7 @@ OWN_NET = ("~model", "+model={_target_: users_code.OfVolumes}")
 # Other tasks, with what else is carried from step to step; those with quick steps take more.
 ROWS = (*SHARED, "data=diabetes", "optimizer=muon", "batch_size=16", "accumulate=2", "epochs=7")
 SIZED = ("data.context=32", "model.depth=1", "model.width=8", "model.heads=2", "model.dropout=0.1")
-TOKENS = (*SHARED, "data=python_docs", *SIZED, "batch_size=500", "epochs=3", "ema_decay=0.9")
+TOKENS = (*SHARED, "data=text", "data.path={files}/book.txt", *SIZED, "batch_size=16", "epochs=20", "ema_decay=0.9")
 ITEMS = (*SHARED, "data=torch_dataset", "data.dataset={_target_: users_code.Waves}", "batch_size=8", "epochs=6")
 # A training function of the user's own, whose loader shuffles and draws noise.
 FUNCTION = (
@@ -46,18 +46,21 @@ VOLUMES = (*SHARED, "data=arrays", "data.path={files}/volumes.safetensors", "bat
 QUICK = (TABLE, SERIES, VOLUMES)
 PATIENCE = 120.0
 BUSY = 7
-# Each process is forked from a clean one that has imported torch and done nothing else.
+# Each process is forked from a clean one that has imported what a trial needs and done nothing else.
 fresh = multiprocessing.get_context("forkserver")
-fresh.set_forkserver_preload(["onecycle_sweeps.trial", "onecycle_sweeps.models.simple_cnn"])
+LIBRARIES = ("pandas", "pyarrow.parquet", "sklearn.datasets", "sklearn.model_selection", "schedulefree", "rich.console")
+fresh.set_forkserver_preload(["onecycle_sweeps.trial", "onecycle_sweeps.launching.execution", *LIBRARIES])
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table in Parquet, series in npz and volumes in safetensors, 170 samples each."""
+    """A table in Parquet, series in npz and volumes in safetensors, 170 samples each, and a text of 2,000 words."""
     folder, generator = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
     sizes = generator.normal(100, 20, 170)
     table = pandas.DataFrame({"size": sizes, "town": generator.choice(["Ulm", "Bonn"], 170), "price": 9.5 * sizes})
     table.to_parquet(folder / "houses.parquet")
+    words = generator.choice(["to", "be", "or", "not", "that", "is", "the", "question"], 2000)
+    (folder / "book.txt").write_text(" ".join(words), encoding="utf-8")
     frequencies = generator.uniform(1, 4, 170)
     np.savez(folder / "series.npz", x=np.sin(frequencies[:, None, None] * np.linspace(0, 6, 24)), y=frequencies)
     volumes = generator.normal(size=(170, 1, 4, 6, 5)).astype(np.float32)
@@ -99,7 +102,7 @@ def wait_until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
+        time.sleep(0.004)
 
 
 def reached(folder: TrialFolder, attempt: int, step: int) -> bool:

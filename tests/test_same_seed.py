@@ -9,7 +9,7 @@ import torch
 
 from onecycle_sweeps import trial
 from onecycle_sweeps.config import nodes
-from real_trials import SHORT, made, series, undisturbed
+from real_trials import SHORT, in_one_go, made, series
 
 # At such a rate the weights stay as they were drawn, so that each step's loss tells its batch.
 STILL = ("epochs=2", "batch_size=256", "max_lr=1e-9")
@@ -38,11 +38,11 @@ def test_a_rate_changes_neither_the_first_weights_nor_the_first_batch(tmp_path: 
 
 def test_a_seed_is_that_of_python_and_numpy_too(runs_dir: Path, beside: Path) -> None:
     model = ("~model", "+model={_target_: users_code.WithDraws}", "save_model=true", *SHORT)
-    first = undisturbed(runs_dir, *model)
+    first = in_one_go(runs_dir, *model)
     random.seed(1)
     np.random.seed(1)
-    assert undisturbed(beside, *model) == first
-    assert undisturbed(beside, *model, "seed=1")["weights"] != first["weights"]
+    assert in_one_go(beside, *model) == first
+    assert in_one_go(beside, *model, "seed=1")["weights"] != first["weights"]
 
 
 def test_a_range_test_comes_out_the_same_where_the_net_draws_from_python_and_numpy(

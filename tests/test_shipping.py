@@ -258,6 +258,7 @@ def all_arrived(made: Sweep, entries: Sequence[Entry]) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_many_trials_at_once_arrive_whole(uri: str, tmp_path: Path):
     made = made_of(tmp_path, uri, 64 if uri.startswith("sqlite") else 16)
     with tracking.Shipper(made.folder, interval=0.2):
@@ -268,6 +269,7 @@ def test_many_trials_at_once_arrive_whole(uri: str, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.server
+@pytest.mark.usefixtures("warm_processes")
 def test_parallel_jobs_that_each_ship_one_trial_of_a_fresh_sweep_fill_one_sweep(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -401,6 +403,7 @@ def test_a_store_with_a_write_ahead_log_is_always_queried(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_the_shipper_ships_during_the_training_and_the_rest_when_it_is_left(finished: Sweep, tmp_path: Path):
     with tracking.Shipper(finished.folder, interval=0.05):
         while tracking.backlog(finished):
@@ -414,6 +417,7 @@ def test_the_shipper_ships_during_the_training_and_the_rest_when_it_is_left(fini
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_a_delivery_ships_everything_with_the_report(finished: Sweep, tmp_path: Path):
     (tmp_path / "trials.csv").write_text("signature\na\n")
     with tracking.Shipper(finished.folder) as shipper:
@@ -422,6 +426,7 @@ def test_a_delivery_ships_everything_with_the_report(finished: Sweep, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_the_shipper_says_what_is_wrong_with_its_store(finished: Sweep):
     replace(finished, tracking_uri=f"http://127.0.0.1:{outages.free_port()}").save()
     with tracking.Shipper(finished.folder) as shipper:
@@ -437,6 +442,7 @@ def test_a_dead_shipper_fails_only_the_delivery(finished: Sweep):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_leaving_the_shipper_takes_no_longer_than_its_grace(finished: Sweep):
     with outages.silent_server() as port:
         replace(finished, tracking_uri=f"http://127.0.0.1:{port}").save()

@@ -10,7 +10,7 @@ from hand_made import made_up
 from onecycle_sweeps.report.claims import Claims, claims_of
 from onecycle_sweeps.report.statistics import LEVEL, detectable_effect, paired_difference
 
-SWEEPS, SEEDS = 2000, 4
+SWEEPS, SEEDS = 1000, 4
 POLICIES = ("constant", "step", "clr", "onecycle")
 NOISE, OF_SEEDS = 0.004, 0.01
 # How far a share of so many draws may stray from its probability: once in a thousand on either side.

@@ -1,6 +1,5 @@
 """Jobs of a real cluster that are interrupted, and the deaths of its launcher, nodes and controller."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -123,7 +122,7 @@ def test_a_requeued_job_continues_from_its_last_save_and_does_not_affect_the_oth
 
 
 def test_a_signal_while_a_job_starts_costs_nothing(cluster: Cluster, tmp_path: Path):
-    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.02)
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.02, fresh=True)
     cluster.wait_for(lambda: cluster.run("squeue", "-h", "-t", "RUNNING"), "the job's start")
     for _ in range(10):
         cluster.attempt("scancel", "--signal=USR2", "1_0")
@@ -152,7 +151,7 @@ def test_the_same_command_takes_over_from_a_launcher_that_was_killed(cluster: Cl
     words = overrides("Slow", "seed=0,1")
     process = start(cluster, tmp_path, *words)
     at_step(tmp_path, 20)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert ends(start(cluster, tmp_path, *words), tmp_path) == 0, said(tmp_path)
     assert said(tmp_path).count("submitted job") == 2

@@ -168,7 +168,9 @@ def test_a_job_without_a_result_has_failed_whatever_slurm_reports_and_is_not_run
     }
     (tmp_path / "happens").touch()
     nets = "model._target_=" + ",".join(f"nodes_code.{net}" for net in causes)
-    assert ends(start(cluster, tmp_path, *overrides("Slow", nets, "seed=0"), pause=0.02), tmp_path) == 1
+    # SLURM counts the memory of processes that the job itself has started.
+    process = start(cluster, tmp_path, *overrides("Slow", nets, "seed=0"), pause=0.02, fresh=True)
+    assert ends(process, tmp_path) == 1
     trials = {one.config()["model"]["_target_"].rpartition(".")[2]: one for one in program.trials(tmp_path).values()}
     assert set(trials) == set(causes)
     for net, one in trials.items():

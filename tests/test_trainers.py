@@ -1,8 +1,9 @@
 """Lightning's and Hugging Face's trainers, which have the loop, as trials and under a policy."""
 
 import importlib
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.policies import Hyper, OneCycle
-from onecycle_sweeps.scheduler import used
+from onecycle_sweeps.scheduler import PolicyScheduler, used
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import made, series, stop_after
 
-lightning = pytest.importorskip("lightning")
-transformers = pytest.importorskip("transformers")
-
 # Advice of these libraries on workers, GPUs and SLURM, and torch's deprecation of a class that Lightning tests for.
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated"),
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
@@ -39,12 +36,24 @@ IN_TRANSFORMERS = (
     *("loop=function", "loop._target_=onecycle_sweeps.transformers.train", "loop.measure=loss", "loop.goal=min"),
     f"+loop.trainer={MAKE}",
 )
+BATCHES = 5
 # Steps of an epoch: 1,437 digits in batches of 256, and 90 blocks in batches of 8.
 DIGITS, SENTENCES = 5, 12
 
 
-@pytest.fixture(autouse=True)
-def examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def lightning() -> Any:
+    """The library, which takes seconds to import."""
+    return pytest.importorskip("lightning")
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Any:
+    return pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def examples(lightning: Any, transformers: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("lightning", "transformers"):
         monkeypatch.syspath_prepend(EXAMPLES / name)
     yield
@@ -57,6 +66,8 @@ def run(runs_dir: Path, *overrides: str) -> tuple[TrialFolder, dict[str, Any]]:
     return folder, trial.run(folder)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
 @pytest.mark.parametrize(
     ("overrides", "steps", "measure"),
     [(IN_LIGHTNING, DIGITS, "accuracy"), (IN_TRANSFORMERS, SENTENCES, "loss")],
@@ -105,6 +116,8 @@ class TestAsATrial:
         assert trainer in line and "starts again" in line
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
 def test_a_module_with_a_scheduler_is_told_to_leave_it_out(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     digits = importlib.import_module("digits")
 
@@ -119,6 +132,8 @@ def test_a_module_with_a_scheduler_is_told_to_leave_it_out(runs_dir: Path, monke
         trial.run(folder)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
 def test_a_trainer_with_another_seed_is_refused(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     sentences = importlib.import_module("sentences")
     settings = sentences.TrainingArguments
@@ -128,6 +143,8 @@ def test_a_trainer_with_another_seed_is_refused(runs_dir: Path, monkeypatch: pyt
         trial.run(folder)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
 def test_accumulated_batches_are_one_step(runs_dir: Path):
     folder, result = run(
         runs_dir, *IN_LIGHTNING, "+loop.trainer={accumulate_grad_batches: 2}", "max_lr=0.01", "epochs=2"
@@ -137,43 +154,72 @@ def test_accumulated_batches_are_one_step(runs_dir: Path):
     assert all(1 < loss < 3 for loss in series(folder, journal.TRAIN_LOSS)[1][:2])
 
 
-class Net(lightning.LightningModule):
-    """A module that notes the rates it trains with."""
+def in_lightning(
+    lightning: Any, scheduled: Callable[[Any], Any], folder: Path, resumed: Path | None = None, **settings: Any
+) -> tuple[Any, list[Hyper]]:
+    """A trainer after its training on five batches an epoch, and the rates it trained with.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 1)
-        self.trajectory: list[Hyper] = []
+    `scheduled` makes what Lightning takes for an optimizer.
+    """
+    trajectory: list[Hyper] = []
 
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        self.trajectory.append(used(self.trainer.optimizers[0]))
-        return self.layer(batch[0]).square().mean()
+    class Net(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 1)
 
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=1.0, momentum=0.9)
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            trajectory.append(used(self.trainer.optimizers[0]))
+            return self.layer(batch[0]).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return scheduled(torch.optim.SGD(self.parameters(), lr=1.0, momentum=0.9))
+
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.Trainer(accelerator="cpu", default_root_dir=folder, **silent, **settings)
+    trainer.fit(Net(), DataLoader(TensorDataset(torch.ones(2 * BATCHES, 4)), 2), ckpt_path=resumed)
+    return trainer, trajectory
 
 
+def with_scheduler(policy: OneCycle) -> Callable[[Any], Any]:
+    return lambda optimizer: {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": PolicyScheduler(optimizer, policy), "interval": "step"},
+    }
+
+
+def test_lightning_trains_every_batch_at_the_rate_of_a_policys_scheduler(lightning: Any, tmp_path: Path):
+    policy = OneCycle(0.5, 4 * BATCHES)
+    _, trajectory = in_lightning(lightning, with_scheduler(policy), tmp_path, max_epochs=4)
+    assert trajectory == [policy(step) for step in range(4 * BATCHES)]
+
+
+@pytest.mark.parametrize("policy", [OneCycle(0.5, 4 * BATCHES), OneCycle(0.02, 5 * BATCHES)])
+def test_lightning_resumes_at_the_rate_of_a_policys_scheduler(lightning: Any, tmp_path: Path, policy: OneCycle):
+    first, saved = with_scheduler(OneCycle(0.5, 4 * BATCHES)), tmp_path / "half.ckpt"
+    trainer, _ = in_lightning(lightning, first, tmp_path, max_epochs=2)
+    trainer.save_checkpoint(saved)
+    epochs = policy.total_steps // BATCHES
+    _, trajectory = in_lightning(lightning, with_scheduler(policy), tmp_path, saved, max_epochs=epochs)
+    assert trajectory == [policy(step) for step in range(2 * BATCHES, policy.total_steps)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_policy_drives_lightnings_trainer_also_where_it_accumulates(tmp_path: Path, accumulate: int):
+def test_a_policy_drives_lightnings_trainer_also_where_it_accumulates(lightning: Any, tmp_path: Path, accumulate: int):
     from onecycle_sweeps.lightning import Schedule
 
-    net, policy = Net(), OneCycle(max_lr=0.1, total_steps=8)
-    trainer = lightning.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accumulate_grad_batches=accumulate,
-        default_root_dir=tmp_path,
-        callbacks=[Schedule(policy)],
-    )
-    trainer.fit(net, DataLoader(TensorDataset(torch.ones(16, 4)), 4))
-    assert net.trajectory == [policy(turn // accumulate) for turn in range(8)]
+    # The fifth batch of an epoch is a step of its own.
+    steps = math.ceil(BATCHES / accumulate)
+    policy = OneCycle(max_lr=0.1, total_steps=2 * steps)
+    settings = {"max_epochs": 2, "accumulate_grad_batches": accumulate, "callbacks": [Schedule(policy)]}
+    _, trajectory = in_lightning(lightning, lambda optimizer: optimizer, tmp_path, **settings)
+    turns = [steps * epoch + turn // accumulate for epoch in (0, 1) for turn in range(BATCHES)]
+    assert trajectory == [policy(step) for step in turns]
 
 
-def test_a_policy_drives_transformers_trainer_in_place_of_its_own_schedule(tmp_path: Path):
+@pytest.mark.slow
+def test_a_policy_drives_transformers_trainer_in_place_of_its_own_schedule(transformers: Any, tmp_path: Path):
     from onecycle_sweeps.transformers import Schedule
 
     seen: list[Hyper] = []

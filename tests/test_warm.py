@@ -21,9 +21,9 @@ def test_it_says_the_same_and_ends_with_the_same_status(tmp_path: Path, words: t
 
 @pytest.mark.slow
 def test_it_is_killed_by_its_own_id_and_its_status_says_so(tmp_path: Path):
-    variables = os.environ | warm.environment(shared(tmp_path))
+    variables = warm.environment(shared(tmp_path))
     words, null = [*MODULE, "policy=constant", "-m"], subprocess.DEVNULL
-    with warm.Popen(words, cwd=tmp_path, env=variables, stdout=null, start_new_session=True) as process:
+    with subprocess.Popen(words, cwd=tmp_path, env=variables, stdout=null, start_new_session=True) as process:
         assert os.getpgid(process.pid) == process.pid
         process.kill()
         assert process.wait(60) == -signal.SIGKILL

@@ -70,7 +70,12 @@ class Sulking(torch.optim.SGD):
 
 
 class Clocked(torch.optim.SGD):
-    """An optimizer that appends the time of each step, in monotonic seconds, as a double to the file `steps`."""
+    """An optimizer that appends the time of each step, in monotonic seconds, as a double to the file `steps`.
+
+    It waits a little in each step, so that a training without end leaves the processor to others.
+    """
+
+    PAUSE = 0.01
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -78,6 +83,7 @@ class Clocked(torch.optim.SGD):
 
     def step(self, closure: Any = None) -> None:
         super().step(closure)
+        time.sleep(self.PAUSE)
         os.write(self.notes, struct.pack("d", time.monotonic()))
 
 

@@ -1,15 +1,15 @@
 """Commands of the program as forks of a process that has imported its libraries, which takes seconds of each command.
 
-A command is still a process of its own, with its own arguments, environment, folder, output and signals, and so are the
-processes that it starts; only the interpreter's start and the imports are shared. What these do is left to the tests
-that start commands afresh. Python's own `Popen` starts everything else.
+A command is still a process of its own, with its own arguments, environment, folder, files and signals, and so is each
+process that it starts, jobs on a cluster's nodes included; only the imports are shared. What these do is left to the
+tests that start commands afresh. `warm_start/sitecustomize.py` hands commands over to this one.
 """
 
 import atexit
 import fcntl
 import importlib
 import io
-import json
+import marshal
 import os
 import runpy
 import select
@@ -21,24 +21,23 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
-from inspect import signature
-from multiprocessing import util
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
+HOOK = Path(__file__).with_name("warm_start")
 # The socket of the process that forks, for this session's commands and for the processes that they start.
 ADDRESS = "ONECYCLE_TESTS_WARM"
 PROGRAM = "onecycle_sweeps"
-STATUS_BYTES = 4
-# A message has a command's words and environment.
-MESSAGE_BYTES = 1 << 18
+OPTIONS = ("-u", "-B")
+# A message has a command's words and environment; Linux passes so many files at most.
+MESSAGE_BYTES, MOST_FILES = 1 << 18, 253
+# Numbers of files that are free in every command.
+ASIDE = 512
 # With another value of one of these, an interpreter starts in another way.
-READ_AT_START = {
-    name: os.environ.get(name) for name in ("LANG", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "PYTHONHOME", "LD_PRELOAD")
-}
+READ_AT_START = ("LANG", "LC_ALL", "LC_CTYPE", "PYTHONUTF8", "PYTHONHOME", "LD_PRELOAD")
 LOADED = (
     *("onecycle_sweeps.cli", "onecycle_sweeps.launching.execution", "onecycle_sweeps.launching.commands"),
     *("onecycle_sweeps.launching.slurm.watch", "onecycle_sweeps.tracking", "onecycle_sweeps.trial.rehearsal"),
@@ -48,60 +47,45 @@ LOADED = (
 )
 
 
-class Popen(subprocess.Popen[str]):
-    """A command `python -m onecycle_sweeps...` as a fork; anything else as Python's own class starts it."""
+class Request(NamedTuple):
+    """A command: its words after `python`, how it is started, and the numbers of its open files.
 
-    _reports: socket.socket | None = None
+    A leader has a session of its own.
+    """
 
-    def _execute_child(self, *given: Any) -> None:
-        start: Callable[..., None] = getattr(super(), "_execute_child")  # noqa: B009
-        asked = signature(start).bind(*given).arguments
-        environment = dict(os.environ if asked["env"] is None else asked["env"])
-        words = [os.fspath(word) for word in asked["args"]]
-        if not _can_be_forked(words, environment) or asked["preexec_fn"] or asked["pass_fds"]:
-            start(*given)
-            return
-        ends = [asked["p2cread"], asked["c2pwrite"], asked["errwrite"]]
-        request = {
-            "words": words[2:],
-            "folder": os.fspath(asked["cwd"] or Path.cwd()),
-            "environment": environment,
-            "is_leader": next(value for name, value in asked.items() if name.endswith("start_new_session")),
-        }
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.connect(environment[ADDRESS])
-        files = [own if end == -1 else end for own, end in enumerate(ends)]
-        socket.send_fds(connection, [json.dumps(request).encode()], files)
-        self.pid = int.from_bytes(connection.recv(STATUS_BYTES), "little")
-        self._reports, self._child_created = connection, True
-        names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-        getattr(self, "_close_pipe_fds")(*(asked[name] for name in names))  # noqa: B009
+    words: list[str]
+    folder: str
+    environment: dict[str, str]
+    is_leader: bool
+    files: list[int]
+    ignored: list[int]
+    blocked: list[int]
 
-    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
-        if self._reports is None:
-            return getattr(super(), "_try_wait")(wait_flags)  # noqa: B009
-        if wait_flags and not select.select([self._reports], [], [], 0)[0]:
-            return 0, 0
-        status = int.from_bytes(self._reports.recv(STATUS_BYTES), "little")
-        self._reports.close()
-        return self.pid, status
+    @property
+    def first(self) -> int:
+        """The place of the first word that is no plain option."""
+        return next((place for place, word in enumerate(self.words) if word not in OPTIONS), len(self.words))
 
-    def _internal_poll(self, *given: Any, **named: Any) -> int | None:
-        if self._reports is None:
-            return getattr(super(), "_internal_poll")(*given, **named)  # noqa: B009
-        if self.returncode is None:
-            pid, status = self._try_wait(os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
+    def can_be_forked(self) -> bool:
+        option, what = (*self.words[self.first : self.first + 2], "", "")[:2]
+        is_ours = option == "-m" and what.partition(".")[0] == PROGRAM
+        is_a_helper = option == "-c" and what.startswith("from multiprocessing.")
+        starts_alike = all(self.environment.get(name) == os.environ.get(name) for name in READ_AT_START)
+        return (is_ours or is_a_helper) and starts_alike
+
+
+def environment(shared: Path, outside: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment `outside` of a command that is to be forked.
+
+    `shared` is a folder of the session. Its first call starts the process that forks, which ends after the one that
+    runs the session.
+    """
+    path = os.pathsep.join(filter(None, (str(HOOK), outside.get("PYTHONPATH"))))
+    return {**outside, ADDRESS: _address(shared), "PYTHONPATH": path}
 
 
 @cache
-def environment(shared: Path) -> dict[str, str]:
-    """The variable by which commands find the process that forks them; a session's first call starts it.
-
-    `shared` is a folder of the session. The process ends after the one that runs the session.
-    """
+def _address(shared: Path) -> str:
     found = shared / "warm"
     with (shared / "warm.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -111,7 +95,7 @@ def environment(shared: Path) -> dict[str, str]:
             session = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
             _start(address, session)
             found.write_text(str(address))
-    return {ADDRESS: found.read_text()}
+    return found.read_text()
 
 
 def _start(address: Path, session: int) -> None:
@@ -124,12 +108,6 @@ def _start(address: Path, session: int) -> None:
         assert process.stdout.readline(), "the process that forks commands has not started"
     # It outlives this process, which Popen would warn of.
     process.returncode = 0
-
-
-def _can_be_forked(words: list[str], environment: dict[str, str]) -> bool:
-    is_ours = words[:2] == [sys.executable, "-m"] and words[2].partition(".")[0] == PROGRAM
-    starts_alike = all(environment.get(name) == value for name, value in READ_AT_START.items())
-    return is_ours and ADDRESS in environment and starts_alike
 
 
 def serve(address: str, session: int) -> None:
@@ -155,7 +133,7 @@ def serve(address: str, session: int) -> None:
             connection, _ = listener.accept()
             if not os.fork():
                 listener.close()
-                _keep(connection)
+                _attend(connection)
             connection.close()
     shutil.rmtree(Path(address).parent)
 
@@ -168,66 +146,77 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _keep(connection: socket.socket) -> NoReturn:
-    """Fork a command, which sends its process id, wait for it, and send its status."""
-    message, files, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 3)
-    request = json.loads(message)
-    if not (pid := os.fork()):
-        if request["is_leader"]:
-            os.setsid()
-        connection.send(os.getpid().to_bytes(STATUS_BYTES, "little"))
+def _attend(connection: socket.socket) -> NoReturn:
+    """Fork a command if it can be forked, pass signals on to it until it ends, and report its status."""
+    message, files, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, MOST_FILES)
+    request = Request(*marshal.loads(message))
+    if not request.can_be_forked():
+        connection.send(b"n")
+        os._exit(0)
+    if not (command := os.fork()):
         connection.close()
         _become(request, files)
     for file in (0, 1, 2, *files):
         with suppress(OSError):
             os.close(file)
-    _, status = os.waitpid(pid, 0)
+    ended = os.pidfd_open(command)
     with suppress(OSError):
-        connection.send(status.to_bytes(STATUS_BYTES, "little"))
+        connection.send(b"y")
+    while ended not in select.select([ended, connection], [], [])[0]:
+        try:
+            number = connection.recv(1)
+        except OSError:
+            number = b""
+        # Nothing comes from a process that was killed.
+        signal.pidfd_send_signal(ended, number[0] if number else signal.SIGKILL)
+        if not number:
+            os._exit(0)
+    _, status = os.waitpid(command, 0)
+    with suppress(OSError):
+        connection.send(status.to_bytes(4, "little"))
     os._exit(0)
 
 
-def _become(request: dict[str, Any], files: list[int]) -> NoReturn:
+def _become(request: Request, files: list[int]) -> NoReturn:
     """Run a command as a fresh Python would."""
-    os.chdir(request["folder"])
-    for target, file in enumerate(files):
-        os.dup2(file, target)
-    os.closerange(3, 1024)
+    if request.is_leader:
+        os.setsid()
+    os.chdir(request.folder)
+    aside = [fcntl.fcntl(file, fcntl.F_DUPFD, ASIDE) for file in files]
+    os.closerange(0, ASIDE)
+    for file, number in zip(aside, request.files, strict=True):
+        os.dup2(file, number)
+        os.close(file)
     os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environ.update(request.environment)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8")
-    errors = os.fdopen(2, "wb", closefd=False)
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(errors, "utf-8", "backslashreplace", line_buffering=True)
-    outside = request["environment"].get("PYTHONPATH", "")
-    sys.path[:] = [request["folder"], *filter(None, outside.split(os.pathsep)), *sys.path]
-    module, *arguments = request["words"][0], *request["words"][1:]
-    sys.argv[:], sys.orig_argv[:] = ["-m", *arguments], [sys.executable, "-m", *request["words"]]
-    subprocess.Popen = Popen
-    util.spawnv_passfds = _fork
-    if module != PROGRAM:
-        sys.modules.pop(module, None)
-    _end_with(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+    for number in request.ignored:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
+    _open_standard_files(request)
+    outside = request.environment.get("PYTHONPATH", "")
+    sys.path[:] = [request.folder, *filter(None, outside.split(os.pathsep)), *sys.path]
+    option, what, *arguments = request.words[request.first :]
+    sys.argv[:], sys.orig_argv[:] = [option, *arguments], [sys.executable, *request.words]
+    if option == "-c":
+        getattr(atexit, "_clear")()  # noqa: B009
+        _end_with(lambda: exec(what, {"__name__": "__main__"}))
+    if what != PROGRAM:
+        sys.modules.pop(what, None)
+    _end_with(lambda: runpy.run_module(what, run_name="__main__", alter_sys=True))
 
 
-def _fork(_: bytes, words: list[Any], kept: tuple[int, ...]) -> int:
-    """Start a process of multiprocessing's: its fork server, its tracker, or one that it spawns."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if pid := os.fork():
-        return pid
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in kept:
-            with suppress(OSError):
-                os.close(int(name))
-    words = [os.fsdecode(word) for word in words]
-    position = words.index("-c")
-    sys.argv[:] = ["-c", *words[position + 2 :]]
-    getattr(atexit, "_clear")()  # noqa: B009
-    _end_with(lambda: exec(words[position + 1], {"__name__": "__main__"}))
+def _open_standard_files(request: Request) -> None:
+    at_once = "-u" in request.words or bool(request.environment.get("PYTHONUNBUFFERED"))
+    sys.stdin = sys.__stdin__ = os.fdopen(0, encoding="utf-8", closefd=False) if 0 in request.files else None
+    for name, number, errors in (("stdout", 1, "strict"), ("stderr", 2, "backslashreplace")):
+        raw = os.fdopen(number, "wb", 0 if at_once else -1, closefd=False)
+        lines = number == 2 or os.isatty(number)
+        made = io.TextIOWrapper(raw, "utf-8", errors, line_buffering=lines, write_through=at_once)
+        setattr(sys, name, made)
+        setattr(sys, f"__{name}__", made)
 
 
 def _end_with(run: Callable[[], object]) -> NoReturn:

@@ -13,7 +13,6 @@ from statistics import mean, median
 from benchmarks import processes
 from benchmarks.journals import check_store
 from benchmarks.page import Requirement, Result, Table, not_installed
-from benchmarks.peers import torch_loop
 from benchmarks.processes import PROGRAM
 from benchmarks.timing import Cost, interleaved
 from benchmarks.work import STEP_METRICS, Options
@@ -161,6 +160,8 @@ finished, "dry run" is a SLURM sweep of as many others. MiB is the peak of the c
 
 def accuracy(options: Options) -> Result:
     """Whether what trains fast trains well: a row for each data set that is here."""
+    from benchmarks.peers import photographs
+
     seeds = range(1 if options.quick else min(options.rounds, 3))
     left_out, rows, rounds = [], [], {}
     for data, file, net, epochs, max_lr, batch_size in TRAININGS[1:] if options.quick else TRAININGS:
@@ -181,15 +182,15 @@ def accuracy(options: Options) -> Result:
             metrics = json.loads(result.read_text())["metrics"]
             ours.append((metrics["final/val_accuracy"], metrics["seconds"]))
             settings = (data, path, folder, epochs, seed, max_lr, batch_size)
-            theirs.append(processes.apart(torch_loop.train_photographs, *settings))
+            theirs.append(processes.apart(photographs.train, *settings))
         own, other = (median(seconds for _, seconds in side) for side in (ours, theirs))
         faster = median(two / one for (_, one), (_, two) in zip(ours, theirs, strict=True))
         name = f"{data}, {net}"
         rows.append((name, epochs, _accuracies(ours), _accuracies(theirs), own, other, faster))
         rounds[name] = {"this program": ours, "plain loop": theirs}
     columns = ("data", "epochs", "this program", "plain loop", "this program s", "plain loop s", "times as fast")
-    caption = f"""1cycle with the usual augmentation in bf16 on one thread, beside benchmarks/peers/torch_loop.py: val \
-accuracy after the last epoch (mean and range of {len(seeds)} seeds), and the median seconds of a training."""
+    caption = f"""1cycle with the usual augmentation in bf16 on one thread, beside benchmarks/peers/photographs.py: \
+val accuracy after the last epoch (mean and range of {len(seeds)} seeds), and the median seconds of a training."""
     return Result([Table("Accuracy", caption, columns, rows)], (), left_out, rounds)
 
 

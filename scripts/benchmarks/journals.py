@@ -14,9 +14,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from typing import TYPE_CHECKING
 
 from benchmarks import processes
 from benchmarks.page import Cell, Result, Table
@@ -28,6 +26,11 @@ from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger
 from onecycle_sweeps.trial_folder import TrialFolder
+
+# MLflow, like torchvision in other files, is imported where it is used: it takes seconds.
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 # Read before this program's shipping sets another for its process.
 DEFAULT_THRESHOLD = gc.get_threshold()
@@ -142,7 +145,9 @@ def server(folder: Path) -> Iterator[str]:
 
 def log_batches(uri: str, runs: Iterable[Sequence[Point]]) -> None:
     """Create a run for each sequence of points (name, value, milliseconds, step), and log them in full batches."""
-    client = MlflowClient(uri)
+    from mlflow.entities import Metric
+
+    client = client_of(uri)
     found = client.get_experiment_by_name("benchmark")
     experiment_id = found.experiment_id if found else client.create_experiment("benchmark")
     for points in runs:
@@ -222,19 +227,25 @@ def fresh_store(folder: Path) -> str:
 
 @functools.cache
 def _empty_store(folder: Path) -> Path:
-    MlflowClient(f"sqlite:///{folder}/empty.db").search_experiments()
+    client_of(f"sqlite:///{folder}/empty.db").search_experiments()
     return folder / "empty.db"
+
+
+def client_of(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
 
 
 def logged(uri: str, run: str, metrics: Sequence[str]) -> Points:
     """The steps at which a run has a point of each metric, as often as they are there."""
-    client = MlflowClient(uri)
+    client = client_of(uri)
     return {metric: sorted(point.step for point in client.get_metric_history(run, metric)) for metric in metrics}
 
 
-def check_store(uri: str, metrics: Sequence[str], count: int, steps: int) -> list[Run]:
+def check_store(uri: str, metrics: Sequence[str], count: int, steps: int) -> "list[Run]":
     """The runs that have metrics; raises Incomplete unless there are `count`, with each step of each metric once."""
-    client = MlflowClient(uri)
+    client = client_of(uri)
     experiments = [found.experiment_id for found in client.search_experiments()]
     runs = [run for run in client.search_runs(experiments) if metrics[0] in run.data.metrics]
     if len(runs) != count:

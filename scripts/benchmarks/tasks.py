@@ -25,7 +25,7 @@ MOST_RATIO, MOST_ADDED = 1.05, 30e-6
 def tasks(options: Options) -> Result:
     """Steps of each task, timed by the net."""
     trained = works(options)
-    rounds = compared(trained, SIDES, options.rounds)
+    rounds = compared(trained, SIDES, options)
     required = [
         Requirement(
             f"{name}: wall time of a step beside the bare loop's",

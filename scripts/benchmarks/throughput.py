@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchvision import transforms
-from torchvision.transforms import functional, v2
 
 from benchmarks import processes
 from benchmarks.page import Cell, Requirement, Result, Table
@@ -79,7 +77,7 @@ implementation. {options.turns}"""
             name = f"{numbers}, {optimizer}, {way}"
             sides[name] = partial(timed, stepper(net, batch, numbers, optimizer, way), seconds)
             plain[name] = f"{PLAIN}, {optimizer}, {way}"
-        rounds[net] = interleaved(sides, options.rounds)
+        rounds[net] = interleaved(sides, options.rounds, options.warm)
         tables.append(rounds[net].speeds(f"Steps of {net}", caption, "setting", batch, plain))
     if not (shutil.which("g++") or shutil.which("clang++")):
         return Result(tables, (), ["torch.compile: it needs a C++ compiler, g++ or clang++"], rounds)
@@ -123,7 +121,7 @@ def input(options: Options) -> Result:
     facts = Facts(samples, samples, 0, 10, 3, 32, 32, moments, moments, 0.0, 0, None)
     own = ImageBatches(split, split, None, facts, BATCH, (PadCrop(), Flip())).train_batches(seed=0)
     make_own = partial(timed, lambda: next(own), 0.0 if options.quick else 0.1)
-    made = interleaved({**torchvision_sides(list(pixels[:BATCH])), OURS: make_own}, options.rounds)
+    made = interleaved({**torchvision_sides(list(pixels[:BATCH])), OURS: make_own}, options.rounds, options.warm)
     caption = f"""Batches of {BATCH} images of 32x32, cropped, flipped and normalised on one thread, from a set of \
 {samples:,}. {options.turns}"""
     speeds = made.speeds("Augmented batches", caption, "made by", BATCH)
@@ -132,7 +130,9 @@ def input(options: Options) -> Result:
     rows, rounds = [], {"makers": made}
     for numbers in (FP32, BF16):
         rest = stepper("resnet20", BATCH, numbers, way="for-loop")
-        rounds[numbers] = taken = interleaved({"input": make_own, "rest": partial(timed, rest)}, options.rounds)
+        rounds[numbers] = taken = interleaved(
+            {"input": make_own, "rest": partial(timed, rest)}, options.rounds, options.warm
+        )
         share = 1 / (1 + taken.ratio("rest", "input"))
         rows.append((numbers, 1000 * taken.wall("input"), 1000 * taken.wall("rest"), 100 * share))
         required.append(Requirement(f"input's share of a ResNet-20 step, {numbers}", share, 0.03))
@@ -143,6 +143,9 @@ def input(options: Options) -> Result:
 
 def torchvision_sides(pixels: list[Tensor]) -> dict[str, Callable[[], Cost]]:
     """torchvision's ways to make a batch, an image at a time."""
+    from torchvision import transforms
+    from torchvision.transforms import functional, v2
+
     photographs = [functional.to_pil_image(image) for image in pixels]
     crop = {"size": 32, "padding": 4, "padding_mode": "reflect"}
     first = [transforms.RandomCrop(**crop), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
@@ -174,7 +177,7 @@ def layout(options: Options) -> Result:
                 arguments = (spawn.Barrier(workers), threads, net, batch, numbers)
                 pool = stack.enter_context(spawn.Pool(workers, prepare_worker, arguments))
                 sides[name] = partial(train_together, pool, workers, seconds)
-            rounds[f"{net}, {numbers}"] = interleaved(sides, options.rounds)
+            rounds[f"{net}, {numbers}"] = interleaved(sides, options.rounds, options.warm)
     tables = [taken.speeds(name, caption, "layout", batch) for name, taken in rounds.items()]
     return Result(tables, (), (), rounds)
 

@@ -25,7 +25,7 @@ RAMP = Ramp(1e-5, 0.03, 100)
 def step(options: Options) -> Result:
     """Steps of nets on images, of all sides that are installed, timed by the net."""
     sides, left_out = installed(STEP_SIDES)
-    rounds = compared(works(options), sides, options.rounds)
+    rounds = compared(works(options), sides, options)
     required = []
     for net, taken in rounds.items():
         what = f"{net}: wall time of a step beside the bare loop's"
@@ -76,7 +76,7 @@ def range_test(options: Options) -> Result:
     ends = (f"range_test.start_lr={RAMP.start_lr}", f"range_test.end_lr={RAMP.end_lr}")
     ramp = ("task=range_test", *ends, f"range_test.steps={RAMP.total_steps}")
     sides, left_out = installed(RANGE_TESTS)
-    rounds = compared(works(options, *ramp), sides, options.rounds)
+    rounds = compared(works(options, *ramp), sides, options)
     caption = f"""{RAMP.total_steps} iterations from {RAMP.start_lr:g} to {RAMP.end_lr:g} on one thread, with what the \
 whole call saves, restores and suggests; "its steps" does none of it. {options.turns}"""
     tables = [

@@ -50,6 +50,11 @@ class Options:
         return "digits" if self.quick else "fashion_mnist"
 
     @property
+    def warm(self) -> int:
+        """How many rounds are run first and not counted."""
+        return 0 if self.quick else 1
+
+    @property
     def turns(self) -> str:
         return f"Medians of {self.rounds} rounds in which all rows take turns."
 
@@ -172,12 +177,12 @@ def installed(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
     return [side for side in sides if not reasons[side]], [reason for reason in reasons.values() if reason]
 
 
-def compared(works: Mapping[str, Work], sides: Sequence[Side], rounds: int) -> dict[str, Rounds]:
+def compared(works: Mapping[str, Work], sides: Sequence[Side], options: Options) -> dict[str, Rounds]:
     """The costs of each work on one thread."""
     torch.set_num_threads(1)
     taken = {}
     for name, work in works.items():
-        taken[name] = interleaved({side.name: partial(side.run, work) for side in sides}, rounds)
+        taken[name] = interleaved({side.name: partial(side.run, work) for side in sides}, options.rounds, options.warm)
     return taken
 
 
