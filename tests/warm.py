@@ -7,6 +7,7 @@ tests that start commands afresh. `warm_start/sitecustomize.py` hands commands o
 
 import atexit
 import fcntl
+import gc
 import importlib
 import io
 import marshal
@@ -119,6 +120,9 @@ def serve(address: str, session: int) -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     assert threading.active_count() == 1, threading.enumerate()
+    # Otherwise each command's garbage collections would look at all that is loaded, and so copy it.
+    gc.collect()
+    gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
     listener.listen(64)
