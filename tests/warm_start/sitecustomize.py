@@ -20,13 +20,14 @@ PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signa
 
 
 def hand_over(words: list[str]) -> None:
+    files = [int(name) for name in os.listdir("/proc/self/fd")]
+    # Without the one that was open for the list itself.
+    files = [file for file in files if os.path.exists(f"/proc/self/fd/{file}")]
     connection = socket(AF_UNIX, SOCK_SEQPACKET)
     # A signal comes before there is a command for it, or is passed on; none is lost.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     try:
         connection.connect(ADDRESS)
-        files = [int(name) for name in os.listdir("/proc/self/fd") if int(name) != connection.fileno()]
-        files = [file for file in files if os.path.exists(f"/proc/self/fd/{file}")]
         ignored = [number for number in PASSED_ON if signal.getsignal(number) is signal.SIG_IGN]
         is_leader = os.getsid(0) == os.getpid()
         environment = dict(os.environ)
