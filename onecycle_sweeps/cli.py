@@ -190,7 +190,7 @@ def sync(which: Sweep) -> int:
     if not tracking.is_current(which):
         comparison = report.compare(which)
         files = report.write(comparison)
-        if undelivered := tracking.deliver(which, files, report.markdown(comparison)):
+        if undelivered := tracking.deliver(which, files, report.markdown(comparison), comparison.findings):
             return _mistake(undelivered)
     say(f"sweep {which.id} is in MLflow: {tracking.overlay_link(which)}")
     return 0

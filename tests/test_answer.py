@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 from hand_made import made_up
 from onecycle_sweeps.measures import Measure, as_records
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.report.answer import answer
+from onecycle_sweeps.report.answer import answer, findings
 from onecycle_sweeps.report.claims import claims_of
 from onecycle_sweeps.report.statistics import detectable_effect
 
@@ -90,3 +90,35 @@ def test_of_a_measure_that_falls_the_best_is_below_and_the_share_is_of_the_one_t
     text = answer(ABOUT, found, claims_of(found))
     assert f"{best} reached rmse 1, 1 in rmse or 50 % below {other}" in text
     assert ttest_rel(values[best], values[other]).pvalue < 0.05
+
+
+def found_in(finals: Mapping[str, Sequence[float]], measure: Measure | None = None) -> dict[str, str | float]:
+    made = outcomes(finals)
+    if measure:
+        resolved = {"measures": as_records([measure])}
+        made = [replace(one, resolved=resolved, result={"metrics": {measure.final_val: one.final}}) for one in made]
+    return findings(made, claims_of(made))
+
+
+def test_the_findings_are_the_numbers_of_the_answer():
+    found = found_in({"constant": BASE, "onecycle": BETTER})
+    text = said({"constant": BASE, "onecycle": BETTER})
+    assert found["winner"] == found["best"] == "onecycle"
+    assert found["gain"] == "2.88 points over constant" and "2.88 points above constant" in text
+    assert f"95 % interval {found['interval']}" in text
+    difference = [better - base for better, base in zip(BETTER, BASE, strict=True)]
+    assert found["gain/mean"] == pytest.approx(sum(difference) / 3)
+    assert found["gain/p"] == pytest.approx(ttest_rel(BETTER, BASE).pvalue)
+    assert found["gain/low"] < found["gain/mean"] < found["gain/high"]  # type: ignore[operator]
+
+
+def test_a_gain_is_positive_whichever_side_is_the_baseline_and_whatever_the_goal():
+    assert found_in({"constant": BETTER, "onecycle": BASE})["gain/mean"] == pytest.approx(0.0288, abs=1e-4)
+    found = found_in({"constant": BASE, "onecycle": BETTER}, RMSE)
+    assert found["best"] == "constant" and found["gain/mean"] == pytest.approx(0.0288, abs=1e-4)
+
+
+def test_there_is_no_winner_where_nothing_is_shown():
+    assert found_in({"constant": BASE[:1], "onecycle": BETTER[:1]})["winner"] == "none shown"
+    assert found_in({"onecycle": BETTER}) == {"best": "onecycle", "winner": "none shown"}
+    assert findings([], claims_of([])) == {}

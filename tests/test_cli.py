@@ -250,7 +250,9 @@ def test_ui_serves_on_this_machine_on_the_first_free_port_until_it_is_terminated
             pass  # somebody else has it: all the same to this test
         with start(tmp_path, "ui") as server:
             assert server.stdout
-            address = server.stdout.readline().removeprefix("MLflow: ").strip()
+            # The last line is the link alone, once it can be opened.
+            address = next(line.strip() for line in server.stdout if line.startswith("http"))
+            assert answers(address)
             assert int(address.removeprefix("http://127.0.0.1:")) > 5000
             wait_until(lambda: answers(address) or server.poll() is not None, f"{address} answers")
             assert answers(address)

@@ -1,14 +1,18 @@
 """The runs of a sweep in MLflow: nesting, params, tags, figures, files and status."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from onecycle_sweeps import tracking
-from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
+from onecycle_sweeps.tracking import run_data
 from onecycle_sweeps.trial_folder import TrialFolder
-from recorded import NAME, attempt, database, fail, finish, range_test, runs, sweep, training
+from recorded import NAME, attempt, client, database, fail, finish, range_test, runs, sweep, training
 
 
 @pytest.fixture
@@ -117,6 +121,74 @@ def test_the_report_is_on_the_page_of_its_sweep(made: Sweep, tmp_path: Path):
     assert described.endswith(f"\n![lr](get-artifact?path=report/lr.svg&run_uuid={run['id']})\n")
     assert len(described) == 8000
     assert (database(made).parent / "mlruns" / run["id"] / "artifacts" / "report" / "report.html").exists()
+
+
+def comparison(folder: Path, policies: Sequence[str] = ("constant", "clr"), seeds: int = 2) -> Sweep:
+    """A sweep of policies with several seeds, all of which have finished."""
+    entries = [
+        Entry(f"{policy}{seed}", TRAIN, {"policy": policy, "seed": str(seed)})
+        for seed in range(seeds)
+        for policy in policies
+    ]
+    made = sweep(folder, *entries, choices={"data": "digits", "model": "lenet"})
+    config = {"evaluations_per_epoch": 1, "data": {"_target_": "some.images"}, "needs": {"data": "50a4d39675"}}
+    for entry in entries:
+        attempt(made.trial(entry.signature), 0, 10, config=config)
+        finish(made.trial(entry.signature))
+    return made
+
+
+def test_a_sweep_is_named_by_what_it_compares(tmp_path: Path):
+    made = comparison(tmp_path, ("constant", "step", "clr", "onecycle"), seeds=3)
+    assert run_data.sweep_name(made) == "digits, lenet: 4 policies x 3 seeds"
+    assert run_data.sweep_name(replace(made, trials=made.trials[:1])) == "digits, lenet: constant x 1 seed"
+    rated = [
+        Entry(f"a{i}", TRAIN, {"policy": "clr", "max_lr": rate, "seed": "0"}) for i, rate in enumerate(("0.1", "0.2"))
+    ]
+    assert run_data.sweep_name(replace(made, trials=tuple(rated))) == "digits, lenet: clr in 2 settings x 1 seed"
+    assert run_data.sweep_name(replace(made, trials=(range_test("r"),))) == "digits, lenet: 1 range test"
+
+
+def test_runs_are_grouped_by_their_tags_and_list_their_data(tmp_path: Path):
+    made = comparison(tmp_path)
+    tracking.ship(made)
+    found = runs(made)
+    assert "digits, lenet: 2 policies x 2 seeds" in found
+    run = found["clr max_lr=0.8 seed=1"]
+    assert run["tags"].items() >= {"policy": "clr", "data": "digits", "model": "lenet"}.items()
+    (data,) = client(made).get_run(run["id"]).inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", "50a4d39675")
+    assert "some.images" in data.dataset.source
+
+
+def test_a_description_begins_with_the_answer_and_links_each_trial_in_the_mode_for_trainings(tmp_path: Path):
+    made = comparison(tmp_path)
+    answer = "On digits with lenet, clr reached 90 %."
+    assert tracking.deliver(made, [], f"{answer}\n\nthe table") is None
+    found = runs(made)
+    parent = found.pop("digits, lenet: 2 policies x 2 seeds")
+    first, links, rest = parent["tags"]["mlflow.note.content"].split("\n\n")
+    assert (first, rest) == (answer, "the table")
+    assert f"]({urlsplit(tracking.overlay_link(made))._replace(scheme='', netloc='', path='').geturl()})" in links
+    for name, run in found.items():
+        assert re.search(rf"\[{re.escape(name)}\]\(#/experiments/\d+/runs/{run['id']}\?workflowType=machine_l", links)
+
+
+def test_of_a_thousand_trials_as_many_are_linked_as_a_description_has_room_for(tmp_path: Path):
+    made = comparison(tmp_path, seeds=20)
+    assert tracking.deliver(made, [], "the answer\n\n" + "x" * 9000) is None
+    text = runs(made)["digits, lenet: 2 policies x 20 seeds"]["tags"]["mlflow.note.content"]
+    assert text.startswith("the answer\n\n") and len(text) == 8000
+    shown, left = text.count("/runs/"), int(re.findall(r"and (\d+) more", text)[0])
+    assert shown > 10 and shown + left == 40
+
+
+def test_what_a_sweep_shows_is_in_the_tags_and_metrics_of_its_page(tmp_path: Path):
+    made = comparison(tmp_path)
+    assert tracking.deliver(made, [], "the answer", {"winner": "clr", "gain/mean": 0.0256}) is None
+    parent = runs(made)["digits, lenet: 2 policies x 2 seeds"]
+    assert parent["tags"]["winner"] == "clr"
+    assert parent["latest_metrics"] == {"gain/mean": 0.0256}
 
 
 def test_a_trial_that_has_not_begun_has_no_run_and_is_no_backlog(made: Sweep):

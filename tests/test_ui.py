@@ -11,7 +11,7 @@ import pytest
 
 from onecycle_sweeps import tracking
 from onecycle_sweeps.measures import Measure
-from onecycle_sweeps.sweep import Entry
+from onecycle_sweeps.sweep import TRAIN, Entry
 from onecycle_sweeps.tracking import ledger, ui
 from recorded import ask, range_test, sweep, training
 
@@ -64,6 +64,22 @@ def test_the_view_has_a_chart_of_each_measure(tmp_path: Path):
     charts = json.loads(zlib.decompress(base64.b64decode(view.removeprefix("deflate;"))))["compareRunCharts"]
     keys = [chart["metricKey"] for chart in charts]
     assert {"val/rmse", "train/rmse", "final/val_rmse", "val/r2", "val/loss"} < {*keys} and len({*keys}) == len(keys)
+
+
+def grouped(folder: Path, *varies: dict[str, str]) -> list[tuple[str, str]]:
+    """The tags and params by which the trainings are grouped that differ in these keys."""
+    entries = [Entry(f"t{i}", TRAIN, one) for i, one in enumerate(varies)]
+    view = ui.view(sweep(folder, *entries), "token", [])
+    found = json.loads(zlib.decompress(base64.b64decode(view.removeprefix("deflate;"))))["groupBy"]
+    return [(key["mode"], key["groupByData"]) for key in found["groupByKeys"]] if found else []
+
+
+def test_trainings_are_grouped_by_all_that_varies_but_their_seed(tmp_path: Path):
+    seeds = [{"policy": policy, "seed": seed} for policy in ("clr", "step") for seed in ("0", "1")]
+    assert grouped(tmp_path, *seeds) == [("tag", "policy")]
+    more = [one | {"model": "lenet", "optimizer.momentum": str(i % 2)} for i, one in enumerate(seeds * 2)]
+    assert grouped(tmp_path, *more) == [("tag", "policy"), ("tag", "model"), ("param", "optimizer.momentum")]
+    assert grouped(tmp_path, *seeds[::2]) == []
 
 
 def test_the_link_has_the_address_that_browsers_know_the_server_by(tmp_path: Path):

@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -39,6 +41,8 @@ DIRECTIONS = {
     "maximize": {"min": False, "max": True},
 }
 LAST_PORT = 65535
+# How often MLflow's UI is asked whether it is up.
+UP_SECONDS = 0.2
 # The sweep of this process, if it has one. Hydra calls a launcher several times and does not announce the last call.
 _sessions: list[Session] = []
 _workers = pool.WorkerPool()
@@ -240,11 +244,38 @@ def _in_this_process(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
 
 
 def become_ui(uri: str, which: Sweep | None = None) -> NoReturn:
-    """Replace this process by MLflow's UI on a store, at the first free port; raises ValueError for a server's URI."""
+    """Replace this process by MLflow's UI on a store, at the first free port; raises ValueError for a server's URI.
+
+    The UI prints nothing of its own, and its link is printed once it answers, so that the link is the last line.
+    """
     port = next(port for port in range(tracking.PORT, LAST_PORT + 1) if _is_free(port))
-    command = tracking.ui_command(uri, port)
-    say(f"MLflow: {tracking.overlay_link(which, port) if which else f'http://127.0.0.1:{port}'}")
+    command, address = tracking.ui_command(uri, port), f"http://127.0.0.1:{port}"
+    say("MLflow's UI starts; Ctrl-C ends it:")
+    _print_once_up(address, tracking.overlay_link(which, port) if which else address)
     os.execvpe(command[0], command, tracking.ui_environment(uri))
+
+
+def _print_once_up(address: str, link: str) -> None:
+    """Print a link once a server of this process, which is about to become it, answers; returns at once."""
+    server = os.getpid()
+    if os.fork():
+        os.wait()
+        return
+    if os.fork():
+        # Its parent ends at once, so that the server has no child that it does not know of.
+        os._exit(0)
+    with suppress(KeyboardInterrupt, ProcessLookupError):
+        while not _is_up(address):
+            os.kill(server, 0)
+            time.sleep(UP_SECONDS)
+        say(link)
+    os._exit(0)
+
+
+def _is_up(address: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=1) as answer:
+        return answer.status == 200
+    return False
 
 
 def _is_free(port: int) -> bool:

@@ -128,7 +128,7 @@ class Session:
         say()
         report.show_summary(comparison, console)
         assert self._shipper
-        undelivered = self._shipper.deliver(report.write(comparison), report.markdown(comparison))
+        undelivered = self._shipper.deliver(report.write(comparison), report.markdown(comparison), comparison.findings)
         self.close()
         others = [line] if (line := _other_code(self.sweep)) else []
         remarks, rest = self._last_lines(report.highlights(comparison, others), undelivered)

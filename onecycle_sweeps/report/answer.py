@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from onecycle_sweeps.outcome import Outcome
 from onecycle_sweeps.report import groups
-from onecycle_sweeps.report.claims import FROM_ONE_SEED, Claim, Claims, in_units, unsigned
+from onecycle_sweeps.report.claims import FROM_ONE_SEED, Claim, Claims, in_units, p_value, unsigned
 from onecycle_sweeps.report.groups import Family, group_name
 from onecycle_sweeps.report.range_tests import VERDICT, verdict
 from onecycle_sweeps.report.statistics import Difference, detectable_effect, spread
@@ -45,6 +45,38 @@ def answer(choices: Mapping[str, str], outcomes: Sequence[Outcome], claims: Clai
             gains += f"{', ' if not gains else ' and '}{_gain(claim)} {name} ({_evidence(claim)})"
     sentences = [f"{before}{' or '.join(names)}{after}." for (before, after), names in others_said.items()]
     return " ".join([f"{reached}{gains}.", *sentences])
+
+
+def findings(outcomes: Sequence[Outcome], claims: Claims) -> dict[str, str | float]:
+    """The answer for a search: texts, and numbers in the measure's own units, by name; empty without a result.
+
+    The gain is by how much the best mean is better than the baseline's or, if the baseline is best, than the second's.
+    """
+    ranked = groups.ranked(groups.families(outcomes))
+    if not ranked:
+        return {}
+    best, *others = [family for family in ranked if family.setting == ranked[0].setting]
+    compared = {other.name: found for other in others if (found := _claim(claims.claims, best, other))}
+    over = claims.baseline if claims.baseline in compared else next(iter(compared), None)
+    if over is None or (difference := compared[over].difference) is None:
+        return {"best": best.name, "winner": "none shown"}
+    claim = compared[over]
+    headline = claim.headline
+    towards_best = (1 if claim.name == best.name else -1) * (1 if headline.goal == "max" else -1)
+    gain = towards_best * difference.mean
+    facts: dict[str, str | float] = {
+        "best": best.name,
+        "winner": best.name if _better(claim) == best.name else "none shown",
+        "gain": f"{in_units(headline, unsigned(headline, gain))} over {over}",
+        "gain/mean": gain,
+    }
+    if difference.low is not None and difference.high is not None:
+        low, high = sorted((towards_best * difference.low, towards_best * difference.high))
+        facts["interval"] = f"{unsigned(headline, low)} to {unsigned(headline, high)}"
+        facts |= {"gain/low": low, "gain/high": high}
+    if claim.p_adjusted is not None:
+        facts |= {"p": p_value(claim.p_adjusted), "gain/p": claim.p_adjusted}
+    return facts
 
 
 def _about(choices: Mapping[str, str]) -> str:

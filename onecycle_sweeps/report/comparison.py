@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.outcome import Outcome, read
-from onecycle_sweeps.report.answer import answer
+from onecycle_sweeps.report.answer import answer, findings
 from onecycle_sweeps.report.claims import Claims, claims_of
 from onecycle_sweeps.report.groups import Group, by_group, group_name, measures_of, score
 from onecycle_sweeps.report.reproduction import PublishedRow, compare_published, published_notes
@@ -81,6 +81,11 @@ class Comparison:
     def answer(self) -> str:
         """What the sweep shows, in a sentence or two."""
         return answer(self.sweep.choices, self.outcomes, self.claims)
+
+    @property
+    def findings(self) -> dict[str, str | float]:
+        """The same as texts and numbers by name, for a search."""
+        return findings(self.outcomes, self.claims)
 
 
 def answer_at_a_glance(sweep: Sweep, outcomes: Sequence[Outcome]) -> str:

@@ -88,12 +88,14 @@ def params(outcome: Outcome) -> dict[str, str]:
     return as_params(flat(config) | used)
 
 
-def tags(outcome: Outcome) -> dict[str, str]:
-    """The tags by which the trial's run can be searched for."""
-    result = outcome.result
+def tags(outcome: Outcome, sweep: Sweep) -> dict[str, str]:
+    """The tags by which the trial's run can be searched for and grouped."""
+    result, varies = outcome.result, outcome.entry.varies
     return as_tags(
         {
             "kind": outcome.entry.kind,
+            "policy": varies.get("policy"),
+            **{group: varies.get(group, sweep.choices.get(group)) for group in ("data", "model")},
             "signature": outcome.entry.signature,
             "status": outcome.status,
             "cause": outcome.cause,
@@ -168,6 +170,43 @@ def _with_evaluations(outcome: Outcome) -> Outcome:
         steps += range(block.step, block.step + len(found))
         values += found
     return replace(outcome, evaluations={outcome.headline.val: Series(tuple(steps), tuple(values))})
+
+
+def dataset(outcome: Outcome, sweep: Sweep) -> dict[str, str] | None:
+    """The trial's data as MLflow lists a run's data sets, without loading any; None where it has none of its own.
+
+    The digest is the fingerprint that counts for the trial's signature; the profile has the numbers of samples.
+    """
+    config = outcome.config
+    if not (digest := config.get("needs", {}).get("data")) or "data" not in config:
+        return None
+    source = {"uri": config["data"].get("path") or config["data"].get("_target_", "")}
+    return {
+        "name": outcome.entry.varies.get("data", sweep.choices.get("data", "data")),
+        "digest": digest,
+        "source_type": "local",
+        "source": redacted(json.dumps(source)),
+        "profile": json.dumps(outcome.resolved.get("data", {})),
+    }
+
+
+def sweep_name(sweep: Sweep) -> str:
+    """The name of a sweep's run: `fashion_mnist, simple_cnn: 4 policies x 3 seeds`."""
+    about = ", ".join(sweep.choices[group] for group in ("data", "model", "loop") if group in sweep.choices)
+    trained = [entry for entry in sweep.trials if entry.kind == TRAIN]
+    policies, groups = {entry.varies["policy"] for entry in trained}, {entry.group for entry in trained}
+    seeds = len({entry.varies["seed"] for entry in trained})
+    if not about:
+        return f"sweep {sweep.id}"
+    if not trained:
+        return f"{about}: {_counted(len(sweep.trials), 'range test')}"
+    what = next(iter(policies)) if len(policies) == 1 else f"{len(policies)} policies"
+    settings = f" in {len(groups)} settings" if len(groups) > len(policies) else ""
+    return f"{about}: {what}{settings} x {_counted(seeds, 'seed')}"
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def sweep_tags(sweep: Sweep) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A sweep's runs in MLflow: created once, found again after a crash, and updated to what the trials' records say."""
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Param, Run, RunTag
 
+# The most characters of the links to trials in a description.
+LINKS_LENGTH = 3000
+# What a sweep shows, by name: texts and numbers.
+Findings = Mapping[str, str | float]
 # Tags that a run keeps only while its trial has a reason for them.
 TRANSIENT_TAGS = {"cause", "warnings"}
 
@@ -66,7 +71,7 @@ class Runs:
         if self.ledger.parent is None and not self.sweep.single:
             tags = {"kind": "sweep", "mlflow.note.content": run_data.sweep_description(self.sweep)}
             created = run_data.milliseconds(self.sweep.created)
-            parent = self._run(f"sweep {self.sweep.id}", created, tags, may_have_parent)
+            parent = self._run(run_data.sweep_name(self.sweep), created, tags, may_have_parent)
             self.ledger.parent, self.ledger.parent_status = parent.info.run_id, parent.info.status
             self.ledger.save()
 
@@ -75,6 +80,8 @@ class Runs:
         run = self._known_run(outcome, file) or self._new_run(outcome, file)
         record = file.run = file.run or RunRecord(run.info.run_id, run_data.first_attempt(outcome))
         file.save()
+        if outcome.resolved and not (run.inputs and run.inputs.dataset_inputs):
+            self._log_dataset(record.run_id, outcome)
         params, tags = self._missing(run, outcome)
         for batch in run_data.batches(outcome, self.sweep, record.next, BATCH - len(params) - len(tags)):
             if self.expired():
@@ -85,7 +92,7 @@ class Runs:
             file.save()
         self._log(record.run_id, [], params, tags)
         if outcome.status in ENDED:
-            self._log_files(record.run_id, outcome)
+            self._log_files(run, outcome)
         status = MLFLOW_STATUS[outcome.status]
         if outcome.status in ENDED or run.info.status != status:
             self._set_status(record.run_id, status, run_data.end_time(outcome, self.sweep))
@@ -103,18 +110,57 @@ class Runs:
                 known.parent_status = status
                 known.save()
 
-    def publish(self, files: Sequence[Path], description: str) -> None:
+    def publish(self, files: Sequence[Path], description: str, findings: Findings) -> None:
         """Put a report's files and its Markdown description on the parent's page; without a parent, on the trial's.
 
-        The description ends with the SVG figures: MLflow shows a PNG half as large again, and ignores a width.
+        The description ends with the SVG figures: MLflow shows a PNG half as large again, and ignores a width. The
+        parent's findings are metrics where they are numbers, else tags.
         """
-        parent = self.ledger.parent
+        from mlflow.entities import Metric, RunTag
+
+        parent, now = self.ledger.parent, run_data.milliseconds(time.time())
+        if parent and self.sweep.sequential:
+            # The sweep has grown since its run was created.
+            self.client.update_run(parent, name=run_data.sweep_name(self.sweep))
+        numbers = {name: value for name, value in findings.items() if isinstance(value, float)}
         for run_id in [parent] if parent else [run.run_id for run in self.ledger.runs.values()]:
             for file in files:
                 self.client.log_artifact(run_id, str(file), "report")
             figures = "".join(ui.figure(run_id, file.name) for file in files if file.suffix == ".svg")
-            text = run_data.shortened(description, TAG_LENGTH - len(figures)) + figures
-            self.client.set_tag(run_id, "mlflow.note.content", text)
+            texts = {name: value for name, value in findings.items() if isinstance(value, str)} if parent else {}
+            tags = run_data.as_tags(texts)
+            tags["mlflow.note.content"] = self._with_links(description, TAG_LENGTH - len(figures)) + figures
+            metrics = [Metric(name, value, now, 0) for name, value in numbers.items()] if parent else []
+            self.client.log_batch(run_id, metrics, (), [RunTag(key, value) for key, value in tags.items()])
+
+    def _with_links(self, description: str, limit: int) -> str:
+        """A description, of at most so many characters, with links to the sweep's runs below its first paragraph."""
+        if not self.ledger.parent:
+            return run_data.shortened(description, limit)
+        # A link is no text from which credentials have to be taken.
+        links, room, left = [f"[all curves over each other]({ui.overlay_page(self.sweep)})"], LINKS_LENGTH, 0
+        for name, run_id in self._named_runs():
+            link = f"[{name}]({ui.run_page(self.sweep, run_id)})"
+            room -= len(link)
+            links += [link] if room > 0 else []
+            left += room <= 0
+        line = f"In MLflow: {', '.join([*links, *([f'and {left} more'] if left else [])])}"
+        answer, _, rest = run_data.shortened(description, limit - len(line) - 2).partition("\n\n")
+        return "\n\n".join([answer, line, *([rest] if rest else [])])
+
+    def _named_runs(self) -> Iterator[tuple[str, str]]:
+        """The name and the id of the run of each trial that has one."""
+        for entry in self.sweep.trials:
+            if run := self.ledger.run(entry.signature):
+                yield entry.name(self.sweep.trial(entry.signature).max_lr()), run.run_id
+
+    def _log_dataset(self, run_id: str, outcome: Outcome) -> None:
+        """Record the trial's data as the run's input."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if found := run_data.dataset(outcome, self.sweep):
+            context = [InputTag("mlflow.data.context", "training")]
+            self.client.log_inputs(run_id, [DatasetInput(Dataset(**found), context)])
 
     def mark_complete(self, appearance: str) -> None:
         """Record how the sweep and the store look with everything in it, unless users have deleted the runs."""
@@ -167,7 +213,7 @@ class Runs:
         nesting = {"mlflow.parentRunId": self.ledger.parent} if self.ledger.parent else {}
         file.save()
         start_time = run_data.start_time(outcome, self.sweep)
-        return self._run(outcome.name, start_time, run_data.tags(outcome) | nesting, file.may_have_run)
+        return self._run(outcome.name, start_time, run_data.tags(outcome, self.sweep) | nesting, file.may_have_run)
 
     def _run(self, name: str, start_time: int, tags: Mapping[str, str], may_exist: bool) -> "Run":
         """Create a run with these tags, unless one may exist for this ledger and is found."""
@@ -186,7 +232,7 @@ class Runs:
 
         if run.info.run_name != outcome.name:
             self.client.update_run(run.info.run_id, name=outcome.name)
-        tags = run_data.tags(outcome)
+        tags = run_data.tags(outcome, self.sweep)
         for key in TRANSIENT_TAGS & run.data.tags.keys() - tags.keys():
             self.client.delete_tag(run.info.run_id, key)
         return (
@@ -194,13 +240,18 @@ class Runs:
             [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
         )
 
-    def _log_files(self, run_id: str, outcome: Outcome) -> None:
-        """Log the files of an ended trial, all in one call."""
+    def _log_files(self, run: "Run", outcome: Outcome) -> None:
+        """Log the files of an ended trial, all in one call.
+
+        The client's own `log_artifacts` would query the run for its artifact URI, a request more for each trial.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
         with TemporaryDirectory() as folder:
             (Path(folder) / "config.yaml").write_text(run_data.config_file(outcome), encoding="utf-8")
             for path in run_data.artifacts(outcome):
                 (Path(folder) / path.name).symlink_to(path)
-            self.client.log_artifacts(run_id, folder)
+            get_artifact_repository(run.info.artifact_uri or "", self.client.tracking_uri).log_artifacts(folder)
 
     def _set_status(self, run_id: str, status: str, end_time: int) -> None:
         if status in ("RUNNING", "SCHEDULED"):

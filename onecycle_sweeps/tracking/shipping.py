@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from typing import Self
 
 from onecycle_sweeps import memory
@@ -27,7 +28,7 @@ from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.tracking import ledger, run_data
 from onecycle_sweeps.tracking.ledger import Ledger
 from onecycle_sweeps.tracking.run_data import MLFLOW_STATUS
-from onecycle_sweeps.tracking.runs import OutOfTime, Runs, open_runs, outcomes
+from onecycle_sweeps.tracking.runs import Findings, OutOfTime, Runs, open_runs, outcomes
 from onecycle_sweeps.tracking.store import StoreUnreachable, is_server, never, stamp
 from onecycle_sweeps.trial_folder import ENDED, LOST, RUNNING
 
@@ -59,12 +60,14 @@ def ship(sweep: Sweep, *, only: Collection[str] | None = None, expired: Callable
         return _ship(runs, only)
 
 
-def deliver(sweep: Sweep, files: Sequence[Path], description: str) -> str | None:
+def deliver(
+    sweep: Sweep, files: Sequence[Path], description: str, findings: Findings = MappingProxyType({})
+) -> str | None:
     """Bring the sweep's store up to date, its report included; returns in one line why that failed, if it did."""
     try:
         with open_runs(sweep, never) as runs:
             left = _ship(runs, None)
-            runs.publish(files, description)
+            runs.publish(files, description, findings)
             if not left:
                 runs.mark_complete(_appearance(sweep))
     except (StoreUnreachable, Unreadable) as error:
@@ -205,10 +208,10 @@ class Shipper:
             )
         return self
 
-    def deliver(self, files: Sequence[Path], description: str) -> str | None:
+    def deliver(self, files: Sequence[Path], description: str, findings: Findings = MappingProxyType({})) -> str | None:
         """Do what the function `deliver` does, in the shipping process."""
         assert self._process.stdin and self._process.stdout
-        order = {"files": [str(file) for file in files], "description": description}
+        order = {"files": [str(file) for file in files], "description": description, "findings": dict(findings)}
         with suppress(BrokenPipeError):
             print(json.dumps(order), file=self._process.stdin, flush=True)
         if answer := self._process.stdout.readline():
@@ -252,7 +255,8 @@ def main(folder: Path, interval: float, grace: float, only: str) -> None:
             continue
         if order is None:
             break
-        undelivered = deliver(sweeps.load(folder), [Path(file) for file in order["files"]], order["description"])
+        files = [Path(file) for file in order["files"]]
+        undelivered = deliver(sweeps.load(folder), files, order["description"], order["findings"])
         delivered = undelivered is None
         with suppress(BrokenPipeError):
             print(json.dumps({"undelivered": undelivered}), file=answers)

@@ -2,8 +2,8 @@
 
 This is the one file that relies on what MLflow does not document: how its page keeps a shared view of the charts (what
 its button `Share` makes: the page's state, deflated, as a tag of the experiment), and where it fetches artifacts.
-The format was tested in a browser with MLflow 3.17; the pages of MLflow 3.12 read the same. With any other version the
-link opens the same runs by a search, with MLflow's own choice of charts and at most ten runs visible.
+The format was tested in a browser with MLflow 3.12 and 3.17. With a version before or after these the link opens the
+same runs by a search, with MLflow's own choice of charts and at most ten runs visible.
 """
 
 import base64
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +27,15 @@ PORT = 5000
 # The first and the last version of MLflow whose page is known to read the view.
 TESTED = (3, 12), (3, 17)
 VIEW_TAG = "mlflow.sharedViewState"
+# What varies in a sweep is a param of its runs, but for the choices of groups, which are tags.
+TAGGED = ("policy", "data", "model")
+# What MLflow 3.12 does not fill in where a shared view lacks it.
+EMPTY_STATE: Mapping[str, Any] = {
+    **{"runsExpanded": {}, "runsPinned": [], "runsHidden": [], "runsVisibilityMap": {}, "groupsExpanded": {}},
+    **{"viewMaximized": False, "runListHidden": False, "hideEmptyCharts": True, "autoRefreshEnabled": True},
+    "useGroupedValuesInCharts": True,
+    "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+}
 COLUMNS, CARD_HEIGHT = 2, 400
 
 
@@ -40,7 +49,13 @@ def overlay_link(sweep: Sweep, port: int = PORT) -> str:
     known = ledger.load(sweep)
     if known.experiment is None:
         return f"{host}/#/experiments"
-    page = f"{host}/#/experiments/{known.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    return f"{host}/{overlay_page(sweep)}"
+
+
+def overlay_page(sweep: Sweep) -> str:
+    """The same page by its address relative to any page of MLflow."""
+    known = ledger.load(sweep)
+    page = f"#/experiments/{known.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     if known.view and _reads_shared_views():
         return f"{page}&viewStateShareKey={known.token}"
     return f"{page}&searchFilter={quote(_search(sweep, known.token))}"
@@ -53,7 +68,8 @@ def ui_command(uri: str, port: int = PORT) -> list[str]:
     """
     if is_server(uri):
         raise ValueError(f"{address(uri)} is an MLflow server and has its own UI: open that address")
-    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *place, "--uvicorn-opts", "--log-level warning"]
 
 
 def ui_environment(uri: str) -> dict[str, str]:
@@ -62,6 +78,8 @@ def ui_environment(uri: str) -> dict[str, str]:
         "MLFLOW_BACKEND_STORE_URI": with_secrets(uri),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Warnings of its libraries about their own code would hide the link.
+        "PYTHONWARNINGS": "ignore",
     }
     file = database_file(uri)
     artifacts = {"MLFLOW_ARTIFACTS_DESTINATION": str(file.with_name("mlruns"))} if file else {}
@@ -89,8 +107,12 @@ def view(sweep: Sweep, token: str, measured: Sequence[Measure]) -> str:
     else:
         curves, bars = (LR, TRAIN_LOSS, SMOOTHED_LOSS), ()
     charts = [_chart(key, "LINE") for key in curves] + [_chart(key, "BAR") for key in bars]
+    keys = _grouping(sweep)
     state = {
         "searchFilter": _search(sweep, token),
+        **EMPTY_STATE,
+        "selectedColumns": ["tags.`status`", "params.`max_lr`", *(f"metrics.`{key}`" for key in bars)],
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": keys} if keys else None,
         "orderByKey": "params.`max_lr`",
         "orderByAsc": True,
         "runsHiddenMode": "SHOW_ALL",
@@ -105,6 +127,20 @@ def _reads_shared_views() -> bool:
     """Whether the installed MLflow is one whose page is known to read the view."""
     first, last = TESTED
     return first <= tuple(int(part) for part in version("mlflow").split(".")[:2]) <= last
+
+
+def _grouping(sweep: Sweep) -> list[dict[str, str]]:
+    """By which tags and params the trainings are grouped, so that a line stands for all seeds; empty for one seed."""
+    trained = [entry for entry in sweep.trials if entry.kind == TRAIN]
+    if len({entry.group for entry in trained}) == len(trained):
+        return []
+    keys = ["policy", *(key for entry in trained for key, _ in entry.group)]
+    return [{"mode": "tag" if key in TAGGED else "param", "groupByData": key} for key in dict.fromkeys(keys)]
+
+
+def run_page(sweep: Sweep, run_id: str) -> str:
+    """The address of a run's page, relative to any page of MLflow, in the mode for trainings."""
+    return f"#/experiments/{ledger.load(sweep).experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
 def _kind_shown(sweep: Sweep) -> str:

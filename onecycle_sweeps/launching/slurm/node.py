@@ -138,7 +138,7 @@ def _report(found: Sweep) -> int:
     files = report.write(comparison)
     if not tracking.is_server(found.tracking_uri):
         return 0
-    undelivered = tracking.deliver(found, files, report.markdown(comparison))
+    undelivered = tracking.deliver(found, files, report.markdown(comparison), comparison.findings)
     print(undelivered or "all of it is in MLflow", file=sys.stderr)
     return 0
 
