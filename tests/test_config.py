@@ -62,6 +62,7 @@ BOUNDS = {
         "https://me:pw@host",
     ),
     "tracking.every": ("a whole number of at least 1", "0"),
+    "tracking.system_metrics": ("true or false", "1"),
     "optimizer.weight_decay": ("a number of at least 0", "-1"),
     "optimizer.momentum": ("a number in [0, 1)", "1 -0.1"),
     "policy.max_momentum": ("a number in [0, 1)", "1"),

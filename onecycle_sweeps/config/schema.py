@@ -160,6 +160,7 @@ KEYS = (
     Key("tracking.uri", text("a URI such as sqlite:///mlflow.db")),
     Key("tracking.experiment", text("a name")),
     Key("tracking.every", whole(1)),
+    Key("tracking.system_metrics", SWITCH, optional=True),
     Key("tracking.ui_uri", NULL | PAGE),
 )
 CHECKED = {key.name: key for key in KEYS if key.allowed is not None}

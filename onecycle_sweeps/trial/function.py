@@ -97,7 +97,7 @@ class Training:
         self.cause: str | None = None
         self.policy: Policy | None = None
         self._before = state["seconds"] if state else 0.0
-        self._recorder = Recorder(attempt.journal)
+        self._recorder = Recorder(attempt.journal, config, resolved["device"])
         self._began = self._saved = self._seen = time.monotonic()
         self._saved_step: int | None = None
 

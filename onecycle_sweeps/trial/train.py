@@ -20,6 +20,7 @@ from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.trial import guards
 from onecycle_sweeps.trial.build import Resolved
+from onecycle_sweeps.trial.system_metrics import SystemMetrics
 from onecycle_sweeps.trial_folder import TrialFolder
 
 State = dict[str, Any]
@@ -87,10 +88,14 @@ class TrainingState:
 
 
 class Recorder:
-    """Collects steps and writes them to the journal in blocks."""
+    """Collects steps and writes them to the journal in blocks, with system metrics if the config asks for them.
 
-    def __init__(self, to: Journal) -> None:
+    `device` is where the trial trains.
+    """
+
+    def __init__(self, to: Journal, config: Config, device: str) -> None:
         self._journal = to
+        self._system = SystemMetrics(device) if config.get("tracking", {}).get("system_metrics") else None
         self._steps: list[StepTaken] = []
         self._began = time.monotonic()
 
@@ -109,6 +114,8 @@ class Recorder:
             cause = divergence.update(losses[count])
             count += 1
         self._journal.append(self._steps[0].index, columns(self._steps[:count], losses[:count]))
+        if self._system and (found := self._system.measure()):
+            self._journal.append(self._steps[count - 1].index, found)
         self._steps, self._began = [], time.monotonic()
         return cause
 
@@ -168,7 +175,8 @@ def _take_steps(
     attempt: RunningAttempt, config: Config, learner: Learner, policy: Policy, progress: TrainingState
 ) -> str | None:
     """Take the remaining steps; returns why the training diverged, if it did."""
-    recorder, check, totals = Recorder(attempt.journal), progress.divergence, progress.totals
+    recorder = Recorder(attempt.journal, config, str(learner.data.device))
+    check, totals = progress.divergence, progress.totals
     interval, saved = 60 * config["checkpoint_minutes"], time.monotonic()
     began = time.monotonic() - progress.seconds
     cause = None
