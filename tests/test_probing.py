@@ -19,7 +19,7 @@ from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import create, probed, series, stop_after
 
 # 5 steps an epoch: two trainings of 120 steps, of which all may go into a probe of 240, are enough for one.
-SMALL = ("batch_size=256", "epochs=24", "range_test.probe_share=1", "policy=onecycle")
+SMALL = ("data=breast_cancer", "batch_size=80", "epochs=24", "range_test.probe_share=1", "policy=onecycle")
 TWO = [(*SMALL, f"seed={seed}") for seed in (0, 1)]
 LOOP = (
     *("loop=function", "loop._target_=own_loops.blobs", "loop.measure=accuracy", "loop.goal=max"),

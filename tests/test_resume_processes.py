@@ -169,6 +169,7 @@ def test_a_process_killed_in_the_midst_of_a_save_has_a_whole_checkpoint(
     assert not list(folder.path.glob(".checkpoint.pt.*"))
 
 
+@pytest.mark.slow
 def test_of_two_processes_on_one_trial_one_works_and_the_other_is_busy(runs_dir: Path):
     folder = made(runs_dir, *LONGER)
     first = started(folder)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import copy, sys
 import torch
@@ -49,6 +51,7 @@ for kind, settings in KINDS.items():
 """
 
 
+@pytest.mark.slow
 def test_optimizers_do_without_the_compiler_and_take_the_same_steps_once_it_is_there():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from onecycle_sweeps.trial import Stopped, TrialFailed
 from onecycle_sweeps.trial_folder import Superseded, TrialFolder
 from real_trials import made, names, planned, series, stop_after
 
-AUTO = ("epochs=1", "batch_size=256", "range_test.steps=100")
+AUTO = ("model.channels=[4,8,8]", "epochs=1", "batch_size=256", "range_test.steps=100")
 PEERS = {"minimum", "steep", "valley", "slide", "torch_lr_finder", "lightning"}
 READ = {"max_lr", "steepest", "lowest", "divergence"}
 
