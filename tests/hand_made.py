@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import warm
 from onecycle_sweeps import report
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.outcome import Outcome
@@ -38,16 +39,8 @@ def sweep(tmp_path: Path, *entries: Entry) -> Sweep:
 
 def page(made: Sweep) -> Path:
     """The page of a sweep as the report writes it; the figures beside it, which take far longer, stay empty."""
-
-    def empty(plot: canvas.Plot, folder: Path) -> list[Path]:
-        files = [folder / f"{plot.name}{suffix}" for suffix in (".png", ".svg")]
-        for file in files:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
-        return files
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(canvas, "write", empty)
+        patch.setattr(canvas, "write", warm.empty_pictures)
         return report.write(report.compare(made))[0]
 
 

@@ -34,11 +34,21 @@ SERIES = (journal.LR, journal.MOMENTUM, journal.TRAIN_LOSS, measures.LOSS.val, m
 
 
 def run(
-    folder: Path, *arguments: str, program: Sequence[str] = MODULE, fresh: bool = False, **env: str
+    folder: Path,
+    *arguments: str,
+    program: Sequence[str] = MODULE,
+    fresh: bool = False,
+    pictures: bool = False,
+    **env: str,
 ) -> subprocess.CompletedProcess[str]:
-    """A command from its start to its end; by `fresh` its Python and its libraries are loaded anew."""
+    """A command from its start to its end; by `fresh` its Python and its libraries are loaded anew.
+
+    One that is not fresh leaves the pictures of its report empty unless `pictures` is set.
+    """
     outside = os.environ | env
-    return ended([*program, *arguments], folder, outside if fresh else warm.environment(shared(folder), outside))
+    if not fresh:
+        outside = warm.environment(shared(folder), outside, pictures=pictures)
+    return ended([*program, *arguments], folder, outside)
 
 
 def ended(

@@ -1,8 +1,9 @@
 """Commands of the program as forks of a process that has imported its libraries, which takes seconds of each command.
 
 A command is still a process of its own, with its own arguments, environment, folder, files and signals, and so is each
-process that it starts, jobs on a cluster's nodes included; only the imports are shared. What these do is left to the
-tests that start commands afresh. `warm_start/sitecustomize.py` hands commands over to this one.
+process that it starts, jobs on a cluster's nodes included; only the imports are shared, and the picture files of a
+report are left empty unless a test asks for them. What these do is left to the tests that start commands afresh.
+`warm_start/sitecustomize.py` hands commands over to this one.
 """
 
 import atexit
@@ -26,11 +27,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 HOOK = Path(__file__).with_name("warm_start")
 # The socket of the process that forks, for this session's commands and for the processes that they start.
 ADDRESS = "ONECYCLE_TESTS_WARM"
+# Set in the environment of commands that draw.
+PICTURES = "ONECYCLE_TESTS_PICTURES"
 PROGRAM = "onecycle_sweeps"
 OPTIONS = ("-u", "-B")
 # A message has a command's words and environment; Linux passes so many files at most.
@@ -75,14 +78,15 @@ class Request(NamedTuple):
         return (is_ours or is_a_helper) and starts_alike
 
 
-def environment(shared: Path, outside: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment `outside` of a command that is to be forked.
+def environment(shared: Path, outside: Mapping[str, str] = os.environ, *, pictures: bool = False) -> dict[str, str]:
+    """The environment `outside` of a command that is to be forked, with or without its pictures.
 
     `shared` is a folder of the session. Its first call starts the process that forks, which ends after the one that
     runs the session.
     """
     path = os.pathsep.join(filter(None, (str(HOOK), outside.get("PYTHONPATH"))))
-    return {**outside, ADDRESS: _address(shared), "PYTHONPATH": path}
+    drawn = {PICTURES: "drawn"} if pictures else {}
+    return {**outside, ADDRESS: _address(shared), "PYTHONPATH": path, **drawn}
 
 
 @cache
@@ -202,6 +206,9 @@ def _become(request: Request, files: list[int]) -> NoReturn:
     _open_standard_files(request)
     outside = request.environment.get("PYTHONPATH", "")
     sys.path[:] = [request.folder, *filter(None, outside.split(os.pathsep)), *sys.path]
+    if PICTURES not in request.environment:
+        canvas = importlib.import_module("onecycle_sweeps.report.canvas")
+        canvas.write, canvas.save = empty_pictures, empty_picture
     option, what, *arguments = request.words[request.first :]
     sys.argv[:], sys.orig_argv[:] = [option, *arguments], [sys.executable, *request.words]
     if option == "-c":
@@ -210,6 +217,17 @@ def _become(request: Request, files: list[int]) -> NoReturn:
     if what != PROGRAM:
         sys.modules.pop(what, None)
     _end_with(lambda: runpy.run_module(what, run_name="__main__", alter_sys=True))
+
+
+def empty_pictures(plot: Any, folder: Path) -> list[Path]:
+    """Leaves the files of a figure empty, since drawing takes a second of each report."""
+    return [empty_picture(None, folder / f"{plot.name}{suffix}") for suffix in (".png", ".svg")]
+
+
+def empty_picture(_: Any, path: Path, **__: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
 
 
 def _open_standard_files(request: Request) -> None:
