@@ -208,7 +208,7 @@ def _become(request: Request, files: list[int]) -> NoReturn:
     sys.path[:] = [request.folder, *filter(None, outside.split(os.pathsep)), *sys.path]
     if PICTURES not in request.environment:
         canvas = importlib.import_module("onecycle_sweeps.report.canvas")
-        canvas.write, canvas.save = empty_pictures, empty_picture
+        vars(canvas).update(write=empty_pictures, save=empty_picture)
     option, what, *arguments = request.words[request.first :]
     sys.argv[:], sys.orig_argv[:] = [option, *arguments], [sys.executable, *request.words]
     if option == "-c":
