@@ -7,8 +7,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,17 +67,25 @@ def ended(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def start(folder: Path, *arguments: str, background: bool = False, fresh: bool = True) -> subprocess.Popen[str]:
-    """A command as a terminal starts it: the head of a process group, to which Ctrl-C is sent.
+@contextmanager
+def start(
+    folder: Path, *arguments: str, background: bool = False, fresh: bool = True
+) -> Iterator[subprocess.Popen[str]]:
+    """A command as a terminal starts it: the head of a process group, to which Ctrl-C is sent; a failing test kills it.
 
     One that a shell script starts in the background ignores Ctrl-C.
     """
     pipe, ignoring = subprocess.PIPE, ("sh", "-c", 'trap "" INT; exec "$@"', "sh") if background else ()
     command = [*ignoring, *MODULE, *arguments]
     variables = os.environ if fresh else warm.environment(shared(folder))
-    return subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=folder, env=variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def with_data(folder: Path, runs_dir: str = "runs") -> Path:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,14 @@ COMMAND = ("policy=constant", "max_lr=0.1", "epochs=5", "hydra.launcher.workers=
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder after all commands have ended well."""
     here = tmp_path_factory.mktemp("many")
-    commands = [start(here, f"seed={seeds}", *COMMAND, fresh=False) for seeds in SEEDS]
-    for command in commands:
-        out, err = command.communicate(timeout=300)
-        assert command.returncode == 0, err
-        assert re.search(r"^constant +\S+ +2/2 ", out, re.MULTILINE)
-        assert f"\n{invocation()} ui " in out
+    with ExitStack() as stack:
+        begun = [start(here, f"seed={seeds}", *COMMAND, fresh=False) for seeds in SEEDS]
+        commands = [stack.enter_context(one) for one in begun]
+        for command in commands:
+            out, err = command.communicate(timeout=300)
+            assert command.returncode == 0, err
+            assert re.search(r"^constant +\S+ +2/2 ", out, re.MULTILINE)
+            assert f"\n{invocation()} ui " in out
     return here
 
 
