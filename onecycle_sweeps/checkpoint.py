@@ -1,5 +1,6 @@
 """A trial's state at one step: a dict in a file that is replaced atomically and loaded without running code."""
 
+import copy
 import io
 import pickle
 import zipfile
@@ -22,8 +23,20 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def packed(state: dict[str, Any]) -> memoryview:
     """The bytes of a checkpoint file; `files` writes them, because torch hides why a write fails."""
-    torch.save(state, content := io.BytesIO())
+    torch.save(_compact(state), content := io.BytesIO())
     return content.getbuffer()
+
+
+def _compact(value: Any) -> Any:
+    """The value with copies of tensors that are parts of larger ones, which torch would save whole."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
+    if isinstance(value, dict):
+        # The kind of a mapping, such as a state_dict's with its metadata, is kept.
+        compact = copy.copy(value)
+        compact.update({key: _compact(inner) for key, inner in value.items()})
+        return compact
+    return type(value)(map(_compact, value)) if type(value) in (list, tuple) else value
 
 
 def check_loadable(value: Any) -> None:

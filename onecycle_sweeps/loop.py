@@ -166,6 +166,16 @@ class Learner:
                 given = self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
         return getattr(given, "logits", given)
 
+    def sums_over(self, part: str, meters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The sums of the objective's measures over a part as numbers; `meters` are updated with its predictions."""
+        totals = Totals()
+        for inputs, targets in self.data.part_batches(part):
+            outputs = self.outputs(inputs)
+            totals.add(self.objective.evaluation(outputs, targets))
+            for meter in meters.values():
+                meter.update(*self.objective.predictions(outputs, targets))  # type: ignore[attr-defined]
+        return totals.read()
+
 
 @dataclass(frozen=True)
 class StepTaken:
@@ -196,9 +206,17 @@ class Totals:
             else:
                 self.sums[name] = value
 
+    def state(self) -> dict[str, Tensor | int]:
+        """The sums, as a checkpoint keeps them."""
+        return self.sums
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.sums.clear()
+
     def read(self) -> dict[str, Any]:
         """The sums as numbers, or as lists if they have dimensions."""
-        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in self.sums.items()}
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in self.state().items()}
 
 
 def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[StepTaken]:
@@ -265,17 +283,12 @@ def evaluate(learner: Learner, part: str) -> dict[str, float]:
 
     Raises RuntimeError if a sample was missed or counted twice.
     """
-    model, totals = learner.model, Totals()
-    training, objective = model.training, learner.objective
+    model, objective = learner.model, learner.objective
+    training = model.training
     meters: dict[str, Any] = getattr(objective, "meters", lambda _: {})(learner.data.device)
     model.eval()
-    for inputs, targets in learner.data.part_batches(part):
-        outputs = learner.outputs(inputs)
-        totals.add(objective.evaluation(outputs, targets))
-        for meter in meters.values():
-            meter.update(*objective.predictions(outputs, targets))  # type: ignore[attr-defined]
+    found = learner.sums_over(part, meters)
     model.train(training)
-    found = totals.read()
     if (seen := found.get("count", 0)) != (size := learner.data.sizes[part]):
         raise RuntimeError(f"an evaluation must count each of {size} samples once, and counted {seen}")
     return objective.values(found) | {name: float(meter.compute()) for name, meter in meters.items()}

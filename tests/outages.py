@@ -295,7 +295,7 @@ def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training
         program.warm_processes(patch, folder)
         worker = Worker(login, folder / "worker.log")
     try:
-        assert worker.give(entry, made.trial(entry.signature))
+        assert worker.give((entry,), [made.trial(entry.signature)])
         begun = Training(folder, made, environment)
         with tracking.Shipper(made.folder, interval=0.2, grace=2.0):
             program.wait_until(begun.shipped, "the first points to arrive", SECONDS)

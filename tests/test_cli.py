@@ -284,7 +284,7 @@ def test_suggested_commands_name_the_python_that_has_the_program(monkeypatch: py
     assert invocation() == "python -m onecycle_sweeps"
 
 
-LOCAL = {"workers": 1, "jobs_per_gpu": 1}
+LOCAL = {"workers": 1, "jobs_per_gpu": 1, "packed": 1}
 SLURM = {"timeout_min": 60, "partition": "long", "wait": True}
 
 
@@ -393,7 +393,7 @@ def test_resume_says_what_differs_from_the_sweeps_command(
     [
         (SLURM, [], SLURM),
         (SLURM, ["hydra.launcher.timeout_min=90"], SLURM | {"timeout_min": 90}),
-        (SLURM, ["hydra/launcher=local"], {"workers": "auto", "jobs_per_gpu": 1}),
+        (SLURM, ["hydra/launcher=local"], {"workers": "auto", "jobs_per_gpu": 1, "packed": 1}),
         (LOCAL, ["hydra.launcher.workers=3"], LOCAL | {"workers": 3}),
     ],
 )
@@ -423,7 +423,7 @@ def test_a_sweep_recorded_without_its_launcher_has_that_of_its_command(
     del told["launcher"], told["sequential"]
     (made.folder / "sweep.json").write_text(json.dumps(told))
     assert cli.main(["resume", f"runs_dir={made.runs_dir}"]) == 0
-    assert taken_up[0][1] == {"workers": 2, "jobs_per_gpu": 1}
+    assert taken_up[0][1] == {"workers": 2, "jobs_per_gpu": 1, "packed": 1}
 
 
 @pytest.mark.slow

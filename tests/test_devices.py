@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from onecycle_sweeps import journal, trial
+from onecycle_sweeps import cuda_graph, journal, trial
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.images import Split, batches
 from onecycle_sweeps.images.augmentation import Cutout, Draws, EpochWords, Flip, PadCrop, RandomResizedCrop
@@ -161,7 +161,9 @@ def test_batches_that_are_augmented_together_are_those_that_are_augmented_apart(
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-def test_steps_within_an_epoch_never_wait_for_the_gpu(runs_dir: Path, cuda: str):
+def test_steps_within_an_epoch_never_wait_for_the_gpu(runs_dir: Path, cuda: str, monkeypatch: pytest.MonkeyPatch):
+    # The second step is captured, and those after it are replayed.
+    monkeypatch.setattr(cuda_graph, "EAGER_CALLS", 1)
     chain = ", ".join(
         f"{{_target_: onecycle_sweeps.images.augmentation.{name}}}"
         for name in ("PadCrop", "Flip", "Cutout, size: 3", "RandomResizedCrop, size: 8")

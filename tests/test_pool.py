@@ -80,7 +80,7 @@ def test_what_a_worker_prints_goes_to_its_log_and_is_not_taken_for_an_answer(
 ):
     fake_worker("""
         print("hello", flush=True)
-        answers.send(READY); orders.recv(); answers.send(FINISHED); until_closed()
+        answers.send(READY); orders.recv(); answers.send([FINISHED]); until_closed()
     """)
     assert [e.status for e in drive(*made, places=1).events] == ["running", "finished"]
     assert (made[0].folder / "worker-0.log").read_text() == "hello\n"
@@ -91,8 +91,8 @@ def test_a_trial_that_is_busy_or_was_stopped_goes_back_into_the_queue(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, status: str
 ):
     fake_worker(f"""
-        answers.send(READY); orders.recv(); answers.send(Execution("{status}"))
-        orders.recv(); answers.send(FINISHED); until_closed()
+        answers.send(READY); orders.recv(); answers.send([Execution("{status}")])
+        orders.recv(); answers.send([FINISHED]); until_closed()
     """)
     assert [e.status for e in drive(*made, places=1).events] == ["running", "running", "finished"]
 
@@ -105,7 +105,7 @@ def test_a_worker_that_leaves_on_sigterm_does_not_fail_its_trial(
         answers.send(READY); orders.recv()
         if start == 1:
             sys.exit({LEFT_STATUS})
-        answers.send(FINISHED); until_closed()
+        answers.send([FINISHED]); until_closed()
     """)
     seen = drive(*made, places=1)
     assert [e.status for e in seen.events] == ["running", "running", "finished"]
@@ -138,7 +138,7 @@ def test_a_failure_that_the_trial_did_not_record_is_recorded_in_its_folder(
 ):
     fake_worker("""
         answers.send(READY); orders.recv()
-        answers.send(Execution("failed", "the disk is full")); until_closed()
+        answers.send([Execution("failed", "the disk is full")]); until_closed()
     """)
     drive(*made, places=1)
     stands = made[0].trial(made[1][0].signature).state()
@@ -163,7 +163,7 @@ def test_the_workers_of_one_launch_take_the_trials_of_the_next(
     fake_worker("""
         answers.send(READY)
         while orders.recv():
-            answers.send(FINISHED)
+            answers.send([FINISHED])
     """)
     processes = set()
     for _ in range(2):
@@ -178,7 +178,7 @@ def test_the_workers_of_one_launch_take_the_trials_of_the_next(
 ENDS_AFTER_A_TRIAL = """
     answers.send(READY)
     while orders.recv():
-        answers.send(FINISHED)
+        answers.send([FINISHED])
         if start == 1:
             sys.exit(1)
 """
@@ -218,7 +218,7 @@ def test_a_worker_that_does_not_leave_is_killed_after_a_timeout_or_at_the_next_c
     workers = WorkerPool()
     workers.grow(made[0], ONE_SLOT)
     (worker,) = workers.workers
-    worker.entry = made[1][0]
+    worker.entries = (made[1][0],)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 1.0)
     try:
@@ -242,7 +242,7 @@ def test_a_worker_that_closes_its_pipe_but_lives_on_is_killed_and_replaced(
         answers.send(READY); orders.recv()
         if start == 1:
             answers.close(); orders.close(); time.sleep(60)
-        answers.send(FINISHED); until_closed()
+        answers.send([FINISHED]); until_closed()
     """)
     times, causes = [time.monotonic()], []
     for event in pool.run(workers, *made, ONE_SLOT):
@@ -264,7 +264,7 @@ def test_the_end_of_a_worker_is_noticed_even_if_its_child_holds_the_pipe_open(
             if not os.fork():
                 time.sleep(20)
             os._exit(3)
-        answers.send(FINISHED); until_closed()
+        answers.send([FINISHED]); until_closed()
     """)
     began = time.monotonic()
     seen = drive(*made, places=1)
@@ -289,7 +289,7 @@ def test_a_worker_may_start_processes(made: tuple[Sweep, list[Entry]], fake_work
         answers.send(READY); orders.recv()
         process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.1,))
         process.start(); process.join()
-        answers.send(FINISHED if process.exitcode == 0 else None); until_closed()
+        answers.send([FINISHED] if process.exitcode == 0 else None); until_closed()
     """)
     assert [e.status for e in drive(*made, places=1).events] == ["running", "finished"]
 
@@ -299,7 +299,7 @@ def test_a_worker_has_a_session_of_its_own_its_environment_and_the_working_folde
 ):
     fake_worker("""
         print(os.getsid(0) == os.getpid(), os.environ["MINE"], os.getcwd(), flush=True)
-        answers.send(READY); orders.recv(); answers.send(FINISHED); until_closed()
+        answers.send(READY); orders.recv(); answers.send([FINISHED]); until_closed()
     """)
     list(pool.run(workers, *made, [{"MINE": "here"}]))
     assert (made[0].folder / "worker-0.log").read_text().split() == ["True", "here", os.getcwd()]

@@ -1,5 +1,6 @@
 """The keys of a config: the values of each, and whether it counts for a trial's signature."""
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -212,7 +213,11 @@ def _cpus() -> int:
 LOCAL_LAUNCHER = {
     "workers": whole(1, most=WORKERS_PER_CPU * _cpus()) | AUTO,
     "jobs_per_gpu": whole(1, most=64),
+    "packed": whole(1, most=256) | AUTO,
 }
+# What the members of a pack may differ in.
+OF_ONE_MEMBER = ("seed", "policy", "max_lr", "max_lr_scale", "target", "rerun", "range_test", "needs", "runs_dir")
+OF_ONE_OPTIMIZER = ("momentum", "weight_decay")
 
 # Variables that hydra.job.env_set may not set for a trial, and what to do instead.
 NOT_BY_ENV_SET = {
@@ -235,6 +240,16 @@ def max_lr(config: Mapping[str, Any], measured: float | None = None) -> float | 
     value = config["policy"]["max_lr"]
     rate = measured if value == "auto" else float(value)
     return None if rate is None else rate * config["max_lr_scale"]
+
+
+def pack_key(config: Config) -> str | None:
+    """A text that is the same for trainings that can be packed with each other; None for a trial that never is."""
+    if config["task"] != TRAIN or LOOP in config:
+        return None
+    same = {key: value for key, value in config.items() if key not in OF_ONE_MEMBER}
+    same["data_signature"] = config["needs"]["data"]
+    same["optimizer"] = {k: v for k, v in config["optimizer"].items() if k not in OF_ONE_OPTIMIZER}
+    return json.dumps(same, sort_keys=True, default=str)
 
 
 def range_test(config: Config) -> Config:

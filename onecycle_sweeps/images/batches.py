@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# This many bytes of images are augmented at once on a GPU.
-AUGMENTED_BYTES = 2**26
-# Evaluation batches are capped so that activations fit a CPU's caches: with a dozen photographs each takes a third of
-# the time. A GPU needs larger batches: 222 photographs of 224x224.
-EVALUATION_BATCH, EVALUATION_VALUES, GPU_EVALUATION_VALUES = 1024, 2**21, 2**25
+# This many bytes of images are made into batches at once on a GPU.
+BYTES_AT_ONCE = 2**25
+# The most images and values of an evaluation batch. Activations should fit a CPU's caches: with a dozen photographs
+# each takes a third of the time. A GPU needs larger batches: 222 photographs of 224x224.
+EVALUATION_BATCH = {"cpu": (1024, 2**21), "cuda": (4096, 2**25)}
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,12 @@ class ImageBatches:
 
     def train_batches(self, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless batches of normalised images and labels from step `start` on: see `batches`."""
-        for images, labels in batches(self.train, self.batch_size, seed, start, self.augment):
-            yield self.normalise(images), labels
+        return batches(self.train, self.batch_size, seed, start, self.augment, self.normalise)
 
     def part_batches(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Every sample of a part once, in order: normalised images and labels."""
-        values = EVALUATION_VALUES if self.device.type == "cpu" else GPU_EVALUATION_VALUES
-        size = min(EVALUATION_BATCH, max(1, values // (self.facts.in_channels * self.facts.height * self.facts.width)))
+        most, values = EVALUATION_BATCH["cpu" if self.device.type == "cpu" else "cuda"]
+        size = min(most, max(1, values // (self.facts.in_channels * self.facts.height * self.facts.width)))
         for images, labels in evaluation_batches(self._splits[part], size, self.evaluation):
             yield self.normalise(images), labels
 
@@ -132,7 +132,12 @@ class ImageBatches:
 
 
 def batches(
-    split: Split, batch_size: int, seed: int, start: int = 0, augment: Sequence[Transform] = ()
+    split: Split,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    augment: Sequence[Transform] = (),
+    finish: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless shuffled batches (uint8 images, int64 labels) of `batch_size`, from step `start` on.
 
@@ -145,7 +150,7 @@ def batches(
         raise ValueError(f"batch_size must lie in 1..{len(split)}, the number of training samples, got {batch_size}")
     if start < 0:
         raise ValueError(f"start must be at least 0, got {start}")
-    return _shuffled(split, batch_size, seed, start, augment)
+    return _shuffled(split, batch_size, seed, start, augment, finish)
 
 
 def evaluation_batches(
@@ -171,7 +176,12 @@ def _in_order(
 
 
 def _shuffled(
-    split: Split, batch_size: int, seed: int, start: int, augment: Sequence[Transform]
+    split: Split,
+    batch_size: int,
+    seed: int,
+    start: int,
+    augment: Sequence[Transform],
+    finish: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     drawn, ahead = tee(_order(split, batch_size, seed, start, _together(split, batch_size, augment)))
     pictures = _images(split, (samples for _, samples, _ in ahead))
@@ -182,19 +192,19 @@ def _shuffled(
             words_of = epoch, [EpochWords(seed, epoch, place, size, device) for place in range(len(augment))]
         for transform, words in zip(augment, words_of[1], strict=True):
             images = transform(images, Draws(words, samples))
-        yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        yield from zip(finish(images).split(batch_size), labels.split(batch_size), strict=True)
 
 
 def _together(split: Split, batch_size: int, augment: Sequence[Transform]) -> int:
-    """How many batches are augmented at once.
+    """How many batches are made at once.
 
-    On a GPU as many as fit in AUGMENTED_BYTES, because starting the kernels takes longer than one batch.
+    On a GPU as many as fit in BYTES_AT_ONCE, because starting the kernels takes longer than one batch.
     The transforms of this package treat each image separately; a user's may mix the images of a batch.
     """
     own = all(type(transform).__module__ == Draws.__module__ for transform in augment)
-    if split.images.device.type == "cpu" or split.undecoded or not augment or not own:
+    if split.images.device.type == "cpu" or split.undecoded or not own:
         return 1
-    return max(1, AUGMENTED_BYTES // (batch_size * split.images[0].numel()))
+    return max(1, BYTES_AT_ONCE // (batch_size * split.images[0].numel()))
 
 
 def _order(split: Split, batch_size: int, seed: int, start: int, together: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -285,4 +295,14 @@ def _undecoded(folder: Path, part: str, labels: np.ndarray, source: Source) -> U
 def _tensor(array: np.ndarray, device: torch.device | str) -> Tensor:
     import torch
 
+    if isinstance(array, np.memmap) and array.filename and torch.device(device).type != "cpu":
+        return _uploaded(str(array.filename), os.stat(array.filename).st_mtime_ns, str(device))
     return torch.from_numpy(array).to(device)
+
+
+@lru_cache(maxsize=8)
+def _uploaded(path: str, changed: int, device: str) -> Tensor:
+    """An array of the cache on a GPU, where it stays for the next trials of this process; nothing may write to it."""
+    import torch
+
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False)).to(device)

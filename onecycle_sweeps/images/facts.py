@@ -53,6 +53,7 @@ class Facts:
         """The values that a net's constructor may have as parameters."""
         return {
             "in_channels": self.in_channels,
+            "in_features": self.in_channels * self.height * self.width,
             "num_classes": self.num_classes,
             "out_features": self.num_classes,
             "class_counts": self.class_counts,

@@ -234,7 +234,9 @@ def _runner(config: Mapping[str, Any], launcher: LauncherKeys | None, *, report:
     threads = 1 if config["threads"] == "auto" else config["threads"]
     workers = None if launcher["workers"] == "auto" else launcher["workers"]
     slots = partial(pool.slots, config["device"], threads, workers, launcher["jobs_per_gpu"])
-    return lambda sweep, todo: pool.run(_workers, sweep, todo, slots(len(todo)))
+    # The record of an earlier sweep lacks the key.
+    packed = launcher.get("packed", 1)
+    return lambda sweep, todo: pool.run(_workers, sweep, todo, slots(len(todo)), packed)
 
 
 def _in_this_process(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from onecycle_sweeps import journal, memory, terminal, trial
 from onecycle_sweeps.launching.queue import BUSY, LEFT_STATUS, READY, SUPERSEDED, UNFINISHED, Event, Execution, Queue
@@ -43,6 +44,24 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str
     return execution
 
 
+def execute_together(folders: Sequence[TrialFolder], stopped: Callable[[], bool], *, must_win: bool) -> list[Execution]:
+    """Run trials as a pack where that is possible, and draw the pictures of each; see `trial.run_together`."""
+    if len(folders) == 1:
+        return [execute(folders[0], stopped)]
+    keep_freed_memory()
+    memory.collect_as_usual()
+    todo = [folder for folder in folders if not folder.is_cancelled()]
+    ended = dict.fromkeys((folder.signature for folder in folders), Execution(CANCELLED))
+    for folder, outcome in zip(todo, trial.run_together(todo, stopped, must_win=must_win), strict=True):
+        execution = _ended(outcome)
+        if execution.status in (STOPPED, BUSY) and folder.is_cancelled():
+            execution = Execution(CANCELLED)
+        elif execution.status not in UNFINISHED:
+            _draw(folder)
+        ended[folder.signature] = execution
+    return [ended[folder.signature] for folder in folders]
+
+
 def run_here(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
     """Execute the trials one after the other in a thread of this process, so that the main thread can show progress.
 
@@ -72,24 +91,24 @@ def run_here(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
 
 
 def serve(orders: Connection, answers: Connection) -> None:
-    """Execute the trials whose folders arrive by `orders`, and answer each with its Execution.
+    """Execute the trials whose folders arrive by `orders`, and answer each order with their Executions.
 
     When `orders` is closed, for instance because the launching process has died, the running trial saves and stops, and
     the process ends. SIGTERM does the same, with LEFT_STATUS as exit status.
     """
     terminal.replace_unencodable()
     stopping = threading.Event()
-    folders: SimpleQueue[str | None] = SimpleQueue()
+    asked: SimpleQueue[tuple[list[str], bool] | None] = SimpleQueue()
     status = 0
 
     def leave() -> None:
         stopping.set()
-        folders.put(None)
+        asked.put(None)
 
     def listen() -> None:
         with suppress(EOFError, OSError):
             while True:
-                folders.put(orders.recv())
+                asked.put(orders.recv())
         leave()
 
     def terminate(*_: object) -> None:
@@ -103,12 +122,13 @@ def serve(orders: Connection, answers: Connection) -> None:
     log.propagate = False
     with suppress(BrokenPipeError):
         answers.send(READY)
-        while (path := folders.get()) is not None and not stopping.is_set():
-            folder = TrialFolder(Path(path))
-            terminal.redirect_output(folder.log)
-            execution = execute(folder, stopping.is_set)
-            answers.send(execution)
-            if execution.status == FAILED and lost_gpu():
+        while (order := asked.get()) is not None and not stopping.is_set():
+            paths, must_win = order
+            folders = [TrialFolder(Path(path)) for path in paths]
+            terminal.redirect_output(folders[0].log)
+            executions = execute_together(folders, stopping.is_set, must_win=must_win)
+            answers.send(executions)
+            if any(execution.status == FAILED for execution in executions) and lost_gpu():
                 # This process cannot use the GPU any more; another one will run the trials that wait.
                 os._exit(LEFT_STATUS)
     sys.exit(status)
@@ -164,18 +184,27 @@ def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: M
 
 def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
     try:
-        result = trial.run(folder, stopped, place)
-        return Execution(result["status"], result["cause"])
-    except Busy as reason:
-        return Execution(BUSY, str(reason))
-    except trial.Stopped as reason:
-        return Execution(STOPPED, str(reason))
-    except Superseded as reason:
-        return Execution(SUPERSEDED, str(reason))
-    except trial.TrialFailed as error:
-        return Execution(FAILED, str(error))
-    except OSError as error:
-        return Execution(FAILED, in_one_line(error))
+        return _ended(trial.run(folder, stopped, place))
+    except (Busy, trial.Stopped, Superseded, trial.TrialFailed, OSError) as reason:
+        return _ended(reason)
+
+
+def _ended(outcome: Mapping[str, Any] | BaseException) -> Execution:
+    """The Execution for a trial's result, or for the reason that it has none; raises errors of this program."""
+    match outcome:
+        case Mapping():
+            return Execution(outcome["status"], outcome["cause"])
+        case Busy():
+            return Execution(BUSY, str(outcome))
+        case trial.Stopped():
+            return Execution(STOPPED, str(outcome))
+        case Superseded():
+            return Execution(SUPERSEDED, str(outcome))
+        case trial.TrialFailed():
+            return Execution(FAILED, str(outcome))
+        case OSError():
+            return Execution(FAILED, in_one_line(outcome))
+    raise outcome
 
 
 def _draw(folder: TrialFolder) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes on this machine: forked from one server that has imported torch, each running one trial at a time.
+"""Worker processes on this machine: forked from one server that has imported torch, each with a trial or a pack.
 
 The server is multiprocessing's fork server, whose memory the workers share. A worker keeps its data between trials, has
 a session of its own, and saves and leaves when the launching process closes its pipe or dies.
@@ -39,6 +39,8 @@ END_SECONDS = 10.0
 COUNT_SECONDS = 60.0
 # The exit status that multiprocessing reports if the fork server died first. A process may also exit with it.
 UNKNOWN_STATUS = 255
+# The most trials of a pack with packed=auto.
+MOST_PACKED = 32
 
 
 class WorkerLost(Exception):
@@ -47,11 +49,11 @@ class WorkerLost(Exception):
 
 @dataclass
 class Worker:
-    """A worker process: it runs one trial, `entry`, at a time, with `environment` set, and prints into `log`."""
+    """A worker process: it runs its `entries`, one trial or one pack, with `environment` set, and prints into `log`."""
 
     environment: dict[str, str]
     log: Path
-    entry: Entry | None = None
+    entries: tuple[Entry, ...] = ()
     is_ready: bool = False
     process: BaseProcess = field(init=False)
 
@@ -60,7 +62,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the process; raises WorkerLost."""
-        self.entry, self.is_ready = None, False
+        self.entries, self.is_ready = (), False
         self._has_run = self._is_exclusive = self._was_killed = False
         self._closed_at: float | None = None
         orders, self._orders = Pipe(duplex=False)
@@ -73,27 +75,28 @@ class Worker:
 
     def is_free(self) -> bool:
         """Whether it can run a trial."""
-        return self.entry is None and not self._answers.closed and not self.has_ended()
+        return not self.entries and not self._answers.closed and not self.has_ended()
 
-    def give(self, entry: Entry, trial: TrialFolder) -> bool:
-        """Let the worker run a trial; False if it has died.
+    def give(self, entries: tuple[Entry, ...], trials: Sequence[TrialFolder], *, must_win: bool = False) -> bool:
+        """Let the worker run a trial or a pack; False if it has died. `must_win`: see `trial.run_together`.
 
         A trial for which Hydra sets an environment, logging or callbacks gets a process of its own.
         """
-        if self._has_run and (self._is_exclusive or trial.needs_hydra):
+        needs_hydra = any(trial.needs_hydra for trial in trials)
+        if self._has_run and (self._is_exclusive or needs_hydra):
             self.leave()
             self.kill()
             self.start()
-        self._has_run, self._is_exclusive = True, trial.needs_hydra
+        self._has_run, self._is_exclusive = True, needs_hydra
         try:
-            self._orders.send(str(trial.path))
+            self._orders.send(([str(trial.path) for trial in trials], must_win))
         except (BrokenPipeError, ConnectionResetError):
             return False
-        self.entry = entry
+        self.entries = entries
         return True
 
-    def receive(self) -> list[Execution]:
-        """The answers of the worker that have arrived: how trials have ended."""
+    def receive(self) -> list[list[Execution]]:
+        """The answers of the worker that have arrived: how the trials of each order have ended."""
         answers: list[Any] = []
         try:
             while not self._answers.closed and self._answers.poll():
@@ -182,30 +185,42 @@ class WorkerPool:
         deadline = time.monotonic() + LEAVE_SECONDS
         with suppress(KeyboardInterrupt):
             for worker in workers:
-                if worker.entry:
+                if worker.entries:
                     worker.wait(max(0.0, deadline - time.monotonic()))
         for worker in workers:
             worker.kill()
 
 
-def run(pool: WorkerPool, sweep: Sweep, trials: Sequence[Entry], slots: Sequence[dict[str, str]]) -> Generator[Event]:
+def run(
+    pool: WorkerPool,
+    sweep: Sweep,
+    trials: Sequence[Entry],
+    slots: Sequence[dict[str, str]],
+    packed: int | Literal["auto"] = 1,
+) -> Generator[Event]:
     """Run the trials, with one worker for each slot; yields what happens, at least every TICK_SECONDS.
+
+    Up to `packed` trials that differ in little are given to a worker together; auto: MOST_PACKED, where it saves time.
 
     The workers stay for the next launch. Closing the generator before its end makes them save and leave. Raises
     WorkerLost if a worker cannot start.
     """
-    queue = Queue(sweep, trials)
+    must_win = packed == "auto"
+    queue = Queue(sweep, trials, MOST_PACKED if packed == "auto" else packed)
     try:
         pool.grow(sweep, slots)
         yield Event(places=len(slots))
-        while queue.waiting or any(worker.entry for worker in pool.workers):
+        while queue.waiting or any(worker.entries for worker in pool.workers):
             yield from queue.fail_dependents()
             for worker in pool.workers:
-                if worker.is_free() and (entry := queue.next()):
-                    if worker.give(entry, sweep.trial(entry.signature)):
-                        yield Event(entry, RUNNING)
-                    else:
-                        queue.record(entry, Execution(STOPPED))
+                if worker.is_free() and (entries := queue.take(sum(one.is_free() for one in pool.workers))):
+                    folders = [sweep.trial(entry.signature) for entry in entries]
+                    given = worker.give(entries, folders, must_win=must_win)
+                    for entry in entries:
+                        if given:
+                            yield Event(entry, RUNNING)
+                        else:
+                            queue.record(entry, Execution(STOPPED))
             pool.wait(TICK_SECONDS)
             for worker in pool.workers:
                 yield from _take_answers(queue, worker)
@@ -216,23 +231,32 @@ def run(pool: WorkerPool, sweep: Sweep, trials: Sequence[Entry], slots: Sequence
 
 
 def _take_answers(queue: Queue, worker: Worker) -> Generator[Event]:
-    """Record what a worker has answered; if it has died, its trial fails and another process takes its place."""
+    """Record what a worker has answered; if it has died, its trial fails and another process takes its place.
+
+    The trials of a pack run again, each by itself, so that the one that ends its process is known.
+    """
     ended = worker.has_ended()
-    for execution in worker.receive():
-        entry, worker.entry = worker.entry, None
-        if entry and (event := queue.record(entry, execution)):
-            yield event
+    for executions in worker.receive():
+        entries, worker.entries = worker.entries, ()
+        for entry, execution in zip(entries, executions, strict=False):
+            if event := queue.record(entry, execution):
+                yield event
     if not ended:
         return
     if not worker.is_ready:
         raise WorkerLost(f"{worker.ending()} before it could begin; its output is in {worker.log}")
-    entry, cause, status = worker.entry, worker.ending(), worker.process.exitcode
+    entries, cause, status = worker.entries, worker.ending(), worker.process.exitcode
     worker.leave()
     worker.start()
-    if entry and status == LEFT_STATUS:
-        queue.record(entry, Execution(STOPPED, cause))
-    elif entry:
-        yield queue.fail(entry, cause)
+    if status == LEFT_STATUS:
+        for entry in entries:
+            queue.record(entry, Execution(STOPPED, cause))
+    elif len(entries) > 1:
+        queue.set_apart(entries)
+        yield Event(news=f"{cause} with {len(entries)} packed trials: each of them is run again by itself")
+    else:
+        for entry in entries:
+            yield queue.fail(entry, cause)
 
 
 def slots(device: str, threads: int, workers: int | None, jobs_per_gpu: int, trials: int) -> list[dict[str, str]]:

@@ -1,12 +1,15 @@
 """The trials to be executed on this machine: which one is next, and how the executions ended."""
 
+import math
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from onecycle_sweeps.config import schema
+from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import CANCELLED, FAILED, STOPPED
 
@@ -46,11 +49,15 @@ class Queue:
     """Gives out each trial once what finds its rate is done, a range test or a probe, and fails it if that has failed.
 
     It reads no files of waiting trials, so a sweep may have thousands: the trials that they need are in the queue, and
-    `execute` checks whether a trial was cancelled.
+    `execute` checks whether a trial was cancelled. With `packed` above 1 it reads the configs of those that are ready,
+    and gives out up to so many together.
     """
 
-    def __init__(self, sweep: Sweep, trials: Sequence[Entry]) -> None:
-        self.sweep = sweep
+    def __init__(self, sweep: Sweep, trials: Sequence[Entry], packed: int = 1) -> None:
+        self.sweep, self._packed = sweep, packed
+        # The trials that are not packed because a worker died with their pack.
+        self._apart: set[str] = set()
+        self._keys: dict[str, str | None] = {}
         self._ready: deque[Entry] = deque()
         self._blocked: dict[str, list[Entry]] = {entry.signature: [] for entry in trials}
         self._busy: deque[tuple[float, Entry]] = deque()
@@ -72,6 +79,34 @@ class Queue:
         if self._busy and self._busy[0][0] <= time.monotonic():
             return self._busy.popleft()[1]
         return None
+
+    def take(self, workers: int) -> tuple[Entry, ...]:
+        """The next trials for one of so many free workers: one, or several to be packed; nothing if none is ready."""
+        first = self.next()
+        if first is None or self._packed == 1 or (key := self._key(first)) is None:
+            return (first,) if first else ()
+        alike = [entry for entry in self._ready if self._key(entry) == key]
+        # Each worker gets its share of them.
+        taken = alike[: min(self._packed, math.ceil((1 + len(alike)) / workers)) - 1]
+        for entry in taken:
+            self._ready.remove(entry)
+        return (first, *taken)
+
+    def set_apart(self, entries: Iterable[Entry]) -> None:
+        """Let the trials of a pack that did not end run again, each by itself."""
+        for entry in entries:
+            self._apart.add(entry.signature)
+            self.record(entry, Execution(STOPPED))
+
+    def _key(self, entry: Entry) -> str | None:
+        if entry.signature in self._apart:
+            return None
+        if entry.signature not in self._keys:
+            trial = self.sweep.trial(entry.signature)
+            self._keys[entry.signature] = None
+            with suppress(Unreadable, OSError):
+                self._keys[entry.signature] = None if trial.needs_hydra else schema.pack_key(trial.config())
+        return self._keys[entry.signature]
 
     def record(self, entry: Entry, execution: Execution) -> Event | None:
         """Record how an execution ended; a trial that has not ended goes to the end of the queue."""

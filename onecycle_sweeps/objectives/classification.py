@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import ACCURACY, Measure
+from onecycle_sweeps.objectives.precision import precise
 from onecycle_sweeps.validation import kind_of, number, require
 
 
@@ -38,9 +39,9 @@ class Classification:
 
     def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
         """The mean loss, and how many samples were classified correctly."""
-        scores, weight = outputs.float(), None
+        scores, weight = precise(outputs), None
         if self.class_weights is not None:
-            weight = _on_device(_weights(self.class_weights, tuple(self.class_counts)), scores.device)
+            weight = _on_device(_weights(self.class_weights, tuple(self.class_counts)), scores.device).to(scores.dtype)
         loss = cross_entropy(scores, targets, weight, label_smoothing=self.label_smoothing)
         if targets.ndim > 1:
             targets = targets.argmax(1)
@@ -48,7 +49,7 @@ class Classification:
 
     def evaluation(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor | int]:
         """The sum of the losses, and how many samples were classified correctly."""
-        scores = outputs.float()
+        scores = precise(outputs)
         loss = cross_entropy(scores, targets, reduction="sum")
         return {"loss": loss, "correct": _correct(scores, targets), "count": len(targets)}
 
@@ -59,7 +60,7 @@ class Classification:
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and targets, for a metric of torchmetrics."""
-        return outputs.float(), targets
+        return precise(outputs), targets
 
     def chance(self, targets: Tensor) -> float:
         """The share of the most frequent class."""

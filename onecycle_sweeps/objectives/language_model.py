@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import LOSS, Measure
+from onecycle_sweeps.objectives.precision import precise
 from onecycle_sweeps.validation import number, require
 
 
@@ -59,7 +60,7 @@ class LanguageModel:
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and targets, for a metric of torchmetrics."""
-        return outputs.float(), targets
+        return precise(outputs), targets
 
     def chance(self, targets: Tensor) -> float:
         """The loss of always giving each token its frequency in these targets."""
@@ -78,4 +79,4 @@ class LanguageModel:
 
 
 def _flat(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return outputs.float().flatten(0, 1), targets.flatten()
+    return precise(outputs).flatten(0, 1), targets.flatten()

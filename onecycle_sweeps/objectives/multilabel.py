@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from onecycle_sweeps.measures import F1, Measure
+from onecycle_sweeps.objectives.precision import precise
 from onecycle_sweeps.validation import number, one_of, require
 
 
@@ -35,13 +36,15 @@ class Multilabel:
 
     def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
         """The mean loss, and the counts of the predictions."""
-        logits, wanted = outputs.float(), targets.float()
+        logits = precise(outputs)
+        wanted = targets.to(logits.dtype)
         loss = binary_cross_entropy_with_logits(logits, wanted)
         return loss, self._counts(logits.detach(), wanted)
 
     def evaluation(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor | int]:
         """The sum of the samples' losses, and the counts of the predictions."""
-        logits, wanted = outputs.float(), targets.float()
+        logits = precise(outputs)
+        wanted = targets.to(logits.dtype)
         loss = binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / wanted.shape[1]
         return {"loss": loss, **self._counts(logits, wanted)}
 
@@ -56,7 +59,7 @@ class Multilabel:
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities and whole-number targets, for a metric of torchmetrics."""
-        return outputs.float().sigmoid(), targets.long()
+        return precise(outputs).sigmoid(), targets.long()
 
     def chance(self, targets: Tensor) -> float:
         """The F1 of predicting, for all samples alike, each label that is better predicted than not."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
 from onecycle_sweeps.measures import RMSE, Measure
+from onecycle_sweeps.objectives.precision import precise
 from onecycle_sweeps.validation import number, one_of, require
 
 LOSSES = {"mse": mse_loss, "l1": l1_loss, "huber": huber_loss}
@@ -98,7 +99,7 @@ class Regression:
 
 def _shaped(outputs: Tensor, targets: Tensor) -> Tensor:
     """The outputs in float32 and in the shape of the targets: the last dimension of (N, 1) goes."""
-    return outputs.float().reshape(targets.shape)
+    return precise(outputs).reshape(targets.shape)
 
 
 def _listed(sums: Any) -> list[float]:

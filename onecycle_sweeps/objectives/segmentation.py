@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import MEAN_IOU, Measure
+from onecycle_sweeps.objectives.precision import precise
 from onecycle_sweeps.samples.targets import IGNORED
 from onecycle_sweeps.validation import number, require
 
@@ -36,13 +37,13 @@ class Segmentation:
 
     def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
         """The mean loss of a pixel, and the confusion of the classes."""
-        scores = outputs.float()
+        scores = precise(outputs)
         loss = cross_entropy(scores, targets, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
         return loss, {"confusion": self._confusion(scores.detach(), targets), "count": len(targets)}
 
     def evaluation(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor | int]:
         """The sum of the pixels' losses, and the confusion of the classes."""
-        scores = outputs.float()
+        scores = precise(outputs)
         loss = cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum")
         return {"loss": loss, "confusion": self._confusion(scores, targets), "count": len(targets)}
 
@@ -59,7 +60,7 @@ class Segmentation:
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and targets, for a metric of torchmetrics."""
-        return outputs.float(), targets
+        return precise(outputs), targets
 
     def chance(self, targets: Tensor) -> float:
         """The mean IoU of giving every pixel the most frequent class."""

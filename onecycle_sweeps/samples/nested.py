@@ -1,6 +1,6 @@
 """Inputs of a net: one array, a tuple of them (positional arguments), or a dict of them (keyword arguments)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -20,6 +20,17 @@ def changed(inputs: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(inputs, tuple):
         return tuple(change(value) for value in inputs)
     return change(inputs)
+
+
+def tensors(pieces: Iterable[tuple[Any, Any]]) -> list[Any]:
+    """All arrays of batches of (inputs, targets), in a fixed order."""
+    return [value for piece in pieces for part in piece for value in leaves(part).values()]
+
+
+def filled(pieces: Iterable[tuple[Any, Any]], arrays: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Batches of the same structure with other arrays, in the order of `tensors`."""
+    others = iter(arrays)
+    return [tuple(changed(part, lambda _: next(others)) for part in piece) for piece in pieces]  # type: ignore[misc]
 
 
 def apart(item: Any, label: str | None) -> tuple[Any, Any]:

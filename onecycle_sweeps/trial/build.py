@@ -31,6 +31,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from onecycle_sweeps import datasets, fingerprints, images, measures, provenance
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
+from onecycle_sweeps.cuda_graph import GraphedLearner
 from onecycle_sweeps.datasets import Facts
 from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.loop import Batches, Learner, Objective
@@ -296,7 +297,8 @@ def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, n
     closure = closure_of(config["optimizer"])
     built = on_device(built, resolved["device"], channels_last=closure != "required")
     optimizer, objective = make_optimizer(config["optimizer"], built), make_objective(config, data.offered)
-    return Learner(
+    graphed = data.device.type == "cuda" and closure == "none"
+    return (GraphedLearner if graphed else Learner)(
         built,
         optimizer,
         data,

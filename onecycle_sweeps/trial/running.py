@@ -4,7 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import checkpoint, journal, provenance
@@ -16,11 +18,13 @@ from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.terminal import in_one_line, with_traceback
 from onecycle_sweeps.trial import build, function, probing
 from onecycle_sweeps.trial.find_rate import find_rate
-from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, is_complete, train
+from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, Training, is_complete, train
 from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_owner
 
 log = logging.getLogger("onecycle_sweeps")
 WAIT_SECONDS = 0.2
+# The folders of the trials whose logs get what is logged in this context.
+_LOGGED: ContextVar[tuple[Path, ...]] = ContextVar("logged", default=())
 
 
 class TrialFailed(Exception):
@@ -36,6 +40,27 @@ def run(
     after saving, once `stopped()` is true, Superseded when a later attempt has begun, and TrialFailed with the cause,
     which is also recorded in the folder.
     """
+    return alone(running(trial, stopped, place))
+
+
+def alone(training: Training) -> dict[str, Any]:
+    """The result of a training that takes its steps alone."""
+    taking = None
+    while True:
+        try:
+            ready = training.send(taking)
+        except StopIteration as end:
+            return end.value
+        taking = ready.alone() if ready else None
+
+
+def running(
+    trial: TrialFolder,
+    stopped: Callable[[], bool] = lambda: False,
+    place: Mapping[str, str] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Training:
+    """Run a trial as `run` does, step by step: a training in our own loop yields as `train` does, others never."""
     with trial.lock(), _logging_to(trial):
         try:
             check_owner(trial.path / "config.yaml")
@@ -59,14 +84,14 @@ def run(
             raise _failed(trial, number, error) from error
         log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, start)
         trial.remove("failure.json")
-        return _conclude(RunningAttempt(trial, number, record, stopped, place), config, code, state)
+        return (yield from _conclude(RunningAttempt(trial, number, record, stopped, place, clock), config, code, state))
 
 
-def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
+def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> Training:
     trial, number, record = attempt.trial, attempt.number, attempt.journal
     try:
         with nodes.environment(config):
-            driven = _drive(attempt, config, code, state)
+            driven = yield from _drive(attempt, config, code, state)
         result = driven | {"kind": config["task"], "attempt": number, "finished": time.time()}
         record.sync()
         trial.write("result", result, attempt=number)
@@ -94,7 +119,7 @@ def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State 
     return result
 
 
-def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> dict[str, Any]:
+def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> Training:
     trial, fixed = attempt.trial, attempt.trial.resolved() or {}
     resumed = bool(fixed) and state is not None
     rate = build.choose_max_lr(config, fixed, lambda: _needed(attempt, config)["metrics"]["suggestion/max_lr"])
@@ -125,7 +150,7 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
             others = (partial(build.make_learner, config, resolved, data, seed) for seed in build.seeds(config)[1:])
             result = find_rate(attempt, config, resolved, data, [built.pop, *others])
         else:
-            result = train(attempt, config, resolved, learner, state)
+            result = yield from train(attempt, config, resolved, learner, state)
     data.check()
     return result
 
@@ -205,11 +230,15 @@ def _failed(trial: TrialFolder, number: int, error: BaseException, record: Journ
 def _logging_to(trial: TrialFolder) -> Iterator[None]:
     handler = logging.FileHandler(trial.log, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    # The trials of a pack take turns in a thread, each in a context of its own.
+    handler.addFilter(lambda _: trial.path in _LOGGED.get())
     log.setLevel(logging.INFO)
     log.addHandler(handler)
+    before = _LOGGED.set((*_LOGGED.get(), trial.path))
     try:
         yield
     finally:
+        _LOGGED.reset(before)
         log.removeHandler(handler)
         # A full disk must not hide how the trial ended.
         with suppress(OSError):

@@ -1,9 +1,10 @@
 """Trains a trial: takes its steps, evaluates, records and saves them, and returns the result."""
 
+import logging
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.system_metrics import SystemMetrics
 from onecycle_sweeps.trial_folder import TrialFolder
 
+log = logging.getLogger("onecycle_sweeps")
 State = dict[str, Any]
 # A block of steps is written to the journal at this age or length; until then its losses stay on the device.
 BLOCK_SECONDS = 1.0
@@ -37,13 +39,14 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class RunningAttempt:
-    """One execution of a trial: where it writes, and whether it must stop."""
+    """One execution of a trial: where it writes, whether it must stop, and the clock by which it is saved."""
 
     trial: TrialFolder
     number: int
     journal: Journal
     stopped: Callable[[], bool]
     place: Mapping[str, str] | None = None
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass
@@ -87,6 +90,38 @@ class TrainingState:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Taking:
+    """The steps of a training, as they are taken: alone, or in a pack whose members have the signatures `packed`.
+
+    `learner` and `totals` are those to use from here on.
+    """
+
+    learner: Learner
+    stream: Iterator[StepTaken]
+    totals: Totals
+    packed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A training that is ready to take its steps; `packed` are the members of the pack in which it began, if any."""
+
+    learner: Learner
+    policy: Policy
+    totals: Totals
+    start: int
+    packed: tuple[str, ...] = ()
+
+    def alone(self) -> Taking:
+        """Its steps, taken alone."""
+        return Taking(self.learner, steps(self.learner, self.policy, self.start), self.totals)
+
+
+# A training yields when it is ready, is sent how its steps are taken, and yields again after each of them.
+Training = Generator[Ready | None, Taking | None, State]
+
+
 class Recorder:
     """Collects steps and writes them to the journal in blocks, with system metrics if the config asks for them.
 
@@ -127,7 +162,9 @@ def columns(steps: list[StepTaken], losses: list[float]) -> dict[str, list[float
     return rates | ({journal.MOMENTUM: momenta} if momenta else {}) | {journal.TRAIN_LOSS: losses}
 
 
-def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: Learner, state: State | None) -> State:
+def train(
+    attempt: RunningAttempt, config: Config, resolved: Resolved, learner: Learner, state: State | None
+) -> Training:
     """Train to the end from a checkpoint's state or from the start; returns the trial's result.
 
     Raises Stopped, after saving, when the attempt must stop, and Superseded when a later attempt has begun.
@@ -139,7 +176,17 @@ def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: 
     progress = TrainingState(DivergenceCheck(resolved["steps_per_epoch"]), Totals())
     if state:
         progress = restore(learner, state)
-    cause = _take_steps(attempt, config, learner, policy, progress)
+    packed = tuple(resolved.get("packed") or ())
+    taking = yield Ready(learner, policy, progress.totals, progress.divergence.steps, packed)
+    assert taking
+    learner, progress.totals = taking.learner, taking.totals
+    notes = []
+    if taking.packed != packed:
+        if packed and progress.divergence.steps:
+            notes = [f"its first {progress.divergence.steps} steps were packed with other trials, the others were not"]
+            log.warning("%s", notes[0])
+        attempt.trial.write("resolved", resolved | {"packed": list(taking.packed)}, attempt=attempt.number)
+    cause = yield from _take_steps(attempt, config, taking, policy, progress)
     attempt.trial.check_current(attempt.number)
     record = journal.read(attempt.trial.journal)
     metrics = {"seconds": progress.seconds}
@@ -156,7 +203,7 @@ def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: 
         if config["save_model"]:
             attempt.trial.put("model.pt", checkpoint.packed(shown.model.state_dict()), attempt.number)
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
-    warnings = [*notes_of(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
+    warnings = [*notes, *notes_of(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
     chance = learner.objective.chance(data.targets("val"))
     if not cause:
         warnings += guards.doubts(record, measured[0], chance, bool(batch_norms(learner.model)))
@@ -172,22 +219,23 @@ def train(attempt: RunningAttempt, config: Config, resolved: Resolved, learner: 
 
 
 def _take_steps(
-    attempt: RunningAttempt, config: Config, learner: Learner, policy: Policy, progress: TrainingState
-) -> str | None:
+    attempt: RunningAttempt, config: Config, taking: Taking, policy: Policy, progress: TrainingState
+) -> Generator[None, Any, str | None]:
     """Take the remaining steps; returns why the training diverged, if it did."""
+    learner, check, totals = taking.learner, progress.divergence, progress.totals
     recorder = Recorder(attempt.journal, config, str(learner.data.device))
-    check, totals = progress.divergence, progress.totals
-    interval, saved = 60 * config["checkpoint_minutes"], time.monotonic()
+    interval, saved = 60 * config["checkpoint_minutes"], attempt.clock()
     began = time.monotonic() - progress.seconds
     cause = None
-    for step in steps(learner, policy, check.steps):
+    for step in taking.stream:
         done = step.index + 1
         leaving = attempt.stopped()
         totals.add(step.sums)
         due = recorder.add(step)
         evaluating = journal.is_evaluation_point(done, check.steps_per_epoch, config["evaluations_per_epoch"])
-        saving = (leaving or time.monotonic() - saved >= interval) and done < policy.total_steps
+        saving = (leaving or attempt.clock() - saved >= interval) and done < policy.total_steps
         if not (due or saving or evaluating or done % check.steps_per_epoch == 0):
+            yield
             continue
         if cause := recorder.flush(check):
             break
@@ -196,9 +244,10 @@ def _take_steps(
         if saving:
             progress.seconds = time.monotonic() - began
             save(attempt, learner, progress)
-            saved = time.monotonic()
+            saved = attempt.clock()
         if saving and leaving:
             raise Stopped(f"saved at step {done} of {policy.total_steps}")
+        yield
     progress.seconds = time.monotonic() - began
     return cause
 
@@ -206,7 +255,7 @@ def _take_steps(
 def _evaluate(attempt: RunningAttempt, config: Config, learner: Learner, step: int, totals: Totals) -> None:
     """Evaluate after a step and record it with the train measures since the previous evaluation."""
     measured, trained = learner.objective.measures, learner.objective.values(totals.read())
-    totals.sums.clear()
+    totals.clear()
     with evaluated(learner, recalibrate=config["bn_recalibrate"]) as shown:
         found = evaluate(shown, "val")
     # The loss of a training batch is recorded at each step.
@@ -223,7 +272,7 @@ def save(attempt: RunningAttempt, learner: Learner, progress: TrainingState) -> 
     state = {
         "step": step,
         "divergence": asdict(progress.divergence),
-        "totals": progress.totals.sums,
+        "totals": progress.totals.state(),
         "seconds": progress.seconds,
         "model": learner.model.state_dict(),
         "averaged": learner.averaged and learner.averaged.state_dict(),

@@ -1,16 +1,15 @@
-"""A sweep of short trials on one card. Trials are not packed by this version: several workers may share the card."""
+"""A sweep of short trials on one card: one after the other, by several workers that share it, and packed."""
 
-from benchmarks.page import Result, Table
+from benchmarks.page import Requirement, Result, Table
 from gpu_check import sweeps
 from gpu_check.figures import Options, taken
 from gpu_check.step import NOISE
 
 TRIALS, TOGETHER = 24, 8
-CAPTION = """This version does not pack trials into one process; what there is are several workers on a card. \
-{trials} trials of simple_cnn (4 policies x {seeds} seeds, max_lr 0.1), one epoch of {steps} steps at batch 128 \
-on 60,000 images of 1x28x28, each command once. Training seconds are from the first step of all to the last trial's \
-last; between trials is the median from a trial's last step to its worker's next first one, with evaluation, result, \
-pictures and the next one's start; busy is nvidia-smi's, over the whole command."""
+CAPTION = """{trials} trials of simple_cnn (4 policies x {seeds} seeds, max_lr 0.1), one epoch of {steps} steps at \
+batch 128 on 60,000 images of 1x28x28, each command once. Training seconds are from the first step of all to the last \
+trial's last; between trials is the median from a trial's last step to its worker's next first one, with \
+evaluation, result, pictures and the next one's start; busy is nvidia-smi's, over the whole command."""
 
 
 def run(options: Options) -> Result:
@@ -19,7 +18,7 @@ def run(options: Options) -> Result:
 
 
 def sweep(options: Options) -> Result:
-    """The same trials one after the other, and eight workers on the card."""
+    """The same trials one after the other, by eight workers on the card, and in one pack."""
     seeds = options.sized(TRIALS // 4, 1)
     train, side = options.sized(60_000, 512), options.sized(28, 8)
     size = (f"+data.train={train}", "+data.test=1000", "+data.channels=1", f"+data.side={side}")
@@ -27,14 +26,15 @@ def sweep(options: Options) -> Result:
     rest = ("policy=constant,step,clr,onecycle", "max_lr=0.1", "-m", f"device={options.device}")
     words = (*NOISE, *size, *net, *rest, "epochs=1", f"seed={','.join(map(str, range(seeds)))}")
     rows, rounds = [], {}
-    for together in (1, options.sized(TOGETHER, 2)):
-        workers = (f"hydra.launcher.workers={together}", f"hydra.launcher.jobs_per_gpu={together}")
-        ran = sweeps.run(options.scratch / str(together), *words, *workers)
+    ways = {f"jobs_per_gpu={count}": (count, 1) for count in (1, options.sized(TOGETHER, 2))}
+    for way, (count, packed) in {**ways, f"packed={4 * seeds}": (1, 4 * seeds)}.items():
+        workers = (f"hydra.launcher.workers={count}", f"hydra.launcher.jobs_per_gpu={count}")
+        ran = sweeps.run(options.scratch / way, *words, *workers, f"hydra.launcher.packed={packed}")
         statuses = [result["status"] for result in ran.results()]
         if len(statuses) != 4 * seeds:
             raise RuntimeError(f"{len(statuses)} of {4 * seeds} trials have a result")
-        rows.append((f"jobs_per_gpu={together}", ran.seconds, ran.busy_seconds(), ran.between_trials(), ran.busy))
-        rounds[str(together)] = {"stamps": ran.stamps(), "statuses": statuses}
+        rows.append((way, ran.seconds, ran.busy_seconds(), ran.between_trials(), ran.busy))
+        rounds[way] = {"stamps": ran.stamps(), "statuses": statuses}
     first = rows[0][2]
     table = Table(
         "A sweep of short trials",
@@ -42,4 +42,5 @@ def sweep(options: Options) -> Result:
         ("workers", "s from Enter to exit", "training s", "s between trials", "GPU busy", "times as fast in training"),
         [(*row, first / row[2]) for row in rows],
     )
-    return Result([table], (), (), rounds)
+    required = Requirement("24 packed trials: times as fast in training", first / rows[-1][2], 8, at_least=True)
+    return Result([table], [required], (), rounds)

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice, pairwise, product
 from pathlib import Path
@@ -13,20 +14,23 @@ from typing import Any
 
 import torch
 
+from benchmarks import timing
 from benchmarks.page import Requirement, Result, Table, not_installed
 from benchmarks.peers import torch_loop
-from benchmarks.timing import WARM_STEPS, interleaved
-from benchmarks.training import train
-from benchmarks.work import SEED, STEP_METRICS, VALIDATION, Side, Work, planned
+from benchmarks.timing import WARM_STEPS, Cost, interleaved
+from benchmarks.training import logged_steps
+from benchmarks.work import SEED, STEP_METRICS, VALIDATION, Points, Side, Work, planned
 from gpu_check import card, plain
 from gpu_check.figures import Options, taken
 from gpu_check.plain import Recipe
 from onecycle_sweeps import journal, measures, trial
+from onecycle_sweeps.cuda_graph import EAGER_CALLS
 from onecycle_sweeps.images import ImageBatches
 from onecycle_sweeps.loop import Learner, Totals, steps
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.policies import Constant
 from onecycle_sweeps.trial import build
+from onecycle_sweeps.trial.running import running
 from onecycle_sweeps.trial.train import Recorder
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -36,9 +40,9 @@ ROUNDS, STEPS, BATCH = 5, 468, 128
 STEP = """One epoch of {steps} steps of simple_cnn, batch {batch}, images of 1x28x28 on the device, fp32, SGD with \
 Nesterov under a 1cycle schedule, an evaluation of {validation} images at the end, the same first weights and batch \
 order for all; {rounds} rounds in turn after one that is not counted. Counted is the time from the beginning of step \
-{warm} to the return of the training, when the GPU has finished. The graph holds batch, forward and backward pass; \
-rate and momentum change between its replays, so the update stays outside \
-it, and is torch's fused one, which the bare loop does not use."""
+{warm}, of this program step {first}, when it has captured its graph, to the return of the training, when the GPU has \
+finished. Both graphs hold the forward and the backward pass, that by hand also the batch; rate and momentum change \
+between their replays, so the update stays outside, and is torch's fused one, which the bare loop does not use."""
 WORK = """Steps {first} to {last} of an epoch, as the program takes and records them. Kernels and copies are those \
 that torch.profiler saw on the device; a synchronising call is one that torch.cuda.set_sync_debug_mode warns of."""
 EPOCHS = 6
@@ -49,6 +53,8 @@ once, and runs bf16 autocast, channels_last and the fused SGD; it logs one accur
 DataLoader of {workers} processes, torchvision's transforms on PIL images (without Cutout), bf16-mixed, MLFlowLogger \
 (sqlite) and LearningRateMonitor at every step, over 3 epochs."""
 WORKERS = 8
+# The steps before a graph is captured, its capture, and two replays.
+FIRST = EAGER_CALLS + 3
 TORCHVISION = ("mobilenet_v2", "resnet50")
 NETS = ("lenet", "simple_cnn", "resnet20", "resnet56", "resnet9", "wrn_22", *TORCHVISION)
 PRECISION = """Steps of the program on noise of 3x32x32, median of {turns} turns of {count} steps. fp32 computes \
@@ -73,17 +79,34 @@ def step(options: Options) -> Result:
     asked = (f"device={options.device}", "precision=fp32", "threads=1", "max_lr=0.1", "epochs=1", f"seed={SEED}")
     net = ("model=simple_cnn", "model._target_=benchmarks.timing.TimedCNN")
     small = Work(_runs(options), (*NOISE, *size, *net, *asked, f"batch_size={batch}", "policy=onecycle"))
-    sides = [Side(BARE, torch_loop.train), Side(OURS, train, STEP_METRICS)]
+    sides = [Side(BARE, torch_loop.train), Side(OURS, _train, STEP_METRICS)]
     if options.device == "cuda":
         sides.append(Side(GRAPH, plain.graphed))
     rounds = options.sized(ROUNDS, 1)
     measured = interleaved({one.name: partial(one.run, small) for one in sides}, rounds, warm=1)
     rows = [(one.name, 1000 * measured.wall(one.name), measured.ratio(one.name, BARE)) for one in sides]
-    caption = STEP.format(steps=count, batch=batch, validation=VALIDATION, rounds=rounds, warm=WARM_STEPS)
+    caption = STEP.format(steps=count, batch=batch, validation=VALIDATION, rounds=rounds, warm=WARM_STEPS, first=FIRST)
     table = Table("A step of simple_cnn", caption, ("way to train", "ms/step", "time / bare loop"), rows)
     faster = 1 / measured.ratio(OURS, BARE)
     required = Requirement("a step with full logging: times as fast as the bare loop", faster, 3, at_least=True)
     return Result([table], [required], (), measured)
+
+
+def _train(work: Work) -> tuple[Cost, Points]:
+    """The program's trial, from step FIRST on."""
+    folder, taking, count, start = work.folder(), None, 0, timing.now()
+    training = running(folder)
+    with suppress(StopIteration):
+        while True:
+            ready = training.send(taking)
+            taking, count = (ready.alone(), count) if ready else (None, count + 1)
+            if count == FIRST:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                start = timing.now()
+    # A graph that is replayed calls no net, so the stopwatch has not seen these steps.
+    timing.stopwatch.passes = 0
+    return timing.since(start).per(work.steps - FIRST), logged_steps(folder)
 
 
 def work(options: Options) -> Result:
@@ -107,7 +130,7 @@ def work(options: Options) -> Result:
         rows.append((name, kernels / count, copies / count, sum(calls.values()) / count))
         rounds[name] = dict(calls)
     columns = ("net", "kernels a step", "copies a step", "synchronising calls a step")
-    table = Table("What a step asks of the GPU", WORK.format(first=3, last=2 + count), columns, rows)
+    table = Table("What a step asks of the GPU", WORK.format(first=FIRST, last=FIRST - 1 + count), columns, rows)
     return Result(
         [table], [Requirement(f"{row[0]}: synchronising calls a step", row[3], 0) for row in rows], (), rounds
     )
@@ -185,8 +208,8 @@ def precision(options: Options) -> Result:
 
 def _seconds(learner: Learner, count: int) -> float:
     """What a step takes, the GPU's work included."""
-    stream = steps(learner, Constant(0.01, 5 + count))
-    for _ in islice(stream, 5):
+    stream = steps(learner, Constant(0.01, FIRST + count))
+    for _ in islice(stream, FIRST):
         pass
     _wait(learner)
     began = time.perf_counter()
@@ -246,10 +269,10 @@ def _learner(options: Options, *overrides: str) -> Learner:
 
 
 def _recorded(learner: Learner, count: int, begin: Callable[[], Any]) -> Iterator[None]:
-    """Take three steps, call `begin`, and take `count` more as a trial does; yields before what follows them."""
-    recorder = Recorder(None)  # pyright: ignore[reportArgumentType]
-    stream, totals = steps(learner, Constant(0.1, 3 + count)), Totals()
-    for _ in islice(stream, 3):
+    """Take the first steps, call `begin`, and take `count` more as a trial does; yields before what follows them."""
+    recorder = Recorder(None, {}, "cuda")  # pyright: ignore[reportArgumentType]
+    stream, totals = steps(learner, Constant(0.1, FIRST + count)), Totals()
+    for _ in islice(stream, FIRST):
         pass
     begin()
     for one in stream:

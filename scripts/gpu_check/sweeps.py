@@ -41,7 +41,7 @@ class Ran:
         times = [at for process, _, at in self.stamps() if process != preflight]
         return max(times) - min(times)
 
-    def between_trials(self) -> float:
+    def between_trials(self) -> float | str:
         """The median time in a worker from a trial's last step to the next one's first, of trials of one epoch."""
         gaps: list[float] = []
         for process in {process for process, *_ in self.stamps()}:
@@ -49,7 +49,7 @@ class Ran:
             for (before, ended), (after, began) in pairwise(own):
                 if (before, after) == ("evaluate", "train"):
                     gaps.append(began - ended)
-        return median(gaps)
+        return median(gaps) if gaps else "one pack"
 
 
 def run(folder: Path, *words: str) -> Ran:

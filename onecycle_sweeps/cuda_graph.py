@@ -1,0 +1,188 @@
+"""Functions on a GPU that are captured as a CUDA graph and then replayed, and a learner whose gradients are one.
+
+In the step of a small net the GPU waits for Python to start its kernels; a replay starts all of them at once.
+What Python itself decides during a step is frozen in a graph, so a net that decides anything trains without one.
+"""
+
+import logging
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onecycle_sweeps.loop import Learner, Sums
+from onecycle_sweeps.samples.nested import filled, tensors
+from onecycle_sweeps.terminal import in_one_line
+
+log = logging.getLogger("onecycle_sweeps")
+# Libraries set themselves up in the first calls, which a capture does not permit; the last of these is watched.
+EAGER_CALLS = 5
+Pieces = Sequence[tuple[Any, Any]]
+
+
+@dataclass
+class Graph:
+    """Calls a function of tensors: eagerly at first, and from call EAGER_CALLS on by a graph, if it can be captured.
+
+    `refused` is why it was not captured. Without a GPU it never is.
+    """
+
+    refused: str | None = None
+    _calls: int = 0
+    _graph: torch.cuda.CUDAGraph | None = None
+    _read: list[Tensor] = field(default_factory=list)
+    _written: Any = None
+
+    def call(self, function: Callable[[Sequence[Tensor]], Any], given: Sequence[Tensor], parts: Sequence[Any]) -> Any:
+        """What the function returns for the tensors given; the result of a graph holds until its next call.
+
+        The function must be the same in each call. `parts` are the objects that must not change in one.
+        """
+        if self.refused is None and self._graph is None:
+            self._calls += 1
+            if self._calls > EAGER_CALLS:
+                self._capture(function, given)
+            elif self._calls == EAGER_CALLS:
+                return self._watched(function, given, parts)
+        if self._graph is None or not _alike(given, self._read):
+            return function(given)
+        copy_all(self._read, given)
+        self._graph.replay()
+        return self._written
+
+    def _watched(
+        self, function: Callable[[Sequence[Tensor]], Any], given: Sequence[Tensor], parts: Sequence[Any]
+    ) -> Any:
+        if any(tensor.device.type != "cuda" for tensor in given):
+            self._refuse("there are batches that are not on a GPU")
+            return function(given)
+        with watched(*parts) as seen:
+            found = function(given)
+        if seen:
+            self._refuse(", ".join(seen))
+        return found
+
+    def _capture(self, function: Callable[[Sequence[Tensor]], Any], given: Sequence[Tensor]) -> None:
+        device = given[0].device
+        generator = torch.cuda.default_generators[device.index or 0]
+        stream, before, graph = torch.cuda.current_stream(device), generator.clone_state(), torch.cuda.CUDAGraph()
+        read = [tensor.clone() for tensor in given]
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                written = function(read)
+        except (RuntimeError, AssertionError) as error:
+            # A capture that fails leaves its stream and its generator in place.
+            torch.cuda.set_stream(stream)
+            generator.graphsafe_set_state(before)
+            torch.cuda.synchronize(device)
+            self._refuse(in_one_line(error))
+            return
+        self._graph, self._read, self._written = graph, read, written
+        log.info("from call %d on the step is a CUDA graph", self._calls)
+
+    def _refuse(self, reason: str) -> None:
+        self.refused = reason
+        log.info("the step is not captured as a CUDA graph: %s", reason)
+
+
+@dataclass(frozen=True)
+class GraphedLearner(Learner):
+    """A learner on a GPU whose gradients are computed by a graph; the sums of a step hold until the next one."""
+
+    graph: Graph = field(default_factory=Graph)
+
+    def gradients(self, pieces: Pieces) -> tuple[Tensor, Sums]:
+        """Compute the gradients of a batch; returns its mean loss and the sums of its measures."""
+        parameters = list(self.model.parameters())
+
+        def compute(given: Sequence[Tensor]) -> tuple[Tensor, Sums, list[Tensor | None]]:
+            loss, sums = Learner.gradients(self, filled(pieces, given))
+            return loss, sums, [parameter.grad for parameter in parameters]
+
+        loss, sums, gradients = self.graph.call(compute, tensors(pieces), (self.model, self.objective))
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss.clone(), sums
+
+
+def copy_all(into: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Copy tensors into others on the same device, those of a type at once."""
+    for kind in dict.fromkeys(value.dtype for value in given):
+        alike = [at for at, value in enumerate(given) if value.dtype == kind]
+        targets, values = [into[at] for at in alike], [given[at] for at in alike]
+        torch._foreach_copy_(targets, values)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@contextmanager
+def watched(*parts: Any) -> Iterator[list[str]]:
+    """What happens within the context that a graph would freeze: a list of reasons that is filled at its end.
+
+    These are calls that wait for the GPU, random draws on the CPU, and changes of what the parts and their modules
+    hold in Python.
+    """
+    seen: list[str] = []
+    held, drawn = _held(parts), _drawn()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with _warning_of_waits():
+            yield seen
+    waits = [one for one in warned if "synchronizing CUDA operation" in str(one.message)]
+    for one in warned:
+        if one not in waits and "Synchronization debug mode" not in str(one.message):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    seen += [f"{one.filename}:{one.lineno} waits for the GPU" for one in waits[:1]]
+    if _drawn() != drawn:
+        seen.append("the step draws random numbers on the CPU")
+    after = _held(parts)
+    if changes := [name for name in {**held, **after} if name not in held or not _same(held[name], after.get(name))]:
+        seen.append(f"{changes[0]} changes in a step")
+
+
+@contextmanager
+def _warning_of_waits() -> Iterator[None]:
+    if not torch.cuda.is_available():
+        yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def _held(parts: Sequence[Any]) -> dict[str, Any]:
+    """What the parts and their modules hold, by name, and the length of each list, dict and set."""
+    owners = {
+        f"{type(part).__name__}.{name}".rstrip("."): module
+        for part in parts
+        for name, module in (part.named_modules() if isinstance(part, torch.nn.Module) else [("", part)])
+    }
+    found: dict[str, Any] = {}
+    for owner, module in owners.items():
+        for name, value in {**getattr(module, "__dict__", {}), **getattr(module, "_buffers", {})}.items():
+            found[f"{owner}.{name}"] = value
+            if isinstance(value, list | dict | set):
+                found[f"the length of {owner}.{name}"] = len(value)
+    return found
+
+
+def _same(before: Any, after: Any) -> bool:
+    parts = before if isinstance(before, tuple) else (before,)
+    return before is after or (all(isinstance(part, int | float | str) for part in parts) and before == after)
+
+
+def _drawn() -> tuple[Any, ...]:
+    return random.getstate(), repr(np.random.get_state(legacy=False)), bytes(torch.get_rng_state().numpy())
+
+
+def _alike(given: Sequence[Tensor], read: Sequence[Tensor]) -> bool:
+    return len(given) == len(read) and all(
+        one.shape == other.shape and one.dtype == other.dtype for one, other in zip(given, read, strict=True)
+    )
