@@ -199,12 +199,13 @@ def test_a_corrupt_idx_file_is_named(
     [
         ({"workers": 0}, "hydra.launcher.workers must be a whole number of at least 1 or auto, got 0"),
         ({"workers": "abc"}, "hydra.launcher.workers must be a whole number of at least 1 or auto, got 'abc'"),
+        ({"packed": 0}, "hydra.launcher.packed must be a whole number of at least 1 or auto, got 0"),
         ({"jobs_per_gpu": 1.5}, "hydra.launcher.jobs_per_gpu must be a whole number of at least 1, got 1.5"),
     ],
 )
 def test_a_launchers_key_is_refused_by_its_full_name(settings: dict[str, Any], message: str):
     with pytest.raises(ConfigError) as raised:
-        check_launcher({"workers": "auto", "jobs_per_gpu": 1} | settings, LOCAL_LAUNCHER)
+        check_launcher({"workers": "auto", "jobs_per_gpu": 1, "packed": 1} | settings, LOCAL_LAUNCHER)
     assert str(raised.value) == message
 
 

@@ -1,4 +1,4 @@
 """Several trainings of one net whose steps are computed together."""
 
 from onecycle_sweeps.packs.pack import Pack as Pack
-from onecycle_sweeps.packs.rows import CannotPack as CannotPack
+from onecycle_sweeps.packs.weights import CannotPack as CannotPack

@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 
 from onecycle_sweeps.cuda_graph import copy_all
 from onecycle_sweeps.loop import Learner, Sums, Totals
-from onecycle_sweeps.packs.rows import CannotPack, Rows
+from onecycle_sweeps.packs.weights import CannotPack, WeightMatrix
 from onecycle_sweeps.samples.nested import changed, filled, tensors
 
 # An evaluation takes as many samples at once as an unpacked one, divided among the members, but at least so many each.
@@ -67,7 +67,7 @@ class Gradients(Protocol):
 class Mapped:
     """One operation for all members, by torch.func.vmap."""
 
-    def __init__(self, learners: Sequence[Learner], rows: Rows) -> None:
+    def __init__(self, learners: Sequence[Learner], rows: WeightMatrix) -> None:
         self._learners, self._rows, self._first = learners, rows, learners[0]
         self.counts: dict[str, int] = {}
         self.evaluates = False
@@ -206,7 +206,7 @@ class Branches:
 
     evaluates = False
 
-    def __init__(self, learners: Sequence[Learner], rows: Rows) -> None:
+    def __init__(self, learners: Sequence[Learner], rows: WeightMatrix) -> None:
         self._learners, self._rows = learners, rows
         self.counts: dict[str, int] = {}
         self._streams = [torch.cuda.Stream(rows.weights.device) for _ in learners[:BRANCHES]]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from onecycle_sweeps.cuda_graph import Graph
 from onecycle_sweeps.loop import Learner, StepTaken, Totals
 from onecycle_sweeps.packs.gradients import Batch, Branches, Gradients, Mapped
-from onecycle_sweeps.packs.rows import CannotPack, Rows
 from onecycle_sweeps.packs.updates import AdamUpdate, update_of
+from onecycle_sweeps.packs.weights import CannotPack, WeightMatrix
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import apply, used
 
@@ -79,7 +79,7 @@ class Pack:
             raise CannotPack("the trainings differ in their number of steps")
         self._policies, self._index, self._data = policies, start, learners[0].data
         self._optimizers = [one.optimizer for one in learners]
-        self._rows = Rows([one.model for one in learners])
+        self._rows = WeightMatrix([one.model for one in learners])
         self._update = update_of(self._optimizers, self._rows)
         on_gpu = self._rows.weights.is_cuda
         self._gradients: Gradients = (Branches if on_gpu else Mapped)(learners, self._rows)

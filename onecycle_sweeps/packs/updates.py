@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from onecycle_sweeps.packs.rows import CannotPack, Rows
+from onecycle_sweeps.packs.weights import CannotPack, WeightMatrix
 from onecycle_sweeps.policies import Hyper
 
 Tensors = Sequence[Tensor]
@@ -91,7 +91,7 @@ class AdamUpdate:
         weights.sub_(mean / (square.sqrt() / second).add_(self.epsilon) * (rate / first))
 
 
-def update_of(optimizers: Sequence[torch.optim.Optimizer], rows: Rows) -> Update:
+def update_of(optimizers: Sequence[torch.optim.Optimizer], rows: WeightMatrix) -> Update:
     """The rule of these optimizers; raises CannotPack where they differ, and for others than SGD, Adam and AdamW."""
     kinds, groups = {type(one) for one in optimizers}, [group for one in optimizers for group in one.param_groups]
     decay, scale = (

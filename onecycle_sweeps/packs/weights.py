@@ -14,7 +14,7 @@ class CannotPack(Exception):
     """The trainings cannot be computed together; the message says why."""
 
 
-class Rows:
+class WeightMatrix:
     """The matrix `weights`, whose rows become the weights of the nets with `bind`.
 
     Raises CannotPack for nets whose weights differ in number, shape or type.
@@ -48,7 +48,7 @@ class Rows:
         return row
 
     def columns(self, rows: Tensor) -> list[Tensor]:
-        """Rows (..., weights) as tensors (..., *shape) of the weights, in the same memory."""
+        """WeightMatrix (..., weights) as tensors (..., *shape) of the weights, in the same memory."""
         found = []
         for start, shape, order in zip(self._starts, self._shapes, self._orders, strict=True):
             flat = rows.detach()[..., start : start + shape.numel()]
