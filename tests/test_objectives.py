@@ -1,4 +1,7 @@
-"""Measures are those of scikit-learn and torchmetrics on the same predictions, however a part is cut into batches."""
+"""Measures are those of scikit-learn and torchmetrics on the same predictions, however a part is cut into batches.
+
+torchmetrics takes seconds to import, also in processes that run other tests: it is imported where it is used.
+"""
 
 import math
 
@@ -9,9 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, huber_loss, l1_loss, mse_loss
-from torchmetrics.classification import MulticlassF1Score
-from torchmetrics.segmentation import MeanIoU
-from torchmetrics.text import Perplexity
 
 from onecycle_sweeps.loop import Objective, Totals
 from onecycle_sweeps.measures import LOSS
@@ -90,6 +90,8 @@ def test_multilabel_f1_is_that_of_scikit_learn(average: str):
 
 
 def test_the_perplexity_of_a_language_model_is_that_of_torchmetrics():
+    from torchmetrics.text import Perplexity
+
     targets = torch.randint(11, (9, 6), generator=draws())
     outputs = torch.randn(9, 6, 11, generator=draws(1))
     found = measured(LanguageModel(bytes_per_token=1.25), outputs, targets, batch=4)
@@ -104,6 +106,8 @@ def test_the_chance_level_of_a_language_model_is_the_entropy_of_its_tokens():
 
 
 def test_mean_iou_is_over_all_pixels_and_leaves_ignored_ones_out():
+    from torchmetrics.segmentation import MeanIoU
+
     targets = torch.randint(3, (6, 5, 4), generator=draws())
     outputs = torch.randn(6, 4, 5, 4, generator=draws(1))
     objective = Segmentation(4)
@@ -139,6 +143,8 @@ def test_balanced_class_weights_are_those_of_scikit_learn():
 
 
 def test_any_metric_of_torchmetrics_can_be_the_headline():
+    from torchmetrics.classification import MulticlassF1Score
+
     targets = torch.randint(3, (30,), generator=draws())
     outputs = torch.randn(30, 3, generator=draws(1))
     metrics = {"f1": lambda: MulticlassF1Score(num_classes=3, average="macro")}

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch.tuner.lr_finder import _LRFinder
 
 from made_curves import GOLDEN as KNOWN
 from made_curves import SHAPES, Shape
@@ -203,6 +202,8 @@ def test_the_rule_of_torch_lr_finder_is_its_own(noise: float, seed: int, rate: f
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_rule_of_lightning_is_its_own(seed: int) -> None:
+    from lightning.pytorch.tuner.lr_finder import _LRFinder
+
     lrs, losses = KNOWN.test(0.02, seed)
     average, smoothed = 0.0, []
     for i, loss in enumerate(losses):
