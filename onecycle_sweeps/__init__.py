@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from onecycle_sweeps.scheduler import PolicyScheduler
     from onecycle_sweeps.watching import watch
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "CLR",

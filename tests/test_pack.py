@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -275,3 +276,15 @@ def test_the_trials_of_a_pack_whose_worker_died_run_again_by_themselves(tmp_path
     done = run(folder, *QUICK, *asked, "hydra.launcher.packed=3")
     assert done.returncode == 0 and "3 packed trials" in done.stderr, done.stderr
     assert all(one.state().status == "finished" for one in trials(folder).values())
+
+
+@pytest.mark.slow
+def test_packed_accuracies_are_those_of_unpacked_trainings(runs_dir: Path, beside: Path):
+    """Over ten seeds, the 95 % interval of the mean difference lies within 0.3 points."""
+    asked = ("model=mlp", "epochs=5", "batch_size=128", "max_lr=0.1")
+    together, alone = ([made(where, *asked, f"seed={seed}") for seed in range(10)] for where in (runs_dir, beside))
+    found = [one["metrics"]["final/val_accuracy"] for one in run_together(together) if isinstance(one, dict)]
+    expected = [trial.run(folder)["metrics"]["final/val_accuracy"] for folder in alone]
+    differences = [one - other for one, other in zip(found, expected, strict=True)]
+    half = 2.262 * stdev(differences) / 10**0.5
+    assert abs(mean(differences)) + half < 0.003

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 # This many bytes of images are made into batches at once on a GPU.
-BYTES_AT_ONCE = 2**25
+BYTES_AT_ONCE, ALIGNED = 2**25, 16
 # The most images and values of an evaluation batch. Activations should fit a CPU's caches: with a dozen photographs
 # each takes a third of the time. A GPU needs larger batches: 222 photographs of 224x224.
 EVALUATION_BATCH = {"cpu": (1024, 2**21), "cuda": (4096, 2**25)}
@@ -199,10 +199,12 @@ def _together(split: Split, batch_size: int, augment: Sequence[Transform]) -> in
     """How many batches are made at once.
 
     On a GPU as many as fit in BYTES_AT_ONCE, because starting the kernels takes longer than one batch.
-    The transforms of this package treat each image separately; a user's may mix the images of a batch.
+    The transforms of this package treat each image separately; a user's may mix the images of a batch. Where a batch
+    would begin at an address that is no multiple of ALIGNED, kernels could round differently: there it is one.
     """
     own = all(type(transform).__module__ == Draws.__module__ for transform in augment)
-    if split.images.device.type == "cpu" or split.undecoded or not own:
+    alone = split.images.device.type == "cpu" or split.undecoded or not own
+    if alone or batch_size * split.images[0].numel() % ALIGNED:
         return 1
     return max(1, BYTES_AT_ONCE // (batch_size * split.images[0].numel()))
 
