@@ -234,7 +234,7 @@ def warm_processes(patch: pytest.MonkeyPatch, folder: Path) -> None:
 def drive(made: Sweep, todo: list[Entry], places: int) -> Seen:
     """Run trials on so many workers."""
     with pytest.MonkeyPatch.context() as patch:
-        if pool.PRELOADED:
+        if pool.PRELOADED and todo:
             warm_processes(patch, made.runs_dir)
         started: list[Worker] = []
         begin = Worker.start
