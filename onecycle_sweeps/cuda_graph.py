@@ -70,11 +70,14 @@ class Graph:
 
     def _capture(self, function: Callable[[Sequence[Tensor]], Any], given: Sequence[Tensor]) -> None:
         device = given[0].device
-        generator = torch.cuda.default_generators[device.index or 0]
+        here = torch.cuda.current_device()
+        generator = torch.cuda.default_generators[here if device.index is None else device.index]
+        # Without a stream of the device, torch captures on the current device, which may be another one.
+        own = None if device.index in (None, here) else torch.cuda.Stream(device)
         stream, before, graph = torch.cuda.current_stream(device), generator.clone_state(), torch.cuda.CUDAGraph()
         read = [tensor.clone() for tensor in given]
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
                 written = function(read)
         except (RuntimeError, AssertionError) as error:
             # A capture that fails leaves its stream and its generator in place.

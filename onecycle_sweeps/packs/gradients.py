@@ -223,7 +223,7 @@ class Branches:
         """See Gradients."""
         batches = filled([form] * len(self._learners), given)
         found: list[tuple[Tensor, Sums]] = []
-        main = torch.cuda.current_stream()
+        main = torch.cuda.current_stream(self._rows.weights.device)
         for stream in self._streams:
             stream.wait_stream(main)
         for place, (learner, (inputs, targets)) in enumerate(zip(self._learners, batches, strict=True)):
