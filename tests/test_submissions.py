@@ -80,6 +80,24 @@ def test_an_array_has_no_more_elements_than_the_cluster_accepts():
     assert [(len(array.trials), array.after) for array in arrays] == [(2, ()), (2, ("t2",)), (2, ("t2",)), (1, ("t2",))]
 
 
+def test_an_array_has_no_more_elements_than_were_asked_for():
+    settings = SETTINGS | {"array_size": 3}
+    sizes = [
+        [len(one.trials) for one in job_arrays(AT_A_RATE * 3, (), settings, most, report=False)] for most in (2, 9)
+    ]
+    assert sizes == [[2, 2, 2, 2, 1], [3, 3, 3]]
+
+
+@pytest.mark.parametrize(
+    ("trials", "minutes", "memory"), [(1, 10, 1.5), (1000, 15, 2), (9000, 55, 10), (90_000, 60, 91)]
+)
+def test_the_job_that_writes_the_report_gets_more_for_more_trials(trials: int, minutes: int, memory: float):
+    """Never more time than a trial, whose time limit the cluster accepts."""
+    found = options.light(SETTINGS | {"mem_gb": 1.5}, trials)
+    assert (found["timeout_min"], found["mem_gb"]) == (minutes, memory)
+    assert options.light(SETTINGS, trials)["mem_gb"] is None
+
+
 def test_a_trial_that_has_a_job_is_not_submitted_again_and_other_arrays_wait_for_it():
     waiting, report = job_arrays([*TESTS[:1], *trainings("t1", 1)], {"t1"}, SETTINGS, 9, report=True)
     assert (waiting.trials, waiting.after) == (("t1-0",), ("t1",))

@@ -16,7 +16,11 @@ LAUNCHER = "hydra/launcher=slurm"
 NOTICE_SECONDS, NOTICE_SHARE = 120, 0.1
 NEVER_PARAMETERS = ("array", "dependency", "job-name", "name", "output", "error", "signal", "chdir", "time", "export")
 # Keys that the program reads itself, or that submitit has under another name.
-NOT_SUBMITITS = ("wait", "dry_run", "timeout_min", "mem_gb")
+NOT_SUBMITITS = ("wait", "dry_run", "timeout_min", "mem_gb", "array_size")
+# The time limit of the job that writes the report, and for how many trials it gets a minute more.
+REPORT_MINUTES, TRIALS_PER_MINUTE = 10, 200
+# The memory of that job for a sweep of a thousand trials, in GiB.
+REPORT_GB = 1.0
 
 LINE = Allowed(lambda value: isinstance(value, str), ("a text",))
 NAME = text("a name") | NULL
@@ -32,6 +36,7 @@ KEYS = {
     "cpus_per_task": whole(1, most=4096),
     "mem_gb": number(above=0, most=10**6) | NULL,
     "array_parallelism": whole(1, most=10**6),
+    "array_size": NULL | whole(1, most=10**6),
     "setup": list_of(LINE, "a list of shell lines"),
     "srun_args": list_of(LINE, "a list of arguments of srun"),
     "additional_parameters": (NULL | OPTIONS).described("sbatch's other long options, such as {reservation: mine}"),
@@ -73,8 +78,14 @@ def notice(timeout_min: int) -> int:
     return max(10, min(NOTICE_SECONDS, round(NOTICE_SHARE * 60 * timeout_min)))
 
 
-def light(settings: Settings) -> dict[str, Any]:
-    """The settings of the job that writes the report: one core, no GPU, ten minutes at most."""
+def light(settings: Settings, trials: int) -> dict[str, Any]:
+    """The settings of the job that writes the report on so many trials: one core, no GPU, and what they need.
+
+    Its time limit is at most that of a trial, which the cluster accepts; without `mem_gb` the cluster decides.
+    """
     others = {k: v for k, v in (settings["additional_parameters"] or {}).items() if not k.startswith(("gres", "gpu"))}
-    small = {"gpus_per_node": None, "cpus_per_task": 1, "timeout_min": min(10, settings["timeout_min"])}
+    minutes = min(REPORT_MINUTES + trials // TRIALS_PER_MINUTE, settings["timeout_min"])
+    asked = settings.get("mem_gb")
+    memory = asked and max(asked, REPORT_GB * (1 + trials / 1000))
+    small = {"gpus_per_node": None, "cpus_per_task": 1, "timeout_min": minutes, "mem_gb": memory}
     return {**settings, **small, "additional_parameters": others}

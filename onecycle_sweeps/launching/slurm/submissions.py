@@ -61,14 +61,16 @@ def job_arrays(
             arrays += in_parts(group, settings, largest, (needed,))
         arrays += in_parts(ready, settings, largest)
     if todo and report:
-        arrays.append(JobArray((), options.light(settings), tuple(entry.signature for entry in trials)))
+        arrays.append(JobArray((), options.light(settings, len(trials)), tuple(entry.signature for entry in trials)))
     return arrays
 
 
 def in_parts(
     trials: Sequence[Entry], settings: Settings, largest: int, after: tuple[str, ...] = ()
 ) -> Iterator[JobArray]:
-    """Trials as arrays of at most `largest` elements."""
+    """Trials as arrays of at most `largest` elements, and at most the setting `array_size`."""
+    # The record of an earlier submission may lack the key.
+    largest = min(largest, settings.get("array_size") or largest)
     for start in range(0, len(trials), largest):
         part = trials[start : start + largest]
         yield JobArray(tuple(entry.signature for entry in part), settings, after)
