@@ -211,7 +211,6 @@ def test_a_refusal_keeps_its_traceback(runs_dir: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("perform", [preflight.in_a_fork, preflight.in_a_fresh_process])
-@pytest.mark.usefixtures("warm_processes")
 def test_another_process_performs_the_checks_and_may_crash(runs_dir: Path, perform: Perform):
     assert perform([check(runs_dir), check(runs_dir, "optimizer=adam")]) is None
     refused = perform([check(runs_dir), check(runs_dir, *net("FailsInEvaluation"))])

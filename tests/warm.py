@@ -70,6 +70,10 @@ class Request(NamedTuple):
         """The place of the first word that is no plain option."""
         return next((place for place, word in enumerate(self.words) if word not in OPTIONS), len(self.words))
 
+    @property
+    def is_spawned(self) -> bool:
+        return any(word.startswith("from multiprocessing.spawn ") for word in self.words)
+
     def can_be_forked(self) -> bool:
         option, what = (*self.words[self.first : self.first + 2], "", "")[:2]
         is_ours = option == "-m" and what.partition(".")[0] == PROGRAM
@@ -178,7 +182,11 @@ def _attend(connection: socket.socket) -> NoReturn:
         # Nothing comes from a process that was killed.
         signal.pidfd_send_signal(ended, number[0] if number else signal.SIGKILL)
         if not number:
-            os._exit(0)
+            break
+    if request.is_spawned:
+        # The program kills the group of such a process, and knows only the number of the one in its place.
+        with suppress(ProcessLookupError):
+            os.killpg(command, signal.SIGKILL)
     _, status = os.waitpid(command, 0)
     with suppress(OSError):
         connection.send(status.to_bytes(4, "little"))
