@@ -178,7 +178,7 @@ def write_report(which: Sweep) -> int:
     comparison = report.compare(which)
     page, *others = report.write(comparison)
     report.show(comparison, Console(highlight=False))
-    say(f"report: {page}, and {len(others)} files beside it")
+    say(f"report (with {len(others)} files beside it): {page}")
     return 0
 
 

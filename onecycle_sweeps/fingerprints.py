@@ -175,7 +175,7 @@ def _named_in_data(node: Node) -> Iterator[tuple[str, list[Path]]]:
     top, listed = _top(node), []
     for number, name in enumerate(node.get("files") or ()):
         if not (paths := _matches(top, name)):
-            raise FileNotFoundError(f"data.files names {(top / name).absolute()}, and there is none")
+            raise FileNotFoundError(f"data.files names {(top / name).absolute()}, which does not exist")
         listed += paths
         yield f"files.{number}", paths
     others = {key: value for key, value in node.items() if key not in ("root", "files", *KEEPING_OF_DATA)}

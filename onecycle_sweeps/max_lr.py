@@ -114,13 +114,13 @@ class Verdict:
 
         read = range_tests.in_words(self.judgement.rates, range_tests.READ)
         rules = range_tests.in_words(self.suggestions, range_tests.PEERS)
-        lines = [self._in_words(), f"read from the curve: {read}", f"rules of peers: {rules or 'none'}"]
+        lines = [self._in_words(), f"read from the curve: {read}", f"rules of other tools: {rules or 'none'}"]
         return "\n".join([*lines, *self._notes()])
 
     def _repr_html_(self) -> str:
         from onecycle_sweeps.report.range_tests import PEERS, READ
 
-        kinds = (("", READ, self.judgement.rates), ("peers' rule ", PEERS, self.suggestions))
+        kinds = (("", READ, self.judgement.rates), ("other tools' rule ", PEERS, self.suggestions))
         shown = [
             (prefix + name.replace("_", " "), f"{rates[name]:.3g}")
             for prefix, names, rates in kinds

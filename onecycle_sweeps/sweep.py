@@ -162,8 +162,9 @@ def find(runs_dir: Path, name: str | None = None, on_skipped: Callable[[str], ob
         return load((exact or matching)[0])
     for latest in _latest_first(matching, on_skipped):
         return latest
-    wanted = f"no sweep begins with {name}" if name else "there is no sweep"
-    raise LookupError(f"{wanted} in {runs_dir / 'sweeps'}, which has {len(known)}; use runs_dir=... to look elsewhere")
+    place = f"{runs_dir / 'sweeps'}{f', which has {len(known)}' if known else ''}"
+    wanted = f"no sweep begins with {name}" if name else "there is no readable sweep" if known else "there is no sweep"
+    raise LookupError(f"{wanted} in {place}; use runs_dir=... to look elsewhere")
 
 
 def find_all(runs_dir: Path, on_skipped: Callable[[str], object] | None = None) -> Iterator[Sweep]:

@@ -55,6 +55,11 @@ def test_from_one_seed_nothing_is_claimed_and_more_seeds_are_asked_for():
     assert "onecycle reached 90.00 %" in text and "nothing can be claimed" in text and "seed=0,1,2 -m" in text
 
 
+def test_where_no_reasonable_number_of_seeds_would_do_that_is_said():
+    text = said({"constant": (0.80, 0.90, 0.85), "onecycle": (0.90, 0.82, 0.86)})
+    assert "not told apart from constant" in text and text.endswith("too few to show a difference of 0.50 points.")
+
+
 def test_a_single_policy_is_said_to_have_reached_what_it_reached():
     assert said({"onecycle": BETTER}) == "On fashion_mnist with simple_cnn, onecycle reached 90.12 % (3 seeds)."
 
@@ -88,7 +93,7 @@ def test_of_a_measure_that_falls_the_best_is_below_and_the_share_is_of_the_one_t
         for resolved in [{"measures": as_records([RMSE])}]
     ]
     text = answer(ABOUT, found, claims_of(found))
-    assert f"{best} reached rmse 1, 1 in rmse or 50 % below {other}" in text
+    assert f"{best} reached rmse 1, 1 (50 %) below {other}" in text
     assert ttest_rel(values[best], values[other]).pvalue < 0.05
 
 

@@ -86,7 +86,7 @@ def test_report_writes_its_files_and_prints_the_table(mixed: Sweep, capsys: pyte
     assert [line.split()[0] for line in out.splitlines() if line.startswith(("onecycle ", "step ", "clr "))]
     files = {path.name for path in mixed.report.iterdir()}
     assert files >= {"report.html", "trials.csv", "trajectories.png", "val_accuracy.png", "val_loss.png"}
-    assert out.splitlines()[-1] == f"report: {mixed.report / 'report.html'}, and {len(files) - 1} files beside it"
+    assert out.splitlines()[-1] == f"report (with {len(files) - 1} files beside it): {mixed.report / 'report.html'}"
     with (mixed.report / "trials.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(mixed.trials)
 

@@ -89,6 +89,11 @@ def test_a_note_says_how_to_tune_each_policy_if_all_share_a_rate(mixed: Sweep) -
     assert "All 4 policies shared max_lr=0.3 from one range test" in note and "max_lr_scale=0.3,1,3" in note
 
 
+def test_two_policies_that_share_a_rate_are_both(tmp_path: Path) -> None:
+    (note,) = report.compare(hand_made.two_policies(tmp_path)).notes
+    assert note.startswith("Both policies shared ")
+
+
 @pytest.mark.parametrize(
     "entries",
     [

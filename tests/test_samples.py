@@ -384,6 +384,11 @@ def test_arrays_have_parts_of_their_own_and_several_inputs(tmp_path: Path):
     assert rows.describe(source, SplitRule(0, 0, None)).val == 4
 
 
+def test_a_table_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"data\.path must be .*; there is no file .*absent\.csv$"):
+        tabular.csv(str(tmp_path / "absent.csv"), "price")
+
+
 def test_a_column_that_a_table_lacks_is_named(tmp_path: Path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"data\.label=price must be a column of .* which has x, y"):

@@ -254,6 +254,15 @@ def test_the_number_that_sbatch_prints_is_read(tmp_path: Path, monkeypatch: pyte
     assert Sbatch(tmp_path).submit_command("python -m mine") == "4711"
 
 
+def test_on_a_machine_without_a_cluster_the_error_says_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho scontrol: fatal: Could not establish a configuration source >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(client.SlurmError, match=r"configuration source; .*login node .*dry_run=true$"):
+        client.largest_array()
+
+
 def test_squeue_is_asked_for_this_users_jobs_and_its_columns_are_read_by_their_widths(monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, ...]] = []
 

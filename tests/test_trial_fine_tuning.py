@@ -164,5 +164,5 @@ def test_a_weights_file_that_goes_missing_fails_the_trial_with_that_line_and_can
 
 @pytest.mark.parametrize("model", ["torchvision", "timm"])
 def test_a_model_that_needs_a_name_asks_for_one(runs_dir: Path, model: str):
-    with pytest.raises(ConfigError, match=r"^model\.name has no default, it must be given: model\.name=\.\.\.$"):
+    with pytest.raises(ConfigError, match=r"^model\.name has no default: add model\.name=\.\.\."):
         planned(runs_dir, *SHORT, f"model={model}")

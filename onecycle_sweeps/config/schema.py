@@ -305,7 +305,7 @@ def check(config: Config) -> None:
     """Raise ConfigError for the first key with an invalid value."""
     for key, value in keys.leaves(config, lists=False):
         if value == "???":
-            raise ConfigError(f"{key} has no default, it must be given: {key}=...")
+            raise ConfigError(f"{key} has no default: add {key}=... to the command")
     for key in KEYS:
         if key.allowed is not None:
             check_value(key.name, node_of(config, key.name), key.allowed, optional=key.optional)

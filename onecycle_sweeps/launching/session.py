@@ -141,23 +141,23 @@ class Session:
 
     def _last_lines(self, remarks: Sequence[str], undelivered: str | None) -> tuple[Sequence[str], list[str]]:
         """The first remarks, and the paths, links and commands after them: together at most LINES_AT_END lines."""
-        which, page = _named(self.sweep, self.typed_in), f"report: {self.sweep.report / report.PAGE}"
+        which, page = _named(self.sweep, self.typed_in), self.sweep.report / report.PAGE
         entries = self.sweep.trials
         tests = [entry for entry in entries if entry.kind == RANGE_TEST] if len(entries) == 1 else []
         rest = [f"curve: {self.sweep.trial(entry.signature).path / 'range_test.png'}" for entry in tests]
-        link = f"MLflow: {tracking.overlay_link(self.sweep)}"
+        link = tracking.overlay_link(self.sweep)
         if undelivered:
             rest += [f"MLflow upload incomplete ({undelivered}); to retry:", f"{invocation()} sync {which}"]
         elif tracking.is_server(self.sweep.tracking_uri):
-            rest += [link]
+            rest += [f"MLflow: {link}"]
         else:
-            rest += [f"{link}  while this runs:", f"{invocation()} ui {which}"]
+            rest += [f"MLflow, served by the next line: {link}", f"{invocation()} ui {which}"]
         room = LINES_AT_END - 1 - len(rest)
         if len(remarks) <= room:
-            return remarks, [page, *rest]
+            return remarks, [f"report: {page}", *rest]
         shown = max(1, room - 1)
         more = len(remarks) - shown
-        told = f"{page}, with {more} further remark{'s' * (more > 1)}; to read {'them' if more > 1 else 'it'} here:"
+        told = f"report, with {more} further remark{'s' * (more > 1)} that the next line prints: {page}"
         return remarks[:shown], [told, f"{invocation()} report {which}", *rest]
 
     def close(self) -> None:

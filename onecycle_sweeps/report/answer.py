@@ -125,14 +125,18 @@ def _better(claim: Claim) -> str | None:
 
 
 def _gain(claim: Claim) -> str:
-    """By how much a side is better: `2.56 points above`."""
+    """By how much a side is better: `2.56 points above`, or `1.7 (3.1 %) below` after the measure's name."""
     found = claim.difference
     assert found
     share = found.relative
     if share is not None and claim.kind == "worse":
         # As a share of the side that is named, which here is not the claim's baseline.
         share = share / (1 + share) if share != -1 else None
-    amount = in_units(claim.headline, unsigned(claim.headline, abs(found.mean)), None if share is None else abs(share))
+    amount = unsigned(claim.headline, abs(found.mean))
+    if claim.headline.is_fraction:
+        amount = in_units(claim.headline, amount)
+    elif share is not None:
+        amount = f"{amount} ({100 * abs(share):.2g} %)"
     return f"{amount} {'above' if claim.headline.goal == 'max' else 'below'}"
 
 
@@ -154,7 +158,7 @@ def _undecided(claim: Claim, best: Family) -> tuple[str, str]:
     if found is None:
         return f"No seed has finished in both {best.name} and ", ""
     if found.pairs == 1:
-        return f"{FROM_ONE_SEED}: more seeds, such as seed=0,1,2 -m, tell whether it differs from ", ""
+        return f"{FROM_ONE_SEED} about its difference from ", "; add seeds, such as seed=0,1,2 -m"
     if _better(claim) is not None:
         return f"On the same seeds, however, {best.name} is worse than ", f" ({_evidence(claim)})"
     return "It is not told apart from ", "".join(_more_seeds(claim, found))
@@ -177,4 +181,4 @@ def _more_seeds(claim: Claim, found: Difference) -> Iterator[str]:
             yield f"; {more} more seed{'s' * (more > 1)} would show {amount}"
             return
     if wanted:
-        yield f"; {MOST_SEEDS} seeds would not show {amount}"
+        yield f"; even {MOST_SEEDS} seeds would be too few to show a difference of {amount}"

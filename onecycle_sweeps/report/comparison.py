@@ -159,7 +159,8 @@ def _notes(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> Iterable[str]:
     if len(policies) > 1 and one_test and not any("max_lr_scale" in entry.varies for entry in trained):
         rates = {rate for row in rows for rate in row.max_lrs}
         rate = f"max_lr={rates.pop():.3g}" if len(rates) == 1 else "one rate"
+        who = "Both" if len(policies) == 2 else f"All {len(policies)}"
         yield (
-            f"All {len(policies)} policies shared {rate} from one range test, which need not be the best rate of each: "
+            f"{who} policies shared {rate} from one range test, which need not be the best rate of each: "
             "max_lr_scale=0.3,1,3 tunes each policy on its own."
         )

@@ -184,13 +184,14 @@ def rate_lines(comparison: Comparison) -> Iterator[str]:
             if family.setting == setting
         ]
         where = f" (at {groups_of.group_name(setting)})" if setting else ""
-        yield f"max_lr: each policy at the best of up to {tried} rates{where}: {few(named, VALUES_SHOWN)}.{suggests}"
+        up_to = "" if all(family.tried == tried for family in found) else "up to "
+        yield f"max_lr: each policy at the best of {up_to}{tried} rates{where}: {few(named, VALUES_SHOWN)}.{suggests}"
     elif len(rates) == 1:
         rate = f"{rates.pop():.3g}"
         is_tested = all(family.members[0].entry.needs for family in found) and len(tested) == 1
-        how_sure = tested[0].partition(", ")[2] if is_tested else ""
-        source = f", from {words}{f' ({how_sure})' if how_sure else ''}" if is_tested else ""
-        yield f"{'All' if len(found) > 1 else 'Trained'} at max_lr={rate}{source}."
+        how_sure = tested[0].partition(", from ")[2] if is_tested else ""
+        source = f", the verdict of {words}{f' ({how_sure})' if how_sure else ''}" if is_tested else ""
+        yield f"{'All were trained' if len(found) > 1 else 'Trained'} at max_lr={rate}{source}."
     elif rates:
         each = "short trainings" if comparison.probes else "a range test"
         unsure = sum(text.endswith("ambiguous") for text in tested)

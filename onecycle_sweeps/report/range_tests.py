@@ -63,11 +63,12 @@ def in_words(rates: Mapping[str, float], names: Sequence[str]) -> str:
 
 
 def line(test: Outcome) -> str:
-    """A range test in a line: its verdict, what else was read from it, and what the rules of peers suggest."""
+    """A range test in a line: its verdict, what else was read from it, and what other tools' rules suggest."""
     if not (found := verdict(test)):
         return f"{test.name}: {test.status}"
     read, peers = (in_words(test.suggestions, names) for names in (READ, PEERS))
-    return f"{test.name}: {found}" + (f" ({read})" if read else "") + (f"; rules of peers: {peers}" if peers else "")
+    others = f"; rules of other tools: {peers}" if peers else ""
+    return f"{test.name}: {found}" + (f" ({read})" if read else "") + others
 
 
 def rates_of(test: Outcome) -> list[tuple[str, str, Style | None]]:

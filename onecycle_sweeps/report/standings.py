@@ -97,7 +97,7 @@ def columns(comparison: Comparison, parts: Sequence[SettingRows]) -> list[tuple[
 def caption(comparison: Comparison) -> str:
     """How to read the table."""
     headline, claims = comparison.headline, comparison.claims.claims
-    order = f"in order of final val {headline.name}, which is no claim"
+    order = f"in order of final val {headline.name}, which is not itself a claim"
     text = f"Mean ± standard deviation over the finished seeds, {order}."
     if any(len(family.rates) > 1 for family in families(comparison.outcomes)):
         text += " Each policy at its best rate."

@@ -139,7 +139,8 @@ def caption(comparison: Comparison) -> str:
     """How to read the table."""
     headline = comparison.headline
     text = (
-        f"Mean ± standard deviation over the finished seeds, in order of final val {headline.name}, which is no claim."
+        "Mean ± standard deviation over the finished seeds, "
+        f"in order of final val {headline.name}, which is not itself a claim."
     )
     if comparison.diverged and math.isfinite(headline.worst):
         text += (

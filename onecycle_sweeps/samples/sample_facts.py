@@ -106,7 +106,7 @@ def leaks(digests: Mapping[str, Sequence[bytes]], unit: str) -> Iterator[str]:
     for name, part in digests.items():
         shared = 0 if name == "train" else sum(one in trained_on for one in part)
         if shared:
-            yield f"{shared} of {len(part)} {name} {unit} are among the training {unit} too"
+            yield f"{shared} of {len(part)} {name} {unit} are among the training {unit} too, by their inputs"
 
 
 def missing_classes(present: Mapping[str, np.ndarray], names: Sequence[str]) -> Iterator[str]:

@@ -17,7 +17,7 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
 
     file = Path(path).expanduser()
     if not file.is_file():
-        raise ValueError(f"data.path must be the path of a CSV or Parquet file, and {file.absolute()} is none")
+        raise ValueError(f"data.path must be the path of a CSV or Parquet file; there is no file {file.absolute()}")
     try:
         frame = pandas.read_parquet(file) if file.suffix in (".parquet", ".pq") else pandas.read_csv(file)
     except (ValueError, OSError) as error:

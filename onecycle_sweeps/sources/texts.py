@@ -30,7 +30,8 @@ def read(path: str) -> str:
     place = Path(path).expanduser()
     found = sorted(place.glob("**/*.txt")) if place.is_dir() else sorted(map(Path, glob.glob(str(place))))
     if not found:
-        raise ValueError(f"data.path must name a text file or a folder of .txt files, and {place.absolute()} is none")
+        where = place.absolute()
+        raise ValueError(f"data.path must name a text file or a folder of .txt files; there is none at {where}")
     texts = []
     for file in found:
         try:

@@ -16,6 +16,9 @@ UNREACHABLE = (
     *("Unable to contact slurm controller", "did not answer", "Socket timed out", "Connection refused"),
     *("Connection reset", "Connection timed out", "Zero Bytes were transmitted"),
 )
+# What SLURM's programs say on a machine that belongs to no cluster, and what to do there.
+NO_CLUSTER = "Could not establish a configuration source"
+ON_A_LOGIN_NODE = "run this on a login node of the cluster, or try it here with hydra.launcher.dry_run=true"
 NO_ACCOUNTING = ("accounting storage is disabled", "not on the PATH")
 # squeue's columns and their widths: every version pads and cuts by width, not every one takes a separator.
 COLUMNS = {
@@ -155,7 +158,8 @@ def run(*command: str, stdin: str | None = None) -> str:
     except subprocess.TimeoutExpired as error:
         raise SlurmError(f"{command[0]} did not answer within {TIMEOUT_SECONDS} s") from error
     if done.returncode:
-        raise SlurmError((done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1])
+        line = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise SlurmError(f"{line}; {ON_A_LOGIN_NODE}" if NO_CLUSTER in line else line)
     return done.stdout
 
 
