@@ -60,6 +60,15 @@ def test_where_no_reasonable_number_of_seeds_would_do_that_is_said():
     assert "not told apart from constant" in text and text.endswith("too few to show a difference of 0.50 points.")
 
 
+def test_one_seed_in_common_is_not_said_to_be_all_seeds_of_the_best_and_a_divergence_explains_its_place():
+    """The mean of the finished seeds of clr is the highest, but two of its three diverged."""
+    found = outcomes({"clr": (0.93, 0.9, 0.9), "onecycle": BETTER})
+    found = [replace(o, status="diverged", result={}) if o.entry.signature in ("clr1", "clr2") else o for o in found]
+    text = answer(ABOUT, found, claims_of(found))
+    assert "onecycle reached 90.12 %" in text and "clr (93.00 %, 2 of 3 seeds diverged)" in text
+    assert "only one finished seed in common" in text and "one seed nothing" not in text
+
+
 def test_a_single_policy_is_said_to_have_reached_what_it_reached():
     assert said({"onecycle": BETTER}) == "On fashion_mnist with simple_cnn, onecycle reached 90.12 % (3 seeds)."
 

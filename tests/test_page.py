@@ -23,7 +23,7 @@ from hand_made import entry, range_test_entry, training
 from kinds_of_sweeps import KINDS
 from onecycle_sweeps import report
 from onecycle_sweeps.policies import OneCycle
-from onecycle_sweeps.report import canvas, figures, tables
+from onecycle_sweeps.report import canvas, figures, page, standings, tables
 from onecycle_sweeps.report.claims import MINUS, Claim
 from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.page import SCRIPT
@@ -355,6 +355,38 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 
 @pytest.mark.slow
+def rate_lines(made: Sweep) -> str:
+    return " ".join(page.rate_lines(compare(made)))
+
+
+def test_a_rate_that_is_not_the_range_tests_is_not_said_to_be_from_it(default: Sweep, tmp_path: Path) -> None:
+    assert "max_lr=0.3" in rate_lines(default) and "suggests max_lr=0.2" in rate_lines(default)
+    assert "verdict of" not in rate_lines(default)
+    assert "max_lr=0.3, the verdict of the range test" in rate_lines(hand_made.mixed(tmp_path))
+
+
+def test_policies_that_tried_as_many_rates_are_at_the_best_of_so_many(tmp_path: Path) -> None:
+    assert "the best of 5 rates" in rate_lines(KINDS["rates"](tmp_path))
+
+
+def test_the_caption_says_where_diverged_trials_stand_in_the_order(tmp_path: Path) -> None:
+    caption = standings.caption(compare(hand_made.mixed(tmp_path)))
+    assert "accuracy 0" in caption and "t-test" not in caption, "no pair of two seeds was tested"
+
+
+def test_the_figure_of_differences_says_what_a_row_of_two_names_is(default: Sweep) -> None:
+    comparison = compare(default)
+    groups = figures.shown_groups([row.group for row in comparison.rows], comparison.outcomes)
+    (plot,) = (one for one in report.plots(comparison, groups) if one.name == "differences")
+    assert "the first minus the second" in " ".join(plot.panels[0].captions)
+
+
+def test_the_curves_are_said_to_be_of_the_measures_that_are_drawn(tmp_path: Path) -> None:
+    """Of the regression, only the loss was evaluated on the way."""
+    text = hand_made.page(KINDS["regression"](tmp_path)).read_text()
+    assert "in the course of training: loss." in text
+
+
 def test_what_a_claim_says_stands_once_on_the_page(default: Sweep) -> None:
     text, claims = page_of(default).text, compare(default).claims.claims
     assert len(claims) == 4

@@ -33,6 +33,26 @@ OVERLAPPING = """() => [...document.querySelectorAll('svg.drawn')].flatMap(drawi
         Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.2 * Math.min(a.height, b.height)
     ).map(([other]) => [one, other]));
 })"""
+# Numbers of a name and short words of a heading that break in their midst.
+BROKEN = """() => {
+    const lines = range => new Set([...range.getClientRects()].filter(box => box.width).map(box => box.top)).size;
+    const found = [...document.querySelectorAll('.number')].map(number => {
+        const range = document.createRange();
+        range.selectNodeContents(number);
+        return range;
+    });
+    for (const text of [...document.querySelectorAll('thead th')].map(head => head.firstChild)) {
+        if (text?.nodeType !== Node.TEXT_NODE) continue;
+        for (const word of text.data.matchAll(/\\S+/g)) {
+            if (word[0].length > 12) continue;
+            const range = document.createRange();
+            range.setStart(text, word.index);
+            range.setEnd(text, word.index + word[0].length);
+            found.push(range);
+        }
+    }
+    return found.filter(range => lines(range) > 1).map(String);
+}"""
 COLOURS = """() => ({
     paper: getComputedStyle(document.body).backgroundColor,
     ink: getComputedStyle(document.querySelector('svg.drawn text')).fill,
@@ -145,8 +165,19 @@ def test_the_page_of_each_kind_of_sweep_is_whole_wide_and_narrow(tab: Any, kind:
         tab.set_viewport_size({"width": width, "height": 800})
         tab.goto(path.as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert [tab.evaluate(found) for found in (CUT_OFF, CLIPPED, OVERLAPPING)] == [[], [], []]
+        assert [tab.evaluate(found) for found in (CUT_OFF, CLIPPED, OVERLAPPING, BROKEN)] == [[], [], [], []]
+    tab.set_viewport_size({"width": 680, "height": 1000})
+    tab.emulate_media(media="print")
+    assert tab.evaluate(BROKEN) == []
     assert said == []
+
+
+@pytest.mark.slow
+def test_a_stability_map_of_four_momenta_needs_no_scrolling(tab: Any, tmp_path: Path) -> None:
+    tab.set_viewport_size({"width": 1280, "height": 800})
+    tab.goto(hand_made.page(KINDS["stability map"](tmp_path)).as_uri())
+    assert tab.locator(".wide:has(table.map)").count() == 2
+    assert tab.locator(".scrolls:has(table.map)").count() == 0
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,13 @@ def test_the_table_has_the_difference_from_the_baseline_with_its_interval_and_p(
     assert " to +" in row and "±" in row and "3/3" in row
 
 
+def test_long_names_leave_room_for_the_interval_and_keep_each_row_on_a_line(tmp_path: Path):
+    lines = printed(KINDS["groups"](tmp_path), 120)
+    rows = [line for line in lines if "2/2" in line]
+    assert len(rows) == 30 and all("±" in row for row in rows)
+    assert any(" to +" in row for row in rows)
+
+
 def test_a_negative_difference_has_the_same_sign_as_in_the_report(tmp_path: Path):
     made = hand_made.sweep(tmp_path, *(entry(f"{p}{s}", p, s) for p in ("constant", "clr") for s in range(3)))
     for one in made.trials:

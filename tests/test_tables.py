@@ -89,6 +89,15 @@ def test_a_sweep_of_range_tests_alone_shows_their_verdicts(tmp_path: Path) -> No
     assert "max_lr=0.4" in comparison.answer
 
 
+def test_the_answer_of_two_range_tests_says_which_suggests_what(tmp_path: Path) -> None:
+    tests = {"64": 0.4, "128": 0.8}
+    sweep = hand_made.sweep(tmp_path, *(Entry(size, RANGE_TEST, {"batch_size": size}) for size in tests))
+    for size, rate in tests.items():
+        hand_made.range_test(sweep.trial(size), [(0.1, 2.0, 2.0)], suggestions={"max_lr": rate})
+    answer = report.compare(sweep).answer
+    assert "max_lr=0.4 at batch_size=64" in answer and "max_lr=0.8 at batch_size=128" in answer
+
+
 def test_seeds_at_different_rates_show_the_range_of_rates(tmp_path: Path) -> None:
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0), entry("b", "step", 1))
     for name, rate in (("a", 0.1), ("b", 0.4)):

@@ -10,7 +10,7 @@ from onecycle_sweeps.report.groups import Family, group_name
 from onecycle_sweeps.report.range_tests import VERDICT, verdict
 from onecycle_sweeps.report.statistics import Difference, detectable_effect, spread
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN
-from onecycle_sweeps.trial_folder import ENDED
+from onecycle_sweeps.trial_folder import DIVERGED, ENDED
 
 # A difference that is worth more seeds: half a point, or one per cent of a measure that is no fraction.
 POINTS, SHARE = 0.005, 0.01
@@ -40,7 +40,9 @@ def answer(choices: Mapping[str, str], outcomes: Sequence[Outcome], claims: Clai
     for name in (*first, *second):
         other, claim = compared[name]
         if _better(claim) != best.name:
-            others_said.setdefault(_undecided(claim, best), []).append(f"{name} ({_value(other, outcomes)})")
+            others_said.setdefault(_undecided(claim, best), []).append(
+                f"{name} ({_value_and_divergence(other, outcomes)})"
+            )
         else:
             gains += f"{', ' if not gains else ' and '}{_gain(claim)} {name} ({_evidence(claim)})"
     sentences = [f"{before}{' or '.join(names)}{after}." for (before, after), names in others_said.items()]
@@ -95,8 +97,12 @@ def _range_tests(outcomes: Sequence[Outcome]) -> str:
         ends = Counter(outcome.status for outcome in trained or outcomes)
         told = f": {', '.join(f'{count} {status}' for status, count in ends.items())}"
         return f"no {'training' if trained else 'range test'} has finished{' yet' if ends.keys() - {*ENDED} else told}."
-    if len(found) < 3:
-        return f"the range test{'s suggest' if len(found) > 1 else ' suggests'} {'; '.join(found)}."
+    if len(found) == 1:
+        return f"the range test suggests {found[0]}."
+    if len(found) == 2:
+        places = [o.entry.group for o in outcomes if verdict(o)]
+        named = [f"{text} at {group_name(place)}" if place else text for text, place in zip(found, places, strict=True)]
+        return f"the range tests suggest {'; '.join(named)}."
     rates = [o.suggestions[VERDICT] for o in outcomes if VERDICT in o.suggestions]
     return f"the {len(found)} range tests suggest max_lr from {min(rates):.3g} to {max(rates):.3g}."
 
@@ -109,6 +115,13 @@ def _value(family: Family, outcomes: Sequence[Outcome]) -> str:
         return "no final value"
     text = headline.text(found.mean)
     return text if headline.name == "accuracy" else f"{headline.name} {text}"
+
+
+def _value_and_divergence(family: Family, outcomes: Sequence[Outcome]) -> str:
+    """The same, with the seeds that diverged, which count in the order of the families and not in the mean."""
+    diverged = sum(outcome.status == DIVERGED for outcome in family.members)
+    lost = f", {diverged} of {len(family.members)} seeds diverged" if diverged else ""
+    return f"{_value(family, outcomes)}{lost}"
 
 
 def _claim(claims: Sequence[Claim], one: Family, other: Family) -> Claim | None:
@@ -157,6 +170,8 @@ def _undecided(claim: Claim, best: Family) -> tuple[str, str]:
         return "There is no verdict on ", ", which was picked from a different number of rates"
     if found is None:
         return f"No seed has finished in both {best.name} and ", ""
+    if found.pairs == 1 and sum(outcome.finished for outcome in best.members) > 1:
+        return "It has only one finished seed in common with ", ", from which nothing can be claimed"
     if found.pairs == 1:
         return f"{FROM_ONE_SEED} about its difference from ", "; add seeds, such as seed=0,1,2 -m"
     if _better(claim) is not None:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from onecycle_sweeps import files
 from onecycle_sweeps.measures import recorded
@@ -40,6 +40,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = TEMPLATES / "page.js"
 # Of many values of a key, the first are listed.
 VALUES_SHOWN = 12
+# Of many trials without a plan, the first are named.
+UNKNOWN_SHOWN = 3
 # Keys of a config that are useless elsewhere, because they say where data lie.
 OF_THIS_MACHINE = ("root", "path", "files", "download", "max_cached_gb", "weights_file", "_target_")
 
@@ -99,7 +101,7 @@ def write_page(
             difference_about=f"Differences in {comparison.claims.measure.removeprefix('final/').replace('_', ' ')}.",
             courses=courses,
             course_panels=_course_panels(courses),
-            course_words=few([measure.name for measure in recorded(comparison.measures)], VALUES_SHOWN),
+            course_words=few([course.name.removeprefix("val_") for course in courses], VALUES_SHOWN),
             course_files=[f"{course.name}.{form}" for course in courses for form in ("png", "svg")],
             as_planned=_as_planned(groups),
             range_summary=range_tests.summary(comparison.range_tests) if many_tests else None,
@@ -189,6 +191,9 @@ def rate_lines(comparison: Comparison) -> Iterator[str]:
     elif len(rates) == 1:
         rate = f"{rates.pop():.3g}"
         is_tested = all(family.members[0].entry.needs for family in found) and len(tested) == 1
+        if is_tested and tested[0].partition(",")[0] != f"max_lr={rate}":
+            yield f"{'All were trained' if len(found) > 1 else 'Trained'} at max_lr={rate}.{suggests}"
+            return
         how_sure = tested[0].partition(", from ")[2] if is_tested else ""
         source = f", the verdict of {words}{f' ({how_sure})' if how_sure else ''}" if is_tested else ""
         yield f"{'All were trained' if len(found) > 1 else 'Trained'} at max_lr={rate}{source}."
@@ -222,7 +227,7 @@ def environment() -> "Environment":
     made.globals |= {"pick_sentence": pick_sentence}
     made.globals |= {"next_command": stability.next_command, "curves_panel": stability.curves_panel}
     made.globals |= {"curves_legend": stability.curves_legend}
-    made.filters |= {"slug": _slug}
+    made.filters |= {"slug": _slug, "unbroken": _unbroken}
     made.filters |= {"moment": _moment, "final_value": _final_value}
     return made
 
@@ -338,7 +343,7 @@ def _as_planned(groups: ShownGroups) -> str:
             f"trial{'s' * (len(examples) > 1)} shown."
         )
     if unknown:
-        sentences.append(f"No plan to compare with: {'; '.join(unknown)}.")
+        sentences.append(f"No plan to compare with: {few(unknown, UNKNOWN_SHOWN)}.")
     return " ".join(sentences)
 
 
@@ -385,6 +390,11 @@ def by_figure(written: Iterable[Path]) -> list[list[str]]:
 def _slug(heading: str) -> str:
     """A heading as the id of its section."""
     return re.sub(r"\W+", "-", heading.lower()).strip("-") or "section"
+
+
+def _unbroken(text: str) -> Markup:
+    """A text whose numbers, such as 1e-3, do not break at their minus sign."""
+    return Markup(re.sub(r"[0-9.]+e-[0-9]+", r'<span class="number">\g<0></span>', str(escape(text))))
 
 
 def _moment(seconds: float) -> str:

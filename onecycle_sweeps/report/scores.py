@@ -56,7 +56,7 @@ def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownG
     # As in the table: first what the claims with the baseline say, best first; then the others.
     ordered = sorted(known, key=lambda claim: (claim.baseline != known[0].baseline, order.get(claim.name, len(order))))
     shown = ordered[:ROWS_SHOWN]
-    headline = shown[0].headline
+    headline, baseline = shown[0].headline, shown[0].baseline
     better = "right of 0: better" if headline.goal == "max" else "left of 0: better"
     pairs = sorted({claim.difference.pairs for claim in shown if claim.difference})
     seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
@@ -65,9 +65,9 @@ def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownG
     bar = f"; bar: its 95 % interval{adjusted}" if has_intervals else ""
     words = (
         f"Dot: mean difference over {seeds} paired seed{'s' * (pairs != [1])}{bar}; {better}.",
+        *(["Rows with two names: the first minus the second."] if any(c.baseline != baseline for c in shown) else []),
         *([f"The first {ROWS_SHOWN} of {len(known)}."] if len(known) > ROWS_SHOWN else []),
     )
-    baseline = shown[0].baseline
     names = [_named(claim, baseline) for claim in shown]
     rows = [
         IntervalRow(

@@ -101,9 +101,8 @@ def caption(comparison: Comparison) -> str:
     text = f"Mean ± standard deviation over the finished seeds, {order}."
     if any(len(family.rates) > 1 for family in families(comparison.outcomes)):
         text += " Each policy at its best rate."
-    if comparison.diverged:
-        text += " Diverged trials are counted but not in the means."
-    if claims:
+    text += tables.place_of_diverged(comparison)
+    if any(claim.tested for claim in claims):
         adjusted = ", interval and p-value adjusted by Holm's method" if max(c.tested for c in claims) > 1 else ""
         text += f" Differences are paired by seed and tested by a paired t-test{adjusted}."
     if any(claim.difference and claim.difference.detectable is not None for claim in claims):
@@ -167,8 +166,8 @@ def own_keys(standings: Sequence[Standing]) -> list[str]:
 
 
 def _wrapped(key: str) -> str:
-    """A key as a header that may wrap at its dots."""
-    return key.replace(".", ".\n")
+    """A key or a family's name as a header that wraps at its dots and spaces."""
+    return key.replace(".", ".\n").replace(" ", "\n")
 
 
 def _value(split: str, measure: Measure, metric: str) -> tuple[str, Callable[[Standing], str]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from onecycle_sweeps.measures import MINUS
 from onecycle_sweeps.report import figures, range_tests, standings, tables
 from onecycle_sweeps.report.claims import FROM_ONE_SEED
 from onecycle_sweeps.report.comparison import Comparison
@@ -12,6 +13,8 @@ from onecycle_sweeps.report.groups import families
 
 # Where there is no room for all columns, these are left to the page, the first of them first.
 SPARED = ("detectable", "seconds", "shown", "speed-up", "steps to", "p", "95 % interval")
+# A longer name of a pair may break before its second name.
+LONG = 24
 # The narrowest gap between two columns.
 GAP = 1
 Columns = Sequence[tuple[str, list[str]]]
@@ -39,6 +42,8 @@ def contents(comparison: Comparison, width: int | None = None) -> tables.Cells:
         (header, [cell(one) for part in parts for one in part.standings])
         for header, cell in standings.columns(comparison, parts)
     ]
+    header, names = columns[0]
+    columns[0] = header, [name.replace(f" {MINUS} ", f"\n{MINUS} ") if len(name) > LONG else name for name in names]
     if len(parts) > 1:
         settings = [part.setting for part in parts for _ in part.standings]
         header, names = columns[0]

@@ -137,19 +137,23 @@ def markdown(comparison: Comparison) -> str:
 
 def caption(comparison: Comparison) -> str:
     """How to read the table."""
-    headline = comparison.headline
-    text = (
-        "Mean ± standard deviation over the finished seeds, "
-        f"in order of final val {headline.name}, which is not itself a claim."
+    order = f"in order of final val {comparison.headline.name}, which is not itself a claim"
+    return (
+        f"Mean ± standard deviation over the finished seeds, {order}.{place_of_diverged(comparison)}"
+        f"{resolution(comparison)}"
     )
-    if comparison.diverged and math.isfinite(headline.worst):
-        text += (
-            " Diverged trials are counted but not in the means; only in the order they count with "
-            f"{headline.name} {headline.worst:g}."
-        )
-    elif comparison.diverged:
-        text += " Diverged trials are counted but not in the means; rows with a smaller share of them come first."
-    return text + resolution(comparison)
+
+
+def place_of_diverged(comparison: Comparison) -> str:
+    """How diverged trials count in the order of the rows, as a sentence of a caption; empty if none diverged."""
+    headline = comparison.headline
+    if not comparison.diverged:
+        return ""
+    if math.isfinite(headline.worst):
+        counted = f"only in the order they count with {headline.name} {headline.worst:g}"
+    else:
+        counted = "rows with a smaller share of them come first"
+    return f" Diverged trials are counted but not in the means; {counted}."
 
 
 def resolution(comparison: Comparison) -> str:
@@ -303,12 +307,14 @@ def measured(value: Spread | None, measure: Measure) -> str:
 def terminal_table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> Table:
     """The rows as a rich table, at most `width` characters wide; a newline marks where a cell may wrap.
 
-    If it does not fit, deviations move below their means, and at last names wrap. Without a width nothing wraps.
+    If it does not fit, names break at their newlines, then deviations move below their means, and at last names wrap.
+    Without a width nothing wraps.
     """
     if width is None:
         headers = [_flat(header) for header in headers]
     flat = [[_flat(cell) for cell in row] for row in rows]
-    layouts = [(flat, 2), (flat, 1), (rows, 1)]
+    broken = [[row[0], *cells[1:]] for row, cells in zip(rows, flat, strict=True)]
+    layouts = [(flat, 2), (flat, 1), (broken, 1), (rows, 1)]
     fitting = (layout for layout in layouts if natural_width([headers, *layout[0]], layout[1]) <= (width or math.inf))
     cells, gap = next(fitting, layouts[-1])
     natural = natural_width([headers, *cells], gap)
