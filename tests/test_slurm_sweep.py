@@ -1,5 +1,6 @@
 """A sweep on a real cluster from its command to its table."""
 
+import getpass
 import json
 from pathlib import Path
 
@@ -91,3 +92,20 @@ def test_an_experiment_that_chooses_the_cluster_runs_there_as_hydra_runs_jobs(cl
     assert done.returncode == 0, done.stderr
     check_noted(tmp_path, program.sweep_of(tmp_path))
     assert list(program.sweep_of(tmp_path).folder.glob("jobs/*.json"))
+
+
+@pytest.mark.parametrize(
+    "cluster", ["accounting, --set MaxArraySize=4, --set AccountingStorageEnforce=associations,limits"], indirect=True
+)
+def test_a_sweep_larger_than_the_users_limit_of_jobs_is_submitted_as_jobs_end(cluster: Cluster, tmp_path: Path):
+    user = getpass.getuser()
+    cluster.run("sacctmgr", "-i", "modify", "user", f"name={user}", "set", "MaxSubmitJobs=3")
+    cluster.wait_for(lambda: "MaxSubmitJobs=3" in cluster.run("scontrol", "show", "assoc_mgr", "flags=assoc"), "limit")
+    words = ("policy=constant,onecycle", "epochs=1", "max_lr=0.1", "seed=0,1,2,3")
+    process = start(cluster, tmp_path, *words)
+    assert ends(process, tmp_path) == 0, said(tmp_path)
+    whole = program.sweep_of(tmp_path)
+    assert len(whole.trials) == 8
+    assert all(whole.trial(entry.signature).state().status == "finished" for entry in whole.trials)
+    assert "wait until other jobs of yours end" in said(tmp_path) and "MaxSubmitJob" in said(tmp_path)
+    assert all(len(journal.attempts(whole.trial(entry.signature).journal)) == 1 for entry in whole.trials)

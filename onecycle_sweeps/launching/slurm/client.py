@@ -12,6 +12,8 @@ from typing import TypeVar
 TIMEOUT_SECONDS = 60
 # Pauses before an unreachable controller is tried again, after SLURM's programs have waited nine seconds themselves.
 RETRY_PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0)
+# What SLURM says where a limit of the association or QOS leaves no room for another job.
+FULL = ("MaxSubmitJob", "GrpSubmitJob")
 UNREACHABLE = (
     *("Unable to contact slurm controller", "did not answer", "Socket timed out", "Connection refused"),
     *("Connection reset", "Connection timed out", "Zero Bytes were transmitted"),
@@ -138,6 +140,11 @@ def with_retries(call: Callable[[], T]) -> T:
 def is_unreachable(error: SlurmError) -> bool:
     """Whether the error says that the controller did not answer, so that trying again may help."""
     return any(words in str(error) for words in UNREACHABLE)
+
+
+def is_full(error: SlurmError) -> bool:
+    """Whether the error says that the user may have no more jobs, so that some may be submitted as others end."""
+    return any(words in str(error) for words in FULL)
 
 
 def run(*command: str, stdin: str | None = None) -> str:

@@ -12,12 +12,10 @@ from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.journal import Attempt
 from onecycle_sweeps.launching.slurm import client, submissions
 from onecycle_sweeps.launching.slurm.client import Job, Snapshot
-from onecycle_sweeps.launching.slurm.submissions import Submission
+from onecycle_sweeps.launching.slurm.submissions import ENDED, Submission
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import LOST, QUEUED, RUNNING, STOPPED, TrialFolder, is_own
 
-# The status of a job in job.json after its end.
-ENDED = "ended"
 # After so many attempts in a row that saved no later step, a trial has failed.
 MAX_FUTILE_ATTEMPTS = 4
 TAIL_BYTES = 4096

@@ -1,12 +1,14 @@
 """sbatch files and their submission, by private functions of submitit 1.5, which a test checks for."""
 
+import io
+import math
 import os
 import shlex
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,11 +42,15 @@ class Sbatch(SlurmExecutor):
     def submit_command(self, command: str) -> str:
         """Submit a command and return its job's number. Raises SlurmError with sbatch's message."""
         try:
-            with _environment_outside_jobs():
+            # Submitit prints what sbatch says, which is in the error too.
+            with _environment_outside_jobs(), redirect_stderr(io.StringIO()):
                 return self._submit_command(command).job_id
         except (FailedJobError, FailedSubmissionError) as error:
-            lines = [line for line in str(error).splitlines() if "sbatch:" in line] or str(error).splitlines()
-            raise SlurmError(lines[-1].strip()) from error
+            lines = [line.strip() for line in str(error).splitlines() if "sbatch:" in line]
+            lines = lines or [str(error).splitlines()[-1].strip()]
+            # The line before the last one names the limit that a job violates.
+            last, names = lines[-1], [line for line in lines[:-1] if line.endswith("Limit")]
+            raise SlurmError(f"{last} ({names[-1].split()[-1]})" if names else last) from error
 
 
 def submit(
@@ -75,6 +81,41 @@ def submit(
         raise
     made.write(path)
     return made
+
+
+def submit_in_parts(
+    sweep: Sweep, array: JobArray, since: float, after: Sequence[str] = (), *, resubmit: bool = False
+) -> Iterator[Submission]:
+    """Submit an array as `submit` does, in smaller parts where the user may have only so many jobs.
+
+    Raises SlurmError, also if there is no room for a single job; what was submitted before stays.
+    """
+    left, size = array.trials, max(1, len(array.trials))
+    while True:
+        try:
+            yield submit(sweep, replace(array, trials=left[:size]), since, after, resubmit=resubmit)
+        except SlurmError as error:
+            if size == 1 or not client.is_full(error):
+                raise
+            size = math.ceil(size / 2)
+            continue
+        left = left[size:]
+        if not left:
+            return
+
+
+def postpone(sweep: Sweep, arrays: Sequence[JobArray], since: float, cause: str) -> int:
+    """Record that arrays wait until there is room for their jobs; returns the number of their trials."""
+    for array in arrays:
+        made = Submission(
+            f"onecycle-{sweep.id}-{uuid.uuid4().hex[:8]}", array.trials, dict(array.settings), since, since
+        )
+        submissions.folder(sweep).mkdir(mode=0o700, parents=True, exist_ok=True)
+        made.write(path := submissions.path_of(sweep, made.name))
+        for index, signature in enumerate(array.trials):
+            record = {"submission": str(path.relative_to(sweep.runs_dir)), "index": index, "status": submissions.ENDED}
+            sweep.trial(signature).write("job", record | {"cause": cause, "again": True, "tries": 0})
+    return sum(len(array.trials) for array in arrays)
 
 
 def text(sweep: Sweep, array: JobArray, name: str, after: Sequence[str]) -> str:

@@ -19,6 +19,8 @@ from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Entry, Sweep
 
 # So long after the record was written, the sbatch of a launching process that died may still be running.
 IN_FLIGHT_SECONDS = 30.0
+# The status of a job in job.json after its end, or while its trial waits for room among the user's jobs.
+ENDED = "ended"
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ class Submission:
     def write(self, path: Path) -> None:
         """Write the record atomically."""
         write_json(path, asdict(self))
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The job of each trial, once SLURM has given the array its number."""
+        return JobArray(self.trials, self.settings).ids(str(self.array)) if self.array else {}
 
     @property
     def is_in_flight(self) -> bool:

@@ -1,13 +1,14 @@
 """A sweep's jobs from submission to end: submitted in order, watched, resubmitted after a time limit, or cancelled."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.slurm import client, jobs, sbatch, submissions
 from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.launching.slurm.options import Settings
-from onecycle_sweeps.launching.slurm.submissions import Submission
+from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING, check_owner, is_own
 
@@ -44,23 +45,30 @@ def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, rep
         since = time.time()
         queued = {job.trial.signature: job.id for job in jobs.open_jobs(sweep) if job.submission.array}
         largest = client.with_retries(client.largest_array) if any(e.signature not in queued for e in trials) else 1
-        for array in submissions.job_arrays(trials, queued, settings, largest, report=report):
+        arrays = submissions.job_arrays(trials, queued, settings, largest, report=report)
+        for number, array in enumerate(arrays):
             try:
-                made = sbatch.submit(sweep, array, since, submissions.dependencies(array.after, queued))
+                after = submissions.dependencies(array.after, queued)
+                for made in sbatch.submit_in_parts(sweep, array, since, after):
+                    queued |= made.ids
+                    yield _describe(made)
             except SlurmError as error:
-                if array.trials:
+                if not array.trials:
+                    yield f"the job that writes the report was refused ({error}): use the verb report"
+                elif client.is_full(error):
+                    count = _postpone(sweep, arrays[number:], queued, since)
+                    what = "trial waits" if count == 1 else "trials wait"
+                    yield f"{count} {what} until other jobs of yours end: {error}"
+                else:
                     raise
-                yield f"the job that writes the report was refused ({error}): use the verb report"
                 return
-            queued |= array.ids(str(made.array))
-            yield _describe(made)
 
 
 def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
     """Yield each change of the trials' status, until all have ended or those that are left have no job.
 
-    A trial whose job was ended by a time limit, a preemption or its node's failure is submitted again. Of another
-    user's sweep only what the trials' folders record is shown.
+    A trial whose job was ended by a time limit, a preemption or its node's failure is submitted again, and so is one
+    that waits for room among the user's jobs. Of another user's sweep only what the trials' folders record is shown.
     """
     last: dict[str, str] = {}
     began, queried, remarks = time.monotonic(), -MAX_QUERY_SECONDS, []
@@ -111,7 +119,11 @@ def _update_and_resubmit(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
             return []
         remarks = jobs.update(sweep)
         left = [
-            e for e in trials if _may_be_resubmitted(sweep, e) and sweep.trial(e.signature).state().status == WAITING
+            e
+            for e in trials
+            if _may_be_resubmitted(sweep, e)
+            and sweep.trial(e.signature).state().status == WAITING
+            and (e.needs is None or sweep.trial(e.needs).state().status in ENDED)
         ]
         try:
             return [*remarks, *_resubmit(sweep, left)]
@@ -139,8 +151,25 @@ def _resubmit(sweep: Sweep, trials: Sequence[Entry]) -> Iterator[str]:
             earlier.setdefault(submission.name, (submission, []))[1].append(entry)
     for submission, entries in earlier.values():
         largest = client.with_retries(client.largest_array)
-        for array in submissions.in_parts(entries, submission.settings, largest):
-            yield f"{_describe(sbatch.submit(sweep, array, submission.since, resubmit=True))} again"
+        arrays = list(submissions.in_parts(entries, submission.settings, largest))
+        submitted: dict[str, str] = {}
+        for number, array in enumerate(arrays):
+            try:
+                for made in sbatch.submit_in_parts(sweep, array, submission.since, resubmit=True):
+                    submitted |= made.ids
+                    yield f"{_describe(made)} again"
+            except SlurmError as error:
+                if not client.is_full(error):
+                    raise
+                _postpone(sweep, arrays[number:], submitted, submission.since)
+                yield f"the other trials wait until jobs of yours end: {error}"
+                return
+
+
+def _postpone(sweep: Sweep, arrays: Sequence[JobArray], submitted: Mapping[str, str], since: float) -> int:
+    """Record that the arrays' trials without a job wait for room; returns their number."""
+    left = [replace(one, trials=tuple(t for t in one.trials if t not in submitted)) for one in arrays]
+    return sbatch.postpone(sweep, [one for one in left if one.trials], since, "waits for room among your jobs")
 
 
 def _describe(made: Submission) -> str:
