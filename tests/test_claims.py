@@ -149,14 +149,15 @@ def test_only_seeds_that_finished_in_both_are_paired_and_the_others_are_named(tm
     claim = only(claims(tmp_path, {"constant": (*BASE, 0.93), "clr": (0.93, None, 0.951)}))
     assert claim.difference is not None and claim.difference.pairs == 2
     assert claim.difference.mean == pytest.approx((0.03 + 0.031) / 2)
-    assert claim.remarks[0] == "1 of clr diverged" and claim.remarks[1].endswith(": 3") and len(claim.remarks) == 2
+    diverged, unpaired = claim.remarks
+    assert diverged == "1 trial of clr diverged" and unpaired.endswith(": 3")
     assert says(claim.sentence, *claim.remarks)
 
 
 def test_without_a_seed_that_finished_in_both_there_is_no_number(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": BASE, "clr": (None, None, None)})
     assert only(found).difference is None and only(found).kind == "no seed finished in both"
-    assert says(only(found).sentence, "clr", "constant", "3 of clr diverged")
+    assert says(only(found).sentence, "clr", "constant", "3 trials of clr diverged")
     assert "no seed finished in both: clr" in found.sentence
 
 
@@ -442,7 +443,7 @@ def test_the_remarks_begin_with_what_is_claimed(tmp_path: Path) -> None:
 def test_a_policy_with_a_diverged_seed_is_not_simply_called_better(tmp_path: Path) -> None:
     found = claims(tmp_path, {"constant": (*BASE, 0.9), "onecycle": (*BETTER, None)})
     assert only(found).kind == "better where it did not diverge" and f"{only(found).kind}: onecycle" in found.sentence
-    assert "1 of onecycle diverged" in only(found).sentence
+    assert "1 trial of onecycle diverged" in only(found).sentence
 
 
 def test_what_cannot_be_compared_takes_no_part_in_the_adjustment(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import hand_made
 from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
+from onecycle_sweeps.report.standings import caption
 from onecycle_sweeps.report.statistics import spread
 from onecycle_sweeps.sweep import Entry, Sweep
 
@@ -113,3 +114,12 @@ def test_one_seed_supports_no_claim(mixed: Sweep, tmp_path: Path) -> None:
     alone = hand_made.sweep(tmp_path / "alone", entry("a", "onecycle", 0))
     training(alone.trial("a"), accuracy={4: 0.9})
     assert report.compare(alone).claims.sentence.startswith("From one seed nothing can be claimed")
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_caption_names_a_test_only_where_one_was_made(tmp_path: Path, seeds: int) -> None:
+    entries = [entry(f"{p}{seed}", p, seed) for p in ("constant", "onecycle") for seed in range(seeds)]
+    sweep = hand_made.sweep(tmp_path, *entries)
+    for one, accuracy in zip(entries, (0.9, 0.91, 0.92, 0.95), strict=False):
+        training(sweep.trial(one.signature), accuracy={4: accuracy})
+    assert ("paired t-test" in caption(report.compare(sweep))) == (seeds == 2)

@@ -120,9 +120,8 @@ def test_a_submission_is_read_as_it_was_written(tmp_path: Path):
 
 def test_a_dry_run_submits_nothing_and_slurm_accepts_its_texts(cluster: Cluster, runs_dir: Path):
     asked = ("gpus_per_node=1", "partition=high", "setup=[hostname]")
-    done = run(
-        runs_dir.parent, *DRY, *(f"hydra.launcher.{one}" for one in asked), "-m", fresh=False, **cluster.environment
-    )
+    typed = [*DRY, *(f"hydra.launcher.{one}" for one in asked), "-m"]
+    done = run(runs_dir.parent, *typed, fresh=False, pictures=False, **cluster.environment)
     assert done.returncode == 0, done.stderr
     found = printed(done.stdout)
     assert tuple(found) == KINDS

@@ -234,7 +234,7 @@ def _measured(
         chosen = [(measure, measure, table)]
     if guessed:
         told = ", ".join(f"--{option} {'the file' if name == FILE else name}" for option, name in guessed.items())
-        note(f"compare takes {told}")
+        note(f"compare assumes {told}")
     for name, column, rows in chosen:
         about = note if len(chosen) == 1 else partial(_note_of, name, note)
         histories = _histories(rows, column) if step is None else {}
@@ -375,5 +375,5 @@ def _goal(measure: str, typed: Goal | None, note: Note) -> Goal:
     fits: list[Goal] = [goal for goal, pattern in GOALS.items() if re.search(pattern, words)]
     if len(fits) != 1:
         raise Refused(f"--goal must be min or max, because the name {measure} does not tell which is better")
-    note(f"compare takes --goal {fits[0]} for {measure}")
+    note(f"compare assumes --goal {fits[0]} for {measure}")
     return fits[0]

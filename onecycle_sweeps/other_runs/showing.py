@@ -83,7 +83,7 @@ def show(one: Compared) -> None:
 
 def title(one: Compared) -> str:
     """What the table is about."""
-    return f"{one.runs.measure}, {one.runs.goal} is better"
+    return f"{one.runs.measure}: {'higher' if one.runs.goal == 'max' else 'lower'} is better"
 
 
 def answer(one: Compared) -> str:

@@ -102,11 +102,11 @@ class Pairing:
         return found
 
     def left_out(self) -> Iterator[str]:
-        """The trials that are in no pair for want of a result: `1 of clr diverged`."""
+        """The trials that are in no pair for want of a result: `1 trial of clr diverged`."""
         for side in self._sides:
             counts = Counter(outcome.status for outcome in side.members if not outcome.finished)
             for status, count in sorted(counts.items()):
-                yield f"{count} of {side.name} {status}"
+                yield f"{count} trial{'s' * (count > 1)} of {side.name} {status}"
         seeds = {o.entry.varies["seed"] for side in self._sides for o in side.members}
         if unpaired := sorted(seeds - self._shared().keys()):
             yield f"seeds of one side only: {', '.join(unpaired)}"

@@ -150,7 +150,7 @@ def place_of_diverged(comparison: Comparison) -> str:
     if not comparison.diverged:
         return ""
     if math.isfinite(headline.worst):
-        counted = f"only in the order they count with {headline.name} {headline.worst:g}"
+        counted = f"in the order of the rows they count with {headline.name} {headline.worst:g}"
     else:
         counted = "rows with a smaller share of them come first"
     return f" Diverged trials are counted but not in the means; {counted}."

@@ -135,4 +135,4 @@ def _metrics(verdict: range_test.Judgement, tests: list[range_test.OneSeed], ste
 
 def _ambiguous(verdict: range_test.Judgement) -> list[str]:
     grid = ",".join(f"{rate:g}" for rate in verdict.grid)
-    return [f"the range test is ambiguous: {doubt}; or try the grid max_lr={grid}" for doubt in verdict.doubts]
+    return [f"the range test is ambiguous: {doubt}; the grid max_lr={grid} would settle it" for doubt in verdict.doubts]

@@ -106,7 +106,9 @@ def find_rate(
             "untrained": asked_for["untrained"],
         },
         "steps": sum(one.taken for one in probed),
-        "warnings": [f"the verdict is ambiguous: {doubt}; or try the grid max_lr={grid}" for doubt in found.doubts],
+        "warnings": [
+            f"the verdict is ambiguous: {doubt}; the grid max_lr={grid} would settle it" for doubt in found.doubts
+        ],
     }
 
 
