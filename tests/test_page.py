@@ -23,7 +23,7 @@ from hand_made import entry, range_test_entry, training
 from kinds_of_sweeps import KINDS
 from onecycle_sweeps import report
 from onecycle_sweeps.policies import OneCycle
-from onecycle_sweeps.report import canvas, figures, page, standings, tables
+from onecycle_sweeps.report import canvas, figures, page, range_tests, standings, tables
 from onecycle_sweeps.report.claims import MINUS, Claim
 from onecycle_sweeps.report.comparison import compare
 from onecycle_sweeps.report.page import SCRIPT
@@ -385,6 +385,12 @@ def test_the_curves_are_said_to_be_of_the_measures_that_are_drawn(tmp_path: Path
     """Of the regression, only the loss was evaluated on the way."""
     text = hand_made.page(KINDS["regression"](tmp_path)).read_text()
     assert "in the course of training: loss." in text
+
+
+def test_the_table_of_rates_names_the_rules_of_other_programs(default: Sweep) -> None:
+    (test,) = compare(default).range_tests
+    _, peers = range_tests.caption_of(test).split("other programs: ")
+    assert peers == "minimum / 10, valley, slide." and "steepest" not in peers
 
 
 def test_what_a_claim_says_stands_once_on_the_page(default: Sweep) -> None:

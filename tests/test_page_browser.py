@@ -1,5 +1,6 @@
 """report.html in a real browser: wide and narrow, light and dark, on paper, and what its script does."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,24 @@ def test_figures_follow_the_dark_scheme_and_are_light_on_paper(tab: Any, page_pa
         dark = colours["paper"] < 150 and colours["ink"] > 600
         light = colours["paper"] == 3 * 255 and colours["ink"] == 0
         assert (dark, light) == expected
+
+
+@pytest.mark.slow
+def test_the_faintest_line_is_seen_in_the_dark(tab: Any, tmp_path: Path) -> None:
+    def luminance(colour: str) -> float:
+        """By WCAG, of `rgb(1, 2, 3)` or `color(srgb 0.1 0.2 0.3)`."""
+        scale = 1 if colour.startswith("color") else 255
+        parts = [float(part) / scale for part in re.findall(r"[\d.]+", colour.replace("srgb", ""))[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    tab.emulate_media(color_scheme="dark")
+    tab.goto(hand_made.page(KINDS["rates"](tmp_path)).as_uri())
+    paper = luminance(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+    shades = "[...document.querySelectorAll('.drawn [style*=color-mix]')].map(one => getComputedStyle(one).stroke)"
+    strokes = {stroke for stroke in tab.evaluate(shades) if stroke != "none"}
+    assert len(strokes) >= 4
+    assert min((luminance(stroke) + 0.05) / (paper + 0.05) for stroke in strokes) > 2
 
 
 @pytest.mark.slow

@@ -105,6 +105,12 @@ def test_seeds_at_different_rates_show_the_range_of_rates(tmp_path: Path) -> Non
     assert "0.1 to 0.4" in printed(sweep, 200, False)
 
 
+def test_a_large_loss_has_no_more_digits_than_it_is_worth(tmp_path: Path) -> None:
+    sweep = hand_made.sweep(tmp_path, entry("a", "step", 0))
+    training(sweep.trial("a"), accuracy={4: 0.9}, loss={4: 3.02e9})
+    assert "3.02e+09" in printed(sweep, 200, False) and "0000" not in printed(sweep, 200, False)
+
+
 def test_a_measure_without_bounds_has_no_value_for_a_diverged_trial(tmp_path: Path) -> None:
     rmse = {"measures": [{"name": "rmse", "goal": "min"}]}
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0), entry("b", "clr", 0))

@@ -64,7 +64,7 @@ _NAMED = {colour: f"--c{i}" for i, colour in enumerate(COLOURS[:-1])} | {
     PAPER: "--paper",
 }
 CSS = {
-    shade(colour, strength): f"color-mix(in srgb, var({_NAMED[colour]}) {100 * strength:.0f}%, var(--paper))"
+    shade(colour, strength): f"color-mix(in srgb, var({_NAMED[colour]}) {100 * strength:.0f}%, var(--faint))"
     for colour in COLOURS
     for strength in SHADES
 } | {colour.lower(): f"var({name})" for colour, name in _NAMED.items()}

@@ -127,7 +127,7 @@ class CourseFigure:
         several = any(len(members) > 1 for members in self.curves.values())
         words = f"Thick line: mean of a group; {each}." if several else f"One {self.of} each."
         diverged = any(one.diverged_at for members in self.curves.values() for one in members)
-        return (words, *(["x: diverged."] if diverged else []))
+        return (words, *(["x: diverged; at the edge if beyond it."] if diverged else []))
 
     @property
     def _highlighted(self) -> list[str]:

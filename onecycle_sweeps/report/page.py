@@ -224,6 +224,7 @@ def environment() -> "Environment":
     made.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
     made.globals |= {"inline": canvas.inline, "captions": canvas.caption}
     made.globals |= {"map_headers": _map_headers, "map_rows": _map_rows, "rates_of": range_tests.rates_of}
+    made.globals |= {"rates_caption": range_tests.caption_of}
     made.globals |= {"pick_sentence": pick_sentence}
     made.globals |= {"next_command": stability.next_command, "curves_panel": stability.curves_panel}
     made.globals |= {"curves_legend": stability.curves_legend}

@@ -86,6 +86,14 @@ def rates_of(test: Outcome) -> list[tuple[str, str, Style | None]]:
     return rows
 
 
+def caption_of(test: Outcome) -> str:
+    """How to read the table of a test's rates: which are its own, and which are what other programs would take."""
+    peers = [WORDS.get(name, name.replace("_", " ")) for name in PEERS if name in test.suggestions]
+    return f"Rates that are read from the curve of the {test.name}" + (
+        f"; by the rules of other programs: {', '.join(peers)}." if peers else "."
+    )
+
+
 def summary(tests: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     """Many range tests in a table: the headers, and a row for each with its verdict or its status."""
     names = [name for name in ("steepest", "lowest", "divergence") if any(name in test.suggestions for test in tests)]
@@ -125,7 +133,7 @@ def figure(tests: Sequence[Outcome]) -> Plot | None:
         for panel in panels_of(test, f"range-{number}", CAPTION + rest, small=not few, alone=len(shown) == 1)
     ]
     rates = shown[0].suggestions if len(shown) == 1 else {}
-    legend = tuple((words + (f" {rates[k]:.3g}" if k in rates else ""), style) for k, (words, style) in MARKS.items())
+    legend = tuple((words + (f": {rates[k]:.3g}" if k in rates else ""), style) for k, (words, style) in MARKS.items())
     return Plot("range_tests", "Range tests", tuple(panels), legend, columns=2 if few else 3, is_small=not few)
 
 

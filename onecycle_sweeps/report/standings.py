@@ -172,7 +172,7 @@ def _wrapped(key: str) -> str:
 
 def _value(split: str, measure: Measure, metric: str) -> tuple[str, Callable[[Standing], str]]:
     show: Mapping[bool, Callable[[Row], str]] = {
-        True: lambda row: tables.spread_words(row.metrics.get(metric), "{:.4f}".format),
+        True: lambda row: tables.spread_words(row.metrics.get(metric), tables.loss_words),
         False: lambda row: tables.measured(row.metrics.get(metric), measure),
     }
     return f"{split}\n{measure.label}", lambda one: _of_row(one, show[measure == LOSS])

@@ -28,6 +28,7 @@ NOTHING = "-"
 # The colour of each standing on a terminal.
 COLOURS = {FINISHED: "green", RUNNING: "cyan", DIVERGED: "yellow", CANCELLED: "magenta", FAILED: "red", LOST: "red"}
 NO_CAUSE = "no cause recorded"
+LARGE_LOSS = 1e4
 Cells = tuple[list[str], list[list[str]]]
 
 
@@ -242,7 +243,7 @@ def _columns(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     def column(words: str, measure: Measure, metric: str) -> tuple[str, list[str]]:
         label = measure.label.replace(" ", "\n")
         if measure == LOSS:
-            return f"{words}\n{label}", [spread_words(row.metrics.get(metric), "{:.4f}".format) for row in rows]
+            return f"{words}\n{label}", [spread_words(row.metrics.get(metric), loss_words) for row in rows]
         return f"{words}\n{label}", [measured(row.metrics.get(metric), measure) for row in rows]
 
     yield "policy", [row.name for row in rows]
@@ -286,6 +287,11 @@ def steps(row: Row) -> str:
     return spread_words(row.steps_to_target, "{:.0f}".format) + (
         f"\n({reached} of {row.finished})" if reached < row.finished else ""
     )
+
+
+def loss_words(value: float) -> str:
+    """A loss with four decimals, or if it is large, with six digits."""
+    return f"{value:.4f}" if abs(value) < LARGE_LOSS else f"{value:.6g}"
 
 
 def spread_words(value: Spread | None, show: Callable[[float], str]) -> str:
