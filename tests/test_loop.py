@@ -185,7 +185,7 @@ def test_an_evaluation_counts_as_a_plain_loop_over_the_samples_does(
     learner, split = made(data, label_smoothing=0.1), getattr(data, part)
     for _ in steps(learner, Constant(0.1, 8)):
         pass
-    monkeypatch.setitem(vars(sys.modules[batches.__module__]), "EVALUATION_BATCH", batch)
+    monkeypatch.setitem(vars(sys.modules[batches.__module__]), "EVALUATION_BATCH", {"cpu": (batch, 2**21)})
     seen = evaluate(learner, part)
     learner.model.eval()
     right, losses = 0, []

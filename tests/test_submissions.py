@@ -19,6 +19,7 @@ from onecycle_sweeps.launching.slurm.sbatch import Sbatch
 from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission, job_arrays
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
 from onecycle_sweeps.trial_folder import QUEUED, TrialFolder
+from onecycle_sweeps.validation import whole
 from program import run
 from slurm_cluster import Cluster
 
@@ -103,6 +104,13 @@ def test_a_trial_that_has_a_job_is_not_submitted_again_and_other_arrays_wait_for
     assert (waiting.trials, waiting.after) == (("t1-0",), ("t1",))
     assert report.after == ("t1", "t1-0")
     assert job_arrays(TESTS, {"t1", "t2"}, SETTINGS, 9, report=True) == []
+
+
+def test_a_key_that_submitit_lacks_is_an_option_of_sbatch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(options.KEYS, "nice_value", whole(0))
+    settings = dict.fromkeys(options.KEYS) | SETTINGS | {"srun_args": [], "setup": []}
+    assert "nice-value" not in options.parameters(settings)["additional_parameters"]
+    assert options.parameters(settings | {"nice_value": 7})["additional_parameters"]["nice-value"] == 7
 
 
 def test_settings_recorded_without_a_later_key_can_be_submitted():

@@ -1,8 +1,11 @@
 """The keys of hydra/launcher=slurm: their bounds, and the parameters of submitit that they become."""
 
+import inspect
 import shutil
 from collections.abc import Mapping
 from typing import Any
+
+from submitit.slurm.slurm import _make_sbatch_string
 
 from onecycle_sweeps.config import paths, schema
 from onecycle_sweeps.config.schema import ConfigError
@@ -15,8 +18,9 @@ LAUNCHER = "hydra/launcher=slurm"
 # to a minute early.
 NOTICE_SECONDS, NOTICE_SHARE = 120, 0.1
 NEVER_PARAMETERS = ("array", "dependency", "job-name", "name", "output", "error", "signal", "chdir", "time", "export")
-# Keys that the program reads itself, or that submitit has under another name.
-NOT_SUBMITITS = ("wait", "dry_run", "timeout_min", "mem_gb", "array_size")
+# Keys that the program reads itself, or that submitit has under another name. Those that submitit has not are options
+# of sbatch.
+READ_HERE = ("wait", "dry_run", "timeout_min", "mem_gb", "array_size")
 # The time limit of the job that writes the report, and for how many trials it gets a minute more.
 REPORT_MINUTES, TRIALS_PER_MINUTE = 10, 200
 # The memory of that job for a sweep of a thousand trials, in GiB.
@@ -59,7 +63,10 @@ def check(settings: Settings) -> None:
 def parameters(settings: Settings) -> dict[str, Any]:
     """The parameters of submitit's executor."""
     # The record of an earlier submission may lack keys that were added later.
-    same = {key: settings.get(key) for key in KEYS if key not in NOT_SUBMITITS}
+    given = {key: settings.get(key) for key in KEYS if key not in READ_HERE}
+    submitits = inspect.signature(_make_sbatch_string).parameters
+    same = {key: value for key, value in given.items() if key in submitits}
+    own_options = {key.replace("_", "-"): v for key, v in given.items() if key not in submitits and v is not None}
     own: dict[str, Any] = {"time": settings["timeout_min"], "signal_delay_s": notice(settings["timeout_min"])}
     if settings["mem_gb"]:
         own["mem"] = f"{round(1024 * settings['mem_gb'])}MB"
@@ -68,7 +75,7 @@ def parameters(settings: Settings) -> dict[str, Any]:
     requeued = {} if {"no-requeue", "requeue"} & set(others) else {"requeue": True}
     # srun does not inherit the batch job's number of cores (SLURM 22.05 to 23.02).
     arguments = [f"--cpus-per-task={settings['cpus_per_task']}", *paths.with_homes(settings["srun_args"])]
-    own |= {"additional_parameters": others | requeued, "srun_args": arguments}
+    own |= {"additional_parameters": own_options | others | requeued, "srun_args": arguments}
     own["setup"] = ["set -euo pipefail", *settings["setup"]]
     return same | own
 
