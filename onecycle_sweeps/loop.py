@@ -4,7 +4,7 @@ The loop does not depend on the task: `Batches` are the data, and `Objective` is
 evaluation measures. A new task needs a new objective and new batches.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -219,7 +219,7 @@ class Totals:
         return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in self.state().items()}
 
 
-def steps(learner: Learner, policy: Policy, start: int = 0) -> Iterator[StepTaken]:
+def steps(learner: Learner, policy: Policy, start: int = 0) -> Generator[StepTaken, None, None]:
     """Train from step `start` to the policy's end: each step that is drawn is one update."""
     optimizer = learner.optimizer
     stream = learner.data.train_batches(learner.seed, start)

@@ -198,7 +198,11 @@ def test_a_worker_that_dies_between_two_launches_does_not_fail_a_trial(
 def test_a_trial_that_is_given_to_a_dead_worker_does_not_fail(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ):
-    fake_worker(ENDS_AFTER_A_TRIAL)
+    fake_worker("""
+        answers.send(READY)
+        while orders.recv():
+            answers.send([FINISHED])
+    """)
     list(pool.run(workers, *made, ONE_SLOT))
     (worker,) = workers.workers
     os.kill(worker.process.pid or 0, signal.SIGKILL)

@@ -189,13 +189,13 @@ def test_a_worker_that_gets_a_sigterm_saves_and_leaves(runs_dir: Path, beside: P
     longer = (*LONGER, "epochs=10")
     folder = made(runs_dir, *longer)
     worker = Worker({}, runs_dir / "worker.log")
-    assert worker.give(Entry(folder.signature, TRAIN, {}), folder)
+    assert worker.give((Entry(folder.signature, TRAIN, {}),), [folder])
     wait_until(lambda: len(journal.read(folder.journal).blocks) > 0)
     os.kill(worker.process.pid or 0, signal.SIGTERM)
-    answers: list[Execution] = []
+    answers: list[list[Execution]] = []
     wait_until(lambda: answers.extend(worker.receive()) or worker.has_ended())
     (attempt,) = journal.read(folder.journal).attempts
-    assert [answer.status for answer in answers] == ["stopped"]
+    assert [answer.status for (answer,) in answers] == ["stopped"]
     assert attempt.end == "stopped"
     assert attempt.saved > 0
     assert folder.checkpoint.exists()

@@ -47,7 +47,9 @@ def swept(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """A sweep with its password typed into tracking.uri, and one that has it from the environment."""
     folder = tmp_path_factory.mktemp("swept")
     said, overheard = overhear(server, folder, *TWELVE, f"tracking.uri={server.uri_with_login}", token=TOKEN)
-    done = program.run(folder, *ANOTHER, f"tracking.uri={server.uri}", fresh=False, **server.environment)
+    done = program.run(
+        folder, *ANOTHER, f"tracking.uri={server.uri}", fresh=False, pictures=False, **server.environment
+    )
     assert done.returncode == 0, done.stderr
     sweeps = {len(made.trials): made for made in map(sweep_at, (folder / "runs" / "sweeps").glob("*/"))}
     return Swept(folder, sweeps[12], sweeps[1], said, overheard)

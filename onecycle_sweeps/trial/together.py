@@ -1,7 +1,7 @@
 """Runs several trials as a pack: each as it runs alone, with its own folder and journal, but their steps together."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -158,7 +158,7 @@ def _run_pack(members: Sequence[Member], watch: Watch, must_win: bool) -> None:
         watch.packed = False
 
 
-def _steps_from(box: list[StepTaken]) -> Iterator[StepTaken]:
+def _steps_from(box: list[StepTaken]) -> Generator[StepTaken, None, None]:
     """The steps that are put into the box before each is asked for, until there is none."""
     while box:
         yield box.pop()

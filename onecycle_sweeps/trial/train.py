@@ -4,7 +4,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,7 +99,7 @@ class Taking:
     """
 
     learner: Learner
-    stream: Iterator[StepTaken]
+    stream: Generator[StepTaken, None, None]
     totals: Totals
     packed: tuple[str, ...] = ()
 
@@ -186,7 +187,9 @@ def train(
             notes = [f"its first {progress.divergence.steps} steps were packed with other trials, the others were not"]
             log.warning("%s", notes[0])
         attempt.trial.write("resolved", resolved | {"packed": list(taking.packed)}, attempt=attempt.number)
-    cause = yield from _take_steps(attempt, config, taking, policy, progress)
+    # Closed at once, because its batches may come from processes.
+    with closing(taking.stream):
+        cause = yield from _take_steps(attempt, config, taking, policy, progress)
     attempt.trial.check_current(attempt.number)
     record = journal.read(attempt.trial.journal)
     metrics = {"seconds": progress.seconds}

@@ -46,11 +46,10 @@ class Sbatch(SlurmExecutor):
             with _environment_outside_jobs(), redirect_stderr(io.StringIO()):
                 return self._submit_command(command).job_id
         except (FailedJobError, FailedSubmissionError) as error:
-            lines = [line.strip() for line in str(error).splitlines() if "sbatch:" in line]
-            lines = lines or [str(error).splitlines()[-1].strip()]
-            # The line before the last one names the limit that a job violates.
-            last, names = lines[-1], [line for line in lines[:-1] if line.endswith("Limit")]
-            raise SlurmError(f"{last} ({names[-1].split()[-1]})" if names else last) from error
+            said = [line.strip() for line in str(error).splitlines() if "sbatch:" in line]
+            # The lines before the last one name a limit that a job violates, or a word that is wrong.
+            told = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in dict.fromkeys(said)]
+            raise SlurmError(f"sbatch: {'; '.join(told)}" if told else str(error).splitlines()[-1].strip()) from error
 
 
 def submit(
