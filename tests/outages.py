@@ -309,7 +309,8 @@ def training(folder: Path, uri: str, login: dict[str, str]) -> Iterator[Training
 def synced(folder: Path, environment: dict[str, str], *words: str) -> list[int]:
     """The exit statuses of two `sync` commands at once."""
     command, quiet = [*program.MODULE, "sync", *words], subprocess.DEVNULL
-    environment = warm.environment(program.shared(folder), environment)
+    # The proxy passes on no empty file.
+    environment = warm.environment(program.shared(folder), environment, pictures=True)
     started = [subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet) for _ in range(2)]
     return [process.wait(SECONDS) for process in started]
 
