@@ -108,7 +108,9 @@ def _address(shared: Path) -> str:
 
 
 def _start(address: Path, session: int) -> None:
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # What stands before the installed libraries, such as older ones, does so here too.
+    path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", str(HOOK))]
+    outside = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     words = [sys.executable, __file__, str(address), str(session)]
     null, pipe = subprocess.DEVNULL, subprocess.PIPE
     process = subprocess.Popen(words, stdin=null, stdout=pipe, env=outside, start_new_session=True)
