@@ -78,6 +78,12 @@ def _moved(split: Split) -> Split:
     return replace(split, **{one.name: getattr(split, one.name).to("meta") for one in fields(split)[:3]})
 
 
+def training(folder: Path, *asked: str) -> tuple[Iterator[StepTaken], Totals]:
+    """The steps of a learner on the meta device, and the sums that a trial would add them to."""
+    learner = on_meta(learner_of(made(folder, *SHORT, *asked, "device=cpu", "precision=fp32")))
+    return steps(learner, Constant(0.1, 10)), Totals()
+
+
 @contextmanager
 def counted() -> Iterator[Operations]:
     with Operations() as seen:
@@ -91,8 +97,7 @@ def taken(stream: Iterator[StepTaken], totals: Totals, count: int) -> None:
 
 @nets
 def test_a_step_within_an_epoch_waits_for_nothing_and_copies_nothing(tmp_path: Path, asked: tuple[str, ...]):
-    learner = on_meta(learner_of(made(tmp_path, *SHORT, *asked, "device=cpu", "precision=fp32")))
-    stream, totals = steps(learner, Constant(0.1, 10)), Totals()
+    stream, totals = training(tmp_path, *asked)
     taken(stream, totals, 1)
     with counted() as seen:
         taken(stream, totals, 3)
@@ -101,8 +106,7 @@ def test_a_step_within_an_epoch_waits_for_nothing_and_copies_nothing(tmp_path: P
 
 @nets
 def test_an_epoch_begins_with_a_few_copies_whatever_its_length(tmp_path: Path, asked: tuple[str, ...]):
-    learner = on_meta(learner_of(made(tmp_path, *SHORT, *asked, "device=cpu", "precision=fp32")))
-    stream, totals = steps(learner, Constant(0.1, 10)), Totals()
+    stream, totals = training(tmp_path, *asked)
     taken(stream, totals, 5)
     with counted() as seen:
         taken(stream, totals, 5)

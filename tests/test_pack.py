@@ -172,6 +172,9 @@ def test_a_trial_of_a_stopped_pack_goes_on_alone_and_says_so(runs_dir: Path):
     together = folders(runs_dir)
     run_together(together, stop_after(4))
     first, *others = together
+    # Said at the end, however often it is stopped before.
+    with pytest.raises(Stopped):
+        trial.run(first, stop_after(2))
     result = trial.run(first)
     assert result["status"] == "finished" and any("were packed" in warning for warning in result["warnings"])
     # The pack that is left is another one.

@@ -181,12 +181,16 @@ def train(
     taking = yield Ready(learner, policy, progress.totals, progress.divergence.steps, packed)
     assert taking
     learner, progress.totals = taking.learner, taking.totals
-    notes = []
+    packed_until = resolved.get("packed_until")
     if taking.packed != packed:
         if packed and progress.divergence.steps:
-            notes = [f"its first {progress.divergence.steps} steps were packed with other trials, the others were not"]
-            log.warning("%s", notes[0])
-        attempt.trial.write("resolved", resolved | {"packed": list(taking.packed)}, attempt=attempt.number)
+            packed_until = progress.divergence.steps
+        changed = {"packed": list(taking.packed), "packed_until": packed_until}
+        attempt.trial.write("resolved", resolved | changed, attempt=attempt.number)
+    notes = []
+    if packed_until:
+        notes = [f"its first {packed_until} steps were packed with other trials, the others were not"]
+        log.warning("%s", notes[0])
     # Closed at once, because its batches may come from processes.
     with closing(taking.stream):
         cause = yield from _take_steps(attempt, config, taking, policy, progress)
