@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,8 @@ class Seen:
 
 def warm_processes(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let the processes of the program that this process starts be forks, as those of `run` are."""
+    # It is this process's own, and stays until its end.
+    resource_tracker.ensure_running()
     for name, value in warm.environment(shared(folder)).items():
         patch.setenv(name, value)
 

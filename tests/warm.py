@@ -113,7 +113,8 @@ def _start(address: Path, session: int) -> None:
     outside = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     words = [sys.executable, __file__, str(address), str(session)]
     null, pipe = subprocess.DEVNULL, subprocess.PIPE
-    process = subprocess.Popen(words, stdin=null, stdout=pipe, env=outside, start_new_session=True)
+    # A test's folder would count it among the processes that a command has left there.
+    process = subprocess.Popen(words, stdin=null, stdout=pipe, env=outside, cwd="/", start_new_session=True)
     assert process.stdout
     with process.stdout:
         assert process.stdout.readline(), "the process that forks commands has not started"
