@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 TRAIN, VAL = "train/", "val/"
 MINUS = "\N{MINUS SIGN}"
+# A measure is at chance while it has come at most this share of the way from chance to a perfect value.
+AT_CHANCE = 0.05
 # Numbers of this size are written without powers of ten.
 PLAIN_FROM, PLAIN_BELOW = 1e-4, 1e9
 
@@ -82,6 +84,13 @@ class Measure:
     def reaches(self, value: float, target: float) -> bool:
         """Whether `value` is as good as `target` or better."""
         return value >= target if self.goal == "max" else value <= target
+
+    def above_chance(self, value: float, chance: float | None) -> float | None:
+        """The share of the way from the value of the best constant prediction to a perfect one; None if unknown."""
+        perfect = 0.0 if self.goal == "min" else 1.0 if self.is_fraction else None
+        if chance is None or perfect is None or chance == perfect:
+            return None
+        return (value - chance) / (perfect - chance)
 
     def shown(self, value: float) -> float:
         """The value in the unit in which it is shown: fractions in per cent."""

@@ -10,12 +10,9 @@ from typing import Any
 from onecycle_sweeps import journal, measures
 from onecycle_sweeps.config.schema import LOOP
 from onecycle_sweeps.files import Damaged, Unreadable
-from onecycle_sweeps.measures import LOSS, Measure
+from onecycle_sweeps.measures import AT_CHANCE, LOSS, Measure
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, FINISHED, LOST, TrialFolder
-
-# A measure is at chance while it has come at most this fraction of the way from chance to a perfect value.
-AT_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,8 @@ class Outcome:
             return None
         if not headline.is_fraction or headline.goal == "min":
             return None
-        return chance if final - chance <= AT_CHANCE * (1 - chance) else None
+        share = headline.above_chance(final, chance)
+        return chance if share is None or share <= AT_CHANCE else None
 
     def val(self, measure: Measure) -> Series:
         """The values of a measure on the validation part, one per evaluation."""

@@ -59,6 +59,12 @@ def test_rates_that_diverge_are_not_found():
     assert math.isinf(max(one.score for one in found.probed))
 
 
+def test_where_all_first_trainings_diverge_lower_rates_are_tried():
+    found = find(bowl(0.001, stable=0.002), 0.1)
+    assert found.max_lr.rate < 0.002
+    assert found.word == "ambiguous"
+
+
 def test_trainings_that_never_beat_the_untrained_net_leave_the_range_tests_rate_ambiguous():
     found = find(lambda _: UNTRAINED + 1, 0.3)
     assert (found.max_lr.rate, found.word) == (0.3, "ambiguous")
@@ -80,6 +86,16 @@ def test_a_net_that_memorises_makes_the_verdict_ambiguous(trained: float | None,
     search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, ())
     score = bowl(0.1)
     found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps, trained))
+    assert found.word == word
+
+
+@pytest.mark.parametrize(
+    ("learnt", "word"), [(-0.02, "ambiguous"), (0.04, "ambiguous"), (0.2, "confident"), (None, "confident")]
+)
+def test_trainings_that_hardly_come_beyond_chance_make_the_verdict_ambiguous(learnt: float | None, word: str):
+    search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, ())
+    score = bowl(0.1)
+    found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps, None, learnt))
     assert found.word == word
 
 

@@ -115,6 +115,24 @@ def test_each_short_training_follows_the_policy_from_its_first_step_to_its_last(
     assert rates == pytest.approx(planned, rel=1e-12)
 
 
+def test_it_records_how_far_each_short_training_came_from_chance_to_a_perfect_accuracy(
+    found: tuple[Path, Trial, TrialFolder],
+):
+    runs_dir, trained, folder = found
+    training, result = TrialFolder(runs_dir / trained.signature).result(), folder.result()
+    assert training and result
+    chance = training["chance"]
+    assert 0.5 < chance < 0.8
+    accuracies = dict(zip(*series(folder, ACCURACY.val), strict=True))
+    end = -1
+    for one in result["verdict"]["probed"]:
+        end += one["taken"]
+        if end in accuracies:
+            assert one["learnt"] == pytest.approx((accuracies[end] - chance) / (1 - chance))
+        else:
+            assert one["learnt"] is None
+
+
 def test_a_probe_that_was_stopped_goes_on_behind_its_last_whole_training_to_the_same_bits(
     found: tuple[Path, Trial, TrialFolder], tmp_path: Path
 ):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+from onecycle_sweeps.measures import AT_CHANCE
 from onecycle_sweeps.range_test.verdict import MEMORISED, Reading, grid_around
 
 # The seed of the first trainings, and the next one that of the last; no one's own trainings have them by accident.
@@ -40,7 +41,8 @@ class Probed:
     """A short training that was taken, and its score on val: less is better, and it is infinite if it diverged.
 
     `taken` is how many steps it had taken by then. `trained` is the training loss at its end where the score is the
-    loss on val, else None.
+    loss on val, else None. `learnt` is the share of the way from chance to a perfect value of the headline measure,
+    None if chance is unknown.
     """
 
     rate: float
@@ -49,6 +51,7 @@ class Probed:
     score: float
     taken: int
     trained: float | None = None
+    learnt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def search(
     probed: list[Probed] = []
     for power in FIRST:
         probed.append((yield Probe(start.rate * 2.0**power, shorter, SEED)))
-    best = min(range(len(FIRST)), key=lambda at: probed[at].score)
+    # Where all diverged, the lowest rate, which is last, is nearest to one that does not.
+    best = min(range(len(FIRST)), key=lambda at: (probed[at].score, -at))
     last: dict[int, Probed] = {}
     for power in (FIRST[best], FIRST[best] - 1, FIRST[best] + 1):
         last[power] = yield Probe(start.rate * 2.0**power, longest, SEED + 1)
@@ -137,6 +141,12 @@ def _found(start: Reading, probed: Sequence[Probed], last: dict[int, Probed], un
         doubts.append(
             f"val loss stayed above the training loss by {100 * (scores[best] - trained) / way:.0f} % of what was "
             "learnt: the net memorises, and the longer the training, the lower its best rate"
+        )
+    learnt = last[best].learnt
+    if learnt is not None and learnt <= AT_CHANCE:
+        doubts.append(
+            f"{last[best].steps} steps hardly came beyond chance ({100 * learnt:.1f} % of the way to a perfect value), "
+            "and what is learnt first says little about the best rate of the rest"
         )
     left, right = (scores.get(best + side, math.inf) - scores[best] for side in (-1, 1))
     power, width = vertex(left, right, way)

@@ -27,11 +27,15 @@ BLOCK = 20
 
 @dataclass(frozen=True)
 class Trained:
-    """What a short training came to: its steps, their losses, and the evaluation after them, None if it diverged."""
+    """What a short training came to: its steps, their losses, and the evaluation after them, None if it diverged.
+
+    `learnt` is the share of the way from chance to a perfect value that the headline measure has come, None if unknown.
+    """
 
     taken: Sequence[StepTaken]
     losses: Sequence[float]
     found: Mapping[str, float] | None
+    learnt: float | None = None
 
 
 class Trainer(Protocol):
@@ -77,7 +81,7 @@ def find_rate(
         score = math.inf if course.found is None else score_of(judged, course.found)
         taken_before = sum(one.taken for one in probed)
         trained = mean(course.losses[-max(1, len(course.losses) // 10) :]) if judged == LOSS else None
-        probed.append(Probed(asked.rate, asked.steps, asked.seed, score, len(course.losses), trained))
+        probed.append(Probed(asked.rate, asked.steps, asked.seed, score, len(course.losses), trained, course.learnt))
         _record(attempt, trainer.measures, taken_before, course)
         _save(attempt, probed, {"asked_for": asked_for, "seconds": before + time.monotonic() - began})
         log.info("%d steps at max_lr=%.4g with seed %d: %s", asked.steps, asked.rate, asked.seed, course.found)
@@ -163,7 +167,11 @@ class LoopTrainer:
         learner = self.make_learner(probe.seed)
         policy = Compressed(nodes.policy(self.config, probe.rate, self.steps_per_epoch), probe.steps)
         taken, losses = _take_steps(self.attempt, learner, policy)
-        return Trained(taken, losses, self._evaluate(learner) if math.isfinite(losses[-1]) else None)
+        if not math.isfinite(losses[-1]):
+            return Trained(taken, losses, None)
+        found, headline = self._evaluate(learner), self.of_objective[0]
+        chance = learner.objective.chance(learner.data.targets("val"))
+        return Trained(taken, losses, found, headline.above_chance(found[headline.name], chance))
 
     def _evaluate(self, learner: Learner) -> Mapping[str, float]:
         with evaluated(learner, recalibrate=self.config["bn_recalibrate"]) as shown:
