@@ -1,12 +1,13 @@
 """What is shipped: every point once, whoever ships and whenever it stops; and training waits for none of it."""
 
 import math
+import os
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,6 +321,56 @@ def test_shipping_a_running_trial_waits_for_no_process_that_ships_another(
     with trial.lock(), store.locked(made.folder / "tracking.lock", store.never), known.run_file("t00", store.never):
         assert not tracking.ship(made, only=["t01"])
     assert stored(made, "t01") == written(trial, 2, lambda step: step < 60)
+
+
+def test_a_job_opens_as_many_files_to_ship_its_trial_of_a_large_sweep_as_of_a_small_one(tmp_path: Path):
+    counts = []
+    for trials in (2, 40):
+        made = made_of(tmp_path / str(trials), shared_store(tmp_path), trials)
+        attempt(made.trial("t00"), 0, 50)
+        finish(made.trial("t00"))
+        with opened() as paths:
+            assert not tracking.ship(made, only=["t00"])
+            assert not tracking.is_due(made, ["t00"])
+        assert not any(f"t{i:02d}" in path.parts for path in paths for i in range(1, trials))
+        counts.append(sum(path.is_relative_to(made.runs_dir) for path in paths))
+    assert counts[0] == counts[1] > 0
+
+
+def test_the_last_job_or_who_ships_the_whole_sweep_gives_the_parent_its_status(tmp_path: Path):
+    made = made_of(tmp_path, shared_store(tmp_path), 2)
+    for signature in ("t00", "t01"):
+        attempt(made.trial(signature), 0, 50)
+        finish(made.trial(signature))
+        assert not tracking.ship(made, only=[signature])
+    assert parent_status(made) == "RUNNING"
+    assert not tracking.ship(made)
+    assert parent_status(made) == "FINISHED"
+    # A job that ends after that concludes the sweep again.
+    made.trial("t01").remove("result.json")
+    recorded.fail(made.trial("t01"), "no more memory")
+    assert not tracking.ship(made, only=["t01"])
+    assert parent_status(made) == "FAILED"
+
+
+def parent_status(made: Sweep) -> str:
+    return client(made).get_run(ledger.load(made).parent).info.status
+
+
+@contextmanager
+def opened() -> Iterator[list[Path]]:
+    """The files and folders that this process opens in the meantime."""
+    found: list[Path] = []
+    is_open = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if is_open and event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], str | os.PathLike):
+            found.append(Path(arguments[0]))
+
+    # A hook cannot be removed.
+    sys.addaudithook(hook)
+    yield found
+    is_open = False
 
 
 def test_an_unchanged_sqlite_store_is_known_to_be_complete_without_mlflow(complete: Sweep):

@@ -50,10 +50,11 @@ class Runs:
         parent = known.parent is not None or self.sweep.single
         return known.named and known.experiment is not None and known.measured and parent
 
-    def open(self) -> None:
+    def open(self, only: Collection[str] | None = None) -> None:
         """Create the experiment, the sweep's view and, for a sweep with -m, the parent run, unless they exist.
 
-        The view is made again after the first trial has begun, which records what is measured.
+        The view is made again after the first trial has begun, which records what is measured; `only` has the
+        signatures of the trials to look at for it.
         """
         if self.are_open:
             return
@@ -62,7 +63,7 @@ class Runs:
             self.ledger.experiment = self._experiment()
             # The token has to be on disk before anything in the store bears it.
             self.ledger.save()
-        measured = () if self.ledger.measured else self._measures()
+        measured = () if self.ledger.measured else self._measures(only)
         if measured or not self.ledger.view:
             tag, token = ui.view_tag(self.ledger.token), self.ledger.token
             self.client.set_experiment_tag(self.ledger.experiment, tag, ui.view(self.sweep, token, measured))
@@ -171,9 +172,9 @@ class Runs:
             known.complete = None if _is_deleted(self.client, known) else appearance
             known.save()
 
-    def _measures(self) -> tuple[Measure, ...]:
+    def _measures(self, only: Collection[str] | None) -> tuple[Measure, ...]:
         """What the first trial that has begun is measured by, as are all of the sweep; empty before that."""
-        begun = (outcome for outcome in map(with_history, outcomes(self.sweep)) if outcome.resolved)
+        begun = (outcome for outcome in map(with_history, outcomes(self.sweep, only)) if outcome.resolved)
         return next((outcome.measures for outcome in begun), ())
 
     def _experiment(self) -> str:
@@ -268,18 +269,18 @@ class Runs:
 
 
 @contextmanager
-def open_runs(sweep: Sweep, expired: Callable[[], bool], whole: bool = True) -> Iterator[Runs]:
+def open_runs(sweep: Sweep, expired: Callable[[], bool], only: Collection[str] | None = None) -> Iterator[Runs]:
     """The sweep's runs in its store, with what exists once for the sweep; one process at a time has an sqlite file.
 
-    A process that ships only some trials (`whole` is false) trusts the ledger for what exists once: it does not
-    query the store about it and waits for no lock.
+    A process that ships `only` some trials trusts the ledger for what exists once: it does not query the store about
+    it and waits for no lock.
     """
     with connected(sweep.tracking_uri, expired) as client:
         runs = Runs(client, sweep, ledger.load(sweep), expired)
-        if whole or not runs.are_open:
+        if only is None or not runs.are_open:
             with locked(_lock_path(sweep), expired):
                 runs = Runs(client, sweep, _current_ledger(client, sweep), expired)
-                runs.open()
+                runs.open(only)
         yield runs
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import MappingProxyType
@@ -56,7 +57,7 @@ def ship(sweep: Sweep, *, only: Collection[str] | None = None, expired: Callable
     Processes that ship different trials to a server do so in parallel. Shipping stops between two batches once
     `expired()` is true. Raises StoreUnreachable.
     """
-    with open_runs(sweep, expired, whole=only is None) as runs:
+    with open_runs(sweep, expired, only) as runs:
         return _ship(runs, only)
 
 
@@ -77,11 +78,11 @@ def deliver(
     return f"{left.runs} runs with {left.points} points are left" if left else None
 
 
-def backlog(sweep: Sweep, refused: Sequence[str] = ()) -> Backlog:
+def backlog(sweep: Sweep, refused: Sequence[str] = (), only: Collection[str] | None = None) -> Backlog:
     """What the sweep's store lacks according to the ledger; the store is not contacted."""
     known = ledger.load(sweep)
     runs = points = 0
-    for glanced in outcomes(sweep):
+    for glanced in outcomes(sweep, only):
         if _lacks(known, glanced):
             outcome, run = with_history(glanced), known.run(glanced.entry.signature)
             runs += run_data.has_run(outcome)
@@ -94,7 +95,7 @@ def is_due(sweep: Sweep, only: Collection[str] | None = None) -> bool:
     known, found = ledger.load(sweep), list(outcomes(sweep, only))
     if not known.named or known.experiment is None or any(_lacks(known, outcome) for outcome in found):
         return True
-    if known.parent is None or _is_running(known, found):
+    if only is not None or known.parent is None or _is_running(known, found):
         return False
     return known.parent_status != run_data.sweep_status(list(outcomes(sweep)))
 
@@ -139,19 +140,26 @@ def _is_running(known: Ledger, found: Sequence[Outcome]) -> bool:
     return known.parent_status == MLFLOW_STATUS[RUNNING] and any(outcome.status == RUNNING for outcome in found)
 
 
+def _has_concluded(known: Ledger, found: Sequence[Outcome]) -> bool:
+    """Whether the parent has the status of a sweep that has ended, and all of these trials have ended too."""
+    ended = {MLFLOW_STATUS[status] for status in ENDED}
+    return known.parent_status in ended and all(outcome.status in ENDED for outcome in found)
+
+
 def _ship(runs: Runs, only: Collection[str] | None) -> Backlog:
     refused: list[str] = []
     found = list(outcomes(runs.sweep, only))
     try:
         for refusal in _update_all(runs, found):
             refused += [refusal] if refusal else []
-        if not _is_running(runs.ledger, found):
+        # A job leaves the parent's status to the process that ships all trials, unless it ends after that process.
+        if not _is_running(runs.ledger, found) if only is None else _has_concluded(runs.ledger, found):
             runs.update_parent()
         if not refused:
             return Backlog(0, 0)
     except OutOfTime:
         pass
-    return backlog(runs.sweep, refused)
+    return backlog(runs.sweep, refused, only)
 
 
 def _update_all(runs: Runs, found: Sequence[Outcome]) -> Iterator[str | None]:
@@ -244,30 +252,45 @@ def main(folder: Path, interval: float, grace: float, only: str) -> None:
         orders.put("")
 
     threading.Thread(target=listen, daemon=True).start()
+    load = _loader(folder)
     # MLflow is imported while the first trial trains.
-    _ship_if_due(folder, only)
+    _ship_if_due(load, only)
     delivered = False
     while True:
         try:
             order = json.loads(orders.get(timeout=interval) or "null")
         except Empty:
-            _ship_if_due(folder, only)
+            _ship_if_due(load, only)
             continue
         if order is None:
             break
         files = [Path(file) for file in order["files"]]
-        undelivered = deliver(sweeps.load(folder), files, order["description"], order["findings"])
+        undelivered = deliver(load(), files, order["description"], order["findings"])
         delivered = undelivered is None
         with suppress(BrokenPipeError):
             print(json.dumps({"undelivered": undelivered}), file=answers)
     if not delivered:
-        _ship_if_due(folder, only, time.monotonic() + grace)
+        _ship_if_due(load, only, time.monotonic() + grace)
 
 
-def _ship_if_due(folder: Path, only: str, deadline: float | None = None) -> None:
+def _loader(folder: Path) -> Callable[[], Sweep]:
+    """A function that loads the sweep in a folder, and parses sweep.json again only after it has changed."""
+
+    @lru_cache(maxsize=1)
+    def parsed(*_: int) -> Sweep:
+        return sweeps.load(folder)
+
+    def load() -> Sweep:
+        found = (folder / "sweep.json").stat()
+        return parsed(found.st_ino, found.st_size, found.st_mtime_ns)
+
+    return load
+
+
+def _ship_if_due(load: Callable[[], Sweep], only: str, deadline: float | None = None) -> None:
     """Ship what there is; a failure goes to the log, and the next pass or `sync` tries again."""
     try:
-        sweep, signatures = sweeps.load(folder), [only] if only else None
+        sweep, signatures = load(), [only] if only else None
         if is_due(sweep, signatures):
             ship(sweep, only=signatures, expired=(lambda: time.monotonic() > deadline) if deadline else never)
     except Exception as error:
