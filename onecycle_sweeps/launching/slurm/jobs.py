@@ -67,7 +67,7 @@ def refresh(sweep: Sweep) -> list[str]:
         return []
     if not is_own(sweep.folder):
         return [f"the jobs of sweep {sweep.id} belong to user {sweep.folder.owner()}"]
-    with submissions.exclusive(sweep, wait=False) as is_held:
+    with submissions.exclusive(sweep, seconds=0) as is_held:
         return update(sweep) if is_held else []
 
 

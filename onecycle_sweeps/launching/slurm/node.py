@@ -36,6 +36,8 @@ from onecycle_sweeps.trial_folder import FAILED, STOPPED, TrialFolder  # noqa: E
 STOPPED_STATUS = 75
 SHIPPING_SECONDS = 10.0
 GRACE_SECONDS = 20.0
+# How long a job that ends waits for the lock of submissions, and then for room for another job: it still counts itself.
+LOCK_SECONDS, ROOM_SECONDS = 60.0, 10.0
 # How long to wait for an earlier job that has the trial's lock: after a cancellation it may still be saving.
 BUSY_SECONDS, BUSY_PAUSE = 120.0, 1.0
 
@@ -51,6 +53,14 @@ def main(path: Path) -> int:
     if not submission.trials:
         return _report(found)
     trial = found.trial(submission.trials[int(os.environ["SLURM_ARRAY_TASK_ID"])])
+    status = _run(found, trial, submission)
+    if status != STOPPED_STATUS:
+        _submit_waiting(found)
+    return status
+
+
+def _run(found: Sweep, trial: TrialFolder, submission: Submission) -> int:
+    """Run the trial, and ship it if its tracker is a server; returns the exit status."""
     if cause := _reason_not_to_run(trial, submission):
         failure = {"cause": cause, "attempt": trial.attempts(), "time": time.time()}
         trial.write("failure", failure | {"slurm_job_id": place()["slurm_job_id"]})
@@ -62,6 +72,24 @@ def main(path: Path) -> int:
             )
             stack.enter_context(shipper)
         return _execute(trial)
+
+
+def _submit_waiting(found: Sweep) -> None:
+    """Submit trials of the sweep that wait for room, as the next job that ends."""
+    # Imported only by a job of a sweep that has some: submitit takes a while.
+    from onecycle_sweeps.launching.slurm import waiting
+
+    if not waiting.exist(found):
+        return
+    with submissions.exclusive(found, seconds=LOCK_SECONDS) as is_held:
+        if not is_held:
+            return
+        deadline = time.monotonic() + ROOM_SECONDS
+        try:
+            for line in waiting.submit(found, give_up=lambda: _stopping.is_set() or time.monotonic() > deadline):
+                print(line, file=sys.stderr)
+        except (client.SlurmError, PermissionError, Unreadable) as error:
+            print(f"what waits was not submitted: {error}", file=sys.stderr)
 
 
 def _reason_not_to_run(trial: TrialFolder, submission: Submission) -> str | None:

@@ -59,23 +59,26 @@ def submit(
 
     `resubmit`: the cluster ended an earlier job of its trials, by a time limit for instance. The record is written
     before sbatch is called, so that after a crash at any moment the job can be found by its name. Raises SlurmError,
-    and then leaves nothing behind.
+    and then leaves the records of earlier jobs as they were.
     """
     name = f"onecycle-{sweep.id}-{uuid.uuid4().hex[:8]}"
     made = Submission(name, array.trials, dict(array.settings), since, time.time())
     executor = executor_of(sweep, array, name, after)
     submissions.folder(sweep).mkdir(mode=0o700, parents=True, exist_ok=True)
     made.write(path := submissions.path_of(sweep, name))
-    for index, signature in enumerate(array.trials):
-        trial = sweep.trial(signature)
-        tries = trial.last_job().get("tries", 0) if resubmit else 0
+    earlier = {signature: sweep.trial(signature).last_job() for signature in array.trials}
+    for index, (signature, before) in enumerate(earlier.items()):
+        tries = before.get("tries", 0) if resubmit else 0
         record = {"submission": str(path.relative_to(sweep.runs_dir)), "index": index, "status": QUEUED}
-        trial.write("job", record | {"cause": None, "again": False, "tries": tries})
+        sweep.trial(signature).write("job", record | {"cause": None, "again": False, "tries": tries})
     try:
         made = replace(made, array=_submit_once(executor, node_command(path), name))
     except SlurmError:
-        for signature in array.trials:
-            sweep.trial(signature).remove("job.json")
+        for signature, before in earlier.items():
+            if before:
+                sweep.trial(signature).write("job", before)
+            else:
+                sweep.trial(signature).remove("job.json")
         path.unlink()
         raise
     made.write(path)
@@ -101,20 +104,6 @@ def submit_in_parts(
         left = left[size:]
         if not left:
             return
-
-
-def postpone(sweep: Sweep, arrays: Sequence[JobArray], since: float, cause: str) -> int:
-    """Record that arrays wait until there is room for their jobs; returns the number of their trials."""
-    for array in arrays:
-        made = Submission(
-            f"onecycle-{sweep.id}-{uuid.uuid4().hex[:8]}", array.trials, dict(array.settings), since, since
-        )
-        submissions.folder(sweep).mkdir(mode=0o700, parents=True, exist_ok=True)
-        made.write(path := submissions.path_of(sweep, made.name))
-        for index, signature in enumerate(array.trials):
-            record = {"submission": str(path.relative_to(sweep.runs_dir)), "index": index, "status": submissions.ENDED}
-            sweep.trial(signature).write("job", record | {"cause": cause, "again": True, "tries": 0})
-    return sum(len(array.trials) for array in arrays)
 
 
 def text(sweep: Sweep, array: JobArray, name: str, after: Sequence[str]) -> str:

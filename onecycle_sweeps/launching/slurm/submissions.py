@@ -108,13 +108,13 @@ class Submission:
 
 
 @contextmanager
-def exclusive(sweep: Sweep, *, wait: bool) -> Iterator[bool]:
+def exclusive(sweep: Sweep, *, seconds: float | None = None) -> Iterator[bool]:
     """Hold the lock under which jobs of this RUNS_DIR are submitted and updated; yields whether it is held.
 
-    Without `wait`, it yields False at once if another process has the lock.
+    It yields False if another process has the lock for so many seconds, by default without a limit.
     """
     try:
-        lock = files.lock(sweep.runs_dir / "sweeps" / "jobs.lock", seconds=None if wait else 0)
+        lock = files.lock(sweep.runs_dir / "sweeps" / "jobs.lock", seconds=seconds)
     except files.AlreadyLocked:
         yield False
         return
@@ -150,6 +150,18 @@ def load_all(sweep: Sweep) -> list[Submission]:
         with suppress(Unreadable):
             found += filter(None, [load(path)])
     return sorted(found, key=lambda one: one.created)
+
+
+def describe(made: Submission) -> str:
+    """A line for a submission that was accepted."""
+    count = len(made.trials)
+    what = f"{count} {'trial' if count == 1 else 'trials'}" if count else "the report, after all trials"
+    return f"submitted job {made.array}: {what}"
+
+
+def report_refused(error: Exception) -> str:
+    """A line for the job that writes the report, which the cluster does not accept."""
+    return f"the job that writes the report was refused ({error}): use the verb report"
 
 
 def dependencies(signatures: Collection[str], ids: Mapping[str, str]) -> list[str]:

@@ -1,14 +1,13 @@
 """A sweep's jobs from submission to end: submitted in order, watched, resubmitted after a time limit, or cancelled."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
 
 from onecycle_sweeps.launching.queue import Event
-from onecycle_sweeps.launching.slurm import client, jobs, sbatch, submissions
+from onecycle_sweeps.launching.slurm import client, jobs, sbatch, submissions, waiting
 from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.launching.slurm.options import Settings
-from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission
+from onecycle_sweeps.launching.slurm.submissions import Submission
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING, check_owner, is_own
 
@@ -34,7 +33,7 @@ def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, rep
 
     Raises SlurmError with sbatch's message. Earlier arrays stay submitted, and the same command submits the rest.
     """
-    with submissions.exclusive(sweep, wait=True):
+    with submissions.exclusive(sweep):
         jobs.update(sweep)
         while any(job.submission.is_in_flight for job in jobs.open_jobs(sweep)):
             time.sleep(IN_FLIGHT_PAUSE)
@@ -51,17 +50,19 @@ def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, rep
                 after = submissions.dependencies(array.after, queued)
                 for made in sbatch.submit_in_parts(sweep, array, since, after):
                     queued |= made.ids
-                    yield _describe(made)
+                    yield submissions.describe(made)
             except SlurmError as error:
-                if not array.trials:
-                    yield f"the job that writes the report was refused ({error}): use the verb report"
-                elif client.is_full(error):
-                    count = _postpone(sweep, arrays[number:], queued, since)
-                    what = "trial waits" if count == 1 else "trials wait"
-                    yield f"{count} {what} until other jobs of yours end: {error}"
+                if client.is_full(error):
+                    waiting.forget(sweep)
+                    count = waiting.postpone(sweep, arrays[number:], queued, since)
+                    what = f"{count} trial{'s' * (count > 1)}" if count else "the job that writes the report"
+                    yield f"{what} wait{'s' * (count < 2)} until other jobs of yours end: {error}"
+                elif not array.trials:
+                    yield submissions.report_refused(error)
                 else:
                     raise
                 return
+        waiting.forget(sweep)
 
 
 def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
@@ -94,9 +95,10 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
 
 def cancel(sweep: Sweep) -> list[str]:
     """Cancel the jobs of a sweep; returns a line if scancel fails."""
-    if not (made := submissions.load_all(sweep)) and not any(jobs.open_jobs(sweep)):
+    if not ((made := submissions.load_all(sweep)) or waiting.exist(sweep) or any(jobs.open_jobs(sweep))):
         return []
-    with submissions.exclusive(sweep, wait=True):
+    with submissions.exclusive(sweep):
+        waiting.forget(sweep)
         jobs.update(sweep)
         left = [job for job in jobs.open_jobs(sweep) if job.submission.array]
         reports = [submission.array for submission in made if submission.array and not submission.trials]
@@ -114,7 +116,7 @@ def _update_and_resubmit(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
 
     Raises SlurmError if the cluster no longer accepts a trial.
     """
-    with submissions.exclusive(sweep, wait=False) as is_held:
+    with submissions.exclusive(sweep, seconds=0) as is_held:
         if not is_held:
             return []
         remarks = jobs.update(sweep)
@@ -122,11 +124,12 @@ def _update_and_resubmit(sweep: Sweep, trials: Sequence[Entry]) -> list[str]:
             e
             for e in trials
             if _may_be_resubmitted(sweep, e)
+            and not waiting.is_postponed(sweep, e.signature)
             and sweep.trial(e.signature).state().status == WAITING
             and (e.needs is None or sweep.trial(e.needs).state().status in ENDED)
         ]
         try:
-            return [*remarks, *_resubmit(sweep, left)]
+            return [*remarks, *_resubmit(sweep, left), *waiting.submit(sweep, give_up=lambda: True)]
         except SlurmError as error:
             if not client.is_unreachable(error):
                 raise
@@ -157,22 +160,10 @@ def _resubmit(sweep: Sweep, trials: Sequence[Entry]) -> Iterator[str]:
             try:
                 for made in sbatch.submit_in_parts(sweep, array, submission.since, resubmit=True):
                     submitted |= made.ids
-                    yield f"{_describe(made)} again"
+                    yield f"{submissions.describe(made)} again"
             except SlurmError as error:
                 if not client.is_full(error):
                     raise
-                _postpone(sweep, arrays[number:], submitted, submission.since)
+                waiting.postpone(sweep, arrays[number:], submitted, submission.since)
                 yield f"the other trials wait until jobs of yours end: {error}"
                 return
-
-
-def _postpone(sweep: Sweep, arrays: Sequence[JobArray], submitted: Mapping[str, str], since: float) -> int:
-    """Record that the arrays' trials without a job wait for room; returns their number."""
-    left = [replace(one, trials=tuple(t for t in one.trials if t not in submitted)) for one in arrays]
-    return sbatch.postpone(sweep, [one for one in left if one.trials], since, "waits for room among your jobs")
-
-
-def _describe(made: Submission) -> str:
-    count = len(made.trials)
-    what = f"{count} {'trial' if count == 1 else 'trials'}" if count else "the report, after all trials"
-    return f"submitted job {made.array}: {what}"
