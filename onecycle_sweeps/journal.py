@@ -25,6 +25,8 @@ SMOOTHED_LOSS = "range/loss_smoothed"
 HEAD = ("attempt", "from", "time", "host")
 # Reading this many bytes takes no longer than another bisection.
 NEAR_BYTES = 1 << 16
+# The line with the end is the last one of a file, and shorter than this.
+END_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,50 @@ class Journal:
         self._torn = False
 
 
+class Tail:
+    """Follows a journal folder: each `read` parses only what its newest attempt has written since the one before.
+
+    attempt: the newest attempt, from its first line.
+    block: its last block of steps.
+    value: the last value of the metric `name`, of an earlier attempt as long as the newest has none.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name, self._offset = folder, name, 0
+        self._path: Path | None = None
+        self.attempt: Attempt | None = None
+        self.block: Block | None = None
+        self.value: float | None = None
+
+    def read(self) -> None:
+        """Bring all three up to date; raises UnknownFormat."""
+        if not (found := attempt_files(self._folder)):
+            return
+        if found[-1] != self._path or self.attempt is None:
+            self._begin(found[-1])
+            return
+        with found[-1].open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for block in _parse_blocks(_parse(whole.splitlines())):
+            self.block = block if TRAIN_LOSS in block.metrics else self.block
+            if values := block.metrics.get(self._name):
+                self.value = values[-1]
+
+    def _begin(self, path: Path) -> None:
+        """Read the newest attempt's file for the first time, from its end."""
+        self._path = path
+        with path.open("rb") as file:
+            start = max(0, os.fstat(file.fileno()).st_size - NEAR_BYTES)
+            file.seek(start)
+            # A line that is not whole yet is read the next time.
+            self._offset = start + file.read(NEAR_BYTES).rfind(b"\n") + 1
+        self.attempt, self.block = _head(path), _last_block(path)
+        self.value = latest_value(self._folder, self._name)
+
+
 def attempt_file(folder: Path, attempt: int) -> Path:
     """The file of one attempt."""
     return folder / f"{attempt:04d}.jsonl"
@@ -278,7 +324,7 @@ def _outline(path: Path) -> Attempt | None:
     """An attempt from its first line, its last `saved` line and its end."""
     with path.open("rb") as file:
         head = file.readline()
-    return _parse_attempt(path, [head, *_last_lines(path, '"saved":'), *_last_lines(path, '"end":')])
+    return _parse_attempt(path, [head, *_last_lines(path, '"saved":'), *_last_lines(path, '"end":', END_BYTES)])
 
 
 def _last_block(path: Path) -> Block | None:
@@ -286,14 +332,14 @@ def _last_block(path: Path) -> Block | None:
     return next(_parse_blocks(_parse(_last_lines(path, f'"{TRAIN_LOSS}":'))), None)
 
 
-def _last_lines(path: Path, key: str) -> list[bytes]:
-    """The last whole line of a file with a key, if there is one."""
+def _last_lines(path: Path, key: str, within: int = sys.maxsize) -> list[bytes]:
+    """The last whole line of a file with a key, if there is one within so many bytes from its end."""
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             return []
         with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            stop = len(data)
-            while (found := data.rfind(key.encode(), 0, stop)) >= 0:
+            stop, start = len(data), max(0, len(data) - within)
+            while (found := data.rfind(key.encode(), start, stop)) >= 0:
                 stop, close = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
                 line = data[stop : close if close >= 0 else len(data)]
                 if next(_parse([line]), None) is not None:

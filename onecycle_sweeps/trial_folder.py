@@ -14,6 +14,7 @@ import yaml
 from onecycle_sweeps import files, journal, measures
 from onecycle_sweeps.files import Damaged, Fields, Replaceable, UnknownFormat, Unreadable
 from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.progress import Follower, Progress
 
 WAITING, QUEUED, RUNNING, FINISHED = "waiting", "queued", "running", "finished"
 DIVERGED, FAILED, CANCELLED, LOST = "diverged", "failed", "cancelled", "lost"
@@ -73,36 +74,6 @@ class TrialState:
     @property
     def has_result(self) -> bool:
         return self.status in (FINISHED, DIVERGED)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The last step in a running trial's journal, with its rate and loss, and its last evaluation.
-
-    started, time: when the attempt began and when the step was written, as Unix times.
-    val: the headline measure of the last evaluation; None before the first one.
-    """
-
-    step: int
-    total_steps: int
-    lr: float
-    loss: float
-    started: float
-    first_step: int
-    time: float
-    headline: Measure = measures.ACCURACY
-    val: float | None = None
-
-    @property
-    def val_text(self) -> str:
-        """The last evaluation for people: `90.05 %`; empty before the first one."""
-        return "" if self.val is None else self.headline.text(self.val)
-
-    @property
-    def seconds_left(self) -> float | None:
-        """The time left at the attempt's average speed; None before its first step."""
-        done, spent = self.step + 1 - self.first_step, self.time - self.started
-        return spent / done * (self.total_steps - self.step - 1) if done > 0 and spent > 0 else None
 
 
 class TrialFolder:
@@ -217,24 +188,13 @@ class TrialFolder:
     def progress(self) -> Progress | None:
         """How far a running trial is; None before its first block of steps, and if a record is unreadable."""
         try:
-            resolved = self.resolved()
-            block, attempt = journal.latest_block(self.journal), journal.latest_attempt(self.journal)
+            return self.follower().progress()
         except Unreadable:
             return None
-        if not resolved or not block or not attempt:
-            return None
-        losses, headline = block.metrics[journal.TRAIN_LOSS], measures.of_trial(resolved)[0]
-        return Progress(
-            step=block.step + len(losses) - 1,
-            total_steps=resolved["total_steps"],
-            lr=block.metrics[journal.LR][-1],
-            loss=losses[-1],
-            started=attempt.time,
-            first_step=attempt.start,
-            time=block.time,
-            headline=headline,
-            val=journal.latest_value(self.journal, headline.val),
-        )
+
+    def follower(self) -> Follower:
+        """What tells again and again how far the trial is, without reading its whole journal each time."""
+        return Follower(self.journal, self.resolved)
 
     def is_done(self, config: dict[str, Any]) -> bool:
         """Whether the trial has its result and, if the config asks for it, its model."""

@@ -23,6 +23,7 @@ FLOORS = (
         "fingerprints",
         "provenance",
     ),
+    ("progress",),
     ("scheduler", "restoring", "objectives", "sources", "datasets", "trial_folder"),
     ("loop", "hydra_internals"),
     ("range_test", "hydra_job", "mistakes", "trainer_steps", "cuda_graph"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 import recorded
 from onecycle_sweeps.journal import Journal
@@ -186,6 +187,21 @@ def test_more_running_trials_than_a_terminal_has_lines_leave_room_for_the_bar(tm
     lines = captured.get().splitlines()
     assert len(lines) <= 24 - 3
     assert ("and " in lines[-1] and "more" in lines[-1]) == (running > 24)
+
+
+def test_trials_that_a_terminal_has_no_line_for_are_looked_at_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entries = [recorded.training(f"t{i}") for i in range(40)]
+    shown = Display(recorded.sweep(tmp_path, *entries), entries)
+    shown._console = Console(force_terminal=True, width=80, height=24, color_system=None)
+    shown._live = Live(console=shown._console, auto_refresh=False)
+    shown.running = {entry.signature: entry for entry in entries}
+    looked_at: list[str] = []
+    monkeypatch.setattr(shown, "_progress", looked_at.append)
+    shown._show_progress()
+    assert len(looked_at) == 40
+    looked_at.clear()
+    shown._show_progress()
+    assert looked_at == [f"t{i}" for i in range(24 - display.OTHER_LINES - 1)]
 
 
 def in_a_terminal(command: list[str], columns: int, **more: str) -> str:

@@ -6,8 +6,8 @@ import pytest
 
 import recorded
 from onecycle_sweeps.launching.forecast import Forecast, duration
+from onecycle_sweeps.progress import Progress
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
-from onecycle_sweeps.trial_folder import Progress
 
 NEEDS = {"batch_size": 8, "needs": {"data": "digits"}}
 RAMP = NEEDS | {"task": "range_test", "range_test": {"steps": 100, "seeds": [0]}}

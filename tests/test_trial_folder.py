@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import hand_made
-from onecycle_sweeps import report, sweep, trial
+from onecycle_sweeps import journal, report, sweep, trial
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.files import UnknownFormat
 from onecycle_sweeps.journal import Journal
@@ -18,7 +18,8 @@ from onecycle_sweeps.launching import preflight
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.outcome import look
-from onecycle_sweeps.trial_folder import Busy, EarlierVersion, Progress, Superseded, TrialFolder, TrialState
+from onecycle_sweeps.progress import Progress
+from onecycle_sweeps.trial_folder import Busy, EarlierVersion, Superseded, TrialFolder, TrialState
 from real_trials import SHORT as QUICK
 from real_trials import made, outcome, request, undisturbed
 
@@ -99,6 +100,49 @@ def test_a_trial_whose_attempt_did_not_end_is_lost(folder: TrialFolder):
     assert lost.cause is not None
     assert lost.cause.startswith("attempt 2 on ")
     assert lost.cause.endswith(" left no result and no reason")
+
+
+def test_following_a_trial_reads_what_its_journal_has_gained_and_sees_what_a_fresh_look_sees(
+    folder: TrialFolder, monkeypatch: pytest.MonkeyPatch
+):
+    follower = folder.follower()
+    assert follower.progress() is None
+    folder.write("resolved", {"max_lr": 0.1, "total_steps": 10**6})
+    book = Journal(folder.journal, 1, 0)
+    book.append(0, {"schedule/lr": [0.1] * 10_000, "train/loss": [2.0] * 10_000})
+    book.append(9_999, {"val/accuracy": [0.5]})
+    for step in range(10_000, 90_000, 10_000):
+        book.append(step, {"schedule/lr": [0.1] * 10_000, "train/loss": [2.0] * 10_000})
+    assert follower.progress() == folder.progress()
+    size = book.path.stat().st_size
+    book.append(90_000, {"schedule/lr": [0.1], "train/loss": [1.5]})
+    fresh = folder.progress()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_last_lines", lambda *_: pytest.fail("the whole file was searched"))
+        before = bytes_read()
+        seen = follower.progress()
+        assert bytes_read() - before < 4096 < size / 100
+    assert seen is not None and seen == fresh
+    assert (seen.step, seen.loss, seen.val) == (90_000, 1.5, 0.5)
+    # Half of a line is read once it is whole.
+    line = b'{"time":1.0,"step":90001,"metrics":{"schedule/lr":[0.2],"train/loss":[1.25]}}\n'
+    with book.path.open("ab") as file:
+        file.write(line[:30])
+        file.flush()
+        assert follower.progress() == seen
+        file.write(line[30:])
+    book.append(90_001, {"val/accuracy": [0.75]})
+    seen = follower.progress()
+    assert seen is not None and (seen.loss, seen.val) == (1.25, 0.75)
+    second = Journal(folder.journal, 2, 90_000)
+    assert follower.progress() is None
+    second.append(90_000, {"schedule/lr": [0.3], "train/loss": [1.0]})
+    assert follower.progress() == folder.progress() != seen
+
+
+def bytes_read() -> int:
+    """How much this process has read so far."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
 
 
 def test_progress_is_the_last_step_in_the_journal(folder: TrialFolder):

@@ -16,13 +16,16 @@ from onecycle_sweeps import journal
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.launching.forecast import Forecast, Outlook, duration
 from onecycle_sweeps.launching.queue import Event
+from onecycle_sweeps.progress import Follower, Progress
 from onecycle_sweeps.report import coloured
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.terminal import wants_tracebacks
-from onecycle_sweeps.trial_folder import ENDED, FAILED, RUNNING, Progress, TrialFolder
+from onecycle_sweeps.trial_folder import ENDED, FAILED, RUNNING, TrialFolder
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 30.0
+# How often the running trials are looked at that the terminal has no line for; the time that is left depends on them.
+HIDDEN_SECONDS = 10.0
 BAR_WIDTH = 30
 # The lines of a terminal that the running trials leave free.
 OTHER_LINES = 6
@@ -47,7 +50,9 @@ class Display:
         on_terminal = self._console.is_interactive
         self._live = Live(console=self._console, transient=True, auto_refresh=False) if on_terminal else None
         # The progress of the running trials and the outlook as they were last read.
+        self._followers: dict[str, Follower] = {}
         self._seen: dict[str, Progress | None] = {}
+        self._all_seen = -HIDDEN_SECONDS
         self._outlook = Outlook(0.0, None)
         self._shown, self._percent = time.monotonic(), 0
 
@@ -77,6 +82,7 @@ class Display:
         elif entry and status:
             self.running.pop(entry.signature, None)
             self._seen.pop(entry.signature, None)
+            self._followers.pop(entry.signature, None)
         if entry and (status == RUNNING or status in ENDED):
             # A short job may have ended before it was seen running.
             self._notes_due[entry.signature] = entry
@@ -120,9 +126,14 @@ class Display:
                     self._print(f"{self._name(entry)}: {note}")
 
     def _show_progress(self) -> None:
-        self._seen = {key: self.sweep.trial(key).progress() for key in self.running}
-        for key, progress in self._seen.items():
-            self._forecast.see(self.running[key], progress)
+        looked_at = list(self.running)
+        if self._live and time.monotonic() - self._all_seen < HIDDEN_SECONDS:
+            looked_at = looked_at[: self._room(len(looked_at))]
+        else:
+            self._all_seen = time.monotonic()
+        for key in looked_at:
+            self._seen[key] = self._progress(key)
+            self._forecast.see(self.running[key], self._seen[key])
         self._outlook = self._forecast.outlook()
         if self._live:
             self._render(refresh=True)
@@ -131,6 +142,19 @@ class Display:
             (alone,) = self._seen.items() if len(self._seen) == 1 else [("", None)]
             own = f"; {self._name(self.running[alone[0]])}: {_in_line(alone[1])}" if alone[1] else ""
             self._print(f"{self._outlook.in_words()}; {self._counts().plain}{own}")
+
+    def _progress(self, signature: str) -> Progress | None:
+        """How far a trial is, by what its journal has gained since the last look at it; None if it is unreadable."""
+        follower = self._followers.setdefault(signature, self.sweep.trial(signature).follower())
+        try:
+            return follower.progress()
+        except (Unreadable, FileNotFoundError):
+            return None
+
+    def _room(self, running: int) -> int:
+        """How many of so many running trials the terminal has lines for."""
+        room = max(1, self._console.height - OTHER_LINES)
+        return running if running <= room else room - 1
 
     def _render(self, *, refresh: bool) -> None:
         """Bring the live part up to date; it is shown at once with `refresh`, else together with the next line."""
@@ -141,13 +165,13 @@ class Display:
 
     def _running_trials(self) -> Iterator[RenderableType]:
         """The table of the running trials, as many as the terminal has lines for, their names as wide as it allows."""
-        seen = self._seen
+        # A trial is shown from the first look at it on.
+        seen = [(key, self._seen[key]) for key in self.running if key in self._seen]
         if not seen:
             return
-        room = max(1, self._console.height - OTHER_LINES)
-        shown = list(seen.items())[: room if len(seen) <= room else room - 1]
+        shown = seen[: self._room(len(seen))]
         is_wide = self._console.width >= WIDE
-        evaluated = next((f"val {one.headline.name}" for one in seen.values() if one and one.val_text), None)
+        evaluated = next((f"val {one.headline.name}" for _, one in shown if one and one.val_text), None)
         headers = ["step", "loss", *(["lr"] if is_wide else []), *([evaluated] if evaluated else []), "left"]
         rows: list[list[str]] = []
         for _, one in shown:

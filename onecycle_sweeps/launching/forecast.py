@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.launching import estimate
+from onecycle_sweeps.progress import Progress
 from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Entry, Sweep
-from onecycle_sweeps.trial_folder import Progress
 
 # Trials that differ only in these have as many steps and the same pace.
 ALIKE = ("seed", "max_lr", "max_lr_scale", "policy.max_lr")
