@@ -1,7 +1,8 @@
 """What the verdict of `max_lr=auto` is worth: trainings at it, beside the best of a grid and the rates of peers' rules.
 
-Each pair of a net and data is trained by 1cycle at two lengths. The sweeps are the program's own and stay in the output
-folder, so that a benchmark that was ended goes on where it was, and more pairs can be measured later.
+Each pair of a net and data is trained at two lengths, by 1cycle unless its name says another policy. The sweeps are the
+program's own and stay in the output folder, so that a benchmark that was ended goes on where it was, and more pairs can
+be measured later.
 """
 
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 
@@ -36,6 +38,7 @@ class Pair:
     lowest: float
     octaves: int
     epochs: tuple[int, ...]
+    policy: str = "onecycle"
 
     @property
     def grid(self) -> list[float]:
@@ -43,11 +46,26 @@ class Pair:
         return [float(f"{self.lowest * 2**power:.3g}") for power in range(self.octaves + 1)]
 
 
+def _shipped(package: str, file: str) -> Path:
+    """A file that an optional package ships, whose path begins with the package's name where it is not installed."""
+    spec = find_spec(package)
+    return Path(spec.origin).parent / file if spec and spec.origin else Path(package) / file
+
+
 CHARACTERS = ("data=python_docs", "model.depth=3", "model.width=96", "batch_size=16")
+# 53,940 prices and 9 columns to predict them from.
+DIAMONDS = ("data=csv", f"data.path={_shipped('plotnine', 'data/diamonds.csv')}", "data.label=price", "batch_size=128")
 PAIRS = {
     "digits, simple_cnn, SGD": Pair(("data=digits", SGD), 0.02, 8, (50, 500)),
     "letters, mlp, SGD": Pair(("data=letter", SGD), 0.025, 6, (5, 50)),
     "letters, mlp, AdamW": Pair(("data=letter", ADAMW), 5e-4, 8, (5, 50)),
+    "letters, mlp, SGD, step": Pair(("data=letter", SGD), 0.0125, 7, (5, 25), "step"),
+    "letters, mlp, SGD, constant": Pair(("data=letter", SGD), 0.00625, 8, (5, 25), "constant"),
+    "letters, mlp, SGD, CLR": Pair(("data=letter", SGD), 0.0125, 8, (5, 25), "clr"),
+    "letters, mlp, AdamW, cosine": Pair(("data=letter", ADAMW), 2.5e-4, 8, (5, 25), "cosine"),
+    "digits, mlp, SGD": Pair(("data=digits", "model=mlp", SGD), 0.01, 8, (50, 400)),
+    "diamonds, mlp, SGD": Pair((*DIAMONDS, SGD), 0.003, 9, (2, 20)),
+    "diamonds, mlp, AdamW": Pair((*DIAMONDS, ADAMW), 2.5e-4, 9, (2, 20)),
     "diabetes, mlp, SGD": Pair(("data=diabetes", SGD, "batch_size=32"), 2.5e-4, 9, (50, 500)),
     "diabetes, mlp, AdamW": Pair(("data=diabetes", ADAMW, "batch_size=32"), 6e-5, 9, (50, 500)),
     "Fashion-MNIST, lenet, SGD": Pair(("data=fashion_mnist", "model=lenet", SGD), 0.004, 6, (2, 20)),
@@ -85,7 +103,7 @@ def verdict(options: Options) -> Result:
         if options.pairs and not any(part in name for part in options.pairs):
             continue
         for epochs in pair.epochs:
-            work = Sweeps(options.out / "verdict", (*pair.overrides, "policy=onecycle", f"epochs={epochs}"))
+            work = Sweeps(options.out / "verdict", (*pair.overrides, f"policy={pair.policy}", f"epochs={epochs}"))
             row, verdicts = measured(work, pair)
             rows.append([name, *row])
             found[f"{name}, {epochs} epochs"] = verdicts
@@ -106,7 +124,7 @@ def verdict(options: Options) -> Result:
         *PEERS,
     )
     caption = (
-        f"1cycle, mean of seeds {_listed(SEEDS)}; the best of the grid was chosen on seeds {_listed(GRID_SEEDS)}. Each "
+        f"Mean of seeds {_listed(SEEDS)}; the best of the grid was chosen on seeds {_listed(GRID_SEEDS)}. Each "
         "verdict is that of one range test and the short trainings after it. Per cent: what is lost of the way from "
         "the untrained net's score to that at the best of the grid. Its steps: of range test and short trainings."
     )
