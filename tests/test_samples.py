@@ -200,6 +200,23 @@ def test_a_table_is_standardised_by_its_training_part_and_fills_its_gaps():
     ]
 
 
+def test_outliers_of_a_table_are_clipped_with_a_warning_and_rare_gaps_stay_small():
+    generator = np.random.default_rng(0)
+    train = pandas.DataFrame({"width": generator.normal(6, 1, 5000), "depth": generator.normal(60, 1, 5000)})
+    plain, _ = table.encoded({"train": train})
+    val = pandas.DataFrame({name: column[:10].copy() for name, column in train.items()})
+    train.loc[7, "width"], train.loc[3, "depth"], val.loc[2, "width"] = 900.0, np.nan, -700.0
+    found, doubts = table.encoded({"train": train, "val": val})
+    assert found["train"][7, 0] == 20
+    assert found["val"][2, 0] == -20
+    assert len(doubts) == 1
+    assert all(word in doubts[0] for word in ("column width", "2 values", "900", "-700"))
+    # The depths and their gaps: what the one gap changes is a single 1.
+    assert np.abs(found["train"][:, 1] - plain["train"][:, 1]).max() < 3.5
+    assert np.flatnonzero(found["train"][:, 2]).tolist() == [3]
+    assert found["train"][3, 2] == 1
+
+
 def test_rows_that_two_parts_share_and_classes_that_a_part_lacks_are_doubts():
     inputs = np.array([[1.0], [2.0], [3.0], [4.0]])
     source = Rows(Part(inputs, np.array([0, 1, 0, 1])), val=Part(inputs[:2], np.array([0, 0])))
