@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # A column of words has at most so many columns of its own; rarer words share one.
 MOST_WORDS = 100
-# Numbers are clipped so many standard deviations from the mean. A few rows at 45 of them made trainings diverge at rates
-# that all other rows bore, and short trainings did not meet those rows.
+# Numbers are clipped so many standard deviations from the mean. A few rows at 45 of them made trainings diverge at a
+# rate that all other rows bore, and short trainings did not meet those rows.
 FURTHEST = 20.0
 
 
