@@ -108,7 +108,8 @@ def _resolved(config: DictConfig, read_elsewhere: Iterable[str] = ()) -> Config:
     """
     schema.check_keys({str(key): value for key, value in _unresolved(config).items()}, read_elsewhere)
     try:
-        content = OmegaConf.to_container(config, resolve=True)
+        with hydra_internals.interpolations_parsed_once():
+            content = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(mistakes.unresolvable(error)) from error
     assert isinstance(content, dict)

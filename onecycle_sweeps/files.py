@@ -152,6 +152,14 @@ def read_bytes(path: Path) -> bytes | None:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
 
 
+def listed(folder: Path) -> list[str]:
+    """The names in a folder; none if it is missing or may not be read."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
 def split_format(path: Path, content: Any, fields: Fields | None = None) -> tuple[int, dict[str, Any]]:
     """The format and the rest of the content of the file at `path`; raises as `read_json` does."""
     if not isinstance(content, dict):

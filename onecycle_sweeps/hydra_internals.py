@@ -8,9 +8,11 @@ import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from typing import Any
 
 import hydra
+import omegaconf.base
 from hydra._internal import hydra as hydra_program
 from hydra._internal import utils
 from hydra._internal.callbacks import Callbacks
@@ -29,6 +31,8 @@ __all__ = ["ConfigLoaderImpl", "DefaultsList"]
 
 VERSION_BASE = "1.3"
 IS_TESTED = hydra.__version__.startswith("1.3.")
+# A parse tree depends on the text alone, and resolving only reads it.
+_parsed = lru_cache(maxsize=4096)(omegaconf.base.parse)
 
 
 def option_parser() -> ArgumentParser:
@@ -53,6 +57,17 @@ def composition(
         yield program.config_loader, program.compose_config(name, overrides, mode, from_shell=False)
     finally:
         GlobalHydra.instance().clear()
+
+
+@contextmanager
+def interpolations_parsed_once() -> Iterator[None]:
+    """In this context OmegaConf parses a text with interpolations only once, which takes most of the time otherwise."""
+    before = omegaconf.base.parse
+    omegaconf.base.parse = _parsed if IS_TESTED else before
+    try:
+        yield
+    finally:
+        omegaconf.base.parse = before
 
 
 def apply_values(config: DictConfig, overrides: Sequence[Override]) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from onecycle_sweeps import files
 from onecycle_sweeps.files import FORMAT, check_format, with_format
 from onecycle_sweeps.measures import LOSS, is_of_val
 
@@ -23,6 +24,7 @@ from onecycle_sweeps.measures import LOSS, is_of_val
 LR, MOMENTUM, TRAIN_LOSS = "schedule/lr", "schedule/momentum", LOSS.train
 SMOOTHED_LOSS = "range/loss_smoothed"
 HEAD = ("attempt", "from", "time", "host")
+SUFFIX = ".jsonl"
 # Reading this many bytes takes no longer than another bisection.
 NEAR_BYTES = 1 << 16
 # The line with the end is the last one of a file, and shorter than this.
@@ -208,13 +210,13 @@ class Tail:
 
 def attempt_file(folder: Path, attempt: int) -> Path:
     """The file of one attempt."""
-    return folder / f"{attempt:04d}.jsonl"
+    return folder / f"{attempt:04d}{SUFFIX}"
 
 
 def attempt_files(folder: Path, last: int | None = None) -> list[Path]:
     """The files in a journal folder by attempt, up to attempt `last` if it is given."""
-    found = (path for path in folder.glob("[0-9]*.jsonl") if path.stem.isdecimal())
-    return sorted(path for path in found if last is None or int(path.stem) <= last)
+    found = [name for name in files.listed(folder) if name.endswith(SUFFIX) and name[: -len(SUFFIX)].isdecimal()]
+    return [folder / name for name in sorted(found) if last is None or int(name[: -len(SUFFIX)]) <= last]
 
 
 def read(folder: Path, last: int | None = None) -> Record:
@@ -335,15 +337,19 @@ def _last_block(path: Path) -> Block | None:
 def _last_lines(path: Path, key: str, within: int = sys.maxsize) -> list[bytes]:
     """The last whole line of a file with a key, if there is one within so many bytes from its end."""
     with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return []
+        if os.fstat(file.fileno()).st_size <= NEAR_BYTES:
+            return _last_with(file.read(), key, within)
         with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            stop, start = len(data), max(0, len(data) - within)
-            while (found := data.rfind(key.encode(), start, stop)) >= 0:
-                stop, close = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
-                line = data[stop : close if close >= 0 else len(data)]
-                if next(_parse([line]), None) is not None:
-                    return [line]
+            return _last_with(data, key, within)
+
+
+def _last_with(data: bytes | mmap.mmap, key: str, within: int) -> list[bytes]:
+    stop, start = len(data), max(0, len(data) - within)
+    while (found := data.rfind(key.encode(), start, stop)) >= 0:
+        stop, close = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+        line = data[stop : close if close >= 0 else len(data)]
+        if next(_parse([line]), None) is not None:
+            return [line]
     return []
 
 

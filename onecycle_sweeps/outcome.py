@@ -206,6 +206,14 @@ def look(entry: Entry, folder: TrialFolder) -> Outcome:
     return with_history(glance(entry, folder))
 
 
+def with_resolved(outcome: Outcome) -> Outcome:
+    """The outcome with what its first attempt resolved, which its name and its measures depend on."""
+    try:
+        return replace(outcome, resolved=outcome.folder.resolved() or {})
+    except Unreadable as error:
+        return _lost(outcome, error)
+
+
 def with_history(outcome: Outcome) -> Outcome:
     """The outcome with what its first attempt resolved and the outline of each attempt.
 

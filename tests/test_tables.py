@@ -9,6 +9,7 @@ from rich.console import Console
 import hand_made
 from hand_made import entry, training
 from onecycle_sweeps import report
+from onecycle_sweeps.report import tables
 from onecycle_sweeps.report.tables import caption
 from onecycle_sweeps.sweep import RANGE_TEST, Entry, Sweep
 
@@ -125,3 +126,16 @@ def test_a_measure_without_bounds_has_no_value_for_a_diverged_trial(tmp_path: Pa
 def test_an_empty_table_has_a_caption_that_needs_no_figures(tmp_path: Path) -> None:
     comparison = report.compare(hand_made.sweep(tmp_path, entry("a", "step", 0, target=0.9)))
     assert caption(comparison).endswith("a claim.")
+
+
+def test_of_a_large_sweep_the_status_has_a_line_for_each_trial_however_narrow_the_terminal(
+    mixed: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MOST_FOLDED", len(mixed.trials) - 1)
+    out = io.StringIO()
+    report.show_status(mixed, Console(file=out, width=20, force_terminal=True, color_system=None))
+    _, *rows = out.getvalue().splitlines()
+    for row, one in zip(rows, mixed.trials, strict=False):
+        state = mixed.trial(one.signature).state()
+        assert row.startswith(one.name(mixed.trial(one.signature).max_lr())) and state.status in row
+    assert "".join(rows[len(mixed.trials) :]).startswith(f"sweep {mixed.id}")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onecycle_sweeps.measures import LOSS, Measure, recorded
-from onecycle_sweeps.outcome import Outcome, look
+from onecycle_sweeps.outcome import Outcome, glance, look, with_resolved
 from onecycle_sweeps.report import range_tests, short_trainings
 from onecycle_sweeps.report.claims import target_words
 from onecycle_sweeps.report.comparison import Comparison, Row, answer_at_a_glance
@@ -29,6 +29,8 @@ NOTHING = "-"
 COLOURS = {FINISHED: "green", RUNNING: "cyan", DIVERGED: "yellow", CANCELLED: "magenta", FAILED: "red", LOST: "red"}
 NO_CAUSE = "no cause recorded"
 LARGE_LOSS = 1e4
+# Of a larger sweep each trial is one line, whatever the width of the terminal.
+MOST_FOLDED = 300
 Cells = tuple[list[str], list[list[str]]]
 
 
@@ -45,16 +47,24 @@ def show(comparison: Comparison, console: Console) -> None:
 
 def show_status(sweep: Sweep, console: Console) -> None:
     """Print a row for each trial: its status, and its progress, its result or the cause of its failure."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("trial", "signature", "status", ""):
-        table.add_column(heading, overflow="fold")
-    counts: Counter[str] = Counter()
+    headings, rows, counts = ("trial", "signature", "status", ""), list[tuple[str, ...]](), Counter[str]()
     for entry in sweep.trials:
-        outcome = look(entry, sweep.trial(entry.signature))
+        outcome = with_resolved(glance(entry, sweep.trial(entry.signature)))
         counts[outcome.status] += 1
-        cells = outcome.name, entry.signature, coloured(outcome.status), _detail(outcome)
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-    console.print(table)
+        rows.append((outcome.name, entry.signature, outcome.status, _detail(outcome)))
+    if len(rows) > MOST_FOLDED:
+        # A rich table takes half a second for a thousand rows.
+        *widths, _ = (max(map(len, column)) for column in zip(headings, *rows, strict=True))
+        for row in (headings, *rows):
+            padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            console.out("  ".join([*padded, row[-1]]).rstrip(), highlight=False)
+    else:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
+        for name, signature, status, detail in rows:
+            table.add_row(Text(name), Text(signature), coloured(status), Text(detail))
+        console.print(table)
     console.print(coloured(f"sweep {sweep.id}: {', '.join(f'{count} {s}' for s, count in counts.items())}"))
 
 

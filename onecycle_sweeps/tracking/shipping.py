@@ -254,13 +254,14 @@ def main(folder: Path, interval: float, grace: float, only: str) -> None:
     threading.Thread(target=listen, daemon=True).start()
     load = _loader(folder)
     # MLflow is imported while the first trial trains.
-    _ship_if_due(load, only)
+    spent = _ship_if_due(load, only)
     delivered = False
     while True:
         try:
-            order = json.loads(orders.get(timeout=interval) or "null")
+            # In a large sweep, looking at all trials takes seconds.
+            order = json.loads(orders.get(timeout=max(interval, spent)) or "null")
         except Empty:
-            _ship_if_due(load, only)
+            spent = _ship_if_due(load, only)
             continue
         if order is None:
             break
@@ -287,14 +288,16 @@ def _loader(folder: Path) -> Callable[[], Sweep]:
     return load
 
 
-def _ship_if_due(load: Callable[[], Sweep], only: str, deadline: float | None = None) -> None:
-    """Ship what there is; a failure goes to the log, and the next pass or `sync` tries again."""
+def _ship_if_due(load: Callable[[], Sweep], only: str, deadline: float | None = None) -> float:
+    """Ship what there is; a failure goes to the log, and the next pass or `sync` tries again. Returns its seconds."""
+    began = time.monotonic()
     try:
         sweep, signatures = load(), [only] if only else None
         if is_due(sweep, signatures):
             ship(sweep, only=signatures, expired=(lambda: time.monotonic() > deadline) if deadline else never)
     except Exception as error:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {redacted(str(error))}", file=sys.stderr, flush=True)
+    return time.monotonic() - began
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import commands, journals, page, tasks, throughput, training, verdict
+from benchmarks import commands, journals, page, sizes, tasks, throughput, training, verdict
 from benchmarks.page import Result
 from benchmarks.work import Options
 
 FUNCTIONS = (
     *(training.step, tasks.tasks, throughput.precision, throughput.input, training.range_test),
     *(commands.start, throughput.layout, commands.sweep, journals.ingestion, journals.load),
-    *(commands.size, commands.accuracy, verdict.verdict),
+    *(commands.workers, sizes.size, commands.accuracy, verdict.verdict),
 )
 PARTS = {part.__name__: part for part in FUNCTIONS}
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; by default all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison (5)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes that only show that everything runs")
-    parser.add_argument("--trials", type=int, default=24, help="of the part sweep, up to 4 or a multiple of 4 (24)")
+    parser.add_argument("--trials", type=int, help="of sweep, up to 4 or a multiple of 4 (24); of size (1000)")
     parser.add_argument("--pairs", nargs="+", default=(), metavar="NAME", help="of the part verdict, by parts of names")
     parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder for the page and its figures")
     options = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> None:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
-    if options.trials < 1 or (options.trials > 4 and options.trials % 4):
+    if options.trials is not None and (options.trials < 1 or (options.trials > 4 and options.trials % 4)):
         parser.error(f"--trials must be 1 to 4 or a multiple of 4, got {options.trials}")
     options.out.mkdir(parents=True, exist_ok=True)
     facts, results = page.facts(), dict[str, Result]()

@@ -102,7 +102,7 @@ def sweep(options: Options) -> Result:
     missing = "" if raw.is_dir() else f"all of it: there is no {raw}; ONECYCLE_DATA names another folder"
     if reason := not_installed("lightning", "all of it") or missing:
         return Result([], (), [reason])
-    trials = 2 if options.quick else options.trials
+    trials = 2 if options.quick else options.trials or 24
     policies, seeds = POLICIES[:trials], range(max(1, trials // len(POLICIES)))
     steps = EPOCHS * (QUICK_BATCHES if options.quick else IMAGES // BATCH)
     swept = [f"policy={','.join(policies)}", f"seed={','.join(map(str, seeds))}", "max_lr=0.1"]
@@ -134,8 +134,8 @@ Fashion-MNIST, from an empty folder to exit, once. Points are rate, momentum and
     return Result([Table("A sweep", caption, columns, rows)], [required], (), spent)
 
 
-def size(options: Options) -> Result:
-    """How the seconds and the memory of the program's commands grow with the number of trials."""
+def workers(options: Options) -> Result:
+    """How the seconds and the memory of the program's commands grow with the number of trials on this machine."""
     counts = (3, 6) if options.quick else (10, 100, 1000)
     taken: dict[str, dict[int, Cost]] = {}
     for trials in counts:

@@ -40,10 +40,11 @@ def started(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen]:
             process.wait()
 
 
-def run(command: Sequence[str], folder: Path) -> Cost:
-    """Run a command to its end."""
+def run(command: Sequence[str], folder: Path, meanwhile: Callable[[subprocess.Popen], object] = lambda _: None) -> Cost:
+    """Run a command to its end; `meanwhile` is called once, with its process."""
     peak, began = 0.0, time.perf_counter()
     with started(command, folder) as process:
+        meanwhile(process)
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             # The peak of rusage may include the process that started it.
             peak = mebibytes(process.pid, "status", "VmHWM:") or peak
@@ -64,6 +65,12 @@ def tree(root: int) -> list[int]:
     """A process and all its descendants."""
     lists = [path.read_text() for path in Path(f"/proc/{root}/task").glob("*/children")]
     return [root, *(one for child in " ".join(lists).split() for one in tree(int(child)))]
+
+
+def cpu_seconds(process: int) -> float:
+    """The CPU time that a process has used itself."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def mebibytes(process: int, file: str, key: str) -> float:

@@ -41,7 +41,7 @@ class Options:
     scratch: Path
     rounds: int = 5
     quick: bool = False
-    trials: int = 24
+    trials: int | None = None
     out: Path = Path("benchmark")
     pairs: tuple[str, ...] = ()
 

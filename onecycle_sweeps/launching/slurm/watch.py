@@ -12,8 +12,9 @@ from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import ENDED, QUEUED, RUNNING, WAITING, check_owner, is_own
 
 TICK_SECONDS = 0.5
-# SLURM is queried at most every QUERY_SECONDS, and less often the longer the sweep lasts.
-QUERY_SECONDS, MAX_QUERY_SECONDS, QUERY_SHARE = 3.0, 30.0, 0.01
+# SLURM is queried at most every QUERY_SECONDS, and less often the longer the sweep lasts and the longer a query with
+# its look at all trials takes.
+QUERY_SECONDS, MAX_QUERY_SECONDS, QUERY_SHARE, QUERY_PAUSE = 3.0, 30.0, 0.01, 5.0
 IN_FLIGHT_PAUSE = 1.0
 
 
@@ -72,14 +73,15 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
     that waits for room among the user's jobs. Of another user's sweep only what the trials' folders record is shown.
     """
     last: dict[str, str] = {}
-    began, queried, remarks = time.monotonic(), -MAX_QUERY_SECONDS, []
+    began, queried, remarks, spent = time.monotonic(), -MAX_QUERY_SECONDS, [], 0.0
     while unfinished := [entry for entry in trials if last.get(entry.signature) not in ENDED]:
         now = time.monotonic()
         changed = [entry for entry in unfinished if last.get(entry.signature) == RUNNING]
-        if now - queried >= min(MAX_QUERY_SECONDS, max(QUERY_SECONDS, QUERY_SHARE * (now - began))):
+        pause = max(QUERY_SECONDS, QUERY_SHARE * (now - began), QUERY_PAUSE * spent)
+        if now - queried >= min(MAX_QUERY_SECONDS, pause):
             found = _update_and_resubmit(sweep, unfinished) if is_own(sweep.folder) else []
             yield from (Event(news=line) for line in found if line not in remarks)
-            queried, remarks, changed = now, found, unfinished
+            queried, remarks, changed, spent = now, found, unfinished, time.monotonic() - now
         for entry in changed:
             current = sweep.trial(entry.signature).state()
             if last.get(entry.signature) != current.status:
