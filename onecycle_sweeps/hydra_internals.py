@@ -32,7 +32,8 @@ __all__ = ["ConfigLoaderImpl", "DefaultsList"]
 VERSION_BASE = "1.3"
 IS_TESTED = hydra.__version__.startswith("1.3.")
 # A parse tree depends on the text alone, and resolving only reads it.
-_parsed = lru_cache(maxsize=4096)(omegaconf.base.parse)
+_of_omegaconf = omegaconf.base.__dict__
+_parsed = lru_cache(maxsize=4096)(_of_omegaconf["parse"])
 
 
 def option_parser() -> ArgumentParser:
@@ -62,12 +63,12 @@ def composition(
 @contextmanager
 def interpolations_parsed_once() -> Iterator[None]:
     """In this context OmegaConf parses a text with interpolations only once, which takes most of the time otherwise."""
-    before = omegaconf.base.parse
-    omegaconf.base.parse = _parsed if IS_TESTED else before
+    before = _of_omegaconf["parse"]
+    _of_omegaconf["parse"] = _parsed if IS_TESTED else before
     try:
         yield
     finally:
-        omegaconf.base.parse = before
+        _of_omegaconf["parse"] = before
 
 
 def apply_values(config: DictConfig, overrides: Sequence[Override]) -> None:
