@@ -1,7 +1,8 @@
 """What became of a trial of a sweep, read from its folder at one moment: for the report and for tracking alike."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,14 +20,30 @@ from onecycle_sweeps.trial_folder import DIVERGED, FINISHED, LOST, TrialFolder
 class Series:
     """Values of one metric and their steps, in order of steps."""
 
-    steps: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()
+    steps: Sequence[int] = ()
+    values: Sequence[float] = ()
 
     def __bool__(self) -> bool:
         return bool(self.steps)
 
     def pairs(self) -> Iterator[tuple[int, float]]:
         return zip(self.steps, self.values, strict=True)
+
+    def packed(self) -> "Series":
+        """The same in 8 bytes a step, for series with a value at each step."""
+        whole = range(self.steps[0], self.steps[-1] + 1) if self.steps else ()
+        return Series(whole if len(whole) == len(self.steps) else tuple(self.steps), array("d", self.values))
+
+    def thinned(self, columns: int) -> "Series":
+        """The lowest and the highest value of each of so many columns of equal width, with the first and the last."""
+        if len(self.steps) <= 2 * columns:
+            return self
+        bounds = [i * len(self.steps) // columns for i in range(columns + 1)]
+        kept = {0, len(self.steps) - 1}
+        for start, stop in pairwise(bounds):
+            kept |= {min(range(start, stop), key=self.values.__getitem__)}
+            kept |= {max(range(start, stop), key=self.values.__getitem__)}
+        return Series(*zip(*((self.steps[i], self.values[i]) for i in sorted(kept)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -276,7 +293,7 @@ def evaluations_of(record: journal.Record, measured: Iterable[Measure]) -> dict[
 
 def trajectory(record: journal.Record) -> Trajectory:
     """The learning rates and momenta that the optimizer used, as far as the journal goes."""
-    return Trajectory(series(record, journal.LR), series(record, journal.MOMENTUM))
+    return Trajectory(series(record, journal.LR).packed(), series(record, journal.MOMENTUM).packed())
 
 
 def range_test_curves(record: journal.Record, headline: Measure) -> tuple[RangeTestCurve, ...]:

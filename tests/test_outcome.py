@@ -1,13 +1,16 @@
 """The seconds of training behind each evaluation, from the times in a journal."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onecycle_sweeps import journal
-from onecycle_sweeps.outcome import clock
+from onecycle_sweeps.outcome import Series, clock
 
 
 def attempt(folder: Path, number: int, start: int, began: float, evaluations: Sequence[tuple[int, float]]) -> None:
@@ -38,3 +41,27 @@ def test_time_between_attempts_and_repeated_steps_do_not_count(tmp_path: Path) -
 def test_a_trial_without_an_evaluation_has_no_clock(tmp_path: Path, seconds: float | None) -> None:
     attempt(tmp_path, 1, 0, 100.0, [])
     assert clock(journal.read(tmp_path), seconds) == {}
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=300), st.integers(1, 20))
+def test_a_thinned_series_loses_no_peak_and_keeps_its_ends(values: list[float], columns: int) -> None:
+    whole = Series(range(5, 5 + len(values)), values)
+    thin = whole.thinned(columns)
+    assert len(thin.steps) <= 2 * columns + 2
+    pairs = list(whole.pairs())
+    assert set(thin.pairs()) <= set(pairs)
+    assert {pairs[0], pairs[-1]} <= set(thin.pairs())
+    for i in range(columns):
+        column = pairs[i * len(pairs) // columns : (i + 1) * len(pairs) // columns]
+        kept = [pair[1] for pair in thin.pairs() if pair in column]
+        if column:
+            seen = [value for _, value in column]
+            assert (min(kept), max(kept)) == (min(seen), max(seen))
+
+
+def test_a_packed_series_is_the_same_numbers_in_eight_bytes_each() -> None:
+    steps = range(1000)
+    packed = Series(tuple(steps), tuple(step / 7 for step in steps)).packed()
+    assert [*packed.pairs()] == [(step, step / 7) for step in steps]
+    assert sys.getsizeof(packed.values) + sys.getsizeof(packed.steps) < 9_000
+    assert tuple(Series((0, 2), (1.0, 2.0)).packed().steps) == (0, 2)

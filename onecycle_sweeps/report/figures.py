@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LINEAR_RATES, LOWEST_RATE = 20, 1e-4
 Name = TypeVar("Name", bound=Hashable)
 PLANNED = Style(canvas.BLACK, (1, 3), 0.9)
+# More than a figure has pixels.
+COLUMNS_DRAWN = 1500
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def draw_trajectory(trial: TrialFolder) -> Path | None:
     words += [f"seed={config['seed']}"] if "seed" in config else []
 
     def draw(axes: "Axes", series: Series, label: str, colour: str) -> None:
-        axes.plot(series.steps, series.values, color=colour, linewidth=1.7)
+        thin = series.thinned(COLUMNS_DRAWN)
+        axes.plot(thin.steps, thin.values, color=colour, linewidth=1.7)
         _fit(axes)
         axes.set_ylabel(label)
         if not series:
@@ -207,10 +210,15 @@ def draw_trajectory(trial: TrialFolder) -> Path | None:
 
 
 def trajectories(groups: ShownGroups) -> Plot:
-    """The rate and the momentum that an example of each group used, and what was planned where it differs."""
+    """The rate and the momentum that an example of each highlighted group used, and the plan where it differs."""
+    shown = {group: example for group, example in groups.examples.items() if groups.styles[group].highlighted}
+    # Of a sweep whose best groups have not begun, the others are shown.
+    groups = replace(groups, examples=shown or groups.examples)
+    legend = tuple(entry for entry in groups.legend if entry[1].highlighted or not shown)
     is_off = any(example.off for example in groups.examples.values())
+    which = "each group" if len(legend) == len(groups.legend) else f"each of the best {len(shown)} groups"
     words = (
-        "What the optimizer used at each step, by its own record, in one trial of each group.",
+        f"What the optimizer used at each step, by its own record, in one trial of {which}.",
         *(["Dots: what the policy planned, where it was not the same."] if is_off else []),
     )
     panels = tuple(
@@ -224,18 +232,18 @@ def trajectories(groups: ShownGroups) -> Plot:
         for quantity, label in (("lr", "learning rate"), ("momentum", "momentum"))
     )
     planned = (("planned", replace(PLANNED, series=len(groups.legend))),) if is_off else ()
-    return Plot("trajectories", "Learning rate and momentum", panels, legend=(*groups.legend, *planned))
+    return Plot("trajectories", "Learning rate and momentum", panels, legend=(*legend, *planned))
 
 
 def _draw_used(axes: "Axes", groups: ShownGroups, quantity: str, label: str) -> None:
     """The lr or the momentum that each example used, and what was planned for those whose plan was another."""
+    dots = replace(PLANNED, series=len(groups.legend)).line(zorder=4)
     for group, example in reversed(list(groups.examples.items())):
         style = groups.styles[group]
         used, planned = getattr(example.outcome.used, quantity), getattr(example.planned, quantity)
-        axes.plot(used.steps, used.values, **style.line())
-        if example.off and planned:
-            planned_line = replace(PLANNED, series=len(groups.legend)).line(zorder=4)
-            axes.plot(planned.steps, planned.values, **planned_line)
+        for series, line in ((used, style.line()), *([(planned, dots)] if example.off and planned else [])):
+            thin = series.thinned(COLUMNS_DRAWN)
+            axes.plot(thin.steps, thin.values, **line)
     peaks = [max(example.outcome.used.lr.values) for example in groups.examples.values()]
     if quantity == "lr" and max(peaks) > LINEAR_RATES * min(peaks) > 0:
         axes.set_yscale("log")
@@ -273,18 +281,18 @@ def _planned(outcome: Outcome) -> Trajectory:
     per_epoch = resolved.get("steps_per_epoch") or resolved["total_steps"] // config["epochs"]
     with nodes.environment(config):
         policy = nodes.policy(config, resolved["max_lr"], per_epoch, resolved["total_steps"])
-        steps = tuple(range(policy.total_steps))
+        steps = range(policy.total_steps)
         hypers = [policy(step) for step in steps]
-    lr = Series(steps, tuple(hyper.lr for hyper in hypers))
+    lr = Series(steps, [hyper.lr for hyper in hypers]).packed()
     if not outcome.used.momentum:
         return Trajectory(lr)
     own = resolved["momentum"] if schema.LOOP in config else config["optimizer"]["momentum"]
-    return Trajectory(lr, Series(steps, tuple(own if h.momentum is None else h.momentum for h in hypers)))
+    return Trajectory(lr, Series(steps, [own if h.momentum is None else h.momentum for h in hypers]).packed())
 
 
 def _difference(name: str, planned: Series, used: Series) -> str | None:
     """The first step at which the two are not the same number."""
-    if used.steps != planned.steps[: len(used.steps)]:
+    if tuple(used.steps) != tuple(planned.steps[: len(used.steps)]):
         return f"{name} was not recorded at each step"
     for step, plan, use in zip(used.steps, planned.values, used.values, strict=False):
         if plan != use:

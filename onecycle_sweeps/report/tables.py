@@ -55,9 +55,11 @@ def show_status(sweep: Sweep, console: Console) -> None:
     if len(rows) > MOST_FOLDED:
         # A rich table takes half a second for a thousand rows.
         *widths, _ = (max(map(len, column)) for column in zip(headings, *rows, strict=True))
-        for row in (headings, *rows):
-            padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            console.out("  ".join([*padded, row[-1]]).rstrip(), highlight=False)
+        lines = [
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+            for row in (headings, *rows)
+        ]
+        console.out("\n".join(lines), highlight=False)
     else:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for heading in headings:
