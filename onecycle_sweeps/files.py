@@ -8,18 +8,24 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 # The format of every file that is written. A file without one is from before there were formats, and has format 0.
 FORMAT = 1
 # A temporary file that has not changed for this long belongs to a process that was killed.
 STALE_SECONDS = 3600.0
 LOCK_RETRY_SECONDS = 0.02
+# The pauses before a stale handle is tried again, and before a file that is not whole is read again.
+STALE_PAUSES, HALF_PAUSES = (0.01, 0.05, 0.2, 0.5, 1.0), (0.05, 0.2, 0.5)
+# On these file systems a machine may see a file that another one has just written without its content.
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "lustre", "beegfs", "gpfs", "ceph", "glusterfs", "fuse")
 MOUNTS = Path("/proc/self/mountinfo")
 # The errors of flock on a file system without locks, such as Lustre mounted without -o flock.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+T = TypeVar("T")
 Fields = Mapping[str, type | tuple[type, ...]]
 
 
@@ -45,12 +51,38 @@ class UnknownFormat(Unreadable):
     """The file has a format that this version of the program does not know."""
 
 
+class StaleHandle(OSError, Unreadable):
+    """The file server keeps saying that a file or folder has been replaced."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} cannot be used: {self.strerror}"
+
+
 class AlreadyLocked(Exception):
     """Another process holds the lock."""
 
 
 class NoLocks(OSError):
     """The file system does not support locks."""
+
+
+def steadily(path: Path, call: Callable[[], T]) -> T:
+    """The result of a call that reads or writes `path`, repeated for a while where the file server says ESTALE.
+
+    NFS does so for a file that another machine has replaced or moved, until this one has looked for it again. Raises
+    StaleHandle if that does not help.
+    """
+    for pause in (*STALE_PAUSES, None):
+        try:
+            return call()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            if pause is None:
+                tried = f"{os.strerror(errno.ESTALE)} after {len(STALE_PAUSES) + 1} tries"
+                raise StaleHandle(errno.ESTALE, tried, str(path)) from error
+        time.sleep(pause)
+    raise AssertionError
 
 
 def never() -> bool:
@@ -66,6 +98,10 @@ def write(
     `before_replacing` is called at the last moment; if it raises, the file is not replaced.
     Raises FileNotFoundError if another process has removed the temporary file in the meantime.
     """
+    steadily(path, lambda: _write(path, content, before_replacing))
+
+
+def _write(path: Path, content: str | bytes | memoryview, before_replacing: Callable[[], object] | None) -> None:
     temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
@@ -133,19 +169,24 @@ def read_json(path: Path, fields: Fields | None = None) -> dict[str, Any] | None
 
 def read_json_with_format(path: Path, fields: Fields | None = None) -> tuple[int, dict[str, Any]] | None:
     """A JSON file's format and content; None if there is no such file. Raises as `read_json` does."""
-    if (data := read_bytes(path)) is None:
-        return None
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is damaged ({'not whole' if data.strip() else 'empty'})") from error
-    return split_format(path, content, fields)
+    for pause in (*HALF_PAUSES, None):
+        if (data := read_bytes(path)) is None:
+            return None
+        try:
+            return split_format(path, json.loads(data), fields)
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, Unreadable):
+                raise
+            if pause is None or not _is_remote(path.parent):
+                raise Damaged(f"{path} is damaged ({'not whole' if data.strip() else 'empty'})") from error
+        time.sleep(pause)
+    return None
 
 
 def read_bytes(path: Path) -> bytes | None:
     """A file's content; None if there is no such file. Raises Unreadable if it cannot be read."""
     try:
-        return path.read_bytes()
+        return steadily(path, path.read_bytes)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -155,7 +196,7 @@ def read_bytes(path: Path) -> bytes | None:
 def listed(folder: Path) -> list[str]:
     """The names in a folder; none if it is missing or may not be read."""
     try:
-        return os.listdir(folder)
+        return steadily(folder, lambda: os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
 
@@ -187,8 +228,9 @@ def lock(
     Raises NoLocks where the file system does not support locks. Replacing or removing the file breaks the lock.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
+        file = os.fdopen(steadily(path, lambda: os.open(path, flags, 0o666)), "r+b", buffering=0)
         try:
             locked = _try_lock(file, path, shared)
             if locked and _is_at(file, path):
@@ -208,7 +250,7 @@ def is_locked(path: Path) -> bool:
     """Whether a process has an exclusive lock on the file at `path`; raises NoLocks."""
     while True:
         try:
-            with path.open("rb") as file:
+            with steadily(path, lambda: path.open("rb")) as file:
                 free = _try_lock(file, path, shared=True)
                 if _is_at(file, path):
                     return not free
@@ -233,6 +275,12 @@ def file_system(folder: Path) -> str:
     # The last one of several mounts on one path counts.
     best = max(enumerate(around), key=lambda found: (len(found[1][4]), found[0]), default=None)
     return best[1][best[1].index("-") + 1] if best else "unknown"
+
+
+@cache
+def _is_remote(folder: Path) -> bool:
+    """Whether a folder's file system is one of NETWORK."""
+    return file_system(folder).partition(".")[0] in NETWORK
 
 
 def _try_lock(file: IO[bytes], path: Path, shared: bool) -> bool:

@@ -6,13 +6,14 @@ steps, the steps up to which a durable checkpoint was saved, and at last the sta
 
 import errno
 import json
-import mmap
 import os
 import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,8 +28,10 @@ HEAD = ("attempt", "from", "time", "host")
 SUFFIX = ".jsonl"
 # Reading this many bytes takes no longer than another bisection.
 NEAR_BYTES = 1 << 16
+# How much more of the end of a file is read each time until a line is found.
+LARGER = 4
 # The line with the end is the last one of a file, and shorter than this.
-END_BYTES = 1 << 20
+END_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -186,9 +189,7 @@ class Tail:
         if found[-1] != self._path or self.attempt is None:
             self._begin(found[-1])
             return
-        with found[-1].open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
+        data = files.steadily(found[-1], partial(_from, found[-1], self._offset))
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         for block in _parse_blocks(_parse(whole.splitlines())):
@@ -312,20 +313,40 @@ def _between(found: Iterable[Block], start: int, stop: int) -> Iterator[Block]:
 
 
 def _read_attempt(path: Path) -> Attempt | None:
-    with path.open("rb") as file:
-        return _parse_attempt(path, file)
+    def read() -> Attempt | None:
+        with path.open("rb") as file:
+            return _parse_attempt(path, file)
+
+    # A folder may list a file that another machine has just moved away.
+    with suppress(FileNotFoundError):
+        return files.steadily(path, read)
+    return None
 
 
 def _head(path: Path) -> Attempt | None:
     """An attempt from its first line."""
+    return _parse_attempt(path, [_first_line(path)])
+
+
+def _from(path: Path, offset: int) -> bytes:
     with path.open("rb") as file:
-        return _parse_attempt(path, [file.readline()])
+        file.seek(offset)
+        return file.read()
+
+
+def _first_line(path: Path) -> bytes:
+    def read() -> bytes:
+        with path.open("rb") as file:
+            return file.readline()
+
+    with suppress(FileNotFoundError):
+        return files.steadily(path, read)
+    return b""
 
 
 def _outline(path: Path) -> Attempt | None:
     """An attempt from its first line, its last `saved` line and its end."""
-    with path.open("rb") as file:
-        head = file.readline()
+    head = _first_line(path)
     return _parse_attempt(path, [head, *_last_lines(path, '"saved":'), *_last_lines(path, '"end":', END_BYTES)])
 
 
@@ -336,16 +357,31 @@ def _last_block(path: Path) -> Block | None:
 
 def _last_lines(path: Path, key: str, within: int = sys.maxsize) -> list[bytes]:
     """The last whole line of a file with a key, if there is one within so many bytes from its end."""
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size <= NEAR_BYTES:
-            return _last_with(file.read(), key, within)
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            return _last_with(data, key, within)
+    length = NEAR_BYTES
+    while True:
+        # A mapped file would be faster, but kills the process if another machine removes the file.
+        data, is_whole = files.steadily(path, partial(_end_of, path, length))
+        if (found := _last_with(data, key)) or is_whole or length >= within:
+            return found
+        length *= LARGER
 
 
-def _last_with(data: bytes | mmap.mmap, key: str, within: int) -> list[bytes]:
-    stop, start = len(data), max(0, len(data) - within)
-    while (found := data.rfind(key.encode(), start, stop)) >= 0:
+def _end_of(path: Path, length: int) -> tuple[bytes, bool]:
+    """The lines in the last so many bytes of a file, and whether that is the whole file."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return b"", True
+    with file:
+        start = max(0, os.fstat(file.fileno()).st_size - length)
+        file.seek(start)
+        data = file.read()
+    return (data[data.find(b"\n") + 1 :], False) if start else (data, True)
+
+
+def _last_with(data: bytes, key: str) -> list[bytes]:
+    stop = len(data)
+    while (found := data.rfind(key.encode(), 0, stop)) >= 0:
         stop, close = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
         line = data[stop : close if close >= 0 else len(data)]
         if next(_parse([line]), None) is not None:

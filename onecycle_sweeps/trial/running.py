@@ -23,6 +23,8 @@ from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_ow
 
 log = logging.getLogger("onecycle_sweeps")
 WAIT_SECONDS = 0.2
+# How many attempts of other machines a lagging list of files may lack.
+MOST_UNSEEN = 8
 # The folders of the trials whose logs get what is logged in this context.
 _LOGGED: ContextVar[tuple[Path, ...]] = ContextVar("logged", default=())
 
@@ -75,7 +77,7 @@ def running(
         provenance.forget_changed_modules(code)
         number = trial.attempts() + 1
         try:
-            record = Journal(trial.journal, number)
+            number, record = _next_attempt(trial, number)
             # From now on an earlier attempt that still runs cannot replace files.
             trial.remove_temporary()
             state, notes = _usable_checkpoint(trial, config, code)
@@ -85,6 +87,15 @@ def running(
         log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, start)
         trial.remove("failure.json")
         return (yield from _conclude(RunningAttempt(trial, number, record, stopped, place, clock), config, code, state))
+
+
+def _next_attempt(trial: TrialFolder, number: int) -> tuple[int, Journal]:
+    """The journal of the next attempt and its number, which is at least `number`."""
+    for later in range(MOST_UNSEEN):
+        # A network file system may not list yet what another machine has written.
+        with suppress(FileExistsError):
+            return number + later, Journal(trial.journal, number + later)
+    return number + MOST_UNSEEN, Journal(trial.journal, number + MOST_UNSEEN)
 
 
 def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> Training:
