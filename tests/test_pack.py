@@ -49,7 +49,7 @@ class InDouble:
 
 
 def learners(folder: Path, *overrides: str, double: bool = True, device: str = "cpu") -> list[Learner]:
-    asked = (*SHORT, *overrides, f"device={device}", "precision=fp32")
+    asked = ("epochs=2", "batch_size=32", "max_lr=0.1", *overrides, f"device={device}", "precision=fp32")
     found = [learner_of(made(folder / str(seed), *asked, f"seed={seed}")) for seed in range(len(POLICIES))]
     return [replace(one, model=one.model.double(), data=InDouble(one.data)) for one in found] if double else found
 
