@@ -85,6 +85,11 @@ def test_a_test_ends_above_four_times_the_lowest_smoothed_loss() -> None:
     assert smoothed[first_above - 1] <= 4 < smoothed[first_above]
 
 
+def test_a_first_batch_without_the_samples_that_have_most_of_the_loss_is_no_divergence() -> None:
+    losses = [0.1, *[0.2, 0.2, 2.0, 0.3] * 25]
+    assert len(list(until_diverged(Seen(i, loss) for i, loss in enumerate(losses)))) == len(losses)
+
+
 def test_a_test_that_never_diverges_runs_to_its_end() -> None:
     assert len(list(until_diverged(Seen(i, 2.3) for i in range(100)))) == 100
 

@@ -251,6 +251,13 @@ def test_each_epoch_is_measured_against_the_first_loss_alone():
     assert check.update(6.1) == "the mean loss of epoch 4 is 3.05, above 3x the untrained net's"
 
 
+def test_a_few_steps_with_most_of_the_loss_are_no_divergence():
+    check = DivergenceCheck(steps_per_epoch=10)
+    # The first batch has none of the samples that have most of the loss.
+    assert [check.update(loss) for loss in [0.1, *[0.2] * 5, *[2.0] * 4] * 3] == [None] * 30
+    assert any(check.update(loss) for loss in [0.2] * 5 + [2.0] * 5)
+
+
 def test_a_loss_that_was_negative_once_may_grow():
     check = DivergenceCheck(steps_per_epoch=2)
     assert [check.update(loss) for loss in (1.0, -0.5, 90.0, 90.0)] == [None] * 4

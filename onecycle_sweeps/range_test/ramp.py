@@ -90,7 +90,8 @@ def until_diverged(steps: Iterable[S]) -> Iterator[tuple[S, float]]:
     """Each step with the smoothed loss so far, up to and including the one that diverges; no later step is taken.
 
     A step diverges if its loss is not finite, or if the smoothed loss is above 4 times the lowest smoothed loss so far
-    (fastai's rule, for losses that cannot be negative).
+    (fastai's rule, for losses that cannot be negative). The mean of the first MIN_POINTS losses is not judged: where a
+    few samples have most of the loss, it rises by more than that when the first of them comes.
     """
     descent = Descent()
     for step in steps:
@@ -102,7 +103,10 @@ def until_diverged(steps: Iterable[S]) -> Iterator[tuple[S, float]]:
 
 @dataclass(frozen=True)
 class Descent:
-    """The losses of a test so far: how many, their exponential mean, and the lowest smoothed loss before the last."""
+    """The losses of a test so far: how many, their exponential mean, and its lowest value before the last.
+
+    The first MIN_POINTS values of that mean do not count.
+    """
 
     count: int = 0
     average: float = 0.0
@@ -110,7 +114,7 @@ class Descent:
 
     def after(self, loss: SupportsFloat) -> "Descent":
         """The losses with one more."""
-        lowest = min(self.lowest, self.smoothed) if self.count else math.inf
+        lowest = min(self.lowest, self.smoothed) if self.count >= MIN_POINTS else math.inf
         return Descent(self.count + 1, BETA * self.average + (1 - BETA) * float(loss), lowest)
 
     @property

@@ -30,7 +30,7 @@ State = dict[str, Any]
 # A block of steps is written to the journal at this age or length; until then its losses stay on the device.
 BLOCK_SECONDS = 1.0
 BLOCK_STEPS = 1000
-# A whole epoch at a mean loss above this many times the untrained net's has diverged.
+# A whole epoch has diverged whose mean loss, and that of half of its steps, is above so many times the untrained net's.
 DIVERGED_FACTOR = 3.0
 
 
@@ -52,12 +52,17 @@ class RunningAttempt:
 
 @dataclass
 class DivergenceCheck:
-    """Decides whether a training has diverged, from each loss in turn; its fields go into the checkpoint."""
+    """Decides whether a training has diverged, from each loss in turn; its fields go into the checkpoint.
+
+    The untrained net's loss is that of the first batch. Where a few samples have most of the loss, that is far below
+    the mean of an epoch, so half of an epoch's steps have to be above the limit as well: `epoch_above` counts them.
+    """
 
     steps_per_epoch: int
     steps: int = 0
     untrained: float = math.nan
     epoch_total: float = 0.0
+    epoch_above: int = 0
     bounded: bool = True
 
     def update(self, loss: float) -> str | None:
@@ -70,10 +75,13 @@ class DivergenceCheck:
         self.bounded = self.bounded and loss >= 0
         self.steps += 1
         self.epoch_total += loss
+        limit = DIVERGED_FACTOR * self.untrained
+        self.epoch_above += loss > limit
         if self.steps % self.steps_per_epoch:
             return None
-        mean, self.epoch_total = self.epoch_total / self.steps_per_epoch, 0.0
-        if self.bounded and mean > DIVERGED_FACTOR * self.untrained:
+        mean, above = self.epoch_total / self.steps_per_epoch, self.epoch_above
+        self.epoch_total, self.epoch_above = 0.0, 0
+        if self.bounded and mean > limit and 2 * above >= self.steps_per_epoch:
             epoch = self.steps // self.steps_per_epoch
             return f"the mean loss of epoch {epoch} is {mean:.4g}, above {DIVERGED_FACTOR:g}x the untrained net's"
         return None
