@@ -217,6 +217,14 @@ def test_outliers_of_a_table_are_clipped_with_a_warning_and_rare_gaps_stay_small
     assert found["train"][3, 2] == 1
 
 
+def test_targets_that_have_most_of_the_loss_are_a_doubt():
+    values = np.random.default_rng(0).normal(size=4000)
+    assert not rows.describe(made(values), HOLD_OUT).doubts
+    values[::800] = 3000.0
+    (doubt,) = rows.describe(made(values), HOLD_OUT).doubts
+    assert all(word in doubt for word in ("column y", "3000", "20 standard deviations", "objective.loss=huber"))
+
+
 def test_rows_that_two_parts_share_and_classes_that_a_part_lacks_are_doubts():
     inputs = np.array([[1.0], [2.0], [3.0], [4.0]])
     source = Rows(Part(inputs, np.array([0, 1, 0, 1])), val=Part(inputs[:2], np.array([0, 0])))

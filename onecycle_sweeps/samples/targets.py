@@ -25,6 +25,8 @@ Form = Literal["classes", "masks", "labels", "values", "raw"]
 # The class of places that count neither for the loss nor for a measure (PASCAL VOC's border).
 IGNORED = 255
 MOST_MASK_CLASSES = 4096
+# A target further from the mean, in standard deviations, is told.
+FAR_OUT = 20.0
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,8 @@ def known(targets: Targets, usual: str) -> tuple[dict[str, Any], list[str]]:
             raise ValueError(f"{targets.label} must be numbers whose deviation is finite, got up to {columns.max():g}")
         if usual == "multilabel":
             doubts += _absent_labels(targets.parts)
+        if usual == "regression":
+            doubts += _far_out(targets.label, columns, std)
         offered |= {"target_mean": columns.mean(0).tolist(), "target_std": np.where(std > 0, std, 1.0).tolist()}
     return offered, doubts
 
@@ -254,6 +258,17 @@ def _unlabelled(masks: Mapping[str, np.ndarray]) -> Iterator[str]:
     for part, numbers in masks.items():
         if count := int((numbers == IGNORED).reshape(len(numbers), -1).all(1).sum()):
             yield f"{count} of {len(numbers)} {part} masks are {IGNORED} everywhere, which is ignored"
+
+
+def _far_out(label: str, columns: np.ndarray, std: np.ndarray) -> Iterator[str]:
+    """A warning if training targets (N, places) are so far from the mean that they have most of the squared error."""
+    far = np.abs(columns - columns.mean(0)) > FAR_OUT * std
+    if far.any():
+        shown = few([f"{value:g}" for value in columns[far]])
+        yield (
+            f"{label} has {far.sum()} training values more than {FAR_OUT:g} standard deviations from the mean "
+            f"({shown}), which have most of the loss: consider objective.loss=huber, or their logarithm"
+        )
 
 
 def _absent_labels(parts: Mapping[str, np.ndarray]) -> Iterator[str]:
