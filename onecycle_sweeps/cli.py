@@ -36,7 +36,7 @@ from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.terminal import FAILURE, MISTAKE, complain, refuse, say
-from onecycle_sweeps.trial_folder import EarlierVersion, check_owner
+from onecycle_sweeps.trial_folder import check_owner
 
 # The most characters of an error that are shown.
 ERROR_WIDTH = 160
@@ -313,7 +313,7 @@ def _warn_of_skipped(line: str) -> None:
 
 def _report_earlier(which: Sweep) -> None:
     """Report how many trials have records of an earlier version, which are shown but not continued."""
-    found = [entry for entry in which.trials if isinstance(which.trial(entry.signature).unusable(), EarlierVersion)]
+    found = [entry for entry in which.trials if which.trial(entry.signature).is_of_earlier_version()]
     if found:
         complain(
             f"{len(found)} of {len(which.trials)} trials were recorded by an earlier version of the "

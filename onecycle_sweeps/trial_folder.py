@@ -181,6 +181,16 @@ class TrialFolder:
             return error
         return None
 
+    def is_of_earlier_version(self) -> bool:
+        """Whether an earlier version of the program, which wrote no formats, has recorded the trial."""
+        try:
+            for name in ("result.json", "resolved.json"):
+                if read := files.read_json_with_format(self.path / name):
+                    return read[0] == 0
+            return any(attempt.format == 0 for attempt in journal.attempts(self.journal))
+        except Unreadable:
+            return False
+
     def will_start_again(self) -> bool:
         """Whether a training that was stopped has taken steps, and has saved nothing to go on from."""
         return self.state().status == WAITING and not self.checkpoint.exists() and self.progress() is not None

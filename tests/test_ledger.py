@@ -1,7 +1,9 @@
 """What a store has of a sweep is known after a crash, for each experiment apart, and for a database that was moved."""
 
+import base64
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,24 @@ import recorded
 from onecycle_sweeps import tracking
 from onecycle_sweeps.files import read_json
 from onecycle_sweeps.sweep import Sweep
-from onecycle_sweeps.tracking import ledger
+from onecycle_sweeps.tracking import ledger, ui
+from onecycle_sweeps.tracking import runs as store_runs
 from onecycle_sweeps.tracking.ledger import Ledger, RunFile
-from recorded import NAME, ask, attempt, client, database, finish, runs, stored, sweep, training, written
+from recorded import (
+    NAME,
+    ask,
+    attempt,
+    client,
+    database,
+    experiment_tags,
+    finish,
+    runs,
+    shared_store,
+    stored,
+    sweep,
+    training,
+    written,
+)
 
 
 def delivered(folder: Path, **rest: str) -> Sweep:
@@ -116,6 +133,28 @@ def test_a_ledger_of_format_0_belongs_to_the_experiment_that_it_filled(tmp_path:
     assert tracking.deliver(made, [], "onecycle") is None
     assert stored(made, "a") == written(made.trial("a"), 1)
     assert count(made) == before + 2
+
+
+def test_an_experiment_keeps_the_views_of_its_latest_sweeps_and_makes_an_older_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(store_runs, "KEPT_VIEWS", 2)
+    made = [delivered(tmp_path / f"{i}", id=f"sweep{i}", uri=shared_store(tmp_path), experiment="e") for i in range(4)]
+    client(made[0]).set_experiment_tag(ledger.load(made[0]).experiment, ui.view_tag("mine"), "a user's own")
+    tokens = [ledger.load(one).token for one in made]
+    assert views(made[0]) == {"mine", tokens[2], tokens[3]}
+    before = count(made[0])
+    assert tracking.deliver(made[0], [], "onecycle") is None
+    assert views(made[0]) == {"mine", tokens[3], tokens[0]}
+    assert (count(made[0]), ledger.load(made[0]).token) == (before, tokens[0])
+    state = experiment_tags(made[0])[ui.view_tag(tokens[0])].removeprefix("deflate;")
+    assert b"val/accuracy" in zlib.decompress(base64.b64decode(state))
+
+
+def views(made: Sweep) -> set[str]:
+    """The tokens of the views that an experiment has."""
+    prefix = ui.view_tag("")
+    return {key.removeprefix(prefix) for key in experiment_tags(made) if key.startswith(prefix)}
 
 
 def test_a_single_trial_is_shipped_by_a_ledger_of_format_0(tmp_path: Path):

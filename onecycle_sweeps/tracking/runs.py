@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LINKS_LENGTH = 3000
 # What a sweep shows, by name: texts and numbers.
 Findings = Mapping[str, str | float]
+# How many sweeps of an experiment have a view of their own, and the experiment's tag that lists them, latest last.
+KEPT_VIEWS, VIEWS_TAG = 50, "onecycle_sweeps.views"
 # Tags that a run keeps only while its trial has a reason for them.
 TRANSIENT_TAGS = {"cause", "warnings"}
 
@@ -48,7 +50,7 @@ class Runs:
         """Whether the ledger has everything that exists once for the sweep."""
         known = self.ledger
         parent = known.parent is not None or self.sweep.single
-        return known.named and known.experiment is not None and known.measured and parent
+        return known.named and known.experiment is not None and known.view and known.measured and parent
 
     def open(self, only: Collection[str] | None = None) -> None:
         """Create the experiment, the sweep's view and, for a sweep with -m, the parent run, unless they exist.
@@ -67,6 +69,7 @@ class Runs:
         if measured or not self.ledger.view:
             tag, token = ui.view_tag(self.ledger.token), self.ledger.token
             self.client.set_experiment_tag(self.ledger.experiment, tag, ui.view(self.sweep, token, measured))
+            self._remove_old_views(self.ledger.experiment, token)
             self.ledger.view, self.ledger.measured = True, bool(measured)
             self.ledger.save()
         if self.ledger.parent is None and not self.sweep.single:
@@ -75,6 +78,15 @@ class Runs:
             parent = self._run(run_data.sweep_name(self.sweep), created, tags, may_have_parent)
             self.ledger.parent, self.ledger.parent_status = parent.info.run_id, parent.info.status
             self.ledger.save()
+
+    def _remove_old_views(self, experiment: str, latest: str) -> None:
+        """Keep the views of the KEPT_VIEWS latest sweeps of an experiment, whose tags would grow without an end."""
+        tags = self.client.get_experiment(experiment).tags
+        views = [*(token for token in tags.get(VIEWS_TAG, "").split() if token != latest), latest]
+        for token in views[:-KEPT_VIEWS]:
+            if ui.view_tag(token) in tags:
+                self.client.delete_experiment_tag(experiment, ui.view_tag(token))
+        self.client.set_experiment_tag(experiment, VIEWS_TAG, " ".join(views[-KEPT_VIEWS:]))
 
     def update(self, outcome: Outcome, standing: list[Any], file: RunFile) -> None:
         """Bring a trial's run up to date and record that in its file; raises OutOfTime between two batches."""
@@ -308,7 +320,12 @@ def _current_ledger(client: "MlflowClient", sweep: Sweep) -> Ledger:
     known = _known_ledger(client, sweep)
     if database_file(sweep.tracking_uri):
         _check_artifact_folder(client, sweep)
-    return Ledger(known.folder, known.address, known.name) if _is_deleted(client, known) else known
+    if _is_deleted(client, known):
+        return Ledger(known.folder, known.address, known.name)
+    if known.experiment and ui.view_tag(known.token) not in client.get_experiment(known.experiment).tags:
+        # Later sweeps have taken its place: the view is made again.
+        known.view = known.measured = False
+    return known
 
 
 def _known_ledger(client: "MlflowClient", sweep: Sweep) -> Ledger:
@@ -318,20 +335,21 @@ def _known_ledger(client: "MlflowClient", sweep: Sweep) -> Ledger:
         return known
     if experiment := client.get_experiment_by_name(sweep.experiment):
         for other in ledger.others(sweep):
-            if _belongs_to(other, experiment, known.address):
+            if _belongs_to(client, other, experiment, known.address):
                 same = replace(other, address=known.address, name=known.name)
                 same.save()
                 return same
     return known if known.named else Ledger(known.folder, known.address, known.name)
 
 
-def _belongs_to(other: Ledger, experiment: "Experiment", store: str) -> bool:
-    """Whether a ledger is of this experiment: by its id in the same store, by its token in a file that was moved."""
+def _belongs_to(client: "MlflowClient", other: Ledger, experiment: "Experiment", store: str) -> bool:
+    """Whether a ledger is of this experiment: by its id in the same store, by its runs in a file that was moved."""
     if other.address == store:
         return other.experiment == experiment.experiment_id
     before, after = database_file(other.address), database_file(store)
     moved = before is not None and after is not None and (not before.exists() or before.samefile(after))
-    return moved and ui.view_tag(other.token) in experiment.tags
+    query = f"tags.ledger = '{other.token}'"
+    return moved and bool(client.search_runs([experiment.experiment_id], query, max_results=1))
 
 
 def _check_artifact_folder(client: "MlflowClient", sweep: Sweep) -> None:

@@ -89,7 +89,7 @@ def open_jobs(sweep: Sweep) -> Iterator[OpenJob]:
         trial = sweep.trial(entry.signature)
         try:
             record = trial.job()
-            if not record or record["status"] not in (QUEUED, RUNNING) or trial.state().has_result:
+            if not record or record["status"] not in (QUEUED, RUNNING) or (trial.path / "result.json").exists():
                 continue
             path = sweep.runs_dir / record["submission"]
             if path not in loaded:
