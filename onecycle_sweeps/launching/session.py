@@ -92,6 +92,9 @@ class Session:
         for line in self.remarks(trials, self.sweep.trials):
             print(line, file=sys.stderr, flush=True)
         self._run(todo, run, reused, flaws)
+        if not self.ships:
+            # This process does not wait for the jobs.
+            return [math.nan] * len(trials)
         return [sweeper_value(self.sweep.trial(trial.signature)) for trial in trials]
 
     def plan(self, requests: Sequence[Request]) -> list[Trial]:
