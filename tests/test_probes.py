@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onecycle_sweeps.policies import CLR, Constant, Cosine, Linear, OneCycle, Policy, Step, Wsd, near_peak
 from onecycle_sweeps.range_test import probes
 from onecycle_sweeps.range_test.probes import Found, Probe, Probed
 from onecycle_sweeps.range_test.verdict import Reading
@@ -104,6 +105,28 @@ def test_an_untrained_net_without_a_score_leaves_the_range_tests_rate_ambiguous(
     search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, untrained, ())
     found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.1)(one), one.steps))
     assert (found.max_lr.rate, found.word) == (0.1, "ambiguous")
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_lowered"),
+    [
+        (OneCycle(1.0, 300), False),
+        (CLR(1.0, 300), False),
+        (Cosine(1.0, 300), False),
+        (Linear(1.0, 300), False),
+        (Step(1.0, 300), True),
+        (Wsd(1.0, 300), True),
+        (Constant(1.0, 300), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_policy_that_stays_near_its_peak_gets_half_of_the_rate(policy: Policy, is_lowered: bool):
+    search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, (), near_peak(policy))
+    found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.1)(one), one.steps))
+    assert found.is_lowered is is_lowered
+    assert found.max_lr.rate == pytest.approx(0.05 if is_lowered else 0.1)
+    assert found.max_lr.low <= found.max_lr.rate <= found.max_lr.high
+    assert found.word == "confident"
 
 
 def test_without_steps_for_short_trainings_the_range_tests_verdict_is_passed_on():

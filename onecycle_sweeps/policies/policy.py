@@ -83,6 +83,13 @@ class Compressed:
         return self.policy(round(at * (self.policy.total_steps - 1) / max(1, self.total_steps - 1)))
 
 
+def near_peak(policy: Policy) -> float:
+    """The share of a policy's steps whose rate is above 0.9 times its highest, from at most 1,000 of them."""
+    count = min(policy.total_steps, 1000)
+    rates = [policy(round(at * (policy.total_steps - 1) / max(1, count - 1))).lr for at in range(count)]
+    return sum(rate > 0.9 * max(rates) for rate in rates) / count
+
+
 def check_policy(name: str, policy: Any, total_steps: int) -> None:
     """Raise ValueError, naming the policy `name`, unless `policy` is one of `total_steps` steps with usable values.
 

@@ -7,7 +7,7 @@ the training that the rate is for. They err in different ways, so a rate on whic
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onecycle_sweeps.measures import AT_CHANCE
 from onecycle_sweeps.range_test.verdict import MEMORISED, Reading, grid_around
@@ -25,6 +25,9 @@ FURTHER = 2
 AGREEING = 2.5
 # The share of the way from the untrained net's score to the best one's within which two scores are as good as equal.
 ALIKE = 0.01
+# A policy that stays near its peak for more than this share of its steps gets this share of the rate: what a short
+# training bears for 40 steps, a long one need not bear for hundreds, and what does not fall at its end keeps its noise.
+LONG, SAFER = 0.25, 0.5
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,14 @@ class Found:
 
     max_lr: with the rates between which the short trainings' score is as good as equal.
     from_range_test: the rate that the range test found.
+    is_lowered: whether max_lr is SAFER times what the trainings say, because of a policy that stays near its peak.
     """
 
     max_lr: Reading
     from_range_test: float
     probed: tuple[Probed, ...]
     doubts: tuple[str, ...]
+    is_lowered: bool = False
 
     @property
     def word(self) -> str:
@@ -98,12 +103,13 @@ def cost(budget: int, steps: int) -> int | None:
 
 
 def search(
-    start: Reading, steps: int, budget: int, untrained: float, doubts: Sequence[str]
+    start: Reading, steps: int, budget: int, untrained: float, doubts: Sequence[str], near_peak: float = 0.0
 ) -> Generator[Probe, Probed, Found]:
     """Ask for short trainings, each with the result of the one before, and return what they found.
 
     `start` is what the range test found for trainings of `steps` steps, with its `doubts`; it is returned as it is if
-    the `budget`, in steps, is too small. `untrained` is the score of the untrained net.
+    the `budget`, in steps, is too small. `untrained` is the score of the untrained net, `near_peak` the share of the
+    policy's steps whose rate is close to its peak.
     """
     if (found := lengths(budget, steps)) is None:
         return Found(start, start.rate, (), tuple(doubts))
@@ -122,7 +128,11 @@ def search(
             break
         beyond = middle + (1 if middle == max(last) else -1)
         last[beyond] = yield Probe(start.rate * 2.0**beyond, longest, SEED + 1)
-    return _found(start, [*probed, *last.values()], last, untrained)
+    found = _found(start, [*probed, *last.values()], last, untrained)
+    if near_peak <= LONG:
+        return found
+    lower = Reading(SAFER * found.max_lr.rate, SAFER * found.max_lr.low, found.max_lr.high)
+    return replace(found, max_lr=lower, is_lowered=True)
 
 
 def _found(start: Reading, probed: Sequence[Probed], last: dict[int, Probed], untrained: float) -> Found:

@@ -39,7 +39,8 @@ def line(probe: Outcome, sweeps_steps: int) -> str:
     lengths = sorted({one["steps"] for one in probed})
     share = f", {100 * probe.result['steps'] / sweeps_steps:.2g} % of the trainings' steps" if sweeps_steps else ""
     cost = f"{len(probed)} short trainings of {' and '.join(map(str, lengths))} steps{share}"
-    return f"{probe.name}: {found} (range test {start:.3g}; {cost})"
+    lowered = "half of what they say, since the policy stays near its peak; " if record.get("is_lowered") else ""
+    return f"{probe.name}: {found} ({lowered}range test {start:.3g}; {cost})"
 
 
 def lines(probes: Sequence[Outcome], trainings: Sequence[Outcome]) -> Iterator[str]:

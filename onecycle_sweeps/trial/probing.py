@@ -15,7 +15,7 @@ from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import Learner, StepTaken, evaluate, evaluated, steps
 from onecycle_sweeps.measures import LOSS, Measure, recorded
-from onecycle_sweeps.policies import Compressed, Policy
+from onecycle_sweeps.policies import Compressed, Policy, near_peak
 from onecycle_sweeps.range_test import Reading, probes
 from onecycle_sweeps.range_test.probes import Found, Probe, Probed
 from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, columns
@@ -121,12 +121,14 @@ def _asked_for(
 ) -> State:
     """The arguments of the search, as a checkpoint keeps them."""
     rates = range_test["metrics"]
+    policy = nodes.policy(config, 1.0, max(1, steps // config["epochs"]), steps)
     return {
         "start": [rates[f"suggestion/max_lr{end}"] for end in ("", "_low", "_high")],
         "steps": steps,
         "budget": schema.probe_steps(config, steps),
         "untrained": score_of(judged, untrained),
         "doubts": list(range_test["verdict"]["doubts"]),
+        "near_peak": near_peak(policy),
     }
 
 
