@@ -216,7 +216,8 @@ def trajectories(groups: ShownGroups) -> Plot:
     groups = replace(groups, examples=shown or groups.examples)
     legend = tuple(entry for entry in groups.legend if entry[1].highlighted or not shown)
     is_off = any(example.off for example in groups.examples.values())
-    which = "each group" if len(legend) == len(groups.legend) else f"each of the best {len(shown)} groups"
+    best = "the best group" if len(shown) == 1 else f"each of the best {len(shown)} groups"
+    which = "each group" if len(legend) == len(groups.legend) else best
     words = (
         f"What the optimizer used at each step, by its own record, in one trial of {which}.",
         *(["Dots: what the policy planned, where it was not the same."] if is_off else []),

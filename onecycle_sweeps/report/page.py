@@ -339,10 +339,10 @@ def _as_planned(groups: ShownGroups) -> str:
     if off:
         sentences.append(f"Used and planned differ: {'; '.join(off)}.")
     elif examples:
-        sentences.append(
-            f"Used equals planned, bit for bit, at every one of the {steps} steps taken by the {len(examples)} "
-            f"trial{'s' * (len(examples) > 1)} shown."
-        )
+        are_shown = all(groups.styles[group].highlighted for group in groups.examples)
+        trials = f"the {len(examples)} trial{'s' * (len(examples) > 1)} shown"
+        whose = trials if are_shown else f"one trial of each of {len(examples)} groups"
+        sentences.append(f"Used equals planned, bit for bit, at every one of the {steps} steps taken by {whose}.")
     if unknown:
         sentences.append(f"No plan to compare with: {few(unknown, UNKNOWN_SHOWN)}.")
     return " ".join(sentences)
