@@ -44,13 +44,13 @@ def tool(name: str) -> str:
     return found or pytest.skip(f"no {name}: the extra `test` has it")
 
 
-def serve(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def serve(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """Run the container's entrypoint up to the start of the server, which is recorded in `folder`."""
     program = folder / "python"
     program.write_text(RECORD)
     program.chmod(0o755)
     given = {"PATH": os.environ["PATH"], "PYTHON": str(program), "RECORDED": str(folder), **environment}
-    return subprocess.run([str(DOCKER / "serve")], env=given, capture_output=True, text=True, check=False)
+    return subprocess.run([str(DOCKER / "serve"), *words], env=given, capture_output=True, text=True, check=False)
 
 
 def recorded(folder: Path) -> tuple[list[str], dict[str, str]]:
@@ -78,9 +78,56 @@ def test_compose_yaml_is_valid():
     assert done.returncode == 0, done.stdout
 
 
-def test_ports_are_published_on_loopback_only():
-    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert published == ["127.0.0.1:5000:5000"]
+def test_only_the_service_with_tls_listens_beyond_loopback():
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published.pop("mlflow") == ["127.0.0.1:${TRACKING_PORT:-5000}:5000"]
+    assert [port.rpartition("}:")[2] for port in published.pop("caddy")] == ["80:80", "443:443"]
+    assert not published
+    assert SERVICES["caddy"]["profiles"] == ["tls"]
+
+
+def test_memory_and_logs_of_every_service_are_bounded_and_so_is_tmp():
+    for name, service in SERVICES.items():
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
+        assert "mem_limit" in service, name
+        assert all(":size=" in mounted for mounted in service.get("tmpfs", [])), name
+    assert all("tmpfs" in SERVICES[name] for name in ("mlflow", "trainer", "trainer-cuda"))
+
+
+def test_the_readme_lists_every_setting_with_its_default():
+    settings = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (DOCKER / "compose.yaml").read_text()))
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \|", (DOCKER / "README.md").read_text(), flags=re.MULTILINE))
+    assert set(rows) == set(settings)
+    for name in ("PUBLIC_URL", "TRACKING_PORT", "TLS_ADDRESS", "ONECYCLE_USER", "ONECYCLE_DATA_READ_ONLY"):
+        assert rows[name].strip("`") == settings[name]
+
+
+def test_a_trainer_has_the_users_folders_and_links_that_a_browser_can_open():
+    for name in ("trainer", "trainer-cuda"):
+        runs, data = SERVICES[name]["volumes"]
+        assert runs["source"] == "${ONECYCLE_RUNS:-../runs}"
+        assert (data["source"], data["read_only"]) == ("${ONECYCLE_DATA:-../data}", "${ONECYCLE_DATA_READ_ONLY:-true}")
+        # Docker would create a missing folder as root, and the trainings could not write to it.
+        assert not any(volume["bind"]["create_host_path"] for volume in (runs, data))
+        assert SERVICES[name]["environment"]["MLFLOW_UI_URI"] == "${PUBLIC_URL:-http://localhost:5000}"
+        assert not SERVICES[name]["user"].startswith("0")
+
+
+def test_the_cuda_version_that_is_named_is_that_of_the_pinned_torch():
+    torch = pytest.importorskip("torch")
+    pinned = re.search(r"^torch==(.*)$", (DOCKER / "constraints.txt").read_text(), flags=re.MULTILINE)
+    if torch.version.cuda is None or not pinned or torch.__version__.partition("+")[0] != pinned[1]:
+        pytest.skip(f"torch {torch.__version__} is not the CUDA build that docker/constraints.txt names")
+    for name in ("Dockerfile", "README.md"):
+        assert f"CUDA {torch.version.cuda}" in (DOCKER / name).read_text()
+
+
+def test_the_cpu_builds_index_is_an_argument():
+    assert re.search(
+        r"^ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu$", (DOCKER / "Dockerfile").read_text(), re.M
+    )
+    arguments = SERVICES["trainer"]["build"]["args"]
+    assert arguments == {"DEVICE": "cpu", "TORCH_INDEX": "${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}"}
 
 
 def test_secrets_are_files_that_git_ignores_and_are_in_no_service():
@@ -157,6 +204,32 @@ def test_the_servers_arguments_and_addresses_contain_no_secret(tmp_path: Path):
     assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://"
     assert environment["MLFLOW_SERVER_ALLOWED_HOSTS"] == "mlflow.team.test"
     assert [name for name, value in environment.items() if value in SECRETS.values()] == [*SECRETS]
+
+
+def test_an_upgrade_needs_the_same_secrets_and_changes_the_schema_alone(tmp_path: Path):
+    assert serve(tmp_path, PLACES, "upgrade").returncode == 1
+    assert serve(tmp_path, PLACES | SECRETS, "upgrade").returncode == 0
+    arguments, environment = recorded(tmp_path)
+    assert arguments == ["-m", "mlflow", "db", "upgrade", "postgresql://"]
+    assert environment["PGHOST"] == PLACES["PGHOST"]
+    assert serve(tmp_path, PLACES | SECRETS, "downgrade").returncode == 2
+
+
+@pytest.mark.parametrize("script", ["backup", "restore"])
+def test_a_backup_and_its_restore_need_one_folder_that_makes_sense(script: str, tmp_path: Path):
+    refused = {(): 2, ("a", "b"): 2, (str(tmp_path),): 1}
+    for words, status in refused.items():
+        # `false` stands in for compose: nothing may be asked of it.
+        done = subprocess.run(
+            [str(DOCKER / script), *words], env=os.environ | {"COMPOSE": "false"}, capture_output=True, text=True
+        )
+        assert (done.returncode, len(done.stderr.splitlines())) == (status, 1)
+
+
+def test_a_backup_that_fails_leaves_no_folder_of_that_name(tmp_path: Path):
+    command = [str(DOCKER / "backup"), str(tmp_path / "saved")]
+    assert subprocess.run(command, env=os.environ | {"COMPOSE": "false"}).returncode != 0
+    assert not (tmp_path / "saved").exists()
 
 
 def test_the_container_and_the_script_serve_with_the_same_settings(server: Server, tmp_path: Path):
