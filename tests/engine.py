@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -62,7 +63,6 @@ CMD ["postgres", "-D", "/var/lib/postgresql/data", "-c", "listen_addresses=*"]
 """,
     "caddy": """FROM services
 ENV XDG_CONFIG_HOME=/config XDG_DATA_HOME=/data
-CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]
 """,
 }
 
@@ -209,7 +209,9 @@ def _build(engine: Engine, image: str, dockerfile: str) -> None:
 @contextmanager
 def local_indexes() -> Iterator[list[str]]:
     """The package indexes that pip finds on this machine's disk, by the addresses at which containers reach them."""
-    listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
     folders = [unquote(urlsplit(url).path) for url in re.findall(r"file://[^\s']+", listed)]
     folders = [folder for folder in folders if Path(folder).is_dir()]
     allowed = tuple(f"{Path(folder).parent}/" for folder in folders)
