@@ -94,6 +94,13 @@ def as_config_errors() -> Iterator[None]:
         raise ConfigError(f"{file}: {error}" if file else str(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_line(error)) from error
+    except OSError as error:
+        # Hydra makes the folder of a sweep before anything of ours runs.
+        folder = loaders[-1].sweep_folder() if loaders else Path()
+        if error.filename is None or Path(error.filename) not in (folder, *folder.parents):
+            raise
+        line = f"runs_dir: {error.filename} cannot be made ({error.strerror}): name another folder"
+        raise ConfigError(line) from error
 
 
 def _environment(env: Any) -> AbstractContextManager[None]:
@@ -110,6 +117,11 @@ class Loader(ConfigLoaderImpl):
         # What the latest config was composed from.
         self._latest: tuple[str | None, list[str], RunMode] = (None, [], RunMode.RUN)
         self._composes_jobs = False
+        self._latest_config = OmegaConf.create()
+
+    def sweep_folder(self) -> Path:
+        """The folder that Hydra makes for a sweep of the latest config."""
+        return Path(OmegaConf.select(self._latest_config, "hydra.sweep.dir", default=""))
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The config of a job."""
@@ -136,6 +148,7 @@ class Loader(ConfigLoaderImpl):
             self._refuse_several_choices(overrides)
             self._latest = config_name, list(overrides), run_mode
             config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+            self._latest_config = config
             # A sweep's jobs are checked one by one, with their overrides.
             if run_mode == RunMode.RUN and not self._composes_jobs:
                 _check_keys(config)

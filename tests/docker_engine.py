@@ -179,7 +179,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 port = free.getsockname()[1]
             stack = Stack(made, checkout, port, () if real else tuple(indexes))
             stack.configure()
-            stack.compose("--profile", "train", "build", "--parallel", "mlflow", "trainer")
+            stack.compose("--profile", "train", "build", "mlflow", "trainer")
             stack.up()
             yield stack
             stack.compose("--profile=tls", "down", "--volumes", "--timeout", "2")

@@ -117,7 +117,15 @@ def engine() -> Iterator[Engine]:
             process.kill()
             process.wait()
         log.close()
+        _unmount(folder)
         shutil.rmtree(folder)
+
+
+def _unmount(folder: Path) -> None:
+    """Unmount what an engine that ended, or a debootstrap that was interrupted, has left under a folder."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in reversed([place for place in mounted if place.startswith(f"{folder}/")]):
+        subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
 
 
 def _refuse_what_cannot_work() -> None:
