@@ -116,7 +116,8 @@ class Stack:
         found = {}
         for run in runs:
             name = run["info"]["run_id"]
-            history = self.ask(f"api/2.0/mlflow/metrics/get-history?run_id={name}&metric_key=train/loss")
+            wanted_points = f"run_id={name}&metric_key=train/loss&max_results=10000"
+            history = self.ask(f"api/2.0/mlflow/metrics/get-history?{wanted_points}")
             points = sorted((point["step"], point["value"]) for point in json.loads(history).get("metrics", []))
             metrics = {metric["key"]: metric["value"] for metric in run["data"].get("metrics", [])}
             found[name] = (run["info"]["status"], metrics, points, dict(self._artifacts(name)))

@@ -211,7 +211,10 @@ def _build(engine: Engine, image: str, dockerfile: str) -> None:
     (context / "Dockerfile").write_text(dockerfile)
     (context / "entrypoint").write_text(POSTGRES_ENTRYPOINT)
     (context / "entrypoint").chmod(0o755)
-    engine.docker("build", "--quiet", "--network", "host", "--tag", image, str(context))
+    try:
+        engine.docker("build", "--quiet", "--network", "host", "--tag", image, str(context))
+    except AssertionError as error:
+        raise Unavailable(f"{image} cannot be pulled, and no stand-in built: {str(error).splitlines()[-1]}") from error
 
 
 @contextmanager
