@@ -62,6 +62,7 @@ PAIRS = {
     "letters, mlp, SGD, step": Pair(("data=letter", SGD), 0.0125, 7, (5, 25), "step"),
     "letters, mlp, SGD, constant": Pair(("data=letter", SGD), 0.00625, 8, (5, 25), "constant"),
     "letters, mlp, SGD, CLR": Pair(("data=letter", SGD), 0.0125, 8, (5, 25), "clr"),
+    "letters, mlp, SGD, WSD": Pair(("data=letter", SGD), 0.0125, 7, (5, 25), "wsd"),
     "letters, mlp, AdamW, cosine": Pair(("data=letter", ADAMW), 2.5e-4, 8, (5, 25), "cosine"),
     "digits, mlp, SGD": Pair(("data=digits", "model=mlp", SGD), 0.01, 8, (50, 400)),
     "diamonds, mlp, SGD": Pair((*DIAMONDS, SGD), 0.003, 9, (2, 20)),
