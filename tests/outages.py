@@ -198,8 +198,10 @@ def full_to_its_log(server: Server, disk: Path) -> Fault:
     disk_full = full(server, disk)
 
     def fill_log() -> bool:
+        # More files at once than a checkpoint leaves to be used again.
+        switched = "select pg_switch_wal(), pg_logical_emit_message(true, 'test', 'a record after it')"
         with suppress(Exception):
-            server.ask("select pg_switch_wal(), pg_logical_emit_message(true, 'test', 'a record after it')")
+            server.ask(f"{switched} from generate_series(1, 20)")
         return not server.is_alive("postgres")
 
     def begin() -> None:

@@ -10,6 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.text import Text
 
+import hand_made
+import kinds_of_sweeps
 from kinds_of_sweeps import KINDS
 from onecycle_sweeps import report
 from onecycle_sweeps.measures import MINUS
@@ -73,9 +75,16 @@ def test_no_text_of_a_figure_is_cut_off_or_over_another_and_each_axis_has_3_to_8
 
 
 def test_the_axis_of_rates_ends_at_a_ten_thousandth_of_the_peak(tmp_path: Path) -> None:
-    (plot,) = (one for one in plots(KINDS["rates"](tmp_path)) if one.name == "trajectories")
-    low, high = canvas.drawn(plot.panels[0]).get_ylim()
-    assert high > 5 and 1e-5 <= low / 5 <= 1e-4
+    entries = [kinds_of_sweeps.entry(policy, policy, 0, {}) for policy in ("constant", "onecycle")]
+    made = hand_made.sweep(tmp_path, *entries)
+    for one, rate in zip(entries, (0.0005, 0.5), strict=True):
+        kinds_of_sweeps.trained(made, one, 0.9, rate)
+    (plot,) = (one for one in plots(made) if one.name == "trajectories")
+    axes = canvas.drawn(plot.panels[0])
+    low, high = axes.get_ylim()
+    drawn = [float(rate) for line in axes.lines for rate in np.asarray(line.get_ydata()) if rate > 0]
+    assert min(drawn) < low < high
+    assert max(drawn) <= high and 1e-5 <= low / max(drawn) <= 1e-4
 
 
 NUMBERS = st.floats(-1e12, 1e12, allow_subnormal=False)
