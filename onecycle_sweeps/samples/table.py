@@ -82,8 +82,8 @@ def _clipped(found: Mapping[str, np.ndarray], frames: Mapping[str, DataFrame], n
         if len(values):
             shown = few([f"{value:g}" for value in values])
             doubts.append(
-                f"column {name} has {len(values)} values more than {FURTHEST:g} standard deviations from the mean "
-                f"({shown}), which are clipped there: if they are errors, mend or drop them"
+                f"column {name} has {len(values)} value{'s' * (len(values) > 1)} more than {FURTHEST:g} standard "
+                f"deviations from the mean ({shown}), clipped there: mend or drop what is an error"
             )
         for array in found.values():
             np.clip(array[:, at], -FURTHEST, FURTHEST, out=array[:, at])

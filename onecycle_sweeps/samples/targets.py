@@ -263,11 +263,11 @@ def _unlabelled(masks: Mapping[str, np.ndarray]) -> Iterator[str]:
 def _far_out(label: str, columns: np.ndarray, std: np.ndarray) -> Iterator[str]:
     """A warning if training targets (N, places) are so far from the mean that they have most of the squared error."""
     far = np.abs(columns - columns.mean(0)) > FAR_OUT * std
-    if far.any():
+    if count := int(far.sum()):
         shown = few([f"{value:g}" for value in columns[far]])
         yield (
-            f"{label} has {far.sum()} training values more than {FAR_OUT:g} standard deviations from the mean "
-            f"({shown}), which have most of the loss: consider objective.loss=huber, or their logarithm"
+            f"{label} has {count} training value{'s' * (count > 1)} more than {FAR_OUT:g} standard deviations "
+            f"from the mean ({shown}), with most of the loss: consider objective.loss=huber, or their logarithm"
         )
 
 
