@@ -87,7 +87,8 @@ def near_peak(policy: Policy) -> float:
     """The share of a policy's steps whose rate is above 0.9 times its highest, from at most 1,000 of them."""
     count = min(policy.total_steps, 1000)
     rates = [policy(round(at * (policy.total_steps - 1) / max(1, count - 1))).lr for at in range(count)]
-    return sum(rate > 0.9 * max(rates) for rate in rates) / count
+    limit = 0.9 * max(rates)
+    return sum(rate > limit for rate in rates) / count
 
 
 def check_policy(name: str, policy: Any, total_steps: int) -> None:

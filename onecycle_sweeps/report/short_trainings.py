@@ -22,8 +22,8 @@ LEGEND = (
     ("range test", RANGE_TEST),
 )
 CAPTION = (
-    "Each dot is a short training by the policy itself, to its end. Shaded: the interval of max_lr, which is half of "
-    "what they say for a policy that stays near its peak. A training that diverged has no dot."
+    "Each dot is a short training by the policy itself, to its end. Shaded: the interval of max_lr. A policy that "
+    "stays near its peak gets half of the rate that its trainings say. A training that diverged has no dot."
 )
 MOST = 12
 
@@ -39,8 +39,8 @@ def line(probe: Outcome, sweeps_steps: int) -> str:
     lengths = sorted({one["steps"] for one in probed})
     share = f", {100 * probe.result['steps'] / sweeps_steps:.2g} % of the trainings' steps" if sweeps_steps else ""
     cost = f"{len(probed)} short trainings of {' and '.join(map(str, lengths))} steps{share}"
-    lowered = "half of what they say, since the policy stays near its peak; " if record.get("is_lowered") else ""
-    return f"{probe.name}: {found} ({lowered}range test {start:.3g}; {cost})"
+    lowered = "; half of what these say, since the policy stays near its peak" if record.get("is_lowered") else ""
+    return f"{probe.name}: {found} (range test {start:.3g}; {cost}{lowered})"
 
 
 def lines(probes: Sequence[Outcome], trainings: Sequence[Outcome]) -> Iterator[str]:

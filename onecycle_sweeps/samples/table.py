@@ -25,9 +25,8 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
 
     Numbers are standardised and clipped at FURTHEST deviations, with the median in their gaps and a column of 0 and 1
     that says where these were. Words become one column each, gaps a word of their own; a word that the training part
-    lacks is no column. All of it follows from the
-    training part. Dates and durations are numbers of seconds. Raises ValueError for numbers that are infinite, for
-    values that are neither numbers nor words, and if no column is left.
+    lacks is no column. All of it follows from the training part. Dates and durations are numbers of seconds. Raises
+    ValueError for numbers that are infinite, for values that are neither numbers nor words, and if no column is left.
     """
     from pandas.api.types import is_numeric_dtype
     from sklearn.compose import ColumnTransformer

@@ -25,7 +25,7 @@ Form = Literal["classes", "masks", "labels", "values", "raw"]
 # The class of places that count neither for the loss nor for a measure (PASCAL VOC's border).
 IGNORED = 255
 MOST_MASK_CLASSES = 4096
-# A target further from the mean, in standard deviations, is told.
+# Targets more than so many standard deviations from the mean are a warning.
 FAR_OUT = 20.0
 
 
@@ -261,13 +261,13 @@ def _unlabelled(masks: Mapping[str, np.ndarray]) -> Iterator[str]:
 
 
 def _far_out(label: str, columns: np.ndarray, std: np.ndarray) -> Iterator[str]:
-    """A warning if training targets (N, places) are so far from the mean that they have most of the squared error."""
+    """A warning if some training targets (N, places) are so far from the mean that a squared loss depends on them."""
     far = np.abs(columns - columns.mean(0)) > FAR_OUT * std
     if count := int(far.sum()):
         shown = few([f"{value:g}" for value in columns[far]])
         yield (
             f"{label} has {count} training value{'s' * (count > 1)} more than {FAR_OUT:g} standard deviations "
-            f"from the mean ({shown}), with most of the loss: consider objective.loss=huber, or their logarithm"
+            f"from the mean ({shown}), which weigh much in a squared loss: try objective.loss=huber or their logarithm"
         )
 
 
