@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import Engine, Unavailable, engine, local_indexes, provide_images, said, without_digest
+from engine import STANDALONE, Engine, Unavailable, engine, local_indexes, provide_images, said, without_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "onecycle-check"
@@ -56,7 +56,9 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """What a user of the README has in the shell, and what `docker/backup` needs for this project."""
         outside = {name: value for name, value in self.engine.environment.items() if not SETTINGS.match(name)}
-        compose = f"docker-compose -p {PROJECT} -f {self.checkout}/docker/compose.yaml"
+        compose = f"{' '.join(self.engine.compose)} -p {PROJECT} -f {self.checkout}/docker/compose.yaml"
+        # The plugin builds by BuildKit, as it does for users; 1.29 cannot.
+        outside["DOCKER_BUILDKIT"] = str(int(self.engine.compose != STANDALONE))
         return {**outside, "COMPOSE": compose, "PYTHON": sys.executable, **self.login()}
 
     def configure(self) -> None:
@@ -173,7 +175,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             real = provide_images(made, images())
             if not real and not indexes:
                 raise Unavailable("no image can be pulled, and no package index on this machine's disk has torch")
-            for_this_engine(checkout / "docker")
+            for_this_engine(made, checkout / "docker")
             script = [str(checkout / "scripts/mlflow-server"), "secrets", str(checkout / "docker/secrets")]
             said(script, os.environ | {"PYTHON": sys.executable})
             with socket.create_server(("127.0.0.1", 0)) as free:
@@ -195,16 +197,18 @@ def images() -> list[str]:
     return [*first, *(service["image"] for service in compose["services"].values() if "image" in service)]
 
 
-def for_this_engine(docker: Path) -> None:
-    """Let Debian's docker-compose 1.29 read compose.yaml, builds reach the package index, and stand-ins be found."""
+def for_this_engine(engine: Engine, docker: Path) -> None:
+    """Let builds reach the package index, stand-ins be found, and Debian's docker-compose 1.29 read compose.yaml."""
     compose = yaml.safe_load((docker / "compose.yaml").read_text())
-    del compose["name"]
+    is_old = engine.compose == STANDALONE
+    if is_old:
+        del compose["name"]
     for service in compose["services"].values():
         if "image" in service:
             service["image"] = without_digest(service["image"])
         if "build" in service:
             service["build"]["network"] = "host"
-        for volume in service.get("volumes", []):
+        for volume in service.get("volumes", []) if is_old else []:
             if isinstance(volume, dict):
                 volume.pop("bind", None)
     (docker / "compose.yaml").write_text(yaml.safe_dump(compose))

@@ -20,13 +20,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-PACKAGES = {
-    "dockerd": "docker.io",
-    "docker": "docker.io",
-    "docker-compose": "docker-compose",
-    "iptables": "iptables",
-    "debootstrap": "debootstrap",
-}
+PACKAGES = {"dockerd": "docker.io", "docker": "docker.io", "iptables": "iptables", "debootstrap": "debootstrap"}
+# The plugin, which users have, or else Debian's docker-compose 1.29.
+PLUGIN, STANDALONE = ("docker", "compose"), ("docker-compose",)
 FREE_GB = 20
 START_SECONDS, STOP_SECONDS = 60, 60
 PULL_SECONDS = 600
@@ -73,10 +69,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that runs, and the environment in which `docker` and `docker-compose` talk to it."""
+    """An engine that runs, the command for compose, and the environment in which that and `docker` talk to it."""
 
     folder: Path
     environment: Mapping[str, str]
+    compose: tuple[str, ...]
 
     def docker(self, *arguments: str, text: str | None = None) -> str:
         """What a docker command prints; it has to succeed."""
@@ -95,7 +92,7 @@ def said(
 @contextmanager
 def engine() -> Iterator[Engine]:
     """An engine with all its files in a temporary folder, which goes with it."""
-    _refuse_what_cannot_work()
+    compose = _refuse_what_cannot_work()
     folder = Path(tempfile.mkdtemp(prefix="onecycle-docker-"))
     socket = f"unix://{folder}/socket"
     daemon = ["dockerd", "--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "pid"]
@@ -105,7 +102,8 @@ def engine() -> Iterator[Engine]:
     # The engine ends with these tests, also where they are killed.
     process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *daemon], stdout=log, stderr=log)
     settings = {"DOCKER_HOST": socket, "DOCKER_CONFIG": f"{folder}/config", "DOCKER_BUILDKIT": "0"}
-    made = Engine(folder, os.environ | settings | {"COMPOSE_DOCKER_CLI_BUILD": "0", "COMPOSE_HTTP_TIMEOUT": "600"})
+    settings |= {"COMPOSE_DOCKER_CLI_BUILD": "0", "COMPOSE_HTTP_TIMEOUT": "600"}
+    made = Engine(folder, os.environ | settings, compose)
     try:
         _wait_for(made, process)
         yield made
@@ -128,8 +126,12 @@ def _unmount(folder: Path) -> None:
         subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
 
 
-def _refuse_what_cannot_work() -> None:
+def _refuse_what_cannot_work() -> tuple[str, ...]:
+    """The command for compose; raises Unavailable."""
+    compose = next((one for one in (PLUGIN, STANDALONE) if _answers(one)), None)
     missing = {program: package for program, package in PACKAGES.items() if shutil.which(program) is None}
+    if compose is None:
+        missing |= {"docker compose": "docker-compose"}
     if missing:
         packages = " ".join(dict.fromkeys(missing.values()))
         raise Unavailable(f"no {', '.join(missing)}: apt-get install --no-install-recommends {packages}")
@@ -138,6 +140,14 @@ def _refuse_what_cannot_work() -> None:
     free = shutil.disk_usage(tempfile.gettempdir()).free // 10**9
     if free < FREE_GB:
         raise Unavailable(f"{free} GB are free in {tempfile.gettempdir()}, and the images need {FREE_GB} GB")
+    return compose or STANDALONE
+
+
+def _answers(compose: tuple[str, ...]) -> bool:
+    try:
+        return subprocess.run([*compose, "version"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def _wait_for(engine: Engine, process: subprocess.Popen[bytes]) -> None:
