@@ -169,18 +169,32 @@ def read_json(path: Path, fields: Fields | None = None) -> dict[str, Any] | None
 
 def read_json_with_format(path: Path, fields: Fields | None = None) -> tuple[int, dict[str, Any]] | None:
     """A JSON file's format and content; None if there is no such file. Raises as `read_json` does."""
-    for pause in (*HALF_PAUSES, None):
+
+    def read() -> tuple[int, dict[str, Any]] | None:
         if (data := read_bytes(path)) is None:
             return None
         try:
-            return split_format(path, json.loads(data), fields)
+            content = json.loads(data)
         except (ValueError, RecursionError) as error:
-            if isinstance(error, Unreadable):
+            raise Damaged(f"{path} is damaged ({'not whole' if data.strip() else 'empty'})") from error
+        return split_format(path, content, fields)
+
+    return once_whole(path.parent, read)
+
+
+def once_whole(folder: Path, read: Callable[[], T]) -> T:
+    """What `read` returns from files in a folder, read again for a while where it raises Damaged.
+
+    That is on network file systems alone, which may show a file of another machine before its content.
+    """
+    for pause in HALF_PAUSES:
+        try:
+            return read()
+        except Damaged:
+            if not _is_remote(folder):
                 raise
-            if pause is None or not _is_remote(path.parent):
-                raise Damaged(f"{path} is damaged ({'not whole' if data.strip() else 'empty'})") from error
         time.sleep(pause)
-    return None
+    return read()
 
 
 def read_bytes(path: Path) -> bytes | None:

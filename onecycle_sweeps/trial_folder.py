@@ -1,5 +1,6 @@
 """A trial's folder: its records and its lock, and the trial's state and progress, which follow from them."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -40,6 +41,8 @@ JOB: Fields = {"status": str, "submission": str, "index": int}
 SET_ASIDE = "the sweep's command moves it away and continues"
 WRITTEN_AGAIN = "the sweep's command writes it again"
 LOCK_SECONDS = 0.2
+# How a YAML file begins: parsing one takes a thousand times as long as comparing its hash.
+CHECKSUM = b"# SHA-256 of what follows: "
 # PyYAML's loader and dumper in Python take ten times as long.
 LOADER, DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 ROOT, UNMAPPED = 0, 65534
@@ -128,7 +131,7 @@ class TrialFolder:
             return TrialState(result["status"], result["cause"], result)
         self.resolved()
         if self.path.exists():
-            self.check_config(parse=False)
+            self.check_config()
         if self.is_locked():
             return TrialState(RUNNING)
         # The trial may have ended since its result was read.
@@ -157,6 +160,11 @@ class TrialFolder:
         """
         if (result := self.result()) is None:
             return {}
+        files.once_whole(self.path, lambda: self._check_records_of(result))
+        self.check_config()
+        return result
+
+    def _check_records_of(self, result: Mapping[str, Any]) -> None:
         end = journal.end_of_attempt(self.journal, result["attempt"])
         if end is None:
             raise Damaged(f"the journal in {self.journal} is damaged: attempt {result['attempt']} is missing or empty")
@@ -164,8 +172,6 @@ class TrialFolder:
             raise Damaged(f"the journal in {self.journal} is damaged: it ends at step {end} of {result['steps']}")
         if self.resolved() is None:
             raise Damaged(f"{self.path / 'resolved.json'} is missing, which records the result's rate and code")
-        self.check_config(parse=False)
-        return result
 
     def unusable(self) -> Unreadable | None:
         """Why the records of earlier attempts cannot be reused or continued; None if they can."""
@@ -224,18 +230,14 @@ class TrialFolder:
         except Damaged as error:
             raise Replaceable(str(error), WRITTEN_AGAIN) from error
 
-    def check_config(self, *, parse: bool = True) -> None:
-        """Raise what `config` raises; a valid file is read again only after it has changed.
-
-        Without `parse`, a file with a whole first and last line passes: parsing takes longer than all else of a status.
-        """
-        path = self.path / "config.yaml"
+    def check_config(self) -> None:
+        """Raise what `config` raises; a file is read again only after it has changed."""
         try:
-            found = path.stat()
+            found = (self.path / "config.yaml").stat()
         except OSError:
             self.config()
         else:
-            _check_config(self.path, parse, found.st_ino, found.st_size, found.st_mtime_ns)
+            _check_config(self.path, found.st_ino, found.st_size, found.st_mtime_ns)
 
     @property
     def needs_hydra(self) -> bool:
@@ -422,21 +424,37 @@ def _or_empty(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    if (data := files.read_bytes(path)) is None:
-        raise Damaged(f"{path} is missing")
-    try:
-        content = yaml.load(data, Loader=LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path} is damaged (no YAML)") from error
-    return files.split_format(path, content)[1]
+    def read() -> dict[str, Any]:
+        if (data := files.read_bytes(path)) is None:
+            raise Damaged(f"{path} is missing")
+        try:
+            content = yaml.load(data, Loader=LOADER)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise Damaged(f"{path} is damaged (no YAML)") from error
+        found = files.split_format(path, content)[1]
+        if _sum_is_right(data) is False:
+            raise Damaged(f"{path} is damaged (not as it was written)")
+        return found
+
+    return files.once_whole(path.parent, read)
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:
-    files.write(path, yaml.dump(files.with_format(content), Dumper=DUMPER, sort_keys=False))
+    data = yaml.dump(files.with_format(content), Dumper=DUMPER, sort_keys=False).encode()
+    files.write(path, CHECKSUM + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+
+def _sum_is_right(data: bytes) -> bool | None:
+    """Whether the content of a YAML file has the checksum in its first line; None if it has none."""
+    head, _, rest = data.partition(b"\n")
+    if not head.startswith(CHECKSUM):
+        return None
+    return head == CHECKSUM + hashlib.sha256(rest).hexdigest().encode()
 
 
 @cache
-def _check_config(path: Path, parse: bool, *_: int) -> None:
-    data = b"" if parse else files.read_bytes(path / "config.yaml") or b""
-    if not (data.startswith(f"format: {files.FORMAT}\n".encode()) and data.endswith(b"\n") and b"\0" not in data):
+def _check_config(path: Path, *_: int) -> None:
+    data = files.read_bytes(path / "config.yaml") or b""
+    is_known = data.partition(b"\n")[2].startswith(f"format: {files.FORMAT}\n".encode())
+    if not (is_known and _sum_is_right(data)):
         TrialFolder(path).config()

@@ -246,8 +246,8 @@ def rates(policy: str, count: int, finals: Sequence[float | None] = BASE) -> dic
 def test_data_that_hold_out_a_part_already_are_not_told_to_hold_one_out(tmp_path: Path) -> None:
     made = swept(tmp_path, {**rates("constant", 2), **rates("onecycle", 3, BETTER)})
     for one in made.trials:
-        with made.trial(one.signature).path.joinpath("config.yaml").open("a") as config:
-            config.write("data: {val_fraction: 0.2}\n")
+        folder = made.trial(one.signature)
+        folder.write_config({**folder.config(), "data": {"val_fraction": 0.2}})
     found = claims_of(read(made))
     text = " ".join([only(found).sentence, *found.flags])
     assert says(text, "as many rates", "other seeds", "optimistic", "data.split_seed")

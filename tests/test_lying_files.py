@@ -49,7 +49,7 @@ def test_a_real_process_sees_through_the_lies_of_a_file_server(trial: TrialFolde
     lies = (
         {"LIE_IN": "runs/a/", "STALE": "4"},
         {"LIE_IN": "0001.jsonl", "STALE": "3"},
-        {"LIE_IN": "result.json", "HALF": "1"},
+        *({"LIE_IN": name, "HALF": "2"} for name in ("result.json", "resolved.json", "config.yaml", "0001.jsonl")),
         {"LIE_IN": "runs/a/journal", "STALE": "1"},
     )
     looking = [seen(library, trial, **lie) for lie in lies]

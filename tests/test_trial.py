@@ -315,8 +315,9 @@ def test_a_trial_that_failed_goes_on_from_its_checkpoint_once_its_code_is_mended
 
 def test_a_record_whose_loader_is_gone_is_trained_on_decoded_data_and_without_them_fails_in_one_line(runs_dir: Path):
     folder = made(runs_dir, *SHORT)
-    config = folder.path / "config.yaml"
-    config.write_text(config.read_text().replace("onecycle_sweeps.sources.digits", "onecycle_sweeps.data.digits"))
+    config = folder.config()
+    config["data"]["_target_"] = config["data"]["_target_"].replace("sources.digits", "data.digits")
+    folder.write_config(config)
     assert trial.run(folder)["status"] == "finished"
     folder.remove("result.json")
     (runs_dir / "data").unlink()

@@ -202,6 +202,23 @@ def test_a_finished_trial_with_a_missing_or_damaged_record_is_lost(pair: sweep.S
     assert (folder.unusable() is None) == (name == "config.yaml"), "the sweep's command writes a config again"
 
 
+@pytest.mark.parametrize(("before", "after"), [("steps", "st\0ps"), ("- 2", "- 3"), ("", "cut")])
+def test_a_config_that_is_damaged_in_its_middle_is_noticed_also_where_it_can_be_parsed(
+    tmp_path: Path, before: str, after: str
+):
+    folder = TrialFolder(tmp_path / "a")
+    folder.create({"task": "train", "deeper": [1, 2], "policy": {"_target_": "x", "steps": 30}, "last": 1})
+    path = folder.path / "config.yaml"
+    assert folder.state().status == "waiting"
+    whole = path.read_text()
+    path.write_text(whole.replace(before, after) if before else "".join(whole.splitlines(keepends=True)[:-1]))
+    stands = folder.state()
+    assert stands.status == "lost" and stands.is_unreadable
+    assert str(path) in str(stands.cause)
+    folder.write_config({"task": "train"})
+    assert folder.state().status == "waiting"
+
+
 @pytest.mark.parametrize("name", ["failure.json", "job.json"])
 def test_of_a_trials_files_only_the_damaged_replaceable_one_is_set_aside(
     runs_dir: Path, name: str, capfd: pytest.CaptureFixture[str]
