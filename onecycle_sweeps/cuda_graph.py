@@ -28,12 +28,13 @@ Pieces = Sequence[tuple[Any, Any]]
 
 @dataclass
 class Graph:
-    """Calls a function of tensors: eagerly at first, and from call EAGER_CALLS on by a graph, if it can be captured.
+    """Calls a function of tensors: `eager_calls` times as it is, and then by a graph, if it can be captured.
 
     `refused` is why it was not captured. Without a GPU it never is.
     """
 
     refused: str | None = None
+    eager_calls: int = field(default_factory=lambda: EAGER_CALLS)
     _calls: int = 0
     _graph: torch.cuda.CUDAGraph | None = None
     _read: list[Tensor] = field(default_factory=list)
@@ -46,9 +47,9 @@ class Graph:
         """
         if self.refused is None and self._graph is None:
             self._calls += 1
-            if self._calls > EAGER_CALLS:
+            if self._calls > self.eager_calls:
                 self._capture(function, given)
-            elif self._calls == EAGER_CALLS:
+            elif self._calls == self.eager_calls:
                 return self._watched(function, given, parts)
         if self._graph is None or not _alike(given, self._read):
             return function(given)

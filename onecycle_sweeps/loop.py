@@ -4,7 +4,7 @@ The loop does not depend on the task: `Batches` are the data, and `Objective` is
 evaluation measures. A new task needs a new objective and new batches.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -105,7 +105,8 @@ class Learner:
     `bf16` computes under autocast. The gradient of a step is the mean over `accumulate` equal pieces of a batch.
     `mix` mixes the samples of a batch, and `averaged` has the running mean of the weights, which is then what is
     evaluated and saved. `closure` is how the optimizer takes one: "required" where it computes all gradients by it
-    (LBFGS), "again" where it computes them once more after ours (SAM), "none" where it takes none.
+    (LBFGS), "again" where it computes them once more after ours (SAM), "none" where it takes none. `compiled` is the
+    net as torch.compile makes it, which computes the outputs of training batches.
     """
 
     model: nn.Module
@@ -119,6 +120,7 @@ class Learner:
     mix: Mixing | None = None
     averaged: AveragedModel | None = None
     closure: Literal["none", "required", "again"] = "none"
+    compiled: Callable[..., Any] | None = None
 
     def train(self) -> None:
         """Set the net to training mode, and an optimizer that tells training from evaluation (schedule-free)."""
@@ -159,11 +161,12 @@ class Learner:
 
     def outputs(self, inputs: Any) -> Any:
         """The net's outputs for the inputs of a batch; of the outputs of a net of transformers the logits."""
+        net = self.compiled if self.compiled and self.model.training and torch.is_grad_enabled() else self.model
         with torch.autocast(self.data.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             if isinstance(inputs, dict):
-                given = self.model(**inputs)
+                given = net(**inputs)
             else:
-                given = self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+                given = net(*inputs) if isinstance(inputs, tuple) else net(inputs)
         return getattr(given, "logits", given)
 
     def sums_over(self, part: str, meters: Mapping[str, Any]) -> Mapping[str, Any]:

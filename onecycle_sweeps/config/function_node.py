@@ -13,7 +13,7 @@ FOR_THE_TRIAL = ("measure", "goal")
 # Nodes and keys that reach the function only as parameters of their name.
 BY_NAME = (
     *("model", "data", "objective", "optimizer", "batch_size", "clip_norm", "label_smoothing", "precision"),
-    *("accumulate", "ema_decay", "bn_recalibrate"),
+    *("accumulate", "ema_decay", "bn_recalibrate", "compile"),
 )
 # The functions of this package, whose trainers a trial does not save.
 TRAINERS = {

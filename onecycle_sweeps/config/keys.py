@@ -25,6 +25,7 @@ SYNONYMS = {
     **dict.fromkeys(("grad_clip", "clip_grad", "clip_grad_norm", "gradient_clip_val", "max_grad_norm"), "clip_norm"),
     **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision", "dtype"), "precision"),
     **dict.fromkeys(("cuda", "gpu", "accelerator"), "device"),
+    **dict.fromkeys(("torch_compile", "compiled", "compile_model"), "compile"),
     **dict.fromkeys(("smoothing", "smooth"), "label_smoothing"),
     **dict.fromkeys(("accumulate_grad_batches", "gradient_accumulation_steps", "grad_accum"), "accumulate"),
     **dict.fromkeys(("ema", "ema_momentum", "model_ema_decay"), "ema_decay"),

@@ -150,6 +150,7 @@ KEYS = (
     Key("device", Allowed(_is_device, ("auto", "cpu", "cuda", "cuda:N"))),
     Key("threads", COUNT | AUTO, signature="none"),
     Key("deterministic", SWITCH),
+    Key("compile", SWITCH, optional=True, in_range_test=False),
     Key("bn_recalibrate", SWITCH),
     Key("save_model", SWITCH, signature="none"),
     Key("rerun", SWITCH, signature="none"),
@@ -193,7 +194,7 @@ TRANSFORM_KEYS = tuple(key.leaf for key in KEYS if key.data == "transforms")
 NOT_FOR_THE_LOADER = (*SPLIT_KEYS, *TRANSFORM_KEYS, "files", "fingerprint")
 # Whose value is the share of a sweep's steps that its probes may take.
 PROBE_SHARE = "probe_share"
-NOT_IN_PROBE = ("seed", "max_lr", "max_lr_scale", "target", "target_accuracy", "needs")
+NOT_IN_PROBE = ("seed", "max_lr", "max_lr_scale", "target", "target_accuracy", "compile", "needs")
 NOT_IN_RANGE_TEST = tuple(key.name for key in KEYS if not key.in_range_test)
 
 # Keys of torch's optimizers that a trial sets itself.
@@ -298,7 +299,9 @@ def split(config: Config) -> dict[str, Any]:
 
 def what_counts(config: Config) -> Config:
     """The part of a config that can change the result of a trial."""
-    return {key: value for key, value in config.items() if key not in (*NOT_IN_SIGNATURE, PUBLISHED)}
+    counts = {key: value for key, value in config.items() if key not in (*NOT_IN_SIGNATURE, PUBLISHED)}
+    # Trainings from before there was this key are those without it.
+    return counts if counts.get("compile") else {key: value for key, value in counts.items() if key != "compile"}
 
 
 def check(config: Config) -> None:

@@ -93,7 +93,7 @@ def _steps_of_function(config: Config, runs_dir: Path) -> float:
 def workload(config: Config) -> str:
     """What the pace of a trial depends on: model, data, batch size, precision, or a user's own function."""
     data = (config["needs"]["data"], config.get("data", {}).get("augment"))
-    kept = [config.get(key) for key in ("model", "batch_size", "precision", schema.LOOP)]
+    kept = [config.get(key) for key in ("model", "batch_size", "precision", "compile", schema.LOOP)]
     return json.dumps([data, *kept], sort_keys=True)
 
 

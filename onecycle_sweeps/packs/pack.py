@@ -21,6 +21,10 @@ from onecycle_sweeps.packs.weights import CannotPack, WeightMatrix
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import apply, used
 
+# An eager step takes as long as its members' own. One is enough for the libraries to set themselves up on the branches'
+# streams, because the pack's check has taken steps before.
+EAGER_CALLS = 2
+
 
 @dataclass(frozen=True)
 class PackedLearner(Learner):
@@ -90,7 +94,7 @@ class Pack:
         self._gradients.bind()
         for place, optimizer in enumerate(self._optimizers):
             self._bind_states(optimizer, place)
-        self._graph = Graph() if on_gpu else Graph(refused="the pack is not on a GPU")
+        self._graph = Graph(eager_calls=EAGER_CALLS) if on_gpu else Graph(refused="the pack is not on a GPU")
         self._watched = [part for one in learners for part in (one.model, one.objective)]
         self._clip_norm = learners[0].clip_norm
         self._streams = [self._data.train_batches(one.seed, start) for one in learners]
@@ -181,8 +185,10 @@ class Pack:
 def check_alike(learners: Sequence[Learner]) -> None:
     """Raise CannotPack for learners of different nets or settings, and for settings that a pack does not have."""
     for learner in learners:
-        if learner.closure != "none" or learner.accumulate != 1 or learner.mix or learner.averaged:
-            raise CannotPack("accumulate, ema_decay, mixup, cutmix and optimizers with a closure are not packed")
+        if learner.closure != "none" or learner.accumulate != 1 or learner.mix or learner.averaged or learner.compiled:
+            raise CannotPack(
+                "accumulate, ema_decay, compile, mixup, cutmix and optimizers with a closure are not packed"
+            )
         held = [
             (name, key)
             for name, one in learner.model.named_modules()

@@ -310,7 +310,26 @@ def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, n
         mix=make_mixing(config, data.offered),
         averaged=_averaged(built, config.get("ema_decay")),
         closure=closure,
+        compiled=compiled(built) if config.get("compile") else None,
     )
+
+
+def compiled(net: nn.Module) -> Callable[..., Any]:
+    """The net as torch.compile makes it at its first call, which raises ValueError, in one line, where that fails."""
+    # Its import takes a second, which other trainings do not pay.
+    from torch._dynamo.exc import TorchDynamoException
+
+    made = torch.compile(net)
+
+    def call(*inputs: Any, **named: Any) -> Any:
+        try:
+            return made(*inputs, **named)
+        except TorchDynamoException as error:
+            # After an empty line torch gives advice to its own developers.
+            reason = " ".join(str(error).partition("\n\n")[0].split())
+            raise ValueError(f"compile=true: torch.compile fails for this net: {reason}") from error
+
+    return call
 
 
 def make_mixing(config: Config, offered: Mapping[str, Any]) -> Mixing | None:

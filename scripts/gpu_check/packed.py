@@ -18,7 +18,7 @@ def run(options: Options) -> Result:
 
 
 def sweep(options: Options) -> Result:
-    """The same trials one after the other, by eight workers on the card, and in one pack."""
+    """The same trials one after the other, by eight workers on the card, and in one pack, by auto and as asked."""
     seeds = options.sized(TRIALS // 4, 1)
     train, side = options.sized(60_000, 512), options.sized(28, 8)
     size = (f"+data.train={train}", "+data.test=1000", "+data.channels=1", f"+data.side={side}")
@@ -27,7 +27,8 @@ def sweep(options: Options) -> Result:
     words = (*NOISE, *size, *net, *rest, "epochs=1", f"seed={','.join(map(str, range(seeds)))}")
     rows, rounds = [], {}
     ways = {f"jobs_per_gpu={count}": (count, 1) for count in (1, options.sized(TOGETHER, 2))}
-    for way, (count, packed) in {**ways, f"packed={4 * seeds}": (1, 4 * seeds)}.items():
+    packs = {f"packed={packed}": (1, packed) for packed in ("auto", 4 * seeds)}
+    for way, (count, packed) in {**ways, **packs}.items():
         workers = (f"hydra.launcher.workers={count}", f"hydra.launcher.jobs_per_gpu={count}")
         ran = sweeps.run(options.scratch / way, *words, *workers, f"hydra.launcher.packed={packed}")
         statuses = [result["status"] for result in ran.results()]
