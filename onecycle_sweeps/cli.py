@@ -31,6 +31,7 @@ from onecycle_sweeps.config.schema import GLOBAL_GROUPS, Config, ConfigError
 from onecycle_sweeps.files import Damaged
 from onecycle_sweeps.launching import commands
 from onecycle_sweeps.launching.display import Display
+from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.slurm import jobs
 from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.planning import Request
@@ -142,6 +143,8 @@ def status(which: Sweep) -> int:
     _refresh_jobs(which)
     _report_earlier(which)
     report.show_status(which, Console(highlight=False))
+    if not jobs.goes_on_alone(which, least=1):
+        complain("what waits for room among your jobs is submitted by status --watch: the sweep has no job that could")
     return 0
 
 
@@ -154,6 +157,8 @@ def watch(which: Sweep) -> int:
     with Display(which, trials) as display:
         for event in slurm_watch.watch(which, trials):
             display.show(event)
+        for line in slurm_watch.submit_report(which):
+            display.show(Event(news=line))
     return status(which)
 
 

@@ -100,9 +100,8 @@ def test_an_experiment_that_chooses_the_cluster_runs_there_as_hydra_runs_jobs(cl
 )
 def test_a_sweep_larger_than_the_users_limit_of_jobs_goes_on_by_its_jobs_alone(cluster: Cluster, tmp_path: Path):
     """CLUSTER_TRIALS is how many trainings it has; by default few more than the limit."""
-    user, seeds = getpass.getuser(), int(os.environ.get("CLUSTER_TRIALS", "8")) // 2
-    cluster.run("sacctmgr", "-i", "modify", "user", f"name={user}", "set", "MaxSubmitJobs=6")
-    cluster.wait_for(lambda: "MaxSubmitJobs=6" in cluster.run("scontrol", "show", "assoc_mgr", "flags=assoc"), "limit")
+    seeds = int(os.environ.get("CLUSTER_TRIALS", "8")) // 2
+    limit_jobs(cluster, 6)
     words = ("policy=constant,onecycle", "epochs=1", "max_lr=0.1", f"seed=range({seeds})", "hydra.launcher.wait=false")
     assert ends(start(cluster, tmp_path, *words), tmp_path) == 0, said(tmp_path)
     assert "wait until other jobs of yours end" in said(tmp_path) and "MaxSubmitJob" in said(tmp_path)
@@ -111,3 +110,18 @@ def test_a_sweep_larger_than_the_users_limit_of_jobs_goes_on_by_its_jobs_alone(c
     cluster.wait_for(lambda: (whole.report / "trials.csv").exists(), "the report", 120 + 30 * seeds)
     assert all(whole.trial(entry.signature).state().status == "finished" for entry in whole.trials)
     assert all(len(journal.attempts(whole.trial(entry.signature).journal)) == 1 for entry in whole.trials)
+    # Where only one job is allowed, a job that ends finds no room: the command that waits submits the next.
+    cluster.wait_for(lambda: not cluster.run("squeue", "-h"), "the last job's end")
+    limit_jobs(cluster, 1)
+    assert ends(start(cluster, tmp_path, "policy=step", *words[1:3], "seed=0,1"), tmp_path) == 0, said(tmp_path)
+    assert "this command submits" in said(tmp_path)
+    whole = program.sweep_of(tmp_path)
+    assert [whole.trial(entry.signature).state().status for entry in whole.trials] == ["finished"] * 2
+    check_mlflow(tmp_path)
+
+
+def limit_jobs(cluster: Cluster, most: int) -> None:
+    """Allow this user so many jobs at once."""
+    cluster.run("sacctmgr", "-i", "modify", "user", f"name={getpass.getuser()}", "set", f"MaxSubmitJobs={most}")
+    known = ("scontrol", "show", "assoc_mgr", "flags=assoc")
+    cluster.wait_for(lambda: f"MaxSubmitJobs={most}" in cluster.run(*known), "the limit")

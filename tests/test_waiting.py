@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import hand_made
-from onecycle_sweeps.launching.slurm import client, submissions, waiting, watch
+from onecycle_sweeps.launching import session
+from onecycle_sweeps.launching.slurm import client, jobs, submissions, waiting, watch
 from onecycle_sweeps.launching.slurm.client import SlurmError
+from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.launching.slurm.sbatch import Sbatch
 from onecycle_sweeps.launching.slurm.submissions import JobArray
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
@@ -31,6 +33,7 @@ class Cluster:
     alive: set[str] = field(default_factory=set)
     arrays: list[tuple[str, ...]] = field(default_factory=list)
     asked: int = 0
+    said: list[str] = field(default_factory=list)
 
     def sbatch(self, command: str) -> str:
         self.asked += 1
@@ -58,7 +61,9 @@ def end(trial: TrialFolder) -> None:
     trial.remove("job.json")
 
 
-def made(folder: Path, monkeypatch: pytest.MonkeyPatch, *entries: Entry, limit: int) -> Cluster:
+def made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *entries: Entry, limit: int, settings: Settings = SETTINGS
+) -> Cluster:
     """A sweep that was submitted to such a cluster by a command that has left."""
     whole = hand_made.sweep(folder, *entries)
     for entry in entries:
@@ -68,7 +73,7 @@ def made(folder: Path, monkeypatch: pytest.MonkeyPatch, *entries: Entry, limit: 
     monkeypatch.setattr(client, "largest_array", lambda: 4)
     monkeypatch.setattr(client, "query", lambda *_: client.Snapshot(complete=False))
     monkeypatch.setattr(waiting, "PAUSE_SECONDS", 0.0)
-    list(watch.submit_all(whole, entries, SETTINGS, report=True))
+    cluster.said = list(watch.submit_all(whole, entries, settings, report=True))
     return cluster
 
 
@@ -87,7 +92,35 @@ def test_as_jobs_end_all_that_waits_is_submitted_once_and_the_report_last(
     *before, report = cluster.arrays
     assert report == ()
     assert sorted(signature for array in before for signature in array) == sorted(e.signature for e in entries)
-    assert not waiting.exist(cluster.sweep)
+    assert not submissions.postponed(cluster.sweep)
+
+
+@pytest.mark.parametrize(("limit", "waits"), [(0, True), (1, True), (0, False), (1, False)])
+def test_where_jobs_cannot_submit_others_one_line_says_so_and_who_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, waits: bool, capsys: pytest.CaptureFixture[str]
+):
+    cluster = made(tmp_path, monkeypatch, *trainings(3), limit=limit, settings=SETTINGS | {"wait": waits})
+    told = cluster.said[-1]
+    assert f"{3 - limit} trials" in told and "MaxSubmitJob" in told and "status --watch" in told
+    assert ("this command" in told) == waits
+    assert not jobs.goes_on_alone(cluster.sweep)
+    session.say_how_to_watch(cluster.sweep, tmp_path)
+    assert "without this command" not in capsys.readouterr().out
+    assert made(tmp_path / "roomy", monkeypatch, *trainings(3), limit=2).said[-1].count("status --watch") == 0
+
+
+def test_one_job_at_a_time_is_enough_for_a_command_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cluster = made(tmp_path, monkeypatch, *trainings(3), limit=1)
+    monkeypatch.setattr(watch, "TICK_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "QUERY_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "MAX_QUERY_SECONDS", 0.0)
+    for _ in watch.watch(cluster.sweep, cluster.sweep.trials):
+        for signature in list(cluster.alive):
+            end(cluster.sweep.trial(signature))
+            cluster.alive.remove(signature)
+    assert cluster.arrays == [("a0",), ("a1",), ("a2",)]
+    assert list(watch.submit_report(cluster.sweep))
+    assert cluster.arrays[-1] == () and not submissions.postponed(cluster.sweep)
 
 
 def test_a_job_that_ends_in_a_full_queue_asks_for_one_job_only_and_leaves_the_records_as_they_are(
@@ -159,12 +192,12 @@ def test_a_refusal_for_another_reason_keeps_the_trials_waiting(tmp_path: Path, m
 
 def test_after_the_same_command_and_after_a_cancellation_nothing_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cluster = made(tmp_path, monkeypatch, *trainings(6), limit=2)
-    assert waiting.exist(cluster.sweep)
+    assert submissions.postponed(cluster.sweep)
     cluster.limit = 100
     list(watch.submit_all(cluster.sweep, cluster.sweep.trials, SETTINGS, report=True))
-    assert not waiting.exist(cluster.sweep)
+    assert not submissions.postponed(cluster.sweep)
     assert sorted(s for array in cluster.arrays for s in array) == [f"a{i}" for i in range(6)]
     waiting.postpone(cluster.sweep, [JobArray((), SETTINGS)], (), 1.0)
     monkeypatch.setattr(client, "cancel", lambda _: None)
     watch.cancel(cluster.sweep)
-    assert not waiting.exist(cluster.sweep)
+    assert not submissions.postponed(cluster.sweep)

@@ -20,6 +20,7 @@ from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.queue import Event
+from onecycle_sweeps.launching.slurm import jobs
 from onecycle_sweeps.planning import Planner, Request, Trial, outdated
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 from onecycle_sweeps.terminal import FAILURE, invocation, say
@@ -246,7 +247,8 @@ def _saved(sweep: Sweep) -> str:
 def say_how_to_watch(sweep: Sweep, typed_in: Path) -> None:
     """After a submission whose jobs run on without this process."""
     which = _named(sweep, typed_in)
-    say(f"sweep {sweep.id} continues without this command. To watch it, to end it, and for its table later:")
+    how = "without this command" if jobs.goes_on_alone(sweep) else "only while it is watched"
+    say(f"sweep {sweep.id} continues {how}. To watch it, to end it, and for its table later:")
     for verb in ("status --watch", "cancel", "report"):
         say(f"{invocation()} {verb} {which}")
 

@@ -105,6 +105,11 @@ def state_of(job: str) -> str:
     return run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").strip()
 
 
+def own_jobs() -> int:
+    """How many jobs this user has, each element of an array counted; raises SlurmError."""
+    return len(run("squeue", "-h", "-r", "-u", str(os.geteuid()), "-o", "%i").splitlines())
+
+
 def cancel(ids: Collection[str]) -> None:
     """Cancel jobs; raises SlurmError. Jobs that have ended already do not matter."""
     if ids:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from signal import SIGUSR2
 from typing import Any
@@ -101,6 +102,14 @@ def open_jobs(sweep: Sweep) -> Iterator[OpenJob]:
             yield OpenJob(trial, record, path, submission)
         else:
             trial.write("job", record | {"status": LOST, "cause": f"{path}, the record of its job, is gone"})
+
+
+def goes_on_alone(sweep: Sweep, least: int = 2) -> bool:
+    """Whether what waits for room, if anything does, is submitted by the jobs that are there: `least` at least.
+
+    A job that ends counts itself until it has ended, so the only one of a user finds no room for the next.
+    """
+    return not submissions.postponed(sweep) or len(list(islice(open_jobs(sweep), least))) == least
 
 
 def end(job: OpenJob, cause: str) -> None:

@@ -22,6 +22,7 @@ for _number in (signal.SIGUSR2, signal.SIGTERM):
     signal.signal(_number, _stop)
 
 from contextlib import ExitStack  # noqa: E402
+from functools import cache  # noqa: E402
 
 from onecycle_sweeps import command_line, journal, memory, sweep, tracking  # noqa: E402
 from onecycle_sweeps.config import schema  # noqa: E402
@@ -76,17 +77,22 @@ def _run(found: Sweep, trial: TrialFolder, submission: Submission) -> int:
 
 def _submit_waiting(found: Sweep) -> None:
     """Submit trials of the sweep that wait for room, as the next job that ends."""
-    # Imported only by a job of a sweep that has some: submitit takes a while.
+    if not submissions.postponed(found):
+        return
+    # Imported only here, since submitit takes a while.
     from onecycle_sweeps.launching.slurm import waiting
 
-    if not waiting.exist(found):
-        return
     with submissions.exclusive(found, seconds=LOCK_SECONDS) as is_held:
         if not is_held:
             return
         deadline = time.monotonic() + ROOM_SECONDS
+        is_only_one = cache(lambda: client.own_jobs() == 1)
+
+        def give_up() -> bool:
+            return _stopping.is_set() or time.monotonic() > deadline or is_only_one()
+
         try:
-            for line in waiting.submit(found, give_up=lambda: _stopping.is_set() or time.monotonic() > deadline):
+            for line in waiting.submit(found, give_up=give_up):
                 print(line, file=sys.stderr)
         except (client.SlurmError, PermissionError, Unreadable) as error:
             print(f"what waits was not submitted: {error}", file=sys.stderr)

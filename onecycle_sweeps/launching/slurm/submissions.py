@@ -21,6 +21,7 @@ from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Entry, Sweep
 IN_FLIGHT_SECONDS = 30.0
 # The status of a job in job.json after its end, or while its trial waits for room among the user's jobs.
 ENDED = "ended"
+REPORT = "the job that writes the report"
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ def folder(sweep: Sweep) -> Path:
     return sweep.folder / "jobs"
 
 
+def postponed(sweep: Sweep) -> list[Path]:
+    """The files of the arrays that wait for room among the user's jobs, in the order of submission."""
+    return sorted((sweep.folder / "waiting").glob("[0-9]*.json"))
+
+
 def path_of(sweep: Sweep, name: str) -> Path:
     """The record of the submission of this name."""
     return folder(sweep) / f"{name}.json"
@@ -161,7 +167,7 @@ def describe(made: Submission) -> str:
 
 def report_refused(error: Exception) -> str:
     """A line for the job that writes the report, which the cluster does not accept."""
-    return f"the job that writes the report was refused ({error}): use the verb report"
+    return f"{REPORT} was refused ({error}): use the verb report"
 
 
 def dependencies(signatures: Collection[str], ids: Mapping[str, str]) -> list[str]:

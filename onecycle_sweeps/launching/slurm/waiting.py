@@ -13,7 +13,7 @@ from pathlib import Path
 
 from onecycle_sweeps.launching.slurm import client, jobs, sbatch, submissions
 from onecycle_sweeps.launching.slurm.client import SlurmError
-from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission
+from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission, postponed
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import ENDED, WAITING, check_owner
 
@@ -21,15 +21,10 @@ CAUSE = "waits for room among your jobs"
 PAUSE_SECONDS = 1.0
 
 
-def exist(sweep: Sweep) -> bool:
-    """Whether anything of a sweep waits for room."""
-    return any(_paths(sweep))
-
-
 def postpone(sweep: Sweep, arrays: Sequence[JobArray], submitted: Collection[str], since: float) -> int:
     """Record that the trials of these arrays that are not submitted wait for room; returns their number."""
     _folder(sweep).mkdir(mode=0o700, parents=True, exist_ok=True)
-    number, count = max((int(path.stem) for path in _paths(sweep)), default=0), 0
+    number, count = max((int(path.stem) for path in postponed(sweep)), default=0), 0
     for array in arrays:
         trials = tuple(signature for signature in array.trials if signature not in submitted)
         if array.trials and not trials:
@@ -53,7 +48,7 @@ def is_postponed(sweep: Sweep, signature: str) -> bool:
 
 def forget(sweep: Sweep) -> None:
     """Let nothing wait for room any more."""
-    for path in _paths(sweep):
+    for path in postponed(sweep):
         path.unlink(missing_ok=True)
 
 
@@ -63,14 +58,14 @@ def submit(sweep: Sweep, *, give_up: Callable[[], bool]) -> Generator[str]:
     Where there is no room even for one job, it tries again until `give_up()` is true. Raises SlurmError if the cluster
     refuses a trial for another reason; the trial still waits.
     """
-    for path in (paths := _paths(sweep)):
+    for path in (paths := postponed(sweep)):
         # The settings contain shell lines, so another user must not have written them.
         check_owner(path)
         array = submissions.load(path)
         if array and array.trials:
             if (yield from _submit_trials(sweep, path, array, give_up)):
                 return
-        elif array and _paths(sweep) == [path]:
+        elif array and postponed(sweep) == [path]:
             # Where trials have just taken the room, the next call submits it.
             yield from _submit_report(sweep, path, array, give_up if paths == [path] else lambda: True)
 
@@ -152,11 +147,6 @@ def _waits(sweep: Sweep, signature: str, path: Path) -> bool:
 
 def _folder(sweep: Sweep) -> Path:
     return sweep.folder / "waiting"
-
-
-def _paths(sweep: Sweep) -> list[Path]:
-    """The files of what waits, in the order of submission."""
-    return sorted(_folder(sweep).glob("[0-9]*.json"))
 
 
 def _name(sweep: Sweep, path: Path) -> str:

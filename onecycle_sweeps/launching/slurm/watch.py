@@ -16,6 +16,13 @@ TICK_SECONDS = 0.5
 # its look at all trials takes.
 QUERY_SECONDS, MAX_QUERY_SECONDS, QUERY_SHARE, QUERY_PAUSE = 3.0, 30.0, 0.01, 5.0
 IN_FLIGHT_PAUSE = 1.0
+# How long the job that writes the report waits for the place of the last job, which may still be ending.
+ROOM_SECONDS = 10.0
+# Who submits what waits for room where jobs cannot, by the setting `wait`.
+WATCHED = {
+    True: "this command submits what waits, and status --watch does where this command has ended",
+    False: "status --watch has to submit what waits, since your only job takes all the room until it ends",
+}
 
 
 def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry], *, report: bool) -> Generator[Event]:
@@ -27,6 +34,8 @@ def run(settings: Settings, sweep: Sweep, trials: Sequence[Entry], *, report: bo
         yield Event(news=line)
     if settings["wait"]:
         yield from watch(sweep, trials)
+        # This command writes the report.
+        waiting.forget(sweep)
 
 
 def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, report: bool) -> Iterator[str]:
@@ -56,8 +65,10 @@ def submit_all(sweep: Sweep, trials: Sequence[Entry], settings: Settings, *, rep
                 if client.is_full(error):
                     waiting.forget(sweep)
                     count = waiting.postpone(sweep, arrays[number:], queued, since)
-                    what = f"{count} trial{'s' * (count > 1)}" if count else "the job that writes the report"
-                    yield f"{what} wait{'s' * (count < 2)} until other jobs of yours end: {error}"
+                    what = f"{count} trial{'s' * (count > 1)}" if count else submissions.REPORT
+                    alone = jobs.goes_on_alone(sweep)
+                    then = "each job that ends submits the next" if alone else WATCHED[settings["wait"]]
+                    yield f"{what} wait{'s' * (count < 2)} until other jobs of yours end ({error}): {then}"
                 elif not array.trials:
                     yield submissions.report_refused(error)
                 else:
@@ -95,9 +106,17 @@ def watch(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
         time.sleep(TICK_SECONDS)
 
 
+def submit_report(sweep: Sweep) -> Iterator[str]:
+    """Submit the job that writes the report of trials that have all ended, where it waits for room."""
+    if submissions.postponed(sweep) and is_own(sweep.folder):
+        with submissions.exclusive(sweep):
+            deadline = time.monotonic() + ROOM_SECONDS
+            yield from waiting.submit(sweep, give_up=lambda: time.monotonic() > deadline)
+
+
 def cancel(sweep: Sweep) -> list[str]:
     """Cancel the jobs of a sweep; returns a line if scancel fails."""
-    if not ((made := submissions.load_all(sweep)) or waiting.exist(sweep) or any(jobs.open_jobs(sweep))):
+    if not ((made := submissions.load_all(sweep)) or submissions.postponed(sweep) or any(jobs.open_jobs(sweep))):
         return []
     with submissions.exclusive(sweep):
         waiting.forget(sweep)
