@@ -367,8 +367,13 @@ def _versions_of(packages: Iterable[str]) -> dict[str, str]:
 
 def _is_own(path: Path) -> bool:
     place = path.resolve()
-    libraries = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
-    return not LIBRARY_FOLDERS & set(place.parts) and not any(place.is_relative_to(folder) for folder in libraries)
+    return not LIBRARY_FOLDERS & set(place.parts) and not any(map(place.is_relative_to, _pythons_own()))
+
+
+@functools.cache
+def _pythons_own() -> tuple[Path, ...]:
+    """The folders of Python's standard library."""
+    return tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 
 
 def _several(found: Iterable[Mapping[str, str]]) -> dict[str, set[str]]:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -36,6 +37,8 @@ settings.load_profile("untimed")
 
 FAST = "not slow and not slurm and not server"
 EACH_TEST_WITH_A_CLUSTER = "test_slurm_"
+# Where modules are that a test imported as a user's code.
+ANOTHER_TESTS = (tempfile.gettempdir(), str(Path(__file__).resolve().parents[1] / "examples"))
 # One server is enough for all.
 WITH_THE_SERVER = ("test_docker.py", "test_full_disk.py", "test_outages.py", "test_server.py", "test_shipping.py")
 
@@ -110,19 +113,35 @@ def environment_of_its_own() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def modules_of_its_own() -> Iterator[None]:
     """A user's code that a test imported is not there for the next one, which may have a module of the same name."""
-    before, theirs = set(sys.modules), (tempfile.gettempdir(), str(Path(__file__).resolve().parents[1] / "examples"))
+    last = next(reversed(sys.modules))
     yield
-    for name in sys.modules.keys() - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(theirs):
+    # Modules are in the order in which they were imported.
+    for name in list(takewhile(lambda name: name != last, reversed(sys.modules))):
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(ANOTHER_TESTS):
             del sys.modules[name]
 
 
 @pytest.fixture(scope="session", autouse=True)
+def files_in_memory() -> Iterator[None]:
+    """Writing a file does not wait for the disk: no test takes the power from a machine."""
+    with patch.object(os, "fsync", lambda file: None):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def configs_parsed_once() -> Iterator[None]:
-    """Each text of a YAML file is parsed once in a process: half of the time that a command's config takes."""
+    """Each text of a YAML file is parsed once in a process: half of the time that a command's config takes.
+
+    A quarter is what Hydra makes for choices in defaults lists that refer to others, which hardly any list has.
+    """
+    from hydra._internal import defaults_list
     from omegaconf import OmegaConf
 
     load, parsed = OmegaConf.load, dict[str, bytes]()
+    make_map = defaults_list._create_interpolation_map
+
+    def map_if_needed(overrides: Any, listed: Any, self_added: bool) -> Any:
+        return make_map(overrides, listed, self_added) if any(one.is_interpolation() for one in listed) else None
 
     def loaded(file: Any) -> Any:
         if not hasattr(file, "read"):
@@ -133,7 +152,10 @@ def configs_parsed_once() -> Iterator[None]:
             parsed[text] = pickle.dumps(load(file))
         return pickle.loads(parsed[text])
 
-    with patch.object(OmegaConf, "load", loaded):
+    with (
+        patch.object(OmegaConf, "load", loaded),
+        patch.object(defaults_list, "_create_interpolation_map", map_if_needed),
+    ):
         yield
 
 

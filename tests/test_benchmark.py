@@ -73,6 +73,7 @@ def test_a_missing_or_repeated_point_ends_the_benchmark(work: Work, step: int) -
         losing([step]).run(work)
 
 
+@pytest.mark.slow
 def test_a_side_that_takes_too_few_steps_ends_the_benchmark(work: Work) -> None:
     del work.order[-1]
     with pytest.raises(RuntimeError, match=r"\b10\b.*\b9\b"):

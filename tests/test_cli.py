@@ -405,6 +405,7 @@ def test_resume_uses_the_recorded_launcher_with_the_typed_changes(
     assert taken_up[0][1].items() >= launcher.items()
 
 
+@pytest.mark.slow
 def test_a_key_that_the_launcher_did_not_have_when_the_sweep_was_recorded_gets_its_default(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]]
 ):
@@ -415,6 +416,7 @@ def test_a_key_that_the_launcher_did_not_have_when_the_sweep_was_recorded_gets_i
     schema.check_launcher(settings, options.KEYS)
 
 
+@pytest.mark.slow
 def test_a_sweep_recorded_without_its_launcher_has_that_of_its_command(
     tmp_path: Path, taken_up: list[tuple[Sweep, Any]]
 ):

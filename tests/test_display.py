@@ -148,6 +148,7 @@ print("the table")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [120, 80])
 def test_on_a_terminal_a_live_table_shows_the_running_trials_and_is_removed_in_the_end(made: Sweep, columns: int):
     seen = in_a_terminal([sys.executable, "-c", SHOW, str(made.folder)], columns)
@@ -164,6 +165,7 @@ def test_on_a_terminal_a_live_table_shows_the_running_trials_and_is_removed_in_t
     assert seen.count("\x1b[?25l") == seen.count("\x1b[?25h")
 
 
+@pytest.mark.slow
 def test_the_standing_of_a_trial_has_its_colour_on_a_terminal_unless_no_color_is_set(made: Sweep):
     command = [sys.executable, "-c", SHOW, str(made.folder)]
     assert "\x1b[32mfinished" in in_a_terminal(command, 80)

@@ -56,9 +56,8 @@ def numbers(figure: Any) -> list[tuple[str, list[str]]]:
 LISTED = {"", "momentum", "weight decay", "epochs of the whole training"}
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind == "rates" else pytest.mark.slow) for kind in KINDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_text_of_a_figure_is_cut_off_or_over_another_and_each_axis_has_3_to_8_numbers(
     kind: str, tmp_path: Path
 ) -> None:
@@ -106,6 +105,7 @@ def read(text: str) -> float:
     return float(plain.translate(str.maketrans({"k": "e3", "M": "e6", "G": "e9"})))
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @example(low=2**-14, share=1e-7)
 @given(NUMBERS, st.floats(1e-7, 1e3))
@@ -117,6 +117,7 @@ def test_a_linear_axis_has_3_to_8_numbers_which_are_those_of_its_ticks(low: floa
     assert [read(text) for _, text in found] == pytest.approx([tick for tick, _ in found], abs=0.02 * (high - low))
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.floats(-9, 9), st.floats(0.02, 15))
 def test_a_logarithmic_axis_has_3_to_8_numbers_which_are_those_of_its_ticks(start: float, decades: float) -> None:

@@ -23,7 +23,13 @@ NETS = {
     "ResNet-9": ("model=resnet9", "data.augment=[{_target_: onecycle_sweeps.images.augmentation.Flip}]"),
     "clipped, AdamW": ("model=lenet", "clip_norm=1", "optimizer=adamw", "max_lr=0.001"),
 }
-nets = pytest.mark.parametrize("asked", NETS.values(), ids=NETS)
+nets = pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(asked, id=name, marks=pytest.mark.slow if name == "ResNet-9" else ())
+        for name, asked in NETS.items()
+    ],
+)
 # These read a number of the device, so that Python waits for it.
 WAITING = {"aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal", "aten.is_nonzero"}
 # These only describe memory in another way, and start no kernel.

@@ -254,6 +254,7 @@ print(facts.train, [name for name in ("torch", "torchvision", "sklearn") if name
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_prepare_one_source_decode_it_once(tmp_path):
     command = [sys.executable, "-c", PREPARE_IN_A_PROCESS, str(tmp_path)]
     both = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "ab"]
@@ -261,6 +262,7 @@ def test_two_processes_that_prepare_one_source_decode_it_once(tmp_path):
     assert (tmp_path / "decoded").read_text() == "once\n"
 
 
+@pytest.mark.slow
 def test_describing_a_cached_set_imports_no_torch(tmp_path):
     (tmp_path / "ready-b").touch()
     command = [sys.executable, "-c", PREPARE_IN_A_PROCESS, str(tmp_path), "a"]

@@ -110,6 +110,7 @@ def test_without_an_official_test_part_some_must_be_held_out(tmp_path: Path):
         prepare(read, folder, **WHOLE)
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_named_and_no_cache_is_left(tmp_path: Path):
     photos = laid(tmp_path / "photos", classes("train/", "val/"))
     Image.new("1", (10_000, 9_000)).save(photos / "val" / "bees" / "bomb.png")
@@ -219,6 +220,7 @@ def test_the_cache_of_a_set_that_is_not_kept_has_sums_and_no_pixels(photos: Path
     assert sorted(path.name for path in pixels.glob("train*")) == ["train_images.npy", "train_labels.npy"]
 
 
+@pytest.mark.slow
 def test_a_decoding_process_lives_no_longer_than_its_stream(photos: Path):
     data, _ = prepared(photos, "undecoded")
     assert decoding_processes() == []
@@ -246,6 +248,7 @@ def test_a_missing_image_is_named_at_once(photos: Path):
         list(islice(batches(data.train, 20, 0), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [False, True], ids=["folder", "archive"])
 def test_photographs_that_changed_since_are_noticed(photos: Path, pack: bool):
     _, folder = prepared(photos, "undecoded")
@@ -260,6 +263,7 @@ def files_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.png"))}
 
 
+@pytest.mark.slow
 def test_a_bound_that_was_raised_asks_for_a_new_cache(photos: Path):
     data, folder = prepared(photos, "undecoded")
     with pytest.raises(ValueError, match=f"^{folder} .*pixels.*: delete it"):

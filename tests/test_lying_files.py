@@ -41,6 +41,7 @@ def stale(*_: object, **__: object) -> None:
     raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
+@pytest.mark.slow
 def test_a_real_process_sees_through_the_lies_of_a_file_server(trial: TrialFolder, tmp_path: Path):
     if shutil.which("cc") is None:
         pytest.skip("no C compiler: apt-get install gcc libc6-dev")

@@ -68,7 +68,9 @@ def parameters(model: nn.Module) -> int:
     ],
 )
 def test_parameters_are_as_many_as_published(name, in_channels, num_classes, expected):
-    assert parameters(build(name, in_channels, num_classes)) == expected
+    # On `meta` a net has no values; those of timm load some from a file.
+    with torch.device("cpu" if name in OF_TIMM else "meta"):
+        assert parameters(build(name, in_channels, num_classes)) == expected
 
 
 @pytest.mark.slow
@@ -98,7 +100,9 @@ def test_any_image_size_gives_one_score_per_class(name, in_channels, size):
     assert build(name, in_channels, 7)(torch.randn(2, in_channels, *size)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["simple_cnn", "lenet", "resnet20", "resnet9", "wrn_22"])
+@pytest.mark.parametrize(
+    "name", ["simple_cnn", "lenet", "resnet20", "resnet9", pytest.param("wrn_22", marks=pytest.mark.slow)]
+)
 def test_scores_do_not_depend_on_the_memory_format(name):
     torch.manual_seed(0)
     model, images = build(name, 3), torch.randn(4, 3, 32, 32)
@@ -107,7 +111,7 @@ def test_scores_do_not_depend_on_the_memory_format(name):
     torch.testing.assert_close(cl, plain, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["simple_cnn", "resnet20", "resnet9", "wrn_22"])
+@pytest.mark.parametrize("name", ["simple_cnn", "resnet20", "resnet9", pytest.param("wrn_22", marks=pytest.mark.slow)])
 def test_gradients_keep_the_memory_format_of_the_images(name):
     """An operation on tensors of two formats takes several times as long."""
     model = build(name, 3).to(memory_format=torch.channels_last)

@@ -111,6 +111,7 @@ def test_the_head_is_what_depends_on_the_number_of_classes(name: str):
     assert {key: tensor.shape for key, tensor in five.state_dict().items()} == shapes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "densenet121", "squeezenet1_1"])
 def test_torchvisions_own_file_serves_where_its_names_or_its_heads_are_special(tmp_path: Path, name: str):
     changes = {"init_weights": True} if name == "googlenet" else {}

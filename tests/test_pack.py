@@ -29,6 +29,8 @@ OPTIMIZERS = {
     "clipped": ("clip_norm=0.1",),
     "no_decay": ("optimizer.no_decay=true",),
 }
+# The smallest net with convolutions and batch norms.
+SMALL = "model.channels=[4]"
 POLICIES = (OneCycle(0.05, 50, cycle_momentum=False), Constant(0.01, 50), Step(0.02, 50))
 
 
@@ -58,9 +60,15 @@ def packed(of: Sequence[Learner], policies: Sequence[Policy] = POLICIES) -> Pack
     return Pack(of, policies, [Totals() for _ in of])
 
 
-@pytest.mark.parametrize("asked", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(asked, id=name, marks=() if name in ("nesterov", "AdamW") else pytest.mark.slow)
+        for name, asked in OPTIMIZERS.items()
+    ],
+)
 def test_fifty_packed_steps_are_those_of_the_unpacked_trainings(tmp_path: Path, device: str, asked: tuple[str, ...]):
-    alone, together = (learners(tmp_path / word, *asked, device=device) for word in ("alone", "together"))
+    alone, together = (learners(tmp_path / word, SMALL, *asked, device=device) for word in ("alone", "together"))
     taken = [list(steps(learner, policy)) for learner, policy in zip(alone, POLICIES, strict=True)]
     pack = packed(together)
     in_turn = [pack.step() for _ in range(50)]
@@ -75,7 +83,7 @@ def test_fifty_packed_steps_are_those_of_the_unpacked_trainings(tmp_path: Path, 
 
 def test_a_member_that_diverges_does_not_harm_the_others(tmp_path: Path, device: str):
     policies = (Constant(1e9, 20), Constant(0.01, 20), Constant(0.02, 20))
-    alone, together = (learners(tmp_path / word, device=device) for word in ("alone", "together"))
+    alone, together = (learners(tmp_path / word, SMALL, device=device) for word in ("alone", "together"))
     pack = packed(together, policies)
     in_turn = [pack.step() for _ in range(20)]
     assert not in_turn[-1][0].loss.isfinite()
@@ -155,7 +163,7 @@ def test_packed_trials_have_the_records_of_unpacked_ones(runs_dir: Path, beside:
         assert all(value.untyped_storage().nbytes() == value.nbytes for value in weights.values())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adamw"])
 def test_a_pack_that_was_stopped_goes_on_to_the_same_bits(runs_dir: Path, beside: Path, device: str, optimizer: str):
     asked = (f"optimizer={optimizer}", "max_lr=0.01", "model.dropout=0.2", "epochs=3", f"device={device}")
     asked = (*asked, *(["deterministic=true"] if device == "cuda" else []))
@@ -246,6 +254,7 @@ def test_a_net_with_lazy_python_state_trains_alone(runs_dir: Path, caplog: pytes
     assert all("packed" not in (folder.resolved() or {}) for folder in together)
 
 
+@pytest.mark.slow
 def test_a_sweep_packs_what_differs_in_seed_and_policy_alone(tmp_path: Path):
     folder = with_store(tmp_path)
     asked = ("model=mlp", "policy=constant,onecycle", "seed=0,1", "batch_size=128,256", "-m")

@@ -157,6 +157,7 @@ def test_closing_the_generator_ends_the_workers(
     assert (tmp_path / "gone").exists()
 
 
+@pytest.mark.slow
 def test_the_workers_of_one_launch_take_the_trials_of_the_next(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
@@ -213,6 +214,7 @@ def test_a_trial_that_is_given_to_a_dead_worker_does_not_fail(
     assert [e.status for e in pool.run(workers, *made, ONE_SLOT) if e.entry] == ["running", "finished"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [0.5, 60.0])
 def test_a_worker_that_does_not_leave_is_killed_after_a_timeout_or_at_the_next_ctrl_c(
     patience: float, made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
@@ -233,6 +235,7 @@ def test_a_worker_that_does_not_leave_is_killed_after_a_timeout_or_at_the_next_c
     assert worker.process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_worker_that_closes_its_pipe_but_lives_on_is_killed_and_replaced(
     made: tuple[Sweep, list[Entry]],
     fake_worker: FakeWorker,
@@ -279,6 +282,7 @@ def test_the_end_of_a_worker_is_noticed_even_if_its_child_holds_the_pipe_open(
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.slow
 def test_an_incomplete_answer_is_ignored(made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker):
     fake_worker("""
         answers.send(READY); orders.recv(); os.write(answers.fileno(), b"\\0\\0\\0\\7half"); os._exit(3)
@@ -286,6 +290,7 @@ def test_an_incomplete_answer_is_ignored(made: tuple[Sweep, list[Entry]], fake_w
     assert [e.cause for e in drive(*made, places=1).events] == [None, "the worker exited with status 3"]
 
 
+@pytest.mark.slow
 def test_a_worker_may_start_processes(made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker):
     """A user's loader may."""
     fake_worker("""
@@ -298,6 +303,7 @@ def test_a_worker_may_start_processes(made: tuple[Sweep, list[Entry]], fake_work
     assert [e.status for e in drive(*made, places=1).events] == ["running", "finished"]
 
 
+@pytest.mark.slow
 def test_a_worker_has_a_session_of_its_own_its_environment_and_the_working_folder(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
@@ -354,6 +360,7 @@ def test_a_module_of_the_workers_that_cannot_be_imported_is_reported_in_one_line
     assert "No module named 'no_such_module'" in (made[0].folder / "worker-0.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_its_fork_server_and_another_server_forks_the_next(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):
@@ -378,6 +385,7 @@ def test_a_worker_that_dies_after_its_fork_server_fails_its_trial_with_an_unknow
     assert any("fork server died" in str(cause) for cause in causes)
 
 
+@pytest.mark.slow
 def test_a_worker_may_exit_with_the_status_by_which_a_dead_fork_server_is_reported(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, workers: WorkerPool
 ):

@@ -133,6 +133,7 @@ def test_it_records_how_far_each_short_training_came_from_chance_to_a_perfect_ac
             assert one["learnt"] is None
 
 
+@pytest.mark.slow
 def test_a_probe_that_was_stopped_goes_on_behind_its_last_whole_training_to_the_same_bits(
     found: tuple[Path, Trial, TrialFolder], tmp_path: Path
 ):
@@ -153,6 +154,7 @@ def test_a_probe_that_was_stopped_goes_on_behind_its_last_whole_training_to_the_
         assert series(other, name) == series(folder, name)
 
 
+@pytest.mark.slow
 def test_a_probe_whose_budget_was_changed_while_it_was_stopped_goes_on_with_the_one_it_began_with(
     found: tuple[Path, Trial, TrialFolder], tmp_path: Path
 ):

@@ -290,6 +290,7 @@ def test_parallel_jobs_that_each_ship_one_trial_of_a_fresh_sweep_fill_one_sweep(
     assert {run.info.status for run in found} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_long_trial_is_shipped_in_little_memory(tmp_path: Path):
     made = made_of(tmp_path, shared_store(tmp_path), 1)
     write_all(made, steps=40_000, block=100)
@@ -505,6 +506,7 @@ def test_leaving_the_shipper_takes_no_longer_than_its_grace(finished: Sweep):
     assert shipper._process.poll() is not None
 
 
+@pytest.mark.slow
 def test_the_shipper_ends_with_the_process_that_launched_it(finished: Sweep):
     launch = f"""
 import os, sys, pathlib

@@ -106,6 +106,7 @@ def test_a_node_that_crashes_takes_its_jobs_with_it_and_no_other_node(cluster: C
     assert cluster.processes("n2") == alive
 
 
+@pytest.mark.slow
 def test_two_clusters_do_not_disturb_each_other_and_down_leaves_nothing_of_one(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -141,6 +142,7 @@ def test_any_line_of_slurm_conf_can_be_set(cluster: Cluster) -> None:
     assert re.search(r"^KillWait += 17 sec$", cluster.run("scontrol", "show", "config"), flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_down_can_be_repeated_and_needs_no_cluster(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run([slurm_cluster.SCRIPT, "down", tmp_path], check=True, timeout=60)

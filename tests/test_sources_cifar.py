@@ -118,7 +118,7 @@ def test_download_fetches_what_is_missing(small, tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(mirror)))
     monkeypatch.setattr(kind, "url", f"http://127.0.0.1:{server.server_port}/{kind.filename}")
     with server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         source = cifar.load(str(tmp_path / "target"), name, download=True)
         server.shutdown()
     assert source.train_images.shape[0] == 4 * len(kind.train_list)

@@ -111,7 +111,7 @@ def test_download_fetches_what_is_missing(raw, tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(mirror)))
     monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
     with server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         assert idx.load(str(target), "MNIST", download=True).train_images.shape == (6, 3, 5)
         server.shutdown()
 

@@ -29,6 +29,7 @@ def names_of(images) -> list[str]:
     return images.read.args[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("official", ["val", "test"])
 def test_train_and_official_part_are_read_in_the_order_of_class_and_name(tmp_path: Path, official: str):
     files = classes("train/", f"{official}/", names=("bees", "Wasps", "ants"))

@@ -252,6 +252,7 @@ def test_the_slope_at_the_end_is_that_of_the_last_tenth() -> None:
     assert (found.curves, found.span) == (5, 10.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curves", [1, 4])
 def test_the_interval_of_a_slope_covers_it_as_often_as_promised(curves: int) -> None:
     drawn, covered = random.Random(1), 0

@@ -188,6 +188,7 @@ def with_scheduler(policy: OneCycle) -> Callable[[Any], Any]:
     }
 
 
+@pytest.mark.slow
 def test_lightning_trains_every_batch_at_the_rate_of_a_policys_scheduler(lightning: Any, tmp_path: Path):
     policy = OneCycle(0.5, 4 * BATCHES)
     _, trajectory = in_lightning(lightning, with_scheduler(policy), tmp_path, max_epochs=4)

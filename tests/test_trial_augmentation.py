@@ -108,6 +108,7 @@ def test_training_sees_augmented_images_and_evaluations_those_of_their_own_list(
     assert sizes == {True: {(1, 7, 7)}, False: {(1, 6, 6)}}
 
 
+@pytest.mark.slow
 def test_augmentation_changes_what_is_learnt(runs_dir: Path):
     plain, augmented = made(runs_dir, *KEPT), made(runs_dir, *KEPT, AUGMENT)
     for one in (plain, augmented):

@@ -117,6 +117,7 @@ def test_a_range_test_that_was_stopped_begins_again_and_finds_the_same(runs_dir:
     assert again == undisturbed | {"attempt": 2}
 
 
+@pytest.mark.slow
 def test_a_range_test_that_was_superseded_leaves_no_verdict(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "task=range_test")
     steps = iter(range(200))
@@ -152,6 +153,7 @@ def test_one_range_test_finds_the_rate_of_all_trainings_and_each_says_so(runs_di
         assert max(series(folder, "schedule/lr")[1]) == pytest.approx(expected, rel=0.3)
 
 
+@pytest.mark.slow
 def test_a_rate_is_kept_when_its_range_test_is_deleted(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "policy=constant")
     # The range test and the training ask in turn whether to leave.

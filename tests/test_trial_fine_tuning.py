@@ -114,6 +114,7 @@ def test_a_frozen_body_ends_a_trial_as_it_began(runs_dir: Path, weights_file: Pa
     assert ended[f"{HEAD}weight"].shape == (10, 1280)
 
 
+@pytest.mark.slow
 def test_a_frozen_body_ends_the_same_when_it_was_stopped(runs_dir: Path, beside: Path, weights_file: Path):
     asked = (*KEPT, f"model.weights_file={weights_file}", "model.freeze=body")
     folder = made(runs_dir, *asked)
@@ -150,6 +151,7 @@ def test_a_weights_file_that_is_missing_is_refused_before_anything_runs(runs_dir
         planned(runs_dir, *SHORT, *SMALL, f"model.weights_file={missing}")
 
 
+@pytest.mark.slow
 def test_a_weights_file_that_goes_missing_fails_the_trial_with_that_line_and_can_be_put_back(
     runs_dir: Path, tmp_path: Path, weights_file: Path
 ):

@@ -205,11 +205,17 @@ def _client(uri: str) -> "MlflowClient":
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     client = MlflowClient(uri, uri)
+    _collect_seldom()
+    return client
+
+
+@cache
+def _collect_seldom() -> None:
+    """Scanning what the imports left, and the batches in flight, takes a third of the time of shipping points."""
+    # Counting what is frozen takes tens of milliseconds.
     if not gc.get_freeze_count():
-        # Scanning what the imports left, and the batches in flight, takes a third of the time of shipping points.
         gc.freeze()
         memory.collect_seldom()
-    return client
 
 
 def _try_database(uri: str) -> None:
