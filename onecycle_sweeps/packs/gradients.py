@@ -27,7 +27,7 @@ TOLERANCES = {False: 1e-3, True: 5e-2}
 # How often a step is timed.
 TIMED = 3
 # The streams of a GPU on which branches run, and the share of its free memory that a pack may use.
-BRANCHES, FREE_MEMORY = 32, 0.8
+BRANCHES, FREE_MEMORY = 16, 0.8
 # A GPU is busy if its work ends after so many times the time in which it was started.
 GOING_ON = 1.2
 
