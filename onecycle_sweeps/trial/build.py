@@ -9,7 +9,7 @@
 | neither | fp32 | fp32 | fp32 |
 
 `scripts/benchmark precision` measures the CPU's row, `scripts/gpu-check step` CUDA's. On an H200 (docs/gpu) bf16 makes
-a step of most nets 1.3 to 2.5 times as fast; of LeNet it does not, and MobileNetV2 at batch 128 it slows down by a sixth.
+a step of most nets 1.3 to 2.5 times as fast, and of MobileNetV2 at batch 128 a sixth slower.
 """
 
 import ctypes
