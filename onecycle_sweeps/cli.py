@@ -268,6 +268,11 @@ def _launcher(recorded: Mapping[str, Any] | None, changes: Sequence[str]) -> dic
 
 def ui(which: Sweep) -> int:
     """Serve MLflow's UI of the sweep's store, or of tracking.uri, on this machine only, until Ctrl-C."""
+    if not tracking.is_server(which.tracking_uri):
+        try:
+            tracking.make_view_again(which)
+        except tracking.StoreUnreachable as error:
+            complain(str(error))
     return commands.become_ui(which.tracking_uri, which)
 
 

@@ -149,6 +149,12 @@ def test_an_experiment_keeps_the_views_of_its_latest_sweeps_and_makes_an_older_o
     assert (count(made[0]), ledger.load(made[0]).token) == (before, tokens[0])
     state = experiment_tags(made[0])[ui.view_tag(tokens[0])].removeprefix("deflate;")
     assert b"val/accuracy" in zlib.decompress(base64.b64decode(state))
+    tracking.make_view_again(made[2])
+    assert views(made[0]) == {"mine", tokens[0], tokens[2]}
+    assert count(made[0]) == before
+    client(made[1]).delete_run(ledger.load(made[1]).parent)
+    tracking.make_view_again(made[1])
+    assert views(made[0]) == {"mine", tokens[0], tokens[2]}, "its runs are deleted"
 
 
 def views(made: Sweep) -> set[str]:

@@ -48,15 +48,20 @@ def test_the_ui_is_served_on_loopback_and_its_uri_is_not_an_argument():
         tracking.ui_command("http://me:secret@host")
 
 
-def test_the_link_is_a_plain_search_where_mlflows_version_is_not_known_to_read_the_view(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("single", [False, True])
+def test_where_mlflows_version_is_not_known_to_read_the_view_the_link_opens_the_sweeps_own_page_or_its_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, single: bool
 ):
-    made = sweep(tmp_path, training("a"))
+    made = sweep(tmp_path, training("a"), single=single)
     tracking.ship(made)
     monkeypatch.setattr(ui, "version", lambda name: "3.99.0")
-    query = parse_qs(urlsplit(tracking.overlay_link(made)).fragment.partition("?")[2])
-    assert query["searchFilter"] == [f"tags.ledger = '{ledger.load(made).token}' and tags.kind = 'train'"]
+    page, _, query = urlsplit(tracking.overlay_link(made)).fragment.partition("?")
+    known = ledger.load(made)
     assert "viewStateShareKey" not in query
+    if single:
+        assert parse_qs(query)["searchFilter"] == [f"tags.ledger = '{known.token}' and tags.kind = 'train'"]
+    else:
+        assert page == f"/experiments/{known.experiment}/runs/{known.parent}"
 
 
 def test_the_view_has_a_chart_of_each_measure(tmp_path: Path):

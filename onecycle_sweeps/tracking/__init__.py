@@ -5,6 +5,7 @@ from onecycle_sweeps.tracking.logged import RUN_STATUS as RUN_STATUS
 from onecycle_sweeps.tracking.logged import histories as histories
 from onecycle_sweeps.tracking.logged import logged_runs as logged_runs
 from onecycle_sweeps.tracking.runs import check_store as check_store
+from onecycle_sweeps.tracking.runs import make_view_again as make_view_again
 from onecycle_sweeps.tracking.shipping import Backlog as Backlog
 from onecycle_sweeps.tracking.shipping import Shipper as Shipper
 from onecycle_sweeps.tracking.shipping import backlog as backlog

@@ -15,7 +15,7 @@ from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger, run_data, ui
 from onecycle_sweeps.tracking.ledger import Ledger, RunFile, RunRecord
 from onecycle_sweeps.tracking.run_data import BATCH, MLFLOW_STATUS, TAG_LENGTH, Point
-from onecycle_sweeps.tracking.store import StoreUnreachable, connected, database_file, locked, stamp
+from onecycle_sweeps.tracking.store import StoreUnreachable, connected, database_file, locked, never, stamp
 from onecycle_sweeps.trial_folder import ENDED, LOST
 
 if TYPE_CHECKING:
@@ -294,6 +294,19 @@ def open_runs(sweep: Sweep, expired: Callable[[], bool], only: Collection[str] |
                 runs = Runs(client, sweep, _current_ledger(client, sweep), expired)
                 runs.open(only)
         yield runs
+
+
+def make_view_again(sweep: Sweep) -> None:
+    """Make a sweep's view again, on which its link relies, where later sweeps have taken its place.
+
+    Raises StoreUnreachable.
+    """
+    if not ledger.load(sweep).view:
+        return
+    with connected(sweep.tracking_uri) as client, locked(_lock_path(sweep), never):
+        known = _current_ledger(client, sweep)
+        if known.experiment and not known.view:
+            Runs(client, sweep, known, never).open()
 
 
 def outcomes(sweep: Sweep, only: Collection[str] | None = None) -> Iterator[Outcome]:

@@ -3,7 +3,7 @@
 This is the one file that relies on what MLflow does not document: how its page keeps a shared view of the charts (what
 its button `Share` makes: the page's state, deflated, as a tag of the experiment), and where it fetches artifacts.
 The format was tested in a browser with MLflow 3.12 and 3.17. With a version before or after these the link opens the
-same runs by a search, with MLflow's own choice of charts and at most ten runs visible.
+page of the sweep's own run, or for a single trial its run among MLflow's own choice of charts.
 """
 
 import base64
@@ -58,6 +58,9 @@ def overlay_page(sweep: Sweep) -> str:
     page = f"#/experiments/{known.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     if known.view and _reads_shared_views():
         return f"{page}&viewStateShareKey={known.token}"
+    if known.parent:
+        # A search shows a sweep's runs folded up below their parent, and no curve.
+        return run_page(sweep, known.parent)
     return f"{page}&searchFilter={quote(_search(sweep, known.token))}"
 
 
