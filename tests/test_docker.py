@@ -212,6 +212,7 @@ def test_an_upgrade_needs_the_same_secrets_and_changes_the_schema_alone(tmp_path
     arguments, environment = recorded(tmp_path)
     assert arguments == ["-m", "mlflow", "db", "upgrade", "postgresql://"]
     assert environment["PGHOST"] == PLACES["PGHOST"]
+    assert "lock_timeout" in environment["PGOPTIONS"], "it would wait for ever for a table that a session keeps locked"
     assert serve(tmp_path, PLACES | SECRETS, "downgrade").returncode == 2
 
 
@@ -224,6 +225,19 @@ def test_a_backup_and_its_restore_need_one_folder_that_makes_sense(script: str, 
             [str(DOCKER / script), *words], env=os.environ | {"COMPOSE": "false"}, capture_output=True, text=True
         )
         assert (done.returncode, len(done.stderr.splitlines())) == (status, 1)
+
+
+def test_a_restore_ends_where_the_database_never_answers(tmp_path: Path):
+    for name in ("database.dump", "artifacts.tar"):
+        subprocess.run(["tar", "--create", "--file", str(tmp_path / name), "--files-from=/dev/null"], check=True)
+    # Only `up` succeeds, and no second passes.
+    for name, line in {"compose": '[ "$1" = up ]', "sleep": "true"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    outside = os.environ | {"COMPOSE": "compose", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([str(DOCKER / "restore"), str(tmp_path)], env=outside, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "logs postgres" in done.stderr
 
 
 def test_a_backup_that_fails_leaves_no_folder_of_that_name(tmp_path: Path):
