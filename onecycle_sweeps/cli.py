@@ -37,7 +37,7 @@ from onecycle_sweeps.launching.slurm.client import SlurmError
 from onecycle_sweeps.planning import Request
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.terminal import FAILURE, MISTAKE, complain, refuse, say
-from onecycle_sweeps.trial_folder import check_owner
+from onecycle_sweeps.trial_folder import check_owner, is_own
 
 # The most characters of an error that are shown.
 ERROR_WIDTH = 160
@@ -143,7 +143,7 @@ def status(which: Sweep) -> int:
     _refresh_jobs(which)
     _report_earlier(which)
     report.show_status(which, Console(highlight=False))
-    if not jobs.goes_on_alone(which, least=1):
+    if is_own(which.folder) and not jobs.goes_on_alone(which, least=1):
         complain("what waits for room among your jobs is submitted by status --watch: the sweep has no job that could")
     return 0
 
