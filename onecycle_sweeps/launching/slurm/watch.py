@@ -20,8 +20,8 @@ IN_FLIGHT_PAUSE = 1.0
 ROOM_SECONDS = 10.0
 # Who submits what waits for room where jobs cannot, by the setting `wait`.
 WATCHED = {
-    True: "this command submits what waits, and status --watch does where this command has ended",
-    False: "status --watch has to submit what waits, since your only job takes all the room until it ends",
+    True: "this command submits what waits, and status --watch does once this command has ended",
+    False: "status --watch has to submit what waits, since a single job of the sweep still counts when it ends",
 }
 
 
