@@ -76,7 +76,7 @@ def steadily(path: Path, call: Callable[[], T]) -> T:
         try:
             return call()
         except OSError as error:
-            if error.errno != errno.ESTALE:
+            if error.errno != errno.ESTALE or isinstance(error, StaleHandle):
                 raise
             if pause is None:
                 tried = f"{os.strerror(errno.ESTALE)} after {len(STALE_PAUSES) + 1} tries"

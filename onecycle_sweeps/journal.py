@@ -200,7 +200,7 @@ class Tail:
     def _begin(self, path: Path) -> None:
         """Read the newest attempt's file for the first time, from its end."""
         self._path = path
-        with path.open("rb") as file:
+        with files.steadily(path, partial(path.open, "rb")) as file:
             start = max(0, os.fstat(file.fileno()).st_size - NEAR_BYTES)
             file.seek(start)
             # A line that is not whole yet is read the next time.
@@ -253,7 +253,8 @@ def blocks(folder: Path, known: Sequence[Attempt], start: int = 0, stop: int = s
     """
     for attempt, end in _stitched(known):
         if max(start, attempt.start) < min(stop, end):
-            with attempt_file(folder, attempt.number).open("rb") as file:
+            path = attempt_file(folder, attempt.number)
+            with files.steadily(path, partial(path.open, "rb")) as file:
                 _seek(file, start)
                 yield from _between(_parse_blocks(_parse(file)), start, min(stop, end))
 

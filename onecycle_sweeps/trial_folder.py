@@ -120,7 +120,7 @@ class TrialFolder:
         A trial with an unreadable record is lost, and the cause names the file.
         """
         try:
-            return self._state()
+            return files.steadily(self.path, self._state)
         except Damaged as error:
             return TrialState(LOST, f"{error}: {error.remedy}", is_unreadable=True)
         except Unreadable as error:

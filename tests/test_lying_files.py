@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +86,29 @@ def test_a_stale_handle_is_tried_again_and_named_when_it_stays(tmp_path: Path, m
         files.steadily(tmp_path, stale)
     with pytest.raises(PermissionError):
         files.steadily(tmp_path, lambda: (_ for _ in ()).throw(PermissionError()))
+
+
+def test_whatever_looks_at_a_trial_tries_a_stale_handle_again(trial: TrialFolder, monkeypatch: pytest.MonkeyPatch):
+    trial.remove("result.json")
+    known, state = journal.attempts(trial.journal), trial.state()
+    monkeypatch.setattr(files, "STALE_PAUSES", (0.0, 0.0))
+    for name in ("open", "stat"):
+        monkeypatch.setattr(Path, name, every_second_time_stale(getattr(Path, name)))
+    assert trial.state() == state
+    assert sum(len(block.metrics.get("train/loss", ())) for block in journal.blocks(trial.journal, known)) == 50
+    seen = trial.progress()
+    assert seen and seen.step == 49
+
+
+def every_second_time_stale(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of Path that fails with ESTALE at its first call, its third, ..."""
+    calls: list[Path] = []
+
+    def lying(self: Path, *arguments: Any, **rest: Any) -> Any:
+        calls.append(self)
+        return stale() if len(calls) % 2 and "runs" in self.parts else real(self, *arguments, **rest)
+
+    return lying
 
 
 def test_a_write_that_meets_a_stale_folder_is_repeated_and_leaves_no_temporary_file(
