@@ -119,16 +119,22 @@ def test_an_image_that_cannot_be_read_is_named_and_no_cache_is_left(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache.lock", "photos"]
 
 
-def cached(real_data: Path, path: str, size: int, folder: Path) -> tuple[Facts, Source]:
+def cached(real_data: Path, path: str, size: int, folder: Path) -> tuple[Facts, list[Source]]:
+    """What is known of a set that is decoded into a folder, and each source that was read for it."""
     if not (real_data / path).exists():
         pytest.skip(f"no {path} in {real_data}")
-    read = partial(image_folder.load, str(real_data), path, size)
-    return prepare(read, folder, **WHOLE), read()
+    found: list[Source] = []
+
+    def read() -> Source:
+        found.append(image_folder.load(str(real_data), path, size))
+        return found[-1]
+
+    return prepare(read, folder, **WHOLE), found
 
 
 @pytest.mark.slow
 def test_ants_and_bees_are_pillows_and_torchvisions_own(real_data: Path, tmp_path: Path):
-    facts, found = cached(real_data, "hymenoptera_data", 64, tmp_path / "cache")
+    facts, (found,) = cached(real_data, "hymenoptera_data", 64, tmp_path / "cache")
     assert (facts.train, facts.val, facts.num_classes, found.class_names) == (245, 153, 2, ("ants", "bees"))
     data = load(tmp_path / "cache", facts, 32, "cpu")
     square = Compose([Resize(64), CenterCrop(64), PILToTensor()])

@@ -1,8 +1,8 @@
 """Commands of the program as forks of a process that has imported its libraries, which takes seconds of each command.
 
 A command is still a process of its own, with its own arguments, environment, folder, files and signals, and so is each
-process that it starts, jobs on a cluster's nodes included; only the imports are shared, and the picture files of a
-report are left empty unless a test asks for them. What these do is left to the tests that start commands afresh.
+process that it starts, jobs on a cluster's nodes included; only the imports are shared, and the pictures of a report
+are left empty unless a test asks for them. What these do is left to the tests that start commands afresh.
 `warm_start/sitecustomize.py` hands commands over to this one.
 """
 
@@ -130,6 +130,8 @@ def serve(address: str, session: int) -> None:
     for name in LOADED:
         with suppress(ImportError):
             importlib.import_module(name)
+    # Each command would read the program's code.
+    importlib.import_module("onecycle_sweeps.provenance").program_modules()
     assert threading.active_count() == 1, threading.enumerate()
     # Otherwise each command's garbage collections would look at all that is loaded, and so copy it.
     gc.collect()
@@ -217,9 +219,11 @@ def _become(request: Request, files: list[int]) -> NoReturn:
     _open_standard_files(request)
     outside = request.environment.get("PYTHONPATH", "")
     sys.path[:] = [request.folder, *filter(None, outside.split(os.pathsep)), *sys.path]
+    # What a killed process has written stays, so nothing has to wait for the disk.
+    os.fsync = lambda file: None
     if PICTURES not in request.environment:
         canvas = importlib.import_module("onecycle_sweeps.report.canvas")
-        vars(canvas).update(write=empty_pictures, save=empty_picture)
+        vars(canvas).update(write=empty_pictures, save=empty_picture, inline=no_drawing)
     option, what, *arguments = request.words[request.first :]
     sys.argv[:], sys.orig_argv[:] = [option, *arguments], [sys.executable, *request.words]
     if option == "-c":
@@ -239,6 +243,11 @@ def empty_picture(_: Any, path: Path, **__: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     return path
+
+
+def no_drawing(_: Any) -> str:
+    """Leaves a figure out of a page."""
+    return ""
 
 
 def _open_standard_files(request: Request) -> None:
@@ -273,4 +282,8 @@ def _end_with(run: Callable[[], object]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    import quick_composing
+
+    with quick_composing.quick_composing():
+        quick_composing.parse_all()
+        serve(sys.argv[1], int(sys.argv[2]))
