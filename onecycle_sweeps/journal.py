@@ -216,8 +216,14 @@ def attempt_file(folder: Path, attempt: int) -> Path:
 
 def attempt_files(folder: Path, last: int | None = None) -> list[Path]:
     """The files in a journal folder by attempt, up to attempt `last` if it is given."""
-    found = [name for name in files.listed(folder) if name.endswith(SUFFIX) and name[: -len(SUFFIX)].isdecimal()]
-    return [folder / name for name in sorted(found) if last is None or int(name[: -len(SUFFIX)]) <= last]
+    names = (name.removesuffix(SUFFIX) for name in files.listed(folder) if name.endswith(SUFFIX))
+    found = {int(name) for name in names if name.isdecimal()}
+    # On a network file system a listing may lag behind the files, which can be opened by their names.
+    following = attempt_file(folder, max(found, default=0) + 1)
+    while files.steadily(following, following.exists):
+        found.add(int(following.stem))
+        following = attempt_file(folder, int(following.stem) + 1)
+    return [attempt_file(folder, number) for number in sorted(found) if last is None or number <= last]
 
 
 def read(folder: Path, last: int | None = None) -> Record:

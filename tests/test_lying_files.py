@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import recorded
-from onecycle_sweeps import files, journal
+from onecycle_sweeps import files, journal, outcome
 from onecycle_sweeps.trial import running
 from onecycle_sweeps.trial_folder import TrialFolder
 
@@ -54,6 +54,7 @@ def test_a_real_process_sees_through_the_lies_of_a_file_server(trial: TrialFolde
         {"LIE_IN": "0001.jsonl", "STALE": "3"},
         *({"LIE_IN": name, "HALF": "2"} for name in ("result.json", "resolved.json", "config.yaml", "0001.jsonl")),
         {"LIE_IN": "runs/a/journal", "STALE": "1"},
+        {"LIE_IN": "runs/a/journal", "LAG": "9"},
     )
     looking = [seen(library, trial, **lie) for lie in lies]
     stays = seen(library, trial, LIE_IN="result.json", STALE="999")
@@ -139,6 +140,10 @@ def test_a_file_that_is_not_whole_is_read_again_on_a_network_file_system_alone(
 def test_a_listing_that_lags_neither_loses_an_attempt_nor_names_one_that_is_gone(
     trial: TrialFolder, monkeypatch: pytest.MonkeyPatch
 ):
+    with monkeypatch.context() as lagging:
+        lagging.setattr(files, "listed", lambda _: [])
+        assert len(outcome.look(recorded.training("a"), trial).history) == 1
+        assert trial.attempts() == 1
     # The new listing lacks the attempt that another machine has begun.
     number, book = running._next_attempt(trial, 1)
     book.begin(50)
