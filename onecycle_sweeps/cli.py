@@ -16,10 +16,10 @@ from rich.console import Console
 from onecycle_sweeps import (
     command_line,
     composing,
+    differences,
     hydra_internals,
     mistakes,
     other_runs,
-    planning,
     report,
     sweep,
     tracking,
@@ -216,7 +216,7 @@ def resume(which: Sweep, of_launcher: Sequence[str] = ()) -> int:
         config, requests = composing.composed(composing.options(which.command), jobs=not which.single)
         if which.single:
             requests = [Request(composing.plain(config))]
-        change = None if which.sequential else planning.difference(requests, which.configs())
+        change = None if which.sequential else differences.difference(requests, which.configs())
         if launcher is None and not which.single:
             launcher = composing.launcher(config)
     except Exception as error:  # the sweep runs from its records even if its command can no longer be composed

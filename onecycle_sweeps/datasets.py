@@ -1,21 +1,26 @@
-"""A data set from its loader to batches, whatever its kind: images, rows, a text, or the items of a torch Dataset."""
+"""A data set from its loader to batches, whatever its kind: images and their transforms, rows, a text, or items."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps import files, images
-from onecycle_sweeps.config import schema
+from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config.schema import TRANSFORM_KEYS, Config
 from onecycle_sweeps.images import Source
 from onecycle_sweeps.images import cache as folders
+from onecycle_sweeps.images.augmentation import Transform
 from onecycle_sweeps.samples import Items, Rows, SampleFacts, Text, items, rows, windows
 from onecycle_sweeps.samples.sample_facts import SplitRule
 from onecycle_sweeps.samples.targets import Form
+from onecycle_sweeps.terminal import in_one_line
+from onecycle_sweeps.validation import kind_of
 
 Facts = images.Facts | SampleFacts
 SampleBatches = rows.RowBatches | windows.WindowBatches | items.ItemBatches
@@ -55,7 +60,7 @@ def prepare(
     return SampleFacts.from_json(folders.read_json(path))
 
 
-def load_samples(source: Any, facts: SampleFacts, config: schema.Config, device: str, form: Form) -> SampleBatches:
+def load_samples(source: Any, facts: SampleFacts, config: Config, device: str, form: Form) -> SampleBatches:
     """The parts of a split on a device, in batches, with the targets in the form that the objective takes.
 
     Raises ValueError if the source is not the one that was described.
@@ -77,3 +82,42 @@ def _describe(source: Any, split: SplitRule) -> SampleFacts:
         return items.describe(source, split)
     kinds = "a Source of onecycle_sweeps.images, or Rows, Text or Items of onecycle_sweeps.samples"
     raise ValueError(f"data._target_ must return a data set, {kinds}, got {type(source).__name__}")
+
+
+def transforms(config: Config, facts: images.Facts) -> dict[str, tuple[Transform, ...]]:
+    """The transforms of images before normalisation: the fields `augment` and `evaluation` of ImageBatches.
+
+    Raises ValueError, with its place in the list, for a transform that cannot be built or does not suit the images.
+    """
+    return {key: tuple(_transforms(config, key, facts)) for key in TRANSFORM_KEYS}
+
+
+def _transforms(config: Config, key: str, facts: images.Facts) -> Iterator[Transform]:
+    height, width = facts.height, facts.width
+    for place, node in enumerate(config["data"].get(key, [])):
+        name = f"data.{key}[{place}]"
+        try:
+            transform = nodes.build(name, node, mean=facts.mean)
+            if not isinstance(transform, Transform):
+                raise ValueError(
+                    f"{node['_target_']} must make a transform, a callable with the method `output`, got "
+                    f"{kind_of(transform)}"
+                )
+            height, width = transform.output(height, width)
+            if key == "evaluation":
+                _check_deterministic(transform)
+        except (Exception, SystemExit) as error:
+            reason = in_one_line(error)
+            raise ValueError(reason if name in reason else f"{name}: {reason}") from error
+        yield transform
+
+
+def _check_deterministic(transform: Transform) -> None:
+    """Raise ValueError for a transform that needs random draws, which would make evaluations unrepeatable."""
+    try:
+        inspect.signature(transform).bind(None)
+    except TypeError:
+        name = type(transform).__name__
+        raise ValueError(
+            f"{name} is random, but evaluations need a transform that can be called with images alone, like CenterCrop"
+        ) from None

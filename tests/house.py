@@ -25,11 +25,11 @@ FLOORS = (
     ),
     ("progress",),
     ("scheduler", "restoring", "objectives", "sources", "datasets", "trial_folder"),
-    ("loop", "hydra_internals"),
+    ("loop", "hydra_internals", "schedule_mistakes"),
     ("range_test", "hydra_job", "mistakes", "trainer_steps", "cuda_graph"),
     ("packs",),
     ("trial", "planning", "lightning", "transformers"),
-    ("sweep", "composing"),
+    ("sweep", "composing", "differences"),
     ("outcome",),
     ("tracking", "report"),
     ("launching", "max_lr", "other_runs", "usage", "watching"),
@@ -42,7 +42,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 IMPORTED_BY_NOBODY = ("models", "objectives", "optimizers", "sources")
 
 WITH_HYDRA = (
-    *("__main__", "cli", "hydra_plugins", "config", "composing", "planning", "sweep", "trial"),
+    *("__main__", "cli", "hydra_plugins", "config", "composing", "planning", "differences", "sweep", "trial"),
     *("mistakes", "hydra_job", "hydra_internals"),
 )
 HOMES = {
@@ -56,7 +56,7 @@ HOMES = {
 TORCH = ("torch", "torchvision")
 TORCH_FREE = (
     *("__main__", "cli", "hydra_plugins", "policies", "journal"),
-    *("files", "config", "measures", "planning", "composing", "sweep", "outcome", "tracking", "report"),
+    *("files", "config", "measures", "planning", "differences", "composing", "sweep", "outcome", "tracking", "report"),
     "mistakes",
 )
 TORCH_ON_DEMAND = ("planning",)

@@ -9,8 +9,8 @@ import torch
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config.schema import DEFAULT_EPOCHS, ConfigError
+from onecycle_sweeps.differences import difference
 from onecycle_sweeps.outcome import look
-from onecycle_sweeps.planning import difference
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.trial import Stopped, TrialFailed

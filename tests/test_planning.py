@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from onecycle_sweeps import differences
 from onecycle_sweeps.planning import Planner, Trial
 from real_trials import made, planned, request
 
@@ -223,7 +224,7 @@ def plan_all(runs_dir: Path, *jobs: str) -> tuple[Planner, list[Trial]]:
 
 def without_effect(runs_dir: Path, *jobs: str) -> list[str]:
     planner, trials = plan_all(runs_dir, *jobs)
-    return planner.without_effect(trials)
+    return differences.without_effect(trials, planner.steps_per_epoch)
 
 
 def grid(*parts: str) -> list[str]:
@@ -311,5 +312,5 @@ def test_a_thousand_trainings_are_compared_in_a_moment(runs_dir: Path):
         Trial(f"{one.signature}{seed}", one.config | {"seed": seed}, one.request) for one in few for seed in range(50)
     ]
     began = time.monotonic()
-    assert len(planner.without_effect(trials)) == 1
+    assert len(differences.without_effect(trials, planner.steps_per_epoch)) == 1
     assert time.monotonic() - began < 5

@@ -11,7 +11,7 @@ from onecycle_sweeps.policies import CLR, Constant, Cosine, Linear, OneCycle, Po
 from onecycle_sweeps.range_test import probes
 from onecycle_sweeps.range_test.probes import Found, Probe, Probed
 from onecycle_sweeps.range_test.verdict import Reading
-from onecycle_sweeps.trial.probing import answered
+from onecycle_sweeps.trial.find_rate import run_search
 
 UNTRAINED, STEPS, BUDGET = 3.0, 2000, 900
 
@@ -24,7 +24,7 @@ def bowl(best: float, *, stable: float = math.inf) -> Callable[[Probe], float]:
 def find(score: Callable[[Probe], float], start: float, *, budget: int = BUDGET, doubts: tuple[str, ...] = ()) -> Found:
     """What the search finds from a range test's rate `start`."""
     search = probes.search(Reading(start, start / 1.2, start * 1.2), STEPS, budget, UNTRAINED, doubts)
-    return answered(search, lambda probe: Probed(probe.rate, probe.steps, probe.seed, score(probe), probe.steps))
+    return run_search(search, lambda probe: Probed(probe.rate, probe.steps, probe.seed, score(probe), probe.steps))
 
 
 @given(st.floats(-0.9, 0.9), st.floats(-5, 1))
@@ -86,7 +86,7 @@ def test_the_budget_is_kept_and_no_training_is_too_short(budget: int, octaves: f
 def test_a_net_that_memorises_makes_the_verdict_ambiguous(trained: float | None, word: str):
     search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, ())
     score = bowl(0.1)
-    found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps, trained))
+    found = run_search(search, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps, trained))
     assert found.word == word
 
 
@@ -96,14 +96,14 @@ def test_a_net_that_memorises_makes_the_verdict_ambiguous(trained: float | None,
 def test_trainings_that_hardly_come_beyond_chance_make_the_verdict_ambiguous(learnt: float | None, word: str):
     search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, ())
     score = bowl(0.1)
-    found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps, None, learnt))
+    found = run_search(search, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps, None, learnt))
     assert found.word == word
 
 
 @pytest.mark.parametrize("untrained", [math.inf, math.nan])
 def test_an_untrained_net_without_a_score_leaves_the_range_tests_rate_ambiguous(untrained: float):
     search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, untrained, ())
-    found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.1)(one), one.steps))
+    found = run_search(search, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.1)(one), one.steps))
     assert (found.max_lr.rate, found.word) == (0.1, "ambiguous")
 
 
@@ -122,7 +122,7 @@ def test_an_untrained_net_without_a_score_leaves_the_range_tests_rate_ambiguous(
 )
 def test_a_policy_that_stays_near_its_peak_gets_half_of_the_rate(policy: Policy, is_lowered: bool):
     search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, (), near_peak(policy))
-    found = answered(search, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.1)(one), one.steps))
+    found = run_search(search, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.1)(one), one.steps))
     assert found.is_lowered is is_lowered
     assert found.max_lr.rate == pytest.approx(0.05 if is_lowered else 0.1)
     assert found.max_lr.low <= found.max_lr.rate <= found.max_lr.high

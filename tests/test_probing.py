@@ -13,8 +13,8 @@ from onecycle_sweeps.measures import ACCURACY, LOSS, Measure
 from onecycle_sweeps.outcome import look
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.policies import Compressed
-from onecycle_sweeps.report import short_trainings
-from onecycle_sweeps.trial import Stopped, probing
+from onecycle_sweeps.report import range_tests
+from onecycle_sweeps.trial import Stopped, find_rate
 from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import create, probed, series, stop_after
 
@@ -175,7 +175,7 @@ def test_a_probe_whose_budget_was_changed_while_it_was_stopped_goes_on_with_the_
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("measure", [LOSS, ACCURACY])
 def test_an_evaluation_that_is_no_number_is_never_the_best(measure: Measure, value: float):
-    assert probing.score_of(measure, {measure.name: value}) == math.inf
+    assert find_rate.score_of(measure, {measure.name: value}) == math.inf
 
 
 def test_the_seeds_of_short_trainings_are_not_those_of_the_sweep(found: tuple[Path, Trial, TrialFolder]):
@@ -188,9 +188,9 @@ def test_the_report_has_a_line_and_a_figure_of_it_and_what_it_cost(found: tuple[
     outcomes = [look(entry, TrialFolder(runs_dir / entry.signature)) for entry in sweep.entries([trained])]
     (probe,) = [one for one in outcomes if one.entry.kind == PROBE]
     trainings = [one for one in outcomes if one.entry.kind == TRAIN]
-    (line,) = short_trainings.lines([probe], trainings)
+    (line,) = range_tests.probe_lines([probe], trainings)
     assert line.startswith("probe onecycle: max_lr=") and "% of the trainings' steps" in line
-    assert (drawn := short_trainings.figure([probe])) and len(drawn.panels) == 1
+    assert (drawn := range_tests.probes_figure([probe])) and len(drawn.panels) == 1
 
 
 def test_a_training_function_is_probed_by_its_own_loop_and_measure(runs_dir: Path):

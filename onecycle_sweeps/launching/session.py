@@ -16,12 +16,13 @@ from rich.console import Console
 from onecycle_sweeps import files, provenance, report, sweep, tracking
 from onecycle_sweeps.config import paths, preset
 from onecycle_sweeps.config.schema import PUBLISHED, ConfigError
+from onecycle_sweeps.differences import outdated, without_effect
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.slurm import jobs
-from onecycle_sweeps.planning import Planner, Request, Trial, outdated
+from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 from onecycle_sweeps.terminal import FAILURE, invocation, say
 from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFolder
@@ -106,7 +107,8 @@ class Session:
 
     def remarks(self, trials: Sequence[Trial], entries: Sequence[Entry]) -> Iterator[str]:
         """Lines on overrides that make no difference, and on data whose changes cannot be noticed; each line once."""
-        for line in (*self.planner.remarks, *sweep.other_names(entries), *self.planner.without_effect(trials)):
+        no_effect = without_effect(trials, self.planner.steps_per_epoch)
+        for line in (*self.planner.remarks, *sweep.other_names(entries), *no_effect):
             if line not in self._remarks_made:
                 self._remarks_made.add(line)
                 yield line

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import ACCURACY, Measure
-from onecycle_sweeps.objectives.precision import precise
+from onecycle_sweeps.objectives import precise
 from onecycle_sweeps.validation import kind_of, number, require
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from onecycle_sweeps.measures import F1, Measure
-from onecycle_sweeps.objectives.precision import precise
+from onecycle_sweeps.objectives import precise
 from onecycle_sweeps.validation import number, one_of, require
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
 from onecycle_sweeps.measures import RMSE, Measure
-from onecycle_sweeps.objectives.precision import precise
+from onecycle_sweeps.objectives import precise
 from onecycle_sweeps.validation import number, one_of, require
 
 LOSSES = {"mse": mse_loss, "l1": l1_loss, "huber": huber_loss}

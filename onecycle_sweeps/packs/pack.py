@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from onecycle_sweeps.cuda_graph import Graph
 from onecycle_sweeps.loop import Learner, StepTaken, Totals
 from onecycle_sweeps.packs.gradients import Batch, Branches, Gradients, Mapped
-from onecycle_sweeps.packs.updates import AdamUpdate, update_of
-from onecycle_sweeps.packs.weights import CannotPack, WeightMatrix
+from onecycle_sweeps.packs.weights import AdamUpdate, CannotPack, WeightMatrix, update_of
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import apply, used
 

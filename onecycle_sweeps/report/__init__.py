@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from onecycle_sweeps.measures import recorded
-from onecycle_sweeps.report import canvas, figures, range_tests, scores, short_trainings, stability
+from onecycle_sweeps.report import canvas, figures, range_tests, scores, stability
 from onecycle_sweeps.report.comparison import Comparison as Comparison
 from onecycle_sweeps.report.comparison import compare as compare
 from onecycle_sweeps.report.csv_files import write_csv_files
@@ -50,7 +50,7 @@ def plots(comparison: Comparison, groups: ShownGroups) -> Iterator[canvas.Plot]:
             scores.over_rates(found, groups, rates.pop() if len(rates) == 1 else None),
             scores.over_budgets(outcomes),
             range_tests.figure(comparison.range_tests),
-            short_trainings.figure(comparison.probes),
+            range_tests.probes_figure(comparison.probes),
             stability.figure(comparison.maps),
         ],
     )

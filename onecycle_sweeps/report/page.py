@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from onecycle_sweeps import files
 from onecycle_sweeps.measures import recorded
 from onecycle_sweeps.outcome import Outcome
-from onecycle_sweeps.report import canvas, range_tests, short_trainings, stability, standings, tables
+from onecycle_sweeps.report import canvas, range_tests, stability, standings, tables
 from onecycle_sweeps.report import groups as groups_of
 from onecycle_sweeps.report.canvas import Panel, Plot
 from onecycle_sweeps.report.comparison import Comparison
@@ -105,7 +105,7 @@ def write_page(
             course_files=[f"{course.name}.{form}" for course in courses for form in ("png", "svg")],
             as_planned=_as_planned(groups),
             range_summary=range_tests.summary(comparison.range_tests) if many_tests else None,
-            probe_lines=list(short_trainings.lines(comparison.probes, comparison.trainings)),
+            probe_lines=list(range_tests.probe_lines(comparison.probes, comparison.trainings)),
             range_panels=[(test, range_tests.panels_of(test, f"range-{i}")) for i, test in enumerate(tests)],
             troubles=troubles,
             warnings=warnings,

@@ -1,14 +1,19 @@
-"""A range test in the report: the rates that it suggests, in words and marked on its curve."""
+"""Range tests and probes in the report: the rates that they suggest, in words and in pictures.
+
+A range test is shown by its curve, on which the suggested rates are marked, and a probe by the scores of its short
+trainings over their rates.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome, RangeTestCurve, look, with_series
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Panel, Plot, Style
@@ -40,6 +45,20 @@ SMALL = (3.6, 2.3)
 CAPTION = "Grey: each batch's loss; blue: smoothed. Vertical lines: the rate that each rule suggests."
 EVALUATED = "Where the rates rise linearly, the validation part is scored on the way."
 WORDS = {"minimum": "minimum / 10", VERDICT: "max_lr"}
+# Probes: the styles of their lines, and what is written beside them.
+SHORTER, LONGER = Style(canvas.COLOURS[5], (4, 2), 1.5), Style(canvas.COLOURS[0], (), 2)
+FOUND, BEGAN_FROM = Style(canvas.BLACK, (), 2), Style(canvas.MUTED, (2, 2), 1.5)
+PROBE_LEGEND = (
+    ("the first, shorter trainings", SHORTER),
+    ("the last trainings", LONGER),
+    ("max_lr", FOUND),
+    ("range test", BEGAN_FROM),
+)
+PROBE_CAPTION = (
+    "Each dot is a short training by the policy itself, to its end. Shaded: the interval of max_lr. A policy that "
+    "stays near its peak gets half of the rate that its trainings say. A training that diverged has no dot."
+)
+MOST_PROBES = 12
 
 
 def verdict(test: Outcome) -> str:
@@ -268,3 +287,70 @@ def _finite(values: Sequence[float]) -> np.ndarray:
 def _once(label: str, run: int) -> str:
     """The label for the first of several equal lines; matplotlib's legend leaves out labels with an underscore."""
     return label if run == 0 else "_"
+
+
+def probe_line(probe: Outcome, sweeps_steps: int) -> str:
+    """A probe in a line: its verdict, where it began, and its cost; `sweeps_steps` are those of all trainings."""
+    if not (found := verdict(probe)):
+        return f"{probe.name}: {probe.status}"
+    record = probe.result["verdict"]
+    start, probed = record["from_range_test"], record["probed"]
+    if not probed:
+        return f"{probe.name}: {found}, which is the range test's: too few steps for short trainings"
+    lengths = sorted({one["steps"] for one in probed})
+    share = f", {100 * probe.result['steps'] / sweeps_steps:.2g} % of the trainings' steps" if sweeps_steps else ""
+    cost = f"{len(probed)} short trainings of {' and '.join(map(str, lengths))} steps{share}"
+    lowered = "; half of what these say, since the policy stays near its peak" if record.get("is_lowered") else ""
+    return f"{probe.name}: {found} (range test {start:.3g}; {cost}{lowered})"
+
+
+def probe_lines(probes: Sequence[Outcome], trainings: Sequence[Outcome]) -> Iterator[str]:
+    """A line for each probe."""
+    steps = sum(outcome.resolved.get("total_steps", 0) for outcome in trainings)
+    for probe in probes:
+        yield probe_line(probe, steps)
+
+
+def probes_figure(probes: Sequence[Outcome]) -> Plot | None:
+    """The scores of each probe's short trainings; None if none has taken any."""
+    shown = [probe for probe in probes if probe.result.get("verdict", {}).get("probed")]
+    if not shown:
+        return None
+    panels = tuple(
+        Panel(
+            name=f"probe-{number}",
+            words=probe.name,
+            draw=partial(draw_probe, record=probe.result["verdict"]),
+            captions=(PROBE_CAPTION,),
+            title=probe.name,
+            has_values=True,
+        )
+        for number, probe in enumerate(shown[:MOST_PROBES])
+    )
+    return Plot("probes", "Short trainings that found max_lr", panels, legend=PROBE_LEGEND, columns=2)
+
+
+def draw_probe(axes: "Axes", record: dict[str, Any]) -> None:
+    """The measure over the rate, a line for each length; `record` is the verdict of a probe's result."""
+    measure, probed = Measure(**record["measure"]), record["probed"]
+    untrained = record["untrained"]
+    lengths = sorted({one["steps"] for one in probed})
+    reading = record["max_lr"]
+    axes.axvspan(reading["low"], reading["high"], color=canvas.GRID, zorder=0)
+    for steps, style in zip(lengths, (SHORTER, LONGER)[-len(lengths) :], strict=True):
+        points = sorted(
+            (one["rate"], _score_shown(measure, one["score"]))
+            for one in probed
+            if one["steps"] == steps and one["score"] is not None and one["score"] < untrained
+        )
+        if points:
+            rates, values = zip(*points, strict=True)
+            axes.plot(rates, values, marker="o", markersize=4, label=f"{steps} steps", **style.line())
+    axes.axvline(record["from_range_test"], **BEGAN_FROM.line(zorder=2))
+    axes.axvline(reading["rate"], **FOUND.line(zorder=2))
+    canvas.logarithmic_rates(axes)
+    axes.set(xlabel="max_lr", ylabel=f"val {measure.label}")
+
+
+def _score_shown(measure: Measure, score: float) -> float:
+    return measure.shown(score if measure.goal == "min" else -score)

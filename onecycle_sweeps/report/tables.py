@@ -15,7 +15,7 @@ from rich.text import Text
 
 from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.outcome import Outcome, glance, look, with_resolved
-from onecycle_sweeps.report import range_tests, short_trainings
+from onecycle_sweeps.report import range_tests
 from onecycle_sweeps.report.claims import target_words
 from onecycle_sweeps.report.comparison import Comparison, Row, answer_at_a_glance
 from onecycle_sweeps.report.groups import ran_alike
@@ -187,7 +187,7 @@ def remarks(comparison: Comparison) -> list[str]:
         *(claim.sentence for claim in claims.claims),
         *claims.flags,
         *(range_tests.line(test) for test in comparison.range_tests),
-        *short_trainings.lines(comparison.probes, comparison.trainings),
+        *range_tests.probe_lines(comparison.probes, comparison.trainings),
         *comparison.stability,
         *comparison.notes,
         *(row.line for row in comparison.published),

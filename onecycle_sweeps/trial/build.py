@@ -31,8 +31,7 @@ from onecycle_sweeps import datasets, fingerprints, images, measures, provenance
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.cuda_graph import GraphedLearner
-from onecycle_sweeps.datasets import Facts
-from onecycle_sweeps.images.transforms import transforms
+from onecycle_sweeps.datasets import Facts, transforms
 from onecycle_sweeps.loop import Batches, Learner, Objective
 from onecycle_sweeps.mixing import Mixing
 from onecycle_sweeps.provenance import Code

@@ -1,25 +1,43 @@
-"""Runs a range test: once for each of its seeds, one after the other on one axis of steps."""
+"""Runs the two kinds of trials that find a rate: range tests, and the probes that follow them.
 
+A range test is run once for each of its seeds; a probe trains by the trial's policy, for a few steps, at several rates.
+Both take their trainings one after the other, on one axis of steps.
+"""
+
+import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from statistics import mean
+from typing import Any, Protocol
 
-from onecycle_sweeps import journal, range_test
+import torch
+
+from onecycle_sweeps import checkpoint, files, journal, range_test
+from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import Batches, Learner, StepTaken, evaluate, evaluated, steps
 from onecycle_sweeps.measures import LOSS, Measure, recorded
+from onecycle_sweeps.policies import Compressed, Policy, near_peak
+from onecycle_sweeps.range_test import Judgement, Reading, probes
+from onecycle_sweeps.range_test.probes import Found, Probe, Probed
 from onecycle_sweeps.trial.build import Resolved
-from onecycle_sweeps.trial.train import RunningAttempt, Stopped, columns
+from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, columns
 
+log = logging.getLogger("onecycle_sweeps")
 # A linear ramp is evaluated this many times, because Smith reads his rates from the validation measure.
 EVALUATIONS = 20
-# A test that goes over its training set more often than this looks at val too, as often, to see whether it memorises.
+# A range test that goes over its training set more often than this is also evaluated EVALUATIONS times, whatever its
+# ramp, to see whether the net memorises its samples.
 MANY_EPOCHS = 5
+# A probe reads the losses of this many steps from the device at once.
+BLOCK = 20
+INTERRUPTED = "the short training that was interrupted is taken again"
 
 
-def find_rate(
+def run_range_test(
     attempt: RunningAttempt,
     config: Config,
     resolved: Resolved,
@@ -33,12 +51,12 @@ def find_rate(
     """
     began, count, tests = time.monotonic(), 0, []
     for build in builders:
-        tests.append(_one(attempt, config, build(), count))
+        tests.append(_run_seed(attempt, config, build(), count))
         count += len(tests[-1].lrs)
-    return concluded(config, resolved, tests, time.monotonic() - began, data.warnings)
+    return range_test_result(config, resolved, tests, time.monotonic() - began, data.warnings)
 
 
-def concluded(
+def range_test_result(
     config: Config,
     resolved: Resolved,
     tests: list[range_test.OneSeed],
@@ -54,13 +72,13 @@ def concluded(
         "verdict": {"word": verdict.word, **asdict(verdict), "grid": verdict.grid},
         "steps": sum(len(test.lrs) for test in tests),
         "steps_per_epoch": resolved["steps_per_epoch"],
-        "warnings": [*warnings, *_ambiguous(verdict)],
+        "warnings": [*warnings, *_ambiguous("the range test", verdict)],
     }
 
 
-def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int) -> range_test.OneSeed:
-    """One seed's test, written to the journal from step `offset` on."""
-    measured, points = learner.objective.measures, evaluation_points(config)
+def _run_seed(attempt: RunningAttempt, config: Config, learner: Learner, offset: int) -> range_test.OneSeed:
+    """Run one seed's test, and write it to the journal from step `offset` on."""
+    measured, points = learner.objective.measures, ramp_evaluations(config)
     taken: list[StepTaken] = []
     losses: list[float] = []
     evaluations: dict[int, dict[str, float]] = {}
@@ -78,7 +96,7 @@ def _one(attempt: RunningAttempt, config: Config, learner: Learner, offset: int)
             val_losses.append((step.hyper.lr, found[LOSS.name]))
         if attempt.stopped():
             raise Stopped("a resumed range test starts again")
-    return replace(written(attempt, measured, offset, taken, losses, evaluations), val_losses=val_losses)
+    return replace(record_seed(attempt, measured, offset, taken, losses, evaluations), val_losses=val_losses)
 
 
 def _evaluated(learner: Learner) -> Mapping[str, float]:
@@ -87,12 +105,12 @@ def _evaluated(learner: Learner) -> Mapping[str, float]:
 
 
 def ramp_of(config: Config) -> range_test.Ramp:
-    """The rates of a test."""
+    """The ramp that the config asks for."""
     test = config["range_test"]
     return range_test.Ramp(test["start_lr"], test["end_lr"], test["steps"], test["mode"])
 
 
-def evaluation_points(config: Config) -> set[int]:
+def ramp_evaluations(config: Config) -> set[int]:
     """The steps after which the model is evaluated: some of a linear ramp, none of an exponential one."""
     test = config["range_test"]
     return _evenly(test["steps"]) if test["mode"] == "linear" else set()
@@ -102,7 +120,7 @@ def _evenly(steps: int) -> set[int]:
     return {round(i * steps / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
 
 
-def written(
+def record_seed(
     attempt: RunningAttempt,
     measured: Sequence[Measure],
     offset: int,
@@ -110,7 +128,7 @@ def written(
     losses: list[float],
     evaluations: Mapping[int, Mapping[str, float]],
 ) -> range_test.OneSeed:
-    """One seed's test from its steps and the evaluations after some of them, written to the journal at `offset`."""
+    """Write one seed's steps, and the evaluations after some of them, to the journal at `offset`; returns the test."""
     rates = [step.hyper.lr for step in taken]
     smoothed = range_test.smoothed(rates, losses)
     for first, stop in pairwise(sorted({0, len(taken), *(index + 1 for index in evaluations)})):
@@ -133,6 +151,201 @@ def _metrics(verdict: range_test.Judgement, tests: list[range_test.OneSeed], ste
     return {f"suggestion/{name}": rate for name, rate in metrics.items()} | {"range/lowest_loss": verdict.lowest_loss}
 
 
-def _ambiguous(verdict: range_test.Judgement) -> list[str]:
+def _ambiguous(what: str, verdict: Judgement | Found) -> list[str]:
+    """A warning for each reason why the verdict is ambiguous, with the rates to try."""
     grid = ",".join(f"{rate:g}" for rate in verdict.grid)
-    return [f"the range test is ambiguous: {doubt}; the grid max_lr={grid} would settle it" for doubt in verdict.doubts]
+    return [f"{what} is ambiguous: {doubt}; the grid max_lr={grid} would settle it" for doubt in verdict.doubts]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a short training: its steps, their losses, and the evaluation after them, None if it diverged.
+
+    `learnt` is how far the headline measure has come from chance (0) to a perfect value (1), None if unknown.
+    """
+
+    taken: Sequence[StepTaken]
+    losses: Sequence[float]
+    found: Mapping[str, float] | None
+    learnt: float | None = None
+
+
+class Trainer(Protocol):
+    """Takes short trainings by the trial's policy, in our own loop or in a user's function."""
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """What an evaluation records; rates are compared by the last one."""
+        ...
+
+    def untrained(self) -> tuple[Mapping[str, float], int]:
+        """The evaluation of an untrained net, and the number of steps of a whole training."""
+        ...
+
+    def train(self, probe: Probe) -> Trained:
+        """Take a short training; raises Stopped if the attempt must stop."""
+        ...
+
+
+def run_probe(
+    attempt: RunningAttempt,
+    config: Config,
+    tested: Mapping[str, Any],
+    trainer: Trainer,
+    state: State | None,
+) -> dict[str, Any]:
+    """Take short trainings until they show a rate for whole trainings; returns the trial's result.
+
+    The search begins at the rate of the range test, whose result is `tested`. `state`, from a checkpoint, has the
+    trainings of earlier attempts.
+    """
+    began, before = time.monotonic(), state["seconds"] if state else 0.0
+    known = [Probed(**one) for one in state["probed"]] if state else []
+    judged = trainer.measures[-1]
+    # The arguments of the search are saved with the trainings: the config's budget or the range test may change later.
+    asked_for = state["asked_for"] if state else _asked_for(config, tested, judged, *trainer.untrained())
+    probed: list[Probed] = []
+
+    def take(asked: Probe) -> Probed:
+        if len(probed) < len(known):
+            probed.append(known[len(probed)])
+            return probed[-1]
+        course = trainer.train(asked)
+        score = math.inf if course.found is None else score_of(judged, course.found)
+        taken_before = sum(one.taken for one in probed)
+        trained = mean(course.losses[-max(1, len(course.losses) // 10) :]) if judged == LOSS else None
+        probed.append(Probed(asked.rate, asked.steps, asked.seed, score, len(course.losses), trained, course.learnt))
+        _record_training(attempt, trainer.measures, taken_before, course)
+        _save_probe(attempt, probed, {"asked_for": asked_for, "seconds": before + time.monotonic() - began})
+        log.info("%d steps at max_lr=%.4g with seed %d: %s", asked.steps, asked.rate, asked.seed, course.found)
+        return probed[-1]
+
+    arguments: dict[str, Any] = {**asked_for, "start": Reading(*asked_for["start"])}
+    found = run_search(probes.search(**arguments), take)
+    # JSON has no infinity.
+    scored = [
+        {key: None if value is None or not math.isfinite(value) else value for key, value in asdict(one).items()}
+        for one in found.probed
+    ]
+    ends = {"max_lr": found.max_lr.rate, "max_lr_low": found.max_lr.low, "max_lr_high": found.max_lr.high}
+    return {
+        "status": "finished",
+        "cause": None,
+        "metrics": {f"suggestion/{name}": rate for name, rate in ends.items()}
+        | {"seconds": before + time.monotonic() - began},
+        "verdict": {
+            "word": found.word,
+            **asdict(found),
+            "probed": scored,
+            "grid": found.grid,
+            "measure": asdict(judged),
+            "untrained": asked_for["untrained"],
+        },
+        "steps": sum(one.taken for one in probed),
+        "warnings": _ambiguous("the verdict", found),
+    }
+
+
+def _asked_for(
+    config: Config, tested: Mapping[str, Any], judged: Measure, untrained: Mapping[str, float], steps: int
+) -> State:
+    """The arguments of the search, as a checkpoint keeps them."""
+    rates = tested["metrics"]
+    policy = nodes.policy(config, 1.0, max(1, steps // config["epochs"]), steps)
+    return {
+        "start": [rates[f"suggestion/max_lr{end}"] for end in ("", "_low", "_high")],
+        "steps": steps,
+        "budget": schema.probe_steps(config, steps),
+        "untrained": score_of(judged, untrained),
+        "doubts": list(tested["verdict"]["doubts"]),
+        "near_peak": near_peak(policy),
+    }
+
+
+def run_search(search: Generator[Probe, Probed, Found], take: Callable[[Probe], Probed]) -> Found:
+    """Run the search, taking each short training that it asks for; returns what it finds."""
+    try:
+        asked = next(search)
+        while True:
+            asked = search.send(take(asked))
+    except StopIteration as end:
+        return end.value
+
+
+@dataclass(frozen=True)
+class LoopTrainer:
+    """Takes short trainings in this program's loop.
+
+    `of_objective` are the objective's measures; `make_learner` is called with a seed. Rates are compared by the loss on
+    val, which shows the effect of a few steps earlier than other measures do.
+    """
+
+    attempt: RunningAttempt
+    config: Config
+    steps_per_epoch: int
+    of_objective: Sequence[Measure]
+    make_learner: Callable[[int], Learner]
+
+    @property
+    def measures(self) -> Sequence[Measure]:
+        """See Trainer."""
+        return (*(one for one in recorded(self.of_objective) if one != LOSS), LOSS)
+
+    def untrained(self) -> tuple[Mapping[str, float], int]:
+        """See Trainer."""
+        return self._evaluate(self.make_learner(probes.SEED)), self.config["epochs"] * self.steps_per_epoch
+
+    def train(self, probe: Probe) -> Trained:
+        """See Trainer."""
+        learner = self.make_learner(probe.seed)
+        policy = Compressed(nodes.policy(self.config, probe.rate, self.steps_per_epoch), probe.steps)
+        taken, losses = _take_steps(self.attempt, learner, policy)
+        if not math.isfinite(losses[-1]):
+            return Trained(taken, losses, None)
+        found, headline = self._evaluate(learner), self.of_objective[0]
+        chance = learner.objective.chance(learner.data.targets("val"))
+        return Trained(taken, losses, found, headline.above_chance(found[headline.name], chance))
+
+    def _evaluate(self, learner: Learner) -> Mapping[str, float]:
+        with evaluated(learner, recalibrate=self.config["bn_recalibrate"]) as shown:
+            return evaluate(shown, "val")
+
+
+def _take_steps(attempt: RunningAttempt, learner: Learner, policy: Policy) -> tuple[list[StepTaken], list[float]]:
+    """Train to the end, or up to and including the first step whose loss is not finite."""
+    taken: list[StepTaken] = []
+    losses: list[float] = []
+    for step in steps(learner, policy):
+        taken.append(step)
+        if len(taken) % BLOCK == 0 or len(taken) == policy.total_steps:
+            losses += torch.stack([one.loss for one in taken[len(losses) :]]).tolist()
+            if bad := [at for at, loss in enumerate(losses) if not math.isfinite(loss)]:
+                return taken[: bad[0] + 1], losses[: bad[0] + 1]
+        if attempt.stopped():
+            raise Stopped(INTERRUPTED)
+    return taken, losses
+
+
+def _record_training(attempt: RunningAttempt, measures: Sequence[Measure], offset: int, course: Trained) -> None:
+    """Write a short training to the journal from step `offset` on."""
+    attempt.journal.append(offset, columns(list(course.taken), list(course.losses)))
+    if found := course.found:
+        last = offset + len(course.losses) - 1
+        attempt.journal.append(last, {one.val: [found[one.name]] for one in measures if one.name in found})
+
+
+def _save_probe(attempt: RunningAttempt, probed: Sequence[Probed], rest: State) -> None:
+    """Make the trainings that were taken durable, with the rest of the state."""
+    attempt.journal.sync()
+    step = sum(one.taken for one in probed)
+    kept = {"step": step, "probed": [asdict(one) for one in probed], **rest}
+    attempt.trial.put("checkpoint.pt", checkpoint.packed(files.with_format(kept)), attempt.number)
+    attempt.journal.saved(step)
+
+
+def score_of(measure: Measure, found: Mapping[str, float]) -> float:
+    """The value of the measure with the sign that makes lower better; infinite if it is not finite."""
+    value = found[measure.name]
+    if not math.isfinite(value):
+        return math.inf
+    return value if measure.goal == "min" else -value

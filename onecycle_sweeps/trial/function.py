@@ -1,6 +1,7 @@
 """Runs a user's own training function as a trial: it is called with a `Run`, which records and saves what it does.
 
-The function has the loop. Where it takes its next step, `Training` or `RangeTest` does what our own loop's caller does.
+The function has the loop. Its `Run` passes each step on to a course (`TrainingCourse`, `RangeTestCourse` or
+`ProbeCourse`), which records the step, and decides when to evaluate, to save and to stop.
 """
 
 import logging
@@ -26,11 +27,18 @@ from onecycle_sweeps.range_test import Descent, probes
 from onecycle_sweeps.range_test.probes import Probe
 from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.terminal import in_one_line
-from onecycle_sweeps.trial import build, guards, probing
+from onecycle_sweeps.trial import build, guards
 from onecycle_sweeps.trial.build import Resolved
-from onecycle_sweeps.trial.find_rate import concluded, evaluation_points, ramp_of, written
+from onecycle_sweeps.trial.find_rate import (
+    INTERRUPTED,
+    Trained,
+    ramp_evaluations,
+    ramp_of,
+    range_test_result,
+    record_seed,
+    run_probe,
+)
 from onecycle_sweeps.trial.optimizer import make_optimizer
-from onecycle_sweeps.trial.own_loop import Run
 from onecycle_sweeps.trial.train import (
     DivergenceCheck,
     Recorder,
@@ -39,6 +47,7 @@ from onecycle_sweeps.trial.train import (
     Stopped,
     notes_of,
 )
+from onecycle_sweeps.trial.users_run import Run
 
 log = logging.getLogger("onecycle_sweeps")
 # A rate at which a step changes no weight.
@@ -73,10 +82,10 @@ def drive(
         **provenance.as_record(code),
     }
     if config["task"] == schema.RANGE_TEST:
-        result = _find_rate(attempt, config, resolved)
+        result = _run_range_test(attempt, config, resolved)
     elif config["task"] == schema.PROBE:
         trainer = FunctionTrainer(attempt, config, resolved | (fixed if state else {}))
-        result = probing.find_rate(attempt, config, range_test, trainer, state)
+        result = run_probe(attempt, config, range_test, trainer, state)
         result["steps_per_epoch"] = trainer.resolved["steps_per_epoch"]
     else:
         result = _train(attempt, config, resolved, fixed, state)
@@ -84,7 +93,7 @@ def drive(
     return result
 
 
-class Training:
+class TrainingCourse:
     """A training's course: its steps go to the journal, its state to the checkpoint."""
 
     def __init__(
@@ -178,14 +187,14 @@ class Training:
         self._saved, self._saved_step = time.monotonic(), done
 
 
-class RangeTest:
+class RangeTestCourse:
     """A range test's course for one seed: its steps are kept until its end, which divergence brings about."""
 
     start, state = 0, None
 
     def __init__(self, attempt: RunningAttempt, config: Config, began: Callable[[Any, int], None]) -> None:
         self.attempt, self.ramp, self._began = attempt, ramp_of(config), began
-        self.points = evaluation_points(config)
+        self.points = ramp_evaluations(config)
         self.taken: list[StepTaken] = []
         self.losses: list[float] = []
         self.evaluations: dict[int, Mapping[str, float]] = {}
@@ -229,7 +238,7 @@ class RangeTest:
             self.evaluations[step] = found
 
 
-class ShortTraining:
+class ProbeCourse:
     """A short training's course, for a probe."""
 
     start, state = 0, None
@@ -264,7 +273,7 @@ class ShortTraining:
         self.losses.append(float(step.loss))
         self.found = found or self.found
         if self.attempt.stopped():
-            raise Stopped("the short training that was not at its end is taken again")
+            raise Stopped(INTERRUPTED)
         return self.has_diverged()
 
     def has_diverged(self) -> bool:
@@ -298,11 +307,11 @@ class FunctionTrainer:
             raise ValueError(f"the loss of the first step is {course.losses[-1]}")
         return course.found, self.whole
 
-    def train(self, probe: Probe) -> probing.Trained:
+    def train(self, probe: Probe) -> Trained:
         """See Trainer."""
-        course = ShortTraining(self.attempt, self.config, probe, self._begin)
+        course = ProbeCourse(self.attempt, self.config, probe, self._begin)
         _call(self.attempt, self.config, self.resolved, course, probe.seed)
-        return probing.Trained(course.taken, course.losses, None if course.has_diverged() else course.found)
+        return Trained(course.taken, course.losses, None if course.has_diverged() else course.found)
 
     def _begin(self, optimizer: Any, steps_per_epoch: int, total_steps: int) -> None:
         self.whole = total_steps
@@ -315,7 +324,7 @@ class FunctionTrainer:
 def _train(
     attempt: RunningAttempt, config: Config, resolved: Resolved, fixed: Resolved, state: State | None
 ) -> dict[str, Any]:
-    course, headline = Training(attempt, config, resolved, fixed, state), function_node.measure(config)
+    course, headline = TrainingCourse(attempt, config, resolved, fixed, state), function_node.measure(config)
     run, warnings = _call(attempt, config, resolved, course, config["seed"])
     attempt.trial.check_current(attempt.number)
     record = journal.read(attempt.trial.journal)
@@ -354,7 +363,7 @@ def _final(record: journal.Record, headline: Measure) -> dict[str, float]:
     return last | {headline.best_val: headline.best(found[headline.val])}
 
 
-def _find_rate(attempt: RunningAttempt, config: Config, resolved: Resolved) -> dict[str, Any]:
+def _run_range_test(attempt: RunningAttempt, config: Config, resolved: Resolved) -> dict[str, Any]:
     began, tests, warnings = time.monotonic(), list[range_test.OneSeed](), list[str]()
 
     def note_begin(optimizer: Any, steps_per_epoch: int) -> None:
@@ -363,19 +372,19 @@ def _find_rate(attempt: RunningAttempt, config: Config, resolved: Resolved) -> d
         attempt.trial.write("resolved", resolved, attempt=attempt.number)
 
     for seed in build.seeds(config):
-        course = RangeTest(attempt, config, note_begin)
+        course = RangeTestCourse(attempt, config, note_begin)
         _, warnings = _call(attempt, config, resolved, course, seed)
         measured = [function_node.measure(config)]
         offset = sum(len(test.lrs) for test in tests)
-        tests.append(written(attempt, measured, offset, course.taken, course.losses, course.evaluations))
-    return concluded(config, resolved, tests, time.monotonic() - began, warnings)
+        tests.append(record_seed(attempt, measured, offset, course.taken, course.losses, course.evaluations))
+    return range_test_result(config, resolved, tests, time.monotonic() - began, warnings)
 
 
 def _call(
     attempt: RunningAttempt,
     config: Config,
     resolved: Resolved,
-    course: Training | RangeTest | ShortTraining,
+    course: TrainingCourse | RangeTestCourse | ProbeCourse,
     seed: int,
 ) -> tuple[Run, list[str]]:
     """Call the function once; returns its run when it has taken all its steps, and warnings about its data."""
@@ -400,7 +409,7 @@ def _call(
             if run.raised is not None and run.raised is not error:
                 raise run.raised from error
             # After a divergence a function may fail over weights that are not finite.
-            diverged = not isinstance(course, RangeTest) and course.has_diverged()
+            diverged = not isinstance(course, RangeTestCourse) and course.has_diverged()
             if run.raised is error or not diverged:
                 raise
             log.warning("%s failed after its training had diverged: %s", function_node.name(config), in_one_line(error))

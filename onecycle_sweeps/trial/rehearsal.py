@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from onecycle_sweeps import datasets, scheduler
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.datasets import Facts
+from onecycle_sweeps.datasets import Facts, transforms
 from onecycle_sweeps.images import ImageBatches, Split
 from onecycle_sweeps.images.augmentation import Draws, EpochWords
-from onecycle_sweeps.images.transforms import transforms
 from onecycle_sweeps.loop import Batches, Learner, evaluate, take_step
 from onecycle_sweeps.policies import Hyper
 from onecycle_sweeps.samples import SampleFacts

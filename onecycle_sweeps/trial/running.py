@@ -16,8 +16,8 @@ from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.terminal import in_one_line, with_traceback
-from onecycle_sweeps.trial import build, function, probing
-from onecycle_sweeps.trial.find_rate import find_rate
+from onecycle_sweeps.trial import build, function
+from onecycle_sweeps.trial.find_rate import LoopTrainer, run_probe, run_range_test
 from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, Training, is_complete, train
 from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_owner
 
@@ -152,14 +152,14 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
             # Only one learner at a time uses the device's memory.
             measured, learner = learner.objective.measures, None
             made = partial(build.make_learner, config, resolved, data)
-            trainer = probing.LoopTrainer(attempt, config, resolved["steps_per_epoch"], measured, made)
-            found = probing.find_rate(attempt, config, test, trainer, state)
+            trainer = LoopTrainer(attempt, config, resolved["steps_per_epoch"], measured, made)
+            found = run_probe(attempt, config, test, trainer, state)
             result = found | {"steps_per_epoch": resolved["steps_per_epoch"]}
         elif config["task"] == schema.RANGE_TEST:
             # Only one learner at a time uses the device's memory.
             built, learner = [learner], None
             others = (partial(build.make_learner, config, resolved, data, seed) for seed in build.seeds(config)[1:])
-            result = find_rate(attempt, config, resolved, data, [built.pop, *others])
+            result = run_range_test(attempt, config, resolved, data, [built.pop, *others])
         else:
             result = yield from train(attempt, config, resolved, learner, state)
     data.check()
