@@ -14,8 +14,7 @@ from benchmarks.work import Options
 
 FUNCTIONS = (
     *(training.step, tasks.tasks, throughput.precision, throughput.input, training.range_test),
-    *(commands.start, throughput.layout, commands.sweep, journals.ingestion, journals.load),
-    *(commands.workers, sizes.size, commands.accuracy, verdict.verdict),
+    *(commands.start, commands.sweep, journals.ingestion, journals.load, sizes.size, verdict.verdict),
 )
 PARTS = {part.__name__: part for part in FUNCTIONS}
 

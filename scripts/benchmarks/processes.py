@@ -55,10 +55,10 @@ def run(command: Sequence[str], folder: Path, meanwhile: Callable[[subprocess.Po
     return Cost(wall, usage.ru_utime + usage.ru_stime, peak)
 
 
-def apart(function: Callable[..., T], *arguments: object, timeout: float | None = None) -> T:
-    """What a function returns in a fresh Python process; raises multiprocessing.TimeoutError after `timeout` s."""
+def apart(function: Callable[..., T], *arguments: object) -> T:
+    """What a function returns in a fresh Python process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply_async(function, arguments).get(timeout)
+        return pool.apply(function, arguments)
 
 
 def tree(root: int) -> list[int]:
