@@ -18,6 +18,7 @@ from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.tracking import ledger, ui
 from onecycle_sweeps.tracking import runs as store_runs
 from onecycle_sweeps.tracking.ledger import Ledger, RunFile
+from program import with_store
 from recorded import (
     NAME,
     ask,
@@ -189,7 +190,8 @@ def test_a_renamed_experiment_is_filled_under_both_names(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("of_format_0", "linked"), [(False, False), (True, False), (False, True)])
 def test_a_moved_database_is_recognised_by_its_content(tmp_path: Path, of_format_0: bool, linked: bool):
-    made = delivered(tmp_path, uri=f"sqlite:///{tmp_path}/here/mlflow.db")
+    (tmp_path / "here").mkdir()
+    made = delivered(tmp_path, uri=f"sqlite:///{with_store(tmp_path / 'here')}/mlflow.db")
     if of_format_0:
         downgrade(made)
     before = count(made)
@@ -209,7 +211,7 @@ def test_a_moved_database_is_recognised_by_its_content(tmp_path: Path, of_format
 
 @pytest.mark.slow
 def test_a_copy_of_a_database_is_another_store(tmp_path: Path):
-    made = delivered(tmp_path, uri=f"sqlite:///{tmp_path}/mlflow.db")
+    made = delivered(tmp_path, uri=f"sqlite:///{with_store(tmp_path)}/mlflow.db")
     shutil.copy(database(made), tmp_path / "copy.db")
     copied = replace(made, tracking_uri=f"sqlite:///{tmp_path}/copy.db", experiment="mine")
     assert tracking.deliver(copied, [], "onecycle") is None

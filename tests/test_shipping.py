@@ -21,6 +21,7 @@ from onecycle_sweeps.outcome import look
 from onecycle_sweeps.sweep import TRAIN, Entry, Sweep, load
 from onecycle_sweeps.tracking import ledger, run_data, store
 from onecycle_sweeps.tracking.run_data import BATCH
+from program import with_store
 from recorded import (
     NAME,
     PER_STEP,
@@ -441,7 +442,7 @@ print(tracking.is_current(made), tracking.deliver(made, [], "onecycle"), trackin
 
 @pytest.mark.slow
 def test_a_store_with_a_write_ahead_log_is_always_queried(tmp_path: Path):
-    made = sweep(tmp_path, training("a"), uri=f"sqlite:///{tmp_path}/mlflow.db")
+    made = sweep(tmp_path, training("a"), uri=f"sqlite:///{with_store(tmp_path)}/mlflow.db")
     tracking.ship(made)
     ask(made, "PRAGMA journal_mode=WAL")
     attempt(made.trial("a"), 0, 50)
