@@ -60,6 +60,14 @@ def test_rates_that_diverge_are_not_found():
     assert math.isinf(max(one.score for one in found.probed))
 
 
+def test_at_the_edge_of_stability_the_range_tests_rate_is_kept_unless_it_is_in_doubt_itself():
+    sure = find(bowl(0.1, stable=0.15), 0.1)
+    assert (sure.max_lr.rate, sure.word) == (0.1, "confident")
+    unsure = find(bowl(0.1, stable=0.15), 0.1, doubts=("the net memorises",))
+    assert (unsure.max_lr.rate, unsure.doubts) == (0.05, ("the net memorises",))
+    assert unsure.max_lr.low <= unsure.max_lr.rate <= unsure.max_lr.high < 0.15
+
+
 def test_where_all_first_trainings_diverge_lower_rates_are_tried():
     found = find(bowl(0.001, stable=0.002), 0.1)
     assert found.max_lr.rate < 0.002

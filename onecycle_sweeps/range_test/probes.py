@@ -128,14 +128,16 @@ def search(
             break
         beyond = middle + (1 if middle == max(last) else -1)
         last[beyond] = yield Probe(start.rate * 2.0**beyond, longest, SEED + 1)
-    found = _found(start, [*probed, *last.values()], last, untrained)
+    found = _found(start, [*probed, *last.values()], last, untrained, doubts)
     if near_peak <= LONG:
         return found
     lower = Reading(SAFER * found.max_lr.rate, SAFER * found.max_lr.low, found.max_lr.high)
     return replace(found, max_lr=lower, is_lowered=True)
 
 
-def _found(start: Reading, probed: Sequence[Probed], last: dict[int, Probed], untrained: float) -> Found:
+def _found(
+    start: Reading, probed: Sequence[Probed], last: dict[int, Probed], untrained: float, of_range_test: Sequence[str]
+) -> Found:
     scores = {power: one.score for power, one in last.items()}
     best = min(scores, key=lambda power: scores[power])
     way = untrained - scores[best]
@@ -164,9 +166,15 @@ def _found(start: Reading, probed: Sequence[Probed], last: dict[int, Probed], un
     factor = max(at / start.rate, start.rate / at)
     if factor > AGREEING:
         doubts.append(f"the range test found {start.rate:.2g} and short trainings {at:.2g}, a factor of {factor:.1f}")
-    elif not doubts:
+    elif not doubts and max(left, right) <= way / 2:
+        at = math.sqrt(at * start.rate)
+    elif not doubts and not of_range_test:
         # Longer trainings warm up more slowly, so they pass where a short one fell off a cliff.
-        at = start.rate if max(left, right) > way / 2 else math.sqrt(at * start.rate)
+        at = start.rate
+    elif not doubts:
+        # Its rate is in doubt, and longer trainings may fall off the cliff all the same.
+        doubts += of_range_test
+        at *= SAFER if right > way / 2 else 1
     return Found(Reading(at, min(at, low), max(at, high)), start.rate, tuple(probed), tuple(doubts))
 
 
