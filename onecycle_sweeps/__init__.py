@@ -29,7 +29,7 @@ __all__ = [
     "watch",
 ]
 
-# Where what is not a policy is defined. It is imported on use, because torch takes seconds to load.
+# The modules of the public names that are not policies. They are imported on use, because torch takes seconds to load.
 DEFINED_IN = {"Source": "images", "PolicyScheduler": "scheduler", "find_max_lr": "max_lr", "watch": "watching"}
 
 

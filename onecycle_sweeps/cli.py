@@ -39,9 +39,9 @@ from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.terminal import FAILURE, MISTAKE, complain, refuse, say
 from onecycle_sweeps.trial_folder import check_owner, is_own
 
-# The most characters of an error that are shown.
+# How many characters of an error are shown.
 ERROR_WIDTH = 160
-# The overrides that a verb accepts for a recorded sweep: `resume` those of its launcher, all verbs these keys.
+# The keys that `resume` accepts for its sweep's launcher, and those that every verb accepts.
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
 LOCATIONS = ("runs_dir", "tracking.uri", "tracking.experiment")
 
@@ -85,7 +85,7 @@ def _descriptions() -> dict[str, str]:
 
 
 def _parsers() -> Mapping[str, argparse.ArgumentParser]:
-    """A parser for each verb: Hydra's options, the overrides with the sweep's name among them, and the verb's flag."""
+    """The parser of each verb's arguments: Hydra's options, the sweep's name and the overrides, and the verb's flag."""
     verbs = argparse.ArgumentParser(add_help=False).add_subparsers()
     for verb in _descriptions():
         common = hydra_internals.option_parser()
@@ -296,7 +296,7 @@ def _check_overrides(verb: str, overrides: Sequence[str]) -> None:
 def _found(config: Config, overrides: Sequence[str], names: Sequence[str], *, writes: bool) -> Sweep:
     """The sweep with this name, with the tracker that was typed; raises LookupError.
 
-    `writes` says that the verb writes to the sweep's store, which may have been moved.
+    `writes`: whether the verb writes to the sweep's store, which is then checked, because it may have been moved.
     """
     which = sweep.find(Path(config["runs_dir"]), names[0] if names else None, _warn_of_skipped)
     command_line.add_code(which.command, Path(which.cwd))

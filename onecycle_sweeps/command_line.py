@@ -1,4 +1,4 @@
-"""What is read from a command line before any library is imported: a verb, workers, folders with code; and conf/.
+"""What has to be known of a command line before any library is imported: its verb, workers, and folders with code.
 
 It imports the standard library only, so that every process of the program can start with it.
 """

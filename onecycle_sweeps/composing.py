@@ -183,7 +183,7 @@ class Composer:
         return self._parsed[override]
 
     def _is_choice(self, override: Override) -> bool:
-        """Whether an override is a choice in a group: for Hydra it is one if a group has its name."""
+        """Whether an override chooses a file of a group; for Hydra it does if a group has its name."""
         name = override.key_or_group
         if name not in self._groups:
             hydra = self.master.hydra
@@ -205,9 +205,9 @@ def _request(config: DictConfig, overrides: Sequence[str], number: int) -> Reque
 
 
 def options(argv: Sequence[str], parser: ArgumentParser | None = None) -> Namespace:
-    """The options and overrides typed after a verb; raises ConfigError for an option that verbs do not take.
+    """The options and overrides that were typed after a verb; raises ConfigError for an option that verbs do not take.
 
-    `parser` is Hydra's own with further options.
+    `parser` is Hydra's parser with further options.
     """
     common = hydra_internals.option_parser()
     hydras = set(vars(common.parse_args([]))) - {*COMPOSING_OPTIONS, "overrides"}
@@ -220,7 +220,7 @@ def options(argv: Sequence[str], parser: ArgumentParser | None = None) -> Namesp
 
 
 def composed(asked: Namespace, *, jobs: bool) -> tuple[DictConfig, list[Request]]:
-    """The whole config of a command, without running it, and with `jobs` the requests of the sweep that it makes.
+    """Compose a command without running it; returns its whole config and, with `jobs`, the requests of its sweep.
 
     Raises ConfigError or what Hydra raises.
     """

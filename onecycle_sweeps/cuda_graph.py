@@ -1,4 +1,4 @@
-"""Functions on a GPU that are captured as a CUDA graph and then replayed, and a learner whose gradients are one.
+"""Functions on a GPU that are captured as a CUDA graph and replayed, and a learner that computes its gradients so.
 
 In the step of a small net the GPU waits for Python to start its kernels; a replay starts all of them at once.
 What Python itself decides during a step is frozen in a graph, so a net that decides anything trains without one.
@@ -21,16 +21,17 @@ from onecycle_sweeps.samples.nested import filled, tensors
 from onecycle_sweeps.terminal import in_one_line
 
 log = logging.getLogger("onecycle_sweeps")
-# Libraries set themselves up in the first calls, which a capture does not permit; the last of these is watched.
+# How many ordinary calls precede the capture. In the first ones libraries set themselves up, which a capture does not
+# permit; the last one is watched for what a graph would freeze.
 EAGER_CALLS = 5
 Pieces = Sequence[tuple[Any, Any]]
 
 
 @dataclass
 class Graph:
-    """Calls a function of tensors: `eager_calls` times as it is, and then by a graph, if it can be captured.
+    """Calls a function of tensors: `eager_calls` times as usual, and then by replaying a graph, if one was captured.
 
-    `refused` is why it was not captured. Without a GPU it never is.
+    `refused` is why none was captured, as is always the case without a GPU; None otherwise.
     """
 
     refused: str | None = None
@@ -41,9 +42,9 @@ class Graph:
     _written: Any = None
 
     def call(self, function: Callable[[Sequence[Tensor]], Any], given: Sequence[Tensor], parts: Sequence[Any]) -> Any:
-        """What the function returns for the tensors given; the result of a graph holds until its next call.
+        """What the function returns for these tensors; the next call overwrites what a graph has returned.
 
-        The function must be the same in each call. `parts` are the objects that must not change in one.
+        The function must be the same in each call. `parts` are the objects that a call must not change.
         """
         if self.refused is None and self._graph is None:
             self._calls += 1
@@ -81,7 +82,7 @@ class Graph:
             with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
                 written = function(read)
         except (RuntimeError, AssertionError) as error:
-            # A capture that fails leaves its stream and its generator in place.
+            # A failed capture leaves its own stream and generator state behind.
             torch.cuda.set_stream(stream)
             generator.graphsafe_set_state(before)
             torch.cuda.synchronize(device)
@@ -97,7 +98,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class GraphedLearner(Learner):
-    """A learner on a GPU whose gradients are computed by a graph; the sums of a step hold until the next one."""
+    """A learner on a GPU whose gradients are computed by a graph; each step overwrites the sums of the one before."""
 
     graph: Graph = field(default_factory=Graph)
 
@@ -116,7 +117,7 @@ class GraphedLearner(Learner):
 
 
 def copy_all(into: Sequence[Tensor], given: Sequence[Tensor]) -> None:
-    """Copy tensors into others on the same device, those of a type at once."""
+    """Copy tensors into others on the same device, all those of one type in one operation."""
     for kind in dict.fromkeys(value.dtype for value in given):
         alike = [at for at, value in enumerate(given) if value.dtype == kind]
         targets, values = [into[at] for at in alike], [given[at] for at in alike]
@@ -125,7 +126,7 @@ def copy_all(into: Sequence[Tensor], given: Sequence[Tensor]) -> None:
 
 @contextmanager
 def watched(*parts: Any) -> Iterator[list[str]]:
-    """What happens within the context that a graph would freeze: a list of reasons that is filled at its end.
+    """A context that yields a list, and at its end puts into it what happened and would be frozen in a graph.
 
     These are calls that wait for the GPU, random draws on the CPU, and changes of what the parts and their modules
     hold in Python.

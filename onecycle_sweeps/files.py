@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
 
-# The format of every file that is written. A file without one is from before there were formats, and has format 0.
+# The format of every file that is written. A file that names no format was written before there were formats, and has
+# format 0.
 FORMAT = 1
 # A temporary file that has not changed for this long belongs to a process that was killed.
 STALE_SECONDS = 3600.0
@@ -67,10 +68,10 @@ class NoLocks(OSError):
 
 
 def steadily(path: Path, call: Callable[[], T]) -> T:
-    """The result of a call that reads or writes `path`, repeated for a while where the file server says ESTALE.
+    """The result of a call that reads or writes `path`, which is repeated for a while if the server answers ESTALE.
 
-    NFS does so for a file that another machine has replaced or moved, until this one has looked for it again. Raises
-    StaleHandle if that does not help.
+    NFS answers so for a file that another machine has replaced or moved, until this machine looks it up again. Raises
+    StaleHandle if repeating does not help.
     """
     for pause in (*STALE_PAUSES, None):
         try:
@@ -183,9 +184,9 @@ def read_json_with_format(path: Path, fields: Fields | None = None) -> tuple[int
 
 
 def once_whole(folder: Path, read: Callable[[], T]) -> T:
-    """What `read` returns from files in a folder, read again for a while where it raises Damaged.
+    """The result of `read`, which reads files in a folder and is repeated for a while if it raises Damaged.
 
-    That is on network file systems alone, which may show a file of another machine before its content.
+    It is repeated only on network file systems, which may show another machine's file before its content.
     """
     for pause in HALF_PAUSES:
         try:

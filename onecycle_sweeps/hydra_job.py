@@ -60,7 +60,7 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
 
     An exception of the task is passed to the callbacks only; any other exception is raised here.
     """
-    # Our own callback has acted before the jobs; a record may name it in another module than today's.
+    # This program's own callback has acted before the jobs. A record may name it in another module.
     callbacks = hydra["callbacks"].items()
     own = {name for name, node in callbacks if str(node.get("_target_", "")).endswith(".HydrasFolders")}
     hydra = {**hydra, "callbacks": {name: node for name, node in callbacks if name not in own}}

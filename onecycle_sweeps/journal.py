@@ -1,7 +1,7 @@
 """A trial's append-only record on disk: one file of JSON lines per attempt, which the reader joins to one series.
 
 The first line of a file has the attempt's number and the step that it continues from. Then follow blocks of consecutive
-steps, the steps up to which a durable checkpoint was saved, and at last the status that the attempt ended with.
+steps, the steps up to which a durable checkpoint was saved, and finally the status that the attempt ended with.
 """
 
 import errno
@@ -115,7 +115,7 @@ class Record:
 class Journal:
     """Writes one attempt's file; each call appends a whole line, and no other process writes to the file.
 
-    From the creation of the file on all earlier attempts are superseded. Without `start`, `begin` writes the head.
+    Creating the file supersedes all earlier attempts. Without `start`, `begin` writes the head.
     """
 
     def __init__(
@@ -363,7 +363,7 @@ def _last_block(path: Path) -> Block | None:
 
 
 def _last_lines(path: Path, key: str, within: int = sys.maxsize) -> list[bytes]:
-    """The last whole line of a file with a key, if there is one within so many bytes from its end."""
+    """The last whole line that has a key, in a list; empty if there is none in the last `within` bytes of the file."""
     length = NEAR_BYTES
     while True:
         # A mapped file would be faster, but kills the process if another machine removes the file.
@@ -374,7 +374,7 @@ def _last_lines(path: Path, key: str, within: int = sys.maxsize) -> list[bytes]:
 
 
 def _end_of(path: Path, length: int) -> tuple[bytes, bool]:
-    """The lines in the last so many bytes of a file, and whether that is the whole file."""
+    """The lines in the last `length` bytes of a file, and whether these are the whole file."""
     try:
         file = path.open("rb")
     except FileNotFoundError:

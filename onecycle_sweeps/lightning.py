@@ -41,7 +41,7 @@ class Schedule(Callback):
             check_groups(optimizer, self._policy(0).momentum is not None)
             return
         if self._on_sigterm and threading.current_thread() is threading.main_thread():
-            # A trial that must leave saves and stops; Lightning would let it fail.
+            # On SIGTERM a trial saves and stops; Lightning's own handler would make it fail.
             signal.signal(signal.SIGTERM, self._on_sigterm)
         asked = trainer.estimated_stepping_batches
         if asked == float("inf"):
@@ -60,7 +60,7 @@ class Schedule(Callback):
                 values = {"schedule/lr": hyper.lr, "schedule/momentum": hyper.momentum}
                 trainer.logger.log_metrics({k: v for k, v in values.items() if v is not None}, trainer.global_step)
         elif self._steps.awaits_evaluation:
-            # No validation loop has run, which the run refuses.
+            # No validation loop has run; the run reports that as a mistake.
             self._steps.begin()
 
     def on_train_batch_end(
@@ -75,7 +75,7 @@ class Schedule(Callback):
         if trainer.global_step == self._global_step:
             return
         self._global_step = trainer.global_step
-        due = self._steps.took()
+        due = self._steps.after_update()
         trainer.val_check_batch = batch_idx + 1 if due else float("inf")
         if not due:
             trainer.should_stop = not self._steps.begin()

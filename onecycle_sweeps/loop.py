@@ -104,9 +104,9 @@ class Learner:
 
     `bf16` computes under autocast. The gradient of a step is the mean over `accumulate` equal pieces of a batch.
     `mix` mixes the samples of a batch, and `averaged` has the running mean of the weights, which is then what is
-    evaluated and saved. `closure` is how the optimizer takes one: "required" where it computes all gradients by it
-    (LBFGS), "again" where it computes them once more after ours (SAM), "none" where it takes none. `compiled` is the
-    net as torch.compile makes it, which computes the outputs of training batches.
+    evaluated and saved. `closure` says how the optimizer is stepped: "required" with a closure that computes all
+    gradients (LBFGS), "again" with one that computes them a second time (SAM), "none" without a closure. `compiled` is
+    the net as torch.compile makes it, which computes the outputs of training batches.
     """
 
     model: nn.Module
@@ -160,7 +160,7 @@ class Learner:
             nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], self.clip_norm)
 
     def outputs(self, inputs: Any) -> Any:
-        """The net's outputs for the inputs of a batch; of the outputs of a net of transformers the logits."""
+        """The net's outputs for the inputs of a batch; the logits if it is a net of the library transformers."""
         net = self.compiled if self.compiled and self.model.training and torch.is_grad_enabled() else self.model
         with torch.autocast(self.data.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             if isinstance(inputs, dict):
@@ -223,7 +223,7 @@ class Totals:
 
 
 def steps(learner: Learner, policy: Policy, start: int = 0) -> Generator[StepTaken, None, None]:
-    """Train from step `start` to the policy's end: each step that is drawn is one update."""
+    """Train from step `start` to the policy's end; drawing a step from the generator makes one update."""
     optimizer = learner.optimizer
     stream = learner.data.train_batches(learner.seed, start)
     learner.train()
@@ -242,7 +242,7 @@ def take_step(
 ) -> tuple[Tensor, Sums] | None:
     """One optimizer update by a batch; returns the batch's mean loss and the sums of its measures before the update.
 
-    `has_gradients`: the net has the batch's gradients already, and nothing is returned where no closure computes them.
+    `has_gradients`: the net already has the batch's gradients. Returns None if no closure computes them again.
     """
     taken: list[tuple[Tensor, Sums]] = []
 
@@ -263,10 +263,10 @@ def take_step(
 
 @contextmanager
 def evaluated(learner: Learner, *, recalibrate: bool = False) -> Iterator[Learner]:
-    """What is evaluated and saved in the place of a learner, for as long as the context lasts.
+    """A context that yields the learner to evaluate and to save in place of the one that is trained.
 
-    Its net has the running mean of the weights if there is one, and the weights of evaluation if the optimizer tells
-    two kinds apart (schedule-free). `recalibrate` measures batch-norm statistics anew.
+    Its net has the running mean of the weights if there is one, and the weights for evaluation if the optimizer has two
+    kinds (schedule-free). With `recalibrate` its batch-norm statistics are measured anew.
     """
     shown = learner if learner.averaged is None else replace(learner, model=learner.averaged.module)
     of_optimizer = getattr(learner.optimizer, "eval", None)

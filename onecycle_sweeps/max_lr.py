@@ -36,8 +36,8 @@ PAGE = """<table><caption>{{ verdict }}</caption>
 class Verdict:
     """The result of `find_max_lr`: the rate to train at, how sure it is, and the curve that it was read from.
 
-    `lr_scales` has a factor for each param group: with different rates, max_lr is that of the groups whose factor is 1.
-    `tests` have the rates and raw losses of each seed, and `judgement` all that was read from them.
+    `lr_scales` has a factor for each param group; max_lr is the rate of the groups whose factor is 1. `tests` have the
+    rates and raw losses of each seed, and `judgement` has all that was read from them.
     """
 
     judgement: Judgement

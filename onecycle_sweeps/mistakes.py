@@ -49,7 +49,7 @@ def checked_arguments(argv: Sequence[str], parser: argparse.ArgumentParser | Non
     """The arguments with options before overrides, because Hydra's parser does not accept them mixed.
 
     A relative --config-path is relative to the working folder; Hydra would start from the program's folder.
-    `parser` is Hydra's own with further options. Raises ConfigError for an unknown option and for a missing folder.
+    `parser` is Hydra's parser with further options. Raises ConfigError for an unknown option and for a missing folder.
     """
     parser = parser or hydra_internals.option_parser()
     errors = io.StringIO()

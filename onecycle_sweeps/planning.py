@@ -21,7 +21,7 @@ from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial_folder import TrialFolder
 
 OURS = f"{provenance.PROGRAM}."
-# How long an epoch is before a user's own function has run; policies are checked with it.
+# The length of an epoch with which policies are checked as long as a user's own function has not run.
 STAND_IN_STEPS_PER_EPOCH = 10**6
 
 
@@ -48,8 +48,8 @@ class Request:
 class Trial:
     """A request that was checked, with its signature: its config needs no further check.
 
-    `config` has under `needs` the data, the range test and the probe that the trial reads. `rate_from` is the trial
-    that finds the rate of one with `max_lr: auto`: a probe, whose own is a range test, or a range test.
+    `config` has under `needs` the data, the range test and the probe that the trial reads. With `max_lr: auto`,
+    `rate_from` is the trial that finds the rate: a range test, or a probe, whose `rate_from` is a range test.
     """
 
     signature: str
@@ -159,7 +159,7 @@ class Planner:
         return self._trial(config, request, data, None if rate else test)
 
     def with_probes(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials, where those with `max_lr: auto` get their rate from a probe if there are steps enough for one.
+        """The trials, where those with `max_lr: auto` get their rate from a probe if there are enough steps for one.
 
         The trainings that share a probe decide how long it is. A probe that has a result is kept however long it was,
         so that adding seeds to a sweep changes no rate.
@@ -195,7 +195,7 @@ class Planner:
         return self._trial(config, trial.request, self._data_of(config), test)
 
     def _cost(self, probe: Trial) -> int | None:
-        """The most steps that a probe will take, None if these are too few for one.
+        """The most steps that a probe will take; None if its budget is too small for one.
 
         0 for one that has a result, and for a user's own function, whose length is known only when it runs.
         """
@@ -213,7 +213,7 @@ class Planner:
         return self._describe_data(config) if "data" in config else NO_DATA
 
     def _with_objective(self, config: Config, facts: Facts) -> Config:
-        """The config with the objective that its targets suggest where it says auto, which is then told to the user."""
+        """The config, with the objective that suits its targets in place of auto, which the user is told of."""
         if config["objective"]["_target_"] == schema.AUTO_OBJECTIVE:
             usual, reason = "classification", "the data are images with a class each"
             if isinstance(facts, SampleFacts):

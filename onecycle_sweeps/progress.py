@@ -43,7 +43,7 @@ class Progress:
 class Follower:
     """Follows a trial: each call of `progress` reads only what its journal has gained since the one before.
 
-    `resolved` returns what the trial's first attempt fixed, None before it; it is called until there is something.
+    `resolved` returns what the trial's first attempt fixed, or None; it is called until it returns something.
     """
 
     def __init__(self, folder: Path, resolved: Callable[[], Mapping[str, Any] | None]) -> None:

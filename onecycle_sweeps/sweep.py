@@ -18,7 +18,7 @@ from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.trial_folder import TrialFolder
 
-# Keys with a place of their own in a name.
+# The groups that say what is trained on what, and the keys that a trial's name has at its beginning or its end.
 NAMED_GROUPS = ("data", "model", "loop")
 NAMED_APART = ("policy", "recipe", "seed")
 

@@ -27,7 +27,7 @@ class TrainerSteps:
         self._losses: list[Tensor] = []
 
     def start(self, optimizer: Any, total_steps: int) -> int:
-        """Give the run its optimizer; returns the number of steps, which is another one in a range test."""
+        """Give the run its optimizer; returns the number of steps to take, which a range test sets itself."""
         self._steps = self.run.steps(optimizer, total_steps=total_steps)
         return self.run.total_steps
 
@@ -40,7 +40,7 @@ class TrainerSteps:
         """Add the loss of a batch, already divided by the number of batches in a step."""
         self._losses.append(loss.detach())
 
-    def took(self) -> bool:
+    def after_update(self) -> bool:
         """Log the step's loss after its update; returns whether to evaluate."""
         if self._losses:
             self.run.log(torch.stack(self._losses).sum())

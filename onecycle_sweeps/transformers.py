@@ -65,14 +65,14 @@ class Schedule(TrainerCallback):
             apply(given["optimizer"], self._policy(state.global_step))
             self._rate = used(given["optimizer"]).lr
         elif self._steps.awaits_evaluation:
-            # There was no evaluation, which the run refuses.
+            # There was no evaluation; the run reports that as a mistake.
             self._steps.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """See transformers."""
         if self._steps is None:
             return
-        control.should_evaluate = self._steps.took()
+        control.should_evaluate = self._steps.after_update()
         if not control.should_evaluate and not self._steps.begin():
             control.should_training_stop = True
 

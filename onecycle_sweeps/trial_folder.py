@@ -20,7 +20,7 @@ from onecycle_sweeps.progress import Follower, Progress
 WAITING, QUEUED, RUNNING, FINISHED = "waiting", "queued", "running", "finished"
 DIVERGED, FAILED, CANCELLED, LOST = "diverged", "failed", "cancelled", "lost"
 ENDED = (FINISHED, DIVERGED, FAILED, CANCELLED, LOST)
-# How an attempt ends that saved a checkpoint and stopped on request.
+# The end of an attempt that saved a checkpoint and stopped on request.
 STOPPED = "stopped"
 
 LEFT_BY_ATTEMPTS = (
@@ -209,7 +209,7 @@ class TrialFolder:
             return None
 
     def follower(self) -> Follower:
-        """What tells again and again how far the trial is, without reading its whole journal each time."""
+        """Follows how far the trial is, without reading its whole journal each time."""
         return Follower(self.journal, self.resolved)
 
     def is_done(self, config: dict[str, Any]) -> bool:

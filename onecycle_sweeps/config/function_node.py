@@ -15,7 +15,7 @@ BY_NAME = (
     *("model", "data", "objective", "optimizer", "batch_size", "clip_norm", "label_smoothing", "precision"),
     *("accumulate", "ema_decay", "bn_recalibrate", "compile"),
 )
-# The functions of this package, whose trainers a trial does not save.
+# The training functions of this package; a trial does not save what their trainers hold.
 TRAINERS = {
     "onecycle_sweeps.lightning.train": "Lightning's Trainer",
     "onecycle_sweeps.transformers.train": "Hugging Face's Trainer",
@@ -29,7 +29,7 @@ def name(config: Config) -> str:
 
 
 def nothing_saved(config: Config) -> str:
-    """Why nothing of a training is saved, if that is so, as the end of a sentence."""
+    """Why a training has saved nothing, as the end of a sentence about one that has not."""
     if trainer := TRAINERS.get(name(config)):
         return f"a trial does not save {trainer}"
     return f"{name(config)} has saved nothing (run.checkpoint)"
@@ -83,7 +83,7 @@ def check(config: Config, typed: Mapping[str, str]) -> None:
 
 
 def bound(config: Config) -> Callable[..., Any]:
-    """The function with the parameters of its node; it still needs the run, and by name what reaches it.
+    """The function with the arguments from its node; the caller adds the run, and by name what else reaches it.
 
     Nodes among the parameters are built here.
     """
@@ -91,7 +91,7 @@ def bound(config: Config) -> Callable[..., Any]:
 
 
 def _node_and_given(config: Config) -> tuple[Config, tuple[str, ...]]:
-    """The parameters in the node, and those that the trial gives; raises ValueError for a function without a first."""
+    """The arguments in the node, and the names of those that the trial gives; ValueError if none can take the run."""
     target = config[LOOP]["_target_"]
     takes = nodes.parameters(nodes.located(f"{LOOP}._target_", target))
     node = {key: value for key, value in config[LOOP].items() if key not in FOR_THE_TRIAL or key in takes}

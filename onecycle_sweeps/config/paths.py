@@ -81,7 +81,7 @@ def located(config: Config, cwd: Path) -> Config:
 
 
 def moved(config: Config, before: Path, after: Path) -> Config:
-    """A config with absolute paths in which those that moved with the folder `before` begin with `after` instead."""
+    """A config with absolute paths, where each path that moved with the folder `before` begins with `after` instead."""
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
     for key in PATHS:
         node, leaf = node_of(config, key), key.rpartition(".")[2]

@@ -14,14 +14,14 @@ from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, o
 Config = dict[str, Any]
 # The node of a user's own training function.
 LOOP = "loop"
-# That of conf/config.yaml.
+# The value of `epochs` in conf/config.yaml.
 DEFAULT_EPOCHS = 10
 # It is written into the sweep's records, so a login must not be in it.
 PAGE = Allowed(
     lambda value: isinstance(value, str) and re.fullmatch(r"https?://[^/@]+(/.*)?", value) is not None,
     ("a server's address for browsers, http://... or https://..., without a login",),
 )
-# The values of the key `task`. A probe is no one's request: the planner adds it to trainings with max_lr=auto.
+# The values of the key `task`. A probe cannot be requested: the planner adds it to trainings with max_lr=auto.
 TRAIN, RANGE_TEST, PROBE = "train", "range_test", "probe"
 
 
@@ -177,9 +177,9 @@ READ = (*BUILT, *(name for name in CHECKED if name.partition(".")[0] not in BUIL
 GLOBAL_GROUPS = ("experiment", "recipe")
 # The key of a trial's config for the variables of hydra.job.env_set, if there are any.
 ENV_SET = "env_set"
-# Keys that go on working, and the names that took their place.
+# Earlier names of keys, which still work, and the names that replaced them.
 EARLIER_NAMES = {"label_smoothing": "objective.label_smoothing", "target_accuracy": "target"}
-# What `objective=auto` has as its target; the targets of the data decide.
+# The `_target_` of `objective=auto`, for which the targets of the data decide.
 AUTO_OBJECTIVE = "auto"
 
 NOT_IN_SIGNATURE = tuple(key.name for key in KEYS if key.signature == "none" and "." not in key.name)
@@ -192,7 +192,7 @@ KEEPING_OF_DATA = tuple(key for key in PLACE_OF_DATA if key not in NAMES_FILES)
 SPLIT_KEYS = tuple(key.leaf for key in KEYS if key.data == "split")
 TRANSFORM_KEYS = tuple(key.leaf for key in KEYS if key.data == "transforms")
 NOT_FOR_THE_LOADER = (*SPLIT_KEYS, *TRANSFORM_KEYS, "files", "fingerprint")
-# Whose value is the share of a sweep's steps that its probes may take.
+# The key of range_test for the share of a sweep's steps that its probes may take.
 PROBE_SHARE = "probe_share"
 NOT_IN_PROBE = ("seed", "max_lr", "max_lr_scale", "target", "target_accuracy", "compile", "needs")
 NOT_IN_RANGE_TEST = tuple(key.name for key in KEYS if not key.in_range_test)
@@ -216,7 +216,7 @@ LOCAL_LAUNCHER = {
     "jobs_per_gpu": whole(1, most=64),
     "packed": whole(1, most=256) | AUTO,
 }
-# What the members of a pack may differ in.
+# The keys, and those of the optimizer, in which the members of a pack may differ.
 OF_ONE_MEMBER = ("seed", "policy", "max_lr", "max_lr_scale", "target", "rerun", "range_test", "needs", "runs_dir")
 OF_ONE_OPTIMIZER = ("momentum", "weight_decay")
 
@@ -274,7 +274,7 @@ def probe(config: Config, trainings: int) -> Config:
 
 
 def probe_steps(config: Config, steps: int) -> int:
-    """The most steps of a probe for trainings of so many steps each."""
+    """The most steps that a probe may take, for trainings of `steps` steps each."""
     return int(config["probe"]["share"] * config["probe"]["trainings"] * steps)
 
 
@@ -300,7 +300,7 @@ def split(config: Config) -> dict[str, Any]:
 def what_counts(config: Config) -> Config:
     """The part of a config that can change the result of a trial."""
     counts = {key: value for key, value in config.items() if key not in (*NOT_IN_SIGNATURE, PUBLISHED)}
-    # Trainings from before there was this key are those without it.
+    # Without compile=true a trial has the same signature as before there was this key.
     return counts if counts.get("compile") else {key: value for key, value in counts.items() if key != "compile"}
 
 
@@ -406,7 +406,7 @@ def samples_per_step(config: Config) -> int:
 
 
 def steps_per_epoch(config: Config, samples: int) -> int:
-    """How many steps an epoch of so many training samples has; the last short batch is dropped."""
+    """The number of steps in an epoch of this many training samples; the last short batch is dropped."""
     return samples // samples_per_step(config)
 
 

@@ -196,11 +196,11 @@ def _shuffled(
 
 
 def _together(split: Split, batch_size: int, augment: Sequence[Transform]) -> int:
-    """How many batches are made at once.
+    """How many batches are made at once: on a GPU as many as fit in BYTES_AT_ONCE, on a CPU one.
 
-    On a GPU as many as fit in BYTES_AT_ONCE, because starting the kernels takes longer than one batch.
-    The transforms of this package treat each image separately; a user's may mix the images of a batch. Where a batch
-    would begin at an address that is no multiple of ALIGNED, kernels could round differently: there it is one.
+    Starting a GPU's kernels takes longer than the work on one batch. It is also one batch with a user's transforms,
+    which may mix the images of a batch, and where a batch would begin at an address that is not a multiple of ALIGNED,
+    because kernels could round differently there.
     """
     own = all(type(transform).__module__ == Draws.__module__ for transform in augment)
     alone = split.images.device.type == "cpu" or split.undecoded or not own

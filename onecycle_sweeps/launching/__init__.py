@@ -1,1 +1,1 @@
-"""Where trials run: a worker's side, the queue on this machine, and the command that drives them."""
+"""Where trials run: the commands, the queue and workers of this machine, slurm/ for a cluster, and the doctor."""

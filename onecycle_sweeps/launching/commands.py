@@ -95,7 +95,7 @@ def _check_hydra(hydra: Any, unread: tuple[str, ...], reason: str) -> None:
 
 
 def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
-    """Warn of a sweeper that goes in the wrong direction, and of a folder of Hydra's that gets no results."""
+    """Warn of a sweeper that optimises in the wrong direction, and of a typed hydra.sweep.dir: it gets no results."""
     measure = _headline(config)
     if config["task"] == TRAIN and measure and (override := direction_override(hydra.sweeper, measure.goal)):
         does, better = ("minimises", "higher") if measure.goal == "max" else ("maximises", "lower")
@@ -108,7 +108,7 @@ def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
 
 
 def _headline(config: Mapping[str, Any]) -> Measure | None:
-    """The measure that a sweeper gets; None where only the data or the user's code says which that is."""
+    """The measure that a sweeper optimises; None if it depends on the data or on the user's code."""
     if config.get(schema.LOOP):
         return function_node.measure(config)
     objective = config["objective"]
@@ -118,7 +118,7 @@ def _headline(config: Mapping[str, Any]) -> Measure | None:
 
 
 def direction_override(node: Any, goal: Literal["max", "min"], path: str = "hydra.sweeper") -> str | None:
-    """The override that turns a sweeper towards a goal; None unless its config names the opposite direction."""
+    """The override that makes a sweeper optimise towards a goal; None unless its config has the opposite direction."""
     if not isinstance(node, Mapping):
         return None
     opposite = "min" if goal == "max" else "max"
@@ -140,7 +140,7 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: LauncherKeys, *, se
     with errors_in_one_line():
         config, on_slurm = requests[0].config, is_slurm(launcher)
         if on_slurm:
-            # It was started unless this launcher was named on the command line.
+            # The fork server was started, unless the command line names this launcher.
             pool.stop_server()
         check_launcher(launcher)
         schema.check(config)
@@ -264,7 +264,8 @@ def _print_once_up(address: str, link: str) -> None:
         os.wait()
         return
     if os.fork():
-        # Its parent ends at once, so that the server has no child that it does not know of.
+        # The process between this one and the server ends at once, so that the server has no child that it does not
+        # know.
         os._exit(0)
     with suppress(KeyboardInterrupt, ProcessLookupError):
         while not _is_up(address):

@@ -24,12 +24,12 @@ from onecycle_sweeps.trial_folder import ENDED, FAILED, RUNNING, TrialFolder
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 30.0
-# How often the running trials are looked at that the terminal has no line for; the time that is left depends on them.
+# How often running trials without a line on the terminal are read: the time that is left depends on them too.
 HIDDEN_SECONDS = 10.0
 BAR_WIDTH = 30
-# The lines of a terminal that the running trials leave free.
+# How many lines of the terminal the running trials leave free.
 OTHER_LINES = 6
-# From this width on the learning rate has a column.
+# A terminal of at least this width has a column with the learning rate.
 WIDE = 100
 
 
@@ -102,7 +102,7 @@ class Display:
             self._show_progress()
 
     def _cause(self, entry: Entry, status: str, cause: str | None) -> str | None:
-        """Why a trial ended; of a failure that has been printed, only the trial that has it too."""
+        """Why a trial ended; for a cause that was printed before, the name of the trial that it was printed for."""
         if status != FAILED or not cause:
             return cause
         # The cause of a trial whose range test failed ends with that of the range test.
@@ -152,7 +152,7 @@ class Display:
             return None
 
     def _room(self, running: int) -> int:
-        """How many of so many running trials the terminal has lines for."""
+        """How many of `running` trials the terminal has lines for."""
         room = max(1, self._console.height - OTHER_LINES)
         return running if running <= room else room - 1
 

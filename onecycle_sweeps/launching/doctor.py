@@ -33,7 +33,7 @@ from onecycle_sweeps.terminal import FAILURE, say
 from onecycle_sweeps.trial_folder import TrialFolder
 
 OK, FAILS, SKIPPED = "ok", "FAILS", "skipped"
-# File systems that several machines mount; one in user space has a name such as fuse.ceph.
+# File systems that several machines mount; those in user space have names such as fuse.ceph.
 SHARED = (
     *("nfs", "lustre", "gpfs", "beegfs", "ceph", "gluster", "cifs", "smb", "afs", "weka", "panfs", "orangefs"),
     "pvfs",
@@ -113,7 +113,7 @@ def _config(requests: Sequence[Request], launcher: Mapping[str, Any]) -> Finding
     try:
         for request in requests:
             schema.check(request.config)
-        # Whether SLURM's programs are here is a check of its own.
+        # Another check says whether SLURM's programs are here.
         check_launcher({**launcher, "dry_run": True} if is_slurm(launcher) else launcher)
     except ConfigError as error:
         return fails("config", str(error))

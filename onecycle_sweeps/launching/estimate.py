@@ -20,7 +20,7 @@ from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.trial_folder import TrialFolder
 
-# So many steps are timed after some that are not, because the first steps take longer.
+# How many steps are timed, and how many precede them untimed, because the first steps take longer.
 TIMED_STEPS, WARM_UP_STEPS = 20, 5
 # A probe evaluates the untrained net, and after each of its trainings.
 MOST_PROBED = 10
@@ -57,7 +57,7 @@ def hours(configs: Sequence[Config], runs_dir: Path, device: str) -> tuple[list[
 
 
 def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
-    """The steps of a trial. A pace that was timed here is without evaluations, so these are added as steps."""
+    """The steps of a trial; with evaluations as further steps if its pace was `timed`, which leaves them out."""
     if config["task"] == schema.RANGE_TEST:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     if schema.LOOP in config:
@@ -77,7 +77,7 @@ def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
 def _steps_of_function(config: Config, runs_dir: Path) -> float:
     """The steps of a user's own function: the median of its earlier trainings of as many epochs.
 
-    If there are none, the steps of those of other epochs count in proportion to their epochs.
+    If there are none, the steps of trainings of other epochs are scaled in proportion.
     """
     found = [
         (earlier["epochs"], resolved["total_steps"])
@@ -123,7 +123,7 @@ def _results(runs_dir: Path) -> Iterator[tuple[Mapping[str, Any], Mapping[str, A
 def _timed(kinds: Mapping[str, Config], runs_dir: Path) -> tuple[dict[str, float], str]:
     """The seconds per step of each kind of trial on this machine, and on which device.
 
-    A process of its own takes the steps: torch would more than double the memory of the one that submits.
+    Another process takes the steps: torch would more than double the memory of the one that submits.
     """
     paces, where = {}, ""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:

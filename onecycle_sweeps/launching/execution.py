@@ -1,4 +1,4 @@
-"""One execution of a trial, with its pictures, and what repeats it: a worker process, and a command without -m."""
+"""Executes trials and draws their pictures: one after the other in this process, or as ordered in a worker process."""
 
 import logging
 import os
@@ -67,7 +67,7 @@ def run_here(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
 
     Closing the generator makes the running trial save and stop.
     """
-    # It holds for the threads that this one starts.
+    # The threads that this one starts inherit it.
     keep_freed_memory()
     queue = Queue(sweep, trials)
     stopping = threading.Event()
@@ -151,7 +151,7 @@ def _stopped_or_cancelled(folder: TrialFolder, stopped: Callable[[], bool]) -> C
 
 
 class _Unfinished(BaseException):
-    """The trial has not ended, and Hydra must not take its job for failed: another attempt will be the same job."""
+    """The trial has not ended. Hydra must not count its job as failed, because another attempt will continue it."""
 
 
 def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
@@ -190,7 +190,7 @@ def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, s
 
 
 def _ended(outcome: Mapping[str, Any] | BaseException) -> Execution:
-    """The Execution for a trial's result, or for the reason that it has none; raises errors of this program."""
+    """The Execution for a trial's result, or for the reason that it has none; any other exception is raised."""
     match outcome:
         case Mapping():
             return Execution(outcome["status"], outcome["cause"])

@@ -105,12 +105,13 @@ class Forecast:
         told = [one for one in seconds if one is not None]
         if len(told) < len(seconds):
             return Outlook(share, None)
-        # No plan of the trials over the places takes less, and the pool's comes close to it.
+        # However the trials are distributed over the places, they take at least this long, and the pool comes close to
+        # it.
         places = self.places or self._most_at_once
         return Outlook(share, max(sum(told) / places, max(told, default=0.0)), self.places is None)
 
     def _total(self, entry: Entry) -> int | None:
-        """The steps of a trial; None while they are not known."""
+        """The number of steps of a trial; None while it is not known."""
         if (steps := self._steps.get(entry.signature)) is not None:
             return steps
         if (plan := self._plan(entry)) is None:
@@ -127,7 +128,7 @@ class Forecast:
         return max(0, total - seen.step - 1) if seen else total
 
     def _seconds(self, entry: Entry, steps: int, paces: Mapping[str, float]) -> float | None:
-        """How long so many steps of a trial take, at its own average pace or at that of trials like it."""
+        """How long this many steps of a trial take, at its own average pace or at that of trials like it."""
         _, seen = self._running.get(entry.signature, (entry, None))
         if seen and seen.seconds_left is not None:
             return seen.seconds_left

@@ -80,7 +80,7 @@ class Worker:
     def give(self, entries: tuple[Entry, ...], trials: Sequence[TrialFolder], *, must_win: bool = False) -> bool:
         """Let the worker run a trial or a pack; False if it has died. `must_win`: see `trial.run_together`.
 
-        A trial for which Hydra sets an environment, logging or callbacks gets a process of its own.
+        A trial for which Hydra sets an environment, logging or callbacks has a process to itself.
         """
         needs_hydra = any(trial.needs_hydra for trial in trials)
         if self._has_run and (self._is_exclusive or needs_hydra):
@@ -138,7 +138,7 @@ class Worker:
             self._orders.close()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end of the process, at most so long; returns whether it has ended."""
+        """Wait for the end of the process, for at most `seconds`; returns whether it has ended."""
         deadline = time.monotonic() + seconds
         while not self.has_ended() and (left := deadline - time.monotonic()) > 0:
             connection.wait(self.sources(), min(left, TICK_SECONDS))
@@ -171,7 +171,7 @@ class WorkerPool:
             self.workers.append(Worker(slot, sweep.folder / f"worker-{i}.log"))
 
     def wait(self, seconds: float) -> None:
-        """Return when a worker has answered or ended, at the latest after that time."""
+        """Return once a worker has answered or ended, at the latest after `seconds`."""
         connection.wait([source for worker in self.workers for source in worker.sources()], seconds)
 
     def leave(self) -> None:
@@ -233,7 +233,7 @@ def run(
 def _take_answers(queue: Queue, worker: Worker) -> Generator[Event]:
     """Record what a worker has answered; if it has died, its trial fails and another process takes its place.
 
-    The trials of a pack run again, each by itself, so that the one that ends its process is known.
+    The trials of a pack run again, each by itself, which shows which of them ends its process.
     """
     ended = worker.has_ended()
     for executions in worker.receive():

@@ -46,7 +46,7 @@ class Event:
 
 
 class Queue:
-    """Gives out each trial once what finds its rate is done, a range test or a probe, and fails it if that has failed.
+    """Gives out each trial once the range test or probe that finds its rate is done, and fails it if that has failed.
 
     It reads no files of waiting trials, so a sweep may have thousands: the trials that they need are in the queue, and
     `execute` checks whether a trial was cancelled. With `packed` above 1 it reads the configs of those that are ready,
@@ -73,7 +73,7 @@ class Queue:
         return bool(self._ready or self._busy or any(self._blocked.values()))
 
     def next(self) -> Entry | None:
-        """The first trial that waits for no other one, and which another process was not working on a moment ago."""
+        """The next trial that waits for no other; one that another process worked on is tried again after a moment."""
         if self._ready:
             return self._ready.popleft()
         if self._busy and self._busy[0][0] <= time.monotonic():
@@ -81,7 +81,7 @@ class Queue:
         return None
 
     def take(self, workers: int) -> tuple[Entry, ...]:
-        """The next trials for one of so many free workers: one, or several to be packed; nothing if none is ready."""
+        """The next trials for one of `workers` free workers: one, or several to be packed; none if none is ready."""
         first = self.next()
         if first is None or self._packed == 1 or (key := self._key(first)) is None:
             return (first,) if first else ()
@@ -132,7 +132,7 @@ class Queue:
         return Event(entry, FAILED, cause)
 
     def fail_dependents(self) -> Iterator[Event]:
-        """Fail the trials whose rate was not found, since its trial failed or was cancelled, unless they were too."""
+        """Fail the trials whose range test or probe failed or was cancelled, unless they were cancelled themselves."""
         while self._causes:
             signature, cause = self._causes.popitem()
             for entry in self._blocked.pop(signature):

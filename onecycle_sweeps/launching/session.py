@@ -227,13 +227,13 @@ class Session:
 
 
 def say_how_to_continue(sweep: Sweep, _: Path) -> None:
-    """After an interruption of a command that can be repeated."""
+    """Say how to continue after an interruption: by the same command."""
     say(f"stopped; {_saved(sweep)}. To continue:")
     say(f"{invocation()} {shlex.join(sweep.command)}")
 
 
 def say_how_to_resume(sweep: Sweep, typed_in: Path) -> None:
-    """After an interruption of `resume`: the recorded command may stand for another sweep by now."""
+    """Say how to continue after `resume` was interrupted: the recorded command may give another sweep by now."""
     say(f"stopped; {_saved(sweep)}. To continue:")
     say(f"{invocation()} resume {_named(sweep, typed_in)}")
 
@@ -247,7 +247,7 @@ def _saved(sweep: Sweep) -> str:
 
 
 def say_how_to_watch(sweep: Sweep, typed_in: Path) -> None:
-    """After a submission whose jobs run on without this process."""
+    """Say how to follow a sweep whose jobs run on without this process."""
     which = _named(sweep, typed_in)
     how = "without this command" if jobs.goes_on_alone(sweep) else "only while it is watched"
     say(f"sweep {sweep.id} continues {how}. To watch it, to end it, and for its table later:")

@@ -55,5 +55,5 @@ class MuonAdamW(Optimizer):
         self._share_groups()
 
     def _share_groups(self) -> None:
-        """The policy sets rate and momentum in these groups, which are those of the two."""
+        """Let both optimizers use this optimizer's param groups, in which the policy sets rate and momentum."""
         self.param_groups = [group for one in self._inner for group in one.param_groups]

@@ -29,7 +29,7 @@ class Worth:
     """How many steps of the baseline a difference is worth: positive if it is a gain, negative if it is a loss.
 
     It is the difference divided by the `slope` at the end of the baseline's curves. `low` and `high` are the
-    difference's interval, divided likewise. All three are None where the slope is no gain that is told from 0.
+    difference's interval, divided likewise. All three are None if the slope is not a significant gain.
     """
 
     slope: Slope
@@ -42,9 +42,8 @@ class Worth:
 class RunClaim:
     """A group against the baseline: `difference` is group minus baseline in the measure's units, whatever the goal.
 
-    `low`, `high` and `p_adjusted` are Holm's over all claims; they are None where too few runs tell nothing.
-    `detectable` is the minimum detectable difference, with 80 % power. `speedup` is None without a target, and `worth`
-    without curves.
+    `low`, `high` and `p_adjusted` are Holm's over all claims; they are None if there are too few runs. `detectable` is
+    the minimum detectable difference, with 80 % power. `speedup` is None without a target, and `worth` without curves.
     """
 
     name: str

@@ -22,14 +22,14 @@ Note = Callable[[str], None]
 # A run's values by step, in order of steps.
 Values = tuple[tuple[float, float], ...]
 MLFLOW = "mlflow:"
-# Columns that are taken where no option names another; of those for runs all, since together they name a run.
+# The columns to use where no option names another. A run is named by all of RUNS that a table has.
 GROUPS = ("group", "algorithm", "policy", "optimizer", "method", "variant", "Group")
 RUNS = ("run", "run_id", "run_name", "study", "trial", "replicate", "seed", "Name")
 STEPS = ("step", "_step", "global_step", "Step", "iteration", "epoch")
 MEASURES = ("val_loss", "eval_loss", "final/test_accuracy", "final/val_accuracy", "val_accuracy", "eval_accuracy")
 # A table with a row for each value names the measure in one column and has its value in another.
 NAME_OF_MEASURE, VALUE = "metric", "value"
-# Columns that are added: what a file is called as a group, and where a row is from.
+# Columns that are added: the name of a row's file as a group, where the row is from, and its value as a number.
 FILE, SOURCE, NUMBER = "_file", "_source", "_number"
 ADDED = (FILE, SOURCE)
 GOALS: dict[Goal, str] = {
@@ -42,7 +42,7 @@ OF_A_SEED = re.compile(r"[\s_-]*(?:(?:seed|run|trial)[\s_=-]*)?\d+$", re.IGNOREC
 
 @dataclass(frozen=True)
 class Asked:
-    """What was typed: the columns, of which None are to be guessed, and which values are better."""
+    """What was typed: the columns (None for those to be guessed), and which values are better."""
 
     group: str | None = None
     run: str | None = None
@@ -132,7 +132,7 @@ def _table(names: Sequence[str], note: Note) -> "pandas.DataFrame":
             except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
                 raise Refused(f"{name} is not a CSV file: {' '.join(str(error).split())}") from error
         label = Path(name).stem if len({Path(other).stem for other in names}) == len(names) else name
-        # The states of trainers name their group by their folder, and all have one name.
+        # Trainer states all have the same file name; their groups are named by their folders.
         label = "trainer" if name.endswith(".json") else label
         tables.append(table.assign(**{FILE: label, SOURCE: name}))
     return pandas.concat(tables, ignore_index=True)
@@ -275,7 +275,7 @@ def _runs(
     histories: Mapping[str, Values],
     note: Note,
 ) -> Iterator[LoggedRun]:
-    """Each run with its values of a column; the last one counts. What is left out and lengths that differ are said."""
+    """Each run with its values of a column, of which the last counts; notes what is left out and unequal lengths."""
     rows = _numbers(table, group, step, seed, column, note)
     found: list[LoggedRun] = []
     lost: dict[str, int] = {}

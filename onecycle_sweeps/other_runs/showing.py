@@ -154,7 +154,7 @@ def remarks(one: Compared) -> Iterator[str]:
 
 
 def _would(claim: RunClaim) -> str:
-    """What would be shown, after a claim that shows nothing."""
+    """How large a difference would be shown, as the end of a sentence on a claim that shows none."""
     if claim.detectable is None:
         return ""
     return f"; a difference of {_short(claim.detectable)} would show"

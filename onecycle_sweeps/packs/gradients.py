@@ -1,8 +1,8 @@
 """Losses and gradients of all members of a pack: by one mapped operation for all on a CPU, by branches on a GPU.
 
-On a CPU, torch.func.vmap makes one operation on stacked tensors of those of all members. On a GPU, where it makes one
-convolution for each member of them and rearranges memory between them, each member's own operations are a branch of the
-CUDA graph, and the branches run at the same time.
+On a CPU, torch.func.vmap replaces the operations of all members by one operation on stacked tensors. On a GPU, vmap
+would make a convolution for each member and rearrange memory between convolutions, so there each member's own
+operations are a branch of the CUDA graph, and the branches run at the same time.
 """
 
 import copy
@@ -20,7 +20,8 @@ from onecycle_sweeps.loop import Learner, Sums, Totals
 from onecycle_sweeps.packs.weights import CannotPack, WeightMatrix
 from onecycle_sweeps.samples.nested import changed, filled, tensors
 
-# An evaluation takes as many samples at once as an unpacked one, divided among the members, but at least so many each.
+# The samples that an unpacked evaluation takes at once are divided among the members, but each takes at least this
+# many.
 LEAST_EVALUATED = 128
 # How far packed losses and outputs may be from unpacked ones, relative to their size, in fp32 and in bf16.
 TOLERANCES = {False: 1e-3, True: 5e-2}
@@ -28,7 +29,7 @@ TOLERANCES = {False: 1e-3, True: 5e-2}
 TIMED = 3
 # The streams of a GPU on which branches run, and the share of its free memory that a pack may use.
 BRANCHES, FREE_MEMORY = 16, 0.8
-# A GPU is busy if its work ends after so many times the time in which it was started.
+# A GPU is busy if its work takes this many times as long as starting it.
 GOING_ON = 1.2
 
 Batch = tuple[Any, Any]
@@ -54,7 +55,7 @@ class Gradients(Protocol):
         ...
 
     def check(self, batches: Sequence[Batch], *, must_win: bool) -> None:
-        """Raise CannotPack if that fails or would change the trainings or, with `must_win`, would save no time."""
+        """Raise CannotPack if computing them so fails, changes the trainings or, with `must_win`, saves no time."""
         ...
 
     def bind(self) -> None:
@@ -274,7 +275,7 @@ def _numbers_of(sums: Sums) -> dict[str, int]:
 
 
 def _copied(learner: Learner) -> Learner:
-    """A learner with a net of its own, whose gradients can be computed without a trace in the given one."""
+    """A learner with a copy of the net, whose gradients can be computed without changing the given one."""
     net = copy.deepcopy(learner.model)
     optimizer = torch.optim.SGD(net.parameters(), 0.0)
     return Learner(net, optimizer, learner.data, learner.objective, learner.seed, learner.bf16, learner.clip_norm)

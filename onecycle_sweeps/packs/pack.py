@@ -108,7 +108,7 @@ class Pack:
         self.totals = [PackedTotals(self, place, before) for place, before in enumerate(totals)]
 
     def step(self) -> list[StepTaken]:
-        """Take the next step of all members, whose sums are in `totals`; after the last step there is none."""
+        """Take the next step of all members, and add its sums to `totals`; returns nothing after the last step."""
         if self._index == self._policies[0].total_steps:
             return []
         for optimizer, policy in zip(self._optimizers, self._policies, strict=True):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onecycle_sweeps.policies import Hyper
 
-# The weights of a tensor begin at a multiple of so many numbers.
+# In a row, the weights of each tensor begin at a multiple of this many numbers.
 ALIGNED = 64
 # What a param group may have of its own; its momentum is the policy's or that of the first group.
 OF_A_MEMBER = ("params", "lr", "momentum", "weight_decay", "lr_scale", "initial_lr")
@@ -54,7 +54,7 @@ class WeightMatrix:
         return row
 
     def columns(self, rows: Tensor) -> list[Tensor]:
-        """WeightMatrix (..., weights) as tensors (..., *shape) of the weights, in the same memory."""
+        """Rows (..., weights) as one tensor (..., *shape) for each of a net's weights, in the same memory."""
         found = []
         for start, shape, order in zip(self._starts, self._shapes, self._orders, strict=True):
             flat = rows.detach()[..., start : start + shape.numel()]
@@ -65,7 +65,7 @@ class WeightMatrix:
         return found
 
     def of_states(self, optimizers: Sequence[torch.optim.Optimizer], name: str) -> Tensor:
-        """The states of a name as a matrix like the weights; zero where an optimizer has none yet."""
+        """The optimizers' states called `name` as a matrix like the weights; zero where an optimizer has none yet."""
         rows = torch.zeros_like(self.weights)
         for place, optimizer in enumerate(optimizers):
             for parameter, column in zip(self.parameters(place), self.columns(rows[place]), strict=True):

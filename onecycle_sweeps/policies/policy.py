@@ -67,7 +67,7 @@ def require_momenta(base_momentum: float, max_momentum: float) -> None:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A policy in fewer steps: the rates and momenta of its first step, of its last, and of evenly spread ones between.
+    """A policy in fewer steps: the rates and momenta of its first and last step, and of evenly spread steps between.
 
     Raises ValueError for more steps than the policy has.
     """
@@ -84,7 +84,7 @@ class Compressed:
 
 
 def near_peak(policy: Policy) -> float:
-    """The share of a policy's steps whose rate is above 0.9 times its highest, from at most 1,000 of them."""
+    """The share of a policy's steps whose rate is above 0.9 times its highest, estimated from at most 1,000 steps."""
     count = min(policy.total_steps, 1000)
     rates = [policy(round(at * (policy.total_steps - 1) / max(1, count - 1))).lr for at in range(count)]
     limit = 0.9 * max(rates)

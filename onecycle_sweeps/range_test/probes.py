@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from onecycle_sweeps.measures import AT_CHANCE
 from onecycle_sweeps.range_test.verdict import MEMORISED, Reading, grid_around
 
-# The seed of the first trainings, and the next one that of the last; no one's own trainings have them by accident.
+# The seed of the first trainings; the last ones have the next seed. Nobody's own trainings have these by accident.
 SEED = 1_000_003
 # Steps of the shortest training that tells rates apart, and of the shortest of the last trainings.
 FEWEST, FEWEST_OF_LAST = 20, 30
@@ -25,8 +25,8 @@ FURTHER = 2
 AGREEING = 2.5
 # The share of the way from the untrained net's score to the best one's within which two scores are as good as equal.
 ALIKE = 0.01
-# A policy that stays near its peak for more than this share of its steps gets this share of the rate: what a short
-# training bears for 40 steps, a long one need not bear for hundreds, and what does not fall at its end keeps its noise.
+# A policy that stays near its peak for more than this share of its steps gets this share of the rate: a rate that a
+# short training tolerates for 40 steps may be too high for hundreds, and the noise of a rate that does not fall stays.
 LONG, SAFER = 0.25, 0.5
 
 
@@ -41,7 +41,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Probed:
-    """A short training that was taken, and its score on val: less is better, and it is infinite if it diverged.
+    """A short training that was taken, and its score on val: lower is better, and infinite if it diverged.
 
     `taken` is how many steps it had taken by then. `trained` is the training loss at its end where the score is the
     loss on val, else None. `learnt` is the share of the way from chance to a perfect value of the headline measure,
@@ -63,7 +63,7 @@ class Found:
 
     max_lr: with the rates between which the short trainings' score is as good as equal.
     from_range_test: the rate that the range test found.
-    is_lowered: whether max_lr is SAFER times what the trainings say, because of a policy that stays near its peak.
+    is_lowered: whether max_lr is SAFER times the rate that the trainings show, as the policy stays near its peak.
     """
 
     max_lr: Reading
@@ -117,7 +117,7 @@ def search(
     probed: list[Probed] = []
     for power in FIRST:
         probed.append((yield Probe(start.rate * 2.0**power, shorter, SEED)))
-    # Where all diverged, the lowest rate, which is last, is nearest to one that does not.
+    # If all diverged, the lowest rate, which is the last one, is nearest to a rate that does not diverge.
     best = min(range(len(FIRST)), key=lambda at: (probed[at].score, -at))
     last: dict[int, Probed] = {}
     for power in (FIRST[best], FIRST[best] - 1, FIRST[best] + 1):
@@ -169,21 +169,21 @@ def _found(
     elif not doubts and max(left, right) <= way / 2:
         at = math.sqrt(at * start.rate)
     elif not doubts and not of_range_test:
-        # Longer trainings warm up more slowly, so they pass where a short one fell off a cliff.
+        # A longer training warms up more slowly, and so tolerates rates at which a short one diverged.
         at = start.rate
     elif not doubts:
-        # Its rate is in doubt, and longer trainings may fall off the cliff all the same.
+        # The range test's rate is in doubt, and a longer training may diverge there as well.
         doubts += of_range_test
         at *= SAFER if right > way / 2 else 1
     return Found(Reading(at, min(at, low), max(at, high)), start.rate, tuple(probed), tuple(doubts))
 
 
 def vertex(left: float, right: float, way: float) -> tuple[float, float]:
-    """Where a parabola is lowest that rises by `left` and `right` to the octaves beside the best one, and its width.
+    """The minimum and the width of a parabola that rises by `left` and `right` to the octaves beside the best one.
 
     Both are in octaves from the best one. Within the width, at most 1, the parabola rises by less than `ALIKE` of the
-    `way` from the untrained net's score. A rise of more than half of the way is a cliff: what is behind it says nothing
-    about where in front of it the best is.
+    `way` from the untrained net's score. A rise of more than half of the way is a cliff: how high it is says nothing
+    about where the minimum is.
     """
     curvature = max(min(left, way / 2) + min(right, way / 2), 2 * ALIKE * way)
     at = 0.0 if max(left, right) > way / 2 else (left - right) / (2 * curvature)

@@ -29,7 +29,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES: tuple[tuple[float, ...], ...] = (
     *((), (7, 2.5), (3, 1.8), (7, 2, 1.5, 2), (1.3, 1.3), (10, 2, 1.5, 2, 1.5, 2), (4.5, 4.5)),
 )
-# A solid line is wider than the dashed ones, which are drawn above it: of equal lines each one is seen.
+# A solid line is wider than the dashed ones, which are drawn above it, so that equal lines are all visible.
 SOLID, DASHED, THIN = 2.6, 1.6, 0.9
 BLACK, GREY, GRID, MUTED, PAPER = "#000000", "#B0B0B0", "#E4E4E4", "#606060", "#FFFFFF"
 # How much of a colour its shades have, from the lightest to the darkest.
@@ -45,7 +45,8 @@ COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 REFERENCE = re.compile(r"url\(#([^)]+)\)")
 FONT = re.compile(r"font: (?:(\d+|bold) )?([\d.]+px) [^;]*")
 DIGITS = re.compile(r"(\d\.\d\d)\d+")
-# What belongs to an entry of the legend has its number in its gid: a line whose values can be looked up, or the rest.
+# The gid of each part of a drawing has the number of its entry in the legend; lines whose values can be looked up have
+# a gid of another form.
 LINE_OF, PART_OF = re.compile(r'id="line-of-(\d+)"'), re.compile(r'id="part-of-(\d+)"')
 
 

@@ -21,7 +21,7 @@ Against = Literal["steps", "seconds"]
 # Losses whose values differ by more than this factor are shown on a logarithmic axis.
 LINEAR_LOSSES = 10
 ROWS_SHOWN, NAME_WIDTH = 30, 30
-# Runs are drawn one by one where there are no more of a group, and of all groups, than this; otherwise as a band.
+# Runs are drawn one by one if there are at most this many in a group, and in all groups; otherwise as a band.
 RUNS_SHOWN, LINES_SHOWN = 5, 24
 SECONDS_WORDS = "Seconds are those of the training loop with its evaluations."
 

@@ -12,7 +12,7 @@ from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Group
 from onecycle_sweeps.sweep import group_name as group_name
 
 RATES = ("max_lr_scale", "max_lr", "policy.max_lr")
-# Of many files and libraries that have changed, so many are named.
+# How many changed files and libraries a line names.
 CODE_SHOWN = 3
 TRANSFORMS = ("data.augment", "data.evaluation")
 # Whether there is a result, the negative share of seeds without a value, and the mean of the others.

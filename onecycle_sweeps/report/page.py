@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPT = TEMPLATES / "page.js"
-# Of many values of a key, the first are listed.
+# How many values of a key are listed.
 VALUES_SHOWN = 12
-# Of many trials without a plan, the first are named.
+# How many trials without a plan are named.
 UNKNOWN_SHOWN = 3
 # Keys of a config that are useless elsewhere, because they say where data lie.
 OF_THIS_MACHINE = ("root", "path", "files", "download", "max_cached_gb", "weights_file", "_target_")

@@ -21,7 +21,7 @@ from onecycle_sweeps.report.groups import Family, compared_metric, families, gro
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A score further from the best than this many times the middle score is, is drawn at the edge.
+# A score is drawn at the edge if it is further from the best than this many times the distance of the median score.
 FAR = 3.0
 SETTINGS_SHOWN = 6
 # Inches of the figure of differences: without names, with them, and for each letter of a name.
@@ -216,7 +216,7 @@ def _mean(values: Sequence[float]) -> float:
 def _limits(
     headline: Measure, means: Sequence[float], scores: Sequence[Mapping[float, list[float]]]
 ) -> tuple[float, float]:
-    """Limits that show the best rates in detail; scores far behind them are not to decide."""
+    """Limits that show the best rates in detail, without regard to scores that are far behind."""
     values = [v for one in scores for found in one.values() for v in found if math.isfinite(v)]
     known = [mean for mean in means if math.isfinite(mean)]
     if not known:

@@ -17,7 +17,7 @@ POWER = 0.8
 # Differences that are equal except for rounding errors of the subtraction lie within this of each other, relative to
 # the values that were subtracted.
 ROUNDING = 1e-12
-# The end of a curve is this share of its steps, but at least so many points.
+# The end of a curve is this share of its steps, but at least this many points.
 END_SHARE, END_POINTS = 0.1, 3
 # The share of runs that a trimmed mean leaves out on either side.
 TRIMMED = 0.2
@@ -234,8 +234,8 @@ def _speedup(arrivals: Sequence[Arrival], baseline: Sequence[Arrival], found: Di
 def end_slope(curves: Iterable[Sequence[tuple[float, float]]]) -> Slope | None:
     """The slope at the end of curves of (step, value): of least-squares lines through the last tenth of each.
 
-    A line takes at least three points; None if no curve has so many. The interval and the p-value are those of a t-test
-    of the lines' slopes, or with a single curve of the regression.
+    A line takes at least three points; None if no curve has that many. The interval and the p-value are those of a
+    t-test of the lines' slopes, or with a single curve of the regression.
     """
     from scipy.stats import linregress
 

@@ -11,7 +11,7 @@ from onecycle_sweeps.report.claims import FROM_ONE_SEED
 from onecycle_sweeps.report.comparison import Comparison
 from onecycle_sweeps.report.groups import families
 
-# Where there is no room for all columns, these are left to the page, the first of them first.
+# The columns that a narrow terminal leaves to the page, in this order.
 SPARED = ("detectable", "seconds", "shown", "speed-up", "steps to", "p", "95 % interval")
 # A longer name of a pair may break before its second name.
 LONG = 24

@@ -29,7 +29,7 @@ NOTHING = "-"
 COLOURS = {FINISHED: "green", RUNNING: "cyan", DIVERGED: "yellow", CANCELLED: "magenta", FAILED: "red", LOST: "red"}
 NO_CAUSE = "no cause recorded"
 LARGE_LOSS = 1e4
-# Of a larger sweep each trial is one line, whatever the width of the terminal.
+# In a sweep with more trials than this, each trial is one line, whatever the width of the terminal.
 MOST_FOLDED = 300
 Cells = tuple[list[str], list[list[str]]]
 
@@ -71,7 +71,7 @@ def show_status(sweep: Sweep, console: Console) -> None:
 
 
 def coloured(line: str, status: str | None = None) -> Text:
-    """A line with a status in its colour where it stands first; without `status` each one, wherever it stands."""
+    """The line with `status` in its colour if the line begins with it; without `status`, every status in its colour."""
     text = Text(line)
     for word, colour in COLOURS.items():
         if status is None:

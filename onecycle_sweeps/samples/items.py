@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EVALUATION_BATCH = 256
-# So many items of a dataset are compared with those that were described, whenever a trial begins.
+# How many items of a dataset are compared with the described ones whenever a trial begins.
 SAMPLED = 16
 
 
@@ -151,16 +151,16 @@ class ItemBatches:
         return torch.cat([targets for _, targets in self.part_batches(part)])
 
     def few(self, count: int) -> ItemBatches:
-        """The same with the first samples of each part alone, read in this process, all of them one batch."""
+        """These batches with only the first samples of each part, read in this process and as one batch."""
         index = {part: (of, at[:count]) for part, (of, at) in self.index.items()}
         source = replace(self.source, workers=0)
         return replace(self, source=source, index=index, batch_size=min(count, len(index["train"][1])))
 
     def check(self) -> None:
-        """A dataset of the user's own says itself where its files have changed."""
+        """Do nothing: a user's own dataset has to notice itself that its files have changed."""
 
     def _drawn(self, seed: int, start: int) -> Iterator[tuple[str, np.ndarray]]:
-        """The positions of each batch, and what its random draws follow from."""
+        """The positions of each batch, after the text that seeds its random draws."""
         index, step = self.index["train"][1], start
         steps = len(index) // self.batch_size
         while True:
@@ -179,7 +179,7 @@ class ItemBatches:
             batch_sampler=_Sampler(drawn),  # type: ignore[arg-type]
             num_workers=self.source.workers,
             collate_fn=self.source.collate,
-            # Else it draws from torch's generator, which nets draw from.
+            # Without it the loader would draw from torch's generator, from which nets draw too.
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
@@ -257,7 +257,7 @@ class _Sampler:
 
 @contextmanager
 def _drawing(seed: str) -> Iterator[None]:
-    """Within it torch, NumPy and Python draw by `seed`; torch's generator, which nets draw from, is then as before."""
+    """A context in which torch, NumPy and Python draw from `seed`; torch's generator is restored after it."""
     import torch
 
     generator, state = torch.default_generator, torch.get_rng_state()
@@ -326,10 +326,10 @@ def _offered(inputs: Any) -> dict[str, Any]:
 
 
 def _digest(source: Items, recorded: str = "") -> str:
-    """The length of each dataset and a hash of some of its items, which stand for it.
+    """The length of each dataset and a hash of some of its items, by which changes of a dataset are noticed.
 
-    Items are read twice. Where they differ, by draws that follow from no seed, the length alone stands for a dataset,
-    as it does where that is so in the `recorded` digest.
+    Items are read twice. If they differ, because the dataset draws without a seed, only its length is taken, as it is
+    if the `recorded` digest has only the length.
     """
     digests = []
     for name, part in source.parts().items():

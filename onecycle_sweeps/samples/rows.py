@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-# So many values of inputs are evaluated at once, in at most so many samples.
+# At most this many values of inputs, and this many samples, are evaluated at once.
 EVALUATION_VALUES, EVALUATION_BATCH = 2**22, 4096
 
 
@@ -160,7 +160,7 @@ class RowBatches:
         return self.parts[part][1]
 
     def few(self, count: int) -> RowBatches:
-        """The same with the first samples of each part alone, all of them one batch."""
+        """These batches with only the first samples of each part, as one batch."""
         parts = {
             name: (changed(inputs, lambda tensor: tensor[:count]), targets[:count])
             for name, (inputs, targets) in self.parts.items()
@@ -168,7 +168,7 @@ class RowBatches:
         return replace(self, parts=parts, batch_size=min(count, len(self.targets("train"))))
 
     def check(self) -> None:
-        """Nothing is read again."""
+        """Do nothing, because nothing is read again."""
 
 
 def _divided(source: Rows, split: SplitRule) -> tuple[dict[str, Any], Targets, list[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onecycle_sweeps.seeding import held_out
 
-# A message lists at most so many names.
+# A message lists at most this many names.
 NAMED = 5
 
 
@@ -69,7 +69,7 @@ class SampleFacts:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SampleFacts:
-        """The facts again from what `dataclasses.asdict` made of them, after a passage through JSON."""
+        """The facts from the JSON of their `dataclasses.asdict`."""
         return cls(**{**content, "doubts": tuple(content["doubts"]), "forms": tuple(content["forms"])})
 
 

@@ -13,10 +13,10 @@ from onecycle_sweeps.samples.sample_facts import few
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# A column of words has at most so many columns of its own; rarer words share one.
+# A column of words becomes at most this many columns of numbers; rarer words share one.
 MOST_WORDS = 100
-# Numbers are clipped so many standard deviations from the mean. A few rows at 45 of them made trainings diverge at a
-# rate that all other rows bore, and short trainings did not meet those rows.
+# Numbers are clipped at this many standard deviations from the mean. A few rows at 45 of them made trainings diverge at
+# a rate that suited all other rows, and short trainings did not meet those rows.
 FURTHEST = 20.0
 
 
@@ -25,7 +25,7 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
 
     Numbers are standardised and clipped at FURTHEST deviations, with the median in their gaps and a column of 0 and 1
     that says where these were. Words become one column each, gaps a word of their own; a word that the training part
-    lacks is no column. All of it follows from the training part. Dates and durations are numbers of seconds. Raises
+    lacks has no column. Everything is fitted to the training part. Dates and durations are numbers of seconds. Raises
     ValueError for numbers that are infinite, for values that are neither numbers nor words, and if no column is left.
     """
     from pandas.api.types import is_numeric_dtype
@@ -65,7 +65,7 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
     )
     ready = {part: _prepared(frame, numbers, words) for part, frame in parts.items()}
     with warnings.catch_warnings():
-        # A word that the training part lacks is told by no column being set.
+        # A word that the training part lacks sets none of the columns.
         warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)
         transformer.fit(ready["train"])
         found = {part: np.asarray(transformer.transform(one), np.float32) for part, one in ready.items()}

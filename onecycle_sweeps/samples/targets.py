@@ -10,7 +10,7 @@ import numpy as np
 
 from onecycle_sweeps.samples.sample_facts import few, missing_classes, refuse_not_finite
 
-# Whole numbers with at most so many different values are classes, where nothing else is typed.
+# Whole numbers with at most this many different values are classes, unless an objective is typed.
 MOST_CLASSES = 20
 # What pandas calls Python's numbers, and what they become.
 NUMBERS = {
@@ -20,12 +20,12 @@ NUMBERS = {
     "integer": np.int64,
     "boolean": np.bool_,
 }
-# How an objective wants its targets; what it does not say is given as it is.
+# The form in which an objective takes its targets; `raw` leaves them as they are.
 Form = Literal["classes", "masks", "labels", "values", "raw"]
 # The class of places that count neither for the loss nor for a measure (PASCAL VOC's border).
 IGNORED = 255
 MOST_MASK_CLASSES = 4096
-# Targets more than so many standard deviations from the mean are a warning.
+# Targets that are more than this many standard deviations from the mean cause a warning.
 FAR_OUT = 20.0
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# So many tokens are evaluated at once.
+# How many tokens are evaluated at once.
 EVALUATION_TOKENS = 2**14
 
 
@@ -141,12 +141,12 @@ class WindowBatches:
         return (self.val if part == "val" else self.tokens)[1:]
 
     def few(self, count: int) -> WindowBatches:
-        """The same with a few windows of each part, all of them one batch."""
+        """These batches with only a few windows of each part, as one batch."""
         batch = min(count, self.facts.train)
         return replace(self, val=self.val[: count * self.context + 1], batch_size=batch)
 
     def check(self) -> None:
-        """Nothing is read again."""
+        """Do nothing, because nothing is read again."""
 
 
 def _divided(source: Text, split: SplitRule) -> tuple[list[tuple[int, int]], tuple[int, int]]:

@@ -79,7 +79,7 @@ def begin(
 
 
 def seeds(config: Config) -> list[int]:
-    """The seeds that the trial trains with: its own, or those of a range test; of a probe the first."""
+    """The seeds that the trial trains with: a training's own, all those of a range test, the first of a probe."""
     if config["task"] == schema.PROBE:
         return [probes.SEED]
     return config["range_test"]["seeds"] if config["task"] == schema.RANGE_TEST else [config["seed"]]
@@ -165,7 +165,7 @@ def resolve(
 
 
 def planned_steps(config: Config, steps: int) -> int:
-    """The most steps that a trial may take, where a training takes so many."""
+    """The most steps that a trial may take, if a whole training takes `steps`."""
     if config["task"] == schema.RANGE_TEST:
         return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
     return schema.probe_steps(config, steps) if config["task"] == schema.PROBE else steps
@@ -192,7 +192,7 @@ def gpu(device: str) -> Resolved:
 def lost_gpu() -> str | None:
     """The error, such as a failed assertion in a kernel, after which this process cannot use its GPU; else None.
 
-    It is raised by whichever call comes next, whose own message says less.
+    CUDA raises it in whichever call comes next, and the message of that call says less.
     """
     if not torch.cuda.is_initialized():
         return None

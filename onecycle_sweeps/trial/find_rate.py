@@ -179,7 +179,7 @@ class Trainer(Protocol):
         ...
 
     def untrained(self) -> tuple[Mapping[str, float], int]:
-        """The evaluation of an untrained net, and the number of steps of a whole training."""
+        """The evaluation of the untrained net, and the number of steps of a whole training."""
         ...
 
     def train(self, probe: Probe) -> Trained:

@@ -1,4 +1,4 @@
-"""The batches of a user's own loader, epoch after epoch, from any place on with the draws that it had there."""
+"""The batches of a user's own loader, epoch after epoch; they can begin at any batch, with the same random draws."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ class LoaderBatches:
     epoch, taken: the epoch, and how many of its batches have been taken.
     at_start: the generators' states before the epoch's first batch, which decide the order of a shuffled loader.
 
-    A batch that was taken before a checkpoint is read again after it, and thrown away: the order of an epoch and the
-    draws of its worker processes are then the same.
+    When a training continues from a checkpoint, the earlier batches of its epoch are read again and dropped, so that
+    the order of the epoch and the draws of the loader's processes are the same.
     """
 
     loader: Iterable[Any] | None

@@ -24,7 +24,7 @@ def make_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
 
     `body_lr_scale` scales the rate of all but the net's head, `layer_decay` that of each layer once more for each layer
     above it (arXiv:1801.06146), and `no_decay` leaves biases and norms without weight decay.
-    Raises ValueError for keys that the class does not take, and for a net that has not what they ask for.
+    Raises ValueError for keys that the class does not take, and for a net that lacks what they need.
     """
     given = {key: value for key, value in node.items() if key not in (*OURS, "_target_")}
     create = nodes.located("optimizer._target_", node["_target_"])
@@ -40,7 +40,7 @@ def make_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
 
 
 def closure_of(node: Config) -> Literal["none", "required", "again"]:
-    """How the optimizer takes a closure, as `Learner` has it; the key `closure` says it for one that may take none."""
+    """How the optimizer is stepped (see `Learner`); the key `closure` decides if its class allows both ways."""
     create = nodes.located("optimizer._target_", node["_target_"])
     takes = inspect.signature(create.step).parameters.get("closure") if hasattr(create, "step") else None
     if takes is not None and takes.default is takes.empty:

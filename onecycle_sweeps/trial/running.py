@@ -23,7 +23,7 @@ from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_ow
 
 log = logging.getLogger("onecycle_sweeps")
 WAIT_SECONDS = 0.2
-# How many attempts of other machines a lagging list of files may lack.
+# How many attempts of other machines a file system's list may not show yet.
 MOST_UNSEEN = 8
 # The folders of the trials whose logs get what is logged in this context.
 _LOGGED: ContextVar[tuple[Path, ...]] = ContextVar("logged", default=())

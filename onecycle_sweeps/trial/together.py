@@ -26,7 +26,7 @@ IN_MEMORY = (ImageBatches, RowBatches, WindowBatches)
 
 @dataclass
 class Member:
-    """A trial that runs: its training, the context of its log, and what it came to once it has ended."""
+    """A trial that runs: its training, the context of its log and, once it has ended, its result or its exception."""
 
     trial: TrialFolder
     context: Context
@@ -54,7 +54,7 @@ class Member:
 
 
 @dataclass
-class Watch:
+class PackControl:
     """Says what time it is and whether to stop: the same to all members of a pack, so that they save together."""
 
     stopped: Callable[[], bool]
@@ -63,8 +63,8 @@ class Watch:
     time: float = 0.0
     _checked: float = field(default_factory=monotonic)
 
-    def look(self, members: Iterable[Member]) -> None:
-        """Begin a step of a pack."""
+    def begin_step(self, members: Iterable[Member]) -> None:
+        """Decide for all members, before a step, whether they have to stop."""
         self.time, self.leaving = monotonic(), self.stopped()
         if self.time - self._checked >= CANCEL_CHECK_SECONDS:
             self._checked = self.time
@@ -74,7 +74,7 @@ class Watch:
     def has_to_stop(self, member: Member) -> bool:
         """Whether a trial has to save and stop."""
         if not self.packed:
-            self.look([member])
+            self.begin_step([member])
         return self.leaving or member.is_cancelled
 
     def clock(self) -> float:
@@ -95,13 +95,13 @@ def run_together(
     same step; the others run alone, one after the other. `must_win`: nothing is packed unless a short measurement says
     that a packed step takes less time than its members' own.
     """
-    watch = Watch(stopped)
+    control = PackControl(stopped)
     members = {trial.signature: Member(trial, copy_context()) for trial in trials}
     for _, member in sorted(members.items()):
-        member.training = running(member.trial, partial(watch.has_to_stop, member), place, watch.clock)
+        member.training = running(member.trial, partial(control.has_to_stop, member), place, control.clock)
         member.advance()
     for group in _groups([member for _, member in sorted(members.items()) if member.outcome is None]):
-        _run_pack(group, watch, must_win)
+        _run_pack(group, control, must_win)
     for _, member in sorted(members.items()):
         member.finish()
     return [members[trial.signature].outcome or {} for trial in trials]
@@ -120,7 +120,7 @@ def _groups(members: Sequence[Member]) -> list[list[Member]]:
     ]
 
 
-def _run_pack(members: Sequence[Member], watch: Watch, must_win: bool) -> None:
+def _run_pack(members: Sequence[Member], control: PackControl, must_win: bool) -> None:
     """Take the members' steps together until all have ended; leaves them as they are if they cannot be packed."""
     readies = [member.ready for member in members if member.ready]
     learners, policies = [one.learner for one in readies], [one.policy for one in readies]
@@ -140,10 +140,10 @@ def _run_pack(members: Sequence[Member], watch: Watch, must_win: bool) -> None:
     ]
     for member in members:
         member.context.run(log.info, "packed with %d other trials", len(members) - 1)
-    watch.packed = True
+    control.packed = True
     try:
         while any(member.outcome is None for member in members):
-            watch.look(members)
+            control.begin_step(members)
             error = None
             try:
                 for box, step in zip(boxes, pack.step(), strict=False):
@@ -155,10 +155,10 @@ def _run_pack(members: Sequence[Member], watch: Watch, must_win: bool) -> None:
                     member.advance(how, error)
             taking = [None] * len(members)
     finally:
-        watch.packed = False
+        control.packed = False
 
 
 def _steps_from(box: list[StepTaken]) -> Generator[StepTaken, None, None]:
-    """The steps that are put into the box before each is asked for, until there is none."""
+    """The step that is put into the box before each draw; ends when the box is empty."""
     while box:
         yield box.pop()

@@ -30,7 +30,8 @@ State = dict[str, Any]
 # A block of steps is written to the journal at this age or length; until then its losses stay on the device.
 BLOCK_SECONDS = 1.0
 BLOCK_STEPS = 1000
-# A whole epoch has diverged whose mean loss, and that of half of its steps, is above so many times the untrained net's.
+# An epoch has diverged if its mean loss, and the losses of half of its steps, are above this many times the untrained
+# net's loss.
 DIVERGED_FACTOR = 3.0
 
 
@@ -54,8 +55,9 @@ class RunningAttempt:
 class DivergenceCheck:
     """Decides whether a training has diverged, from each loss in turn; its fields go into the checkpoint.
 
-    The untrained net's loss is that of the first batch. Where a few samples have most of the loss, that is far below
-    the mean of an epoch, so half of an epoch's steps have to be above the limit as well: `epoch_above` counts them.
+    The untrained net's loss is that of the first batch. Where a few samples have most of the loss, the first batch's
+    loss may be far below the mean of an epoch, so half of an epoch's steps have to be above the limit as well:
+    `epoch_above` counts them.
     """
 
     steps_per_epoch: int
@@ -71,7 +73,7 @@ class DivergenceCheck:
             return f"the loss is {loss} at step {self.steps}"
         if self.steps == 0:
             self.untrained = loss
-        # The rule is for losses of at least 0; a negative one says that this is another.
+        # The rule is for losses that cannot be negative; after a negative one it no longer applies.
         self.bounded = self.bounded and loss >= 0
         self.steps += 1
         self.epoch_total += loss

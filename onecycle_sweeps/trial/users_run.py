@@ -1,4 +1,4 @@
-"""What a user's own training function gets: the run, which hands out its steps and takes what they came to."""
+"""The run that a user's own training function gets: it gives out steps, and records losses and evaluations."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ from onecycle_sweeps.validation import whole
 
 
 class Course(Protocol):
-    """What a run is part of: a training, or a range test's seed."""
+    """What a run is for: a training, one seed of a range test, or a short training of a probe."""
 
     @property
     def start(self) -> int:
@@ -40,11 +40,11 @@ class Course(Protocol):
         ...
 
     def is_due(self, done: int, loss: Tensor | None) -> bool:
-        """Whether an evaluation is due after so many steps, the last one with this loss if it is known."""
+        """Whether an evaluation is due after `done` steps; `loss` is that of the last one, if it is known."""
         ...
 
     def must_evaluate(self, done: int) -> bool:
-        """Whether the trial needs that evaluation."""
+        """Whether the trial cannot do without an evaluation after `done` steps."""
         ...
 
     def take(self, step: StepTaken, found: Mapping[str, float] | None, state: Callable[[], State] | None) -> bool:
@@ -106,7 +106,7 @@ class Run:
     ) -> None:
         self.seed, self.device, self.folder = seed, device, folder
         self._epochs, self._config = epochs, config
-        # Whether the function has seen how many epochs were asked for.
+        # Whether the function has read how many epochs were asked for.
         self.knows_epochs = False
         # The number of updates that GradScalers skipped; on the device where a fused optimizer skips them there.
         self.skipped: int | Tensor = (course.state or {}).get("skipped", 0)
@@ -122,7 +122,7 @@ class Run:
         self._turn: Turn | None = None
         self._last: Turn | None = None
         self._losses: list[Tensor] = []
-        # What was set for this step, and how many calls of the optimizer's step are within each other.
+        # The rates that were set for this step, and how deeply calls of the optimizer's step are nested.
         self._planned, self._set, self._depth = Hyper(0.0), list[tuple[float, float | None]](), 0
         self._ended = self._restored = self._state_checked = False
         # The first error of a call or a step, which the function may have caught.
@@ -151,7 +151,7 @@ class Run:
         total_steps: int | None = None,
         accumulate: int = 1,
     ) -> Iterator[tuple[int, Any]]:
-        """Each step with its batch, from the step on that was saved last; before each the rate and momentum are set.
+        """Each step with its batch, from the last saved step on; rate and momentum are set before each step.
 
         The length is given in epochs of the loader or as total_steps, for which the loader is repeated; without a
         loader the batches are None. A range test has its own number of steps. With `accumulate` a step has so many
@@ -327,7 +327,7 @@ class Run:
             if error := whole(1).error(f"run.steps({name}=...)", value):
                 raise ValueError(error)
         try:
-            # The length of an iterator is that of what is left, which cannot be repeated.
+            # The length of an iterator counts what is left of it, which cannot be repeated.
             size = None if loader is None or isinstance(loader, Iterator) else len(loader)  # type: ignore[arg-type]
         except TypeError:
             size = None
@@ -349,7 +349,7 @@ class Run:
         ]
 
     def _before_update(self) -> None:
-        # A class whose step calls that of its parent has both hooked.
+        # If the step of a class calls that of its parent class, the hooks run for both.
         self._depth += 1
         if self._depth > 1:
             return
@@ -448,7 +448,7 @@ class Run:
         return self._turn
 
     def _mistake(self, what: str) -> ValueError:
-        """The error for a function that does something that no trial can be made of, in one line."""
+        """The error about something that a training function must not do in a trial, in one line."""
         return ValueError(f"{self._name} {what}")
 
     @contextmanager
