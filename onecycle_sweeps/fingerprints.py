@@ -46,7 +46,7 @@ class Changed(ValueError):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a config node adds to a signature, and the fingerprints of the files and folders that it names."""
+    """What a config node contributes to a signature, and the fingerprints of the files and folders that it names."""
 
     identity: Node
     prints: Mapping[str, str]

@@ -14,10 +14,10 @@ from onecycle_sweeps.trainer_steps import TrainerSteps, is_run
 class Schedule(Callback):
     """Sets the rate and momentum of each step by a policy; with a run it makes `Trainer.fit` a trial.
 
-    A policy is called with `trainer.global_step`, so nothing of it needs to be saved. A run's steps, losses and
-    evaluations are recorded, its own number of steps is trained, and a range test ends where its loss diverges. Its
-    evaluations are those of the validation loop, under the names that the module logs without `val_`. The module has
-    one optimizer and no scheduler.
+    A policy is called with `trainer.global_step`, so it has no state to be saved. A run's steps, losses and evaluations
+    are recorded, its own number of steps is trained, and a range test ends where its loss diverges. Its evaluations are
+    those of the validation loop, under the names that the module logs without `val_`. The module has one optimizer and
+    no scheduler.
     """
 
     def __init__(self, by: Policy | Any) -> None:

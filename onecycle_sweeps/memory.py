@@ -1,14 +1,14 @@
-"""When Python looks for unreachable objects in a process of this program.
+"""When Python's garbage collector runs in a process of this program.
 
-Importing torch or MLflow makes hundreds of thousands of objects that stay. By Python's defaults it looks through them
-again and again, and once more when the process ends, which takes a third of the time of a short process.
+Importing torch or MLflow makes hundreds of thousands of objects that stay. By default Python looks through them again
+and again, and once more when the process ends, which takes a third of the time of a short process.
 """
 
 import atexit
 import gc
 
 DEFAULT_THRESHOLD = gc.get_threshold()
-# How many objects a process makes between two collections while it loads libraries, composes, ships or draws.
+# The number of objects between two collections while a process loads libraries, composes, ships or draws.
 YOUNG_OBJECTS = 50_000
 
 
@@ -19,7 +19,7 @@ def collect_seldom() -> None:
 
 
 def collect_as_usual() -> None:
-    """Collect as Python does by itself, but never what exists at the first call: unreachable tensors hold memory."""
+    """Collect as often as Python does by default, since unreachable tensors hold memory, but not what exists now."""
     if gc.get_threshold() != DEFAULT_THRESHOLD:
         gc.freeze()
         gc.set_threshold(*DEFAULT_THRESHOLD)

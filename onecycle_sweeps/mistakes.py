@@ -1,7 +1,7 @@
 """One-line messages about what Hydra refuses: options, overrides, choices in groups, and config files.
 
 `checked_arguments` checks the options. Within `as_config_errors`, Hydra loads configs with `Loader`, and each of its
-exceptions becomes a ConfigError: `Loader._line` looks for the mistake in the overrides, then in the files.
+exceptions becomes a ConfigError: `Loader._message` looks for the mistake in the overrides, then in the files.
 """
 
 import argparse
@@ -93,7 +93,7 @@ def as_config_errors() -> Iterator[None]:
         file = loaders[-1].file_with(error.key) if loaders else None
         raise ConfigError(f"{file}: {error}" if file else str(error)) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_line(error)) from error
+        raise ConfigError(_in_one_line(error)) from error
     except OSError as error:
         # Hydra makes the folder of a sweep before anything of ours runs.
         folder = loaders[-1].sweep_folder() if loaders else Path()
@@ -133,7 +133,7 @@ class Loader(ConfigLoaderImpl):
         try:
             return super().compute_defaults_list(config_name, overrides, run_mode)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(self._line(error, config_name, overrides, sweeps=True)) from error
+            raise ConfigError(self._message(error, config_name, overrides, sweeps=True)) from error
 
     def load_configuration(
         self,
@@ -159,7 +159,7 @@ class Loader(ConfigLoaderImpl):
             # Hydra composes once just to learn whether this is a sweep, and ignores errors.
             if not validate_sweep_overrides:
                 raise
-            line = self._line(error, config_name, overrides, sweeps=run_mode == RunMode.MULTIRUN)
+            line = self._message(error, config_name, overrides, sweeps=run_mode == RunMode.MULTIRUN)
             raise ConfigError(line if from_shell else line.replace(ADD_M, ONE_VALUE)) from error
 
     def file_with(self, key: str) -> str | None:
@@ -181,7 +181,7 @@ class Loader(ConfigLoaderImpl):
                 choices = ",".join(part.strip() for part in value.strip("[]").split(","))
                 raise ConfigError(f"{override}: a trial has one {group}; {group}={choices} -m compares them")
 
-    def _line(self, error: Exception, config_name: str | None, overrides: Sequence[str], *, sweeps: bool) -> str:
+    def _message(self, error: Exception, config_name: str | None, overrides: Sequence[str], *, sweeps: bool) -> str:
         """The message about an exception that was raised while a config was composed."""
         parsed = []
         for override in overrides:
@@ -203,7 +203,7 @@ class Loader(ConfigLoaderImpl):
             return self._of_file(error)
         config = self._composed(config_name, [o for o in parsed if self._is_choice(o)])
         lines = (_mistake_in_value(o, config) for o in parsed if not self._is_choice(o) and not o.is_sweep_override())
-        return next(filter(None, lines), None) or self._mistake_in_file(_line(error))
+        return next(filter(None, lines), None) or self._mistake_in_file(_in_one_line(error))
 
     def _is_choice(self, override: Override) -> bool:
         return self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
@@ -291,7 +291,7 @@ class Loader(ConfigLoaderImpl):
     def _of_file(self, error: Exception) -> str:
         """The message about a file that is no YAML or cannot be read."""
         if not isinstance(error, UnicodeDecodeError):
-            return _line(error)
+            return _in_one_line(error)
         # The error does not name the file.
         for source in self.get_sources():
             for path in sorted(Path(source.path).rglob("*.yaml")) if source.scheme() == "file" else ():
@@ -299,7 +299,7 @@ class Loader(ConfigLoaderImpl):
                     path.read_text(encoding="utf-8")
                 except UnicodeDecodeError:
                     return f"{path} is not UTF-8 text: save it in that encoding"
-        return _line(error)
+        return _in_one_line(error)
 
 
 def _check_keys(config: DictConfig) -> None:
@@ -343,7 +343,7 @@ def _unreadable(override: str, error: HydraException) -> str:
     with suppress(HydraException):
         OverridesParser.create().parse_override(quoted)
         return f"{override} cannot be read: quote its value, {shlex.quote(quoted)}"
-    return f"{override} cannot be read: {_line(error)}"
+    return f"{override} cannot be read: {_in_one_line(error)}"
 
 
 def _mistake_in_value(override: Override, config: Any) -> str | None:
@@ -410,7 +410,7 @@ def _has(config: Any, key: str) -> bool:
     return isinstance(inside, DictConfig) and leaf in list(inside)
 
 
-def _line(error: BaseException) -> str:
+def _in_one_line(error: BaseException) -> str:
     """An exception of Hydra, OmegaConf or YAML in one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"

@@ -12,7 +12,7 @@ from onecycle_sweeps import journal, measures
 from onecycle_sweeps.config.schema import LOOP
 from onecycle_sweeps.files import Damaged, Unreadable
 from onecycle_sweeps.measures import AT_CHANCE, LOSS, Measure
-from onecycle_sweeps.sweep import TRAIN, Entry, Sweep
+from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 from onecycle_sweeps.trial_folder import DIVERGED, FINISHED, LOST, TrialFolder
 
 
@@ -35,7 +35,7 @@ class Series:
         return Series(whole if len(whole) == len(self.steps) else tuple(self.steps), array("d", self.values))
 
     def thinned(self, columns: int) -> "Series":
-        """The lowest and the highest value of each of so many columns of equal width, with the first and the last."""
+        """The lowest and highest values in each of `columns` parts of equal width, and the first and last values."""
         if len(self.steps) <= 2 * columns:
             return self
         bounds = [i * len(self.steps) // columns for i in range(columns + 1)]
@@ -342,6 +342,20 @@ def _spans(record: journal.Record) -> Iterator[tuple[float, float, list[tuple[in
         if kept:
             evaluated = [(b.step, b.time) for b in kept if any(map(measures.is_of_val, b.metrics))]
             yield attempt.time, kept[-1].time, evaluated
+
+
+def sweeper_value(trial: TrialFolder) -> float:
+    """The number that a sweeper optimises: a training's final headline measure on val, or a range test's max_lr.
+
+    A training that diverged has the worst value there is, a trial without a result NaN.
+    """
+    state = trial.state()
+    if not state.has_result:
+        return math.nan
+    if state.status == DIVERGED:
+        return trial.headline().worst
+    name = "suggestion/max_lr" if state.result["kind"] == RANGE_TEST else trial.headline().final_val
+    return state.result["metrics"].get(name, math.nan)
 
 
 def _lost(outcome: Outcome, error: Unreadable) -> Outcome:

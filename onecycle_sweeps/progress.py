@@ -33,6 +33,12 @@ class Progress:
         """The last evaluation for people: `90.05 %`; empty before the first one."""
         return "" if self.val is None else self.headline.text(self.val)
 
+    def in_words(self, *, with_rate: bool = True) -> str:
+        """How far the trial is: `step 120/900, loss 0.51, lr 0.08, val accuracy 81.20 %`."""
+        rate = f", lr {self.lr:.3g}" if with_rate else ""
+        val = f", val {self.headline.name} {self.val_text}" if self.val_text else ""
+        return f"step {self.step + 1}/{self.total_steps}, loss {self.loss:.4g}{rate}{val}"
+
     @property
     def seconds_left(self) -> float | None:
         """The time left at the attempt's average speed; None before its first step."""

@@ -19,7 +19,7 @@ TIMES = ("_runtime", "_per_second", "_time")
 class Schedule(TrainerCallback):
     """Sets the rate and momentum of each step by a policy; with a run it makes `Trainer.train` a trial.
 
-    A policy is called with `state.global_step`, so nothing of it needs to be saved. `Schedule(run, trainer)` is made
+    A policy is called with `state.global_step`, so it has no state to be saved. `Schedule(run, trainer)` is made
     when the trainer is: the run's steps, losses and evaluations are recorded, its own number of steps is trained, and a
     range test ends where its loss diverges. Evaluations are those of the trainer, under their names without `eval_`.
     Raises ValueError for a trainer with another seed than the run's.

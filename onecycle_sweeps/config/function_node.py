@@ -29,7 +29,7 @@ def name(config: Config) -> str:
 
 
 def nothing_saved(config: Config) -> str:
-    """Why a training has saved nothing, as the end of a sentence about one that has not."""
+    """Why a training has saved nothing; the end of a sentence."""
     if trainer := TRAINERS.get(name(config)):
         return f"a trial does not save {trainer}"
     return f"{name(config)} has saved nothing (run.checkpoint)"

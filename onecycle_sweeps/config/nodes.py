@@ -42,7 +42,7 @@ def build(name: str, node: Config, **offered: Any) -> Any:
 
 
 def policy(config: Config, max_lr: float | None, steps_per_epoch: int, total_steps: int | None = None) -> Any:
-    """The trial's policy with its peak at `max_lr`; None, before the range test, stands for a very high rate.
+    """The trial's policy with its peak at `max_lr`; before the range test that is None, and a very high rate is used.
 
     `total_steps` is by default that of the config's epochs.
     """

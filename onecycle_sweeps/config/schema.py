@@ -278,6 +278,13 @@ def probe_steps(config: Config, steps: int) -> int:
     return int(config["probe"]["share"] * config["probe"]["trainings"] * steps)
 
 
+def planned_steps(config: Config, steps: int = 0) -> int:
+    """The most steps that a trial may take, all seeds of a range test together; `steps` are those of a training."""
+    if config["task"] == RANGE_TEST:
+        return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
+    return probe_steps(config, steps) if config["task"] == PROBE else steps
+
+
 def rate_from(config: Config) -> tuple[str, str | None]:
     """What finds the trial's rate, in words, and its signature, which is None if the rate was typed."""
     if probe := config["needs"].get(PROBE):

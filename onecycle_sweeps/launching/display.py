@@ -140,7 +140,7 @@ class Display:
         elif (percent := self._outlook.percent) > self._percent:
             self._percent = percent
             (alone,) = self._seen.items() if len(self._seen) == 1 else [("", None)]
-            own = f"; {self._name(self.running[alone[0]])}: {_in_line(alone[1])}" if alone[1] else ""
+            own = f"; {self._name(self.running[alone[0]])}: {alone[1].in_words()}" if alone[1] else ""
             self._print(f"{self._outlook.in_words()}; {self._counts().plain}{own}")
 
     def _progress(self, signature: str) -> Progress | None:
@@ -222,9 +222,3 @@ def describe(trial: TrialFolder, entry: Entry, status: str, cause: str | None) -
     if "seconds" in metrics:
         facts.append(f"{metrics['seconds']:.1f} s")
     return f"{name}: {status}" + (f", {', '.join(facts)}" if facts else "")
-
-
-def _in_line(seen: Progress) -> str:
-    """How far a trial is, in a line."""
-    val = f", val {seen.headline.name} {seen.val_text}" if seen.val_text else ""
-    return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}, lr {seen.lr:.3g}{val}"

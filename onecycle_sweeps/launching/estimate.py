@@ -59,7 +59,7 @@ def hours(configs: Sequence[Config], runs_dir: Path, device: str) -> tuple[list[
 def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
     """The steps of a trial; with evaluations as further steps if its pace was `timed`, which leaves them out."""
     if config["task"] == schema.RANGE_TEST:
-        return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
+        return schema.planned_steps(config)
     if schema.LOOP in config:
         steps = _steps_of_function(config, runs_dir)
         return schema.probe_steps(config, round(steps)) if config["task"] == schema.PROBE else steps
@@ -75,7 +75,7 @@ def _steps(config: Config, runs_dir: Path, timed: bool) -> float:
 
 
 def _steps_of_function(config: Config, runs_dir: Path) -> float:
-    """The steps of a user's own function: the median of its earlier trainings of as many epochs.
+    """The steps of a user's own function: the median of its earlier trainings of the same number of epochs.
 
     If there are none, the steps of trainings of other epochs are scaled in proportion.
     """
@@ -93,7 +93,8 @@ def _steps_of_function(config: Config, runs_dir: Path) -> float:
 def workload(config: Config) -> str:
     """What the pace of a trial depends on: model, data, batch size, precision, or a user's own function."""
     data = (config["needs"]["data"], config.get("data", {}).get("augment"))
-    kept = [config.get(key) for key in ("model", "batch_size", "precision", "compile", schema.LOOP)]
+    # Range tests and probes have no key `compile`, and take as long as trainings with compile=false.
+    kept = [config.get(key) or None for key in ("model", "batch_size", "precision", "compile", schema.LOOP)]
     return json.dumps([data, *kept], sort_keys=True)
 
 

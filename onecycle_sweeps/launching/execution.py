@@ -16,6 +16,7 @@ from typing import Any
 
 from onecycle_sweeps import journal, memory, terminal, trial
 from onecycle_sweeps.launching.queue import BUSY, LEFT_STATUS, READY, SUPERSEDED, UNFINISHED, Event, Execution, Queue
+from onecycle_sweeps.outcome import sweeper_value
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.build import keep_freed_memory, lost_gpu
@@ -157,7 +158,6 @@ class _Unfinished(BaseException):
 def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
     """Run a trial as Hydra's launchers run a job: with its environment, output folder and callbacks."""
     from onecycle_sweeps import hydra_job
-    from onecycle_sweeps.launching.session import sweeper_value
 
     execution = Execution(BUSY, f"another process works on {folder.path}")
     if folder.is_locked():

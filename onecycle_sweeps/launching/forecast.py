@@ -10,7 +10,7 @@ from onecycle_sweeps.launching import estimate
 from onecycle_sweeps.progress import Progress
 from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Entry, Sweep
 
-# Trials that differ only in these have as many steps and the same pace.
+# Trials that differ only in these have the same number of steps and the same pace.
 ALIKE = ("seed", "max_lr", "max_lr_scale", "policy.max_lr")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -45,7 +45,7 @@ class Plan:
 
     epochs: of a training; None if the number of steps does not depend on the data.
     fixed: the number of steps of a range test.
-    share: the steps of a probe as a share of those of a training; 1 for a training.
+    share: the steps of a probe divided by the steps of a training; 1 for a training.
     """
 
     workload: str
@@ -178,7 +178,7 @@ class Forecast:
 def _planned(kind: str, config: schema.Config) -> Plan:
     workload = f"{estimate.workload(config)} {config.get('accumulate')}"
     if kind == RANGE_TEST:
-        return Plan(workload, fixed=config["range_test"]["steps"] * len(config["range_test"]["seeds"]))
+        return Plan(workload, fixed=schema.planned_steps(config))
     share = config["probe"]["share"] * config["probe"]["trainings"] if kind == PROBE else 1.0
     return Plan(workload, epochs=config["epochs"], share=share)
 

@@ -1,7 +1,8 @@
 """Worker processes on this machine: forked from one server that has imported torch, each with a trial or a pack.
 
-The server is multiprocessing's fork server, whose memory the workers share. A worker keeps its data between trials, has
-a session of its own, and saves and leaves when the launching process closes its pipe or dies.
+The server is multiprocessing's fork server, whose memory the workers share. A worker keeps its data between trials,
+runs in a session that signals from the terminal do not reach, and saves and leaves when the launching process closes
+its pipe or dies.
 """
 
 import atexit
@@ -260,7 +261,7 @@ def _take_answers(queue: Queue, worker: Worker) -> Generator[Event]:
 
 
 def slots(device: str, threads: int, workers: int | None, jobs_per_gpu: int, trials: int) -> list[dict[str, str]]:
-    """The environment of each worker: jobs_per_gpu workers for each GPU, or on a CPU as many as have cores.
+    """The environment of each worker: jobs_per_gpu workers for each GPU, or on a CPU as many as its cores allow.
 
     `workers` overrides the number. There are never more than `trials`.
     """
@@ -298,7 +299,7 @@ def start_process(
 ) -> BaseProcess:
     """Start a process that calls the function `serve` of a module, and prints into `log`; raises OSError.
 
-    It leads a session and process group of its own, which Ctrl-C in the terminal does not reach.
+    It leads a new session and process group, which Ctrl-C in the terminal does not reach.
     """
     process = CONTEXTS[method].Process(target=_begin, args=(module, dict(environment), str(log), *arguments))
     for attempt in (1, 2):
@@ -320,7 +321,7 @@ def start_process(
 def count_gpus() -> int:
     """How many GPUs torch finds; 0 if it does not answer in time.
 
-    Torch is asked in a process of its own, because a process that has used CUDA cannot be forked.
+    Another process asks torch, because a process that has used CUDA cannot be forked.
     """
     reader, writer = Pipe(duplex=False)
     process = CONTEXTS["forkserver"].Process(target=_send_gpus, args=(writer,))

@@ -8,7 +8,7 @@ from pathlib import Path
 from onecycle_sweeps import memory, terminal
 
 memory.collect_seldom()
-# A session of its own: signals from the terminal are for the launching process.
+# In a new session, because signals from the terminal are for the launching process.
 with suppress(PermissionError):
     os.setsid()
 # Libraries may print while they are imported, which would disturb the display of progress.

@@ -50,7 +50,7 @@ class Queue:
 
     It reads no files of waiting trials, so a sweep may have thousands: the trials that they need are in the queue, and
     `execute` checks whether a trial was cancelled. With `packed` above 1 it reads the configs of those that are ready,
-    and gives out up to so many together.
+    and gives out up to that many together.
     """
 
     def __init__(self, sweep: Sweep, trials: Sequence[Entry], packed: int = 1) -> None:

@@ -22,10 +22,11 @@ from onecycle_sweeps.launching.display import Display
 from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.queue import Event
 from onecycle_sweeps.launching.slurm import jobs
+from onecycle_sweeps.outcome import sweeper_value
 from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
 from onecycle_sweeps.terminal import FAILURE, invocation, say
-from onecycle_sweeps.trial_folder import DIVERGED, Busy, EarlierVersion, TrialFolder
+from onecycle_sweeps.trial_folder import Busy, EarlierVersion, TrialFolder
 
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
 # How many trials' folders are created at once: a disk syncs many in the time of one.
@@ -141,7 +142,7 @@ class Session:
         say()
         report.show_remarks(remarks, console)
         for line in rest:
-            # Never wrapped here: these are to be copied.
+            # Never wrapped here, because they will be copied.
             say(line)
         return 0 if all(outcome.result for outcome in comparison.outcomes) else FAILURE
 
@@ -186,7 +187,7 @@ class Session:
             self.sweep.trial(entry.signature).remove("cancel.json")
 
     def _is_done(self, trial: Trial) -> bool:
-        """Whether a trial has a result that is to be kept and can be read."""
+        """Whether a trial has a result that can be read, and need not be made again."""
         try:
             return not trial.config["rerun"] and self.sweep.trial(trial.signature).is_done(trial.config)
         except Unreadable:
@@ -278,20 +279,6 @@ def _other_code(sweep: Sweep) -> str | None:
         return None
     line = f"{count} of {len(sweep.trials)} results were made by other code or versions: rerun=true repeats them"
     return f"{change}: {line}"
-
-
-def sweeper_value(trial: TrialFolder) -> float:
-    """The number that a sweeper optimises: a training's final headline measure on val, or a range test's max_lr.
-
-    A training that diverged has the worst value there is, a trial without a result NaN.
-    """
-    state = trial.state()
-    if not state.has_result:
-        return math.nan
-    if state.status == DIVERGED:
-        return trial.headline().worst
-    name = "suggestion/max_lr" if state.result["kind"] == RANGE_TEST else trial.headline().final_val
-    return state.result["metrics"].get(name, math.nan)
 
 
 def _check_locks(runs_dir: Path) -> None:

@@ -71,7 +71,7 @@ def judged(
     Runs are paired if they have seeds, and otherwise compared by Welch's test, or by Yuen's where a run lies far out.
     Intervals and two-sided p-values are adjusted by Holm's method over all claims. With a margin, a group is no worse
     if a one-sided test, adjusted likewise, shows that it is worse by less than the margin.
-    Raises Refused for fewer than two groups, for a baseline that is none of them, and for a target without curves.
+    Raises Refused for fewer than two groups, for a baseline that is not among them, and for a target without curves.
     """
     pairs = [(one, name, first) for one in tables for first in [_first(one, baseline)] for name in one.groups]
     pairs = [(one, name, first) for one, name, first in pairs if name != first]

@@ -61,7 +61,7 @@ class Compared:
 
 
 def show(one: Compared) -> None:
-    """Print the answer, the table and what is to be known about it."""
+    """Print the answer, the table and the remarks on it."""
     say(answer(one))
     headers, rows = contents(one)
     table = Table(title=title(one), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -148,7 +148,7 @@ def remarks(one: Compared) -> Iterator[str]:
         told = ", ".join(f"{claim.name} {_short(claim.detectable or 0.0)}" for claim in unclear)
         yield f"Minimum detectable difference ({100 * POWER:.0f} % power): {told}."
     if untold := [claim.name for claim in one.claims if claim.p is None]:
-        yield f"Too few runs, or runs that do not differ at all, tell nothing of {', '.join(untold)}."
+        yield f"There are too few runs, or runs that do not differ at all, to say anything about {', '.join(untold)}."
     yield from _speedups(one)
     yield from _worth(one)
 
@@ -248,8 +248,8 @@ def _worth(one: Compared) -> Iterator[str]:
     rate += f", 95 % interval {_between(slope.low, slope.high)}" if slope.low is not None else ""
     where = f"at their end, the last {slope.span:g} {one.unit} ({rate})"
     if all(steps_worth(claim) is None for claim in shown):
-        improves = "do not improve" if slope.p is None or slope.p < LEVEL else "show no slope that is told from 0"
-        yield f"Not told in {one.unit}: {base}'s own curves {improves} {where}."
+        improves = "do not improve" if slope.p is None or slope.p < LEVEL else "show no slope that differs from 0"
+        yield f"Gains cannot be given in {one.unit}: {base}'s own curves {improves} {where}."
         return
     told, far = [], False
     for claim in shown:

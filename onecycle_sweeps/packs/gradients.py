@@ -205,7 +205,7 @@ class Mapped:
 
 
 class Branches:
-    """Each member's own operations, on streams of a GPU between which there is no order."""
+    """Each member's own operations, on streams of a GPU that run side by side."""
 
     evaluates = False
 
@@ -266,7 +266,7 @@ class Branches:
                 raise CannotPack("one training keeps the GPU busy")
 
     def sums_over(self, part: str) -> list[Mapping[str, Any]]:
-        """Not used: each member is evaluated by itself."""
+        """Not used, because each member is evaluated separately."""
         raise NotImplementedError
 
 
@@ -282,7 +282,7 @@ def _copied(learner: Learner) -> Learner:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """The least time that the work took in TIMED turns after a first one."""
+    """The shortest time that the work took in TIMED turns after an untimed one."""
     seconds = []
     for _ in range(TIMED + 1):
         began = time.perf_counter()

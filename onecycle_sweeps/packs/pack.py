@@ -63,8 +63,8 @@ class PackedTotals(Totals):
 class Pack:
     """Takes the steps of its members together, from step `start` on.
 
-    Nets and optimizers of the learners that it is made from become views of its memory; `learners` and `totals` are
-    those to use in their place. Raises CannotPack, and leaves everything as it was, if they cannot be packed, and with
+    The nets and optimizers of the given learners become views of its memory; from then on `learners` and `totals`
+    replace the given ones. Raises CannotPack, and leaves everything as it was, if they cannot be packed, and with
     `must_win` also if their gradients take less time one after the other.
     """
 

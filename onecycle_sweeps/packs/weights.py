@@ -12,7 +12,7 @@ from onecycle_sweeps.policies import Hyper
 
 # In a row, the weights of each tensor begin at a multiple of this many numbers.
 ALIGNED = 64
-# What a param group may have of its own; its momentum is the policy's or that of the first group.
+# The keys of a param group that may differ between members; its momentum is the policy's or the first group's.
 OF_A_MEMBER = ("params", "lr", "momentum", "weight_decay", "lr_scale", "initial_lr")
 
 

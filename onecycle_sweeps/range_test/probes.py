@@ -1,7 +1,7 @@
 """From a range test to the rate of a policy: short trainings by that policy at rates around the range test's.
 
-A range test mixes rate and time and knows nothing of the policy; a short training has the policy, but fewer steps than
-the training that the rate is for. They err in different ways, so a rate on which both agree can be relied on
+A range test mixes rate and time and does not depend on the policy; a short training has the policy, but fewer steps
+than the training that the rate is for. They err in different ways, so a rate on which both agree can be relied on
 (docs/range_test.md has the evidence).
 """
 

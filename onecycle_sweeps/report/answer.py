@@ -1,4 +1,4 @@
-"""A sweep's answer in a sentence or two: what is best on which data with which model, by how much, how surely."""
+"""A sweep's answer in a sentence or two: what is best for which data and model, by how much, and how surely."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +118,7 @@ def _value(family: Family, outcomes: Sequence[Outcome]) -> str:
 
 
 def _value_and_divergence(family: Family, outcomes: Sequence[Outcome]) -> str:
-    """The same, with the seeds that diverged, which count in the order of the families and not in the mean."""
+    """The same with the number of seeds that diverged: they count in the order of the families, but not in the mean."""
     diverged = sum(outcome.status == DIVERGED for outcome in family.members)
     lost = f", {diverged} of {len(family.members)} seeds diverged" if diverged else ""
     return f"{_value(family, outcomes)}{lost}"
@@ -162,7 +162,7 @@ def _evidence(claim: Claim) -> str:
 
 
 def _undecided(claim: Claim, best: Family) -> tuple[str, str]:
-    """Why the best mean is not shown to be better than another family, and what would show it; before and after it."""
+    """Why the best is not shown to be better than another family, and what would show it: the texts around its name."""
     kind, found = claim.kind, claim.difference
     if kind == "not comparable":
         return "It is not comparable with ", f": they differ in {' and '.join(claim.unlike)}"
@@ -180,7 +180,7 @@ def _undecided(claim: Claim, best: Family) -> tuple[str, str]:
 
 
 def _more_seeds(claim: Claim, found: Difference) -> Iterator[str]:
-    """How many more seeds would show a difference that is worth it, or how small a one these would show."""
+    """How many more seeds would show a difference that matters, or which smaller difference these seeds would show."""
     if not found.detectable:
         return
     base = abs(found.mean / found.relative) if found.relative else 0.0

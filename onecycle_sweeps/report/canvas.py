@@ -251,7 +251,7 @@ def figure_of(axes: "Axes") -> "MatplotlibFigure":
 
 
 def height_of_rows(names: Sequence[str]) -> float:
-    """Inches for a row for each name, all of one height, which fits that of the most lines."""
+    """The height, in inches, of a row for each name, all of them as high as the name with the most lines needs."""
     most = max((1 + name.count("\n") for name in names), default=1)
     return len(names) * max(0.27, 0.17 * most)
 

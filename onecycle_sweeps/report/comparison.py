@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def trainings(self) -> tuple[Outcome, ...]:
-        """The outcomes of trainings, which are what is compared."""
+        """The outcomes of the trainings, which are compared."""
         return tuple(outcome for outcome in self.outcomes if outcome.entry.kind == TRAIN)
 
     @property

@@ -71,7 +71,7 @@ def write_range_test_csv(trial: TrialFolder) -> Path:
 def write_trials(path: Path, outcomes: Sequence[Outcome]) -> Path:
     """One row per trial: what it is, how it ended, every metric, and a column per key that varies.
 
-    A varying key that is also a column of its own is named KEY_asked.
+    A varying key whose name is already that of a column is named KEY_asked.
     """
     rows = [_trial(outcome) for outcome in outcomes]
     varying = _union(varies for varies, _, _ in rows)
@@ -85,7 +85,7 @@ def write_trials(path: Path, outcomes: Sequence[Outcome]) -> Path:
 
 
 def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    """What varies of a trial, what is known about it, and its metrics."""
+    """A trial's row: its varying keys, what is known about it, and its metrics."""
     facts = {
         "signature": outcome.entry.signature,
         "name": outcome.name,

@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True)
 class ShownGroups:
-    """The groups in order of rank: members, styles, and an example of each group that has taken a step.
+    """The groups in order of rank, with their members and styles, and an example of each that has taken a step.
 
     `legend` has an entry for each group at its family's best rate, for each family's other rates, and for those in
     grey.

@@ -130,8 +130,8 @@ def _is_setting(key: str, several_policies: bool) -> bool:
 def ran_alike(outcomes: Sequence[Outcome]) -> bool:
     """Whether the seconds of the finished trainings can be compared.
 
-    All were trained by this sweep in one attempt, on one machine, on the same device, with as many threads, and in the
-    same precision.
+    All were trained by this sweep in one attempt, on one machine, on the same device, with the same number of threads,
+    and in the same precision.
     """
     done = [outcome for outcome in outcomes if outcome.entry.kind == TRAIN and outcome.finished]
     places = {

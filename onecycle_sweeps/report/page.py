@@ -56,7 +56,7 @@ class ResultPart:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The one table of results, with what is to be read below it; `values` columns after the first have typed text."""
+    """The table of results, with its caption and notes; `values` columns after the first have typed text."""
 
     headers: list[str]
     values: int
@@ -313,7 +313,7 @@ def _counted(outcomes: Sequence[Outcome]) -> str:
 
 
 def _words(value: Any) -> str:
-    """A value as it is typed; a node as the call that it stands for, without what is empty."""
+    """A value as it is typed; a node as the call that it describes, without empty arguments."""
     if isinstance(value, dict):
         kept = {k: v for k, v in value.items() if k not in OF_THIS_MACHINE and v not in (None, [], "", {})}
         inner = ", ".join(f"{key}={_words(one)}" for key, one in kept.items())

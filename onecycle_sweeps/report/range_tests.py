@@ -167,7 +167,7 @@ def panels_of(
 ) -> list[Panel]:
     """The loss of a range test against the rate and, if it was evaluated, the headline measure on the validation part.
 
-    The measure has a panel of its own, as in Smith's papers: two axes in one plot are easily mistaken.
+    The measure has a separate panel, as in Smith's papers: two axes in one plot are easily mistaken.
     """
     width, height = SMALL if small else (canvas.PANEL_WIDTH, canvas.PANEL_HEIGHT)
     title = "" if alone else _short_name(test)
@@ -235,7 +235,7 @@ def _draw_evaluations(axes: "Axes", test: Outcome) -> None:
 
 
 def _draw_marks(loss: "Axes", marks: Mapping[str, float], labelled: Sequence[str]) -> None:
-    """A vertical line per rate up to its label; each label has a row of its own, so that no line crosses a label."""
+    """A vertical line per rate up to its label; each label is in another row, so that no line crosses a label."""
     left, right = loss.get_xlim()
     place = np.log if loss.get_xscale() == "log" else np.asarray
     across = {rule: float((place(rate) - place(left)) / (place(right) - place(left))) for rule, rate in marks.items()}

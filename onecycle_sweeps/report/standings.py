@@ -106,7 +106,7 @@ def caption(comparison: Comparison) -> str:
         adjusted = ", interval and p-value adjusted by Holm's method" if max(c.tested for c in claims) > 1 else ""
         text += f" Differences are paired by seed and tested by a paired t-test{adjusted}."
     if any(claim.difference and claim.difference.detectable is not None for claim in claims):
-        text += " Detectable: the smallest true difference that so many pairs find with 80 % power."
+        text += " Detectable: the smallest true difference that this many pairs would show with 80 % power."
     if any(claim.speedup for claim in claims):
         text += (
             " Speed-ups are geometric means over the same seeds, not adjusted; a seed that never reached the target "

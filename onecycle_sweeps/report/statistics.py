@@ -43,7 +43,7 @@ class Difference:
     """The mean of paired differences with its interval and p-value, from a paired t-test.
 
     The interval has coverage 1 - `level`, so it excludes 0 exactly if p is below the level. `detectable` is the minimum
-    detectable difference: the smallest true difference that a test of so many pairs at that level finds with 80 %
+    detectable difference: the smallest true difference that a test of this many pairs at that level finds with 80 %
     power, if differences have the standard deviation of these; with few pairs that is a rough estimate. `low`, `high`,
     `p` and `detectable` are None if there is one pair or all differences are equal, so that no spread can be estimated.
     `relative` is the mean as a share of the baseline's, None where that is 0.

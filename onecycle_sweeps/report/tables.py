@@ -125,10 +125,7 @@ def _detail(outcome: Outcome) -> str:
     """A running trial's progress, a result, or the cause of a failure."""
     if outcome.status == RUNNING:
         seen = outcome.folder.progress()
-        if not seen:
-            return "starting"
-        val = f", val {seen.headline.name} {seen.val_text}" if seen.val_text else ""
-        return f"step {seen.step + 1}/{seen.total_steps}, loss {seen.loss:.4g}{val}"
+        return seen.in_words(with_rate=False) if seen else "starting"
     if outcome.final is not None:
         return f"val {outcome.headline.name} {outcome.headline.text(outcome.final)}"
     if "max_lr" in outcome.suggestions:

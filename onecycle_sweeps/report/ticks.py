@@ -24,7 +24,7 @@ PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def free_axes(axes: "Axes") -> "list[Axis]":
-    """The axes whose ticks are to be placed: those whose ticks were not fixed when they were drawn, as names are."""
+    """The axes that need ticks: all but those whose ticks were fixed when they were drawn, such as names."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     both = [axis for one in (axes, *axes.child_axes) for axis in (one.xaxis, one.yaxis)]
@@ -74,7 +74,7 @@ def written(values: Sequence[float], *, alone: bool = False) -> list[str]:
 
 
 def _short(value: float, digits: int = 3) -> str:
-    """A number as one types it: 20k, 0.05, 4e-4; a small one with at most so many decimals of its mantissa."""
+    """A number as one types it: 20k, 0.05, 4e-4; the mantissa of a small one has at most `digits` decimals."""
     sign, size = (MINUS if value < 0 else ""), abs(value)
     for factor, suffix in PREFIXES:
         if LONG <= size < 1e12 and size >= factor:

@@ -29,7 +29,7 @@ SAMPLED = 16
 
 @dataclass(frozen=True)
 class Items:
-    """Datasets of torch, with `__len__` and `__getitem__`; `val` and `test` are parts of their own.
+    """Datasets of torch, with `__len__` and `__getitem__`; `val` and `test` are given if there are such parts.
 
     An item is a tuple of inputs and a target, or a dict, whose target is under `label`. `collate` makes a batch of a
     list of items (by default torch's), and `workers` processes read them; 0 reads in the trial's own process.
@@ -283,8 +283,8 @@ class _Read:
 def _read(source: Items, name: str) -> _Read:
     """Read every item of a dataset once.
 
-    Raises ValueError for an item that cannot be read or is of no kind, for inputs that are not finite, and for those of
-    several shapes that torch's own collate cannot make a batch of.
+    Raises ValueError for an item that cannot be read or is neither a tuple nor a dict, for inputs that are not finite,
+    and for inputs of several shapes, of which torch's own collate cannot make a batch.
     """
     dataset = source.parts()[name]
     targets, digests, offered, first = [], [], {}, {}

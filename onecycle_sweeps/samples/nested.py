@@ -37,7 +37,8 @@ def apart(item: Any, label: str | None) -> tuple[Any, Any]:
     """The inputs and the target of a sample or a batch that has both.
 
     A dict's target is under `label`, else under labels, label, target or y; a tuple's or list's is its last element.
-    One input that is left stands by itself if the item is a tuple. Raises ValueError where there is no target.
+    If an item that is a tuple has one input, that input is returned without a tuple around it. Raises ValueError where
+    there is no target.
     """
     if isinstance(item, dict):
         names = [label] if label is not None else [name for name in ("labels", "label", "target", "y") if name in item]

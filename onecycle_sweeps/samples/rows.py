@@ -27,7 +27,7 @@ EVALUATION_VALUES, EVALUATION_BATCH = 2**22, 4096
 
 @dataclass(frozen=True)
 class Part:
-    """Samples that belong together, as many inputs as targets.
+    """The samples of one part: inputs, and a target for each.
 
     `inputs` is an array (N, ...); a tuple of arrays, which become a net's positional arguments; a dict of arrays, which
     become its keyword arguments; or a pandas DataFrame of numbers and words with gaps. `targets` is an array (N, ...)
@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Rows:
-    """A data set as its loader read it; `val` and `test` are parts of its own.
+    """A data set as its loader read it; `val` and `test` are given if its source has such parts.
 
     `label` names the targets and `unit` the samples in messages; `skipped` has what was passed over, by reason.
     """

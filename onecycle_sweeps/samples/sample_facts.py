@@ -30,8 +30,8 @@ class SampleFacts:
 
     `train`, `val` and `test` count samples (`test` is 0 where there is none); `unit` is what a sample is called.
     `usual` is the objective that `objective=auto` means, and `reason` says why; `forms` are those in which an objective
-    may have the targets, beside raw. `digest` stands for the content.
-    `doubts` has a warning for each reason to distrust results on this split; `skipped` counts samples passed over.
+    may have the targets, beside raw. `digest` changes with the content. `doubts` has a warning for each reason to
+    distrust results on this split; `skipped` counts samples passed over.
     """
 
     train: int

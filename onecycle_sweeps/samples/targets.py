@@ -1,4 +1,4 @@
-"""The targets of rows: as classes, as labels or as values, which of them is usual, and what is refused."""
+"""The targets of rows as classes, labels or values: which form is usual, and what is refused."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class WindowBatches:
     """Batches of windows: `context` tokens, and the tokens that follow them, both int64 (N, context).
 
     `starts` are the positions in `tokens` at which a training window may begin; `val` is the text held out.
-    An epoch is as many windows, drawn at random, as the training text has without overlap.
+    An epoch has as many windows, drawn at random, as fit into the training text side by side.
     """
 
     tokens: Tensor

@@ -12,7 +12,7 @@ PARTS = ("train", "val", "test")
 
 
 def load(path: str, label: str | None = None) -> Rows:
-    """The arrays `x` and `y` of a file, or with parts of its own `train_x`, `train_y`, `val_x`, `test_x` and so on.
+    """The arrays `x` and `y` of a file, or `train_x`, `train_y`, `val_x`, `test_x` and so on if it has several parts.
 
     The target is the array `label`, by default labels, label, target or y. One array beside it is the net's input, and
     several are its keyword arguments. Raises ValueError for a file that is missing or has no such arrays.

@@ -140,7 +140,7 @@ def resolve(
     """
     fixed = fixed or {}
     device, steps_per_epoch = choose_device(config, fixed), schema.steps_per_epoch(config, facts.train)
-    total_steps = planned_steps(config, config.get("epochs", 1) * steps_per_epoch)
+    total_steps = schema.planned_steps(config, config.get("epochs", 1) * steps_per_epoch)
     precision = choose_precision(device, net) if config["precision"] == "auto" else config["precision"]
     return {
         "max_lr": rate[0],
@@ -162,13 +162,6 @@ def resolve(
             "skipped": facts.skipped,
         },
     }
-
-
-def planned_steps(config: Config, steps: int) -> int:
-    """The most steps that a trial may take, if a whole training takes `steps`."""
-    if config["task"] == schema.RANGE_TEST:
-        return config["range_test"]["steps"] * len(config["range_test"]["seeds"])
-    return schema.probe_steps(config, steps) if config["task"] == schema.PROBE else steps
 
 
 def gpu(device: str) -> Resolved:

@@ -315,7 +315,7 @@ class FunctionTrainer:
 
     def _begin(self, optimizer: Any, steps_per_epoch: int, total_steps: int) -> None:
         self.whole = total_steps
-        planned = build.planned_steps(self.config, total_steps)
+        planned = schema.planned_steps(self.config, total_steps)
         self.resolved |= {"steps_per_epoch": steps_per_epoch, "total_steps": planned}
         self.resolved["momentum"] = used(optimizer).momentum
         self.attempt.trial.write("resolved", self.resolved, attempt=self.attempt.number)
@@ -367,7 +367,7 @@ def _run_range_test(attempt: RunningAttempt, config: Config, resolved: Resolved)
     began, tests, warnings = time.monotonic(), list[range_test.OneSeed](), list[str]()
 
     def note_begin(optimizer: Any, steps_per_epoch: int) -> None:
-        total = config["range_test"]["steps"] * len(build.seeds(config))
+        total = schema.planned_steps(config)
         resolved.update(steps_per_epoch=steps_per_epoch, total_steps=total, momentum=used(optimizer).momentum)
         attempt.trial.write("resolved", resolved, attempt=attempt.number)
 

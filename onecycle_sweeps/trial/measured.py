@@ -16,7 +16,7 @@ class Measured:
     """An objective whose evaluations also update `metrics`, each made anew by its function for each evaluation.
 
     `headline` names the measure that comes first, by default the objective's own.
-    Raises ValueError for a headline that is no measure, and for a metric that does not say what is better in it.
+    Raises ValueError for a headline that is no measure, and for a metric that does not say which values are better.
     """
 
     objective: Objective

@@ -241,7 +241,7 @@ def _failed(trial: TrialFolder, number: int, error: BaseException, record: Journ
 def _logging_to(trial: TrialFolder) -> Iterator[None]:
     handler = logging.FileHandler(trial.log, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    # The trials of a pack take turns in a thread, each in a context of its own.
+    # The trials of a pack take turns in one thread, each in its own context.
     handler.addFilter(lambda _: trial.path in _LOGGED.get())
     log.setLevel(logging.INFO)
     log.addHandler(handler)

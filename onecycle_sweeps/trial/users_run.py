@@ -36,7 +36,7 @@ class Course(Protocol):
         ...
 
     def begin(self, optimizer: Any, steps_per_epoch: int, total_steps: int) -> Policy:
-        """The policy of all steps; raises ValueError if it cannot work with this optimizer or so many steps."""
+        """The policy of all steps; raises ValueError if it cannot work with this optimizer or this many steps."""
         ...
 
     def is_due(self, done: int, loss: Tensor | None) -> bool:
@@ -87,7 +87,7 @@ class Run:
 
     seed: seeds what the function draws; all generators are seeded with it before the function is called.
     device: where to train.
-    epochs: how long to train; 1 in a range test, which has a number of steps of its own.
+    epochs: how long to train; 1 in a range test, which sets its own number of steps.
     config: the part of the trial's config that can change its result.
     folder: the trial's folder, for files of the function's own.
     """
@@ -154,9 +154,9 @@ class Run:
         """Each step with its batch, from the last saved step on; rate and momentum are set before each step.
 
         The length is given in epochs of the loader or as total_steps, for which the loader is repeated; without a
-        loader the batches are None. A range test has its own number of steps. With `accumulate` a step has so many
-        turns, each with a batch, and the optimizer is stepped in the last one (`update_due`). Training ends early if it
-        has diverged. Raises ValueError, in one line, for arguments that do not go together.
+        loader the batches are None. A range test has its own number of steps. With `accumulate` a step has that many
+        turns, each with a batch, and the optimizer is stepped in the last turn (`update_due`). Training ends early if
+        it has diverged. Raises ValueError, in one line, for arguments that do not go together.
         """
         with self._keeping_errors():
             if self._inner is not None:
@@ -180,7 +180,7 @@ class Run:
 
     @property
     def update_due(self) -> bool:
-        """Whether the optimizer is to be stepped in this turn; without `accumulate` always."""
+        """Whether to step the optimizer in this turn; without `accumulate` always."""
         return self._turn is not None and self._turn.last
 
     @property
