@@ -205,7 +205,7 @@ def test_a_gain_is_told_in_steps_of_the_baseline(tmp_path: Path, capsys: Any) ->
 
 @pytest.mark.parametrize(
     ("slope", "noise", "words"),
-    [(0.0, 0.01, "no slope that is told from 0"), (0.01, 0.0, "do not improve")],
+    [(0.0, 0.01, "no significant slope"), (0.01, 0.0, "do not improve")],
 )
 def test_a_gain_is_not_told_in_steps_where_the_baseline_has_stopped_gaining(
     slope: float, noise: float, words: str, tmp_path: Path, capsys: Any

@@ -248,7 +248,7 @@ def _worth(one: Compared) -> Iterator[str]:
     rate += f", 95 % interval {_between(slope.low, slope.high)}" if slope.low is not None else ""
     where = f"at their end, the last {slope.span:g} {one.unit} ({rate})"
     if all(steps_worth(claim) is None for claim in shown):
-        improves = "do not improve" if slope.p is None or slope.p < LEVEL else "show no slope that differs from 0"
+        improves = "do not improve" if slope.p is None or slope.p < LEVEL else "show no significant slope"
         yield f"Gains cannot be given in {one.unit}: {base}'s own curves {improves} {where}."
         return
     told, far = [], False
