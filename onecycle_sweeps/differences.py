@@ -11,6 +11,7 @@ from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.planning import OURS, Request, Trial
 from onecycle_sweeps.policies import Hyper, Policy
 from onecycle_sweeps.provenance import NAMED, Change
+from onecycle_sweeps.terminal import first_few
 from onecycle_sweeps.trial_folder import TrialFolder
 
 MOMENTUM, SPLIT_SEED = "optimizer.momentum", "data.split_seed"
@@ -141,8 +142,7 @@ def difference(requests: Sequence[Request], recorded: Sequence[Config]) -> str |
     differences = [f"{key}={value} where the sweep has {before}" for key, (value, before) in changed.items()]
     if len(added) != len(gone):
         differences.append(f"{len(distinct)} trials where the sweep has {len(then)}")
-    more = f" and {len(differences) - NAMED} more" if len(differences) > NAMED else ""
-    return f"would give {', '.join(differences[:NAMED])}{more}"
+    return f"would give {first_few(differences, NAMED)}"
 
 
 def _comparable(config: Config) -> Config:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from onecycle_sweeps.config import keys
 from onecycle_sweeps.config.schema import KEEPING_OF_DATA, NAMES_FILES
 from onecycle_sweeps.files import Unreadable, read_json, with_format, write
-from onecycle_sweeps.terminal import counting
+from onecycle_sweeps.terminal import counting, first_few
 
 CONTENT, STAT = "content", "stat"
 # The folder of a runs_dir that caches hashes of files.
@@ -248,8 +248,7 @@ def _differing(before: Files, now: Files) -> str:
     """The part of a message that names the changed files of a folder."""
     digests, new = ({name: known.digest for name, known in files.items()} for files in (before, now))
     names = [name for name in sorted({*before, *now}) if name and digests.get(name) != new.get(name)]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f" ({', '.join(map(_printable, names[:NAMED]))}{more})" if names else ""
+    return f" ({first_few(list(map(_printable, names)), NAMED)})" if names else ""
 
 
 def _hashes(top: str, before: Files) -> tuple[dict[str, FileHash], int]:

@@ -13,9 +13,10 @@ from jinja2 import Environment
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from onecycle_sweeps import seeding
 from onecycle_sweeps.policies import OneCycle, Policy
 from onecycle_sweeps.range_test import Judgement, OneSeed, Ramp, judge, median_of_peers, peers, smoothed, until_diverged
-from onecycle_sweeps.restoring import generators_restored, restored, seed_all
+from onecycle_sweeps.restoring import generators_restored, restored
 from onecycle_sweeps.samples.nested import apart
 from onecycle_sweeps.scheduler import apply, with_hooks
 from onecycle_sweeps.terminal import counting
@@ -236,7 +237,7 @@ def _makers(
         raise ValueError("seeds must be given with a function that makes the model, such as seeds=(0, 1, 2)")
 
     def parts(seed: int) -> Parts:
-        seed_all(seed)
+        seeding.seed_all(seed)
         found = model(seed)
         if not isinstance(found, tuple | list) or len(found) not in (3, 4):
             raise ValueError(

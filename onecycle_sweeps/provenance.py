@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps.config import keys
+from onecycle_sweeps.terminal import first_few
 
 PROGRAM, DISTRIBUTION = "onecycle_sweeps", "onecycle-sweeps"
 # The function that every trial runs, whatever its config names.
@@ -64,8 +65,7 @@ class Change:
 
     def __str__(self) -> str:
         """A phrase such as `layers.py changed, torch was 2.5.0 and is 2.6.0`."""
-        more = f" and {len(self.code) - NAMED} more" if len(self.code) > NAMED else ""
-        code = [f"{', '.join(self.code[:NAMED])}{more} changed"] if self.code else []
+        code = [f"{first_few(self.code, NAMED)} changed"] if self.code else []
         return ", ".join([*code, *self.versions])
 
 

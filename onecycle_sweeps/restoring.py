@@ -53,13 +53,6 @@ def generators_restored(loader: Any = None) -> Iterator[None]:
             one.set_state(state)
 
 
-def seed_all(seed: int) -> None:
-    """Seed the generators of Python, numpy and torch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def _generators(loader: Any) -> list[torch.Generator]:
     """torch's generators that a loader and its parts hold."""
     parts = [loader]

@@ -1,8 +1,10 @@
-"""Random choices that follow from seeds alone: which samples are held out, and the order of an epoch."""
+"""Random choices that follow from seeds alone: samples that are held out, the order of an epoch, all generators."""
 
 from __future__ import annotations
 
 import hashlib
+import random
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +20,14 @@ def held_out(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.nda
     # RandomState's stream is frozen (NEP 19): a numpy upgrade must not move samples between the parts.
     order = np.random.RandomState(seed).permutation(count)
     return np.sort(order[number:]), np.sort(order[:number])
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of Python, NumPy and, if it is loaded, torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if loaded := sys.modules.get("torch"):
+        loaded.manual_seed(seed)
 
 
 def number(of: str) -> int:

@@ -2,8 +2,6 @@
 
 import importlib
 import inspect
-import random
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,11 +9,11 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from hydra.core.utils import env_override
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from onecycle_sweeps import seeding
 from onecycle_sweeps.config import keys
 from onecycle_sweeps.config.schema import CHECKED, ENV_SET, NOT_FOR_THE_LOADER, Config
 from onecycle_sweeps.terminal import in_one_line
@@ -58,7 +56,7 @@ def loader(config: Config) -> Callable[[], Any]:
 
 
 def _load(node: Config) -> Any:
-    seed_generators(0)
+    seeding.seed_all(0)
     return _call("data", node)
 
 
@@ -75,14 +73,6 @@ def text_defaults(node: Config) -> Config:
 def environment(config: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Set the variables of hydra.job.env_set while user code runs."""
     return env_override(config.get(ENV_SET, {}))
-
-
-def seed_generators(seed: int) -> None:
-    """Seed the generators that user code may use: Python's, NumPy's, and torch's if torch is loaded."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    if torch := sys.modules.get("torch"):
-        torch.manual_seed(seed)
 
 
 def _call(name: str, node: Config, **taken: Any) -> Any:

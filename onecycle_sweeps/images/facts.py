@@ -16,9 +16,8 @@ from onecycle_sweeps import files, seeding
 from onecycle_sweeps.config import schema
 from onecycle_sweeps.images import cache
 from onecycle_sweeps.images.arrays import Source
+from onecycle_sweeps.terminal import first_few
 
-# A warning lists at most this many names.
-NAMED = 5
 # Images are summed in chunks of about this many bytes.
 CHUNK_BYTES = 2**23
 
@@ -188,7 +187,7 @@ def doubts(folder: Path, parts: Mapping[str, SplitPart], classes: Mapping[int, s
     for name, part in parts.items():
         present = set(np.unique(cache.mapped(folder, f"{part.source}_labels")[part.index]).tolist())
         if missing := [title for number, title in classes.items() if number not in present]:
-            yield f"the {name} part has no sample of class {_few(missing)}"
+            yield f"the {name} part has no sample of class {first_few(missing)}"
     trained_on = set(_fingerprints(folder, parts["train"]))
     for name, part in parts.items():
         shared = 0 if name == "train" else sum(one in trained_on for one in _fingerprints(folder, part))
@@ -199,12 +198,8 @@ def doubts(folder: Path, parts: Mapping[str, SplitPart], classes: Mapping[int, s
 def about_skipped(skipped: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """A warning about the files that a loader skipped, given by reason."""
     if count := sum(map(len, skipped.values())):
-        reasons = (f"{reason} ({_few(names)})" for reason, names in skipped.items() if names)
+        reasons = (f"{reason} ({first_few(names)})" for reason, names in skipped.items() if names)
         yield f"{count} file{'s were' if count > 1 else ' was'} skipped: {'; '.join(reasons)}"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _fingerprints(folder: Path, part: SplitPart) -> Iterator[bytes]:

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onecycle_sweeps.seeding import held_out
-
-# A message lists at most this many names.
-NAMED = 5
+from onecycle_sweeps.terminal import first_few
 
 
 class SplitRule(NamedTuple):
@@ -114,19 +112,14 @@ def missing_classes(present: Mapping[str, np.ndarray], names: Sequence[str]) -> 
     for part, numbers in present.items():
         seen = set(np.unique(numbers).tolist())
         if lacking := [name for number, name in enumerate(names) if number not in seen]:
-            yield f"the {part} part has no sample of class {few(lacking)}"
+            yield f"the {part} part has no sample of class {first_few(lacking)}"
 
 
 def passed_over(skipped: Mapping[str, Sequence[str]], unit: str) -> Iterator[str]:
     """A warning about the samples that a loader passed over, which are given by reason."""
     if count := sum(map(len, skipped.values())):
-        said = (f"{reason} ({few(names)})" for reason, names in skipped.items() if names)
+        said = (f"{reason} ({first_few(names)})" for reason, names in skipped.items() if names)
         yield f"{count} {unit} were passed over: {'; '.join(said)}"
-
-
-def few(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def digest_of(arrays: Iterable[np.ndarray]) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onecycle_sweeps.samples.sample_facts import few
+from onecycle_sweeps.terminal import first_few
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,7 +46,7 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
             kept[name] = "number"
         elif column.nunique() == len(column):
             doubts.append(
-                f"column {name} is left out: it has a different word in each training row ({few(list(column))})"
+                f"column {name} is left out: it has a different word in each training row ({first_few(list(column))})"
             )
         else:
             kept[name] = "word"
@@ -79,7 +79,7 @@ def _clipped(found: Mapping[str, np.ndarray], frames: Mapping[str, DataFrame], n
         far = {part: np.abs(array[:, at]) > FURTHEST for part, array in found.items()}
         values = np.concatenate([frames[part][name].to_numpy()[where] for part, where in far.items()])
         if len(values):
-            shown = few([f"{value:g}" for value in values])
+            shown = first_few([f"{value:g}" for value in values])
             doubts.append(
                 f"column {name} has {len(values)} value{'s' * (len(values) > 1)} more than {FURTHEST:g} standard "
                 f"deviations from the mean ({shown}), clipped there: mend or drop what is an error"

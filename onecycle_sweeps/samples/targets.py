@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onecycle_sweeps.samples.sample_facts import few, missing_classes, refuse_not_finite
+from onecycle_sweeps.samples.sample_facts import missing_classes, refuse_not_finite
+from onecycle_sweeps.terminal import first_few
 
 # Whole numbers with at most this many different values are classes, unless an objective is typed.
 MOST_CLASSES = 20
@@ -53,7 +54,9 @@ class Targets:
             arrays = {part: array.astype(str) for part, array in arrays.items()}
             words = tuple(np.unique(np.concatenate([array.ravel() for array in arrays.values()])).tolist())
             if len(words) == sum(array.size for array in arrays.values()):
-                raise ValueError(f"{label} has {len(words)} different words, one a sample ({few(words)}): no classes")
+                raise ValueError(
+                    f"{label} has {len(words)} different words, one a sample ({first_few(words)}): no classes"
+                )
             arrays = {part: np.searchsorted(np.array(words), array) for part, array in arrays.items()}
         elif all(array.dtype.kind == "b" and array.ndim == 1 for array in arrays.values()):
             words = ("False", "True")
@@ -165,7 +168,7 @@ class Targets:
     def values(self) -> dict[str, np.ndarray]:
         """The targets as float64; raises ValueError for words."""
         if not self.are_numbers():
-            raise ValueError(f"{self.label} has words ({few(self.words or ())}), which are no numbers to predict")
+            raise ValueError(f"{self.label} has words ({first_few(self.words or ())}), which are no numbers to predict")
         return {part: array.astype(np.float64) for part, array in self.parts.items()}
 
 
@@ -264,7 +267,7 @@ def _far_out(label: str, columns: np.ndarray, std: np.ndarray) -> Iterator[str]:
     """A warning if some training targets (N, places) are so far from the mean that a squared loss depends on them."""
     far = np.abs(columns - columns.mean(0)) > FAR_OUT * std
     if count := int(far.sum()):
-        shown = few([f"{value:g}" for value in columns[far]])
+        shown = first_few([f"{value:g}" for value in columns[far]])
         yield (
             f"{label} has {count} training value{'s' * (count > 1)} more than {FAR_OUT:g} standard deviations "
             f"from the mean ({shown}), which weigh much in a squared loss: try objective.loss=huber or their logarithm"
@@ -275,4 +278,4 @@ def _absent_labels(parts: Mapping[str, np.ndarray]) -> Iterator[str]:
     """A warning for each part that lacks a label; its F1 is 0."""
     for part, labels in parts.items():
         if lacking := [str(place) for place in np.flatnonzero(~labels.astype(bool).any(0))]:
-            yield f"no sample of the {part} part has label {few(lacking)}"
+            yield f"no sample of the {part} part has label {first_few(lacking)}"

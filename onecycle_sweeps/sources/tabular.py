@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from onecycle_sweeps.samples import Part, Rows
-from onecycle_sweeps.samples.sample_facts import few
+from onecycle_sweeps.terminal import first_few
 
 
 def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
@@ -25,7 +25,9 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
     frame.columns = frame.columns.map(str)
     for key, names in (("data.label", [label]), ("data.drop", drop or [])):
         if missing := [name for name in names if name not in frame.columns]:
-            raise ValueError(f"{key}={missing[0]} must be a column of {file}, which has {few(list(frame.columns))}")
+            raise ValueError(
+                f"{key}={missing[0]} must be a column of {file}, which has {first_few(list(frame.columns))}"
+            )
     inputs = frame.drop(columns=[label, *(drop or [])])
     if inputs.empty:
         raise ValueError(f"{file} must have rows, and a column beside data.label={label} to predict from")

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from onecycle_sweeps import datasets, fingerprints, images, measures, provenance
+from onecycle_sweeps import datasets, fingerprints, images, measures, provenance, seeding
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.cuda_graph import GraphedLearner
@@ -278,7 +278,7 @@ def objective_node(config: Config) -> Config:
 def make_net(config: Config, offered: Mapping[str, Any], seed: int | None = None) -> Any:
     """The net of the config's node; with `seed` its weights depend only on that."""
     if seed is not None:
-        nodes.seed_generators(seed)
+        seeding.seed_all(seed)
     return nodes.build("model", config["model"], **offered)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onecycle_sweeps import checkpoint, files, journal, measures, provenance, range_test
+from onecycle_sweeps import checkpoint, files, journal, measures, provenance, range_test, seeding
 from onecycle_sweeps.config import function_node, nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import StepTaken
@@ -388,7 +388,7 @@ def _call(
     seed: int,
 ) -> tuple[Run, list[str]]:
     """Call the function once; returns its run when it has taken all its steps, and warnings about its data."""
-    nodes.seed_generators(seed)
+    seeding.seed_all(seed)
     function = function_node.bound(config)
     given, data = _by_name(attempt, config, resolved, seed)
     shown = {key: value for key, value in schema.what_counts(config).items() if key != "needs"}
