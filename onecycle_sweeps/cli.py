@@ -144,7 +144,9 @@ def status(which: Sweep) -> int:
     _report_earlier(which)
     report.show_status(which, Console(highlight=False))
     if is_own(which.folder) and not jobs.goes_on_alone(which, least=1):
-        complain("what waits for room among your jobs is submitted by status --watch: the sweep has no job that could")
+        complain(
+            "trials that wait for room among your jobs are submitted by status --watch: the sweep has no job that could"
+        )
     return 0
 
 

@@ -156,7 +156,9 @@ def as_records(measures: Sequence[Measure]) -> list[dict[str, Any]]:
     """The measures of a trial, headline first, as its resolved.json has them; raises ValueError for equal names."""
     names = [measure.name for measure in (*measures, *([] if LOSS in measures else [LOSS]))]
     if len(set(names)) < len(names):
-        raise ValueError(f"measures must have different names, and `loss` is that of the loss, got {', '.join(names)}")
+        raise ValueError(
+            f"measures must have different names, and only the loss may be called `loss`, got {', '.join(names)}"
+        )
     return [asdict(measure) for measure in measures]
 
 

@@ -34,7 +34,7 @@ class Mixing:
         Raises ValueError for inputs that are not one tensor of floats, of images (N, C, H, W) for CutMix.
         """
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-            raise ValueError("mixup and cutmix need inputs that are one tensor of numbers with fractions")
+            raise ValueError("mixup and cutmix need inputs that are one tensor of floating-point numbers")
         drawn = np.random.Generator(np.random.PCG64(seeding.number(f"mixing,{seed},{step}")))
         cut = bool(self.cutmix) and (not self.mixup or drawn.random() < 0.5)
         alpha = self.cutmix if cut else self.mixup

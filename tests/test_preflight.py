@@ -49,7 +49,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         (["model.channels=abc"], r"^model\.channels must .* got abc$"),
         (["model.head=xyz"], r"^model\.head must be linear or conv, got 'xyz'$"),
         (["model.bn=abc"], r"^model\.bn must be true or false, got 'abc'$"),
-        (["+model.num_classes=7"], r"^model\.num_classes follows .* 10: .* got 7$"),
+        (["+model.num_classes=7"], r"^model\.num_classes is set by the trial, to 10: .* got 7$"),
         (["+model.chanels=[8]"], r"unknown key model\.chanels; did you mean model\.channels\?$"),
         (["model=resnet20", "model.depth=21"], r"^model\.depth must be 6n\+2 .* got 21$"),
         (["model=torchvision", "model.name=resnet34x"], r"^model\.name .* resnet34, .* got 'resnet34x'$"),
@@ -82,7 +82,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         (["data=python_docs", "objective=classification"], r"needs classes as targets: it is a text"),
         (["data=python_docs", "model.heads=3"], r"width must be a multiple of heads=3, got 128"),
         (["data=diabetes", "policy=constant", "model=simple_cnn"], r"in_channels is missing"),
-        (["model=transformers", "model.name=./absent"], r"^model\.name=\./absent cannot be had from transformers"),
+        (["model=transformers", "model.name=./absent"], r"^model\.name=\./absent cannot be loaded by transformers"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

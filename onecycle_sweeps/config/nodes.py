@@ -33,9 +33,7 @@ def build(name: str, node: Config, **offered: Any) -> Any:
     taken = {key: value for key, value in offered.items() if key in takes}
     for key, value in taken.items():
         if key in node and node[key] != value:
-            raise ValueError(
-                f"{name}.{key} follows from the trial, which makes it {value}: leave it out, got {node[key]}"
-            )
+            raise ValueError(f"{name}.{key} is set by the trial, to {value}: leave it out, got {node[key]}")
     return _call(name, node, **taken)
 
 

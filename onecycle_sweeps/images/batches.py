@@ -287,7 +287,9 @@ def _undecoded(folder: Path, part: str, labels: np.ndarray, source: Source) -> U
     """The encoded images of a part; raises ValueError unless the cache was made from them, without their pixels."""
     found = getattr(source, f"{part}_images")
     if not isinstance(found, Undecoded) or found.kept:
-        raise ValueError(f"{folder} lacks the pixels of images that are to be kept: delete it, to decode them again")
+        raise ValueError(
+            f"{folder} lacks the pixels of images that it should keep: delete it, and they are decoded again"
+        )
     same = np.array_equal(getattr(source, f"{part}_labels"), labels)
     if not same or found.shape != cache.shape(folder, f"{part}_images"):
         raise ValueError(f"{folder} was made from other {part} images: start the command again")

@@ -86,7 +86,7 @@ def _steps_of_function(config: Config, runs_dir: Path) -> float:
     ]
     alike = [(epochs, steps) for epochs, steps in found if epochs == config["epochs"]]
     if not found:
-        raise NoEstimate(f"no training by {function_node.name(config)} has told its number of steps: {ONCE_FINISHED}")
+        raise NoEstimate(f"the number of steps of {function_node.name(config)} is not known yet: {ONCE_FINISHED}")
     return median(steps * config["epochs"] / epochs for epochs, steps in alike or found)
 
 

@@ -56,4 +56,4 @@ def _made(kind: str, name: str, pretrained: bool, options: dict[str, Any]) -> An
             return create.from_pretrained(name, **options)
         return create.from_config(transformers.AutoConfig.from_pretrained(name, **options))
     except Exception as error:  # the hub, the network and transformers have none in common
-        raise ValueError(f"model.name={name} cannot be had from transformers: {in_one_line(error)}") from error
+        raise ValueError(f"model.name={name} cannot be loaded by transformers: {in_one_line(error)}") from error

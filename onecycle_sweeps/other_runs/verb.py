@@ -43,7 +43,10 @@ def parser() -> argparse.ArgumentParser:
         "--baseline", metavar="NAME", help="the group that others are compared with; by default the first"
     )
     made.add_argument(
-        "--no-worse-than", type=float, metavar="X", help="ask whether each group is worse by less than X, in units"
+        "--no-worse-than",
+        type=float,
+        metavar="X",
+        help="test whether each group is worse by less than X, in the measure's units",
     )
     made.add_argument("--target", type=float, metavar="X", help="a value of the measure: at which step is it reached?")
     made.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html, figures and CSV files there")

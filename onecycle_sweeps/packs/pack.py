@@ -202,7 +202,7 @@ def check_alike(learners: Sequence[Learner]) -> None:
         raise CannotPack("the nets differ in more than the numbers in their weights")
     trained = {id(one) for group in learners[0].optimizer.param_groups for one in group["params"]}
     if trained != {id(one) for one in learners[0].model.parameters() if one.requires_grad}:
-        raise CannotPack("the optimizer has other weights than the net")
+        raise CannotPack("the optimizer's weights are not the trained weights of the net")
 
 
 def _form(net: nn.Module) -> list[tuple[Any, ...]]:

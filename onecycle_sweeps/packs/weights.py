@@ -188,4 +188,4 @@ def update_of(optimizers: Sequence[torch.optim.Optimizer], rows: WeightMatrix) -
     if kinds in ({torch.optim.Adam}, {torch.optim.AdamW}):
         decoupled = first.get("decoupled_weight_decay", kinds == {torch.optim.AdamW})
         return AdamUpdate(decay, scale, first["betas"], first["eps"], decoupled)
-    raise CannotPack(f"packed are SGD, Adam and AdamW, not {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    raise CannotPack(f"only SGD, Adam and AdamW are packed, not {', '.join(sorted(kind.__name__ for kind in kinds))}")

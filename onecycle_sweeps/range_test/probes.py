@@ -142,7 +142,7 @@ def _found(
     best = min(scores, key=lambda power: scores[power])
     way = untrained - scores[best]
     if not (math.isfinite(way) and way > 0):
-        doubt = "no short training came to a better score than the untrained net"
+        doubt = "no short training reached a better score than the untrained net"
         return Found(start, start.rate, tuple(probed), (doubt,))
     doubts: list[str] = []
     if best in (min(scores), max(scores)):
@@ -157,8 +157,8 @@ def _found(
     learnt = last[best].learnt
     if learnt is not None and learnt <= AT_CHANCE:
         doubts.append(
-            f"{last[best].steps} steps hardly came beyond chance ({100 * learnt:.1f} % of the way to a perfect value), "
-            "and what is learnt first says little about the best rate of the rest"
+            f"{last[best].steps} steps hardly got beyond chance ({100 * learnt:.1f} % of the way to a perfect value), "
+            "and what is learnt first says little about the best rate for the rest"
         )
     left, right = (scores.get(best + side, math.inf) - scores[best] for side in (-1, 1))
     power, width = vertex(left, right, way)

@@ -81,7 +81,7 @@ def published_notes(facts: Published | None) -> Iterator[str]:
         return
     yield f"published figures: {facts.source}" + (f". {facts.note}" if facts.note else "")
     if not facts.run_here:
-        yield "this preset is untested at its full size: its makers have not run it"
+        yield "this preset is untested at its full size: its authors have not run it"
 
 
 def _departures(sweep: Sweep) -> Iterator[str]:
@@ -197,7 +197,7 @@ def _speed_up(pairing: Pairing) -> _Lead:
     """How many times fewer steps, as in the sweep's claims."""
     found = pairing.speedup()
     if found is None:
-        return _Lead(None, "no steps of both yet")
+        return _Lead(None, "the steps of both are not known yet")
     sides = ((pairing.family, found.missed), (pairing.baseline, found.missed_baseline))
     never = [f"never reached by {missed} of {found.pairs} seeds of {side.name}" for side, missed in sides if missed]
     if found.missed or found.ratio is None:

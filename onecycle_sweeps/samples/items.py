@@ -60,7 +60,7 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
     for name, part in source.parts().items():
         if not hasattr(part, "__len__") or not hasattr(part, "__getitem__"):
             kind = type(part).__name__
-            raise ValueError(f"the {name} dataset must have __len__ and __getitem__, which {kind} has not")
+            raise ValueError(f"the {name} dataset must have __len__ and __getitem__, got {kind}")
     divided = described.divided({name: len(part) for name, part in source.parts().items()}, split)
     read = {name: _read(source, name) for name in source.parts()}
     label = source.label or "the target"

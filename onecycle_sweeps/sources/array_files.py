@@ -21,7 +21,7 @@ def load(path: str, label: str | None = None) -> Rows:
     of_parts = {part: _of_part(arrays, part) for part in PARTS}
     found = {part: one for part, one in of_parts.items() if one} or {"train": dict(arrays)}
     if "train" not in found:
-        raise ValueError(f"{path} must have arrays of a training part, train_..., and has {', '.join(arrays)}")
+        raise ValueError(f"{path} must have arrays of a training part, train_..., got {', '.join(arrays)}")
     train, val, test = (_part(found[part], label) if part in found else None for part in PARTS)
     assert train is not None
     return Rows(train, val, test, label=label or "the target", unit="samples")

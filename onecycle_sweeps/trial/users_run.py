@@ -199,7 +199,7 @@ class Run:
                     raise self._mistake(f"must give run.log the mean loss, got a tensor of shape {tuple(value.shape)}")
                 value = value.reshape(())
             if turn.logged:
-                raise self._mistake(f"called run.log twice in step {turn.step}: once for each batch")
+                raise self._mistake(f"called run.log twice in step {turn.step}: call it once for each batch")
             turn.logged = True
             self._losses.append(value)
 
@@ -306,7 +306,9 @@ class Run:
         if not turn.updates and turn.by_scaler:
             self.skipped += 1
         elif not turn.updates and torch.isfinite(loss):
-            raise self._mistake(f"did not step the optimizer in step {turn.step}: once for each step of run.steps")
+            raise self._mistake(
+                f"did not step the optimizer in step {turn.step}: step it once in each step of run.steps"
+            )
         self._check_rates(f"after its update in step {turn.step}")
         self._losses, self._last = [], turn
         if turn.found is None and turn.step + 1 < self.total_steps and self._course.must_evaluate(turn.step + 1):
@@ -365,8 +367,8 @@ class Run:
                 )
             if turn.updates:
                 raise self._mistake(
-                    f"stepped the optimizer twice in step {turn.step}: once for each step of run.steps, and several "
-                    "batches a step are accumulate=N"
+                    f"stepped the optimizer twice in step {turn.step}: step it once in each step of run.steps; for "
+                    "several batches a step there is accumulate=N"
                 )
             turn.updates += 1
             self._check_rates(f"before its update in step {turn.step}")
