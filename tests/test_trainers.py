@@ -195,6 +195,7 @@ def test_lightning_trains_every_batch_at_the_rate_of_a_policys_scheduler(lightni
     assert trajectory == [policy(step) for step in range(4 * BATCHES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [OneCycle(0.5, 4 * BATCHES), OneCycle(0.02, 5 * BATCHES)])
 def test_lightning_resumes_at_the_rate_of_a_policys_scheduler(lightning: Any, tmp_path: Path, policy: OneCycle):
     first, saved = with_scheduler(OneCycle(0.5, 4 * BATCHES)), tmp_path / "half.ckpt"

@@ -386,6 +386,7 @@ def test_nothing_is_found_in_torchs_example_of_weight_averaging(strategy: Any) -
     assert [str(mistake) for mistake in seen.mistakes] == []
 
 
+@pytest.mark.slow
 def test_schedules_of_transformers_are_watched() -> None:
     optimization = pytest.importorskip("transformers.optimization")
     linear, cosine = optimization.get_linear_schedule_with_warmup, optimization.get_cosine_schedule_with_warmup
@@ -397,6 +398,7 @@ def test_schedules_of_transformers_are_watched() -> None:
     assert "bounce" in kinds(loop(TOTAL, lambda made: cosine(made, 2, TOTAL), epochs=15))
 
 
+@pytest.mark.slow
 def test_schedules_of_timm_are_watched() -> None:
     timm = pytest.importorskip("timm.scheduler")
 
