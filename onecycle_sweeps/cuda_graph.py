@@ -128,8 +128,8 @@ def copy_all(into: Sequence[Tensor], given: Sequence[Tensor]) -> None:
 def watched(*parts: Any) -> Iterator[list[str]]:
     """A context that yields a list, and at its end puts into it what happened and would be frozen in a graph.
 
-    These are calls that wait for the GPU, random draws on the CPU, and changes of what the parts and their modules
-    hold in Python.
+    These are calls that wait for the GPU, random draws on the CPU, and changes of the values in Python that the parts
+    and their modules hold.
     """
     seen: list[str] = []
     held, drawn = _held(parts), _drawn()

@@ -35,7 +35,7 @@ class Series:
         return Series(whole if len(whole) == len(self.steps) else tuple(self.steps), array("d", self.values))
 
     def thinned(self, columns: int) -> "Series":
-        """The lowest and highest values in each of `columns` parts of equal width, and the first and last values."""
+        """The lowest and highest values in each of `columns` parts of equal width, and the first and last value."""
         if len(self.steps) <= 2 * columns:
             return self
         bounds = [i * len(self.steps) // columns for i in range(columns + 1)]

@@ -256,7 +256,7 @@ class _Search:
         return sorted(found.values(), key=lambda module: module.name)
 
     def _path(self, dotted: str) -> tuple[list[_Module], str]:
-        """The modules along a dotted name, and the first part of it that is not a module, or ""."""
+        """The modules along a dotted name, and the first part of the name that is not a module, or ""."""
         parts, modules = dotted.split("."), []
         for i, part in enumerate(parts):
             module = self._module(".".join(parts[: i + 1]), modules[-1].folders if modules else None)

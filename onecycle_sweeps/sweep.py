@@ -207,7 +207,7 @@ def entries(trials: Sequence[Trial]) -> tuple[Entry, ...]:
 
 
 def _with_name(known: Entry, entry: Entry) -> Entry:
-    """The known entry of a trial, together with the name of another entry's group for the same trial."""
+    """The known entry of a trial, with the name of another group that has the same trial added to `also`."""
     if entry.group == known.group or (name := group_name(entry.group)) in known.also:
         return known
     return replace(known, also=(*known.also, name))

@@ -82,7 +82,7 @@ class TrialState:
 class TrialFolder:
     """`RUNS_DIR/<signature>`, through which a trial's records are read and written.
 
-    Processes, machines and later commands share nothing else of a trial.
+    It is all that processes, machines and later commands share of a trial.
     """
 
     def __init__(self, path: Path) -> None:

@@ -264,9 +264,9 @@ def range_test(config: Config) -> Config:
 
 
 def probe(config: Config, trainings: int) -> Config:
-    """The config of the probe for a training; those that differ only in seed, target or scale of the rate share one.
+    """The config of the probe for a training; trainings that differ only in seed, target or max_lr_scale share one.
 
-    `trainings` is how many share it, which decides its length.
+    `trainings` is the number of trainings that share it, which decides its length.
     """
     kept = {key: value for key, value in config.items() if key not in NOT_IN_PROBE}
     share = config["range_test"].get(PROBE_SHARE, 0)

@@ -17,8 +17,8 @@ class Undecoded:
     """Encoded images, which are decoded as they are read; `shape` is (N, C, H, W) once decoded.
 
     `read(batches, processes)` yields the uint8 images at each array of positions, decoding one batch ahead in that
-    many processes (None: one per core); it raises ValueError, with the path, for an unreadable image. If `kept`, the
-    cache keeps the pixels; if not, they are decoded in each epoch.
+    many processes (None: one per core); it raises ValueError, with the path, for an unreadable image. `kept` says
+    whether the cache keeps the pixels; if not, they are decoded in each epoch.
     """
 
     shape: tuple[int, int, int, int]

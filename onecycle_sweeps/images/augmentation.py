@@ -193,7 +193,7 @@ class Cutout:
         return colour.where(rows[:, None, :, None] & columns[:, None, None, :], images)
 
     def _covered(self, words: Tensor, length: int) -> Tensor:
-        """Which of `length` pixels the square covers: bool (N, length)."""
+        """Which of `length` pixels the square covers, along one axis: bool (N, length)."""
         import torch
 
         start = below(words, length - self.size + 1) if self.inside else below(words, length) - self.size // 2

@@ -1,9 +1,7 @@
 """report.html of a comparison of runs from elsewhere, with its figures and CSV files."""
 
-import csv
-import io
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from onecycle_sweeps.other_runs.showing import Compared, answer, contents, remar
 from onecycle_sweeps.report import canvas
 from onecycle_sweeps.report.canvas import Plot, Style
 from onecycle_sweeps.report.courses import CourseFigure, RunCurve, named
+from onecycle_sweeps.report.csv_files import write_csv
 from onecycle_sweeps.report.figures import styles_of
 from onecycle_sweeps.report.page import PAGE, by_figure, environment
 from onecycle_sweeps.report.scores import INTERVALS, NAME_WIDTH, IntervalRow, intervals_panel
@@ -32,11 +31,11 @@ def write(found: Sequence[Compared], notes: Sequence[str], command: str, folder:
     figures = [one.figure() for one in courses]
     intervals = [differences(one, drawn.styles) for one, drawn in zip(found, courses, strict=True)]
     written = [
-        _write(folder / "claims.csv", (_claim(claim) for one in found for claim in one.claims)),
-        _write(folder / "runs.csv", (row for one in found for row in _runs(one))),
+        write_csv(folder / "claims.csv", (_claim(claim) for one in found for claim in one.claims)),
+        write_csv(folder / "runs.csv", (row for one in found for row in _runs(one))),
     ]
     if any(one.runs.has_curves for one in found):
-        written.append(_write(folder / "curves.csv", (row for one in found for row in _curves(one))))
+        written.append(write_csv(folder / "curves.csv", (row for one in found for row in _curves(one))))
     written += [path for figure in (*intervals, *figures) for path in canvas.write(figure, folder)]
     text = (
         environment()
@@ -146,15 +145,3 @@ def _curves(one: Compared) -> Iterator[dict[str, Any]]:
                 "step": f"{step:g}",
                 "value": value,
             }
-
-
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a CSV file whose columns are all keys of its rows, in order of first appearance."""
-    all_rows = list(rows)
-    columns = list(dict.fromkeys(key for row in all_rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(all_rows)
-    files.write(path, text.getvalue())
-    return path

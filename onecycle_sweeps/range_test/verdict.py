@@ -66,8 +66,8 @@ class Smoothed:
 class Judgement:
     """The result of a range test; `doubts` are the reasons why it is ambiguous, and empty if it is confident.
 
-    `divergence` is None unless every seed diverged. `lowest_loss` is the median over seeds of the smoothed curve's.
-    `base_lr`, where the headline measure begins to improve, is None for tests without evaluations.
+    `divergence` is None unless every seed diverged. `lowest_loss` is the lowest loss of the smoothed curves, as the
+    median over seeds. `base_lr`, where the headline measure begins to improve, is None for tests without evaluations.
     """
 
     max_lr: Reading

@@ -54,14 +54,14 @@ class _Band:
     runs: Floats
 
     def since(self, step: float) -> "_Band":
-        """From a step on, which is not after the last one."""
+        """The band from `step` on, which is at most the last step."""
         end = self.steps >= step
         return _Band(self.steps[end], self.seconds[end], self.mean[end], self.runs[:, end])
 
 
 @dataclass(frozen=True)
 class CourseFigure:
-    """The figure of one measure: `curves` has the runs of each group, best group first; `of` is what a run is called.
+    """The figure of one measure: `curves` has the runs of each group, best group first; `of` is the word for a run.
 
     `label` and `step_label` name the axes. Without `has_steps` only the ends are drawn; with a `zoom` a further panel
     shows this last share of each group's steps.
@@ -135,7 +135,7 @@ class CourseFigure:
 
     @property
     def _shows_runs(self) -> bool:
-        """Whether each run has a line of its own."""
+        """Whether each run is drawn as a line."""
         counts = [len(runs) for runs in self.curves.values()]
         if len(self._highlighted) < len(counts):
             return False
@@ -205,7 +205,7 @@ class CourseFigure:
         return bool(values.max() > LINEAR_LOSSES * values.min() > 0)
 
     def _set_limits(self, axes: "Axes", bands: Sequence[_Band]) -> None:
-        """Limits that the bands determine; diverged runs do not count."""
+        """Set the limits of the y axis by the bands, without regard to diverged runs."""
         values = np.concatenate([np.empty(0), *(band.runs.ravel() for band in bands)])
         values = values[np.isfinite(values)]
         if not len(values):
@@ -233,7 +233,7 @@ class CourseFigure:
 
 
 def _band(members: Sequence[RunCurve]) -> _Band | None:
-    """Over the finished runs; if none has finished, over the running ones.
+    """The band over the finished runs or, if none has finished, over the running ones.
 
     The steps are those at which all were evaluated. If there are fewer than two, runs are interpolated between their
     own steps, as far as at least half of them go.

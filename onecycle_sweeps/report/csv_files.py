@@ -37,11 +37,11 @@ def write_csv_files(comparison: Comparison, groups: ShownGroups) -> Iterator[Pat
     folder, outcomes = comparison.sweep.report, comparison.outcomes
     yield write_trials(folder / "trials.csv", outcomes)
     if claims := list(_claims(comparison)):
-        yield _write(folder / "claims.csv", CLAIM_COLUMNS, claims)
+        yield write_csv(folder / "claims.csv", claims, CLAIM_COLUMNS)
     if any(outcome.evaluations for outcome in outcomes):
         metrics = dict.fromkeys([LOSS.val, *(name for outcome in outcomes for name in outcome.evaluations)])
         columns = ["signature", "name", "step", "seconds", *metrics]
-        yield _write(folder / "evaluations.csv", columns, (row for o in outcomes for row in _evaluations(o)))
+        yield write_csv(folder / "evaluations.csv", (row for o in outcomes for row in _evaluations(o)), columns)
     if groups.examples:
         columns = ["group", "signature", "step", "lr", "momentum", "planned_lr", "planned_momentum"]
         rows = (
@@ -49,23 +49,22 @@ def write_csv_files(comparison: Comparison, groups: ShownGroups) -> Iterator[Pat
             for group, example in groups.examples.items()
             for row in _trajectory(example)
         )
-        yield _write(folder / "trajectories.csv", columns, rows)
+        yield write_csv(folder / "trajectories.csv", rows, columns)
     if any(test.curves for test in comparison.range_tests):
         rows = (
             {"signature": test.entry.signature, "name": test.name, **row}
             for test in comparison.range_tests
             for row in _curves(test.curves)
         )
-        yield _write(folder / "range_tests.csv", ["signature", "name", *CURVE_COLUMNS], rows)
+        yield write_csv(folder / "range_tests.csv", rows, ["signature", "name", *CURVE_COLUMNS])
     if comparison.maps:
-        rows = list(_cells(comparison))
-        yield _write(folder / "stability_map.csv", _union(rows), rows)
+        yield write_csv(folder / "stability_map.csv", _cells(comparison))
 
 
 def write_range_test_csv(trial: TrialFolder) -> Path:
     """range_test.csv in the trial's folder."""
     curves = range_test_curves(journal.read(trial.journal), trial.headline())
-    return _write(trial.path / "range_test.csv", CURVE_COLUMNS, _curves(curves))
+    return write_csv(trial.path / "range_test.csv", _curves(curves), CURVE_COLUMNS)
 
 
 def write_trials(path: Path, outcomes: Sequence[Outcome]) -> Path:
@@ -81,7 +80,7 @@ def write_trials(path: Path, outcomes: Sequence[Outcome]) -> Path:
     table = [facts | metrics | {names[key]: value for key, value in varies.items()} for varies, facts, metrics in rows]
     first = ["signature", "name", "kind"]
     rest = [column for column in fixed if column not in first]
-    return _write(path, [*first, *names.values(), *rest, *metrics], table)
+    return write_csv(path, table, [*first, *names.values(), *rest, *metrics])
 
 
 def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
@@ -105,7 +104,7 @@ def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, 
 
 
 def _claims(comparison: Comparison) -> Iterator[Row]:
-    """Who is compared at what budget, the numbers (differences in the measure's own unit), and the sentence."""
+    """A row for each claim: its families, the budget, the numbers (in the measure's own unit), and the sentence."""
     for claim in comparison.claims.claims:
         yield {
             "name": claim.name,
@@ -174,14 +173,16 @@ def _cells(comparison: Comparison) -> Iterator[Row]:
             }
 
 
-def _union(rows: Iterable[Row]) -> list[str]:
+def _union(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """All keys, in order of first appearance."""
     return list(dict.fromkeys(key for row in rows for key in row))
 
 
-def _write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> Path:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Path:
+    """Write a CSV file, by default with all keys of its rows as columns, in order of first appearance."""
+    rows = list(rows)
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, _union(rows) if columns is None else columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)

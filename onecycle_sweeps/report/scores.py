@@ -53,7 +53,7 @@ def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownG
     known = [claim for claim in claims if claim.difference and math.isfinite(claim.difference.mean)]
     if not known:
         return None
-    # As in the table: first what the claims with the baseline say, best first; then the others.
+    # In the order of the table: first the claims against the baseline, best first, then the others.
     ordered = sorted(known, key=lambda claim: (claim.baseline != known[0].baseline, order.get(claim.name, len(order))))
     shown = ordered[:ROWS_SHOWN]
     headline, baseline = shown[0].headline, shown[0].baseline
@@ -87,7 +87,7 @@ def differences(claims: Sequence[Claim], found: Sequence[Family], groups: ShownG
 
 
 def _named(claim: Claim, baseline: str) -> str:
-    """The family that a claim is on; where the axis does not name the other one, both."""
+    """The family that a claim is on, and also the other one if that is not the baseline that the axis names."""
     where = f" ({claim.budget})" if claim.budget else ""
     minus = f" {MINUS} {claim.baseline}" if claim.baseline != baseline else ""
     return "\n".join(textwrap.wrap(f"{claim.name}{minus}{where}", NAME_WIDTH))

@@ -87,7 +87,7 @@ def describe(source: Rows, split: SplitRule) -> SampleFacts:
 def load(source: Rows, split: SplitRule, facts: SampleFacts, device: torch.device | str, form: Form) -> RowBatches:
     """The parts of a split on a device, with the targets in the form that the objective takes.
 
-    Raises ValueError for targets that cannot be given so, and if the source is not the one that was described.
+    Raises ValueError for targets that cannot have that form, and if the source is not the one that was described.
     """
     import torch
 
@@ -172,7 +172,7 @@ class RowBatches:
 
 
 def _divided(source: Rows, split: SplitRule) -> tuple[dict[str, Any], Targets, list[str]]:
-    """The inputs of each part of a split, its targets, and doubts about the table that the inputs were."""
+    """The inputs of each part of a split, its targets, and doubts about the columns if the inputs are a table."""
     parts = source.parts()
     targets, kept = _targets(source).only(split.classes)
     index = {
@@ -187,7 +187,7 @@ def _divided(source: Rows, split: SplitRule) -> tuple[dict[str, Any], Targets, l
         if wrong := {place: size for place, size in sizes.items() if size != len(part.targets)}:
             place, size = next(iter(wrong.items()))
             raise ValueError(f"{name} {place} must be as many as the targets, {len(part.targets)}, got {size}")
-    of_split = targets.at({name: (of, positions) for name, (of, positions) in index.items()})
+    of_split = targets.at(index)
     given = {name: (parts[of].inputs, positions) for name, (of, positions) in index.items()}
     if hasattr(source.train.inputs, "columns"):
         frames: dict[str, Any] = {name: frame for name, (frame, _) in given.items()}
@@ -209,13 +209,13 @@ def _targets(source: Rows) -> Targets:
 
 
 def _taken(array: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The samples at the positions: numbers with fractions as float32, whole numbers and booleans as they are."""
+    """The samples at the positions: floating-point numbers and booleans as float32, whole numbers as int64."""
     whole = len(positions) == len(array)
     taken = np.ascontiguousarray(array if whole else array[positions])
     if taken.dtype.kind not in "iufb":
         raise ValueError(f"inputs must be arrays of numbers, got {taken.dtype}")
     if taken.dtype.kind == "f":
-        # What is too large for float32 is refused with all that is not finite.
+        # Numbers that are too large for float32 become infinite, and are refused later with all that are not finite.
         with np.errstate(over="ignore"):
             return taken.astype(np.float32, copy=False)
     return taken.astype(np.float32 if taken.dtype.kind == "b" else np.int64, copy=False)

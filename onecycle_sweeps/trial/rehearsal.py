@@ -120,7 +120,7 @@ def _with_gradients(config: Config, facts: Facts, device: str) -> tuple[Learner,
 
 
 def _few(config: Config, facts: Facts, normalisation: Any, device: str) -> Batches:
-    """A few samples of the data set, all of them one batch: the first ones, or random images in its shape."""
+    """A few samples of the data set as one batch: the first ones, or random images in its shape."""
     count = min(SAMPLES, config["batch_size"])
     if isinstance(facts, SampleFacts):
         source = nodes.loader(config)()
@@ -135,7 +135,7 @@ def _few(config: Config, facts: Facts, normalisation: Any, device: str) -> Batch
 
 
 def _described(name: str, given: Any) -> str:
-    """An input of the net with its shape; whole numbers are often meant as others."""
+    """An input of the net with its shape, and a hint if it is whole numbers that were perhaps not meant as tokens."""
     if not isinstance(given, Tensor):
         return f"{name}, {kind_of(given)}"
     whole = "" if given.is_floating_point() else " of whole numbers, which are tokens (save others as float32)"
