@@ -42,7 +42,7 @@ def apply(optimizer: Optimizer, hyper: Hyper) -> None:
 def check_groups(optimizer: Optimizer, cycles_momentum: bool = False) -> None:
     """Raise ValueError for param groups whose different rates or momenta a policy would overwrite with one.
 
-    A group that is to have a multiple of the policy's rate has the key `lr_scale`.
+    A group with the key `lr_scale` has that multiple of the policy's rate.
     """
     kind, groups = type(optimizer).__name__, optimizer.param_groups
     for group in groups:
@@ -55,7 +55,7 @@ def check_groups(optimizer: Optimizer, cycles_momentum: bool = False) -> None:
             f"the param groups of {kind} have the rates {', '.join(f'{rate:g}' for rate in rates)}, but a policy sets "
             'only one: give them the same rate, and the key "lr_scale", such as 0.1, to each with a multiple of it'
         )
-    momenta = dict.fromkeys(_momentum(group) for group in groups if _has_momentum(group))
+    momenta = dict.fromkeys(found for group in groups if (found := momentum_of(group)) is not None)
     if cycles_momentum and len(momenta) > 1:
         raise ValueError(
             f"the param groups of {kind} have the momenta {', '.join(f'{momentum:g}' for momentum in momenta)}, but "
@@ -67,11 +67,13 @@ def used(optimizer: Optimizer) -> Hyper:
     """The lr and momentum (or beta1; None if there is neither) of the first param group whose lr is not scaled."""
     groups = optimizer.param_groups
     group = next((group for group in groups if group.get("lr_scale", 1) == 1), groups[0])
-    return Hyper(float(group["lr"]), _momentum(group) if _has_momentum(group) else None)
+    return Hyper(float(group["lr"]), momentum_of(group))
 
 
-def _momentum(group: dict[str, Any]) -> float:
-    return float(group["momentum"] if "momentum" in group else group["betas"][0])
+def momentum_of(group: dict[str, Any]) -> float | None:
+    """The momentum, or beta1, of a param group; None if it has neither."""
+    found = group["momentum"] if "momentum" in group else group.get("betas", [None])[0]
+    return None if found is None else float(found)
 
 
 def _has_momentum(group: dict[str, Any]) -> bool:

@@ -286,7 +286,7 @@ def planned_steps(config: Config, steps: int = 0) -> int:
 
 
 def rate_from(config: Config) -> tuple[str, str | None]:
-    """What finds the trial's rate, in words, and its signature, which is None if the rate was typed."""
+    """What finds the trial's rate, probe or range test, and its signature; that is None if the rate was typed."""
     if probe := config["needs"].get(PROBE):
         return "probe", probe
     return "range test", config["needs"][RANGE_TEST]

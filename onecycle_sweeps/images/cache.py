@@ -30,8 +30,8 @@ def locked(folder: Path) -> IO[bytes]:
 def ensure(load: Callable[[], Source], folder: Path, check_files: Callable[[], None], *, afresh: bool) -> None:
     """Decode the source into `folder` unless that has been done and `afresh` is false; the caller holds its lock.
 
-    `check_files` is called after decoding and raises if the source's files have changed. Instead of images that are
-    not to be kept, their sums are written (`_write_part`).
+    `check_files` is called after decoding and raises if the source's files have changed. Of images that the cache does
+    not keep, only sums are written (`_write_part`).
     Raises ValueError for arrays that do not fit together, OSError if they cannot be written, and what `load` and
     `check_files` raise.
     """
@@ -64,7 +64,7 @@ def _write_part(
 ) -> dict[str, tuple[int, ...]]:
     """Write the arrays of one part; returns the shape of each, and of the images even if they are not kept.
 
-    Instead of those, int64 (N, C, 2) is written: for each channel the sum of its values, and that of their squares.
+    Of those, int64 (N, C, 2) is written: for each channel the sum of its values and the sum of their squares.
     """
     shapes = {f"{part}_images": pictures.shape, f"{part}_labels": numbers.shape}
     _write(folder / f"{part}_labels.npy", numbers.shape, np.dtype(np.int64), [numbers])
@@ -131,9 +131,10 @@ def skipped(folder: Path) -> dict[str, list[str]]:
 
 
 def is_current(path: Path) -> bool:
-    """Whether a JSON file of a cache has the current format or is damaged; files of earlier formats are written again.
+    """Whether a JSON file of a cache has the current format; one of an earlier format has to be written again.
 
-    Raises UnknownFormat for any other format.
+    A damaged file counts as current, so that the damage is reported where it is read. Raises UnknownFormat for a format
+    of a later version.
     """
     try:
         found = files.read_json_with_format(path)

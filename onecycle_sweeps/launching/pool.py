@@ -123,7 +123,7 @@ class Worker:
         return status is not None
 
     def sources(self) -> list[Any]:
-        """What `connection.wait` waits for: an answer of the worker, or its end."""
+        """What to give `connection.wait`, so that it waits for an answer of the worker or for its end."""
         answers = [] if self._answers.closed else [self._answers]
         return [*answers, *([self.process.sentinel] if self.process.exitcode is None else [])]
 
@@ -357,7 +357,7 @@ def _exists(pid: int) -> bool:
 
 
 def _begin(module: str, environment: Mapping[str, str], log: str, *arguments: Any) -> None:
-    """The first function of a process; it imports the rest itself, so that an import that fails is in the log."""
+    """The first function of a new process; it imports the module itself, so that a failed import is in the log."""
     os.setsid()
     memory.collect_seldom()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

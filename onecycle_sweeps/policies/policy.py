@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from onecycle_sweeps.validation import number, require, whole
 
-# Of a run with more steps, a user's own policy is called at this many of them.
+# In a run of more than MOST_STEPS steps, a user's own policy is checked at about SAMPLED_STEPS of them.
 MOST_STEPS, SAMPLED_STEPS = 10_000, 1000
-# Our own policies are tested to keep their bounds, so a few steps are enough.
+# This program's policies are tested to keep their bounds, so a few steps are enough.
 SAMPLED_STEPS_OF_OURS = 50
 
 

@@ -86,7 +86,7 @@ class Style:
 
     @property
     def gid(self) -> str | None:
-        """What marks a part of a drawing as one of this series."""
+        """The gid of the parts of a drawing that belong to this series."""
         return None if self.series is None else f"part-of-{self.series}"
 
     def line(self, **overrides: Any) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Style:
 
     @property
     def css(self) -> str:
-        """The same line in the page's legend, a little stronger."""
+        """The CSS of this line in the page's legend, where it is a little stronger."""
         dashes = (
             f";stroke-dasharray:{' '.join(f'{part * self.width:g}' for part in self.dashes)}" if self.dashes else ""
         )
@@ -181,7 +181,7 @@ def new_axes(figure: "MatplotlibFigure") -> "Axes":
 
 
 def fit(axes: "Axes", left: float, bottom: float, width: float, height: float) -> None:
-    """Place ticks on the axes, and the axes so that they fill a box of their figure with all that is written at them.
+    """Place ticks on the axes, and place the axes so that, with their labels, they fill a box of the figure.
 
     The box is in inches.
     """

@@ -127,7 +127,7 @@ def _course_panels(courses: Sequence[Plot]) -> list[Panel]:
 
 
 def _doubts(troubles: Sequence[Outcome], warnings: Sequence[object]) -> Iterator[str]:
-    """What a reader of the result should know of, in numbers."""
+    """How many trials failed, diverged or were lost, and how many warnings there are."""
     counts = Counter(outcome.status for outcome in troubles)
     yield from (f"{count} trial{'s' * (count > 1)} {status}" for status, count in counts.items())
     if warnings:
@@ -268,7 +268,7 @@ def _map_rows(one: StabilityMap, quantity: Quantity) -> Iterator[tuple[str, list
 
 
 def _configs(outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:
-    """A config of each group that has begun."""
+    """One config of each group that has begun."""
     groups = [*by_group(outcomes).values()] or [[outcome] for outcome in outcomes]
     firsts = (next((config for o in members if (config := o.config)), None) for members in groups)
     return [config for config in firsts if config]
@@ -381,7 +381,7 @@ def _distinct(values: Iterable[object]) -> str:
 
 
 def by_figure(written: Iterable[Path]) -> list[list[str]]:
-    """The names of files, those of one figure together."""
+    """The names of files, grouped by figure."""
     forms: dict[str, list[str]] = {}
     for path in written:
         forms.setdefault(path.stem, []).append(path.name)

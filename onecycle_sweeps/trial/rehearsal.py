@@ -31,7 +31,7 @@ NEEDS_GPU = re.compile("cuda|nvidia|triton", re.IGNORECASE)
 
 
 class Rehearsal:
-    """Rehearses configs in turn; a net that consecutive configs share is tried once, each optimizer separately.
+    """Rehearses one config after the other; a net that consecutive ones share is tried once, each optimizer separately.
 
     The samples are the first of the data; images are noise in their shape. The CPU is tried first, then a GPU if that
     fails.

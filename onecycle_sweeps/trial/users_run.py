@@ -15,7 +15,7 @@ from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import StepTaken
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Hyper, Policy
-from onecycle_sweeps.scheduler import apply, used, with_hooks
+from onecycle_sweeps.scheduler import apply, momentum_of, used, with_hooks
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.loader_batches import LoaderBatches
 from onecycle_sweeps.trial.train import State
@@ -464,9 +464,5 @@ class Run:
 
 
 def _rates(optimizer: Any) -> list[tuple[float, float | None]]:
-    """The rate and the momentum (or beta1) of each param group; None where it has neither."""
-    found = []
-    for group in optimizer.param_groups:
-        momentum = group["momentum"] if "momentum" in group else group.get("betas", [None])[0]
-        found.append((float(group["lr"]), None if momentum is None else float(momentum)))
-    return found
+    """The rate and the momentum (or beta1) of each param group; the momentum is None if it has neither."""
+    return [(float(group["lr"]), momentum_of(group)) for group in optimizer.param_groups]
