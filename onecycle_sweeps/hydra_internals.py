@@ -95,9 +95,9 @@ def job_context(config: DictConfig) -> HydraContext:
 def replaced(
     loader: Callable[[ConfigSearchPath], ConfigLoader], environment: Callable[[Any], AbstractContextManager[None]]
 ) -> Iterator[None]:
-    """In this context Hydra loads configs by `loader`, sets a job's variables by `environment`, and raises exceptions.
+    """A context in which Hydra loads configs by `loader`, sets variables by `environment`, and raises its exceptions.
 
-    Otherwise it prints its errors in several lines and exits with status 1.
+    Outside of it, Hydra prints its errors in several lines and exits with status 1.
     """
     if not IS_TESTED:
         yield

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 TRAIN, VAL = "train/", "val/"
 MINUS = "\N{MINUS SIGN}"
-# A measure is at chance while it has come at most this share of the way from chance to a perfect value.
+# A measure is at chance if it has come at most this share of the way from chance to a perfect value.
 AT_CHANCE = 0.05
 # Numbers of this size are written without powers of ten.
 PLAIN_FROM, PLAIN_BELOW = 1e-4, 1e9
@@ -23,7 +23,7 @@ class Measure:
 
     `is_fraction` says that values lie in [0, 1] and are shown in per cent.
 
-    Raises ValueError for another goal, and for a name that is no part of the name of a metric or of a file.
+    Raises ValueError for another goal, and for a name that cannot be part of the name of a metric or a file.
     """
 
     name: str
@@ -38,32 +38,32 @@ class Measure:
 
     @property
     def train(self) -> str:
-        """The metric of the training batches since the last evaluation."""
+        """The name of the metric of the training batches since the last evaluation."""
         return f"{TRAIN}{self.name}"
 
     @property
     def val(self) -> str:
-        """The metric of each evaluation on the validation part."""
+        """The name of the metric of each evaluation on the validation part."""
         return f"{VAL}{self.name}"
 
     @property
     def final_val(self) -> str:
-        """The metric of the last evaluation on the validation part."""
+        """The name of the metric of the last evaluation on the validation part."""
         return f"final/val_{self.name}"
 
     @property
     def best_val(self) -> str:
-        """The metric of the best evaluation on the validation part."""
+        """The name of the metric of the best evaluation on the validation part."""
         return f"best/val_{self.name}"
 
     @property
     def final_test(self) -> str:
-        """The metric of the one evaluation on the test part, after the training."""
+        """The name of the metric of the one evaluation on the test part, after the training."""
         return f"final/test_{self.name}"
 
     @property
     def worst(self) -> float:
-        """The worst value there is, which a trial that diverged counts with."""
+        """The worst value there is, with which a diverged trial counts."""
         if self.is_fraction:
             return 0.0 if self.goal == "max" else 1.0
         return -math.inf if self.goal == "max" else math.inf
@@ -132,7 +132,7 @@ LOSS = Measure("loss", "min")
 F1 = Measure("f1", "max", is_fraction=True)
 RMSE = Measure("rmse", "min")
 MEAN_IOU = Measure("mean_iou", "max", is_fraction=True)
-# The headline of each of the program's objectives, for those who must not import torch.
+# The headline of each of the program's objectives, for modules that must not import torch.
 HEADLINES = {
     "onecycle_sweeps.objectives.classification.Classification": ACCURACY,
     "onecycle_sweeps.objectives.multilabel.Multilabel": F1,
@@ -165,7 +165,7 @@ def as_records(measures: Sequence[Measure]) -> list[dict[str, Any]]:
 def of_trial(resolved: Mapping[str, Any] | None) -> tuple[Measure, ...]:
     """The measures of a trial, headline first, from its resolved.json; accuracy alone where none are recorded.
 
-    Raises ValueError for records that `as_records` does not make.
+    Raises ValueError for records that `as_records` cannot have made.
     """
     records = (resolved or {}).get("measures")
     if records is None:

@@ -178,7 +178,7 @@ def _not_taken(unknown: Sequence[str], known: Sequence[str], target: str) -> str
 
 
 def _is_valid(value: Any, parameter: inspect.Parameter) -> bool:
-    """Whether a value is a bool, or the parameter takes others too."""
+    """Whether the parameter takes the value: one that is a switch takes only true and false."""
     annotation, by_default = parameter.annotation, isinstance(parameter.default, bool)
     is_switch = by_default or getattr(annotation, "__name__", annotation) in SWITCHES or str(annotation) in SWITCHES
     return not is_switch or isinstance(value, bool) or (value is None and not by_default)

@@ -153,7 +153,7 @@ def _harm(one: RunsOfMeasure, name: str, first: str, margin: float) -> float:
 
 
 def _kind(difference: float, p: float | None, goal: Goal, no_worse: bool | None) -> Kind:
-    """What a difference shows; `no_worse` is whether it was shown to be within a margin, None without one."""
+    """What a difference shows; `no_worse` is whether it was shown to be within the margin, None without a margin."""
     is_shown, is_gain = p is not None and p < LEVEL, (difference > 0) == (goal == "max")
     if is_shown and is_gain:
         return "better"

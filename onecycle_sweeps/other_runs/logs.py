@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 Goal = Literal["min", "max"]
-# Takes a line on what was guessed, left out or differs.
+# A function that takes a line on what was guessed or left out, or differs.
 Note = Callable[[str], None]
 # A run's values by step, in order of steps.
 Values = tuple[tuple[float, float], ...]
@@ -347,7 +347,7 @@ def _histories(table: "pandas.DataFrame", metric: str) -> dict[str, Values]:
 
 
 def _tell_lengths(runs: Sequence[LoggedRun], note: Note) -> None:
-    """Say which runs have other last steps than others."""
+    """Note which groups have runs with different last steps."""
     spans: dict[str, set[float]] = {}
     for run in runs:
         if run.last_step is not None:

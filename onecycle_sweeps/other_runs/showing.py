@@ -38,7 +38,7 @@ class Compared:
 
     @property
     def far_out(self) -> list[str]:
-        """The groups for whose sake means are trimmed, because a run of theirs lies far out."""
+        """The groups with a run that lies far out, because of which means are trimmed."""
         if self.runs.paired:
             return []
         return [name for name, runs in self.runs.groups.items() if lies_far_out([run.value for run in runs])]

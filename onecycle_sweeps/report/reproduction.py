@@ -138,7 +138,7 @@ def _figure(name: str, figure: PublishedFigure, members: Members, obstacles: tup
 
 @dataclass(frozen=True)
 class _Lead:
-    """By how much a row is ahead here, None if unknown; with `is_bound` the true lead may be larger.
+    """By how much a row leads here, None if unknown; if `is_bound`, the true lead may be larger.
 
     `doubt` says why the direction is not certain, None if it is.
     """
