@@ -29,7 +29,7 @@ CLAIM_COLUMNS = (
 CURVE_COLUMNS = ("seed_run", "step", "lr", "loss", "loss_smoothed")
 # A long trajectory is thinned to at most twice as many rows, with its last step; the journal has every step.
 STEPS_KEPT = 2000
-Row = dict[str, Any]
+CsvRow = dict[str, Any]
 
 
 def write_csv_files(comparison: Comparison, groups: ShownGroups) -> Iterator[Path]:
@@ -103,7 +103,7 @@ def _trial(outcome: Outcome) -> tuple[dict[str, str], dict[str, Any], dict[str, 
     return outcome.entry.varies, facts, outcome.metrics | loss
 
 
-def _claims(comparison: Comparison) -> Iterator[Row]:
+def _claims(comparison: Comparison) -> Iterator[CsvRow]:
     """A row for each claim: its families, the budget, the numbers (in the measure's own unit), and the sentence."""
     for claim in comparison.claims.claims:
         yield {
@@ -119,11 +119,11 @@ def _claims(comparison: Comparison) -> Iterator[Row]:
         }
 
 
-def _prefixed(name: str, numbers: Difference | Speedup | None) -> Row:
+def _prefixed(name: str, numbers: Difference | Speedup | None) -> CsvRow:
     return {f"{name}_{key}": value for key, value in asdict(numbers).items()} if numbers else {}
 
 
-def _evaluations(outcome: Outcome) -> Iterator[Row]:
+def _evaluations(outcome: Outcome) -> Iterator[CsvRow]:
     """Each evaluation of a trial, with its 0-based step and the seconds of training before it."""
     first = {"signature": outcome.entry.signature, "name": outcome.name}
     for row in _by_step(outcome.evaluations):
@@ -131,14 +131,14 @@ def _evaluations(outcome: Outcome) -> Iterator[Row]:
         yield first | row | {"seconds": None if seconds is None else f"{seconds:.3f}"}
 
 
-def _trajectory(example: Example) -> Iterator[Row]:
+def _trajectory(example: Example) -> Iterator[CsvRow]:
     """Learning rate and momentum, used and planned."""
     used, planned = example.outcome.used, example.planned
     columns = {"lr": used.lr, "momentum": used.momentum}
     return _by_step(columns | {"planned_lr": planned.lr, "planned_momentum": planned.momentum}, STEPS_KEPT)
 
 
-def _by_step(columns: Mapping[str, Series], about: int | None = None) -> Iterator[Row]:
+def _by_step(columns: Mapping[str, Series], about: int | None = None) -> Iterator[CsvRow]:
     """A row for each step that a series has, with the values there; with `about`, every n-th step and the last."""
     values = {name: dict(series.pairs()) for name, series in columns.items()}
     steps = sorted({step for column in values.values() for step in column})
@@ -147,7 +147,7 @@ def _by_step(columns: Mapping[str, Series], about: int | None = None) -> Iterato
         yield {"step": step} | {name: column.get(step) for name, column in values.items()}
 
 
-def _curves(curves: Sequence[RangeTestCurve]) -> Iterator[Row]:
+def _curves(curves: Sequence[RangeTestCurve]) -> Iterator[CsvRow]:
     """The steps of a range test: `seed_run` and the `step` within that run count from 0."""
     for run, curve in enumerate(curves):
         for step, (lr, loss, smoothed) in enumerate(zip(curve.lr, curve.loss, curve.smoothed, strict=True)):
@@ -155,7 +155,7 @@ def _curves(curves: Sequence[RangeTestCurve]) -> Iterator[Row]:
             yield {"seed_run": run, "step": step, "lr": lr, "loss": loss, "loss_smoothed": known}
 
 
-def _cells(comparison: Comparison) -> Iterator[Row]:
+def _cells(comparison: Comparison) -> Iterator[CsvRow]:
     """Each range test on a stability map: what it is, its largest stable rate, and its lowest loss."""
     for one in comparison.maps:
         for cell in one.cells:

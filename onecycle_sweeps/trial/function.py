@@ -61,11 +61,11 @@ def drive(
     rate: tuple[float | None, str | None],
     fixed: Resolved,
     state: State | None,
-    range_test: Mapping[str, Any],
+    tested: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Call the function to the end from a checkpoint's state or from the start; returns the trial's result.
 
-    Settings that an earlier attempt `fixed` are kept; a probe starts from the result of its `range_test`.
+    Settings that an earlier attempt `fixed` are kept; a probe starts from `tested`, the result of its range test.
     Raises ValueError, in one line, for what cannot be a trial, Stopped when the attempt must stop, and what the
     function raises.
     """
@@ -85,7 +85,7 @@ def drive(
         result = _run_range_test(attempt, config, resolved)
     elif config["task"] == schema.PROBE:
         trainer = FunctionTrainer(attempt, config, resolved | (fixed if state else {}))
-        result = run_probe(attempt, config, range_test, trainer, state)
+        result = run_probe(attempt, config, tested, trainer, state)
         result["steps_per_epoch"] = trainer.resolved["steps_per_epoch"]
     else:
         result = _train(attempt, config, resolved, fixed, state)

@@ -42,11 +42,11 @@ def run(
     after saving, once `stopped()` is true, Superseded when a later attempt has begun, and TrialFailed with the cause,
     which is also recorded in the folder.
     """
-    return alone(running(trial, stopped, place))
+    return run_alone(running(trial, stopped, place))
 
 
-def alone(training: Training) -> dict[str, Any]:
-    """The result of a training that takes its steps alone."""
+def run_alone(training: Training) -> dict[str, Any]:
+    """Run a training that takes its steps alone; returns its result."""
     taking = None
     while True:
         try:
