@@ -104,7 +104,7 @@ def lacks_files(node: Node) -> bool:
     return not all(_matches(_top(node), name) for name in listed)
 
 
-def memos(runs_dir: Path) -> Path:
+def memo_folder(runs_dir: Path) -> Path:
     """The folder that caches the hashes of files."""
     return runs_dir.joinpath(*MEMOS)
 

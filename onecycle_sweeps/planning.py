@@ -89,7 +89,7 @@ class Planner:
 
     def __init__(self, runs_dir: Path, *, cpus_elsewhere: int | None = None) -> None:
         self.runs_dir, self.cpus_elsewhere = runs_dir, cpus_elsewhere
-        self.memos = fingerprints.memos(runs_dir)
+        self.memos = fingerprints.memo_folder(runs_dir)
         self._read: set[str] = set()
         self._inputs: dict[str, Inputs] = {}
         self._data: dict[str, Data] = {}

@@ -228,9 +228,9 @@ def group_name(group: Group) -> str:
     return " ".join(value if key == "policy" else f"{key}={value}" for key, value in group)
 
 
-def other_names(entries: Iterable[Entry]) -> list[str]:
+def other_names(listed: Iterable[Entry]) -> list[str]:
     """A line for each group of trainings that is the same as another one."""
-    pairs = ((group_name(entry.group), name) for entry in entries for name in entry.also)
+    pairs = ((group_name(entry.group), name) for entry in listed for name in entry.also)
     return [f"{name} is the same training as {known}: they share one row" for known, name in dict.fromkeys(pairs)]
 
 

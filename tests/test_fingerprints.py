@@ -298,7 +298,7 @@ def test_files_that_a_loader_fetches_are_fingerprinted_after_fetching(tmp_path: 
     overrides, root = own(fetch), f"+data.root={tmp_path / 'a'}"
     first = planned(tmp_path / "runs", *overrides(root))
     assert planned(tmp_path / "runs", *overrides(root)).signature == first.signature
-    assert fingerprints.check(first.config["needs"]["files"], fingerprints.memos(tmp_path / "runs")) is None
+    assert fingerprints.check(first.config["needs"]["files"], fingerprints.memo_folder(tmp_path / "runs")) is None
 
 
 def test_files_that_this_program_writes_into_a_data_folder_do_not_count(tmp_path: Path, own, monkeypatch):

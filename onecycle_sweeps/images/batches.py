@@ -222,17 +222,17 @@ def _order(split: Split, batch_size: int, seed: int, start: int, together: int) 
         epoch, first = epoch + 1, 0
 
 
-def _images(split: Split, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def _images(split: Split, index: Iterable[Tensor]) -> Iterator[Tensor]:
     """The images at each batch of positions, decoded one batch ahead if they are not in memory."""
     import torch
 
     if split.undecoded is None:
-        yield from (split.images.index_select(0, samples) for samples in batches)
+        yield from (split.images.index_select(0, samples) for samples in index)
         return
     device = split.index.device
     # On a CPU a trial decodes in as many processes as it has threads.
     processes = torch.get_num_threads() if device.type == "cpu" else None
-    for images in split.undecoded.read((samples.cpu().numpy() for samples in batches), processes):
+    for images in split.undecoded.read((samples.cpu().numpy() for samples in index), processes):
         decoded = torch.from_numpy(images)
         # Only a copy from pinned memory overlaps with the GPU's work.
         yield decoded if device.type == "cpu" else decoded.pin_memory().to(device, non_blocking=True)

@@ -92,10 +92,10 @@ def _sums(chunk: np.ndarray) -> np.ndarray:
     return np.stack([values.sum(2, dtype=np.int64), squares], axis=2)
 
 
-def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterable[np.ndarray]) -> None:
+def _write(path: Path, dimensions: tuple[int, ...], dtype: np.dtype, chunks: Iterable[np.ndarray]) -> None:
     """Write an array in chunks; np.save would hide the reason of a failure, such as a full disk."""
     with path.open("wb") as file:
-        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        header = {"descr": dtype.str, "fortran_order": False, "shape": dimensions}
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
             file.write(chunk.data)

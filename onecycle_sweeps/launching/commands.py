@@ -239,10 +239,10 @@ def _runner(config: Mapping[str, Any], launcher: LauncherKeys | None, *, report:
     return lambda sweep, todo: pool.run(_workers, sweep, todo, slots(len(todo)), packed)
 
 
-def _in_this_process(sweep: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
+def _in_this_process(which: Sweep, trials: Sequence[Entry]) -> Generator[Event]:
     from onecycle_sweeps.launching import execution
 
-    yield from execution.run_here(sweep, trials)
+    yield from execution.run_here(which, trials)
 
 
 def become_ui(uri: str, which: Sweep | None = None) -> NoReturn:

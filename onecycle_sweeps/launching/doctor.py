@@ -135,18 +135,18 @@ def runs_dir(folder: Path, *, on_nodes: bool) -> Finding:
     return ok(about, f"{line}; warning: {kind} looks local to this machine, the nodes must see it too (try --probe)")
 
 
-def _trials(requests: Sequence[Request], runs_dir: Path, cpus_elsewhere: int | None) -> Finding:
+def _trials(requests: Sequence[Request], folder: Path, cpus_elsewhere: int | None) -> Finding:
     """Whether the trials can be planned, which needs their data, and could take a step."""
-    planner, found = Planner(runs_dir, cpus_elsewhere=cpus_elsewhere), {}
+    planner, found = Planner(folder, cpus_elsewhere=cpus_elsewhere), {}
     try:
         trials = [planner.plan(request) for request in requests]
-        Preflight(preflight.in_a_fresh_process, elsewhere=cpus_elsewhere is not None).check(trials, runs_dir)
+        Preflight(preflight.in_a_fresh_process, elsewhere=cpus_elsewhere is not None).check(trials, folder)
     except (ConfigError, OSError) as error:
         return fails("trial", str(error))
     for config in (trial.config for trial in trials):
         if schema.LOOP in config:
             return ok("trial", f"{function_node.name(config)} can be called; whether it can take a step is not tried")
-        cache = runs_dir / "data" / config["needs"]["data"]
+        cache = folder / "data" / config["needs"]["data"]
         with nodes.environment(config):
             found[cache] = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
     facts = dict.fromkeys(f"{one.train} training and {one.val} validation samples" for one in found.values())
@@ -219,20 +219,20 @@ def _slurm(settings: Settings) -> Finding:
     return ok("slurm", answer.splitlines()[0])
 
 
-def _sbatch(settings: Settings, runs_dir: Path) -> Finding:
+def _sbatch(settings: Settings, folder: Path) -> Finding:
     """Whether sbatch would accept a trial's job; nothing is submitted."""
-    executor = sbatch.executor(settings, runs_dir, "onecycle-doctor", str(Path.cwd()))
+    executor = sbatch.executor(settings, folder, "onecycle-doctor", str(Path.cwd()))
     try:
-        client.run("sbatch", "--test-only", stdin=executor.text(sbatch.node_command(runs_dir / "doctor.json")))
+        client.run("sbatch", "--test-only", stdin=executor.text(sbatch.node_command(folder / "doctor.json")))
     except SlurmError as error:
         return fails("sbatch", f"{error}: change the keys of hydra.launcher; sinfo lists what the cluster has")
     return ok("sbatch", "the request is accepted; nothing was submitted")
 
 
-def _node(settings: Settings, runs_dir: Path, uri: str) -> Iterator[Finding]:
+def _node(settings: Settings, parent: Path, uri: str) -> Iterator[Finding]:
     """The findings of a short job with the same request on its node; closing the iterator cancels the job."""
     name = f"onecycle-doctor-{uuid.uuid4().hex[:8]}"
-    folder = runs_dir / f".{name}"
+    folder = parent / f".{name}"
     folder.mkdir(mode=0o700, parents=True)
     try:
         path = folder / "question.json"

@@ -163,13 +163,13 @@ class WorkerPool:
     def __init__(self) -> None:
         self.workers: list[Worker] = []
 
-    def grow(self, sweep: Sweep, slots: Sequence[dict[str, str]]) -> None:
-        """Start a worker for each slot that has none."""
+    def grow(self, sweep: Sweep, environments: Sequence[dict[str, str]]) -> None:
+        """Start a worker for each environment that has none."""
         # At exit multiprocessing waits for its processes, so they have to leave before.
         atexit.unregister(self.leave)
         atexit.register(self.leave)
-        for i, slot in list(enumerate(slots))[len(self.workers) :]:
-            self.workers.append(Worker(slot, sweep.folder / f"worker-{i}.log"))
+        for i, environment in list(enumerate(environments))[len(self.workers) :]:
+            self.workers.append(Worker(environment, sweep.folder / f"worker-{i}.log"))
 
     def wait(self, seconds: float) -> None:
         """Return once a worker has answered or ended, at the latest after `seconds`."""
@@ -196,10 +196,10 @@ def run(
     pool: WorkerPool,
     sweep: Sweep,
     trials: Sequence[Entry],
-    slots: Sequence[dict[str, str]],
+    environments: Sequence[dict[str, str]],
     packed: int | Literal["auto"] = 1,
 ) -> Generator[Event]:
-    """Run the trials, with one worker for each slot; yields what happens, at least every TICK_SECONDS.
+    """Run the trials, with a worker in each environment; yields what happens, at least every TICK_SECONDS.
 
     Up to `packed` trials that differ in little are given to a worker together; auto: MOST_PACKED, where it saves time.
 
@@ -209,8 +209,8 @@ def run(
     must_win = packed == "auto"
     queue = Queue(sweep, trials, MOST_PACKED if packed == "auto" else packed)
     try:
-        pool.grow(sweep, slots)
-        yield Event(places=len(slots))
+        pool.grow(sweep, environments)
+        yield Event(places=len(environments))
         while queue.waiting or any(worker.entries for worker in pool.workers):
             yield from queue.fail_dependents()
             for worker in pool.workers:

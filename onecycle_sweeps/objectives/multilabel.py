@@ -93,7 +93,7 @@ def _f1(right: float, errors: float) -> float:
     return 2 * right / (2 * right + errors) if right or errors else 0.0
 
 
-def _micro(present: Sequence[float], number: int, count: int) -> float:
-    """The F1 over all labels where the `number` most frequent ones are always predicted."""
-    right = sum(present[:number])
-    return _f1(right, number * count - right + sum(present[number:]))
+def _micro(present: Sequence[float], top: int, count: int) -> float:
+    """The F1 over all labels where the `top` most frequent ones are always predicted."""
+    right = sum(present[:top])
+    return _f1(right, top * count - right + sum(present[top:]))

@@ -164,12 +164,12 @@ def at_chance(name: str, members: Sequence[Outcome]) -> Iterator[str]:
         yield f"seed{'s' * (len(low) > 1)} {', '.join(low)} of {name} stayed at chance ({', '.join(low.values())})"
 
 
-def picks(families: Sequence[Family], headline: Measure, *, on_val: bool) -> Iterator[str]:
+def picks(found: Sequence[Family], headline: Measure, *, on_val: bool) -> Iterator[str]:
     """The picked rates and a line for each doubt about a pick; nothing if each family has one rate.
 
     `on_val` says whether claims compare the metric that picked the rates.
     """
-    tuned = [family for family in families if len(family.rates) > 1]
+    tuned = [family for family in found if len(family.rates) > 1]
     if not tuned:
         return
     picked = [family for family in tuned if family.learned]
@@ -190,7 +190,7 @@ def picks(families: Sequence[Family], headline: Measure, *, on_val: bool) -> Ite
             f"The quoted {headline.name} also picked the rates, so it is optimistic, most of all for a policy that "
             f"does about equally well at several rates: {remedy}"
         )
-    elif picked and len({family.tried for family in families}) > 1:
+    elif picked and len({family.tried for family in found}) > 1:
         yield (
             "The rates were picked on other samples than those quoted, but on the same trainings, of which a policy "
             "that tried more rates had more to pick from: other seeds at the picked rates would remove this doubt."
@@ -203,9 +203,9 @@ def picks(families: Sequence[Family], headline: Measure, *, on_val: bool) -> Ite
             yield f"Rates of {_name(family)} that lack seeds, so that the pick may change: {', '.join(short)}."
 
 
-def can_hold_out(families: Iterable[Sequence[Outcome]]) -> bool:
+def can_hold_out(found: Iterable[Sequence[Outcome]]) -> bool:
     """Whether data.val_fraction would leave a test part to judge: data without an official one hold out val already."""
-    return not any((members[0].config.get("data") or {}).get("val_fraction") for members in families if members)
+    return not any((members[0].config.get("data") or {}).get("val_fraction") for members in found if members)
 
 
 def _name(family: Family) -> str:

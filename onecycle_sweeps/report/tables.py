@@ -303,13 +303,13 @@ def loss_words(value: float) -> str:
     return f"{value:.4f}" if abs(value) < LARGE_LOSS else f"{value:.6g}"
 
 
-def spread_words(value: Spread | None, show: Callable[[float], str]) -> str:
+def spread_words(value: Spread | None, written: Callable[[float], str]) -> str:
     """A mean and its standard deviation; a newline marks where they may be parted."""
     if value is None:
         return "-"
     if not math.isfinite(value.mean):
         return "not finite"
-    return show(value.mean) + ("" if value.std is None else f"\n±{show(value.std)}")
+    return written(value.mean) + ("" if value.std is None else f"\n±{written(value.std)}")
 
 
 def measured(value: Spread | None, measure: Measure) -> str:

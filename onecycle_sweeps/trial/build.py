@@ -212,7 +212,7 @@ def check_files(trial: TrialFolder, config: Config) -> None:
     # A missing file of weights is reported by the net that reads it.
     planned: dict[str, str] = config["needs"].get("files", {})
     files = {path: value for path, value in planned.items() if path != weights or os.path.exists(path)}
-    fingerprints.check(files, fingerprints.memos(trial.runs_dir))
+    fingerprints.check(files, fingerprints.memo_folder(trial.runs_dir))
 
 
 def load_data(trial: TrialFolder, config: Config, facts: Facts, resolved: Resolved) -> Batches:

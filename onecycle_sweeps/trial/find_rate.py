@@ -116,8 +116,8 @@ def ramp_evaluations(config: Config) -> set[int]:
     return _evenly(test["steps"]) if test["mode"] == "linear" else set()
 
 
-def _evenly(steps: int) -> set[int]:
-    return {round(i * steps / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
+def _evenly(count: int) -> set[int]:
+    return {round(i * count / EVALUATIONS) - 1 for i in range(1, EVALUATIONS + 1)}
 
 
 def record_seed(
@@ -144,9 +144,9 @@ def record_seed(
     return range_test.OneSeed(rates, losses, [rates[index] for index in evaluations], values, measured[0])
 
 
-def _metrics(verdict: range_test.Judgement, tests: list[range_test.OneSeed], steps: int) -> dict[str, float]:
+def _metrics(verdict: range_test.Judgement, tests: list[range_test.OneSeed], planned: int) -> dict[str, float]:
     """The verdict's rates, and the medians over the seeds of the rates that peers' rules suggest."""
-    rules = range_test.median_of_peers([range_test.peers(test.lrs, test.losses, steps) for test in tests])
+    rules = range_test.median_of_peers([range_test.peers(test.lrs, test.losses, planned) for test in tests])
     metrics = rules | verdict.rates
     return {f"suggestion/{name}": rate for name, rate in metrics.items()} | {"range/lowest_loss": verdict.lowest_loss}
 
@@ -247,15 +247,15 @@ def run_probe(
 
 
 def _asked_for(
-    config: Config, tested: Mapping[str, Any], judged: Measure, untrained: Mapping[str, float], steps: int
+    config: Config, tested: Mapping[str, Any], judged: Measure, untrained: Mapping[str, float], length: int
 ) -> State:
     """The arguments of the search, as a checkpoint keeps them."""
     rates = tested["metrics"]
-    policy = nodes.policy(config, 1.0, max(1, steps // config["epochs"]), steps)
+    policy = nodes.policy(config, 1.0, max(1, length // config["epochs"]), length)
     return {
         "start": [rates[f"suggestion/max_lr{end}"] for end in ("", "_low", "_high")],
-        "steps": steps,
-        "budget": schema.probe_steps(config, steps),
+        "steps": length,
+        "budget": schema.probe_steps(config, length),
         "untrained": score_of(judged, untrained),
         "doubts": list(tested["verdict"]["doubts"]),
         "near_peak": near_peak(policy),

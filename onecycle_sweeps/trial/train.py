@@ -166,10 +166,10 @@ class Recorder:
         return cause
 
 
-def columns(steps: list[StepTaken], losses: list[float]) -> dict[str, list[float]]:
-    """The journal's columns for steps in a row; an optimizer without momentum has no such column."""
-    momenta = [step.hyper.momentum for step in steps if step.hyper.momentum is not None]
-    rates = {journal.LR: [step.hyper.lr for step in steps]}
+def columns(taken: list[StepTaken], losses: list[float]) -> dict[str, list[float]]:
+    """The journal's columns for consecutive steps; an optimizer without momentum has no column of momenta."""
+    momenta = [step.hyper.momentum for step in taken if step.hyper.momentum is not None]
+    rates = {journal.LR: [step.hyper.lr for step in taken]}
     return rates | ({journal.MOMENTUM: momenta} if momenta else {}) | {journal.TRAIN_LOSS: losses}
 
 
