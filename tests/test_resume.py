@@ -165,12 +165,13 @@ def test_a_checkpoint_without_its_journal_starts_again(runs_dir: Path, beside: P
     assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
-def test_a_checkpoint_that_outlived_its_result_is_no_new_attempt(runs_dir: Path):
+def test_a_checkpoint_that_outlived_its_result_is_no_new_attempt_and_does_not_stay(runs_dir: Path):
     folder = interrupted(runs_dir, after=3)
     kept = folder.checkpoint.read_bytes()
     result = trial.run(folder)
     folder.checkpoint.write_bytes(kept)
     assert trial.run(folder) == result
+    assert not folder.checkpoint.exists()
 
 
 @pytest.mark.parametrize("at", [4, STEPS])

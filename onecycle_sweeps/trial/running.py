@@ -72,6 +72,9 @@ def running(
         except (PermissionError, Unreadable) as error:
             raise TrialFailed(str(error)) from error
         if (result := trial.result()) and trial.is_done(config):
+            # An attempt that was killed right after it wrote its result leaves it.
+            with suppress(OSError):
+                trial.remove("checkpoint.pt")
             return result
         code = provenance.code_of_trial(config)
         provenance.forget_changed_modules(code)
