@@ -200,6 +200,7 @@ def test_the_rule_of_torch_lr_finder_is_its_own(noise: float, seed: int, rate: f
     assert torch_lr_finder(*KNOWN.test(noise, seed)) == pytest.approx(rate, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_rule_of_lightning_is_its_own(seed: int) -> None:
     from lightning.pytorch.tuner.lr_finder import _LRFinder

@@ -174,6 +174,7 @@ def test_a_description_begins_with_the_answer_and_links_each_trial_in_the_mode_f
         assert re.search(rf"\[{re.escape(name)}\]\(#/experiments/\d+/runs/{run['id']}\?workflowType=machine_l", links)
 
 
+@pytest.mark.slow
 def test_of_a_thousand_trials_as_many_are_linked_as_a_description_has_room_for(tmp_path: Path):
     made = comparison(tmp_path, seeds=20)
     assert tracking.deliver(made, [], "the answer\n\n" + "x" * 9000) is None

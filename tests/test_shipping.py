@@ -100,6 +100,7 @@ def test_every_point_arrives_once_with_its_step_value_and_time(made: Sweep):
     assert len(stored(made, "a")) == 3 * 1500 + 1
 
 
+@pytest.mark.slow
 def test_shipping_again_changes_no_row_of_the_store(made: Sweep):
     attempt(made.trial("a"), 0, 100)
     finish(made.trial("a"))
