@@ -23,9 +23,9 @@ from onecycle_sweeps.sweep import TRAIN, Entry
 from onecycle_sweeps.trial_folder import Busy, TrialFolder
 from real_trials import made, outcome, undisturbed
 
-# 66 steps, and a checkpoint about every 30 ms.
+# 66 steps, and a checkpoint about every 6 ms.
 LONGER = ("epochs=3", "batch_size=64", "max_lr=0.1", "evaluations_per_epoch=3", "save_model=true")
-OFTEN = "checkpoint_minutes=0.0005"
+OFTEN = "checkpoint_minutes=0.0001"
 SHARED = ("max_lr=0.01", "evaluations_per_epoch=2", "save_model=true", "precision=fp32")
 SCHEDULE_FREE = ("~optimizer", "+optimizer={_target_: schedulefree.AdamWScheduleFree}", "policy=constant")
 OWN_NET = ("~model", "+model={_target_: users_code.OfVolumes}")
@@ -143,7 +143,7 @@ def test_a_process_killed_at_random_moments_ends_as_one_that_was_not(
     for point in points:
         attempt, process = folder.attempts() + 1, started(folder)
         wait_until(partial(reached, folder, attempt, point))
-        time.sleep(draw.uniform(0, 0.03))
+        time.sleep(draw.uniform(0, 0.01))
         process.kill()
         process.join(PATIENCE)
     trial.run(folder)
