@@ -71,8 +71,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def work(path: str) -> None:
     """Bring a trial to its result; exits with BUSY if another process works on it."""
-    # What a killed process has written stays, so nothing has to wait for the disk.
-    os.fsync = lambda file: None
+    # What a killed process has written stays. A wait as for a disk, or the trial would have ended before it is killed.
+    os.fsync = lambda file: time.sleep(0.005)
     try:
         trial.run(TrialFolder(Path(path)))
     except Busy:
