@@ -106,7 +106,7 @@ class Learner:
     `mix` mixes the samples of a batch, and `averaged` has the running mean of the weights, which is then what is
     evaluated and saved. `closure` says how the optimizer is stepped: "required" with a closure that computes all
     gradients (LBFGS), "again" with one that computes them a second time (SAM), "none" without a closure. `compiled` is
-    the net as torch.compile makes it, which computes the outputs of training batches.
+    the net compiled by torch.compile, which is used for training batches.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""compile=true: torch.compile makes the net that takes a training's steps."""
+"""compile=true: the steps of a training use the net that torch.compile compiled."""
 
 from functools import partial
 from pathlib import Path

@@ -71,7 +71,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def work(path: str) -> None:
     """Bring a trial to its result; exits with BUSY if another process works on it."""
-    # What a killed process has written stays. A wait as for a disk, or the trial would have ended before it is killed.
+    # What a killed process has written stays. The wait of a slow disk keeps the trial from ending before it is killed.
     os.fsync = lambda file: time.sleep(0.005)
     try:
         trial.run(TrialFolder(Path(path)))

@@ -20,8 +20,8 @@ from onecycle_sweeps.packs.weights import AdamUpdate, CannotPack, WeightMatrix, 
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import apply, used
 
-# An eager step takes as long as its members' own. One is enough for the libraries to set themselves up on the branches'
-# streams, because the pack's check has taken steps before.
+# How many steps a pack takes before the capture, each as slow as its members' own. In the first the libraries set
+# themselves up on the branches' streams, and the second is watched for what a graph would freeze.
 EAGER_CALLS = 2
 
 

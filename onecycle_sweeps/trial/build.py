@@ -306,7 +306,7 @@ def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, n
 
 
 def compiled(net: nn.Module) -> Callable[..., Any]:
-    """The net as torch.compile makes it at its first call, which raises ValueError, in one line, where that fails."""
+    """The net compiled by torch.compile at its first call, which raises ValueError, in one line, if that fails."""
     # Its import takes a second, which other trainings do not pay.
     from torch._dynamo.exc import TorchDynamoException
 

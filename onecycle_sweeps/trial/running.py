@@ -72,7 +72,7 @@ def running(
         except (PermissionError, Unreadable) as error:
             raise TrialFailed(str(error)) from error
         if (result := trial.result()) and trial.is_done(config):
-            # An attempt that was killed right after it wrote its result leaves it.
+            # It is still there if the attempt was killed right after it wrote its result.
             with suppress(OSError):
                 trial.remove("checkpoint.pt")
             return result

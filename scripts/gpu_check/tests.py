@@ -12,14 +12,15 @@ from gpu_check.figures import Options
 SECONDS = 240
 CAPTION = """`pytest -m cuda` over {files}: {passed} passed, {failed} failed, {skipped} skipped, in {seconds:.0f} s of \
 their own time. Each row is one that did not pass, or one of the slowest."""
-SLOWEST, MARK = 3, "pytest.mark.cuda"
+SLOWEST = 3
+# What a file with tests for CUDA has: the mark, or the fixture that runs a test on each kind of device.
+SIGNS = ("pytest.mark.cuda", "device: str")
 
 
 def run(options: Options) -> Result:
     """All of them, in four processes; needs pytest-xdist."""
-    files = sorted(
-        str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_*.py") if MARK in path.read_text()
-    )
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    files = sorted(path for path, text in texts.items() if any(sign in text for sign in SIGNS))
     report = options.scratch / "report.xml"
     # The plugin of pytest-benchmark, where it is installed, warns beside pytest-xdist, and warnings are errors.
     asked = ("-m", "cuda", "-q", "-n", "4", "-p", "no:cacheprovider", "-p", "no:benchmark", f"--junitxml={report}")
