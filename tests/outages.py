@@ -178,7 +178,7 @@ def full(server: Server, disk: Path) -> Fault:
     ballast = disk / "ballast"
 
     def fill() -> None:
-        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        with suppress(OSError), ballast.open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 20))
         with suppress(OSError), ballast.open("ab", buffering=0) as file:
@@ -198,6 +198,8 @@ def full_to_its_log(server: Server, disk: Path) -> Fault:
     disk_full = full(server, disk)
 
     def fill_log() -> bool:
+        # PostgreSQL removes files of its log when it recovers from such an end by itself, which makes room.
+        disk_full.begin()
         # More files at once than a checkpoint leaves to be used again.
         switched = "select pg_switch_wal(), pg_logical_emit_message(true, 'test', 'a record after it')"
         with suppress(Exception):
@@ -205,7 +207,6 @@ def full_to_its_log(server: Server, disk: Path) -> Fault:
         return not server.is_alive("postgres")
 
     def begin() -> None:
-        disk_full.begin()
         program.wait_until(fill_log, "PostgreSQL to need another file for its log", SECONDS)
 
     return Fault(begin, disk_full.mend)
