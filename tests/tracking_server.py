@@ -87,14 +87,20 @@ class Server:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def ask(self, query: str, *values: str) -> list[Any]:
-        """The rows of a query to the database."""
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """A connection to the database, by psycopg."""
         import psycopg
 
         settings = self.settings()
         password = (self.folder / "secrets" / "postgres_password").read_text()
         place = f"host=127.0.0.1 port={settings['PGPORT']} user=mlflow dbname=mlflow connect_timeout=10"
         with psycopg.connect(place, password=password, autocommit=True) as connection:
+            yield connection
+
+    def ask(self, query: str, *values: str) -> list[Any]:
+        """The rows of a query to the database."""
+        with self.connected() as connection:
             return connection.execute(query.encode(), values).fetchall()
 
     def settings(self) -> dict[str, str]:
