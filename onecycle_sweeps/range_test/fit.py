@@ -15,7 +15,7 @@ LENGTHS = np.geomspace(0.2, 3.0, 10)
 RATIOS = np.geomspace(0.1, 1e5, 25)
 # Draws are from the best choices that together have this weight, and from at most this many.
 COVERED, MOST_CHOICES = 0.99, 12
-SURE = 0.95
+SURE, CLEAR = 0.95, 0.98
 DECADES_OF_A_RAMP = 4.0
 # A ramp of fewer decades is stretched, because it would be shorter than the shortest of LENGTHS.
 NARROW = 1.0
@@ -69,8 +69,15 @@ class Curve:
 
     def last_clear_descent(self) -> float:
         """The last rate at which 95 % of the draws fall; the first rate if there is none."""
-        falling = np.mean(np.gradient(self.draws, axis=0) < 0, axis=1) >= SURE
+        falling = self._share_that_fall() >= SURE
         return float(self.rates[np.flatnonzero(falling)[-1]] if falling.any() else self.rates[0])
+
+    def clearly_falls(self) -> bool:
+        """Whether there is a rate at which 98 % of the draws fall."""
+        return bool((self._share_that_fall() >= CLEAR).any())
+
+    def _share_that_fall(self) -> Floats:
+        return np.mean(np.gradient(self.draws, axis=0) < 0, axis=1)
 
     def _all(self) -> Floats:
         return np.column_stack([self.mean, self.draws])

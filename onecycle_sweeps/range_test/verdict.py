@@ -109,7 +109,10 @@ def grid_around(low: float, high: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class SeedRates:
-    """One seed's rates: first that of its smoothed curve, then those of the draws."""
+    """One seed's rates: first that of its smoothed curve, then those of the draws.
+
+    `fall` is by how much the smoothed loss fell, `noise` the standard deviation of one loss.
+    """
 
     lowest: Floats
     steepest: Floats
@@ -117,6 +120,8 @@ class SeedRates:
     last_clear_descent: float
     smoothed: Smoothed
     diverged: bool
+    fall: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,8 @@ def judge(tests: Sequence[OneSeed]) -> Judgement:
     diverge (`onset`; the last rate if it does not). The first depends on the length of a test, and with batch norm it
     is far below the best rate; the second does not depend on learning at all. With evaluations it is Smith's: the rate
     at which the measure's rise slows (`read_evaluations`).
-    Raises ValueError for a loss that falls before divergence by less than 1 %, or by less than the noise of one loss,
-    and for fewer than 16 steps before divergence.
+    Raises ValueError for a loss that does not clearly fall before divergence, or by less than 1 %, and for fewer than 16
+    steps before divergence.
     """
     # On a busy machine several threads make operations on such small matrices many times slower.
     with threadpool_limits(1, "blas"):
@@ -166,7 +171,7 @@ def judge(tests: Sequence[OneSeed]) -> Judgement:
         lowest_loss=float(np.median([min(read.smoothed.losses) for read in reads])),
         base_lr=_over([one.rises for one in smith]) if smith else None,
         fits=tuple(read.smoothed for read in reads),
-        doubts=(*_wide(max_lr, steepest), *unsure, *_memorised(tests, reads)),
+        doubts=(*_wide(max_lr, steepest), *unsure, *_noisy(reads), *_memorised(tests, reads)),
     )
 
 
@@ -189,6 +194,15 @@ def _far(lowest: Reading, divergence: Reading | None, last_rate: float) -> Itera
         yield (
             f"the lowest loss, at {lowest.rate:.2g}, and the divergence, at {divergence.rate:.2g}, "
             f"are more than a factor of {GAP:g} apart"
+        )
+
+
+def _noisy(reads: Sequence[SeedRates]) -> Iterator[str]:
+    worst = min(reads, key=lambda read: read.fall / read.noise if read.noise else math.inf)
+    if worst.fall <= worst.noise:
+        yield (
+            f"the loss fell by {worst.fall:.2g}, which is within the noise of one loss, {worst.noise:.2g}: raise "
+            "range_test.steps"
         )
 
 
@@ -247,11 +261,11 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
         )
     noise = _noise(losses[:at])
     whole, descent = _fitted(rates, losses, at)
-    fall = whole.mean[0] - whole.mean.min()
-    if fall <= max(noise, LEAST_DESCENT * abs(whole.mean[0])):
+    fall = float(whole.mean[0] - whole.mean.min())
+    if fall <= LEAST_DESCENT * abs(whole.mean[0]) or (fall <= noise and not descent.clearly_falls()):
         raise ValueError(
-            f"the loss of a range test must fall by more than 1 % and by more than its noise ({noise:.2g}), got "
-            f"{whole.mean[0]:.4g} and {whole.mean.min():.4g} at best: if it stayed flat, raise range_test.end_lr "
+            f"the loss of a range test must clearly fall, and by more than 1 %, got {whole.mean[0]:.4g} and "
+            f"{whole.mean.min():.4g} at best, with a noise of {noise:.2g}: if it stayed flat, raise range_test.end_lr "
             f"(last {rates[-1]:.2g}); if it rose at once, lower range_test.start_lr (first {rates[0]:.2g}) and, in "
             "mode linear, range_test.end_lr; if it is noisy, raise range_test.steps; or set max_lr yourself"
         )
@@ -259,7 +273,7 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
     divergence = rates[np.minimum(first_steps(losses, len(lowest)), len(rates) - 1)]
     last_clear = descent.last_clear_descent()
     curve = Smoothed(tuple(whole.rates.tolist()), tuple(whole.mean.tolist()))
-    return SeedRates(lowest, steepest, divergence, last_clear, curve, at < len(rates))
+    return SeedRates(lowest, steepest, divergence, last_clear, curve, at < len(rates), fall, noise)
 
 
 def _without_spikes(raw: Floats) -> Floats:
