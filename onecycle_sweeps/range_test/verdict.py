@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -147,8 +148,8 @@ def judge(tests: Sequence[OneSeed]) -> Judgement:
     diverge (`onset`; the last rate if it does not). The first depends on the length of a test, and with batch norm it
     is far below the best rate; the second does not depend on learning at all. With evaluations it is Smith's: the rate
     at which the measure's rise slows (`read_evaluations`).
-    Raises ValueError for a loss that does not clearly fall before divergence, or by less than 1 %, and for fewer than 16
-    steps before divergence.
+    Raises ValueError for a loss that does not clearly fall before divergence, or by less than 1 %, and for fewer than
+    16 steps before divergence.
     """
     # On a busy machine several threads make operations on such small matrices many times slower.
     with threadpool_limits(1, "blas"):
@@ -248,7 +249,13 @@ def _before(rates: Floats, at: int) -> NDArray[np.bool_]:
 
 def _fitted(rates: Floats, losses: Floats, at: int) -> tuple[Curve, Curve]:
     before = _before(rates, at)
-    return fit(rates[before], _without_spikes(losses[:at])[before[:at]])
+    return _fit_once(tuple(rates[before].tolist()), tuple(_without_spikes(losses[:at])[before[:at]].tolist()))
+
+
+@lru_cache(maxsize=8)
+def _fit_once(rates: tuple[float, ...], losses: tuple[float, ...]) -> tuple[Curve, Curve]:
+    """`fit`, which `smoothed` and `judge` both need for the same test."""
+    return fit(np.array(rates), np.array(losses))
 
 
 def _read(rates: Floats, losses: Floats) -> SeedRates:
@@ -317,14 +324,15 @@ def first_steps(raw: Floats, count: int) -> Steps:
 
 
 def running_median(raw: Floats, of: int = MEDIAN_OF) -> Floats:
-    """The median of each value and its neighbours, `of` in all; values are mirrored at the ends."""
+    """The median of each value and its neighbours, an odd number `of` them in all; values are mirrored at the ends."""
     return _level(raw[:, None], of, "reflect")[:, 0]
 
 
 def _level(raw: Floats, of: int = MEDIAN_OF, ends: Literal["edge", "reflect"] = "edge") -> Floats:
     """The running medians (steps, tests) of losses (steps, tests)."""
     padded = np.pad(raw, ((of // 2, of // 2), (0, 0)), mode=ends)
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, of, axis=0), axis=-1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, of, axis=0)
+    return np.partition(windows, of // 2, axis=-1)[..., of // 2]
 
 
 def _crossings(raw: Floats) -> Steps:
