@@ -200,7 +200,7 @@ def full_to_its_log(server: Server, disk: Path) -> Fault:
     def begin() -> None:
         # More files at once than a checkpoint leaves to be used again.
         switched = "select pg_switch_wal(), pg_logical_emit_message(true, 'test', 'a record after it')"
-        # A connection that is made on a full disk is refused where PostgreSQL wants to write its cache of the catalogue.
+        # A connection that is made on a full disk is refused where PostgreSQL wants to write a cache of its catalogue.
         with server.connected() as connection:
             disk_full.begin()
             with suppress(Exception):
