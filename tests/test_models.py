@@ -74,8 +74,16 @@ def test_parameters_are_as_many_as_published(name, in_channels, num_classes, exp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", [path.stem for path in YAMLS if path.stem not in OF_OTHER_TASKS])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        (path.stem, precision)
+        for path in YAMLS
+        for precision in ("fp32", "bf16")
+        # wrn_22 has the same layers, fewer and narrower.
+        if path.stem not in OF_OTHER_TASKS and (path.stem, precision) != ("wrn_28_10", "bf16")
+    ],
+)
 def test_every_model_yaml_of_images_trains_on_a_cpu(name, precision):
     torch.manual_seed(0)
     model = build(name, in_channels=3).to(memory_format=torch.channels_last)
