@@ -1,6 +1,7 @@
 """Packed trainings: the same as unpacked ones, up to rounding, with their own records, and alone where they must."""
 
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from onecycle_sweeps import journal, trial
-from onecycle_sweeps.loop import Learner, Totals, evaluate, steps
+from onecycle_sweeps.config.schema import Packing
+from onecycle_sweeps.loop import Learner, StepTaken, Totals, evaluate, steps
 from onecycle_sweeps.packs import CannotPack, Pack, gradients
 from onecycle_sweeps.policies import Constant, OneCycle, Policy, Step
 from onecycle_sweeps.trial import Stopped, TrialFailed, run_together
@@ -161,6 +163,42 @@ def test_packed_trials_have_the_records_of_unpacked_ones(runs_dir: Path, beside:
         assert folder.signature not in "".join(one.log.read_text() for one in together if one is not folder)
         weights = torch.load(folder.path / "model.pt")
         assert all(value.untyped_storage().nbytes() == value.nbytes for value in weights.values())
+
+
+@pytest.mark.parametrize("mode", ["exp", "linear"])
+def test_the_packed_seeds_of_a_range_test_have_the_curves_of_unpacked_ones(
+    runs_dir: Path, beside: Path, device: str, mode: str
+):
+    asked = ("task=range_test", "range_test.seeds=[0,1,2]", "range_test.steps=100", f"range_test.mode={mode}")
+    asked = (*SHORT, "model=mlp", f"device={device}", *asked, *(["range_test.end_lr=1"] if mode == "linear" else []))
+    together, alone = made(runs_dir, *asked), made(beside, *asked)
+    # Two together, and the third alone.
+    found, wanted = trial.run(together, packing=Packing(2)), trial.run(alone)
+    assert found["steps"] == pytest.approx(wanted["steps"], abs=6)
+    assert found["metrics"].keys() == wanted["metrics"].keys()
+    assert found["metrics"]["suggestion/max_lr"] == pytest.approx(wanted["metrics"]["suggestion/max_lr"], rel=0.05)
+    # At high rates rounding grows.
+    for name, count in (("schedule/lr", 100), ("train/loss", 60), ("val/accuracy", 12 if mode == "linear" else 0)):
+        (places, values), (expected, numbers) = series(together, name), series(alone, name)
+        assert places[:count] == expected[:count]
+        assert values[:count] == pytest.approx(numbers[:count], rel=1e-2, abs=0.02)
+    assert (together.resolved() or {})["packed_seeds"] == [0, 1]
+    assert "packed_seeds" not in (alone.resolved() or {})
+
+
+def test_a_seed_of_a_range_test_that_diverges_at_once_ends_alone(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    taken = Pack.step
+
+    def diverging(pack: Pack) -> list[StepTaken]:
+        first, second = taken(pack)
+        return [first, replace(second, loss=second.loss * (math.nan if second.index == 60 else 1))]
+
+    monkeypatch.setattr(Pack, "step", diverging)
+    folder = made(runs_dir, *SHORT, "model=mlp", "task=range_test", "range_test.seeds=[0,1]", "range_test.steps=100")
+    assert trial.run(folder, packing=Packing(2))["status"] == "finished"
+    places, rates = series(folder, "schedule/lr")
+    again = rates.index(rates[0], 1)
+    assert places == list(range(len(places))) and again > 61 and len(rates) - again == 61
 
 
 @pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adamw"])

@@ -172,7 +172,7 @@ def test_a_training_whose_range_test_fails_says_which_and_why(runs_dir: Path):
     flat = ("range_test.start_lr=1e-12", "range_test.end_lr=1e-11")
     folder = made(runs_dir, *AUTO, *flat)
     test = folder.config()["needs"]["range_test"]
-    with pytest.raises(TrialFailed, match=f"^range test {test}: the loss of a range test must fall"):
+    with pytest.raises(TrialFailed, match=f"^range test {test}: the loss of a range test must clearly fall"):
         trial.run(folder)
     cause = TrialFolder(runs_dir / test).failure()
     assert cause is not None

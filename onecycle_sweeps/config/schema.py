@@ -243,6 +243,17 @@ def max_lr(config: Mapping[str, Any], measured: float | None = None) -> float | 
     return None if rate is None else rate * config["max_lr_scale"]
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How many trainings may be packed with each other; `must_win`: only where a measurement says that it is faster."""
+
+    most: int = 1
+    must_win: bool = False
+
+
+UNPACKED = Packing()
+
+
 def pack_key(config: Config) -> str | None:
     """A text that is the same for trainings that can be packed with each other; None for a trial that never is."""
     if config["task"] != TRAIN or LOOP in config:

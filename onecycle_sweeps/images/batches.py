@@ -74,6 +74,10 @@ class ImageBatches:
         return self.train.index.device
 
     @property
+    def in_memory(self) -> bool:
+        return not any(split.undecoded for split in self._splits.values())
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         return self.facts.doubts
 

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from onecycle_sweeps import journal, memory, terminal, trial
+from onecycle_sweeps.config.schema import UNPACKED, Packing
 from onecycle_sweeps.launching.queue import BUSY, LEFT_STATUS, READY, SUPERSEDED, UNFINISHED, Event, Execution, Queue
 from onecycle_sweeps.outcome import sweeper_value
 from onecycle_sweeps.sweep import Entry, Sweep
@@ -27,8 +29,13 @@ log = logging.getLogger("onecycle_sweeps")
 CANCEL_CHECK_SECONDS, TICK_SECONDS = 1.0, 0.25
 
 
-def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None = None) -> Execution:
-    """Run a trial and draw its pictures; an error in the trial is returned, not raised.
+def execute(
+    folder: TrialFolder,
+    stopped: Callable[[], bool],
+    place: Mapping[str, str] | None = None,
+    packing: Packing = UNPACKED,
+) -> Execution:
+    """Run a trial and draw its pictures; an error in the trial is returned, not raised. `packing`: see `trial.run`.
 
     A trial that was cancelled does not begin; one that is cancelled while it runs stops within CANCEL_CHECK_SECONDS.
     """
@@ -36,7 +43,7 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str
         return Execution(CANCELLED)
     keep_freed_memory()
     memory.collect_as_usual()
-    run = _run_within_hydra if folder.needs_hydra else _run
+    run = partial(_run_within_hydra if folder.needs_hydra else _run, packing=packing)
     execution = run(folder, _stopped_or_cancelled(folder, stopped), place)
     if execution.status in (STOPPED, BUSY) and folder.is_cancelled():
         return Execution(CANCELLED)
@@ -45,15 +52,15 @@ def execute(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str
     return execution
 
 
-def execute_together(folders: Sequence[TrialFolder], stopped: Callable[[], bool], *, must_win: bool) -> list[Execution]:
+def execute_together(folders: Sequence[TrialFolder], stopped: Callable[[], bool], packing: Packing) -> list[Execution]:
     """Run trials as a pack where that is possible, and draw the pictures of each; see `trial.run_together`."""
     if len(folders) == 1:
-        return [execute(folders[0], stopped)]
+        return [execute(folders[0], stopped, packing=packing)]
     keep_freed_memory()
     memory.collect_as_usual()
     todo = [folder for folder in folders if not folder.is_cancelled()]
     ended = dict.fromkeys((folder.signature for folder in folders), Execution(CANCELLED))
-    for folder, outcome in zip(todo, trial.run_together(todo, stopped, must_win=must_win), strict=True):
+    for folder, outcome in zip(todo, trial.run_together(todo, stopped, must_win=packing.must_win), strict=True):
         execution = _ended(outcome)
         if execution.status in (STOPPED, BUSY) and folder.is_cancelled():
             execution = Execution(CANCELLED)
@@ -99,7 +106,7 @@ def serve(orders: Connection, answers: Connection) -> None:
     """
     terminal.replace_unencodable()
     stopping = threading.Event()
-    asked: SimpleQueue[tuple[list[str], bool] | None] = SimpleQueue()
+    asked: SimpleQueue[tuple[list[str], Packing] | None] = SimpleQueue()
     status = 0
 
     def leave() -> None:
@@ -124,10 +131,10 @@ def serve(orders: Connection, answers: Connection) -> None:
     with suppress(BrokenPipeError):
         answers.send(READY)
         while (order := asked.get()) is not None and not stopping.is_set():
-            paths, must_win = order
+            paths, packing = order
             folders = [TrialFolder(Path(path)) for path in paths]
             terminal.redirect_output(folders[0].log)
-            executions = execute_together(folders, stopping.is_set, must_win=must_win)
+            executions = execute_together(folders, stopping.is_set, packing)
             answers.send(executions)
             if any(execution.status == FAILED for execution in executions) and lost_gpu():
                 # This process cannot use the GPU any more; another one will run the trials that wait.
@@ -155,7 +162,9 @@ class _Unfinished(BaseException):
     """The trial has not ended. Hydra must not count its job as failed, because another attempt will continue it."""
 
 
-def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
+def _run_within_hydra(
+    folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None, packing: Packing
+) -> Execution:
     """Run a trial as Hydra's launchers run a job: with its environment, output folder and callbacks."""
     from onecycle_sweeps import hydra_job
 
@@ -165,7 +174,7 @@ def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: M
 
     def task() -> float:
         nonlocal execution
-        execution = _run(folder, stopped, place)
+        execution = _run(folder, stopped, place, packing)
         if execution.status == FAILED:
             raise trial.TrialFailed(execution.cause)
         if execution.status in UNFINISHED:
@@ -182,9 +191,11 @@ def _run_within_hydra(folder: TrialFolder, stopped: Callable[[], bool], place: M
     return execution
 
 
-def _run(folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None) -> Execution:
+def _run(
+    folder: TrialFolder, stopped: Callable[[], bool], place: Mapping[str, str] | None, packing: Packing
+) -> Execution:
     try:
-        return _ended(trial.run(folder, stopped, place))
+        return _ended(trial.run(folder, stopped, place, packing))
     except (Busy, trial.Stopped, Superseded, trial.TrialFailed, OSError) as reason:
         return _ended(reason)
 

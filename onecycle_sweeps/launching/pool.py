@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onecycle_sweeps import machine, memory, terminal
+from onecycle_sweeps.config.schema import UNPACKED, Packing
 from onecycle_sweeps.launching.queue import LEFT_STATUS, READY, Event, Execution, Queue
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import RUNNING, STOPPED, TrialFolder
@@ -78,8 +79,8 @@ class Worker:
         """Whether it can run a trial."""
         return not self.entries and not self._answers.closed and not self.has_ended()
 
-    def give(self, entries: tuple[Entry, ...], trials: Sequence[TrialFolder], *, must_win: bool = False) -> bool:
-        """Let the worker run a trial or a pack; False if it has died. `must_win`: see `trial.run_together`.
+    def give(self, entries: tuple[Entry, ...], trials: Sequence[TrialFolder], packing: Packing = UNPACKED) -> bool:
+        """Let the worker run a trial or a pack; False if it has died.
 
         A trial for which Hydra sets an environment, logging or callbacks has a process to itself.
         """
@@ -90,7 +91,7 @@ class Worker:
             self.start()
         self._has_run, self._is_exclusive = True, needs_hydra
         try:
-            self._orders.send(([str(trial.path) for trial in trials], must_win))
+            self._orders.send(([str(trial.path) for trial in trials], packing))
         except (BrokenPipeError, ConnectionResetError):
             return False
         self.entries = entries
@@ -206,8 +207,8 @@ def run(
     The workers stay for the next launch. Closing the generator before its end makes them save and leave. Raises
     WorkerLost if a worker cannot start.
     """
-    must_win = packed == "auto"
-    queue = Queue(sweep, trials, MOST_PACKED if packed == "auto" else packed)
+    packing = Packing(MOST_PACKED, must_win=True) if packed == "auto" else Packing(packed)
+    queue = Queue(sweep, trials, packing.most)
     try:
         pool.grow(sweep, environments)
         yield Event(places=len(environments))
@@ -216,7 +217,7 @@ def run(
             for worker in pool.workers:
                 if worker.is_free() and (entries := queue.take(sum(one.is_free() for one in pool.workers))):
                     folders = [sweep.trial(entry.signature) for entry in entries]
-                    given = worker.give(entries, folders, must_win=must_win)
+                    given = worker.give(entries, folders, packing)
                     for entry in entries:
                         if given:
                             yield Event(entry, RUNNING)

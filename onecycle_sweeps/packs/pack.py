@@ -5,7 +5,7 @@ a pack differ in seed, policy and rate. Their weights are the rows of one matrix
 optimizer of its own, whose weights and state are views of its row, so it can be saved or continue alone at any step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -181,9 +181,17 @@ class Pack:
             optimizer.register_state_dict_pre_hook(count)
 
 
+def steps_from(box: list[StepTaken]) -> Generator[StepTaken, None, None]:
+    """The steps of a member, each put into the box before it is drawn; ends when the box is empty."""
+    while box:
+        yield box.pop()
+
+
 def check_alike(learners: Sequence[Learner]) -> None:
-    """Raise CannotPack for learners of different nets or settings, and for settings that a pack does not have."""
+    """Raise CannotPack for learners of different nets or settings, and for what a pack does not have."""
     for learner in learners:
+        if not learner.data.in_memory:
+            raise CannotPack("the data are read or decoded in each epoch")
         if learner.closure != "none" or learner.accumulate != 1 or learner.mix or learner.averaged or learner.compiled:
             raise CannotPack(
                 "accumulate, ema_decay, compile, mixup, cutmix and optimizers with a closure are not packed"

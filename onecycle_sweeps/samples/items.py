@@ -119,6 +119,10 @@ class ItemBatches:
         return self.facts.unit
 
     @property
+    def in_memory(self) -> bool:
+        return False
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         return self.facts.doubts
 

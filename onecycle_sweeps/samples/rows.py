@@ -123,6 +123,10 @@ class RowBatches:
         return self.targets("train").device
 
     @property
+    def in_memory(self) -> bool:
+        return True
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         return self.facts.doubts
 

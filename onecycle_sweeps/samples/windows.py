@@ -96,6 +96,10 @@ class WindowBatches:
         return self.tokens.device
 
     @property
+    def in_memory(self) -> bool:
+        return True
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         return self.facts.doubts
 

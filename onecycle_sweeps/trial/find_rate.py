@@ -7,7 +7,7 @@ Both take their trainings one after the other, on one axis of steps.
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import mean
@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
-from onecycle_sweeps import checkpoint, files, journal, range_test
+from onecycle_sweeps import checkpoint, files, journal, packs, range_test
 from onecycle_sweeps.config import nodes, schema
 from onecycle_sweeps.config.schema import Config
-from onecycle_sweeps.loop import Batches, Learner, StepTaken, evaluate, evaluated, steps
+from onecycle_sweeps.loop import Batches, Learner, StepTaken, Totals, evaluate, evaluated, steps
 from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.policies import Compressed, Policy, near_peak
 from onecycle_sweeps.range_test import Judgement, Reading, probes
@@ -42,17 +42,20 @@ def run_range_test(
     config: Config,
     resolved: Resolved,
     data: Batches,
-    builders: Iterable[Callable[[], Learner]],
+    builders: Sequence[Callable[[], Learner]],
 ) -> dict[str, Any]:
-    """Run the range test for each seed, building one learner at a time; returns the trial's result.
+    """Run the range test for each seed, with the seeds packed as the attempt says; returns the trial's result.
 
-    The result has the verdict and the rate of each rule. Raises ValueError if the curves allow no verdict, Stopped when
-    the attempt must stop.
+    A learner is built when its turn comes. The result has the verdict and the rate of each rule. Raises ValueError if
+    the curves allow no verdict, Stopped when the attempt must stop.
     """
     began, count, tests = time.monotonic(), 0, []
-    for build in builders:
-        tests.append(_run_seed(attempt, config, build(), count))
-        count += len(tests[-1].lrs)
+    most = attempt.packing.most
+    for first in range(0, len(builders), most):
+        for ramp in _ramps(attempt, config, resolved, builders[first : first + most]):
+            test = record_seed(attempt, ramp.measured, count, ramp.taken, ramp.losses, ramp.evaluations)
+            tests.append(replace(test, val_losses=ramp.val_losses))
+            count += len(ramp.losses)
     return range_test_result(config, resolved, tests, time.monotonic() - began, data.warnings)
 
 
@@ -76,27 +79,93 @@ def range_test_result(
     }
 
 
-def _run_seed(attempt: RunningAttempt, config: Config, learner: Learner, offset: int) -> range_test.OneSeed:
-    """Run one seed's test, and write it to the journal from step `offset` on."""
-    measured, points = learner.objective.measures, ramp_evaluations(config)
-    taken: list[StepTaken] = []
-    losses: list[float] = []
-    evaluations: dict[int, dict[str, float]] = {}
-    val_losses: list[tuple[float, float]] = []
+@dataclass(frozen=True)
+class RampTaken:
+    """The steps of one seed's ramp with their losses, evaluations of what is `measured` by step, val losses by rate."""
+
+    measured: Sequence[Measure]
+    taken: list[StepTaken]
+    losses: list[float]
+    evaluations: dict[int, dict[str, float]]
+    val_losses: list[tuple[float, float]]
+
+
+def _ramps(
+    attempt: RunningAttempt, config: Config, resolved: Resolved, builders: Sequence[Callable[[], Learner]]
+) -> Iterator[RampTaken]:
+    """The ramp of each learner; those of several learners are taken together if they can be packed."""
+    learners = [build() for build in builders]
+    if len(learners) > 1 and (pack := _packed(attempt, resolved, learners, ramp_of(config))):
+        yield from _take_together(attempt, config, pack)
+        return
+    for learner in learners:
+        taker = _take_ramp(attempt, config, learner, steps(learner, ramp_of(config)))
+        while (found := _advanced(taker)) is None:
+            pass
+        yield found
+
+
+def _packed(
+    attempt: RunningAttempt, resolved: Resolved, learners: Sequence[Learner], ramp: range_test.Ramp
+) -> packs.Pack | None:
+    totals = [Totals() for _ in learners]
+    try:
+        pack = packs.Pack(learners, [ramp] * len(learners), totals, must_win=attempt.packing.must_win)
+    except packs.CannotPack as reason:
+        log.info("the seeds are not packed: %s", reason)
+        return None
+    resolved["packed_seeds"] = [*resolved.get("packed_seeds", ()), *(one.seed for one in learners)]
+    attempt.trial.write("resolved", resolved, attempt=attempt.number)
+    return pack
+
+
+def _take_together(attempt: RunningAttempt, config: Config, pack: packs.Pack) -> list[RampTaken]:
+    """The ramps of a pack's members, whose steps are taken until all have ended."""
+    boxes: list[list[StepTaken]] = [[] for _ in pack.learners]
+    takers = [
+        _take_ramp(attempt, config, learner, packs.steps_from(box))
+        for learner, box in zip(pack.learners, boxes, strict=True)
+    ]
+    found: dict[int, RampTaken] = {}
+    while len(found) < len(takers):
+        for box, step in zip(boxes, pack.step(), strict=False):
+            box.append(step)
+        for place, taker in enumerate(takers):
+            if place not in found and (ramp := _advanced(taker)):
+                found[place] = ramp
+    return [found[place] for place in range(len(takers))]
+
+
+def _advanced(taker: Generator[None, None, RampTaken]) -> RampTaken | None:
+    """Let it take its next step; returns the ramp once it has ended."""
+    try:
+        next(taker)
+    except StopIteration as end:
+        return end.value
+    return None
+
+
+def _take_ramp(
+    attempt: RunningAttempt, config: Config, learner: Learner, stream: Iterator[StepTaken]
+) -> Generator[None, None, RampTaken]:
+    """Take the steps of one seed's ramp until it diverges or ends; yields after each."""
+    points = ramp_evaluations(config)
+    ramp = RampTaken(learner.objective.measures, [], [], {}, [])
     repeats = config["range_test"]["steps"] * learner.data.batch_size > MANY_EPOCHS * learner.data.sizes["train"]
     looks = _evenly(config["range_test"]["steps"]) if repeats else set[int]()
-    for step, _ in range_test.until_diverged(steps(learner, ramp_of(config))):
-        taken.append(step)
-        losses.append(float(step.loss))
+    for step, _ in range_test.until_diverged(stream):
+        ramp.taken.append(step)
+        ramp.losses.append(float(step.loss))
         if step.index in points:
             with evaluated(learner, recalibrate=config.get("bn_recalibrate", False)) as shown:
-                evaluations[step.index] = evaluate(shown, "val")
+                ramp.evaluations[step.index] = evaluate(shown, "val")
         if step.index in looks:
-            found = evaluations.get(step.index) or _evaluated(learner)
-            val_losses.append((step.hyper.lr, found[LOSS.name]))
+            found = ramp.evaluations.get(step.index) or _evaluated(learner)
+            ramp.val_losses.append((step.hyper.lr, found[LOSS.name]))
         if attempt.stopped():
             raise Stopped("a resumed range test starts again")
-    return replace(record_seed(attempt, measured, offset, taken, losses, evaluations), val_losses=val_losses)
+        yield
+    return ramp
 
 
 def _evaluated(learner: Learner) -> Mapping[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from onecycle_sweeps import checkpoint, journal, provenance
 from onecycle_sweeps.config import function_node, nodes, schema
-from onecycle_sweeps.config.schema import Config
+from onecycle_sweeps.config.schema import UNPACKED, Config, Packing
 from onecycle_sweeps.files import Unreadable
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
@@ -34,15 +34,18 @@ class TrialFailed(Exception):
 
 
 def run(
-    trial: TrialFolder, stopped: Callable[[], bool] = lambda: False, place: Mapping[str, str] | None = None
+    trial: TrialFolder,
+    stopped: Callable[[], bool] = lambda: False,
+    place: Mapping[str, str] | None = None,
+    packing: Packing = UNPACKED,
 ) -> dict[str, Any]:
     """The trial's result: the recorded one, or that of training from its checkpoint or from the start.
 
-    `place`, where the attempt runs, is recorded with it. Raises Busy while another process runs the trial, Stopped,
-    after saving, once `stopped()` is true, Superseded when a later attempt has begun, and TrialFailed with the cause,
-    which is also recorded in the folder.
+    `place`, where the attempt runs, is recorded with it; `packing` is for the seeds of a range test. Raises Busy while
+    another process runs the trial, Stopped, after saving, once `stopped()` is true, Superseded when a later attempt has
+    begun, and TrialFailed with the cause, which is also recorded in the folder.
     """
-    return run_alone(running(trial, stopped, place))
+    return run_alone(running(trial, stopped, place, packing=packing))
 
 
 def run_alone(training: Training) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def running(
     stopped: Callable[[], bool] = lambda: False,
     place: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    packing: Packing = UNPACKED,
 ) -> Training:
     """Run a trial as `run` does, step by step: a training in our own loop yields as `train` does, others never."""
     with trial.lock(), _logging_to(trial):
@@ -89,7 +93,8 @@ def running(
             raise _failed(trial, number, error) from error
         log.info("trial %s, attempt %d, begins at step %d", trial.signature, number, start)
         trial.remove("failure.json")
-        return (yield from _conclude(RunningAttempt(trial, number, record, stopped, place, clock), config, code, state))
+        attempt = RunningAttempt(trial, number, record, stopped, place, clock, packing)
+        return (yield from _conclude(attempt, config, code, state))
 
 
 def _next_attempt(trial: TrialFolder, number: int) -> tuple[int, Journal]:
@@ -159,7 +164,7 @@ def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | N
             found = run_probe(attempt, config, test, trainer, state)
             result = found | {"steps_per_epoch": resolved["steps_per_epoch"]}
         elif config["task"] == schema.RANGE_TEST:
-            # Only one learner at a time uses the device's memory.
+            # Unless they are packed, only one learner at a time uses the device's memory.
             built, learner = [learner], None
             others = (partial(build.make_learner, config, resolved, data, seed) for seed in build.seeds(config)[1:])
             result = run_range_test(attempt, config, resolved, data, [built.pop, *others])

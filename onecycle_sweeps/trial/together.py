@@ -1,18 +1,15 @@
 """Runs several trials as a pack: each as it runs alone, with its own folder and journal, but their steps together."""
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Any
 
-from onecycle_sweeps.images import ImageBatches
 from onecycle_sweeps.loop import StepTaken
-from onecycle_sweeps.packs import CannotPack, Pack
-from onecycle_sweeps.samples.rows import RowBatches
-from onecycle_sweeps.samples.windows import WindowBatches
+from onecycle_sweeps.packs import CannotPack, Pack, steps_from
 from onecycle_sweeps.trial.running import running
 from onecycle_sweeps.trial.train import Ready, Taking, Training
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -20,8 +17,6 @@ from onecycle_sweeps.trial_folder import TrialFolder
 log = logging.getLogger("onecycle_sweeps")
 # How often to check whether one of the trials was cancelled.
 CANCEL_CHECK_SECONDS = 1.0
-# Batches that lie in memory; those that are read or decoded in each epoch take longer than a small net's step.
-IN_MEMORY = (ImageBatches, RowBatches, WindowBatches)
 
 
 @dataclass
@@ -125,8 +120,6 @@ def _run_pack(members: Sequence[Member], control: PackControl, must_win: bool) -
     readies = [member.ready for member in members if member.ready]
     learners, policies = [one.learner for one in readies], [one.policy for one in readies]
     try:
-        if not all(isinstance(one.data, IN_MEMORY) and not getattr(one.data, "undecoded", False) for one in learners):
-            raise CannotPack("the data are read or decoded in each epoch")
         pack = Pack(learners, policies, [one.totals for one in readies], readies[0].start, must_win=must_win)
     except CannotPack as reason:
         for member in members:
@@ -135,7 +128,7 @@ def _run_pack(members: Sequence[Member], control: PackControl, must_win: bool) -
     names = tuple(member.trial.signature for member in members)
     boxes: list[list[StepTaken]] = [[] for _ in members]
     taking: list[Taking | None] = [
-        Taking(learner, _steps_from(box), totals, names)
+        Taking(learner, steps_from(box), totals, names)
         for learner, box, totals in zip(pack.learners, boxes, pack.totals, strict=True)
     ]
     for member in members:
@@ -156,9 +149,3 @@ def _run_pack(members: Sequence[Member], control: PackControl, must_win: bool) -
             taking = [None] * len(members)
     finally:
         control.packed = False
-
-
-def _steps_from(box: list[StepTaken]) -> Generator[StepTaken, None, None]:
-    """The step that is put into the box before each draw; ends when the box is empty."""
-    while box:
-        yield box.pop()

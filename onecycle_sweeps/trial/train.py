@@ -14,7 +14,7 @@ import torch
 
 from onecycle_sweeps import checkpoint, files, journal
 from onecycle_sweeps.config import nodes
-from onecycle_sweeps.config.schema import Config
+from onecycle_sweeps.config.schema import UNPACKED, Config, Packing
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.loop import Learner, StepTaken, Totals, batch_norms, evaluate, evaluated, steps
 from onecycle_sweeps.measures import LOSS, recorded
@@ -41,7 +41,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class RunningAttempt:
-    """One execution of a trial: where it writes, whether it must stop, and the clock by which it is saved."""
+    """One execution of a trial: where it writes, whether it must stop, and the clock by which it is saved.
+
+    `packing` is for the seeds of a range test.
+    """
 
     trial: TrialFolder
     number: int
@@ -49,6 +52,7 @@ class RunningAttempt:
     stopped: Callable[[], bool]
     place: Mapping[str, str] | None = None
     clock: Callable[[], float] = time.monotonic
+    packing: Packing = UNPACKED
 
 
 @dataclass
