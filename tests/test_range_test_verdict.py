@@ -156,9 +156,9 @@ def test_a_fall_within_the_noise_of_one_loss_is_mostly_read_and_never_trusted() 
     assert np.median([one.max_lr.rate for one in noisy]) == pytest.approx(clear.max_lr.rate, rel=0.5)
 
 
-def test_noise_without_a_fall_is_nearly_always_refused_and_never_trusted() -> None:
+def test_noise_without_a_fall_is_mostly_refused_and_never_trusted() -> None:
     by_chance = [one for one in readings(0.0, 0.3) if one]
-    assert len(by_chance) <= 2
+    assert len(by_chance) <= 5
     assert {one.word for one in by_chance} <= {"ambiguous"}
 
 

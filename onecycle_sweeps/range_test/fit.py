@@ -15,7 +15,7 @@ LENGTHS = np.geomspace(0.2, 3.0, 10)
 RATIOS = np.geomspace(0.1, 1e5, 25)
 # Draws are from the best choices that together have this weight, and from at most this many.
 COVERED, MOST_CHOICES = 0.99, 12
-SURE, CLEAR = 0.95, 0.98
+SURE = 0.95
 DECADES_OF_A_RAMP = 4.0
 # A ramp of fewer decades is stretched, because it would be shorter than the shortest of LENGTHS.
 NARROW = 1.0
@@ -73,8 +73,8 @@ class Curve:
         return float(self.rates[np.flatnonzero(falling)[-1]] if falling.any() else self.rates[0])
 
     def clearly_falls(self) -> bool:
-        """Whether there is a rate at which 98 % of the draws fall."""
-        return bool((self._share_that_fall() >= CLEAR).any())
+        """Whether there is a rate at which 95 % of the draws fall."""
+        return bool((self._share_that_fall() >= SURE).any())
 
     def _share_that_fall(self) -> Floats:
         return np.mean(np.gradient(self.draws, axis=0) < 0, axis=1)
