@@ -32,6 +32,11 @@ GAP = 50.0
 # few samples, and its best rate falls with every further epoch: 0.25 and more for a noisy table, 0.06 for digits.
 MEMORISED = 0.15
 INTERVAL = (0.05, 0.95)
+# Where only the divergence can be read, the rate is this share of its rate, and its interval has these ends.
+# Clear tests have shares of 0.07 to 0.35.
+BELOW_DIVERGENCE = (1 / 8, 1 / 64, 1.0)
+# The loss blew up if it ends above its first value by this many times its noise.
+BLOWN_UP = 2.0
 # A verdict from evaluations above this share of the last rate only shows where the ramp ended.
 STILL_RISING = 0.8
 # A loss this many deviations from its neighbours' median is a spike. Deviations are local, because losses scatter
@@ -112,7 +117,8 @@ def grid_around(low: float, high: float) -> tuple[float, ...]:
 class SeedRates:
     """One seed's rates: first that of its smoothed curve, then those of the draws.
 
-    `fall` is by how much the smoothed loss fell, `noise` the standard deviation of one loss.
+    The smoothed loss fell by `fall`, and `noise` is the standard deviation of one loss. If the noise hides the fall, the
+    test is not `is_clear`, and only its divergence says something about the rate.
     """
 
     lowest: Floats
@@ -123,6 +129,15 @@ class SeedRates:
     diverged: bool
     fall: float
     noise: float
+    is_clear: bool
+
+    @property
+    def max_lr(self) -> Floats:
+        """The rate that is read."""
+        if self.is_clear:
+            return np.sqrt(self.lowest) * np.sqrt(self.divergence) / 2
+        below, *ends = BELOW_DIVERGENCE
+        return self.divergence * np.append(below, np.geomspace(*ends, len(self.divergence) - 1))
 
 
 @dataclass(frozen=True)
@@ -148,17 +163,15 @@ def judge(tests: Sequence[OneSeed]) -> Judgement:
     diverge (`onset`; the last rate if it does not). The first depends on the length of a test, and with batch norm it
     is far below the best rate; the second does not depend on learning at all. With evaluations it is Smith's: the rate
     at which the measure's rise slows (`read_evaluations`).
-    Raises ValueError for a loss that does not clearly fall before divergence, or by less than 1 %, and for fewer than
-    16 steps before divergence.
+    Raises ValueError for a loss that does not clearly fall before divergence, or by less than 1 %, unless it blows up
+    and its noise hides the fall; and for fewer than 16 steps before divergence.
     """
     # On a busy machine several threads make operations on such small matrices many times slower.
     with threadpool_limits(1, "blas"):
         reads = [_read(*checked(test.lrs, test.losses)) for test in tests]
         evaluated = [test for test in tests if test.evaluations]
         smith = [read_evaluations(test.evaluated_lrs, test.evaluations, test.measure) for test in evaluated]
-    max_lr = _over(
-        [one.slows for one in smith] or [np.sqrt(read.lowest) * np.sqrt(read.divergence) / 2 for read in reads]
-    )
+    max_lr = _over([one.slows for one in smith] or [read.max_lr for read in reads])
     steepest, lowest = _over([read.steepest for read in reads]), _over([read.lowest for read in reads])
     divergence = _over([read.divergence for read in reads]) if all(read.diverged for read in reads) else None
     last = max(test.lrs[-1] for test in tests)
@@ -200,11 +213,11 @@ def _far(lowest: Reading, divergence: Reading | None, last_rate: float) -> Itera
 
 def _noisy(reads: Sequence[SeedRates]) -> Iterator[str]:
     worst = min(reads, key=lambda read: read.fall / read.noise if read.noise else math.inf)
-    if worst.fall <= worst.noise:
-        yield (
-            f"the loss fell by {worst.fall:.2g}, which is within the noise of one loss, {worst.noise:.2g}: raise "
-            "range_test.steps"
-        )
+    noise = f"the noise of one loss, {worst.noise:.2g}"
+    if not all(read.is_clear for read in reads):
+        yield f"{noise}, hides whether the loss fell, so that only the divergence was read: raise range_test.steps"
+    elif worst.fall <= worst.noise:
+        yield f"the loss fell by {worst.fall:.2g}, which is within {noise}: raise range_test.steps"
 
 
 def _memorised(tests: Sequence[OneSeed], reads: Sequence[SeedRates]) -> Iterator[str]:
@@ -269,7 +282,9 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
     noise = _noise(losses[:at])
     whole, descent = _fitted(rates, losses, at)
     fall = float(whole.mean[0] - whole.mean.min())
-    if fall <= LEAST_DESCENT * abs(whole.mean[0]) or (fall <= noise and not descent.clearly_falls()):
+    is_clear = fall > LEAST_DESCENT * abs(whole.mean[0]) and (fall > noise or descent.clearly_falls())
+    blown_up = _blown_up(losses, whole.mean[0] + BLOWN_UP * noise)
+    if not is_clear and (fall > noise or blown_up == len(rates)):
         raise ValueError(
             f"the loss of a range test must clearly fall, and by more than 1 %, got {whole.mean[0]:.4g} and "
             f"{whole.mean.min():.4g} at best, with a noise of {noise:.2g}: if it stayed flat, raise range_test.end_lr "
@@ -277,10 +292,18 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
             "mode linear, range_test.end_lr; if it is noisy, raise range_test.steps; or set max_lr yourself"
         )
     lowest, steepest = whole.lowest(), descent.steepest()
-    divergence = rates[np.minimum(first_steps(losses, len(lowest)), len(rates) - 1)]
+    at_steps = first_steps(losses, len(lowest)) if is_clear else np.full(len(lowest), blown_up)
+    divergence = rates[np.minimum(at_steps, len(rates) - 1)]
     last_clear = descent.last_clear_descent()
     curve = Smoothed(tuple(whole.rates.tolist()), tuple(whole.mean.tolist()))
-    return SeedRates(lowest, steepest, divergence, last_clear, curve, at < len(rates), fall, noise)
+    return SeedRates(lowest, steepest, divergence, last_clear, curve, at < len(rates), fall, noise, is_clear)
+
+
+def _blown_up(raw: Floats, limit: float) -> int:
+    """The step from which the running median stays above a limit until the end; the number of steps if it does not."""
+    finite = raw[: first(~np.isfinite(raw))]
+    below = np.flatnonzero(running_median(finite) <= limit)
+    return int(below[-1]) + 1 if len(below) else 0
 
 
 def _without_spikes(raw: Floats) -> Floats:
