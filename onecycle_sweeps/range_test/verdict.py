@@ -117,8 +117,8 @@ def grid_around(low: float, high: float) -> tuple[float, ...]:
 class SeedRates:
     """One seed's rates: first that of its smoothed curve, then those of the draws.
 
-    The smoothed loss fell by `fall`, and `noise` is the standard deviation of one loss. If the noise hides the fall, the
-    test is not `is_clear`, and only its divergence says something about the rate.
+    The smoothed loss fell by `fall`, and `noise` is the standard deviation of one loss. If the noise hides the fall,
+    the test is not `is_clear`, and only its divergence says something about the rate.
     """
 
     lowest: Floats
