@@ -168,3 +168,9 @@ def test_a_weights_file_that_goes_missing_fails_the_trial_with_that_line_and_can
 def test_a_model_that_needs_a_name_asks_for_one(runs_dir: Path, model: str):
     with pytest.raises(ConfigError, match=r"^model\.name has no default: add model\.name=\.\.\."):
         planned(runs_dir, *SHORT, f"model={model}")
+
+
+def test_a_range_test_of_a_trained_net_is_never_confident(runs_dir: Path, weights_file: Path):
+    for more, count in (((), 0), ((f"model.weights_file={weights_file}",), 1)):
+        result = trial.run(made(runs_dir, *SMALL, *more, "task=range_test", "range_test.steps=100"))
+        assert len([doubt for doubt in result["verdict"]["doubts"] if "trained weights" in doubt]) == count

@@ -35,7 +35,7 @@ INTERVAL = (0.05, 0.95)
 # Where only the divergence can be read, the rate is this share of its rate, and its interval has these ends.
 # Clear tests have shares of 0.07 to 0.35.
 BELOW_DIVERGENCE = (1 / 8, 1 / 64, 1.0)
-# The loss blew up if it ends above its first value by this many times its noise.
+# The loss blew up if it stays above its first value by this many times its noise.
 BLOWN_UP = 2.0
 # A verdict from evaluations above this share of the last rate only shows where the ramp ended.
 STILL_RISING = 0.8
@@ -283,7 +283,7 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
     whole, descent = _fitted(rates, losses, at)
     fall = float(whole.mean[0] - whole.mean.min())
     is_clear = fall > LEAST_DESCENT * abs(whole.mean[0]) and (fall > noise or descent.clearly_falls())
-    blown_up = _blown_up(losses, whole.mean[0] + BLOWN_UP * noise)
+    blown_up = _blown_up(losses, float(whole.mean[0]), noise)
     if not is_clear and (fall > noise or blown_up == len(rates)):
         raise ValueError(
             f"the loss of a range test must clearly fall, and by more than 1 %, got {whole.mean[0]:.4g} and "
@@ -299,11 +299,12 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
     return SeedRates(lowest, steepest, divergence, last_clear, curve, at < len(rates), fall, noise, is_clear)
 
 
-def _blown_up(raw: Floats, limit: float) -> int:
-    """The step from which the running median stays above a limit until the end; the number of steps if it does not."""
+def _blown_up(raw: Floats, start: float, noise: float) -> int:
+    """The step from which losses stay above that of the start until the end, or end in a spike; else their number."""
     finite = raw[: first(~np.isfinite(raw))]
-    below = np.flatnonzero(running_median(finite) <= limit)
-    return int(below[-1]) + 1 if len(below) else 0
+    below = np.flatnonzero(running_median(finite) <= start + BLOWN_UP * noise)
+    at = int(below[-1]) + 1 if len(below) else 0
+    return len(raw) - 1 if at == len(raw) and raw[-1] > start + SPIKE * noise else at
 
 
 def _without_spikes(raw: Floats) -> Floats:

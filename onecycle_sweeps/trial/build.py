@@ -282,6 +282,19 @@ def make_net(config: Config, offered: Mapping[str, Any], seed: int | None = None
     return nodes.build("model", config["model"], **offered)
 
 
+def begins_trained(config: Config, offered: Mapping[str, Any]) -> bool:
+    """Whether most trained weights of the net are the same for any seed, as those that were trained before are.
+
+    Tensors of one value, such as biases of zero, do not count.
+    """
+    nets = [make_net(config, offered, seed) for seed in (0, 1)]
+    weights = [[one.detach() for one in net.parameters() if one.requires_grad] for net in nets]
+    pairs = [(one, other) for one, other in zip(*weights, strict=True) if one.min() != one.max()]
+    return 2 * sum(len(one.flatten()) for one, other in pairs if torch.equal(one, other)) > sum(
+        len(one.flatten()) for one, _ in pairs
+    )
+
+
 def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, net: nn.Module | None = None) -> Learner:
     """The learner before a trial's first step; `net` is the net with the weights of `seed`, if it has been built."""
     built = net if net is not None else make_net(config, data.offered, seed)

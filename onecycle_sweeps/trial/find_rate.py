@@ -23,7 +23,7 @@ from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.policies import Compressed, Policy, near_peak
 from onecycle_sweeps.range_test import Judgement, Reading, probes
 from onecycle_sweeps.range_test.probes import Found, Probe, Probed
-from onecycle_sweeps.trial.build import Resolved
+from onecycle_sweeps.trial.build import Resolved, begins_trained
 from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, columns
 
 log = logging.getLogger("onecycle_sweeps")
@@ -34,6 +34,10 @@ EVALUATIONS = 20
 MANY_EPOCHS = 5
 # A probe reads the losses of this many steps from the device at once.
 BLOCK = 20
+TRAINED_BEFORE = (
+    "the net begins with trained weights (they are the same for every seed), for which a range test asked for 3 to 9 "
+    "times too much"
+)
 INTERRUPTED = "the short training that was interrupted is taken again"
 
 
@@ -56,7 +60,8 @@ def run_range_test(
             test = record_seed(attempt, ramp.measured, count, ramp.taken, ramp.losses, ramp.evaluations)
             tests.append(replace(test, val_losses=ramp.val_losses))
             count += len(ramp.losses)
-    return range_test_result(config, resolved, tests, time.monotonic() - began, data.warnings)
+    doubts = (TRAINED_BEFORE,) if begins_trained(config, data.offered) else ()
+    return range_test_result(config, resolved, tests, time.monotonic() - began, data.warnings, doubts)
 
 
 def range_test_result(
@@ -65,9 +70,14 @@ def range_test_result(
     tests: list[range_test.OneSeed],
     seconds: float,
     warnings: Iterable[str] = (),
+    doubts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The trial's result from the tests of its seeds; raises ValueError if the curves allow no verdict."""
-    verdict = range_test.judge(tests)
+    """The trial's result from the tests of its seeds; raises ValueError if the curves allow no verdict.
+
+    `doubts` are reasons for an ambiguous verdict that the curves do not show.
+    """
+    judged = range_test.judge(tests)
+    verdict = replace(judged, doubts=(*judged.doubts, *doubts))
     return {
         "status": "finished",
         "cause": None,
