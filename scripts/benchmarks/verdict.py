@@ -82,7 +82,7 @@ PAIRS = {
     ),
     "genres, MiniLM, AdamW": Pair(("data=shakespeare", ADAMW, "batch_size=16", "range_test.steps=100"), 1e-5, 7, (3,)),
 }
-QUICK = {"digits, simple_cnn, SGD": Pair(("data=digits", "batch_size=256", SGD), 0.08, 2, (24,))}
+QUICK = {"digits, mlp, SGD": Pair(("data=digits", "model=mlp", "batch_size=256", SGD), 0.1, 2, (10,))}
 
 
 @dataclass(frozen=True)
