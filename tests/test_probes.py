@@ -11,7 +11,7 @@ from onecycle_sweeps.policies import CLR, Constant, Cosine, Linear, OneCycle, Po
 from onecycle_sweeps.range_test import probes
 from onecycle_sweeps.range_test.probes import Found, Probe, Probed
 from onecycle_sweeps.range_test.verdict import Reading
-from onecycle_sweeps.trial.find_rate import run_search
+from onecycle_sweeps.trial.probing import run_search
 
 UNTRAINED, STEPS, BUDGET = 3.0, 2000, 900
 

@@ -14,7 +14,7 @@ from onecycle_sweeps.outcome import look
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.policies import Compressed
 from onecycle_sweeps.report import range_tests
-from onecycle_sweeps.trial import Stopped, find_rate
+from onecycle_sweeps.trial import Stopped, probing
 from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import create, probed, series, stop_after
 
@@ -175,7 +175,7 @@ def test_a_probe_whose_budget_was_changed_while_it_was_stopped_goes_on_with_the_
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("measure", [LOSS, ACCURACY])
 def test_an_evaluation_that_is_no_number_is_never_the_best(measure: Measure, value: float):
-    assert find_rate.score_of(measure, {measure.name: value}) == math.inf
+    assert probing.score_of(measure, {measure.name: value}) == math.inf
 
 
 def test_the_seeds_of_short_trainings_are_not_those_of_the_sweep(found: tuple[Path, Trial, TrialFolder]):

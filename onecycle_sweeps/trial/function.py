@@ -29,16 +29,9 @@ from onecycle_sweeps.scheduler import check_groups, used
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial import build, guards
 from onecycle_sweeps.trial.build import Resolved
-from onecycle_sweeps.trial.find_rate import (
-    INTERRUPTED,
-    Trained,
-    ramp_evaluations,
-    ramp_of,
-    range_test_result,
-    record_seed,
-    run_probe,
-)
 from onecycle_sweeps.trial.optimizer import make_optimizer
+from onecycle_sweeps.trial.probing import INTERRUPTED, Trained, run_probe
+from onecycle_sweeps.trial.range_testing import ramp_evaluations, ramp_of, range_test_result, record_seed
 from onecycle_sweeps.trial.train import (
     DivergenceCheck,
     Recorder,

@@ -17,7 +17,8 @@ from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.terminal import in_one_line, with_traceback
 from onecycle_sweeps.trial import build, function
-from onecycle_sweeps.trial.find_rate import LoopTrainer, run_probe, run_range_test
+from onecycle_sweeps.trial.probing import LoopTrainer, run_probe
+from onecycle_sweeps.trial.range_testing import run_range_test
 from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, Training, is_complete, train
 from onecycle_sweeps.trial_folder import Busy, Superseded, TrialFolder, check_owner
 
