@@ -261,6 +261,15 @@ def test_a_pack_on_a_gpu_is_one_graph_of_each_net_as_it_is(tmp_path: Path, cuda:
         assert found[-1] == pytest.approx(float(expected[-1].loss), rel=0.2, abs=0.02)
 
 
+def test_data_that_are_decoded_in_each_epoch_are_not_packed(tmp_path: Path):
+    made_once = learners(tmp_path, double=False)
+    data: Any = made_once[0].data
+    undecoded = replace(data, train=replace(data.train, undecoded=object()))
+    assert data.in_memory and not undecoded.in_memory
+    with pytest.raises(CannotPack, match="each epoch"):
+        packed([replace(one, data=undecoded) for one in made_once])
+
+
 @pytest.mark.cuda
 def test_what_does_not_fit_into_the_gpu_is_not_packed(tmp_path: Path, cuda: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gradients, "FREE_MEMORY", 0)
