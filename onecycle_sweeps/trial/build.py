@@ -297,7 +297,7 @@ def begins_trained(config: Config, offered: Mapping[str, Any]) -> bool:
 def _checksums(net: nn.Module) -> list[tuple[int, int]]:
     """The size of each trained tensor, 0 if it has one value only, and its checksum."""
     flat = [weights.detach().flatten() for weights in net.parameters() if weights.requires_grad]
-    return [(len(one) * bool((one[1:] != one[:-1]).any()), crc32(one.view(torch.uint8).numpy())) for one in flat]
+    return [(len(one) * bool((one[1:] != one[:-1]).any()), crc32(one.view(torch.uint8).numpy().data)) for one in flat]
 
 
 def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, net: nn.Module | None = None) -> Learner:
