@@ -15,7 +15,8 @@ from onecycle_sweeps.range_test.fit import Curve, fit, fit_evenly
 from onecycle_sweeps.range_test.ramp import MIN_POINTS, Floats, checked, first
 
 MOST_RATES = 12
-MEDIAN_OF = 5
+# How many neighbours a running median is of; a wide one is for scatter, and for levels amid much scatter.
+MEDIAN_OF, WIDE = 5, 21
 # Shares of the measure's rise at which Smith reads base_lr and max_lr, and the least rise that is enough for that; of a
 # measure that is no fraction, as a share of its first value.
 RISEN, SLOWED = 0.1, 0.95
@@ -35,8 +36,6 @@ INTERVAL = (0.05, 0.95)
 # Where only the divergence can be read, the rate is this share of its rate, and its interval has these ends.
 # Clear tests have shares of 0.07 to 0.35.
 BELOW_DIVERGENCE = (1 / 8, 1 / 64, 1.0)
-# The loss blew up if it stays above its first value by this many times its noise.
-BLOWN_UP = 2.0
 # A verdict from evaluations above this share of the last rate only shows where the ramp ended.
 STILL_RISING = 0.8
 # A loss this many deviations from its neighbours' median is a spike. Deviations are local, because losses scatter
@@ -163,8 +162,8 @@ def judge(tests: Sequence[OneSeed]) -> Judgement:
     diverge (`onset`; the last rate if it does not). The first depends on the length of a test, and with batch norm it
     is far below the best rate; the second does not depend on learning at all. With evaluations it is Smith's: the rate
     at which the measure's rise slows (`read_evaluations`).
-    Raises ValueError for a loss that does not clearly fall before divergence, or by less than 1 %, unless it blows up
-    and its noise hides the fall; and for fewer than 16 steps before divergence.
+    Raises ValueError for a loss that does not clearly fall before divergence, or by less than 1 %, unless it rises in
+    the end and its noise hides the fall; and for fewer than 16 steps before divergence.
     """
     # On a busy machine several threads make operations on such small matrices many times slower.
     with threadpool_limits(1, "blas"):
@@ -283,8 +282,8 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
     whole, descent = _fitted(rates, losses, at)
     fall = float(whole.mean[0] - whole.mean.min())
     is_clear = fall > LEAST_DESCENT * abs(whole.mean[0]) and (fall > noise or descent.clearly_falls())
-    blown_up = _blown_up(losses, float(whole.mean[0]), noise)
-    if not is_clear and (fall > noise or blown_up == len(rates)):
+    risen = _risen(losses, noise)
+    if not is_clear and (fall > noise or risen == len(rates)):
         raise ValueError(
             f"the loss of a range test must clearly fall, and by more than 1 %, got {whole.mean[0]:.4g} and "
             f"{whole.mean.min():.4g} at best, with a noise of {noise:.2g}: if it stayed flat, raise range_test.end_lr "
@@ -292,24 +291,28 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
             "mode linear, range_test.end_lr; if it is noisy, raise range_test.steps; or set max_lr yourself"
         )
     lowest, steepest = whole.lowest(), descent.steepest()
-    at_steps = first_steps(losses, len(lowest)) if is_clear else np.full(len(lowest), blown_up)
+    at_steps = first_steps(losses, len(lowest)) if is_clear else np.full(len(lowest), risen)
     divergence = rates[np.minimum(at_steps, len(rates) - 1)]
     last_clear = descent.last_clear_descent()
     curve = Smoothed(tuple(whole.rates.tolist()), tuple(whole.mean.tolist()))
     return SeedRates(lowest, steepest, divergence, last_clear, curve, at < len(rates), fall, noise, is_clear)
 
 
-def _blown_up(raw: Floats, start: float, noise: float) -> int:
-    """The step from which losses stay above that of the start until the end, or end in a spike; else their number."""
+def _risen(raw: Floats, noise: float) -> int:
+    """The step from which losses are above those of the start by their noise, or the last step if that is a spike.
+
+    The number of steps if there is no such rise.
+    """
     finite = raw[: first(~np.isfinite(raw))]
-    below = np.flatnonzero(running_median(finite) <= start + BLOWN_UP * noise)
+    start = np.median(finite[: len(finite) // 10 + 1])
+    below = np.flatnonzero(running_median(finite, WIDE) <= start + noise)
     at = int(below[-1]) + 1 if len(below) else 0
     return len(raw) - 1 if at == len(raw) and raw[-1] > start + SPIKE * noise else at
 
 
 def _without_spikes(raw: Floats) -> Floats:
     level = running_median(raw)
-    scatter = np.maximum(_noise(raw), running_median(np.abs(raw - level), of=21) / 0.6745)
+    scatter = np.maximum(_noise(raw), running_median(np.abs(raw - level), WIDE) / 0.6745)
     return np.clip(raw, level - SPIKE * scatter, level + SPIKE * scatter)
 
 
