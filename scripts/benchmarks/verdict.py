@@ -65,6 +65,8 @@ PAIRS = {
     "letters, mlp, SGD, WSD": Pair(("data=letter", SGD), 0.0125, 7, (5, 25), "wsd"),
     "letters, mlp, AdamW, cosine": Pair(("data=letter", ADAMW), 2.5e-4, 8, (5, 25), "cosine"),
     "digits, mlp, SGD": Pair(("data=digits", "model=mlp", SGD), 0.01, 8, (50, 400)),
+    "digits, resnet20, SGD": Pair(("data=digits", "model=resnet20", "batch_size=64", SGD), 0.01, 8, (30, 300)),
+    "digits, resnet20, AdamW": Pair(("data=digits", "model=resnet20", "batch_size=64", ADAMW), 5e-4, 8, (30, 300)),
     "diamonds, mlp, SGD": Pair((*DIAMONDS, SGD), 0.003, 9, (2, 20)),
     "diamonds, mlp, AdamW": Pair((*DIAMONDS, ADAMW), 2.5e-4, 9, (2, 20)),
     "diabetes, mlp, SGD": Pair(("data=diabetes", SGD, "batch_size=32"), 2.5e-4, 9, (50, 500)),
