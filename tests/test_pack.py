@@ -186,6 +186,21 @@ def test_the_packed_seeds_of_a_range_test_have_the_curves_of_unpacked_ones(
     assert "packed_seeds" not in (alone.resolved() or {})
 
 
+def test_the_seeds_of_a_range_test_that_cannot_be_packed_are_as_without_packing(
+    runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*_: Any, **__: Any) -> None:
+        raise CannotPack("not today")
+
+    monkeypatch.setattr(Pack, "__init__", refused)
+    asked = (*SHORT, "model=mlp", "model.dropout=0.2", "task=range_test", "range_test.seeds=[0,1]")
+    alone, refusing = (made(where, *asked, "range_test.steps=100") for where in (beside, runs_dir))
+    trial.run(alone)
+    trial.run(refusing, packing=Packing(2))
+    assert series(alone, "train/loss") == series(refusing, "train/loss")
+    assert "not today" in refusing.log.read_text() and "packed_seeds" not in (refusing.resolved() or {})
+
+
 def test_a_seed_of_a_range_test_that_diverges_at_once_ends_alone(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     taken = Pack.step
 

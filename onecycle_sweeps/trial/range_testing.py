@@ -13,7 +13,7 @@ from onecycle_sweeps.loop import Batches, Learner, StepTaken, Totals, evaluate, 
 from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.range_test import Judgement
 from onecycle_sweeps.range_test.probes import Found
-from onecycle_sweeps.trial.build import Resolved, begins_trained
+from onecycle_sweeps.trial.build import Resolved, begins_trained, make_learner
 from onecycle_sweeps.trial.train import RunningAttempt, Stopped, columns
 
 log = logging.getLogger("onecycle_sweeps")
@@ -95,7 +95,9 @@ def _ramps(
     if len(learners) > 1 and (pack := _packed(attempt, resolved, learners, ramp_of(config))):
         yield from _take_together(attempt, config, pack)
         return
-    for learner in learners:
+    for built in learners:
+        # What a net draws, such as dropout, follows what its weights drew, so that none may be built in between.
+        learner = built if len(learners) == 1 else make_learner(config, resolved, built.data, built.seed)
         taker = _take_ramp(attempt, config, learner, steps(learner, ramp_of(config)))
         while (found := _advanced(taker)) is None:
             pass
