@@ -2,12 +2,15 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.measures import ACCURACY
+from onecycle_sweeps.models.mlp import MLP
 from onecycle_sweeps.outcome import range_test_curves
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from onecycle_sweeps.trial_folder import Superseded, TrialFolder
@@ -177,3 +180,21 @@ def test_a_training_whose_range_test_fails_says_which_and_why(runs_dir: Path):
     cause = TrialFolder(runs_dir / test).failure()
     assert cause is not None
     assert "raise range_test.end_lr (last 1e-11)" in cause["cause"]
+
+
+class TrainedBefore(MLP):
+    """A net that begins with the same weights for every seed, but for those of its head."""
+
+    def __init__(self, in_features: int, out_features: int, **other: Any) -> None:
+        super().__init__(in_features, out_features, **other)
+        *body, _, _ = self.parameters()
+        for place, weights in enumerate(body):
+            drawn = torch.Generator().manual_seed(place)
+            weights.data.normal_(std=0.1, generator=drawn)
+
+
+def test_a_range_test_of_a_net_that_was_trained_before_is_never_confident(runs_dir: Path):
+    for net, count in ((MLP, 0), (TrainedBefore, 1)):
+        node = f"model._target_={net.__module__}.{net.__name__}"
+        result = trial.run(made(runs_dir, "model=mlp", node, "task=range_test", "batch_size=64"))
+        assert len([doubt for doubt in result["verdict"]["doubts"] if "trained weights" in doubt]) == count

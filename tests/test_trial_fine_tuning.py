@@ -170,7 +170,7 @@ def test_a_model_that_needs_a_name_asks_for_one(runs_dir: Path, model: str):
         planned(runs_dir, *SHORT, f"model={model}")
 
 
-def test_a_range_test_of_a_trained_net_is_never_confident(runs_dir: Path, weights_file: Path):
-    for more, count in (((), 0), ((f"model.weights_file={weights_file}",), 1)):
-        result = trial.run(made(runs_dir, *SMALL, *more, "task=range_test", "range_test.steps=100"))
-        assert len([doubt for doubt in result["verdict"]["doubts"] if "trained weights" in doubt]) == count
+def test_a_net_that_begins_with_trained_weights_is_told_from_one_that_does_not(runs_dir: Path, weights_file: Path):
+    offered = {"in_channels": 1, "num_classes": 10}
+    for more, is_trained in (((), False), ((f"model.weights_file={weights_file}",), True)):
+        assert build.begins_trained(made(runs_dir, *SMALL, *more).config(), offered) == is_trained

@@ -135,8 +135,8 @@ class SeedRates:
         """The rate that is read."""
         if self.is_clear:
             return np.sqrt(self.lowest) * np.sqrt(self.divergence) / 2
-        below, *ends = BELOW_DIVERGENCE
-        return self.divergence * np.append(below, np.geomspace(*ends, len(self.divergence) - 1))
+        below, low, high = BELOW_DIVERGENCE
+        return self.divergence * np.append(below, np.geomspace(low, high, len(self.divergence) - 1))
 
 
 @dataclass(frozen=True)
