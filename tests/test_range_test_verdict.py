@@ -165,6 +165,14 @@ def test_of_a_test_that_is_all_noise_the_divergence_is_read_and_never_trusted() 
     assert np.median([one.max_lr.rate for one in noisy]) == pytest.approx(0.5 / 8, rel=0.5)
 
 
+def test_a_loss_that_clearly_only_rises_is_refused_with_what_to_do() -> None:
+    rise = np.expm1(np.maximum(np.arange(100) - 40, 0) / 20)
+    for seed in range(5):
+        rising = (2.3 + rise + np.random.default_rng(seed).normal(0, 0.005, 100)).tolist()
+        with pytest.raises(ValueError, match=r"rose at once, lower range_test\.start_lr"):
+            verdict(rising)
+
+
 def test_noise_without_a_fall_and_a_divergence_is_mostly_refused_and_never_trusted() -> None:
     by_chance = [one for one in readings(0.0, 0.3, diverges_at=100) if one]
     assert len(by_chance) <= 5

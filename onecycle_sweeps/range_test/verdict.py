@@ -33,8 +33,8 @@ GAP = 50.0
 # few samples, and its best rate falls with every further epoch: 0.25 and more for a noisy table, 0.06 for digits.
 MEMORISED = 0.15
 INTERVAL = (0.05, 0.95)
-# Where only the divergence can be read, the rate is this share of its rate, and its interval has these ends.
-# Clear tests have shares of 0.07 to 0.35.
+# Where only the divergence can be read, the rate is this share of its rate, and its interval has these ends. In a clear
+# test whose lowest loss and divergence are a factor of 2 to 50 apart, the share is 0.35 to 0.07.
 BELOW_DIVERGENCE = (1 / 8, 1 / 64, 1.0)
 # A verdict from evaluations above this share of the last rate only shows where the ramp ended.
 STILL_RISING = 0.8
@@ -214,7 +214,7 @@ def _noisy(reads: Sequence[SeedRates]) -> Iterator[str]:
     worst = min(reads, key=lambda read: read.fall / read.noise if read.noise else math.inf)
     noise = f"the noise of one loss, {worst.noise:.2g}"
     if not all(read.is_clear for read in reads):
-        yield f"{noise}, hides whether the loss fell, so that only the divergence was read: raise range_test.steps"
+        yield f"{noise}, hides whether the loss fell: raise range_test.steps"
     elif worst.fall <= worst.noise:
         yield f"the loss fell by {worst.fall:.2g}, which is within {noise}: raise range_test.steps"
 
@@ -283,7 +283,8 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
     fall = float(whole.mean[0] - whole.mean.min())
     is_clear = fall > LEAST_DESCENT * abs(whole.mean[0]) and (fall > noise or descent.clearly_falls())
     risen = _risen(losses, noise)
-    if not is_clear and (fall > noise or risen == len(rates)):
+    is_hidden = max(fall, LEAST_DESCENT * abs(whole.mean[0])) <= noise
+    if not is_clear and not (is_hidden and risen < len(rates)):
         raise ValueError(
             f"the loss of a range test must clearly fall, and by more than 1 %, got {whole.mean[0]:.4g} and "
             f"{whole.mean.min():.4g} at best, with a noise of {noise:.2g}: if it stayed flat, raise range_test.end_lr "

@@ -96,7 +96,7 @@ def _ramps(
         yield from _take_together(attempt, config, pack)
         return
     for built in learners:
-        # What a net draws, such as dropout, follows what its weights drew, so that none may be built in between.
+        # If others were built since, it is built again: dropout goes on with the generator that drew its net's weights.
         learner = built if len(learners) == 1 else make_learner(config, resolved, built.data, built.seed)
         taker = _take_ramp(attempt, config, learner, steps(learner, ramp_of(config)))
         while (found := _advanced(taker)) is None:
