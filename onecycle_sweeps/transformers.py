@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import Trainer, TrainerCallback
+from transformers.trainer import Trainer
+from transformers.trainer_callback import TrainerCallback
 
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import apply, check_groups, used

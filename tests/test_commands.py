@@ -34,7 +34,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     folder = with_store(tmp_path_factory.mktemp("commands"))
     for runs_dir in ("alone", "climbed"):
         with_data(folder, runs_dir)
-    done = run(folder, *SWEEP, fresh=True)
+    done = run(folder, *SWEEP, pictures=True)
     assert done.returncode == 0, done.stderr
     return Swept(folder, sweep_of(folder), done)
 

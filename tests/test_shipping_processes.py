@@ -8,23 +8,25 @@ from pathlib import Path
 
 import pytest
 
+import program
+import warm
 from onecycle_sweeps import tracking
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.tracking import shipping
 from recorded import ask, attempt, database, finish, runs, stored, sweep, training, whole_store, written
 from tracking_server import mlflow_server
 
 pytestmark = pytest.mark.slow
 
-SHIP = """
-import sys, pathlib
-from onecycle_sweeps import sweep, tracking
-tracking.ship(sweep.load(pathlib.Path(sys.argv[1])))
-"""
+INTERVAL, GRACE = "3", "60"
 
 
-def ship_elsewhere(made: Sweep) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", SHIP, str(made.folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def ship_elsewhere(made: Sweep, temporary: Path) -> "subprocess.Popen[bytes]":
+    """The process that a sweep starts to ship, whose standard input has ended, as it does at the launcher's death."""
+    command = [sys.executable, "-m", shipping.__name__, str(made.folder), INTERVAL, GRACE, ""]
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    environment = warm.environment(program.shared(temporary))
+    return subprocess.Popen(command, stdin=null, stdout=pipe, stderr=subprocess.STDOUT, env=environment)
 
 
 def finished_sweep(folder: Path, uri: str, name: str = "5weeb1d0", steps: int = 50) -> Sweep:
@@ -39,7 +41,7 @@ def finished_sweep(folder: Path, uri: str, name: str = "5weeb1d0", steps: int = 
 def test_four_processes_at_once_fill_a_fresh_store_with_nothing_lost_or_doubled_or_printed(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     sweeps = [finished_sweep(tmp_path, uri, name) for name in ("one", "two")]
-    processes = [ship_elsewhere(made) for made in sweeps * 2]
+    processes = [ship_elsewhere(made, tmp_path) for made in sweeps * 2]
     assert [(p.communicate()[0], p.returncode) for p in processes] == [(b"", 0)] * 4
     for made in sweeps:
         assert len(runs(made)) == 3
@@ -50,7 +52,7 @@ def test_four_processes_at_once_fill_a_fresh_store_with_nothing_lost_or_doubled_
 def test_a_process_killed_while_it_ships_loses_and_doubles_nothing(tmp_path: Path):
     made = finished_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", steps=2500)
     for points in (1, 4000, 8000):
-        process = ship_elsewhere(made)
+        process = ship_elsewhere(made, tmp_path)
         while process.poll() is None and points_stored(made) < points:
             time.sleep(0.02)
         process.kill()
@@ -91,7 +93,7 @@ def test_a_server_gets_everything_once_it_is_up_and_no_password(tmp_path: Path):
 def test_a_process_killed_while_it_creates_the_store_leaves_it_usable(tmp_path: Path):
     made = finished_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     for seconds in (0.2, 1.0):
-        process = ship_elsewhere(made)
+        process = ship_elsewhere(made, tmp_path)
         while process.poll() is None and not (tmp_path / "mlflow.db.part").exists():
             time.sleep(0.02)
         time.sleep(seconds)

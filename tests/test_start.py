@@ -13,7 +13,7 @@ from onecycle_sweeps import command_line
 # Each takes from a tenth of a second to some seconds.
 HEAVY = ("torchvision", "timm", "mlflow", "matplotlib", "scipy", "sklearn", "pandas")
 OWN = (
-    *("simple_cnn", "simple_cnn_fastai", "lenet", "resnet9", "resnet20", "resnet56", "wrn_22", "wrn_28_10"),
+    *("simple_cnn", "lenet", "resnet9", "resnet20", "wrn_22"),
     # Not ours: that it is caught shows that the others could be.
     "resnet18",
 )

@@ -45,15 +45,16 @@ def causal_lm(vocab_size: int, name: str, pretrained: bool = True, **options: An
 
 def _made(kind: str, name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     try:
-        import transformers
+        from transformers.models.auto import configuration_auto, modeling_auto
+        from transformers.utils import logging
     except ImportError as error:
         raise ValueError(f"model.name={name} needs the package transformers: pip install transformers") from error
     # A bar makes a lock between processes, which a worker that ends leaves behind with a warning on the terminal.
-    transformers.utils.logging.disable_progress_bar()
-    create = getattr(transformers, kind)
+    logging.disable_progress_bar()
+    create = getattr(modeling_auto, kind)
     try:
         if pretrained:
             return create.from_pretrained(name, **options)
-        return create.from_config(transformers.AutoConfig.from_pretrained(name, **options))
+        return create.from_config(configuration_auto.AutoConfig.from_pretrained(name, **options))
     except Exception as error:  # the hub, the network and transformers have none in common
         raise ValueError(f"model.name={name} cannot be loaded by transformers: {in_one_line(error)}") from error
