@@ -35,6 +35,7 @@ TYPED = {
     Path("data/image_folder"): ["data.path=photographs"],
     Path("data/arrays"): ["data.path=series.npz"],
     Path("data/csv"): ["data.path=houses.csv", "data.label=price"],
+    Path("data/keel"): ["data.name=magic"],
     Path("data/text"): ["data.path=book.txt"],
     Path("data/torch_dataset"): ["data.dataset={_target_: mine.Waves}"],
     Path("loop/function"): ["loop._target_=own_loops.train", "loop.measure=accuracy", "loop.goal=max"],

