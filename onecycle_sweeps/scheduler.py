@@ -1,5 +1,6 @@
 """A policy as a torch LRScheduler, and functions that set and read an optimizer's rate and momentum."""
 
+import inspect
 import math
 import warnings
 import weakref
@@ -74,6 +75,35 @@ def momentum_of(group: dict[str, Any]) -> float | None:
     """The momentum, or beta1, of a param group; None if it has neither."""
     found = group["momentum"] if "momentum" in group else group.get("betas", [None])[0]
     return None if found is None else float(found)
+
+
+def is_adaptive(optimizer: Optimizer) -> bool:
+    """Whether its steps are about as long for large gradients as for small ones, as Adam's are.
+
+    It is tried on weights of its own; False where that fails, as for an optimizer that needs a closure.
+    """
+    lengths = [_length_of_a_step(optimizer, size) for size in (1.0, 100.0)]
+    return 0 < lengths[1] < 10 * lengths[0]
+
+
+def _length_of_a_step(optimizer: Optimizer, size: float) -> float:
+    """How far the tenth step by gradients of one size leads, 0 if it cannot be taken. RAdam's first ones are SGD's."""
+    kind = type(optimizer)
+    taken = {"lr": 1e-3, "fused": False, "capturable": False}
+    known = {**optimizer.defaults, **{name: value for name, value in taken.items() if name in optimizer.defaults}}
+    weights = torch.zeros(2, 2, requires_grad=True)
+    try:
+        other = kind([weights], **{name: known[name] for name in inspect.signature(kind).parameters if name in known})
+        if train := getattr(other, "train", None):
+            train()
+        before = weights.detach().clone()
+        for _ in range(10):
+            before.copy_(weights.detach())
+            weights.grad = torch.full_like(weights, size)
+            other.step()
+    except Exception:  # optimizers of other libraries have no error in common
+        return 0.0
+    return float((weights.detach() - before).abs().max())
 
 
 def _has_momentum(group: dict[str, Any]) -> bool:

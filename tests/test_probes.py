@@ -88,13 +88,30 @@ def test_the_budget_is_kept_and_no_training_is_too_short(budget: int, octaves: f
     assert bool(found.probed) is (probes.lengths(budget, STEPS) is not None)
 
 
+@pytest.mark.parametrize(("slope", "word"), [(0.003, "confident"), (0.05, "ambiguous")])
+def test_where_both_are_far_apart_the_lower_one_is_confident_if_the_range_tests_rate_is_as_good(slope: float, word: str):
+    def flat(probe: Probe) -> float:
+        return 1 + slope * abs(math.log2(probe.rate / 0.02)) + (2 if probe.rate > 0.1 else 0)
+
+    found = find(flat, 0.08)
+    assert found.word == word
+    assert found.max_lr.rate == pytest.approx(0.02, rel=0.01)
+    assert found.max_lr.low <= found.max_lr.rate <= found.max_lr.high
+
+
+MEMORISING = [(1.0, 0, "confident"), (0.8, 0, "confident"), (0.6, 0, "ambiguous"), (None, 0, "confident")]
+
+
 @pytest.mark.parametrize(
-    ("trained", "word"), [(1.0, "confident"), (0.8, "confident"), (0.6, "ambiguous"), (None, "confident")]
+    ("trained", "epoch", "word"),
+    # Within an epoch no sample comes twice, so the samples of val are just harder.
+    [*MEMORISING, (0.6, 100, "ambiguous"), (0.6, 200, "confident")],
 )
-def test_a_net_that_memorises_makes_the_verdict_ambiguous(trained: float | None, word: str):
-    search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, ())
+def test_a_net_that_memorises_makes_the_verdict_ambiguous(trained: float | None, epoch: int, word: str):
+    search = probes.search(Reading(0.1, 0.09, 0.11), STEPS, BUDGET, UNTRAINED, (), epoch=epoch)
     score = bowl(0.1)
     found = run_search(search, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps, trained))
+    assert {one.steps for one in found.probed} == {64, 128}
     assert found.word == word
 
 
@@ -135,6 +152,32 @@ def test_a_policy_that_stays_near_its_peak_gets_half_of_the_rate(policy: Policy,
     assert found.max_lr.rate == pytest.approx(0.05 if is_lowered else 0.1)
     assert found.max_lr.low <= found.max_lr.rate <= found.max_lr.high
     assert found.word == "confident"
+
+
+@pytest.mark.parametrize(
+    ("start", "near_peak", "expected"),
+    [
+        (0.1, 0.0, 0.05),
+        # Not halved twice.
+        (0.1, 1.0, 0.05),
+        # Where the range test asks for too much, short trainings do not: they ask for less than long ones bear.
+        (1.0, 0.0, 0.1),
+    ],
+)
+def test_an_adaptive_optimizer_gets_half_of_the_rate_on_which_both_agree(
+    start: float, near_peak: float, expected: float
+):
+    reading = Reading(start, start / 1.2, start * 1.2)
+    search = probes.search(reading, STEPS, BUDGET, UNTRAINED, (), near_peak, adaptive=True)
+    found = run_search(search, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.1)(one), one.steps))
+    assert found.max_lr.rate == pytest.approx(expected, rel=0.05)
+    assert found.is_lowered is found.agrees
+
+
+def test_a_rate_far_above_the_range_tests_is_not_taken():
+    found = find(bowl(0.4), 0.1)
+    assert (found.max_lr.rate, found.word) == (0.1, "ambiguous")
+    assert found.max_lr.low <= 0.1 <= 0.4 <= found.max_lr.high
 
 
 def test_without_steps_for_short_trainings_the_range_tests_verdict_is_passed_on():

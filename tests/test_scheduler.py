@@ -12,7 +12,7 @@ from torch.optim import SGD, Adagrad, AdamW, Optimizer, RMSprop
 
 from onecycle_sweeps import trial
 from onecycle_sweeps.policies import CLR, Constant, Hyper, OneCycle, Policy
-from onecycle_sweeps.scheduler import PolicyScheduler, apply, used
+from onecycle_sweeps.scheduler import PolicyScheduler, apply, is_adaptive, used
 from real_trials import SHORT, made
 
 POLICY = OneCycle(0.5, 20)
@@ -337,3 +337,33 @@ def test_a_trial_refuses_an_optimizer_of_unlike_groups(runs_dir: Path, key: str,
     folder = made(runs_dir, *SHORT, "optimizer._target_=users_code.unlike_groups", f"+optimizer.key={key}")
     with pytest.raises(trial.TrialFailed, match=word):
         trial.run(folder)
+
+
+class SmallSteps(SGD):
+    """An optimizer of one's own whose constructor has other parameters, and whose steps do not shorten."""
+
+    def __init__(self, weights: Any, step_size: float) -> None:
+        super().__init__(weights, lr=step_size)
+        self.defaults["step_size"] = step_size
+
+    def step(self) -> None:  # type: ignore[override]
+        for weight in self.param_groups[0]["params"]:
+            weight.data -= self.defaults["step_size"] * weight.grad.sign()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        *((kind, True) for kind in ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adamax", "Muon")),
+        *((kind, False) for kind in ("SGD", "ASGD", "LBFGS")),
+    ],
+)
+def test_an_adaptive_optimizer_is_known_by_its_steps(kind: str, expected: bool) -> None:
+    weights = torch.ones(3, 3, requires_grad=True)
+    assert is_adaptive(getattr(torch.optim, kind)([weights], lr=0.0)) is expected
+    assert torch.equal(weights, torch.ones(3, 3))
+
+
+def test_an_optimizer_of_ones_own_is_tried_as_well_and_one_that_fails_is_not_adaptive() -> None:
+    assert is_adaptive(SmallSteps([torch.zeros(1)], 0.1))
+    assert not is_adaptive(type("Fails", (SGD,), {"step": lambda self: 1 / 0})([torch.zeros(1)], lr=0.1))

@@ -18,15 +18,17 @@ SEED = 1_000_003
 FEWEST, FEWEST_OF_LAST = 20, 30
 # The rates of the first trainings, which are about half as long, as powers of 2 times the range test's rate.
 FIRST = (1, -1, -3, -5)
-# The last trainings are at the best of these rates and an octave below and above it; where the best is at the end, so
-# many more follow beyond it.
+# The last trainings are at the best of these rates and an octave below and above it. At most so many more follow:
+# beyond the best one where it is at the end, and else at the range test's own rate.
 FURTHER = 2
-# The rates that the range test and the trainings found may differ by this factor.
-AGREEING = 2.5
+# The rates that the range test and the trainings found agree within this factor. Beyond it, the lower one is as sure if
+# a short training at the range test's rate lost at most this share of the way from the untrained net's score.
+AGREEING, FLAT = 2.5, 0.03
 # The share of the way from the untrained net's score to the best one's within which two scores are as good as equal.
 ALIKE = 0.01
-# A policy that stays near its peak for more than this share of its steps gets this share of the rate: a rate that a
-# short training tolerates for 40 steps may be too high for hundreds, and the noise of a rate that does not fall stays.
+# Short trainings and the range test find rates that are too high for a policy that stays near its peak for more than
+# this share of its steps, since what is tolerated for 40 steps may be too high for hundreds, and for an adaptive
+# optimizer, whose steps do not shorten with the gradient: these get the second share of the rate.
 LONG, SAFER = 0.25, 0.5
 
 
@@ -63,13 +65,15 @@ class Found:
 
     max_lr: with the rates between which the short trainings' score is as good as equal.
     from_range_test: the rate that the range test found.
-    is_lowered: whether max_lr is SAFER times the rate that the trainings show, as the policy stays near its peak.
+    agrees: whether the range test's rate is about that of the trainings.
+    is_lowered: whether max_lr is SAFER times the rate that these show.
     """
 
     max_lr: Reading
     from_range_test: float
     probed: tuple[Probed, ...]
     doubts: tuple[str, ...]
+    agrees: bool = False
     is_lowered: bool = False
 
     @property
@@ -103,13 +107,21 @@ def cost(budget: int, steps: int) -> int | None:
 
 
 def search(
-    start: Reading, steps: int, budget: int, untrained: float, doubts: Sequence[str], near_peak: float = 0.0
+    start: Reading,
+    steps: int,
+    budget: int,
+    untrained: float,
+    doubts: Sequence[str],
+    near_peak: float = 0.0,
+    adaptive: bool = False,
+    epoch: int = 0,
 ) -> Generator[Probe, Probed, Found]:
     """Ask for short trainings, each with the result of the one before, and return what they found.
 
     `start` is what the range test found for trainings of `steps` steps, with its `doubts`; it is returned as it is if
     the `budget`, in steps, is too small. `untrained` is the score of the untrained net, `near_peak` the share of the
-    policy's steps whose rate is close to its peak.
+    policy's steps whose rate is close to its peak, `adaptive` whether the optimizer is, and `epoch` the number of steps
+    that take each sample once.
     """
     if (found := lengths(budget, steps)) is None:
         return Found(start, start.rate, (), tuple(doubts))
@@ -124,19 +136,27 @@ def search(
         last[power] = yield Probe(start.rate * 2.0**power, longest, SEED + 1)
     for _ in range(FURTHER):
         middle = min(last, key=lambda power: last[power].score)
-        if min(last) < middle < max(last):
+        if not min(last) < middle < max(last):
+            further = middle + (1 if middle == max(last) else -1)
+        elif 0 not in last:
+            further = 0
+        else:
             break
-        beyond = middle + (1 if middle == max(last) else -1)
-        last[beyond] = yield Probe(start.rate * 2.0**beyond, longest, SEED + 1)
-    found = _found(start, [*probed, *last.values()], last, untrained, doubts)
-    if near_peak <= LONG:
+        last[further] = yield Probe(start.rate * 2.0**further, longest, SEED + 1)
+    found = _found(start, [*probed, *last.values()], last, untrained, doubts, epoch)
+    if near_peak <= LONG and not (adaptive and found.agrees):
         return found
-    lower = Reading(SAFER * found.max_lr.rate, SAFER * found.max_lr.low, found.max_lr.high)
-    return replace(found, max_lr=lower, is_lowered=True)
+    lowered = Reading(SAFER * found.max_lr.rate, SAFER * found.max_lr.low, found.max_lr.high)
+    return replace(found, max_lr=lowered, is_lowered=True)
 
 
 def _found(
-    start: Reading, probed: Sequence[Probed], last: dict[int, Probed], untrained: float, of_range_test: Sequence[str]
+    start: Reading,
+    probed: Sequence[Probed],
+    last: dict[int, Probed],
+    untrained: float,
+    of_range_test: Sequence[str],
+    epoch: int,
 ) -> Found:
     scores = {power: one.score for power, one in last.items()}
     best = min(scores, key=lambda power: scores[power])
@@ -148,7 +168,8 @@ def _found(
     if best in (min(scores), max(scores)):
         side = "lowest" if best == min(scores) else "highest"
         doubts.append(f"the {side} rate of the short trainings, {start.rate * 2.0**best:.2g}, was the best")
-    trained = last[best].trained
+    # A training that takes no sample twice cannot memorise: its samples may just be easier than those of val.
+    trained = last[best].trained if last[best].steps > epoch else None
     if trained is not None and scores[best] - trained > MEMORISED * way:
         doubts.append(
             f"val loss stayed above the training loss by {100 * (scores[best] - trained) / way:.0f} % of what was "
@@ -164,8 +185,14 @@ def _found(
     power, width = vertex(left, right, way)
     at, low, high = (start.rate * 2.0 ** (best + one) for one in (power, power - width, power + width))
     factor = max(at / start.rate, start.rate / at)
-    if factor > AGREEING:
-        doubts.append(f"the range test found {start.rate:.2g} and short trainings {at:.2g}, a factor of {factor:.1f}")
+    agrees = factor <= AGREEING
+    if not agrees:
+        if scores.get(0, math.inf) - scores[best] > FLAT * way:
+            doubts.append(
+                f"the range test found {start.rate:.2g} and short trainings {at:.2g}, a factor of {factor:.1f}"
+            )
+        # A rate far above the range test's may be at the edge of stability, where longer trainings diverge.
+        at = min(at, start.rate)
     elif not doubts and max(left, right) <= way / 2:
         at = math.sqrt(at * start.rate)
     elif not doubts and not of_range_test:
@@ -175,7 +202,7 @@ def _found(
         # The range test's rate is in doubt, and a longer training may diverge there as well.
         doubts += of_range_test
         at *= SAFER if right > way / 2 else 1
-    return Found(Reading(at, min(at, low), max(at, high)), start.rate, tuple(probed), tuple(doubts))
+    return Found(Reading(at, min(at, low), max(at, high)), start.rate, tuple(probed), tuple(doubts), agrees)
 
 
 def vertex(left: float, right: float, way: float) -> tuple[float, float]:

@@ -55,8 +55,9 @@ PROBE_LEGEND = (
     ("range test", BEGAN_FROM),
 )
 PROBE_CAPTION = (
-    "Each dot is a short training by the policy itself, to its end. Shaded: the interval of max_lr. A policy that "
-    "stays near its peak gets half of the rate that its trainings say. A training that diverged has no dot."
+    "Each dot is a short training by the policy itself, to its end. Shaded: the interval of max_lr. An adaptive "
+    "optimizer, and a policy that stays near its peak, get half of the rate that the trainings say. A training that "
+    "diverged has no dot."
 )
 MOST_PROBES = 12
 
@@ -300,7 +301,7 @@ def probe_line(probe: Outcome, sweeps_steps: int) -> str:
     lengths = sorted({one["steps"] for one in probed})
     share = f", {100 * probe.result['steps'] / sweeps_steps:.2g} % of the trainings' steps" if sweeps_steps else ""
     cost = f"{len(probed)} short trainings of {' and '.join(map(str, lengths))} steps{share}"
-    lowered = "; half of what these say, since the policy stays near its peak" if record.get("is_lowered") else ""
+    lowered = "; half of what these say" if record.get("is_lowered") else ""
     return f"{probe.name}: {found} (range test {start:.3g}; {cost}{lowered})"
 
 

@@ -25,12 +25,12 @@ from onecycle_sweeps.policies import Compressed, Policy, check_policy
 from onecycle_sweeps.provenance import Code
 from onecycle_sweeps.range_test import Descent, probes
 from onecycle_sweeps.range_test.probes import Probe
-from onecycle_sweeps.scheduler import check_groups, used
+from onecycle_sweeps.scheduler import check_groups, is_adaptive, used
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial import build, guards
 from onecycle_sweeps.trial.build import Resolved
 from onecycle_sweeps.trial.optimizer import make_optimizer
-from onecycle_sweeps.trial.probing import INTERRUPTED, Trained, run_probe
+from onecycle_sweeps.trial.probing import INTERRUPTED, Trained, Untrained, run_probe
 from onecycle_sweeps.trial.range_testing import ramp_evaluations, ramp_of, range_test_result, record_seed
 from onecycle_sweeps.trial.train import (
     DivergenceCheck,
@@ -287,18 +287,19 @@ class FunctionTrainer:
     config: Config
     resolved: Resolved
     whole: int = 0
+    is_adaptive: bool = False
 
     @property
     def measures(self) -> Sequence[Measure]:
         """See Trainer."""
         return (function_node.measure(self.config),)
 
-    def untrained(self) -> tuple[Mapping[str, float], int]:
+    def untrained(self) -> Untrained:
         """See Trainer: a function evaluates only after a step, so that takes one at a rate that changes nothing."""
         course = self.train(Probe(SMALLEST_RATE, 1, probes.SEED))
         if course.found is None:
             raise ValueError(f"the loss of the first step is {course.losses[-1]}")
-        return course.found, self.whole
+        return Untrained(course.found, self.whole, self.is_adaptive)
 
     def train(self, probe: Probe) -> Trained:
         """See Trainer."""
@@ -307,7 +308,7 @@ class FunctionTrainer:
         return Trained(course.taken, course.losses, None if course.has_diverged() else course.found)
 
     def _begin(self, optimizer: Any, steps_per_epoch: int, total_steps: int) -> None:
-        self.whole = total_steps
+        self.whole, self.is_adaptive = total_steps, is_adaptive(optimizer)
         planned = schema.planned_steps(self.config, total_steps)
         self.resolved |= {"steps_per_epoch": steps_per_epoch, "total_steps": planned}
         self.resolved["momentum"] = used(optimizer).momentum

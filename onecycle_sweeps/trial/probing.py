@@ -21,6 +21,7 @@ from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.policies import Compressed, Policy, near_peak
 from onecycle_sweeps.range_test import Reading, probes
 from onecycle_sweeps.range_test.probes import Found, Probe, Probed
+from onecycle_sweeps.scheduler import is_adaptive
 from onecycle_sweeps.trial.range_testing import ambiguous
 from onecycle_sweeps.trial.train import RunningAttempt, State, Stopped, columns
 
@@ -43,6 +44,15 @@ class Trained:
     learnt: float | None = None
 
 
+@dataclass(frozen=True)
+class Untrained:
+    """The evaluation of the untrained net, the steps of a whole training, and whether its optimizer is adaptive."""
+
+    found: Mapping[str, float]
+    steps: int
+    is_adaptive: bool
+
+
 class Trainer(Protocol):
     """Takes short trainings by the trial's policy, in our own loop or in a user's function."""
 
@@ -51,8 +61,8 @@ class Trainer(Protocol):
         """What an evaluation records; rates are compared by the last one."""
         ...
 
-    def untrained(self) -> tuple[Mapping[str, float], int]:
-        """The evaluation of the untrained net, and the number of steps of a whole training."""
+    def untrained(self) -> Untrained:
+        """What is known before the first short training."""
         ...
 
     def train(self, probe: Probe) -> Trained:
@@ -76,7 +86,7 @@ def run_probe(
     known = [Probed(**one) for one in state["probed"]] if state else []
     judged = trainer.measures[-1]
     # The arguments of the search are saved with the trainings: the config's budget or the range test may change later.
-    asked_for = state["asked_for"] if state else _asked_for(config, tested, judged, *trainer.untrained())
+    asked_for = state["asked_for"] if state else _asked_for(config, tested, judged, trainer.untrained())
     probed: list[Probed] = []
 
     def take(asked: Probe) -> Probed:
@@ -119,19 +129,20 @@ def run_probe(
     }
 
 
-def _asked_for(
-    config: Config, tested: Mapping[str, Any], judged: Measure, untrained: Mapping[str, float], length: int
-) -> State:
+def _asked_for(config: Config, tested: Mapping[str, Any], judged: Measure, untrained: Untrained) -> State:
     """The arguments of the search, as a checkpoint keeps them."""
-    rates = tested["metrics"]
-    policy = nodes.policy(config, 1.0, max(1, length // config["epochs"]), length)
+    rates, length = tested["metrics"], untrained.steps
+    epoch = max(1, length // config["epochs"])
+    policy = nodes.policy(config, 1.0, epoch, length)
     return {
         "start": [rates[f"suggestion/max_lr{end}"] for end in ("", "_low", "_high")],
         "steps": length,
         "budget": schema.probe_steps(config, length),
-        "untrained": score_of(judged, untrained),
+        "untrained": score_of(judged, untrained.found),
         "doubts": list(tested["verdict"]["doubts"]),
         "near_peak": near_peak(policy),
+        "adaptive": untrained.is_adaptive,
+        "epoch": epoch,
     }
 
 
@@ -164,9 +175,11 @@ class LoopTrainer:
         """See Trainer."""
         return (*(one for one in recorded(self.of_objective) if one != LOSS), LOSS)
 
-    def untrained(self) -> tuple[Mapping[str, float], int]:
+    def untrained(self) -> Untrained:
         """See Trainer."""
-        return self._evaluate(self.make_learner(probes.SEED)), self.config["epochs"] * self.steps_per_epoch
+        learner = self.make_learner(probes.SEED)
+        steps = self.config["epochs"] * self.steps_per_epoch
+        return Untrained(self._evaluate(learner), steps, is_adaptive(learner.optimizer))
 
     def train(self, probe: Probe) -> Trained:
         """See Trainer."""
