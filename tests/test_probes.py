@@ -89,7 +89,7 @@ def test_the_budget_is_kept_and_no_training_is_too_short(budget: int, octaves: f
 
 
 @pytest.mark.parametrize(("slope", "word"), [(0.003, "confident"), (0.05, "ambiguous")])
-def test_where_both_are_far_apart_the_lower_one_is_confident_if_the_range_tests_rate_is_as_good(slope: float, word: str):
+def test_far_apart_the_lower_one_is_confident_if_the_range_tests_rate_is_as_good(slope: float, word: str):
     def flat(probe: Probe) -> float:
         return 1 + slope * abs(math.log2(probe.rate / 0.02)) + (2 if probe.rate > 0.1 else 0)
 
