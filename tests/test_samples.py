@@ -421,7 +421,7 @@ def test_a_table_of_keel_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest
     (folder / "magic.dat").write_text("28.5, g\n31.6, h\n162.0, g\n")
     monkeypatch.syspath_prepend(tmp_path)
     read = tabular.keel("magic")
-    assert read.train.inputs["0"].tolist() == [28.5, 31.6, 162.0]
+    assert pandas.DataFrame(read.train.inputs)["0"].tolist() == [28.5, 31.6, 162.0]
     assert read.train.targets.tolist() == ["g", "h", "g"]
     assert tabular.letter().train.targets.tolist() == ["T", "I"]
     with pytest.raises(ValueError, match=r"data\.name must be one of letter, magic, got 'magik'"):
