@@ -80,8 +80,11 @@ def momentum_of(group: dict[str, Any]) -> float | None:
 def is_adaptive(optimizer: Optimizer) -> bool:
     """Whether its steps are about as long for large gradients as for small ones, as Adam's are.
 
-    It is tried on weights of its own; False where that fails, as for an optimizer that needs a closure.
+    It is tried on weights of its own; False where that fails, as for an optimizer that needs a closure. Of an optimizer
+    that wraps another one, as accelerate's do, the inner one is tried.
     """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
     lengths = [_length_of_a_step(optimizer, size) for size in (1.0, 100.0)]
     return 0 < lengths[1] < 10 * lengths[0]
 
@@ -89,8 +92,9 @@ def is_adaptive(optimizer: Optimizer) -> bool:
 def _length_of_a_step(optimizer: Optimizer, size: float) -> float:
     """How far the tenth step by gradients of one size leads, 0 if it cannot be taken. RAdam's first ones are SGD's."""
     kind = type(optimizer)
-    taken = {"lr": 1e-3, "fused": False, "capturable": False}
-    known = {**optimizer.defaults, **{name: value for name, value in taken.items() if name in optimizer.defaults}}
+    # The rate may be 0 so far, and fused kernels may need a GPU.
+    ours = {"lr": 1e-3, "fused": False, "capturable": False}
+    known = {name: ours.get(name, value) for name, value in optimizer.defaults.items()}
     weights = torch.zeros(2, 2, requires_grad=True)
     try:
         other = kind([weights], **{name: known[name] for name in inspect.signature(kind).parameters if name in known})

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from onecycle_sweeps.policies import OneCycle
-from onecycle_sweeps.scheduler import PolicyScheduler
+from onecycle_sweeps.scheduler import PolicyScheduler, is_adaptive
 
 accelerate = pytest.importorskip("accelerate")
 POLICY = OneCycle(0.5, 20)
@@ -91,6 +91,16 @@ def test_the_schedule_counts_the_updates_of_a_loop_that_accumulates_gradients(or
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(AdamW, True), (SGD, False)])
+def test_the_optimizer_that_accelerate_wraps_is_tried_whether_it_is_adaptive(
+    kind: type[Optimizer], expected: bool
+) -> None:
+    plain = kind([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    wrapped = accelerate.Accelerator(cpu=True).prepare(plain)
+    assert wrapped is not plain
+    assert is_adaptive(wrapped) is expected
 
 
 def in_one_process(folder: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_tenth_of_cifar10_in_an_archive_is_decoded_once_and_then_at_hand(real_
 
 
 def thinned(archive: Path, path: Path, each: int) -> None:
-    """Write an archive with every so many-th file of a folder of another one."""
+    """Write an archive that has one of `each` files of every folder of another archive."""
     count = Counter[str]()
     with tarfile.open(archive) as source, tarfile.open(path, "w") as kept:
         for member in filter(tarfile.TarInfo.isfile, source):

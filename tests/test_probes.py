@@ -160,7 +160,7 @@ def test_a_policy_that_stays_near_its_peak_gets_half_of_the_rate(policy: Policy,
         (0.1, 0.0, 0.05),
         # Not halved twice.
         (0.1, 1.0, 0.05),
-        # Where the range test asks for too much, short trainings do not: they ask for less than long ones bear.
+        # Far apart, the rate of the short trainings is taken as it is.
         (1.0, 0.0, 0.1),
     ],
 )

@@ -299,7 +299,7 @@ class FunctionTrainer:
         course = self.train(Probe(SMALLEST_RATE, 1, probes.SEED))
         if course.found is None:
             raise ValueError(f"the loss of the first step is {course.losses[-1]}")
-        return Untrained(course.found, self.whole, self.is_adaptive)
+        return Untrained(course.found, self.whole, self.resolved["steps_per_epoch"], self.is_adaptive)
 
     def train(self, probe: Probe) -> Trained:
         """See Trainer."""

@@ -46,10 +46,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class Untrained:
-    """The evaluation of the untrained net, the steps of a whole training, and whether its optimizer is adaptive."""
+    """The evaluation of the untrained net, and facts of its training.
+
+    `steps` are those of a whole training, `epoch` those of an epoch; `is_adaptive` is said of the optimizer.
+    """
 
     found: Mapping[str, float]
     steps: int
+    epoch: int
     is_adaptive: bool
 
 
@@ -132,8 +136,7 @@ def run_probe(
 def _asked_for(config: Config, tested: Mapping[str, Any], judged: Measure, untrained: Untrained) -> State:
     """The arguments of the search, as a checkpoint keeps them."""
     rates, length = tested["metrics"], untrained.steps
-    epoch = max(1, length // config["epochs"])
-    policy = nodes.policy(config, 1.0, epoch, length)
+    policy = nodes.policy(config, 1.0, untrained.epoch, length)
     return {
         "start": [rates[f"suggestion/max_lr{end}"] for end in ("", "_low", "_high")],
         "steps": length,
@@ -142,7 +145,7 @@ def _asked_for(config: Config, tested: Mapping[str, Any], judged: Measure, untra
         "doubts": list(tested["verdict"]["doubts"]),
         "near_peak": near_peak(policy),
         "adaptive": untrained.is_adaptive,
-        "epoch": epoch,
+        "epoch": untrained.epoch,
     }
 
 
@@ -179,7 +182,7 @@ class LoopTrainer:
         """See Trainer."""
         learner = self.make_learner(probes.SEED)
         steps = self.config["epochs"] * self.steps_per_epoch
-        return Untrained(self._evaluate(learner), steps, is_adaptive(learner.optimizer))
+        return Untrained(self._evaluate(learner), steps, self.steps_per_epoch, is_adaptive(learner.optimizer))
 
     def train(self, probe: Probe) -> Trained:
         """See Trainer."""
