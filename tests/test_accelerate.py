@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
 from onecycle_sweeps.policies import OneCycle
@@ -95,7 +95,7 @@ def test_the_schedule_counts_the_updates_of_a_loop_that_accumulates_gradients(or
 
 @pytest.mark.parametrize(("kind", "expected"), [(AdamW, True), (SGD, False)])
 def test_the_optimizer_that_accelerate_wraps_is_tried_whether_it_is_adaptive(
-    kind: type[Optimizer], expected: bool
+    kind: type[AdamW | SGD], expected: bool
 ) -> None:
     plain = kind([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     wrapped = accelerate.Accelerator(cpu=True).prepare(plain)
