@@ -26,23 +26,21 @@ def overrides(net: str = "Slow", *more: str) -> list[str]:
     return [NET[0], NET[1] % net, *NET[2:], *LONG, *more]
 
 
-def environment(cluster: Cluster, pause: float = 0.1, fresh: bool = False) -> dict[str, str]:
-    """The environment of a shell on the cluster's login node; by `fresh` its commands and jobs load their libraries."""
+def environment(cluster: Cluster, pause: float = 0.1) -> dict[str, str]:
+    """The environment of a shell on the cluster's login node."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     outside = cluster.environment | {"PYTHONPATH": path, "NODES_PAUSE": str(pause)}
-    return outside if fresh else warm.environment(program.shared(cluster.folder), outside)
+    return warm.environment(program.shared(cluster.folder), outside)
 
 
-def start(
-    cluster: Cluster, folder: Path, *words: str, pause: float = 0.1, fresh: bool = False
-) -> subprocess.Popen[str]:
+def start(cluster: Cluster, folder: Path, *words: str, pause: float = 0.1) -> subprocess.Popen[str]:
     """Start a sweep on the login node, in a folder with a store; its output goes to the file `said`."""
     program.with_store(folder)
     with (folder / "said").open("a") as said:
         return subprocess.Popen(
             [*program.MODULE, *ON_SLURM, *words, "-m"],
             cwd=folder,
-            env=environment(cluster, pause, fresh),
+            env=environment(cluster, pause),
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,

@@ -266,7 +266,7 @@ def test_the_first_command_makes_a_report_and_prints_the_command_that_opens_mlfl
         pytest.skip("this checkout has no .venv of its own: scripts/setup makes it")
     folder = with_store(tmp_path)
     done = subprocess.run(
-        [ROOT / COMMANDS[0], "epochs=2"], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        [ROOT / COMMANDS[0], "epochs=2", "seed=0"], cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert " -m onecycle_sweeps ui" in done.stdout

@@ -210,6 +210,7 @@ def test_a_refusal_keeps_its_traceback(runs_dir: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 @pytest.mark.parametrize("perform", [preflight.in_a_fork, preflight.in_a_fresh_process])
 def test_another_process_performs_the_checks(runs_dir: Path, perform: Perform):
     assert perform([check(runs_dir), check(runs_dir, "optimizer=adam")]) is None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import program
+import warm
 from cluster_sweeps import (
     at_step,
     check_mlflow,
@@ -122,7 +123,9 @@ def test_a_requeued_job_continues_from_its_last_save_and_does_not_affect_the_oth
 
 
 def test_a_signal_while_a_job_starts_costs_nothing(cluster: Cluster, tmp_path: Path):
-    process = start(cluster, tmp_path, *overrides("Slow", "seed=0"), pause=0.02, fresh=True)
+    # A job that loads its libraries takes long to start.
+    setup = f"hydra.launcher.setup=['unset {warm.ADDRESS}']"
+    process = start(cluster, tmp_path, *overrides("Slow", "seed=0", setup), pause=0.02)
     cluster.wait_for(lambda: cluster.run("squeue", "-h", "-t", "RUNNING"), "the job's start")
     for _ in range(10):
         cluster.attempt("scancel", "--signal=USR2", "1_0")

@@ -210,6 +210,7 @@ def test_earlier_trainings_of_a_function_give_its_pace_and_its_steps(runs_dir: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_without_an_earlier_trial_a_few_steps_are_timed_and_nothing_is_kept(runs_dir: Path):
     before = set(runs_dir.iterdir())
     found, source = hours(runs_dir, *real_trials.SHORT)
@@ -220,12 +221,14 @@ def test_without_an_earlier_trial_a_few_steps_are_timed_and_nothing_is_kept(runs
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_without_an_estimate_the_error_of_the_trial_is_given(runs_dir: Path):
     with pytest.raises(estimate.NoEstimate, match="no_such_argument"):
         hours(runs_dir, *real_trials.SHORT, "+model.no_such_argument=1")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_without_an_estimate_the_death_of_the_timing_process_is_given(runs_dir: Path):
     with pytest.raises(estimate.NoEstimate, match="was killed"):
         hours(runs_dir, *real_trials.SHORT, "model=lenet", "model._target_=os.abort")

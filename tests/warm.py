@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -47,7 +48,9 @@ LOADED = (
     *("onecycle_sweeps.launching.slurm.watch", "onecycle_sweeps.tracking", "onecycle_sweeps.trial.rehearsal"),
     *("hydra.main", "hydra._internal.hydra", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "rich.live"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "PIL.PngImagePlugin"),
-    *("scipy.optimize", "jinja2"),
+    *("alembic.command", "mlflow.store.tracking.sqlalchemy_workspace_store", "sqlalchemy.dialects.sqlite"),
+    *("onecycle_sweeps.report.page", "onecycle_sweeps.sources.digits", "sklearn.datasets", "scipy.optimize"),
+    "email.policy",
 )
 
 
@@ -80,6 +83,14 @@ class Request(NamedTuple):
         is_a_helper = option == "-c" and what.startswith("from multiprocessing.")
         starts_alike = all(self.environment.get(name) == os.environ.get(name) for name in READ_AT_START)
         return (is_ours or is_a_helper) and starts_alike
+
+
+class Command(NamedTuple):
+    """A command that runs: its process, and the connection to its client, which stands in its place."""
+
+    process: int
+    connection: socket.socket
+    is_spawned: bool
 
 
 def environment(shared: Path, outside: Mapping[str, str] = os.environ, *, pictures: bool = False) -> dict[str, str]:
@@ -130,28 +141,40 @@ def serve(address: str, session: int) -> None:
     for name in LOADED:
         with suppress(ImportError):
             importlib.import_module(name)
-    # Each command would read the program's code.
+    # Each command would read the program's code, and compile the templates of its pages.
     importlib.import_module("onecycle_sweeps.provenance").program_modules()
+    templates = importlib.import_module("onecycle_sweeps.report.page").environment()
+    for name in templates.list_templates():
+        templates.get_template(name)
     assert threading.active_count() == 1, threading.enumerate()
     # Otherwise each command's garbage collections would look at all that is loaded, and so copy it.
     gc.collect()
     gc.freeze()
+    # What the libraries would tidy up at their end is this process's to tidy, and takes 7,000 page faults of a fork.
+    for finalizer in vars(weakref.finalize)["_registry"]:
+        finalizer.atexit = False
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
     listener.listen(64)
     print("ready", flush=True)
     os.dup2(0, 1)
-    while _is_alive(session):
-        ready, _, _ = select.select([listener], [], [], 1.0)
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        if ready:
+    commands: dict[int, Command] = {}
+    while commands or _is_alive(session):
+        connections = [command.connection for command in commands.values()]
+        ready, _, _ = select.select([listener, *commands, *connections], [], [], 1.0)
+        for ended, command in list(commands.items()):
+            if ended in ready:
+                _conclude(command)
+                os.close(ended)
+                del commands[ended]
+            elif command.connection in ready:
+                _pass_on(command, ended)
+        if listener in ready:
             connection, _ = listener.accept()
-            if not os.fork():
-                listener.close()
-                _attend(connection)
-            connection.close()
+            if command := _begun(connection):
+                commands[os.pidfd_open(command.process)] = command
+            else:
+                connection.close()
     shutil.rmtree(Path(address).parent)
 
 
@@ -163,39 +186,39 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _attend(connection: socket.socket) -> NoReturn:
-    """Fork a command if it can be forked, pass signals on to it until it ends, and report its status."""
+def _begun(connection: socket.socket) -> Command | None:
+    """Fork the command that is asked for; None if it cannot be forked, or who asked has ended."""
     message, files, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, MOST_FILES)
-    request = Request(*marshal.loads(message))
-    if not request.can_be_forked():
-        connection.send(b"n")
-        os._exit(0)
-    if not (command := os.fork()):
-        connection.close()
+    request = Request(*marshal.loads(message)) if message else None
+    process = None
+    if request and request.can_be_forked() and not (process := os.fork()):
         _become(request, files)
-    for file in (0, 1, 2, *files):
-        with suppress(OSError):
-            os.close(file)
-    ended = os.pidfd_open(command)
+    for file in files:
+        os.close(file)
     with suppress(OSError):
-        connection.send(b"y")
-    while ended not in select.select([ended, connection], [], [])[0]:
-        try:
-            number = connection.recv(1)
-        except OSError:
-            number = b""
-        # Nothing comes from a process that was killed.
-        signal.pidfd_send_signal(ended, number[0] if number else signal.SIGKILL)
-        if not number:
-            break
-    if request.is_spawned:
+        connection.send(b"n" if process is None else b"y")
+    return Command(process, connection, request.is_spawned) if request and process else None
+
+
+def _pass_on(command: Command, pidfd: int) -> None:
+    """Send the command the signal that its client got, or kill it if the client has ended."""
+    try:
+        number = command.connection.recv(1)
+    except OSError:
+        number = b""
+    signal.pidfd_send_signal(pidfd, number[0] if number else signal.SIGKILL)
+
+
+def _conclude(command: Command) -> None:
+    """Tell the client of a command that has ended its status."""
+    if command.is_spawned:
         # The program kills the group of such a process, and knows only the number of the one in its place.
         with suppress(ProcessLookupError):
-            os.killpg(command, signal.SIGKILL)
-    _, status = os.waitpid(command, 0)
+            os.killpg(command.process, signal.SIGKILL)
+    _, status = os.waitpid(command.process, 0)
     with suppress(OSError):
-        connection.send(status.to_bytes(4, "little"))
-    os._exit(0)
+        command.connection.send(status.to_bytes(4, "little"))
+    command.connection.close()
 
 
 def _become(request: Request, files: list[int]) -> NoReturn:
@@ -223,7 +246,8 @@ def _become(request: Request, files: list[int]) -> NoReturn:
     os.fsync = lambda file: None
     if PICTURES not in request.environment:
         canvas = importlib.import_module("onecycle_sweeps.report.canvas")
-        vars(canvas).update(write=empty_pictures, save=empty_picture, inline=no_drawing)
+        vars(canvas).update(write=empty_pictures, save=empty_picture, inline=no_drawing, compose=no_drawing)
+        importlib.import_module("onecycle_sweeps.report.page").environment().globals["inline"] = no_drawing
     option, what, *arguments = request.words[request.first :]
     sys.argv[:], sys.orig_argv[:] = [option, *arguments], [sys.executable, *request.words]
     if option == "-c":
