@@ -2,7 +2,7 @@
 
 A range test mixes rate and time and does not depend on the policy; a short training has the policy, but fewer steps
 than the training that the rate is for. They err in different ways, so a rate on which both agree can be relied on
-(docs/range_test.md has the evidence).
+(docs/verdicts.md has the evidence).
 """
 
 import math
