@@ -162,8 +162,11 @@ def _found(
     best = min(scores, key=lambda power: scores[power])
     way = untrained - scores[best]
     if not (math.isfinite(way) and way > 0):
-        doubt = "no short training reached a better score than the untrained net"
-        return Found(start, start.rate, tuple(probed), (doubt,))
+        doubt = "none of the longer short trainings reached a better score than the untrained net"
+        # The rate that did least harm; the range test's own often did the most.
+        rate = min(start.rate, min(probed, key=lambda one: (one.score, one.rate)).rate)
+        found = Reading(rate, min(rate, start.low), start.high)
+        return Found(found, start.rate, tuple(probed), (doubt,))
     doubts: list[str] = []
     if best in (min(scores), max(scores)):
         side = "lowest" if best == min(scores) else "highest"
