@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__, page, timing, training
+from benchmarks import __main__, page, timing, training, verdict
 from benchmarks.page import Requirement, Result, Table, markdown
 from benchmarks.peers import torch_loop
 from benchmarks.timing import Cost, Rounds
@@ -118,3 +118,21 @@ def test_the_page_says_which_requirements_are_met() -> None:
     assert "| this \\| that | 0.0123 |" in page
     assert "| other | 12,346 |" in page
     assert "- fastai: not installed" in page
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
+def test_the_verdicts_of_a_pair_are_trained_at_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(tmp_path / "scratch", quick=True, out=tmp_path / "out")
+    first = verdict.verdict(options)
+    (table,) = first.tables
+    ((name, steps, best, *rest),) = table.rows
+    assert (name, steps) == (*verdict.QUICK, 50)
+    assert float(str(best).partition(":")[0]) in (0.1, 0.2, 0.4)
+    for cell, one in zip(rest, next(iter(first.rounds["verdicts"].values())), strict=False):
+        assert str(cell) == f"{one.rate:.3g}: {one.lost:.2f} %, {one.word}"
+        assert one.steps >= 100
+        assert one.lost >= 0
+    # All that it says is in the trials that it leaves.
+    monkeypatch.setattr(verdict.Sweeps, "run", lambda *_: None)
+    assert verdict.verdict(options) == first
