@@ -13,7 +13,7 @@ from hydra.utils import get_object, instantiate
 import program
 from hydra_plugins.onecycle_sweeps.launcher import plain_settings
 from onecycle_sweeps import composing, policies, sweep, trial
-from onecycle_sweeps.config import nodes, schema
+from onecycle_sweeps.config import keys, nodes, schema
 from onecycle_sweeps.config.preset import read
 from onecycle_sweeps.config.schema import DEFAULT_EPOCHS, LOCAL_LAUNCHER, check, check_launcher
 from onecycle_sweeps.launching.slurm.options import KEYS
@@ -68,6 +68,10 @@ def test_the_defaults_pass_the_checks():
 @pytest.mark.parametrize("file", OWN, ids=str)
 def test_every_file_composes_and_passes_the_checks(file: Path):
     check(config_with(file))
+
+
+def test_the_keys_of_the_launchers_are_known_where_they_are_typed_without_their_node():
+    assert [{*of_launcher} for of_launcher in keys.LAUNCHERS.values()] == [{*LOCAL_LAUNCHER}, {*KEYS}]
 
 
 @pytest.mark.parametrize("file", of_group("model", "data", "policy"), ids=str)

@@ -115,6 +115,8 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ),
         ("hydra.lancher.workers=2", "hydra.lancher.workers", "did you mean hydra.launcher.workers?"),
         ("+hydra.launcher.gres=gpu:1 -m", "hydra.launcher.gres", "hydra/launcher=slurm"),
+        ("workers=2 -m", "unknown key workers", "did you mean hydra.launcher.workers, with -m?"),
+        ("dry_run=true", "unknown key dry_run", "did you mean hydra/launcher=slurm hydra.launcher.dry_run, with -m?"),
         (
             "+hydra.launcher.gres=gpu:1 hydra/launcher=slurm -m",
             "hydra.launcher.gres",

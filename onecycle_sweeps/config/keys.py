@@ -47,6 +47,14 @@ WITHIN = {
         "queue": "partition",
     },
 }
+# The keys of the launchers, which people type without their node.
+LAUNCHERS = {
+    "": ("workers", "jobs_per_gpu", "packed"),
+    "hydra/launcher=slurm ": (
+        *("partition", "account", "qos", "constraint", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"),
+        *("array_parallelism", "array_size", "setup", "srun_args", "additional_parameters", "wait", "dry_run"),
+    ),
+}
 # An interpolation that contains no other one.
 INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
 # Resolvers of OmegaConf that take a key as their argument.
@@ -63,6 +71,9 @@ def unknown(key: str, known: Sequence[str], value: Any = ...) -> str:
     node = _node(key)
     if siblings := [_leaf(other) for other in dict.fromkeys(known) if node and _node(other) == node]:
         return f"unknown key {key}; the keys of {node} are {', '.join(siblings)}"
+    for choice, of_launcher in LAUNCHERS.items():
+        if key in of_launcher:
+            return f"unknown key {key}; did you mean {choice}hydra.launcher.{key}, with -m?"
     return f"unknown key {key}: nothing reads it (--cfg job lists the keys)"
 
 
