@@ -1,17 +1,17 @@
 """Gives a model, its optimizer and all random generators back as they were before something was tried with them."""
 
 import copy
-import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+
+from onecycle_sweeps import seeding
 
 Undo = Callable[[], None]
 # Where a data loader keeps what draws its samples.
@@ -38,19 +38,13 @@ def restored(modules: Iterable[nn.Module], optimizer: Optimizer) -> Iterator[Non
 @contextmanager
 def generators_restored(loader: Any = None) -> Iterator[None]:
     """A context after which the generators of Python, numpy and torch, and those of a data loader, are as before."""
-    python, of_numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     own = [(one, one.get_state()) for one in _generators(loader)]
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(of_numpy)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-        for one, state in own:
-            one.set_state(state)
+    with seeding.generators_kept():
+        try:
+            yield
+        finally:
+            for one, state in own:
+                one.set_state(state)
 
 
 def _generators(loader: Any) -> list[torch.Generator]:

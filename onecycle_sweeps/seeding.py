@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +30,24 @@ def seed_all(seed: int) -> None:
     np.random.seed(seed % 2**32)
     if loaded := sys.modules.get("torch"):
         loaded.manual_seed(seed)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """A context after which the generators of Python, NumPy and, if it was loaded, torch are as before."""
+    loaded = sys.modules.get("torch")
+    python, of_numpy = random.getstate(), np.random.get_state()
+    cpu = loaded.get_rng_state() if loaded else None
+    cuda = loaded.cuda.get_rng_state_all() if loaded and loaded.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
+        if loaded and cpu is not None:
+            loaded.set_rng_state(cpu)
+        if loaded and cuda is not None:
+            loaded.cuda.set_rng_state_all(cuda)
 
 
 def number(of: str) -> int:

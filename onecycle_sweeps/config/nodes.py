@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -118,9 +119,17 @@ def located(key: str, target: str) -> Any:
 
 
 def _imported(key: str, target: str, path: str) -> ModuleType | None:
-    """The module, or None if it does not exist; raises ValueError, with the line of code, if its import fails."""
+    """The module, or None if it does not exist; raises ValueError, with the line of code, if its import fails.
+
+    What it draws when it is imported is the same in each process, and whatever it draws or seeds changes nothing for
+    the trial that imports it first.
+    """
+    if path in sys.modules:
+        return sys.modules[path]
     try:
-        return importlib.import_module(path)
+        with seeding.generators_kept():
+            seeding.seed_all(0)
+            return importlib.import_module(path)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{path}.".startswith(f"{error.name}."):
             return None

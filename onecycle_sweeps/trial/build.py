@@ -40,7 +40,7 @@ from onecycle_sweeps.range_test import probes
 from onecycle_sweeps.samples import SampleFacts
 from onecycle_sweeps.samples.targets import Form
 from onecycle_sweeps.trial.measured import Measured
-from onecycle_sweeps.trial.optimizer import closure_of, make_optimizer
+from onecycle_sweeps.trial.optimizer import closure_of, make_optimizer, was_trained
 from onecycle_sweeps.trial_folder import TrialFolder
 
 Resolved = dict[str, Any]
@@ -306,6 +306,11 @@ def make_learner(config: Config, resolved: Resolved, data: Batches, seed: int, n
     closure = closure_of(config["optimizer"])
     built = on_device(built, resolved["device"], channels_last=closure != "required")
     optimizer, objective = make_optimizer(config["optimizer"], built), make_objective(config, data.offered)
+    if was_trained(optimizer):
+        raise ValueError(
+            f"model._target_={config['model']['_target_']} returns a net that an earlier training of this process has "
+            "trained: it must build the net anew in each call"
+        )
     graphed = data.device.type == "cuda" and closure == "none"
     return (GraphedLearner if graphed else Learner)(
         built,

@@ -7,7 +7,8 @@ The function has the loop. Its `Run` passes each step on to a course (`TrainingC
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -396,7 +397,7 @@ def _call(
         config=deepcopy(shown),
         folder=attempt.trial.path,
     )
-    with run.watched():
+    with run.watched(), _default_dtype_kept():
         try:
             function(run, **given)
         except Exception as error:
@@ -411,6 +412,16 @@ def _call(
     if data is not None:
         data.check()
     return run, [] if data is None else list(data.warnings)
+
+
+@contextmanager
+def _default_dtype_kept() -> Iterator[None]:
+    """The process may run other trials, which must not get the type of floats that a function sets."""
+    dtype = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _by_name(attempt: RunningAttempt, config: Config, resolved: Resolved, seed: int) -> tuple[dict[str, Any], Any]:

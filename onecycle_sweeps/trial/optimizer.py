@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import Config
@@ -15,6 +16,9 @@ from onecycle_sweeps.scheduler import check_groups
 PLACEHOLDER_LR = 1e-3
 # Keys of the node that are for the param groups or the loop, and not for the optimizer's class.
 OURS = {"body_lr_scale": 1, "layer_decay": 1, "no_decay": False, "closure": False}
+
+# The weights that trainings of this process have begun with, for as long as anything holds them.
+_begun_with = WeakIdKeyDictionary()
 
 Groups = Sequence[nn.Parameter] | list[dict[str, Any]]
 
@@ -37,6 +41,18 @@ def make_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
     optimizer = create(param_groups(node, net, apart_matrices=getattr(create, "takes_matrices", False)), **given)
     check_groups(optimizer)
     return optimizer
+
+
+def was_trained(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an earlier training of this process had some of its weights, which this one is about to train.
+
+    A net that a module or a cache holds has them, and would begin where the earlier training ended.
+    """
+    weights = [one for group in optimizer.param_groups for one in group["params"]]
+    found = any(one in _begun_with for one in weights)
+    for one in weights:
+        _begun_with[one] = True
+    return found
 
 
 def closure_of(node: Config) -> Literal["none", "required", "again"]:

@@ -18,6 +18,7 @@ from onecycle_sweeps.policies import Hyper, Policy
 from onecycle_sweeps.scheduler import apply, momentum_of, used, with_hooks
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.loader_batches import LoaderBatches
+from onecycle_sweeps.trial.optimizer import was_trained
 from onecycle_sweeps.trial.train import State
 from onecycle_sweeps.validation import whole
 
@@ -170,6 +171,11 @@ class Run:
             if inner is None:
                 kind = type(optimizer).__name__
                 raise self._mistake(f"uses {kind}, whose updates cannot be seen: it must call Optimizer.__init__")
+            if was_trained(inner):
+                raise self._mistake(
+                    "trains a net that an earlier training of this process has trained: build the net in the function, "
+                    "not where its module is imported"
+                )
             total, per_epoch = self._length(loader, epochs, total_steps, accumulate)
             policy = self._course.begin(optimizer, per_epoch or max(1, total // self._epochs), total)
             self._optimizer, self._inner, self._accumulate = optimizer, inner, accumulate
@@ -193,7 +199,9 @@ class Run:
         """Record the loss of this turn's batch, a tensor of one element or a number."""
         with self._keeping_errors():
             turn = self._now("run.log")
-            value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
+            # The function may change the tensor, or use it again for the next loss.
+            kept = loss.detach().clone() if isinstance(loss, Tensor) else None
+            value = torch.tensor(float(loss), dtype=torch.float64) if kept is None else kept
             if value.ndim:
                 if value.numel() != 1:
                     raise self._mistake(f"must give run.log the mean loss, got a tensor of shape {tuple(value.shape)}")
