@@ -217,6 +217,24 @@ def test_outliers_of_a_table_are_clipped_with_a_warning_and_rare_gaps_stay_small
     assert found["train"][3, 2] == 1
 
 
+def test_a_few_words_in_a_column_of_numbers_are_gaps_and_a_doubt():
+    sizes = [f"{value:.3f}" for value in np.random.default_rng(0).normal(50, 9, 60)]
+    marked, empty = pandas.DataFrame({"size": sizes}), pandas.DataFrame({"size": sizes})
+    marked.loc[[3, 5, 8], "size"], empty.loc[[3, 5, 8], "size"] = ["?", "?", "n/k"], None
+    val = marked.head(10)
+    found, (doubt,) = table.encoded({"train": marked, "val": val})
+    assert np.array_equal(found["train"], table.encoded({"train": empty.astype({"size": float})})[0]["train"])
+    assert found["val"].shape == (10, 2)
+    assert all(word in doubt for word in ("column size", "3 of 60", "?", "n/k"))
+
+
+@pytest.mark.parametrize("words", [["1", "2", "3", "none"] * 15, [f"A{number % 7}" for number in range(60)]])
+def test_a_column_of_codes_stays_one_of_words(words: list[str]):
+    found, doubts = table.encoded({"train": pandas.DataFrame({"code": words})})
+    assert found["train"].shape[1] == len(set(words))
+    assert not doubts
+
+
 def test_targets_that_have_most_of_the_loss_are_a_doubt():
     values = np.random.default_rng(0).normal(size=4000)
     assert not rows.describe(made(values), HOLD_OUT).doubts

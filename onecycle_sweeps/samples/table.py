@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # A column of words becomes at most this many columns of numbers; rarer words share one.
 MOST_WORDS = 100
+# A column with at least so many different numbers is one of numbers if at most this share of its values are words.
+FEWEST_NUMBERS, MOST_MARKS = 10, 0.1
 # Numbers are clipped at this many standard deviations from the mean. A few rows at 45 of them made trainings diverge at
 # a rate that suited all other rows, and short trainings did not meet those rows.
 FURTHEST = 20.0
@@ -25,8 +27,9 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
 
     Numbers are standardised and clipped at FURTHEST deviations, with the median in their gaps and a column of 0 and 1
     that says where these were. Words become one column each, gaps a word of their own; a word that the training part
-    lacks has no column. Everything is fitted to the training part. Dates and durations are numbers of seconds. Raises
-    ValueError for numbers that are infinite, for values that are neither numbers nor words, and if no column is left.
+    lacks has no column. A few words in a column of numbers, such as `?`, are gaps. Everything is fitted to the training
+    part. Dates and durations are numbers of seconds. Raises ValueError for numbers that are infinite, for values that
+    are neither numbers nor words, and if no column is left.
     """
     from pandas.api.types import is_numeric_dtype
     from sklearn.compose import ColumnTransformer
@@ -35,8 +38,8 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     parts = {part: _readable(frame) for part, frame in parts.items()}
-    train = parts["train"]
-    kept, doubts = {}, []
+    doubts = _marks_as_gaps(parts)
+    train, kept = parts["train"], dict[str, str]()
     for name in train.columns:
         column: Any = train[name]
         if column.isna().all() or column.nunique(dropna=False) < 2:
@@ -124,6 +127,32 @@ def _readable(frame: DataFrame) -> DataFrame:
             )
         columns[name] = column
     return pandas.DataFrame(columns, index=frame.index)
+
+
+def _marks_as_gaps(parts: dict[str, DataFrame]) -> list[str]:
+    """Make numbers of columns whose only words mark gaps, such as `?`, in place; returns a doubt for each of them.
+
+    Otherwise each different number would become a column of its own.
+    """
+    import pandas
+
+    doubts = []
+    for name in parts["train"].columns:
+        column: Any = parts["train"][name]
+        if pandas.api.types.is_numeric_dtype(column):
+            continue
+        numbers: Any = pandas.to_numeric(column, errors="coerce")
+        words = column[numbers.isna() & column.notna()]
+        if numbers.nunique() < FEWEST_NUMBERS or len(words) > MOST_MARKS * column.notna().sum():
+            continue
+        for part, frame in parts.items():
+            parts[part] = frame.assign(**{name: pandas.to_numeric(frame[name], errors="coerce")})
+        shown = first_few(list(dict.fromkeys(words)))
+        doubts.append(
+            f"column {name} has numbers, and in {len(words)} of {len(column)} training rows words ({shown}), which are "
+            "taken for gaps"
+        )
+    return doubts
 
 
 def _refuse_infinite(parts: Mapping[str, DataFrame], name: str) -> None:
