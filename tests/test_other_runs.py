@@ -117,6 +117,44 @@ def test_the_states_of_a_trainer_are_runs(tmp_path: Path, capsys: Any) -> None:
     assert (status, claim["name"], claim["baseline"], claim["kind"]) == (0, "cosine", "linear", "better")
 
 
+def test_a_state_of_a_trainer_that_ends_in_nan_is_left_out_and_one_that_ends_in_a_summary_counts(
+    tmp_path: Path, capsys: Any
+) -> None:
+    files = []
+    for group, ends in (("good", [1.0, 1.0]), ("hot", [0.5, math.nan]), ("lion", [0.8, 0.8])):
+        for seed in range(3):
+            folder = tmp_path / f"{group}-seed{seed}"
+            folder.mkdir()
+            rows = [{"step": 10 + i, "eval_loss": end + NOISE[seed] / 100} for i, end in enumerate([0.5, *ends])]
+            text = json.dumps({"log_history": [*rows, {"step": 12, "train_runtime": 3.0}]})
+            (folder / "trainer_state.json").write_text(text)
+            files.append(folder / "trainer_state.json")
+    _, claims = compared(capsys, *files)
+    assert [(claim["name"], claim["kind"]) for claim in claims] == [("lion", "better")]
+
+
+def test_a_run_of_wandb_that_ends_in_nan_is_left_out_and_a_short_one_counts(tmp_path: Path, capsys: Any) -> None:
+    ends = {"good": ["1", "1", "1"], "hot": ["0.5", "NaN", "NaN"], "short": ["0.5", "", ""]}
+    names = [(group, seed) for group in ends for seed in range(3)]
+    rows = [",".join(["Step", *(f"{group}_{seed} - val_loss" for group, seed in names)])]
+    for step in range(3):
+        values = [ends[group][step] for group, _ in names]
+        rows.append(
+            ",".join(
+                [
+                    str(step),
+                    *(
+                        f"{value}{seed}" if "." in value else value
+                        for value, (_, seed) in zip(values, names, strict=True)
+                    ),
+                ]
+            )
+        )
+    (tmp_path / "wandb.csv").write_text("\n".join(rows))
+    _, claims = compared(capsys, tmp_path / "wandb.csv")
+    assert [(claim["name"], claim["kind"]) for claim in claims] == [("short", "better")]
+
+
 @pytest.mark.slow
 def test_the_runs_of_an_mlflow_experiment_are_compared(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
@@ -161,6 +199,50 @@ def test_what_was_guessed_and_what_differs_is_said(tmp_path: Path, capsys: Any) 
     ):
         assert words in shown.err
     assert "better" in shown.out and "Welch" in shown.out
+
+
+def diverging(folder: Path, last: list[str]) -> Path:
+    """A CSV file of four good runs and four of a group `hot`, which are better until their last rows, as given."""
+    lines = ["group,run,step,train_loss,val_loss,test_accuracy"]
+    for run in range(4):
+        for step in range(6):
+            lines += [
+                f"{group},{run},{step},,{mean + NOISE[run] / 100}," for group, mean in (("good", 1), ("hot", 0.5))
+            ]
+        lines += [f"good,{run},{6 + i},,{1 + NOISE[run] / 100}," for i in range(len(last))]
+        lines += [f"hot,{run},{6 + i},{cells}" for i, cells in enumerate(last)]
+    lines += [f"other,{run},0,,{2 + NOISE[run] / 100}," for run in range(4)]
+    path = folder / "diverging.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    "last", [[",nan,"], [",nan,", ",NaN,"], [",inf,", ",-inf,"], [",nan,", "0.4,,"], [",,"], [",,", ",,", ",,"]]
+)
+def test_runs_that_diverged_are_left_out_and_counted_however_long_they_went_on(
+    last: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    assert cli.main(["compare", str(diverging(tmp_path, last)), "--measure", "val_loss"]) == 1
+    shown = capsys.readouterr()
+    assert "hot" not in shown.out
+    assert "without a finite val_loss: 4 of the runs of hot" in shown.err
+
+
+@pytest.mark.parametrize(
+    "last", [["0.4,,"], ["0.4,,", "0.3,,", "0.2,,"], [",,0.9"], [",nan,", ",0.5,"], [",NA,", ",0.5,"]]
+)
+def test_a_value_that_is_absent_from_rows_of_another_kind_is_no_divergence(
+    last: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    _, claims = compared(capsys, diverging(tmp_path, last), "--measure", "val_loss")
+    assert [(claim["name"], claim["kind"]) for claim in claims] == [("hot", "better"), ("other", "worse")]
+
+
+def test_the_only_column_of_numbers_is_the_measure_even_if_some_are_not_finite(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "runs.csv").write_text("group,run,loss\na,0,1.0\na,1,1.1\nb,0,nan\nb,1,2.0\nb,2,2.1\n")
+    (claim,) = compared(capsys, tmp_path / "runs.csv")[1]
+    assert claim["difference"] == pytest.approx(1.0)
 
 
 def test_a_run_far_out_is_compared_by_trimmed_means_and_said(tmp_path: Path, capsys: Any) -> None:

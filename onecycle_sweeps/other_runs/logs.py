@@ -29,9 +29,13 @@ STEPS = ("step", "_step", "global_step", "Step", "iteration", "epoch")
 MEASURES = ("val_loss", "eval_loss", "final/test_accuracy", "final/val_accuracy", "val_accuracy", "eval_accuracy")
 # A table with a row for each value names the measure in one column and has its value in another.
 NAME_OF_MEASURE, VALUE = "metric", "value"
-# Columns that are added: the name of a row's file as a group, where the row is from, and its value as a number.
-FILE, SOURCE, NUMBER = "_file", "_source", "_number"
+# Columns that are added: the name of a row's file as a group, where the row is from, its value as a number, and whether
+# it has one, which need not be finite.
+FILE, SOURCE, NUMBER, LOGGED = "_file", "_source", "_number", "_logged"
 ADDED = (FILE, SOURCE)
+# What a column of numbers has where a value is absent, and where it is not a number. Other columns have these as words.
+ABSENT = ("", "na", "n/a", "#n/a", "#na", "<na>", "none", "null")
+NOT_A_NUMBER = re.compile(r"[+-]?(?:nan|1\.#(?:ind|qnan))", re.IGNORECASE)
 GOALS: dict[Goal, str] = {
     "min": r"loss|error|err\b|\bwer\b|\bcer\b|perplexity|\bppl\b|rmse|\bmse\b|\bmae\b|nll|bpc|seconds|time",
     "max": r"acc|precision|recall|\bmap\b|bleu|rouge|ssim|psnr|\bf1\b|auc|iou|dice|\br2\b|score|reward|top.?[15]",
@@ -142,10 +146,12 @@ def _of_csv(path: Path) -> "pandas.DataFrame":
     """A table whose columns are separated by commas, or else by semicolons or tabs."""
     import pandas
 
-    table = pandas.read_csv(path)
+    # An empty cell alone is missing: `None` is the name of a group, and `nan` is a value that was logged.
+    reading = partial(pandas.read_csv, path, keep_default_na=False, na_values=[""], low_memory=False)
+    table = reading()
     header = str(table.columns[0])
     other = next((separator for separator in ";\t" if separator in header), None)
-    return pandas.read_csv(path, sep=other) if len(table.columns) == 1 and other else table
+    return reading(sep=other) if len(table.columns) == 1 and other else table
 
 
 def _of_mlflow(experiment: str, note: Note) -> list[dict[str, Any]]:
@@ -169,7 +175,8 @@ def _of_trainer(path: Path) -> "pandas.DataFrame":
     import pandas
 
     try:
-        rows = json.loads(path.read_text())["log_history"]
+        # Values that are not finite stay words, as in a CSV file, so that they differ from those that are absent.
+        rows = json.loads(path.read_text(), parse_constant=str)["log_history"]
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"{path} is no trainer_state.json: it must have log_history") from error
     folder = path.resolve().parent
@@ -259,10 +266,24 @@ def _guessed_measure(table: "pandas.DataFrame", others: set[str | None]) -> str:
     for name in MEASURES:
         if name in table.columns:
             return name
-    numbers = [str(name) for name in table.select_dtypes("number").columns if name not in others]
+    columns = [str(name) for name in table.columns if name not in others and name not in ADDED]
+    numbers = [name for name in columns if _has_numbers(table, name)]
     if len(numbers) == 1:
         return numbers[0]
     raise Refused(f"--measure must name the column to compare, one of {', '.join(numbers) or 'none that has numbers'}")
+
+
+def _has_numbers(table: "pandas.DataFrame", column: str) -> bool:
+    """Whether all values of a column are numbers; one of words has numbers only if some are absent or not finite."""
+    cells = table[column].dropna().tolist()
+    if not any(isinstance(cell, str) for cell in cells):
+        return column in table.select_dtypes("number").columns
+    try:
+        values = [_number(cell) for cell in cells]
+    except (TypeError, ValueError):
+        return False
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return 0 < len(finite) < len(values)
 
 
 def _runs(
@@ -282,14 +303,15 @@ def _runs(
     repeated = 0
     for key, of_run in rows.groupby([group, *names] if names else [group, rows.index], sort=False, dropna=False):
         part = of_run.sort_values(step, kind="stable") if step else of_run
-        own, known = str(part[group].iloc[0]), part.loc[part[NUMBER].notna()]
+        own, known = str(part[group].iloc[0]), part.loc[part[LOGGED]]
         if step is None and len(known) > 1:
             ids = f", such as --run {tracking.RUN_ID}" if tracking.RUN_ID in table.columns else ""
             raise Refused(
                 f"a run of {own} has {len(known)} rows, and there is no column of steps: name the columns that tell "
                 f"runs apart with --run{ids}, or groups with --group, or --step"
             )
-        if (value := _last_value(part[NUMBER].tolist())) is None:
+        value = math.nan if known.empty or _stops_early(part) else float(known[NUMBER].iloc[-1])
+        if not math.isfinite(value):
             lost[own] = lost.get(own, 0) + 1
             continue
         last, curve = known.iloc[-1], ()
@@ -316,21 +338,32 @@ def _numbers(
     table: "pandas.DataFrame", group: str, step: str | None, seed: str | None, column: str, note: Note
 ) -> "pandas.DataFrame":
     """The rows that have a group, a step and a seed, with the column's values as numbers."""
+    if step is not None:
+        table = table.assign(**{step: _as_numbers(table, "step", step)})
     for name in (group, step, seed):
         if name is not None and (missing := len(table) - len(table.dropna(subset=[name]))):
             note(f"left out, because they have no {name}: {missing} of the rows")
             table = table.dropna(subset=[name])
-    rows = table.assign(**{NUMBER: _as_numbers(table, "measure", column)})
-    return rows.assign(**{step: _as_numbers(table, "step", step)}) if step else rows
+    values = _as_numbers(table, "measure", column)
+    numbers = [math.nan if value is None else value for value in values]
+    return table.assign(**{NUMBER: numbers, LOGGED: [value is not None for value in values]})
 
 
-def _as_numbers(table: "pandas.DataFrame", option: str, column: str) -> list[float]:
-    """The values of a column, NaN for one that is missing."""
+def _as_numbers(table: "pandas.DataFrame", option: str, column: str) -> list[float | None]:
+    """The values of a column, None for one that is absent."""
     missing = table[column].isna().tolist()
     try:
-        return [math.nan if none else float(value) for value, none in zip(table[column].tolist(), missing, strict=True)]
+        return [None if none else _number(cell) for cell, none in zip(table[column].tolist(), missing, strict=True)]
     except (TypeError, ValueError) as error:
         raise Refused(f"--{option} {column} must have numbers: {error}") from error
+
+
+def _number(cell: Any) -> float | None:
+    """A cell as a number, None if it is absent. Raises ValueError for another word."""
+    word = str(cell).strip()
+    if word.lower() in ABSENT:
+        return None
+    return math.nan if NOT_A_NUMBER.fullmatch(word) else float(cell)
 
 
 def _histories(table: "pandas.DataFrame", metric: str) -> dict[str, Values]:
@@ -357,15 +390,18 @@ def _tell_lengths(runs: Sequence[LoggedRun], note: Note) -> None:
         note(f"runs of different lengths are compared, each by its last step: {'; '.join(told)}")
 
 
-def _last_value(values: Sequence[float]) -> float | None:
-    """The last value of a run; None for one that ends without a finite value.
+def _stops_early(part: "pandas.DataFrame") -> bool:
+    """Whether a run has its measure in each row up to some row and in none after it.
 
-    A log may lack the measure in many rows, but a run that lacks it in the last one alone has diverged.
+    Such a run has diverged, for many programs write an empty cell for what is not a number. A log may also have rows of
+    other kinds, such as of the training between two tests, or of a last test: they have what the rows before lack.
     """
-    known = [value for value in values if not math.isnan(value)]
-    if not known or not math.isfinite(known[-1]):
-        return None
-    return None if math.isnan(values[-1]) and len(known) == len(values) - 1 else known[-1]
+    known = part[LOGGED].tolist()
+    count = sum(known)
+    if not all(known[:count]) or count == len(known):
+        return False
+    before, after = part.iloc[:count], part.iloc[count:]
+    return not (before.isna().all() & after.notna().any()).any()
 
 
 def _goal(measure: str, typed: Goal | None, note: Note) -> Goal:
