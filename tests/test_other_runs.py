@@ -102,6 +102,42 @@ def test_an_export_of_wandb_has_a_column_for_each_run(tmp_path: Path, capsys: An
     assert (claim["name"], claim["baseline"], claim["kind"]) == ("adamw", "sgd", "worse")
 
 
+def test_runs_of_wandb_that_have_the_same_name_are_runs_of_their_own(tmp_path: Path, capsys: Any) -> None:
+    columns = [f"{group} - {name}" for group in ("sgd", "adam") for _ in range(3) for name in ("val_loss", "_step")]
+    values = [str(one) for mean in (1.0, 2.0) for noise in NOISE[:3] for one in (mean + noise / 100, 1)]
+    (tmp_path / "wandb.csv").write_text("\n".join([",".join(["Step", *columns]), ",".join(["1", *values])]))
+    (claim,) = compared(capsys, tmp_path / "wandb.csv")[1]
+    assert (claim["name"], claim["kind"]) == ("adam", "worse")
+    assert claim["difference"] == pytest.approx(1.0)
+
+
+def test_a_run_of_wandb_without_any_value_is_counted(tmp_path: Path, capsys: Any) -> None:
+    header = ",".join(["Step", *(f"{group}_{i} - val_loss" for group in ("sgd", "adam") for i in range(3))])
+    (tmp_path / "wandb.csv").write_text(f"{header}\n1,1,1.1,,2,2.1,2.2\n2,1,1.1,,2,2.1,2.2\n")
+    assert cli.main(["compare", str(tmp_path / "wandb.csv")]) == 1
+    assert "without a finite val_loss: 1 of the runs of sgd" in capsys.readouterr().err
+
+
+RUNS_OF = {
+    **dict.fromkeys(["adam_3", "adam-3", "adam 3", "adam-seed3", "adam_seed_3", "adam seed=3", "adam-run3"], "adam"),
+    **{f"{name}-seed3": name for name in ("resnet18", "vit-b16", "adam-lr-0.1", "adam_1e-3")},
+    **{name: name for name in ("resnet18", "resnet50", "vit-b16", "adam-lr-0.1", "adam_1e-3", "prune3", "seed3", "3")},
+}
+
+
+@pytest.mark.parametrize("run", RUNS_OF)
+def test_a_run_is_of_the_group_that_its_name_without_the_seed_says(run: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "wandb.csv").write_text(f"Step,other - val_loss,{run} - val_loss\n1,1,2\n")
+    (claim,) = compared(capsys, tmp_path / "wandb.csv")[1]
+    assert claim["name"] == RUNS_OF[run]
+    for name in ("other", run):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text('{"log_history": [{"step": 1, "eval_loss": 1.0}]}')
+    files = [tmp_path / name / "trainer_state.json" for name in ("other", run)]
+    (claim,) = compared(capsys, *files)[1]
+    assert claim["name"] == RUNS_OF[run]
+
+
 def test_the_states_of_a_trainer_are_runs(tmp_path: Path, capsys: Any) -> None:
     files = []
     for group, mean in (("linear", 2.0), ("cosine", 1.0)):

@@ -40,8 +40,11 @@ GOALS: dict[Goal, str] = {
     "min": r"loss|error|err\b|\bwer\b|\bcer\b|perplexity|\bppl\b|rmse|\bmse\b|\bmae\b|nll|bpc|seconds|time",
     "max": r"acc|precision|recall|\bmap\b|bleu|rouge|ssim|psnr|\bf1\b|auc|iou|dice|\br2\b|score|reward|top.?[15]",
 }
-# What ends the name of a run and tells it from others of its group: `adamw-seed3`, `adamw_3`.
-OF_A_SEED = re.compile(r"[\s_-]*(?:(?:seed|run|trial)[\s_=-]*)?\d+$", re.IGNORECASE)
+# What ends the name of a run and tells it from others of its group: `adamw-seed3`, `adamw_3`. The number in `resnet18`,
+# `lr-0.1` or `lr-1e-3` is part of a group's name.
+OF_A_SEED = re.compile(
+    r"(?:[\s_-]*(?<![^\W\d_])(?:seed|run|trial)[\s_=-]*|(?<!\de)(?<![\s_-])[\s_-]+)\d+$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _table(names: Sequence[str], note: Note) -> "pandas.DataFrame":
             table = _of_trainer(Path(name))
         else:
             try:
-                table = _long(_of_csv(Path(name)))
+                table = _of_csv(Path(name))
             except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
                 raise Refused(f"{name} is not a CSV file: {' '.join(str(error).split())}") from error
         label = Path(name).stem if len({Path(other).stem for other in names}) == len(names) else name
@@ -143,15 +146,19 @@ def _table(names: Sequence[str], note: Note) -> "pandas.DataFrame":
 
 
 def _of_csv(path: Path) -> "pandas.DataFrame":
-    """A table whose columns are separated by commas, or else by semicolons or tabs."""
+    """A table of runs and steps whose columns are separated by commas, or else by semicolons or tabs."""
     import pandas
 
     # An empty cell alone is missing: `None` is the name of a group, and `nan` is a value that was logged.
     reading = partial(pandas.read_csv, path, keep_default_na=False, na_values=[""], low_memory=False)
     table = reading()
-    header = str(table.columns[0])
-    other = next((separator for separator in ";\t" if separator in header), None)
-    return reading(sep=other) if len(table.columns) == 1 and other else table
+    first = str(table.columns[0])
+    other = next((separator for separator in ";\t" if separator in first), None)
+    if len(table.columns) == 1 and other:
+        reading = partial(reading, sep=other)
+        table = reading()
+    # pandas renames columns of the same name.
+    return _long(table, reading(header=None, nrows=1, dtype=str).iloc[0].fillna("").tolist())
 
 
 def _of_mlflow(experiment: str, note: Note) -> list[dict[str, Any]]:
@@ -181,23 +188,34 @@ def _of_trainer(path: Path) -> "pandas.DataFrame":
         raise Refused(f"{path} is no trainer_state.json: it must have log_history") from error
     folder = path.resolve().parent
     name = folder.parent.name if folder.name.startswith("checkpoint-") else folder.name
-    return pandas.DataFrame(rows).assign(run=name, group=OF_A_SEED.sub("", name) or name)
+    return pandas.DataFrame(rows).assign(run=name, group=_group_of(name))
 
 
-def _long(table: "pandas.DataFrame") -> "pandas.DataFrame":
-    """The table with a row for each run and step: a W&B export has a column `RUN - MEASURE` for each run instead."""
+def _long(table: "pandas.DataFrame", header: Sequence[str]) -> "pandas.DataFrame":
+    """The table with a row for each run and step: a W&B export has a column `RUN - MEASURE` for each run instead.
+
+    `header` has the names of the columns as they are in the file, where those of two runs of one name are the same.
+    """
     import pandas
 
-    columns = [one for one in table.columns if " - " in one and not one.endswith(("__MIN", "__MAX"))]
     steps = [one for one in table.columns if one in STEPS]
-    if not columns or not steps:
-        return table
     parts = []
-    for column in columns:
+    for place, column in enumerate(header):
         run, _, measure = column.rpartition(" - ")
-        part = pandas.DataFrame({steps[0]: table[steps[0]], measure: table[column]}).dropna()
-        parts.append(part.assign(run=run, group=OF_A_SEED.sub("", run) or run))
-    return pandas.concat(parts, ignore_index=True)
+        if not steps or not run or measure in STEPS or measure.endswith(("__MIN", "__MAX")):
+            continue
+        rows = pandas.DataFrame({steps[0]: table[steps[0]], measure: table.iloc[:, place]})
+        known = rows.dropna()
+        earlier = header[:place].count(column)
+        name = f"{run} ({earlier + 1})" if earlier else run
+        # A run without any value keeps a row, so that it is counted among those that are left out.
+        parts.append((rows.head(1) if known.empty else known).assign(run=name, group=_group_of(run)))
+    return pandas.concat(parts, ignore_index=True) if parts else table
+
+
+def _group_of(run: str) -> str:
+    """The name of a run without its seed, unless it has no other name."""
+    return OF_A_SEED.sub("", run) or run
 
 
 def _measured(
