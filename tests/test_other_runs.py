@@ -406,6 +406,27 @@ def test_a_row_without_a_seed_is_in_no_pair(tmp_path: Path, capsys: Any) -> None
     assert "7 pairs" in shown.out and "no seed: 6 of the rows" in shown.err
 
 
+@pytest.mark.parametrize("word", ["None", "NA", "null", "nan", "N/A"])
+def test_words_for_nothing_are_names_of_groups_and_runs(word: str, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "runs.csv"
+    rows = [f"{group},{run},{mean + i / 100}" for group, mean in ((word, 1), ("flip", 2)) for i, run in enumerate("ab")]
+    path.write_text("\n".join(["augment,run,loss", *rows, f"{word},{word},1.02", f"flip,{word},2.02"]))
+    assert cli.main(["compare", str(path), "--group", "augment"]) == 1
+    shown = capsys.readouterr()
+    assert "left out" not in shown.err
+    (claim,) = compared(capsys, path, "--group", "augment", "--seed", "run")[1]
+    assert (claim["name"], claim["baseline"]) == ("flip", word)
+    assert claim["difference"] == pytest.approx(1.0)
+
+
+def test_the_groups_of_a_number_column_that_has_none_are_all_compared(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "runs.csv"
+    rows = [f"{clip},{i},{mean + i / 100}" for clip, mean in (("None", 1), ("0.5", 2), ("1.0", 3)) for i in range(3)]
+    path.write_text("\n".join(["clip,seed,loss", *rows]))
+    _, claims = compared(capsys, path, "--group", "clip", "--seed", "seed")
+    assert [(claim["baseline"], claim["name"]) for claim in claims] == [("None", "0.5"), ("None", "1.0")]
+
+
 def test_it_has_a_help_text(capsys: Any) -> None:
     for typed in (["compare", "--help"], ["help", "compare"]):
         assert cli.main(typed) == 0
