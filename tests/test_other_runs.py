@@ -56,6 +56,51 @@ def test_the_goal_and_the_baseline_can_be_typed(tmp_path: Path, capsys: Any) -> 
     assert (claim["name"], claim["kind"], claim["difference"]) == ("old", "better", pytest.approx(-4.0, abs=0.02))
 
 
+LOWER_IS_BETTER = (
+    *(
+        "brier_score",
+        "brier",
+        "FIDScore",
+        "fid",
+        "fid50k_full",
+        "wer",
+        "wer_score",
+        "test/cer",
+        "perplexity_score",
+        "ppl",
+    ),
+    *(
+        "val_ppl",
+        "error_score",
+        "top1_error",
+        "top5_err",
+        "loss_score",
+        "valLoss",
+        "rmse_5",
+        "mae",
+        "MAE@10",
+        "nll_top1",
+    ),
+    *("bpc", "edit_distance_score", "kl_divergence", "val_mse2"),
+)
+HIGHER_IS_BETTER = ("score", "top1", "val_top5_accuracy", "mAP", "mAP50", "val/mAP", "f1_score", "accuracy_score")
+
+
+@pytest.mark.parametrize("measure", [*LOWER_IS_BETTER, *HIGHER_IS_BETTER])
+def test_the_goal_is_that_of_the_measure_whatever_follows_its_name(measure: str, tmp_path: Path, capsys: Any) -> None:
+    rows = [f"{group},{mean + NOISE[i] / 100}" for group, mean in (("old", 2), ("lower", 1)) for i in range(4)]
+    (tmp_path / "runs.csv").write_text("\n".join([f"group,{measure}", *rows]))
+    (claim,) = compared(capsys, tmp_path / "runs.csv")[1]
+    assert claim["kind"] == ("better" if measure in LOWER_IS_BETTER else "worse")
+
+
+@pytest.mark.parametrize("measure", ["quality", "accuracy_loss", "time_to_accuracy"])
+def test_a_name_that_does_not_tell_the_goal_is_not_guessed_from(measure: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "runs.csv").write_text(f"group,{measure}\na,1\na,2\nb,1\nb,2\n")
+    assert cli.main(["compare", str(tmp_path / "runs.csv")]) == 2
+    assert "--goal must be min or max" in capsys.readouterr().err
+
+
 def test_runs_are_paired_only_if_seeds_are_named(tmp_path: Path, capsys: Any) -> None:
     path = table(tmp_path, seeds=True, old=5.0, lower=4.9)
     assert compared(capsys, path)[1][0]["kind"] == "undecided"

@@ -36,10 +36,14 @@ ADDED = (FILE, SOURCE)
 # What a column of numbers has where a value is absent, and where it is not a number. Other columns have these as words.
 ABSENT = ("", "na", "n/a", "#n/a", "#na", "<na>", "none", "null")
 NOT_A_NUMBER = re.compile(r"[+-]?(?:nan|1\.#(?:ind|qnan))", re.IGNORECASE)
+# What in a measure's name tells its goal, each with a number behind it or not: `fid50k`, `map50`.
 GOALS: dict[Goal, str] = {
-    "min": r"loss|error|err\b|\bwer\b|\bcer\b|perplexity|\bppl\b|rmse|\bmse\b|\bmae\b|nll|bpc|seconds|time",
-    "max": r"acc|precision|recall|\bmap\b|bleu|rouge|ssim|psnr|\bf1\b|auc|iou|dice|\br2\b|score|reward|top.?[15]",
+    "min": r"loss|error|\berr|err\b|perplexity|brier|distance|divergence|rmse|nll|bpc|seconds|time|"
+    r"\b(?:wer|cer|eer|ece|fid|kid|fvd|lpips|ppl|n?mse|msle|s?mape|n?mae|bp[bd]|crps|kl)(?:\d+k?)?\b",
+    "max": r"acc|precision|recall|\bmap\d*\b|bleu|rouge|ssim|psnr|\bf1\b|auc|iou|dice|\br2\b|reward",
 }
+# These tell it only where nothing else does: a `brier_score` and a `top1_error` are better if they are lower.
+WEAK_WORDS_OF_MAX = r"score|top.?[15]"
 # What ends the name of a run and tells it from others of its group: `adamw-seed3`, `adamw_3`. The number in `resnet18`,
 # `lr-0.1` or `lr-1e-3` is part of a group's name.
 OF_A_SEED = re.compile(
@@ -425,8 +429,12 @@ def _stops_early(part: "pandas.DataFrame") -> bool:
 def _goal(measure: str, typed: Goal | None, note: Note) -> Goal:
     if typed is not None:
         return typed
-    words = re.sub(r"[_/.\s-]+", " ", measure.lower())
+    # `valLoss` and `FIDScore` have two words each, and `mAP` has one.
+    apart = re.sub(r"(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", measure)
+    words = re.sub(r"[_/.\s-]+", " ", f"{apart} {measure}".lower())
     fits: list[Goal] = [goal for goal, pattern in GOALS.items() if re.search(pattern, words)]
+    if not fits and re.search(WEAK_WORDS_OF_MAX, words):
+        fits = ["max"]
     if len(fits) != 1:
         raise Refused(f"--goal must be min or max, because the name {measure} does not tell which is better")
     note(f"compare assumes --goal {fits[0]} for {measure}")
