@@ -472,6 +472,22 @@ def test_the_groups_of_a_number_column_that_has_none_are_all_compared(tmp_path: 
     assert [(claim["baseline"], claim["name"]) for claim in claims] == [("None", "0.5"), ("None", "1.0")]
 
 
+def test_pairs_that_are_fewer_than_the_runs_are_said_on_the_terminal_and_on_the_page(
+    tmp_path: Path, capsys: Any
+) -> None:
+    path, made = tmp_path / "runs.csv", tmp_path / "made"
+    seeds = {"base": range(4), "few": range(1, 9), "all": range(4)}
+    rows = [f"{group},{seed},{0.9 + NOISE[seed % 8] / 100}" for group, own in seeds.items() for seed in own]
+    path.write_text("\n".join(["group,seed,accuracy", *rows]))
+    cli.main(["compare", str(path), "--seed", "seed", "--report", str(made)])
+    page = html.unescape(re.sub("<[^>]+>", "", (made / "report.html").read_text()))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "few 3 pairs of its 8 runs" in line]
+    assert "the 4 of base" in line and "all 4 pairs" not in line and line in page
+    path.write_text("\n".join(["group,seed,accuracy", *(row for row in rows if not row.startswith("few"))]))
+    cli.main(["compare", str(path), "--seed", "seed"])
+    assert "have a pair" not in capsys.readouterr().out
+
+
 def test_it_has_a_help_text(capsys: Any) -> None:
     for typed in (["compare", "--help"], ["help", "compare"]):
         assert cli.main(typed) == 0

@@ -55,6 +55,11 @@ class Compared:
         """What the log counts its steps in."""
         return "epochs" if "epoch" in (self.runs.step or "").lower() else "steps"
 
+    def pairs(self, name: str) -> int:
+        """How many runs of a group have the seed of a run of the baseline."""
+        ours, theirs = ({run.seed for run in self.runs.groups[side]} for side in (name, self.baseline))
+        return len(ours & theirs)
+
     def mean(self, name: str) -> float:
         """The mean of a group's last values, trimmed if a run lies far out."""
         return mean_of([run.value for run in self.runs.groups[name]], trimmed=bool(self.far_out))
@@ -141,6 +146,7 @@ def remarks(one: Compared) -> Iterator[str]:
         told = ", ".join(f"{name} ({one.runs.measure})" for name in one.far_out)
         line += f"; by Yuen's of 20 % trimmed means with {told}, where a run lies far out"
     yield line + (f"; intervals and p after Holm over {one.tested} claims." if one.tested > 1 else ".")
+    yield from _unpaired(one)
     if one.margin is not None:
         yield f"No worse: shown to be worse by less than {one.margin:g}, by one-sided tests at {100 * LEVEL:.0f} %."
     unclear = [claim for claim in one.claims if claim.kind == "undecided" and claim.detectable is not None]
@@ -151,6 +157,21 @@ def remarks(one: Compared) -> Iterator[str]:
         yield f"There are too few runs, or runs that do not differ at all, to say anything about {', '.join(untold)}."
     yield from _speedups(one)
     yield from _worth(one)
+
+
+def _unpaired(one: Compared) -> Iterator[str]:
+    """A line on the groups with fewer pairs than runs: their means are not of the same runs as their differences."""
+    if not one.runs.paired:
+        return
+    counts = {name: len(runs) for name, runs in one.runs.groups.items()}
+    told = [
+        f"{claim.name} {_counts(one, claim.name)} of its {counts[claim.name]} runs and the {counts[one.baseline]} of "
+        f"{one.baseline}"
+        for claim in one.claims
+        if one.pairs(claim.name) < max(counts[claim.name], counts[one.baseline])
+    ]
+    if told:
+        yield f"Not all runs have a pair: {'; '.join(told)}. Differences are of the pairs alone, and means of all runs."
 
 
 def _would(claim: RunClaim) -> str:
@@ -185,7 +206,8 @@ def _counts(one: Compared, name: str) -> str:
     """How many pairs, or runs of a group and of the baseline, are compared."""
     ours, theirs = (one.runs.groups[side] for side in (name, one.baseline))
     if one.runs.paired:
-        return f"{len({run.seed for run in ours} & {run.seed for run in theirs})} pairs"
+        pairs = one.pairs(name)
+        return f"{pairs} pair{'s' * (pairs != 1)}"
     return f"{len(ours)} runs" if len(ours) == len(theirs) else f"{len(ours)} and {len(theirs)} runs"
 
 
