@@ -83,7 +83,10 @@ LOWER_IS_BETTER = (
     ),
     *("bpc", "edit_distance_score", "kl_divergence", "val_mse2"),
 )
-HIGHER_IS_BETTER = ("score", "top1", "val_top5_accuracy", "mAP", "mAP50", "val/mAP", "f1_score", "accuracy_score")
+HIGHER_IS_BETTER = (
+    *("score", "top1", "val_top5_accuracy", "mAP", "mAP50", "val/mAP", "f1_score", "accuracy_score"),
+    *("neg_mean_squared_error", "neg_log_loss"),
+)
 
 
 @pytest.mark.parametrize("measure", [*LOWER_IS_BETTER, *HIGHER_IS_BETTER])

@@ -435,6 +435,9 @@ def _goal(measure: str, typed: Goal | None, note: Note) -> Goal:
     fits: list[Goal] = [goal for goal, pattern in GOALS.items() if re.search(pattern, words)]
     if not fits and re.search(WEAK_WORDS_OF_MAX, words):
         fits = ["max"]
+    if re.search(r"\bneg ", words):
+        # scikit-learn's neg_log_loss and its like are errors with the sign changed.
+        fits = ["max" if goal == "min" else "min" for goal in fits]
     if len(fits) != 1:
         raise Refused(f"--goal must be min or max, because the name {measure} does not tell which is better")
     note(f"compare assumes --goal {fits[0]} for {measure}")
