@@ -67,14 +67,25 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """A step of a param group whose rate no scheduler had set, with that rate and the scheduler's."""
+
+    step: int
+    group: int
+    rate: float
+    wanted: float
+
+
+@dataclass(frozen=True)
 class Observed:
     """What was seen of a loop.
 
     rates, momenta: of each optimizer step, (steps, groups) and (steps,); a momentum is NaN if the optimizer has none.
     first_rates: the rate of each group when the watch began.
     scales: the `lr_scale` of each group.
+    reference: the group that stands for all of them, unscaled if there is one.
     loads: the steps before which a state of the optimizer was loaded.
-    foreign: the first step whose rate no scheduler had set, with that rate and the scheduler's.
+    foreign: the first rate that no scheduler had set.
     is_over: whether the loop has ended without an error.
     """
 
@@ -82,9 +93,10 @@ class Observed:
     momenta: Floats
     first_rates: tuple[float, ...]
     scales: tuple[float, ...]
+    reference: int
     loads: tuple[int, ...]
     schedulers: tuple[Positions, ...]
-    foreign: tuple[int, float, float] | None
+    foreign: Foreign | None
     start: int
     is_over: bool
 
@@ -93,10 +105,12 @@ class Observed:
         """The number of optimizer steps."""
         return len(self.rates)
 
-    @property
-    def reference(self) -> int:
-        """The group whose rate is not scaled, as `scheduler.used` chooses it."""
-        return next((group for group, scale in enumerate(self.scales) if scale == 1), 0)
+    def of_group(self, group: int) -> str:
+        """Which group a message is about; nothing where there is only one."""
+        if len(self.scales) == 1:
+            return ""
+        scale = self.scales[group]
+        return f" of param group {group}" + (f", which has lr_scale {scale:g}," if scale != 1 else "")
 
 
 def mistakes(seen: Observed, plan: Policy | int) -> list[Mistake]:
@@ -142,7 +156,7 @@ def _flattened(seen: Observed) -> Mistake | None:
     # Groups whose rates meet at the end of a schedule, as at its lowest rate, stay there.
     if at > 1 and len(set(rates[at:, 0].tolist())) < 2:
         return None
-    before = ", ".join(f"{rate:.3g}" for rate in rates[at - 1])
+    before = ", ".join(_apart(*rates[at - 1], digits=3))
     return Mistake(
         "groups",
         f"the param groups had the rates {before}, and have one from step {at - 1} on, {rates[at, 0]:.3g}: "
@@ -153,20 +167,22 @@ def _flattened(seen: Observed) -> Mistake | None:
 def _loaded(seen: Observed) -> Mistake | None:
     """A rate that is not the scheduler's, or a schedule that begins again after a state was loaded."""
     if seen.foreign is not None:
-        step, rate, wanted = seen.foreign
+        rate, wanted = _apart(seen.foreign.rate, seen.foreign.wanted)
         return Mistake(
             "resume",
-            f"the rate of step {step} was {rate:.4g}, but the scheduler's is {wanted:.4g}: after a resume load the "
-            "states of both scheduler and optimizer, and set rates in one place only",
+            f"the rate{seen.of_group(seen.foreign.group)} at step {seen.foreign.step} was {rate}, but the scheduler's "
+            f"is {wanted}: after a resume load the states of both scheduler and optimizer, and set rates in one place "
+            "only",
         )
     rates = seen.rates[:, seen.reference]
     for step in (step for step in seen.loads if 1 < step < seen.count):
         begins_anew = _close(rates[step:], rates[: seen.count - step])[:3].all()
         if begins_anew and not _close(rates[step - 1 : step], rates[step : step + 1])[0]:
+            before, after = _apart(rates[step - 1], rates[step])
             return Mistake(
                 "resume",
-                f"after a state was loaded before step {step} the rate went from {rates[step - 1]:.4g} back to "
-                f"that of step 0, {rates[step]:.4g}: load the scheduler's state as well",
+                f"after a state was loaded before step {step} the rate went from {before} back to that of step 0, "
+                f"{after}: load the scheduler's state as well",
             )
     return None
 
@@ -219,16 +235,46 @@ def _missed(one: Positions, done: int, total: int) -> Mistake | None:
 
 
 def _off_policy(seen: Observed, policy: Policy) -> Mistake | None:
-    """How the rates differ from the policy's, by the simplest explanation that fits all steps."""
-    rates, start = seen.rates[:, seen.reference], seen.start
-    end = min(seen.count, max(0, policy.total_steps - start))
-    steps = range(start, start + seen.count)
-    planned = planned_rates(policy, steps)
-    follows = [bool(_close(seen.rates[:end, group], planned[:end]).all()) for group in range(seen.rates.shape[1])]
-    if any(follows):
+    """How a group's rates differ from the policy's times its scale."""
+    planned = planned_rates(policy, range(seen.start, seen.start + seen.count))
+    end = min(seen.count, max(0, policy.total_steps - seen.start))
+    wrong = _wrong_groups(seen.rates[:end], seen.scales, planned[:end])
+    if not wrong:
         return None
+    if len(wrong) < len(seen.scales):
+        group = wrong[0]
+        rates, wanted = seen.rates[:, group], seen.scales[group] * planned
+        return Mistake("rate", _first_difference(rates, wanted, seen.start, seen.of_group(group)))
+    return _explained(seen, policy, planned)
+
+
+def _wrong_groups(rates: Floats, scales: Sequence[float], planned: Floats) -> list[int]:
+    """The groups that do not follow the plan times their scale.
+
+    Where an unscaled group follows the plan itself, another one may be a constant multiple of it, as a scheduler makes
+    it that was given a rate for each group.
+    """
+
+    def follows(group: int, scale: float) -> bool:
+        return bool(_close(rates[:, group], scale * planned).all())
+
+    wrong = [group for group, scale in enumerate(scales) if not follows(group, scale)]
+    if not any(scale == 1 and group not in wrong for group, scale in enumerate(scales)):
+        return wrong
+    highest = int(np.argmax(planned))
+    ratios = rates[highest] / (planned[highest] or 1)
+    return [group for group in wrong if scales[group] != 1 or not follows(group, ratios[group])]
+
+
+def _explained(seen: Observed, policy: Policy, planned_of_all: Floats) -> Mistake:
+    """How the rates of all groups differ from the policy's, by the simplest explanation that fits all steps."""
+    rates, start, scale = seen.rates[:, seen.reference], seen.start, seen.scales[seen.reference]
+    planned = scale * planned_of_all
     wrong = int(np.argmin(_close(rates, planned)))
-    whole = planned_rates(policy, range(min(policy.total_steps, start + MOST_TIMES * (seen.count + 1))))
+    whole = scale * planned_rates(policy, range(min(policy.total_steps, start + MOST_TIMES * (seen.count + 1))))
+    are_alike = all(_close(scale * seen.rates[:, g], own * rates).all() for g, own in enumerate(seen.scales))
+    of_group = "" if are_alike else seen.of_group(seen.reference)
+    found, wanted = _apart(rates[wrong], planned[wrong])
 
     def fits(index: Callable[[int], int], since: int = 0) -> bool:
         """Whether the rate of each step is the policy's at `index(step)`; steps beyond its end are left out."""
@@ -240,24 +286,24 @@ def _off_policy(seen: Observed, policy: Policy) -> Mistake | None:
     if wrong and fits(lambda s: s - wrong, wrong):
         return Mistake(
             "resume",
-            f"from step {start + wrong} on the schedule began anew, at the rate {rates[wrong]:.4g} where "
-            f"{planned[wrong]:.4g} was planned: load the scheduler's state when a training is resumed",
+            f"from step {start + wrong} on the schedule began anew, at the rate {found} where {wanted} was planned: "
+            "load the scheduler's state when a training is resumed",
         )
     if start and fits(lambda s: s):
         return Mistake(
             "resume",
-            f"the loop resumed at step {start}, but its schedule began at step 0: the rate was {rates[0]:.4g} where "
-            f"{planned[0]:.4g} was planned; load the scheduler's state",
+            f"the loop resumed at step {start}, but its schedule began at step 0: at step {start + wrong} the rate was "
+            f"{found} where {wanted} was planned; load the scheduler's state",
         )
     if wrong in seen.loads or (start and wrong == 0):
         return Mistake(
             "resume",
-            f"after the resume at step {start + wrong} the rate was {rates[wrong]:.4g}, and {planned[wrong]:.4g} was "
-            "planned",
+            f"after the resume at step {start + wrong} the rate{of_group} was {found}, and {wanted} was planned",
         )
     if len(set(rates.tolist())) == 1:
         return Mistake(
-            "per epoch", f"the rate stayed {rates[0]:.4g} at all {seen.count} steps: nothing stepped a schedule"
+            "per epoch",
+            f"the rate{of_group} stayed {rates[0]:.4g} at all {seen.count} steps: nothing stepped a schedule",
         )
     for length in _periods(rates):
         if fits(lambda s, length=length: start + s // length):
@@ -278,15 +324,27 @@ def _off_policy(seen: Observed, policy: Policy) -> Mistake | None:
             where = "ahead of" if shift > 0 else "behind"
             why = ": call optimizer.step() before scheduler.step()" if shift == 1 else ""
             return Mistake("rate", f"the schedule is {abs(shift)} steps {where} the plan{why}")
-    return Mistake("rate", _first_difference(rates, planned, wrong, start))
+    return Mistake("rate", _first_difference(rates, planned, start, of_group))
 
 
-def _first_difference(rates: Floats, planned: Floats, wrong: int, start: int) -> str:
+def _first_difference(rates: Floats, planned: Floats, start: int, of_group: str) -> str:
+    """What to say of rates that are not the planned ones: their ratio if it is constant, or the first difference."""
     positive = planned > 0
     ratios = rates[positive] / planned[positive]
-    if len(ratios) and np.ptp(ratios) <= 1e-4 * abs(ratios[0]):
-        return f"the rate was {ratios[0]:.4g} times the planned one at each step"
-    return f"the rate of step {start + wrong} was {rates[wrong]:.4g}, and {planned[wrong]:.4g} was planned"
+    if len(ratios) and ratios[0] != 1 and np.ptp(ratios) <= min(1e-4 * abs(ratios[0]), 0.1 * abs(ratios[0] - 1)):
+        return f"the rate{of_group} was {_apart(ratios[0], 1)[0]} times the planned one at each step"
+    wrong = int(np.argmin(_close(rates, planned)))
+    found, wanted = _apart(rates[wrong], planned[wrong])
+    return f"the rate{of_group} at step {start + wrong} was {found}, and {wanted} was planned"
+
+
+def _apart(*numbers: float, digits: int = 4) -> list[str]:
+    """The numbers as text, with as many digits as it takes for those that differ to look different."""
+    texts = [f"{number:.{digits}g}" for number in numbers]
+    # 17 digits tell any two numbers apart.
+    if digits == 17 or len(set(texts)) == len(set(numbers)):
+        return texts
+    return _apart(*numbers, digits=digits + 1)
 
 
 def _periods(rates: Floats) -> list[int]:
@@ -307,16 +365,13 @@ def _momentum(seen: Observed, policy: Policy) -> Mistake | None:
     if np.ptp(seen.momenta) < 1e-6 and len(set(seen.rates[:, seen.reference].tolist())) > 1:
         return Mistake("momentum", f"the momentum stayed {seen.momenta[0]:.3g}, and {span} was planned")
     end = min(seen.count, policy.total_steps - seen.start)
-    rates_agree = _close(
-        seen.rates[:end, seen.reference], planned_rates(policy, range(seen.start, seen.start + end))
-    ).all()
+    planned_lrs = seen.scales[seen.reference] * planned_rates(policy, range(seen.start, seen.start + end))
+    rates_agree = _close(seen.rates[:end, seen.reference], planned_lrs).all()
     wrong = np.abs(seen.momenta - wanted)[:end] > 1e-5
     if rates_agree and wrong.any():
         at = int(np.argmax(wrong))
-        step = seen.start + at
-        return Mistake(
-            "momentum", f"the momentum of step {step} was {seen.momenta[at]:.4g}, and {wanted[at]:.4g} was planned"
-        )
+        found, right = _apart(seen.momenta[at], wanted[at])
+        return Mistake("momentum", f"the momentum of step {seen.start + at} was {found}, and {right} was planned")
     return None
 
 
@@ -330,10 +385,11 @@ def _bounce(seen: Observed, total: int) -> Mistake | None:
     risen = after - np.minimum.accumulate(after) > OF_THE_HIGHEST * highest
     if not risen.any():
         return None
+    lowest, top = _apart(after.min(), after.max(), digits=3)
     return Mistake(
         "bounce",
-        f"after the planned end at step {total} the rate rose again, from {after.min():.3g} to {after.max():.3g}: end "
-        "the loop there, or plan for more steps",
+        f"after the planned end at step {total} the rate rose again, from {lowest} to {top}: end the loop there, or "
+        "plan for more steps",
     )
 
 

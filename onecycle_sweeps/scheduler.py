@@ -4,6 +4,7 @@ import inspect
 import math
 import warnings
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,10 +66,23 @@ def check_groups(optimizer: Optimizer, cycles_momentum: bool = False) -> None:
 
 
 def used(optimizer: Optimizer) -> Hyper:
-    """The lr and momentum (or beta1; None if there is neither) of the first param group whose lr is not scaled."""
+    """The lr that `apply` was given, and the momentum (or beta1; None if there is neither) of the same param group.
+
+    Where all groups are scaled, the scale is divided out, which may leave a rounding error.
+    """
     groups = optimizer.param_groups
-    group = next((group for group in groups if group.get("lr_scale", 1) == 1), groups[0])
-    return Hyper(float(group["lr"]), momentum_of(group))
+    group = groups[reference([scale_of(group) for group in groups])]
+    return Hyper(float(group["lr"]) / (scale_of(group) or 1), momentum_of(group))
+
+
+def scale_of(group: dict[str, Any]) -> float:
+    """How many times the policy's rate a param group gets."""
+    return float(group.get("lr_scale", 1))
+
+
+def reference(scales: Sequence[float]) -> int:
+    """The param group that shows the policy's rate best: the first unscaled one, or else one whose scale is not 0."""
+    return max(range(len(scales)), key=lambda group: (scales[group] == 1, scales[group] > 0))
 
 
 def momentum_of(group: dict[str, Any]) -> float | None:

@@ -15,8 +15,17 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, O
 from torch.optim.optimizer import Optimizer
 
 from onecycle_sweeps.policies import Policy
-from onecycle_sweeps.schedule_mistakes import Kind, Mistake, Observed, Positions, mistakes, planned_rates, steps_of
-from onecycle_sweeps.scheduler import used, with_hooks
+from onecycle_sweeps.schedule_mistakes import (
+    Foreign,
+    Kind,
+    Mistake,
+    Observed,
+    Positions,
+    mistakes,
+    planned_rates,
+    steps_of,
+)
+from onecycle_sweeps.scheduler import reference, scale_of, used, with_hooks
 from onecycle_sweeps.validation import kind_of, whole
 
 if TYPE_CHECKING:
@@ -40,7 +49,7 @@ class Seen:
     _first_rates: tuple[float, ...] = field(default=(), repr=False)
     _loads: list[int] = field(default_factory=list, repr=False)
     _positions: dict[int, tuple[LRScheduler, list[int]]] = field(default_factory=dict, repr=False)
-    _foreign: tuple[int, float, float] | None = field(default=None, repr=False)
+    _foreign: Foreign | None = field(default=None, repr=False)
     _handles: list[Any] = field(default_factory=list, repr=False)
     _said: set[Kind] = field(default_factory=set, repr=False)
     _off: int = field(default=0, repr=False)
@@ -78,12 +87,13 @@ class Seen:
         # A scheduler that never moved is probably left over from an earlier training.
         moved = [one for one in found if one.positions and one.positions[0] != one.positions[-1]]
         width = len(self._rates[0]) if self._rates else len(self._first_rates)
-        scales = tuple(float(group.get("lr_scale", 1)) for group in self.optimizer.param_groups[:width])
+        scales = tuple(scale_of(group) for group in self.optimizer.param_groups[:width])
         return Observed(
             rates=np.array([rates[:width] for rates in self._rates]).reshape(-1, width),
             momenta=np.array(self._momenta),
             first_rates=self._first_rates[:width],
             scales=scales,
+            reference=reference(scales),
             loads=tuple(self._loads),
             schedulers=tuple(moved or found),
             foreign=self._foreign,
@@ -132,15 +142,16 @@ class Seen:
         self._momenta.append(math.nan if hyper.momentum is None else hyper.momentum)
         self._note_positions()
         self._check_source(rates)
-        if self.at_once and self._is_time(hyper.lr):
+        if self.at_once and self._is_time(rates):
             self._say()
 
-    def _is_time(self, rate: float) -> bool:
+    def _is_time(self, rates: tuple[float, ...]) -> bool:
         """Whether to look for mistakes after this step: less and less often, since each look goes through all steps."""
         step = len(self._rates) - 1
         if callable(self.plan):
             planned = self.plan(self.start + step).lr
-            self._off += not math.isclose(rate, planned, rel_tol=1e-4, abs_tol=1e-12)
+            wanted = [planned * scale_of(group) for group in self.optimizer.param_groups]
+            self._off += not _are_close(rates, wanted, 1e-4)
             if self._off:
                 return self._off >= 3 and (self._off & (self._off - 1)) == 0
         return step >= 3 and (step & (step - 1)) == 0
@@ -158,16 +169,17 @@ class Seen:
         """Note the first step whose rate is not that of any scheduler."""
         if self._foreign is not None or not self._positions:
             return
-        if not any(self._has_set(one, rates) for one, _ in self._positions.values()):
+        if not self._is_set(rates):
             self._find_schedulers()
-            if not any(self._has_set(one, rates) for one, _ in self._positions.values()):
-                last = next(iter(self._positions.values()))[0].get_last_lr()
-                self._foreign = (self.start + len(self._rates) - 1, rates[0], float(last[0]))
+            if not self._is_set(rates):
+                wanted = _last_rates(next(iter(self._positions.values()))[0], rates)
+                pairs = enumerate(zip(rates, wanted, strict=False))
+                group = next(group for group, (one, other) in pairs if not _are_close([one], [other], 1e-5))
+                self._foreign = Foreign(self.start + len(self._rates) - 1, group, rates[group], wanted[group])
 
-    @staticmethod
-    def _has_set(scheduler: LRScheduler, rates: tuple[float, ...]) -> bool:
-        own = [float(rate) for rate in getattr(scheduler, "_last_lr", rates)]
-        return all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-12) for a, b in zip(own, rates, strict=False))
+    def _is_set(self, rates: tuple[float, ...]) -> bool:
+        """Whether a scheduler has set these rates."""
+        return any(_are_close(_last_rates(one, rates), rates, 1e-5) for one, _ in self._positions.values())
 
     def _say(self) -> None:
         for mistake in self.mistakes:
@@ -206,6 +218,16 @@ def _schedulers_of(*optimizers: Optimizer | None) -> Iterator[LRScheduler]:
     attributes = [one for one in holders if type(one) is dict and any(one.get("optimizer") is own for own in known)]
     owners = gc.get_referrers(*attributes) if attributes else []
     yield from (one for one in (*holders, *owners) if issubclass(type(one), LRScheduler))
+
+
+def _last_rates(scheduler: LRScheduler, otherwise: Sequence[float]) -> list[float]:
+    """The rates that a scheduler has set last, of each param group."""
+    return [float(rate) for rate in getattr(scheduler, "_last_lr", otherwise)]
+
+
+def _are_close(rates: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
+    pairs = zip(rates, others, strict=False)
+    return all(math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12) for one, other in pairs)
 
 
 def _positions_of(scheduler: LRScheduler, positions: Sequence[int]) -> Positions:

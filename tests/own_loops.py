@@ -217,6 +217,12 @@ def unusual(run: Any, way: str) -> None:
         optimizer = Descent(model.parameters(), **settings)
     if way == "rate in a tensor":
         optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.1))
+    if way == "scaled groups":
+        groups = [
+            {"params": model[0].parameters(), "lr_scale": 0.7},
+            {"params": model[4].parameters(), "lr_scale": 0.1},
+        ]
+        optimizer = torch.optim.SGD(groups, **settings)
     if way == "later group":
         optimizer = torch.optim.SGD(model[:2].parameters(), **settings)
 

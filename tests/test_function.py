@@ -11,7 +11,7 @@ from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config.schema import DEFAULT_EPOCHS, ConfigError
 from onecycle_sweeps.differences import difference
 from onecycle_sweeps.outcome import look
-from onecycle_sweeps.policies import OneCycle
+from onecycle_sweeps.policies import Linear, OneCycle
 from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -165,7 +165,7 @@ def test_what_could_not_be_loaded_again_is_refused_when_it_is_first_saved(runs_d
 
 
 WAYS = [
-    *("closure", "subclass", "rate in a tensor", "later group"),
+    *("closure", "subclass", "rate in a tensor", "later group", "scaled groups"),
     *("evaluates after its loop", "leaves its loop in the last step"),
 ]
 
@@ -176,6 +176,8 @@ def test_an_unusual_way_is_no_mistake(runs_dir: Path, way: str):
     folder, result = run(runs_dir, *of("unusual", f"+loop.way={way}", *policy))
     assert (result["status"], result["steps"], result["warnings"]) == ("finished", 12, [])
     assert series(folder, "val/accuracy")[0] == [5, 11]
+    plan = (Linear if policy else OneCycle)(0.1, 12)
+    assert series(folder, journal.LR)[1] == [plan(step).lr for step in range(12)]
 
 
 def test_updates_that_a_grad_scaler_skips_are_counted(runs_dir: Path):

@@ -208,6 +208,14 @@ def test_a_group_with_lr_scale_gets_so_many_times_the_rate_and_the_same_momentum
     assert used(optimizer) == Hyper(0.3, 0.85)
 
 
+@pytest.mark.parametrize("scales", [(0.5, 0.1), (0.0, 0.3), (0.1,)])
+def test_what_is_used_is_what_is_applied_where_all_groups_are_scaled(scales: tuple[float, ...]) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr_scale": scale} for scale in scales]
+    optimizer = SGD(groups, momentum=0.5)
+    apply(optimizer, Hyper(0.3, 0.85))
+    assert (used(optimizer).lr, used(optimizer).momentum) == (pytest.approx(0.3), 0.85)
+
+
 def test_the_scheduler_scales_every_group_alike_also_after_a_resume() -> None:
     def fresh() -> tuple[SGD, PolicyScheduler]:
         head, body = ({"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(2))

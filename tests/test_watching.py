@@ -1,6 +1,7 @@
 """watch: it finds what goes wrong with schedules in other people's loops, and nothing in loops that are right."""
 
 import copy
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -211,12 +212,74 @@ def test_groups_of_different_rates_that_are_flattened_are_found(plan: Policy | i
 
 def test_groups_that_keep_their_ratio_have_no_mistake() -> None:
     assert kinds(loop(TOTAL, lambda made: onecycle(made, max_lr=[0.05, 0.5]), made=optimizer(0.01, 0.1))) == []
-    scaled = SGD(
-        [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr_scale": s} for s in (0.1, 1.0)], 1.0, momentum=0.9
-    )
-    assert kinds(loop(POLICY, lambda made: PolicyScheduler(made, POLICY), made=scaled)) == []
+    assert kinds(loop(POLICY, lambda made: PolicyScheduler(made, POLICY), made=scaled(0.1, 1.0))) == []
     meeting = loop(TOTAL, lambda made: of_torch.CosineAnnealingLR(made, TOTAL - 1), made=optimizer(0.01, 0.1))
     assert "groups" not in kinds(meeting)
+
+
+def scaled(*scales: float, adaptive: bool = False) -> Optimizer:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr_scale": scale} for scale in scales]
+    return AdamW(groups, lr=0.05) if adaptive else SGD(groups, lr=0.05, momentum=0.9)
+
+
+class Strays(of_torch.LRScheduler):
+    """Follows POLICY, but for one group from step 21 on."""
+
+    group, rate = 1, 5.0
+
+    def get_lr(self) -> list[Any]:
+        rates = [POLICY(self.last_epoch).lr * group.get("lr_scale", 1) for group in self.optimizer.param_groups]
+        if self.last_epoch > 20:
+            rates[self.group] = self.rate
+        return rates
+
+
+@pytest.mark.parametrize("made", [optimizer(0.05, 0.05), scaled(1.0, 0.1), scaled(0.5, 0.1)])
+def test_a_single_group_that_leaves_the_plan_is_found_and_named(made: Optimizer) -> None:
+    found = {mistake.kind: str(mistake) for mistake in loop(POLICY, Strays, made=made).mistakes}
+    assert "param group 1" in found["rate"] and "step 21 was 5," in found["rate"]
+
+
+@pytest.mark.parametrize("scales", [(1.0, 0.1), (0.1, 1.0), (0.1, 0.1)])
+def test_a_scale_that_the_scheduler_ignores_is_found(scales: tuple[float, ...]) -> None:
+    seen = loop(POLICY, onecycle, made=scaled(*scales))
+    assert kinds(seen) == ["rate"]
+    assert "10 times the planned" in str(seen.mistakes[0])
+    assert ("param group" in str(seen.mistakes[0])) is (len(set(scales)) > 1)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("scales", [(0.5, 0.1), (0.0, 0.3), (0.1,), (0.0, 0.0)])
+def test_groups_that_are_all_scaled_have_no_mistake(scales: tuple[float, ...], adaptive: bool) -> None:
+    made = scaled(*scales, adaptive=adaptive)
+    assert kinds(loop(POLICY, lambda made: PolicyScheduler(made, POLICY), made=made)) == []
+
+
+def test_a_scheduler_with_a_rate_for_each_group_follows_the_plan_by_one_of_them() -> None:
+    made = optimizer(0.05, 0.05, 0.05)
+    assert kinds(loop(POLICY, lambda made: onecycle(made, max_lr=[0.05, 0.5, 0.1]), made=made)) == []
+    seen = loop(POLICY, lambda made: onecycle(made, max_lr=[0.05, 0.6, 0.1]), made=optimizer(0.05, 0.05, 0.05))
+    assert kinds(seen) == ["rate"]
+
+
+def test_a_single_group_that_is_set_by_hand_is_found_and_named() -> None:
+    made = optimizer(0.05, 0.05)
+    with watch(made, POLICY, at_once=True) as seen, pytest.warns(ScheduleWarning, match=r"group 1 .* was 5, .* 0\.02"):
+        schedule = onecycle(made)
+        for _ in range(8):
+            made.param_groups[1]["lr"] = 5.0
+            made.step()
+            schedule.step()
+    assert "resume" in kinds(seen)
+
+
+def test_rates_that_differ_look_different() -> None:
+    seen = loop(POLICY, lambda made: onecycle(made, final_div_factor=100.0))
+    one, other = re.findall(r"[\d.]+(?:e-\d+)?(?=,| was planned)", str(seen.mistakes[0]))
+    assert kinds(seen) == ["rate"] and one != other
+    nearly = OneCycle(0.5 * (1 + 1e-5), TOTAL)
+    seen = loop(POLICY, lambda made: PolicyScheduler(made, nearly))
+    assert kinds(seen) == ["rate"] and "1.00001 times" in str(seen.mistakes[0])
 
 
 def test_a_schedule_that_is_ahead_or_scaled_is_found() -> None:

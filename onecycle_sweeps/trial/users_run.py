@@ -408,10 +408,8 @@ class Run:
             self._apply(self._planned)
 
     def _used(self) -> Hyper:
-        """The rate and momentum that the optimizer has; of a rate in a tensor the number that was set."""
-        found = used(self._optimizer)
-        in_tensor = any(isinstance(group["lr"], Tensor) for group in self._optimizer.param_groups)
-        return Hyper(self._planned.lr, found.momentum) if in_tensor else found
+        """The rate that was set and checked, without the rounding errors of tensors and scales, and the momentum."""
+        return Hyper(self._planned.lr, used(self._optimizer).momentum)
 
     # Small parts
 
