@@ -33,12 +33,16 @@ def apply(optimizer: Optimizer, hyper: Hyper) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
-        if hyper.momentum is None:
-            continue
-        if "momentum" in group:
-            group["momentum"] = hyper.momentum
-        else:
-            group["betas"] = (hyper.momentum, *group["betas"][1:])
+        _set_momentum(group, hyper.momentum)
+
+
+def _set_momentum(group: dict[str, Any], momentum: float | None) -> None:
+    if momentum is None:
+        return
+    if "momentum" in group:
+        group["momentum"] = momentum
+    else:
+        group["betas"] = (momentum, *group["betas"][1:])
 
 
 def check_groups(optimizer: Optimizer, cycles_momentum: bool = False) -> None:
@@ -142,6 +146,8 @@ class PolicyScheduler(LRScheduler):
     A param group with the key "lr_scale" gets that many times the policy's rate, and the same momentum:
     `SGD([{"params": head}, {"params": body, "lr_scale": 0.1}], lr=1.0)`. The key is saved with the optimizer's state.
     The optimizer may be wrapped, as by accelerate's `prepare`, before or after the scheduler is created.
+    In a SequentialLR it acts when it is its turn. As with torch's schedulers there, the rate after a resume is that of
+    the optimizer's state, which has to be loaded as well.
     Raises ValueError, without changing the optimizer, if the policy sets a momentum that it does not have, and for
     param groups of different rates without the key, or of different momenta if the policy cycles the momentum; `step`
     does so for a group that was added with another rate.
@@ -149,12 +155,21 @@ class PolicyScheduler(LRScheduler):
 
     # Calls of step() since the last optimizer step; None with an optimizer that does not call hooks.
     _calls_without_step: int | None = None
+    # Whether a SequentialLR, which takes back the first step of its schedulers, tells it when to set the rate.
+    _in_sequence = False
 
     def __init__(self, optimizer: Optimizer, policy: Policy, last_epoch: int = -1) -> None:
         self.policy = policy
         check_groups(optimizer, policy(last_epoch + 1).momentum is not None)
+        groups = optimizer.param_groups
+        rates = [lr.clone() if isinstance(lr := group["lr"], torch.Tensor) else lr for group in groups]
+        self._own_momenta = [momentum_of(group) for group in groups]
         apply(optimizer, policy(last_epoch + 1))
+        for group, rate in zip(groups, rates, strict=True):
+            # Other schedulers of the optimizer multiply the rate that it was made with.
+            group.setdefault("initial_lr", rate)
         super().__init__(optimizer)
+        self._in_sequence = False
         self.load_state_dict({"last_epoch": last_epoch + 1})
         self._listen()
 
@@ -167,7 +182,7 @@ class PolicyScheduler(LRScheduler):
                 alive._calls_without_step = 0
 
         def apply_policy(_: Optimizer) -> None:
-            if (alive := scheduler()) is not None:
+            if (alive := scheduler()) is not None and not alive._is_in_sequence():
                 alive._apply()
 
         if inner := with_hooks(self.optimizer):
@@ -187,7 +202,8 @@ class PolicyScheduler(LRScheduler):
     def step(self, epoch: int | None = None) -> None:
         """Set the rate and momentum of the next step, if the optimizer has taken one."""
         self._check_new_groups()
-        if not self._calls_without_step:
+        self._is_in_sequence()
+        if not self._calls_without_step or self.last_epoch < 0:
             super().step(epoch)
         elif self._calls_without_step == SUSPICIOUS_CALLS:
             warnings.warn(
@@ -205,8 +221,29 @@ class PolicyScheduler(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the saved step, and set the param groups for it."""
+        in_sequence = self._is_in_sequence()
         self.last_epoch = state_dict["last_epoch"]
+        if not in_sequence:
+            self._apply()
+
+    def _initial_step(self) -> None:
+        """Begin, in the constructor and in that of a SequentialLR; its later schedulers may have set a momentum."""
+        for group, momentum in zip(self.optimizer.param_groups, self._own_momenta, strict=False):
+            _set_momentum(group, momentum)
+        super()._initial_step()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """Go to the next step, or to `epoch`, as a SequentialLR does when it is this scheduler's turn.
+
+        In earlier versions of torch it calls step(epoch).
+        """
+        self._is_in_sequence()
+        super()._update_lr(epoch)
         self._apply()
+
+    def _is_in_sequence(self) -> bool:
+        self._in_sequence = self._in_sequence or self.last_epoch < 0
+        return self._in_sequence
 
     def _check_new_groups(self) -> None:
         """Prepare groups that were added to the optimizer; raises ValueError for one with another rate."""

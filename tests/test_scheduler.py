@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import SGD, Adagrad, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, SequentialLR
 
 from onecycle_sweeps import trial
 from onecycle_sweeps.policies import CLR, Constant, Hyper, OneCycle, Policy
@@ -27,7 +28,7 @@ def sgd_or_adamw(kind: str = "sgd") -> Optimizer:
     return AdamW(groups, lr=9.0, betas=(0.7, 0.99))
 
 
-def trained(optimizer: Optimizer, scheduler: PolicyScheduler, steps: int) -> list[Hyper]:
+def trained(optimizer: Optimizer, scheduler: LRScheduler, steps: int) -> list[Hyper]:
     """The usual loop: the scheduler steps after every optimizer step, the last one too."""
     trajectory = []
     for _ in range(steps):
@@ -148,6 +149,72 @@ def test_a_call_without_an_optimizer_step_changes_nothing() -> None:
         for _ in range(3):
             scheduler.step()
     assert scheduler.last_epoch == 20
+
+
+def in_sequence(optimizer: Optimizer, *policies: Policy) -> SequentialLR:
+    ends = [sum(policy.total_steps for policy in policies[:count]) for count in range(1, len(policies))]
+    return SequentialLR(optimizer, [PolicyScheduler(optimizer, policy) for policy in policies], ends)
+
+
+def one_after_the_other(*policies: Policy, own: float = 0.7) -> list[Hyper]:
+    """The values of policies in turn; one without a momentum leaves that of the optimizer, or of the policy before."""
+    values: list[Hyper] = []
+    for policy in policies:
+        for hyper in planned(policy, range(policy.total_steps)):
+            own = own if hyper.momentum is None else hyper.momentum
+            values.append(Hyper(hyper.lr, own))
+    return values
+
+
+SEQUENCES = [
+    (Constant(0.01, 10), OneCycle(0.5, 20)),
+    (OneCycle(0.5, 20), Constant(0.01, 10)),
+    (Constant(0.01, 4), CLR(0.2, 11), OneCycle(0.5, 15)),
+]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("policies", SEQUENCES)
+def test_torchs_sequence_follows_one_policy_after_the_other(kind: str, policies: tuple[Policy, ...]) -> None:
+    optimizer = sgd_or_adamw(kind)
+    assert trained(optimizer, in_sequence(optimizer, *policies), 30) == one_after_the_other(*policies)
+
+
+@pytest.mark.parametrize("policies", SEQUENCES)
+@pytest.mark.parametrize("done", [0, 3, 9, 10, 11, 19, 20, 29])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_sequence_resumes_where_it_was(policies: tuple[Policy, ...], done: int, order: tuple[int, int]) -> None:
+    first = sgd_or_adamw()
+    scheduler = in_sequence(first, *policies)
+    trained(first, scheduler, done)
+    states = saved(first, scheduler)
+    optimizer = sgd_or_adamw()
+    resumed = in_sequence(optimizer, *policies)
+    for index in order:
+        (optimizer, resumed)[index].load_state_dict(states[index])
+    assert trained(optimizer, resumed, 30 - done) == one_after_the_other(*policies)[done:]
+
+
+@pytest.mark.parametrize("policy_first", [True, False])
+@pytest.mark.parametrize("order", [(), (0, 1), (1, 0)])
+def test_a_policy_and_a_scheduler_of_torch_take_turns(policy_first: bool, order: tuple[int, ...]) -> None:
+    def make() -> tuple[Optimizer, SequentialLR]:
+        optimizer = sgd_or_adamw()
+        kinds = [lambda: PolicyScheduler(optimizer, Constant(0.01, 10)), lambda: CosineAnnealingLR(optimizer, 10)]
+        parts: list[LRScheduler] = [make() for make in (kinds if policy_first else reversed(kinds))]
+        return optimizer, SequentialLR(optimizer, parts, [10])
+
+    alone = sgd_or_adamw()
+    cosine = [hyper.lr for hyper in trained(alone, CosineAnnealingLR(alone, 10), 10)]
+    optimizer, sequence = make()
+    rates = [hyper.lr for hyper in trained(optimizer, sequence, 15)]
+    if order:
+        states = saved(optimizer, sequence)
+        optimizer, sequence = make()
+        for index in order:
+            (optimizer, sequence)[index].load_state_dict(states[index])
+    rates += [hyper.lr for hyper in trained(optimizer, sequence, 5)]
+    assert rates == pytest.approx([0.01] * 10 + cosine if policy_first else cosine + [0.01] * 10)
 
 
 def test_many_calls_without_an_optimizer_step_are_said() -> None:
