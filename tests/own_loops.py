@@ -69,12 +69,12 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
         run.log(loss)
-        if saves:
-            run.checkpoint(model=model, optimizer=optimizer, best=best)
         if run.evaluation_due:
             now = found(model)
             best = max(best, now["accuracy"])
             run.evaluated(**now)
+        if saves:
+            run.checkpoint(model=model, optimizer=optimizer, best=best)
         time.sleep(PAUSE)
     torch.save(model.state_dict(), run.folder / "model.pt")
 
@@ -302,6 +302,23 @@ def blobs(run: Any) -> None:
         run.log(loss)
         if run.evaluation_due:
             run.evaluated(accuracy=(model(given).argmax(1) == wanted).float().mean())
+
+
+def counting(run: Any, early: bool) -> None:
+    """A function that counts its steps, and saves the count before or after it changes."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    count = (run.restore() or {"count": 0})["count"]
+    for step, _ in run.steps(optimizer, total_steps=8):
+        if early:
+            run.checkpoint(count=count, step=step)
+        count += 1
+        run.log((weight**2).sum())
+        optimizer.step()
+        if not early:
+            run.checkpoint(count=count, step=step)
+        if run.evaluation_due:
+            run.evaluated(accuracy=count / 8)
 
 
 def without_parameters() -> None:

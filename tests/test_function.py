@@ -317,6 +317,17 @@ def test_a_function_that_trains_for_other_epochs_than_were_asked_for_is_told_so(
     assert [warning for warning in result["warnings"] if "epochs=3" in warning]
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_a_number_that_changes_after_it_was_saved_in_a_turn_is_noticed(runs_dir: Path, early: bool):
+    folder = made(runs_dir, *of("counting", f"+loop.early={early}"))
+    with pytest.raises(Stopped, match="saved at step 3"):
+        trial.run(folder, stop_after(3))
+    result = trial.run(folder)
+    assert result["metrics"]["final/val_accuracy"] == (7 / 8 if early else 1)
+    told = [line for line in result["warnings"] if "run.checkpoint" in line]
+    assert len(told) == early and all(line.startswith("count changed") for line in told)
+
+
 @pytest.mark.parametrize(("epochs", "told"), [(3, True), (DEFAULT_EPOCHS, False)])
 def test_epochs_that_a_function_does_not_read_are_noticed(runs_dir: Path, epochs: int, told: bool):
     _, result = run(runs_dir, *of("scaled", "+loop.steps=12", f"epochs={epochs}"))

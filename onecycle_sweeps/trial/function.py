@@ -331,6 +331,11 @@ def _train(
     warnings = [*notes_of(record), *warnings, *guards.off_plan(record, course.policy, resolved["momentum"], count)]
     if skipped := int(run.skipped):
         warnings.append(f"a GradScaler skipped {skipped} of {count} updates")
+    if run.outdated:
+        warnings.append(
+            f"{', '.join(sorted(run.outdated))} changed after run.checkpoint in the same turn, so a resume begins with "
+            "an earlier value: call run.checkpoint after the change, or give it an object with a state_dict"
+        )
     if run.asked_epochs not in (None, config["epochs"]):
         warnings.append(f"epochs={config['epochs']} was asked for, and the function trained {run.asked_epochs}")
     elif not run.knows_epochs and config["epochs"] != schema.DEFAULT_EPOCHS:

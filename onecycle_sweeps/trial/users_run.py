@@ -1,10 +1,12 @@
 """The run that a user's own training function gets: it gives out steps, and records losses and evaluations."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -69,7 +71,7 @@ class Turn:
     """One turn of the function's loop: a whole step, or the gradients of one of its `accumulate` batches.
 
     hyper: what the optimizer used. by_scaler: whether a GradScaler was asked for the update.
-    offered: what the function would have saved after this turn.
+    offered: what the function would have saved after this turn, and saver: where it called `checkpoint`.
     """
 
     step: int
@@ -81,6 +83,7 @@ class Turn:
     hyper: Hyper | None = None
     found: dict[str, float] | None = None
     offered: dict[str, Any] | None = None
+    saver: FrameType | None = None
 
 
 class Run:
@@ -109,6 +112,8 @@ class Run:
         self._epochs, self._config = epochs, config
         # Whether the function has read how many epochs were asked for.
         self.knows_epochs = False
+        # The names of numbers and texts that changed in a turn after they were given to `checkpoint`.
+        self.outdated: set[str] = set((course.state or {}).get("outdated", ()))
         # The number of updates that GradScalers skipped; on the device where a fused optimizer skips them there.
         self.skipped: int | Tensor = (course.state or {}).get("skipped", 0)
         self.asked_epochs: int | None = None
@@ -229,7 +234,8 @@ class Run:
         """Save what the function needs to go on after this step, if that is due; cheap enough for every step.
 
         Values are objects with a state_dict (models, optimizers), tensors, numbers, texts, and lists or dicts of them.
-        They are saved once the turn is over, with the state of all generators and the place in the loader.
+        They are saved once the turn is over, with the state of all generators and the place in the loader; a number or
+        a text as it is at the call, so call this after it has changed in the turn.
         """
         with self._keeping_errors():
             turn = self._now("run.checkpoint")
@@ -237,7 +243,8 @@ class Run:
                 raise self._mistake("must call run.restore before run.steps; it returns None until something was saved")
             if not state:
                 raise self._mistake("must give run.checkpoint what to save, such as model=model, optimizer=optimizer")
-            turn.offered = state
+            turn.offered, turn.saver = state, inspect.currentframe()
+            turn.saver = turn.saver and turn.saver.f_back
             if not self._state_checked:
                 self._check_state(state)
                 self._state_checked = True
@@ -306,6 +313,7 @@ class Run:
         """Check what the function did in a turn, and record the step if the turn was its last."""
         turn, self._turn = self._turn, None
         assert turn
+        self._note_outdated(turn)
         if not turn.last:
             return
         loss = self._mean_loss()
@@ -325,6 +333,16 @@ class Run:
         offered = turn.offered
         state = None if offered is None else lambda: self._state(offered)
         self._ended = self._course.take(taken, turn.found, state)
+
+    def _note_outdated(self, turn: Turn) -> None:
+        """Note what was given to `checkpoint` from a variable of its name whose value has changed since."""
+        if turn.offered and turn.saver:
+            plain = {name: value for name, value in turn.offered.items() if _is_plain(value)}
+            now = {name: turn.saver.f_locals.get(name, value) for name, value in plain.items()}
+            kept = {name for name, one in now.items() if one is plain[name] or (_is_plain(one) and one == plain[name])}
+            self.outdated |= set(plain) - kept
+        # A frame would keep all variables of the function.
+        turn.saver = None
 
     def _length(
         self, loader: Iterable[Any] | None, epochs: int | None, total_steps: int | None, accumulate: int
@@ -416,7 +434,8 @@ class Run:
     def _state(self, offered: Mapping[str, Any]) -> State:
         assert self._batches
         kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in offered.items()}
-        return {"function": kept, "batches": self._batches.state(), "skipped": int(self.skipped)}
+        told = {"skipped": int(self.skipped), "outdated": sorted(self.outdated)}
+        return {"function": kept, "batches": self._batches.state(), **told}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Raise ValueError for what torch would not load again."""
@@ -467,6 +486,10 @@ class Run:
         except Exception as error:
             self.raised = self.raised or error
             raise
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)
 
 
 def _rates(optimizer: Any) -> list[tuple[float, float | None]]:
