@@ -78,8 +78,9 @@ class Measure:
         return value > other if self.goal == "max" else value < other
 
     def best(self, values: Iterable[float]) -> float:
-        """The best of the values."""
-        return max(values) if self.goal == "max" else min(values)
+        """The best of the values, without those that are not a number; NaN if none is left."""
+        known = [value for value in values if not math.isnan(value)]
+        return (max if self.goal == "max" else min)(known, default=math.nan)
 
     def reaches(self, value: float, target: float) -> bool:
         """Whether `value` is as good as `target` or better."""

@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from hand_made import entry, made_up, training
 from onecycle_sweeps import report
 from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report.claims import MINUS, Claim, Claims, claims_of
+from onecycle_sweeps.report.groups import families
 from onecycle_sweeps.report.standings import detectable_words, interval_words, p_words
 from onecycle_sweeps.report.statistics import LEVEL
 from onecycle_sweeps.sweep import Sweep
@@ -453,3 +455,42 @@ def test_what_cannot_be_compared_takes_no_part_in_the_adjustment(tmp_path: Path)
     step, onecycle, leading = both.claims
     assert step.difference is not None and step.p_adjusted == step.difference.p
     assert onecycle.kind == leading.kind == "not comparable" and onecycle.p_adjusted is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_seed_without_a_finite_value_is_in_no_pair_and_that_is_said(tmp_path: Path, value: float) -> None:
+    finals = {"constant": (0.90, 0.91, 0.92, value), "onecycle": (*BETTER, 0.5), "step": (value, *BETTER)}
+    found = claims(tmp_path, finals)
+    onecycle, step = (claim for claim in found.claims if claim.baseline == "constant")
+    assert onecycle.difference is not None and onecycle.difference.mean == pytest.approx(0.091 / 3)
+    assert onecycle.difference.pairs == 3 and onecycle.kind == "better"
+    assert says(onecycle.sentence, "seed 3 of constant", f"{value}", "in no pair")
+    assert step.difference is not None and step.difference.pairs == 2, "seeds 1 and 2"
+    assert says(step.sentence, "seed 0 of step", "seed 3 of constant")
+    against = claims(tmp_path / "other", {"constant": (*BASE, 0.9), "onecycle": (*BETTER, value)})
+    assert only(against).kind == "better where it is finite"
+    (flag,) = claims(tmp_path / "alone", {"constant": (0.9, value)}).flags
+    assert says(flag, "seed 1 of constant", f"{value}")
+
+
+def test_where_no_seed_is_finite_in_both_there_is_no_difference_and_no_claim(tmp_path: Path) -> None:
+    made = swept(tmp_path, {"constant": (0.9, math.nan), "onecycle": (math.inf, 0.9), "step": (0.8, 0.8)})
+    comparison = report.compare(made)
+    (onecycle, *_) = comparison.claims.claims
+    assert onecycle.difference is None and onecycle.kind == "no seed is finite in both"
+    assert says(onecycle.sentence, "seed 0 of onecycle", "inf", "seed 1 of constant", "nan")
+    assert "step reached 80.00 %" in comparison.answer, "the others count as the worst in the order"
+    text = report.markdown(comparison)
+    assert "not finite" in text and "nan %" not in text and "inf %" not in text
+    assert hand_made.page(made).exists()
+
+
+@pytest.mark.parametrize("bad_first", [True, False])
+def test_a_loss_that_is_no_number_does_not_win_among_rates_with_equal_scores(tmp_path: Path, bad_first: bool) -> None:
+    losses = {"0.1": math.nan if bad_first else 0.5, "0.3": 0.5 if bad_first else math.nan}
+    entries = {rate: entry(f"at{rate}", "constant", 0, {"max_lr": rate}) for rate in losses}
+    made = hand_made.sweep(tmp_path, *entries.values())
+    for rate, one in entries.items():
+        hand_made.training(made.trial(one.signature), accuracy={4: 0.9}, loss={4: losses[rate]})
+    (family,) = families(read(made))
+    assert dict(family.picked)["max_lr"] == ("0.3" if bad_first else "0.1")

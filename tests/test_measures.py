@@ -253,3 +253,10 @@ def charts(made: Sweep) -> set[str]:
     keys = [chart["metricKey"] for chart in found]
     assert len(keys) == len(set(keys))
     return set(keys)
+
+
+@pytest.mark.parametrize(("goal", "best"), [("max", 0.8), ("min", 0.2)])
+def test_the_best_value_is_a_number_where_one_is_known(goal: Any, best: float) -> None:
+    measure = Measure("score", goal)
+    assert measure.best([math.nan, 0.2, 0.8]) == measure.best([0.2, 0.8, math.nan]) == best
+    assert math.isnan(measure.best([math.nan]))

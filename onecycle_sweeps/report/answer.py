@@ -1,5 +1,6 @@
 """A sweep's answer in a sentence or two: what is best for which data and model, by how much, and how surely."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -113,6 +114,8 @@ def _value(family: Family, outcomes: Sequence[Outcome]) -> str:
     found = spread([o.metrics[metric] for o in family.members if o.finished and metric in o.metrics])
     if found is None:
         return "no final value"
+    if not math.isfinite(found.mean):
+        return f"no finite mean {headline.name}"
     text = headline.text(found.mean)
     return text if headline.name == "accuracy" else f"{headline.name} {text}"
 
@@ -168,10 +171,13 @@ def _undecided(claim: Claim, best: Family) -> tuple[str, str]:
         return "It is not comparable with ", f": they differ in {' and '.join(claim.unlike)}"
     if kind == "no verdict":
         return "There is no verdict on ", ", which was picked from a different number of rates"
+    if kind == "no seed is finite in both":
+        return f"No seed has a finite value in both {best.name} and ", ""
     if found is None:
         return f"No seed has finished in both {best.name} and ", ""
     if found.pairs == 1 and sum(outcome.finished for outcome in best.members) > 1:
-        return "It has only one finished seed in common with ", ", from which nothing can be claimed"
+        seed = "seed with finite values" if any(claim.not_finite) else "finished seed"
+        return f"It has only one {seed} in common with ", ", from which nothing can be claimed"
     if found.pairs == 1:
         return f"{FROM_ONE_SEED} about its difference from ", "; add seeds, such as seed=0,1,2 -m"
     if _better(claim) is not None:

@@ -32,12 +32,14 @@ FROM_ONE_SEED = "From one seed nothing can be claimed"
 Kind = Literal[
     "better",
     "better where it did not diverge",
+    "better where it is finite",
     "worse",
     "no difference shown",
     "not comparable",
     "no verdict",
     "nothing can be claimed",
     "no seed finished in both",
+    "no seed is finite in both",
 ]
 
 
@@ -70,12 +72,19 @@ class Pairing:
         return (ours, theirs) if ours != theirs else None
 
     def difference(self, metric: str, level: float = LEVEL) -> Difference | None:
-        """The family's metric minus the baseline's; None if no seed has it in both."""
-        measured = {seed: pair for seed, pair in self._finished().items() if all(metric in o.metrics for o in pair)}
-        if not measured:
+        """The family's metric minus the baseline's, over the seeds where both are finite; None if there are none."""
+        ours, theirs = (
+            {seed: value for seed, value in groups.finals(side.members, metric).items() if math.isfinite(value)}
+            for side in self._sides
+        )
+        if not (shared := [seed for seed in ours if seed in theirs]):
             return None
-        ours, theirs = ({seed: pair[side].metrics[metric] for seed, pair in measured.items()} for side in (0, 1))
-        return paired_difference(ours, theirs, level)
+        return paired_difference({s: ours[s] for s in shared}, {s: theirs[s] for s in shared}, level)
+
+    def not_finite(self, metric: str) -> tuple[int, int]:
+        """How many finished seeds of the family and of the baseline have a value that is not finite."""
+        ours, theirs = (groups.finals(side.members, metric).values() for side in self._sides)
+        return sum(not math.isfinite(one) for one in ours), sum(not math.isfinite(one) for one in theirs)
 
     def speedup(self) -> Speedup | None:
         """The speed-up over the seeds that ended in both; None without a common target."""
@@ -101,12 +110,13 @@ class Pairing:
             found["code"] = (few(list(ours), CODE_SHOWN), few(list(theirs), CODE_SHOWN))
         return found
 
-    def left_out(self) -> Iterator[str]:
-        """The trials that are in no pair for want of a result: `1 trial of clr diverged`."""
+    def left_out(self, metric: str) -> Iterator[str]:
+        """The trials that are in no pair for want of a finite result: `1 trial of clr diverged`."""
         for side in self._sides:
             counts = Counter(outcome.status for outcome in side.members if not outcome.finished)
             for status, count in sorted(counts.items()):
                 yield f"{count} trial{'s' * (count > 1)} of {side.name} {status}"
+            yield from (f"{line}: in no pair" for line in groups.not_finite(side.name, side.members, metric))
         seeds = {o.entry.varies["seed"] for side in self._sides for o in side.members}
         if unpaired := sorted(seeds - self._shared().keys()):
             yield f"seeds of one side only: {', '.join(unpaired)}"
@@ -154,7 +164,8 @@ class Claim:
 
     `difference` is in the units of the `headline` measure, None without a seed that finished in both. `p_adjusted` is
     Holm's over the `tested` claims of the sweep; the difference's interval is adjusted in the same way. `speedup` is
-    None without a `target`. `unlike` holds the conditions that forbid a comparison, `rates` the unequal numbers of
+    None without a `target`. `not_finite` counts the seeds of the family and of the baseline whose value is not finite,
+    which are in no pair. `unlike` holds the conditions that forbid a comparison, `rates` the unequal numbers of
     rates that forbid a verdict, `diverged` the number of the family's diverged seeds; `remarks` end the sentence.
     `can_hold_out` says whether data.val_fraction would leave a test part to judge.
     """
@@ -173,11 +184,12 @@ class Claim:
     diverged: int = 0
     rates: tuple[int, int] | None = None
     can_hold_out: bool = True
+    not_finite: tuple[int, int] = (0, 0)
 
     @property
     def kind(self) -> Kind:
         if self.difference is None:
-            return "no seed finished in both"
+            return "no seed is finite in both" if any(self.not_finite) else "no seed finished in both"
         if self.unlike:
             return "not comparable"
         if self.rates:
@@ -188,7 +200,9 @@ class Claim:
             return "no difference shown"
         if not self.headline.better(self.difference.mean, 0.0):
             return "worse"
-        return "better where it did not diverge" if self.diverged else "better"
+        if self.diverged:
+            return "better where it did not diverge"
+        return "better where it is finite" if self.not_finite[0] else "better"
 
     @property
     def sentence(self) -> str:
@@ -206,7 +220,8 @@ class Claim:
     def _verdict(self) -> str:
         found, both = self.difference, f"{self.name} and {self.baseline}"
         if found is None:
-            return f"{self.name} against {self.baseline}: no seed has finished in both"
+            lacking = "has a finite value" if any(self.not_finite) else "has finished"
+            return f"{self.name} against {self.baseline}: no seed {lacking} in both"
         mean = in_units(self.headline, signed(self.headline, found.mean), found.relative)
         if self.unlike:
             return f"not comparable: {both} differ in {' and '.join(self.unlike)}; {mean}{self._evidence(found)}"
@@ -336,10 +351,11 @@ def _claims(pairs: Sequence[Pairing], metric: str, headline: Measure, budgets_ma
                 tested=len(tested),
                 target=pairing.target,
                 unlike=unlikes[i],
-                remarks=(*pairing.left_out(), *pairing.at_chance(), *steps_differ),
+                remarks=(*pairing.left_out(metric), *pairing.at_chance(), *steps_differ),
                 diverged=sum(outcome.status == DIVERGED for outcome in pairing.family.members),
                 rates=rates[i],
                 can_hold_out=groups.can_hold_out((pairing.family.members, pairing.baseline.members)),
+                not_finite=pairing.not_finite(metric),
             )
         )
     return found
@@ -359,7 +375,9 @@ def _flags(
     yield from groups.mixed_code(outcomes)
     yield from groups.picks(families, headline, on_val=on_val)
     if len(families) == 1:
-        yield from (f"{line}." for line in groups.at_chance(families[0].name, families[0].members))
+        only = families[0]
+        yield from (f"{line}." for line in groups.at_chance(only.name, only.members))
+        yield from (f"{line}." for line in groups.not_finite(only.name, only.members, metric))
 
 
 def _summary(claims: Sequence[Claim], metric: str) -> str:

@@ -1,5 +1,6 @@
 """A measure in the course of training: against steps, against seconds, and each run's value at the end."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -184,15 +185,17 @@ class CourseFigure:
             axes.get_yticklabels()[row].set_color("black" if style.highlighted else canvas.MUTED)
             axes.axhline(row, **style.line(linewidth=0.8, zorder=1, alpha=0.4))
             finals = np.array([one.values[-1] for one in members if one.finished and len(one.values)])
-            finals = finals[np.isfinite(finals)]
+            mean, finals = float(np.mean(finals)) if len(finals) else None, finals[np.isfinite(finals)]
+            beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
+            if mean is not None and not math.isfinite(mean):
+                axes.annotate("not finite", (1.02, row), va="center", fontsize=9, **beside)
             if len(finals):
-                mean = finals.mean()
                 mark: dict[str, Any] = {"color": style.colour, "gid": style.gid}
                 axes.plot(finals, np.full(len(finals), row), "o", markersize=5, alpha=0.75, **mark)
-                axes.plot([mean], [row], "|", markersize=15, markeredgewidth=2, **mark)
-                beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "annotation_clip": False}
-                number = f"{mean:.2f}" if self.measure.is_fraction else four_digits(mean)
-                axes.annotate(number, (1.02, row), va="center", fontsize=9, **beside)
+                if mean is not None and math.isfinite(mean):
+                    axes.plot([mean], [row], "|", markersize=15, markeredgewidth=2, **mark)
+                    number = f"{mean:.2f}" if self.measure.is_fraction else four_digits(mean)
+                    axes.annotate(number, (1.02, row), va="center", fontsize=9, **beside)
                 ends.append(finals)
         if self._spans_decades(np.concatenate(ends)):
             axes.set_xscale("log")

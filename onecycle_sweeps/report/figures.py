@@ -77,10 +77,6 @@ class ShownGroups:
         )
 
     @property
-    def any_diverged(self) -> bool:
-        return any(o.status == DIVERGED for members in self.members.values() for o in members)
-
-    @property
     def steps_per_epoch(self) -> int | None:
         """The steps of an epoch, if all trainings agree on them."""
         trained = [o.resolved for members in self.members.values() for o in members if o.resolved]

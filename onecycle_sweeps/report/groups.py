@@ -93,7 +93,8 @@ def families(outcomes: Sequence[Outcome]) -> list[Family]:
 
     def promise(members: Sequence[Outcome]) -> tuple[Score, float]:
         losses = [loss for o in members if (loss := o.final_loss) is not None]
-        return score(members), -sum(losses) / len(losses) if losses else -math.inf
+        mean = sum(losses) / len(losses) if losses else math.inf
+        return score(members), -math.inf if math.isnan(mean) else -mean
 
     return [
         Family(group_name(own), setting, rates, max(rates, key=lambda group: promise(rates[group])))
@@ -162,6 +163,21 @@ def at_chance(name: str, members: Sequence[Outcome]) -> Iterator[str]:
     low = {o.entry.varies["seed"]: o.headline.text(o.final or 0.0) for o in members if o.chance is not None}
     if low:
         yield f"seed{'s' * (len(low) > 1)} {', '.join(low)} of {name} stayed at chance ({', '.join(low.values())})"
+
+
+def not_finite(name: str, members: Sequence[Outcome], metric: str) -> Iterator[str]:
+    """The finished seeds of a group whose metric is no finite number: `seed 3 of constant ended with accuracy nan`."""
+    found = {seed: f"{value}" for seed, value in finals(members, metric).items() if not math.isfinite(value)}
+    if found:
+        yield (
+            f"seed{'s' * (len(found) > 1)} {', '.join(found)} of {name} ended with {metric} "
+            f"{', '.join(dict.fromkeys(found.values()))}"
+        )
+
+
+def finals(members: Sequence[Outcome], metric: str) -> dict[str, float]:
+    """The metric of each seed that finished and has it."""
+    return {o.entry.varies["seed"]: o.metrics[metric] for o in members if o.finished and metric in o.metrics}
 
 
 def picks(found: Sequence[Family], headline: Measure, *, on_val: bool) -> Iterator[str]:

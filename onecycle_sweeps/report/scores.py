@@ -140,10 +140,11 @@ def over_rates(found: Sequence[Family], groups: ShownGroups, suggested: float | 
     if not settings:
         return None
     headline = groups.measures[0]
+    known = all(math.isfinite(v) for family in tuned for one in _scores(family, headline).values() for v in one)
     words = (
         f"Line: mean final val {headline.name} of a policy at each rate; dots: its seeds; ring: the rate that was "
         "picked.",
-        *(["Cross: diverged, or beyond the axis."] if groups.any_diverged else []),
+        *([] if known else ["Cross: diverged, not finite (neither is in the mean), or beyond the axis."]),
         *(["Dotted: the rate that the range test suggests."] if suggested else []),
     )
     lines = [family for family in tuned if groups.styles[family.picked].highlighted]

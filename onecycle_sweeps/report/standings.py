@@ -18,7 +18,9 @@ SHOWN = {
     "no difference shown": "not told apart",
     "nothing can be claimed": "no claim",
     "no seed finished in both": "no pair",
+    "no seed is finite in both": "no pair",
     "better where it did not diverge": "better, where finished",
+    "better where it is finite": "better, where finite",
 }
 # Claims of these kinds are told by their numbers alone.
 PLAIN_KINDS = ("better", "worse", "no difference shown")
@@ -101,7 +103,7 @@ def caption(comparison: Comparison) -> str:
     text = f"Mean ± standard deviation over the finished seeds, {order}."
     if any(len(family.rates) > 1 for family in families(comparison.outcomes)):
         text += " Each policy at its best rate."
-    text += tables.place_of_diverged(comparison)
+    text += tables.places_without_mean(comparison)
     if any(claim.tested for claim in claims):
         adjusted = ", interval and p-value adjusted by Holm's method" if max(c.tested for c in claims) > 1 else ""
         text += f" Differences are paired by seed and tested by a paired t-test{adjusted}."

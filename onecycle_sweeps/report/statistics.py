@@ -103,11 +103,17 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def paired_difference(values: Mapping[str, float], baseline: Mapping[str, float], level: float = LEVEL) -> Difference:
-    """The difference `values - baseline`, paired by key; raises ValueError if the keys differ or there are none."""
+    """The difference `values - baseline`, paired by key; not a number, without a test, where one is not finite.
+
+    Raises ValueError if the keys differ or there are none.
+    """
     if not values or values.keys() != baseline.keys():
         raise ValueError(f"pairs need the same keys on both sides, got {list(values)} and {list(baseline)}")
     differences = [value - baseline[key] for key, value in values.items()]
-    pairs, mean = len(differences), statistics.fmean(differences)
+    pairs = len(differences)
+    if not all(map(math.isfinite, differences)):
+        return Difference(math.nan, None, None, None, pairs, None, level)
+    mean = statistics.fmean(differences)
     spread = statistics.stdev(differences) if pairs > 1 else 0.0
     base = abs(statistics.fmean(baseline.values()))
     relative = mean / base if base else None
@@ -124,6 +130,7 @@ def independent_difference(
 ) -> Difference:
     """The difference of the means of independent runs, from Welch's t-test (Biometrika 34, 1947).
 
+    It is not a number, without a test, where a value is not finite.
     `trimmed`: of the means without the lowest and the highest fifth, from Yuen's test (Biometrika 61, 1974). `pairs` is
     the smaller number of runs. Raises ValueError if a side has none.
     """
@@ -131,6 +138,8 @@ def independent_difference(
 
     if not values or not baseline:
         raise ValueError(f"a difference needs runs on both sides, got {len(values)} and {len(baseline)}")
+    if not all(map(math.isfinite, (*values, *baseline))):
+        return Difference(math.nan, None, None, None, min(len(values), len(baseline)), None, level)
     share = TRIMMED if trimmed else 0.0
     ours, theirs = float(trim_mean(values, share)), float(trim_mean(baseline, share))
     mean, count = ours - theirs, min(len(values), len(baseline))

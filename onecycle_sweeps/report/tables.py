@@ -149,21 +149,23 @@ def caption(comparison: Comparison) -> str:
     """How to read the table."""
     order = f"in order of final val {comparison.headline.name}, which is not itself a claim"
     return (
-        f"Mean ± standard deviation over the finished seeds, {order}.{place_of_diverged(comparison)}"
+        f"Mean ± standard deviation over the finished seeds, {order}.{places_without_mean(comparison)}"
         f"{resolution(comparison)}"
     )
 
 
-def place_of_diverged(comparison: Comparison) -> str:
-    """How diverged trials count in the order of the rows, as a sentence of a caption; empty if none diverged."""
-    headline = comparison.headline
-    if not comparison.diverged:
-        return ""
+def places_without_mean(comparison: Comparison) -> str:
+    """How trials that diverged or ended without a finite value count in the order of the rows, as sentences."""
+    headline, text = comparison.headline, ""
     if math.isfinite(headline.worst):
         counted = f"in the order of the rows they count with {headline.name} {headline.worst:g}"
     else:
         counted = "rows with a smaller share of them come first"
-    return f" Diverged trials are counted but not in the means; {counted}."
+    if comparison.diverged:
+        text += f" Diverged trials are counted but not in the means; {counted}."
+    if any(o.finished and o.final is not None and not math.isfinite(o.final) for o in comparison.trainings):
+        text += f" Trials whose final val {headline.name} is not finite leave their row without a mean; {counted}."
+    return text
 
 
 def resolution(comparison: Comparison) -> str:
