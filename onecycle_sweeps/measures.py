@@ -13,6 +13,9 @@ TRAIN, VAL = "train/", "val/"
 MINUS = "\N{MINUS SIGN}"
 # A measure is at chance if it has come at most this share of the way from chance to a perfect value.
 AT_CHANCE = 0.05
+# Values that went through float32 are within 2**-24 of their size of the exact ones, so the standard deviation of
+# differences that are truly equal is at most 1.5 * 2**-23 of the values' size: nothing below this share is told apart.
+ROUNDING = 2**-22
 # Numbers of this size are written without powers of ten.
 PLAIN_FROM, PLAIN_BELOW = 1e-4, 1e9
 
@@ -83,7 +86,9 @@ class Measure:
         return (max if self.goal == "max" else min)(known, default=math.nan)
 
     def reaches(self, value: float, target: float) -> bool:
-        """Whether `value` is as good as `target` or better."""
+        """Whether `value` is as good as `target` or better, up to rounding."""
+        if math.isclose(value, target, rel_tol=ROUNDING):
+            return True
         return value >= target if self.goal == "max" else value <= target
 
     def above_chance(self, value: float, chance: float | None) -> float | None:

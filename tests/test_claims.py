@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -494,3 +495,14 @@ def test_a_loss_that_is_no_number_does_not_win_among_rates_with_equal_scores(tmp
         hand_made.training(made.trial(one.signature), accuracy={4: 0.9}, loss={4: losses[rate]})
     (family,) = families(read(made))
     assert dict(family.picked)["max_lr"] == ("0.3" if bad_first else "0.1")
+
+
+def test_two_seeds_whose_differences_are_equal_after_float32_claim_nothing(tmp_path: Path) -> None:
+    def float32(*values: float) -> list[float]:
+        return [float(np.float32(value)) for value in values]
+
+    claim = only(claims(tmp_path, {"constant": float32(0.865, 0.84), "onecycle": float32(0.815, 0.79)}))
+    assert claim.kind == "nothing can be claimed" and claim.p_adjusted is None
+    assert says(claim.sentence, "5.00 points in each of 2 seeds")
+    same = only(claims(tmp_path / "same", {"constant": (0.865, 0.84), "onecycle": float32(0.865, 0.84)}))
+    assert says(same.sentence, "do not differ in any of 2 seeds")

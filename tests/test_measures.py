@@ -260,3 +260,9 @@ def test_the_best_value_is_a_number_where_one_is_known(goal: Any, best: float) -
     measure = Measure("score", goal)
     assert measure.best([math.nan, 0.2, 0.8]) == measure.best([0.2, 0.8, math.nan]) == best
     assert math.isnan(measure.best([math.nan]))
+
+
+def test_a_target_is_reached_by_the_value_that_float32_has_of_it() -> None:
+    exact = float(torch.tensor(0.9, dtype=torch.float32))
+    assert exact < 0.9 and ACCURACY.reaches(exact, 0.9) and not ACCURACY.reaches(0.89999, 0.9)
+    assert LOSS.reaches(float(torch.tensor(0.1)), 0.1) and not LOSS.reaches(math.nan, 0.1)

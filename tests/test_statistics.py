@@ -3,6 +3,7 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from onecycle_sweeps.report.statistics import (
     end_slope,
     holm,
     holm_levels,
+    independent_difference,
     independent_speed_up,
     paired_difference,
     speed_up,
@@ -39,7 +41,7 @@ def test_a_paired_difference_is_that_of_scipy(pairs: list[tuple[float, float]]) 
     a, b = zip(*pairs, strict=True)
     found = paired_difference(keyed(a), keyed(b))
     if found.p is None or found.low is None or found.high is None:
-        assert max(x - y for x, y in pairs) - min(x - y for x, y in pairs) < 1e-9
+        assert max(x - y for x, y in pairs) - min(x - y for x, y in pairs) < 1e-6, "equal but for rounding"
         return
     expected = stats.ttest_rel(a, b)
     interval = expected.confidence_interval(0.95)
@@ -279,3 +281,56 @@ def test_a_speed_up_of_independent_runs_is_that_of_welchs_test_on_logarithms() -
     assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
     bound = independent_speed_up([Arrival(x, True) for x in ours], [Arrival(60, False), Arrival(40, True)])
     assert (bound.bound, bound.missed_baseline, bound.low) == ("at least", 1, None)
+
+
+def through_float32(value: float) -> float:
+    return float(np.float32(value))
+
+
+@given(
+    st.integers(100, 5000),
+    st.integers(1, 99),
+    st.integers(-20, 20),
+    st.integers(2, 8),
+    st.sampled_from([1.0, 1e-6, 3e7]),
+)
+def test_equal_differences_are_equal_also_after_float32(
+    samples: int, right: int, more: int, seeds: int, size: float
+) -> None:
+    counts = [max(right, 21) + seed for seed in range(seeds)]
+    ours = [through_float32(size * (count + more) / samples) for count in counts]
+    theirs = [through_float32(size * count / samples) for count in counts]
+    found = paired_difference(keyed(ours), keyed(theirs))
+    assert (found.low, found.high, found.p, found.detectable) == (None, None, None, None)
+    assert found.mean == pytest.approx(size * more / samples, abs=1e-6 * size) and bool(found.mean) == bool(more)
+
+
+def test_independent_runs_that_are_equal_but_for_float32_show_no_difference() -> None:
+    ours, theirs = [through_float32(0.815), 0.815, 0.815], [0.84, through_float32(0.84), 0.84]
+    assert independent_difference(ours, theirs).p is None
+    same = independent_difference(ours, [0.815] * 3)
+    assert same.p is None and same.mean == 0
+
+
+def test_one_sample_of_a_million_is_a_difference() -> None:
+    base = [0.5, 0.500003, 0.499998]
+    values = [one + more * 1e-6 for one, more in zip(base, (2, 3, 2), strict=True)]
+    assert (paired_difference(keyed(values), keyed(base)).p or 1) < LEVEL
+    assert independent_difference(values, base).p is not None
+
+
+def test_the_slope_of_a_curve_that_is_flat_but_for_float32_is_no_slope() -> None:
+    flat = [(step, 0.8 if step % 2 else through_float32(0.8)) for step in range(30)]
+    found = end_slope([flat])
+    assert found is not None and found.mean == 0 and found.p is None
+    rising = end_slope([[(step, through_float32(0.8 + 0.001 * step)) for step in range(30)]])
+    assert rising is not None and rising.p is None and rising.mean == pytest.approx(0.001, rel=1e-3)
+    noisy = end_slope([[(step, 0.8 + 0.001 * step + 1e-5 * (-1) ** step) for step in range(100)]])
+    assert noisy is not None and noisy.p is not None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_makes_no_difference_and_no_test(bad: float) -> None:
+    paired = paired_difference({"0": 0.5, "1": bad}, {"0": 0.4, "1": 0.4})
+    for found in (paired, independent_difference([0.5, bad], [0.4, 0.4])):
+        assert math.isnan(found.mean) and found.p is None and found.low is None

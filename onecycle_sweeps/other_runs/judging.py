@@ -18,6 +18,7 @@ from onecycle_sweeps.report.statistics import (
     independent_difference,
     independent_speed_up,
     paired_difference,
+    resolution_of,
     speed_up,
 )
 
@@ -169,7 +170,8 @@ def lies_far_out(values: Sequence[float]) -> bool:
     if len(values) < 8:
         return False
     distances = np.abs(np.asarray(values) - np.median(values))
-    return bool(distances.max() > 6 * np.median(distances) / 0.6745 > 0)
+    typical = np.median(distances)
+    return bool(typical > resolution_of(values) and distances.max() > 6 * typical / 0.6745)
 
 
 def _speedup(one: RunsOfMeasure, name: str, first: str, target: float) -> Speedup | None:

@@ -17,7 +17,6 @@ from onecycle_sweeps.report import groups
 from onecycle_sweeps.report.groups import CODE_SHOWN, Family, few, group_name
 from onecycle_sweeps.report.statistics import (
     LEVEL,
-    ROUNDING,
     Difference,
     Speedup,
     holm,
@@ -28,6 +27,8 @@ from onecycle_sweeps.report.statistics import (
 from onecycle_sweeps.trial_folder import DIVERGED
 
 STEPS = "steps"
+# The bound of an interval that is closer to 0 than this is 0, but for the rounding errors of its computation.
+NOUGHT = 1e-12
 FROM_ONE_SEED = "From one seed nothing can be claimed"
 Kind = Literal[
     "better",
@@ -240,7 +241,7 @@ class Claim:
         if found.pairs == 1:
             return f"{FROM_ONE_SEED}: {self.name} against {self.baseline} {mean}"
         if found.p is None:
-            differ = "do not differ in any" if abs(found.mean) < ROUNDING else f"differ by {mean} in each"
+            differ = "do not differ in any" if not found.mean else f"differ by {mean} in each"
             return f"{both} {differ} of {found.pairs} seeds, so that nothing can be estimated or claimed"
         if self.kind == "no difference shown":
             return (
@@ -416,7 +417,7 @@ def unsigned(headline: Measure, difference: float) -> str:
     if not headline.is_fraction:
         return four_digits(difference)
     value = 100 * difference
-    decimals = 2 if abs(value) >= 0.005 or abs(difference) < ROUNDING else -math.floor(math.log10(abs(value)))
+    decimals = 2 if abs(value) >= 0.005 or abs(difference) < NOUGHT else -math.floor(math.log10(abs(value)))
     return f"{value:z.{decimals}f}".replace("-", MINUS)
 
 

@@ -117,7 +117,8 @@ def score(members: Sequence[Outcome]) -> Score:
     finals = [o.metrics.get(headline.final_val, math.nan) for o in members if o.ended]
     values = [value if math.isfinite(value) else headline.worst for value in finals]
     known = [value for value in values if math.isfinite(value)]
-    mean = round(sum(known) / len(known), 12) if known else 0.0
+    # To the digits of float32, so that equal values that went through it are equal.
+    mean = float(f"{sum(known) / len(known):.7g}") if known else 0.0
     share = (len(values) - len(known)) / len(values) if values else 0.0
     return bool(values), -share, mean if headline.goal == "max" else -mean
 

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import ROUNDING, Measure
 from onecycle_sweeps.outcome import Arrival
 
 # An adjusted p-value below this level supports a claim.
 LEVEL = 0.05
 POWER = 0.8
-# Differences that are equal except for rounding errors of the subtraction lie within this of each other, relative to
-# the values that were subtracted.
-ROUNDING = 1e-12
 # The end of a curve is this share of its steps, but at least this many points.
 END_SHARE, END_POINTS = 0.1, 3
 # The share of runs that a trimmed mean leaves out on either side.
@@ -45,8 +42,9 @@ class Difference:
     The interval has coverage 1 - `level`, so it excludes 0 exactly if p is below the level. `detectable` is the minimum
     detectable difference: the smallest true difference that a test of this many pairs at that level finds with 80 %
     power, if differences have the standard deviation of these; with few pairs that is a rough estimate. `low`, `high`,
-    `p` and `detectable` are None if there is one pair or all differences are equal, so that no spread can be estimated.
-    `relative` is the mean as a share of the baseline's, None where that is 0.
+    `p` and `detectable` are None if there is one pair or all differences are equal up to rounding, so that no spread
+    can be estimated; the mean is then 0 if it is itself a matter of rounding. `relative` is the mean as a share of the
+    baseline's, None where that is 0.
     """
 
     mean: float
@@ -81,8 +79,8 @@ class Speedup:
 class Slope:
     """How much a value changes with a step at the end of curves: the mean over `curves`, its interval and p-value.
 
-    `low`, `high` and `p` are None where nothing tells how much it varies. The lines are over the last `span` steps, at
-    the median of the curves.
+    `low`, `high` and `p` are None where nothing but rounding tells how much it varies; the mean is then 0 if it is
+    itself a matter of rounding. The lines are over the last `span` steps, at the median of the curves.
     """
 
     mean: float
@@ -113,11 +111,14 @@ def paired_difference(values: Mapping[str, float], baseline: Mapping[str, float]
     pairs = len(differences)
     if not all(map(math.isfinite, differences)):
         return Difference(math.nan, None, None, None, pairs, None, level)
+    resolution = resolution_of((*values.values(), *baseline.values()))
     mean = statistics.fmean(differences)
     spread = statistics.stdev(differences) if pairs > 1 else 0.0
     base = abs(statistics.fmean(baseline.values()))
+    if spread <= resolution:
+        mean = mean if abs(mean) > resolution else 0.0
     relative = mean / base if base else None
-    if spread <= ROUNDING * max(map(abs, (*values.values(), *baseline.values()))):
+    if spread <= resolution:
         return Difference(mean, None, None, None, pairs, None, level, relative)
     error, df = spread / math.sqrt(pairs), pairs - 1
     margin, p = error * _two_sided_quantile(df, level), _two_sided_p(mean / error, df)
@@ -142,10 +143,12 @@ def independent_difference(
         return Difference(math.nan, None, None, None, min(len(values), len(baseline)), None, level)
     share = TRIMMED if trimmed else 0.0
     ours, theirs = float(trim_mean(values, share)), float(trim_mean(baseline, share))
-    mean, count = ours - theirs, min(len(values), len(baseline))
-    relative = mean / abs(theirs) if theirs else None
+    mean, count, resolution = ours - theirs, min(len(values), len(baseline)), resolution_of((*values, *baseline))
     spreads = [statistics.stdev(side) if len(side) > 1 else 0.0 for side in (values, baseline)]
-    if count < 2 or max(spreads) <= ROUNDING * max(map(abs, (*values, *baseline))):
+    if max(spreads) <= resolution:
+        mean = mean if abs(mean) > resolution else 0.0
+    relative = mean / abs(theirs) if theirs else None
+    if count < 2 or max(spreads) <= resolution:
         return Difference(mean, None, None, None, count, None, level, relative)
     with warnings.catch_warnings():
         # Of a side whose runs are all equal.
@@ -155,6 +158,11 @@ def independent_difference(
     error = (high - low) / 2 / _two_sided_quantile(found.df, level)
     detectable = error * _detectable_shift(float(found.df), level)
     return Difference(mean, float(low), float(high), float(found.pvalue), count, detectable, level, relative)
+
+
+def resolution_of(values: Iterable[float]) -> float:
+    """The deviation up to which values of this size may be equal but for rounding."""
+    return ROUNDING * max(map(abs, values), default=0.0)
 
 
 @cache
@@ -264,8 +272,9 @@ def end_slope(curves: Iterable[Sequence[tuple[float, float]]]) -> Slope | None:
         error, df = float(lines[0].stderr), len(ends[0]) - 2
     else:
         error, df = statistics.stdev(slopes) / math.sqrt(len(slopes)), len(slopes) - 1
-    if error <= ROUNDING * abs(mean):
-        return Slope(mean, None, None, None, len(slopes), span)
+    resolution = resolution_of(value for end in ends for _, value in end) / span
+    if error <= resolution:
+        return Slope(mean if abs(mean) > resolution else 0.0, None, None, None, len(slopes), span)
     margin = error * _two_sided_quantile(df, LEVEL)
     return Slope(mean, mean - margin, mean + margin, _two_sided_p(mean / error, df), len(slopes), span)
 
