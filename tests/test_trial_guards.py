@@ -46,6 +46,34 @@ def test_where_one_class_is_most_of_the_data_its_share_is_chance():
     assert not guards.doubts(record((0.92, 0.9)), ACCURACY, chance=0.9, normed=True)
 
 
+def test_the_train_accuracy_is_measured_by_the_chance_of_the_train_part():
+    majority = record((0.9917, 0.9833))
+    assert guards.doubts(majority, ACCURACY, chance=0.9833, normed=False, train_chance=lambda: 0.9917) == []
+    (doubt,) = guards.doubts(record((0.999, 0.9833)), ACCURACY, 0.9833, normed=False, train_chance=lambda: 0.9917)
+    assert "labels and inputs of both parts" in doubt
+
+
+def test_the_train_part_is_not_read_for_its_chance_where_nothing_is_doubted():
+    asked: list[float] = []
+
+    def chance() -> float:
+        asked.append(0.1)
+        return 0.1
+
+    assert guards.doubts(record((0.9, 0.8)), ACCURACY, 0.1, normed=False, train_chance=chance) == [] == asked
+    assert guards.doubts(record((0.9, 0.1)), ACCURACY, 0.1, normed=False, train_chance=chance) and asked == [0.1]
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_a_running_mean_that_is_hardly_trained_is_named_as_the_reason(normed: bool):
+    low = record((0.3, 0.1), (0.9, 0.12))
+    (doubt,) = guards.doubts(low, ACCURACY, chance=0.1, normed=normed, ema_decay=0.9999)
+    assert all(fact in doubt for fact in ("ema_decay=0.9999", "20 steps", "99.8 %")), "0.9999**19"
+    assert "bn_recalibrate" not in doubt and "labels" not in doubt
+    (doubt,) = guards.doubts(low, ACCURACY, chance=0.1, normed=normed, ema_decay=0.9)
+    assert "ema_decay" not in doubt, "the first weights have a share of 14 %"
+
+
 def test_accuracies_equal_to_three_decimals_three_times_in_a_row_are_doubted():
     same, other = (0.8124, 0.8118), (0.9, 0.8)
     assert guards.doubts(record(same, same, other, same), ACCURACY, chance=0.1, normed=False) == []

@@ -1,7 +1,7 @@
 """Warnings about a training's results, from its record; they change no result."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from onecycle_sweeps.policies import Policy
 LEARNED = 0.25
 # The val value is near chance up to this share of the train value's distance from chance.
 NEAR = 0.2
+# A running mean is hardly trained if it has at least this share of the weights of the first step.
+UNTRAINED = 0.5
 # Fewer equal values in a row may be a coincidence.
 IN_A_ROW = 3
 
@@ -25,10 +27,19 @@ class Evaluated(NamedTuple):
     val: float
 
 
-def doubts(record: journal.Record, headline: Measure, chance: float | None, normed: bool) -> list[str]:
+def doubts(
+    record: journal.Record,
+    headline: Measure,
+    chance: float | None,
+    normed: bool,
+    train_chance: Callable[[], float | None] = lambda: None,
+    ema_decay: float | None = None,
+) -> list[str]:
     """Warnings about a finished training's headline values; only fractions that are measured in training have rules.
 
-    `chance` is the value of the best constant prediction, `normed` whether the net has batch norms.
+    `chance` is the value of the best constant prediction on the validation part, and `train_chance` computes that on
+    the training part, which may have to be read for it; `normed` says whether the net has batch norms, and `ema_decay`
+    is that of the running mean of the weights, if this is what is evaluated.
     """
     if not headline.is_fraction or headline.goal == "min":
         return []
@@ -36,28 +47,43 @@ def doubts(record: journal.Record, headline: Measure, chance: float | None, norm
     if not steps:
         return []
     evaluations = [Evaluated(*one) for one in zip(steps, trained, record.series(headline.val)[1], strict=True)]
-    near = _near_chance(evaluations, headline.name, chance, normed) if chance is not None else []
-    return [*near, *_equal(evaluations, headline.name)]
+    near = [] if chance is None else _near_chance(evaluations, chance, train_chance)
+    found: list[str] = []
+    if near:
+        last, name = near[-1], headline.name
+        found = [
+            f"at {len(near)} of {len(evaluations)} evaluations, last after step {last.step}, val {name} is near chance "
+            f"({last.val:.3f}, chance {chance:.3f}) while train {name} is {last.train:.3f}: "
+            f"{_advice(last.step, normed, ema_decay)}"
+        ]
+    return [*found, *_equal(evaluations, headline.name)]
 
 
-def _near_chance(evaluations: Sequence[Evaluated], name: str, chance: float, normed: bool) -> list[str]:
-    near = [
-        one
-        for one in evaluations
-        if one.train - chance >= LEARNED * (1 - chance) and one.val - chance <= NEAR * (one.train - chance)
-    ]
-    if not near:
-        return []
-    last = near[-1]
-    advice = (
-        "the running statistics of batch norms may lag behind the weights: try bn_recalibrate=true"
-        if normed
-        else "check that labels and inputs of both parts are prepared in the same way"
-    )
-    return [
-        f"at {len(near)} of {len(evaluations)} evaluations, last after step {last.step}, val {name} is near chance "
-        f"({last.val:.3f}, chance {chance:.3f}) while train {name} is {last.train:.3f}: {advice}"
-    ]
+def _near_chance(
+    evaluations: Sequence[Evaluated], chance: float, train_chance: Callable[[], float | None]
+) -> list[Evaluated]:
+    """The evaluations near chance; the training part is only asked for its chance if by that of val there are any."""
+    near = [one for one in evaluations if _is_near(one, chance, chance)]
+    of_train = train_chance() if near else None
+    return near if of_train is None else [one for one in near if _is_near(one, chance, of_train)]
+
+
+def _is_near(one: Evaluated, chance: float, train_chance: float) -> bool:
+    """Whether the val value is near its chance while the train value is far above its own."""
+    learned = one.train - train_chance
+    return learned >= LEARNED * (1 - train_chance) and learned > 0 and one.val - chance <= NEAR * learned
+
+
+def _advice(step: int, normed: bool, ema_decay: float | None) -> str:
+    # The mean begins with the weights after the first step, and each further step leaves `ema_decay` of what was there.
+    if ema_decay is not None and (first := ema_decay**step) >= UNTRAINED:
+        return (
+            f"what is evaluated is the running mean of the weights, of which with ema_decay={ema_decay:g} the first of "
+            f"{step + 1} steps still makes up {100 * first:.1f} %: a lower ema_decay or more steps leave it behind"
+        )
+    if normed:
+        return "the running statistics of batch norms may lag behind the weights: try bn_recalibrate=true"
+    return "check that labels and inputs of both parts are prepared in the same way"
 
 
 def _equal(evaluations: Sequence[Evaluated], name: str) -> list[str]:

@@ -227,7 +227,14 @@ def train(
     warnings = [*notes, *notes_of(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
     chance = learner.objective.chance(data.targets("val"))
     if not cause:
-        warnings += guards.doubts(record, measured[0], chance, bool(batch_norms(learner.model)))
+        warnings += guards.doubts(
+            record,
+            measured[0],
+            chance,
+            bool(batch_norms(learner.model)),
+            lambda: learner.objective.chance(data.targets("train")),
+            config.get("ema_decay"),
+        )
     return {
         "status": "diverged" if cause else "finished",
         "cause": cause,
