@@ -15,7 +15,7 @@ from hand_made import entry, made_up, training
 from onecycle_sweeps import report
 from onecycle_sweeps.outcome import read
 from onecycle_sweeps.report.claims import MINUS, Claim, Claims, claims_of
-from onecycle_sweeps.report.groups import families
+from onecycle_sweeps.report.groups import families, ranked
 from onecycle_sweeps.report.standings import detectable_words, interval_words, p_words
 from onecycle_sweeps.report.statistics import LEVEL
 from onecycle_sweeps.sweep import Sweep
@@ -506,3 +506,9 @@ def test_two_seeds_whose_differences_are_equal_after_float32_claim_nothing(tmp_p
     assert says(claim.sentence, "5.00 points in each of 2 seeds")
     same = only(claims(tmp_path / "same", {"constant": (0.865, 0.84), "onecycle": float32(0.865, 0.84)}))
     assert says(same.sentence, "do not differ in any of 2 seeds")
+
+
+def test_policies_with_equal_scores_keep_their_order_also_after_float32(tmp_path: Path) -> None:
+    above = [float(np.float32(value)) for value in (0.8, 0.8)]
+    made = read(swept(tmp_path, {"constant": (0.8, 0.8), "onecycle": above}))
+    assert [family.name for family in ranked(families(made))] == ["constant", "onecycle"] and min(above) > 0.8

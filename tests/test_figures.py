@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import hand_made
 from hand_made import ONECYCLE, entry, range_test_entry, training
@@ -307,3 +308,22 @@ def test_of_equal_lines_each_one_is_seen(tmp_path: Path, reverse: bool) -> None:
         for style in (one, other):
             wanted = [int(style.colour[i : i + 2], 16) for i in (1, 3, 5)]
             assert (np.abs(pixels - wanted).max(axis=1) < 40).sum() > 20, (one, other)
+
+
+def test_values_that_are_not_finite_are_drawn_as_such_and_in_no_mean(tmp_path: Path) -> None:
+    finals = {"0.1": (0.9, math.nan), "0.3": (math.inf, math.nan), "1": (0.8, 0.7)}
+    keys = [(rate, seed, epochs) for rate in finals for seed in (0, 1) for epochs in ("1", "2")]
+    made = hand_made.sweep(
+        tmp_path, *(entry(f"{r}-{s}-{e}", "onecycle", s, {"max_lr": r, "epochs": e}) for r, s, e in keys)
+    )
+    for rate, seed, epochs in keys:
+        values = {1: 0.5, 4: finals[rate][seed]}
+        training(made.trial(f"{rate}-{seed}-{epochs}"), accuracy=values, max_lr=float(rate))
+    comparison = compare(made)
+    groups = figures.shown_groups([row.group for row in comparison.rows], comparison.outcomes)
+    plots = {plot.name: plot for plot in report.plots(comparison, groups)}
+    axes = Figure().subplots()
+    plots["val_accuracy"].panels[-1].draw(axes)
+    assert [text.get_text() for text in axes.texts].count("not finite") == 4, "two rates at two lengths"
+    assert any("not finite" in line for line in plots["score_over_max_lr"].panels[0].captions)
+    assert drawn(made)

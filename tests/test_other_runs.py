@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onecycle_sweeps import cli
@@ -580,3 +581,19 @@ def false_positives(groups: dict[str, list[float]], splits: int) -> float:
 @pytest.mark.slow
 def test_halves_of_a_published_group_are_called_different_as_seldom_as_promised(published: Path) -> None:
     assert false_positives(final_losses(published), 600) < 0.075
+
+
+@pytest.mark.parametrize("seeds", [True, False])
+def test_runs_that_are_equal_but_for_float32_are_undecided(tmp_path: Path, capsys: Any, seeds: bool) -> None:
+    finals = {"old": (0.865, 0.84 if seeds else 0.865), "new": (0.815, 0.79 if seeds else 0.815)}
+    lines = [
+        f"{group},{seed},{float(np.float32(value)) if group == 'old' else value}"
+        for group, values in finals.items()
+        for seed, value in enumerate(values)
+    ]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(["group,seed,accuracy", *lines]))
+    typed = ("--run", "seed", "--seed", "seed") if seeds else ("--run", "seed")
+    (claim,) = compared(capsys, path, *typed)[1]
+    assert claim["kind"] == "undecided" and claim["p"] is None
+    assert claim["difference"] == pytest.approx(-0.05, abs=1e-6)
