@@ -88,6 +88,8 @@ def mistaken(run: Any, mistake: str, at: int = 3) -> None:
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     if mistake == "no steps":
         return
+    if mistake == "stops":
+        raise StopIteration
     if mistake == "stepped before":
         run.steps(optimizer, loader, epochs=2)
         optimizer.step()

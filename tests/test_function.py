@@ -150,6 +150,11 @@ def test_a_mistake_is_told_in_one_line_that_names_the_function(runs_dir: Path, m
     assert folder.state().status == "failed"
 
 
+def test_a_function_that_raises_stop_iteration_fails_at_its_own_line(runs_dir: Path):
+    with pytest.raises(TrialFailed, match=r"StopIteration.*own_loops\.py"):
+        run(runs_dir, *of("mistaken", "+loop.mistake=stops"))
+
+
 def test_nothing_is_left_of_a_function_that_failed(runs_dir: Path):
     step = torch.amp.GradScaler.step
     with pytest.raises(TrialFailed):

@@ -160,6 +160,16 @@ def test_runs_of_wandb_that_have_the_same_name_are_runs_of_their_own(tmp_path: P
     assert claim["difference"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("names", "said"), [(("net-18", "net-50"), True), (("net-seed1", "net-seed2"), False)])
+def test_runs_that_a_bare_number_tells_apart_are_said_to_be_of_one_group(
+    names: tuple[str, str], said: bool, tmp_path: Path, capsys: Any
+) -> None:
+    columns = [f"{name} - val_loss" for name in (*names, "other_a")]
+    (tmp_path / "wandb.csv").write_text(",".join(["Step", *columns]) + "\n1,1.1,1.2,2.0\n")
+    cli.main(["compare", str(tmp_path / "wandb.csv")])
+    assert ("net-18, net-50" in capsys.readouterr().err) is said
+
+
 def test_a_run_of_wandb_without_any_value_is_counted(tmp_path: Path, capsys: Any) -> None:
     header = ",".join(["Step", *(f"{group}_{i} - val_loss" for group in ("sgd", "adam") for i in range(3))])
     (tmp_path / "wandb.csv").write_text(f"{header}\n1,1,1.1,,2,2.1,2.2\n2,1,1.1,,2,2.1,2.2\n")

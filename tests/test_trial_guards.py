@@ -9,6 +9,7 @@ from onecycle_sweeps.images import Source, prepare
 from onecycle_sweeps.journal import Attempt, Block, Record
 from onecycle_sweeps.loop import recalibrated
 from onecycle_sweeps.measures import ACCURACY
+from onecycle_sweeps.policies import Constant, Policy, Step
 from onecycle_sweeps.trial import Stopped, guards
 from real_trials import learner_of, made, outcome, series, stop_after, undisturbed
 
@@ -151,3 +152,25 @@ def test_an_image_in_two_parts_and_a_class_that_a_part_lacks_are_doubted(tmp_pat
     chosen = prepare(lambda: source, tmp_path / "cache", val_fraction=0, split_seed=0, classes=[0, 1])
     (shared,) = chosen.doubts
     assert "1 of 2 val images" in shared and "training images" in shared
+
+
+@pytest.mark.parametrize(
+    ("policy", "drops"),
+    [
+        (Step(1.0, 100, 10), True),
+        (Step(1.0, 100, 10, milestones=(5,)), True),
+        (Step(1.0, 100, 10, step_size=9), True),
+        (Step(1.0, 100, 10, milestones=(30, 60)), False),
+        (Step(1.0, 100, 10, step_size=10), False),
+        (Constant(1.0, 100), True),
+    ],
+)
+def test_a_step_decay_that_never_lowers_the_rate_is_said(policy: Policy, drops: bool):
+    lines = guards.without_drop(policy)
+    assert (not lines) is drops
+    assert all("100" in line and "policy=constant" in line for line in lines)
+
+
+def test_a_training_with_a_longer_recipes_milestones_has_the_warning(runs_dir: Path):
+    folder = made(runs_dir, "policy=step", "policy.milestones=[30,60]", "epochs=2", "batch_size=256", "max_lr=0.1")
+    assert any("policy=constant" in line for line in trial.run(folder)["warnings"])

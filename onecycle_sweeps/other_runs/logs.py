@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onecycle_sweeps import tracking
 from onecycle_sweeps.measures import Measure
-from onecycle_sweeps.terminal import counting
+from onecycle_sweeps.terminal import counting, first_few
 
 if TYPE_CHECKING:
     import pandas
@@ -49,6 +49,7 @@ WEAK_WORDS_OF_MAX = r"score|top.?[15]"
 OF_A_SEED = re.compile(
     r"(?:[\s_-]*(?<![^\W\d_])(?:seed|run|trial)[\s_=-]*|(?<!\de)(?<![\s_-])[\s_-]+)\d+$", re.IGNORECASE
 )
+SAYS_SEED = re.compile(r"(?:seed|run|trial)[\s_=-]*\d+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -264,11 +265,24 @@ def _measured(
     if guessed:
         told = ", ".join(f"--{option} {'the file' if name == FILE else name}" for option, name in guessed.items())
         note(f"compare assumes {told}")
+    if not asked.group:
+        _note_numbered(table, group, note)
     for name, column, rows in chosen:
         about = note if len(chosen) == 1 else partial(_note_of, name, note)
         histories = _histories(rows, column) if step is None else {}
         runs = tuple(_runs(rows, group, names, step, asked.seed, column, histories, about))
         yield name, step or ("step" if any(histories.values()) else None), runs
+
+
+def _note_numbered(table: "pandas.DataFrame", group: str, note: Note) -> None:
+    """Say which groups are made of runs whose names differ in a bare number, which may not be that of a seed."""
+    if "run" not in table.columns or group == "run":
+        return
+    for name, runs in table.groupby(group, sort=False)["run"]:
+        numbered = [one for one in dict.fromkeys(map(str, runs)) if one != name and _group_of(one) == name]
+        bare = [one for one in numbered if not SAYS_SEED.search(one)]
+        if len(bare) > 1:
+            note(f"{first_few(bare)} are taken for runs of one group, {name}: rename them if they are groups")
 
 
 def _note_of(measure: str, note: Note, line: str) -> None:

@@ -185,7 +185,7 @@ def _gain(pairing: Pairing, claim: Claim | None, headline: Measure) -> _Lead:
     difference = pairing.difference(headline.final_val)
     ours, theirs = (_over(side.members, lambda o: o.final) for side in (pairing.family, pairing.baseline))
     if difference is None or ours is None or theirs is None:
-        return _Lead(None, "no seed has finished in both yet")
+        return _Lead(None, "no seed has a finite value in both yet")
     words = f"{signed(headline, difference.mean)} points ({ours.text(headline)} against {theirs.text(headline)})"
     p = claim.p_adjusted if claim else None
     if p is None:

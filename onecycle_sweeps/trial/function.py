@@ -329,6 +329,7 @@ def _train(
     assert course.policy
     count = len(record.series(journal.LR)[0]) if course.cause else course.policy.total_steps
     warnings = [*notes_of(record), *warnings, *guards.off_plan(record, course.policy, resolved["momentum"], count)]
+    warnings += guards.without_drop(course.policy)
     if skipped := int(run.skipped):
         warnings.append(f"a GradScaler skipped {skipped} of {count} updates")
     if run.outdated:
@@ -411,6 +412,9 @@ def _call(
             # After a divergence a function may fail over weights that are not finite.
             diverged = not isinstance(course, RangeTestCourse) and course.has_diverged()
             if run.raised is error or not diverged:
+                if isinstance(error, StopIteration):
+                    # Generators run the trial, and let none pass.
+                    raise RuntimeError(in_one_line(error)) from error
                 raise
             log.warning("%s failed after its training had diverged: %s", function_node.name(config), in_one_line(error))
     run.finish()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.measures import Measure
-from onecycle_sweeps.policies import Policy
+from onecycle_sweeps.policies import Policy, Step
 
 # The train value is above chance from this share of the distance from chance to 1 on.
 LEARNED = 0.25
@@ -101,6 +101,18 @@ def _equal(evaluations: Sequence[Evaluated], name: str) -> list[str]:
 
 def _are_equal(evaluated: Evaluated) -> bool:
     return round(evaluated.train, 3) == round(evaluated.val, 3) < 1
+
+
+def without_drop(policy: Policy) -> list[str]:
+    """A warning about a step decay whose drops all lie beyond its end, as those of a longer recipe do."""
+    last = policy.total_steps - 1
+    if not isinstance(policy, Step) or policy.gamma == 1 or policy(last).lr < policy(0).lr:
+        return []
+    first = policy.step_size * policy.steps_per_epoch if policy.step_size else policy.drops()[0]
+    return [
+        f"policy=step was the same as policy=constant: its first drop is due at step {first}, and the training has "
+        f"{last + 1}"
+    ]
 
 
 def off_plan(record: journal.Record, policy: Policy, momentum: float | None, count: int) -> list[str]:
