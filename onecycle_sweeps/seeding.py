@@ -6,8 +6,8 @@ import hashlib
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,17 +37,28 @@ def generators_kept() -> Iterator[None]:
     """A context after which the generators of Python, NumPy and, if it was loaded, torch are as before."""
     loaded = sys.modules.get("torch")
     python, of_numpy = random.getstate(), np.random.get_state()
-    cpu = loaded.get_rng_state() if loaded else None
-    cuda = loaded.cuda.get_rng_state_all() if loaded and loaded.cuda.is_initialized() else None
+    of_torch = _torch_kept(loaded) if loaded else nullcontext()
     try:
-        yield
+        with of_torch:
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(of_numpy)
-        if loaded and cpu is not None:
-            loaded.set_rng_state(cpu)
-        if loaded and cuda is not None:
-            loaded.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def _torch_kept(torch: Any) -> Iterator[None]:
+    seed, cpu = torch.initial_seed(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        else:
+            # Until a GPU is used, its seed is only noted for later, and the last one counts.
+            torch.cuda.manual_seed_all(seed)
 
 
 def number(of: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from onecycle_sweeps import journal, trial
+from onecycle_sweeps import journal, seeding, trial
 from onecycle_sweeps.trial import TrialFailed
 from real_trials import in_one_go, made, series
 
@@ -76,7 +76,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return write
 
 
-@pytest.mark.parametrize("first", ["torch.manual_seed(0)", "torch.randn(3)", "torch.set_default_dtype(torch.float32)"])
+@pytest.mark.parametrize("first", ["torch.manual_seed(0)", "torch.randn(3)"])
 @pytest.mark.parametrize("kind", ["function", "net"])
 def test_a_seed_means_the_same_in_the_first_trial_of_a_process_and_in_the_next(
     request: pytest.FixtureRequest, runs_dir: Path, beside: Path, kind: str, first: str
@@ -124,3 +124,13 @@ def test_a_loss_that_is_changed_after_it_was_logged_is_recorded_as_it_was(runs_d
         return series(one, journal.TRAIN_LOSS)[1]
 
     assert losses(runs_dir, times=10) == losses(beside)
+
+
+def test_a_gpu_that_is_not_used_yet_gets_the_seed_of_the_trial_and_not_that_of_a_module(monkeypatch):
+    noted: list[int] = []
+    torch.manual_seed(7)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", noted.append)
+    with seeding.generators_kept():
+        torch.manual_seed(0)
+    assert noted[-1] == 7

@@ -228,7 +228,14 @@ def test_a_few_words_in_a_column_of_numbers_are_gaps_and_a_doubt():
     assert all(word in doubt for word in ("column size", "3 of 60", "?", "n/k"))
 
 
-@pytest.mark.parametrize("words", [["1", "2", "3", "none"] * 15, [f"A{number % 7}" for number in range(60)]])
+CODES = (
+    ["1", "2", "3", "none"] * 15,
+    [f"A{number % 7}" for number in range(60)],
+    [f"0{number}" for number in range(20)] * 3,
+)
+
+
+@pytest.mark.parametrize("words", CODES)
 def test_a_column_of_codes_stays_one_of_words(words: list[str]):
     found, doubts = table.encoded({"train": pandas.DataFrame({"code": words})})
     assert found["train"].shape[1] == len(set(words))

@@ -143,7 +143,7 @@ def _marks_as_gaps(parts: dict[str, DataFrame]) -> list[str]:
             continue
         numbers: Any = pandas.to_numeric(column, errors="coerce")
         words = column[numbers.isna() & column.notna()]
-        if numbers.nunique() < FEWEST_NUMBERS or len(words) > MOST_MARKS * column.notna().sum():
+        if numbers.nunique() < FEWEST_NUMBERS or not 0 < len(words) <= MOST_MARKS * column.notna().sum():
             continue
         for part, frame in parts.items():
             parts[part] = frame.assign(**{name: pandas.to_numeric(frame[name], errors="coerce")})

@@ -233,8 +233,8 @@ def train(
             measured[0],
             chance,
             bool(batch_norms(learner.model)),
-            lambda: learner.objective.chance(data.targets("train")),
-            config.get("ema_decay"),
+            train_chance=lambda: learner.objective.chance(data.targets("train")),
+            ema_decay=config.get("ema_decay"),
         )
     return {
         "status": "diverged" if cause else "finished",

@@ -204,9 +204,9 @@ class Run:
         """Record the loss of this turn's batch, a tensor of one element or a number."""
         with self._keeping_errors():
             turn = self._now("run.log")
-            # The function may change the tensor, or use it again for the next loss.
-            kept = loss.detach().clone() if isinstance(loss, Tensor) else None
-            value = torch.tensor(float(loss), dtype=torch.float64) if kept is None else kept
+            is_tensor = isinstance(loss, Tensor)
+            # A copy, since the function may change the tensor, or use it again for the next loss.
+            value = loss.detach().clone() if is_tensor else torch.tensor(float(loss), dtype=torch.float64)
             if value.ndim:
                 if value.numel() != 1:
                     raise self._mistake(f"must give run.log the mean loss, got a tensor of shape {tuple(value.shape)}")
