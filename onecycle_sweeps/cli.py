@@ -174,7 +174,10 @@ def cancel(which: Sweep) -> int:
         trial.write("cancel", {"time": time.time()})
     for line in (remarks := slurm_watch.cancel(which)):
         complain(f"{line}: each job ends by itself once it sees that it is cancelled")
-    say(f"{len(open_trials)} of {len(trials)} trials are cancelled; resume {which.id} continues them")
+    if open_trials:
+        say(f"{len(open_trials)} of {len(trials)} trials are cancelled; resume {which.id} continues them")
+    else:
+        say(f"nothing to cancel: all trials of sweep {which.id} have ended")
     return FAILURE if remarks else 0
 
 

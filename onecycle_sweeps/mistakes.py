@@ -255,7 +255,8 @@ class Loader(ConfigLoaderImpl):
         line, known = f"{group}={name}{where}: there is no such choice", self._choices(group)
         if near := keys.nearest(name, self._options(group)):
             return f"{line}; did you mean {near}? {known[0].upper()}{known[1:]}"
-        return f"{line}; {known}"
+        own = f"; one of your own is {group}/{name}.yaml in the folder of --config-dir" if self._options(group) else ""
+        return f"{line}; {known}{own}"
 
     def _chooses(self, file: str, missing: str) -> bool:
         """Whether a file's defaults list chooses a file in a group."""

@@ -129,7 +129,7 @@ def run_probe(
             "untrained": asked_for["untrained"],
         },
         "steps": sum(one.taken for one in probed),
-        "warnings": ambiguous("the verdict", found),
+        "warnings": ambiguous(found),
     }
 
 

@@ -72,7 +72,7 @@ def range_test_result(
         "verdict": {"word": verdict.word, **asdict(verdict), "grid": verdict.grid},
         "steps": sum(len(test.lrs) for test in tests),
         "steps_per_epoch": resolved["steps_per_epoch"],
-        "warnings": [*warnings, *ambiguous("the range test", verdict)],
+        "warnings": [*warnings, *ambiguous(verdict)],
     }
 
 
@@ -219,7 +219,7 @@ def _metrics(verdict: range_test.Judgement, tests: list[range_test.OneSeed], pla
     return {f"suggestion/{name}": rate for name, rate in metrics.items()} | {"range/lowest_loss": verdict.lowest_loss}
 
 
-def ambiguous(what: str, verdict: Judgement | Found) -> list[str]:
+def ambiguous(verdict: Judgement | Found) -> list[str]:
     """A warning for each reason why the verdict is ambiguous, with the rates to try."""
     grid = ",".join(f"{rate:g}" for rate in verdict.grid)
-    return [f"{what} is ambiguous: {doubt}; the grid max_lr={grid} would settle it" for doubt in verdict.doubts]
+    return [f"the verdict is ambiguous: {doubt}; try the grid max_lr={grid} -m" for doubt in verdict.doubts]
