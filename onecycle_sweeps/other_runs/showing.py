@@ -98,7 +98,7 @@ def answer(one: Compared) -> str:
     reached, trimmed = four_digits(one.mean(best)), " trimmed" if one.far_out else ""
     if best == base:
         kinds = {kind: [c.name for c in one.claims if c.kind == kind] for kind in ("worse", "no worse", "undecided")}
-        words = {"worse": "worse than it", "no worse": "no worse", "undecided": "not told apart from it"}
+        words = {"worse": "worse than it", "no worse": "no worse", "undecided": "cannot be told apart from it"}
         rest = "; ".join(f"{words[kind]}: {', '.join(names)}" for kind, names in kinds.items() if names)
         return f"{about}no group is better than the baseline {base}, which reached {reached}; {rest}."
     claim = claims[best]

@@ -182,7 +182,7 @@ def _undecided(claim: Claim, best: Family) -> tuple[str, str]:
         return f"{FROM_ONE_SEED} about its difference from ", "; add seeds, such as seed=0,1,2 -m"
     if _better(claim) is not None:
         return f"On the same seeds, however, {best.name} is worse than ", f" ({_evidence(claim)})"
-    return "It is not told apart from ", "".join(_more_seeds(claim, found))
+    return "It cannot be told apart from ", "".join(_more_seeds(claim, found))
 
 
 def _more_seeds(claim: Claim, found: Difference) -> Iterator[str]:
@@ -199,7 +199,7 @@ def _more_seeds(claim: Claim, found: Difference) -> Iterator[str]:
     for seeds in range(found.pairs + 1, MOST_SEEDS + 1):
         if deviation * detectable_effect(seeds, found.level) <= wanted:
             more = seeds - found.pairs
-            yield f"; {more} more seed{'s' * (more > 1)} would show {amount}"
+            yield f"; {more} more seed{'s' * (more > 1)} would show a difference of {amount}"
             return
     if wanted:
         yield f"; even {MOST_SEEDS} seeds would be too few to show a difference of {amount}"
