@@ -57,7 +57,9 @@ def test_from_one_seed_nothing_is_claimed_and_more_seeds_are_asked_for():
 
 def test_where_no_reasonable_number_of_seeds_would_do_that_is_said():
     text = said({"constant": (0.80, 0.90, 0.85), "onecycle": (0.90, 0.82, 0.86)})
-    assert "cannot be told apart from constant" in text and text.endswith("too few to show a difference of 0.50 points.")
+    assert "cannot be told apart from constant" in text and text.endswith(
+        "too few to show a difference of 0.50 points."
+    )
 
 
 def test_one_seed_in_common_is_not_said_to_be_all_seeds_of_the_best_and_a_divergence_explains_its_place():

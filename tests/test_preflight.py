@@ -11,7 +11,7 @@ import users_mistakes
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.launching import preflight
 from onecycle_sweeps.launching.preflight import Check, Perform, Preflight, Refusal
-from onecycle_sweeps.planning import Planner
+from onecycle_sweeps.planning import Planner, Trial
 from real_trials import SHORT, planned, request
 
 
@@ -186,6 +186,29 @@ def test_a_net_that_needs_a_gpu_is_not_refused_for_another_machine(runs_dir: Pat
         pytest.skip("a GPU is here")
     assert preflight.in_this_process([check(runs_dir, *net("NeedsGpu"), elsewhere=True)]) is None
     assert "NVIDIA" in refusal(runs_dir, *net("NeedsGpu"))
+
+
+def test_trainings_that_are_judged_by_different_measures_are_not_one_sweep(runs_dir: Path):
+    def checks(*overrides: str) -> list[Check]:
+        return [
+            check(runs_dir, f"data={data}", "policy=constant", *overrides) for data in ("breast_cancer", "diabetes")
+        ]
+
+    refused = preflight.in_this_process(checks())
+    assert refused and re.search(r"accuracy \(max\) of .*breast_cancer.*rmse \(min\) of .*diabetes", refused.line)
+    assert preflight.in_this_process(checks("objective.headline=loss")) is None
+    assert preflight.in_this_process(checks("task=range_test")) is None
+
+
+def test_training_functions_that_are_judged_by_different_measures_are_not_one_sweep(runs_dir: Path):
+    def function(measure: str, goal: str) -> Trial:
+        loop = ("loop=function", "loop._target_=own_loops.train", f"loop.measure={measure}", f"loop.goal={goal}")
+        return planned(runs_dir, *loop, "max_lr=0.1")
+
+    checks = Preflight(lambda _: None)
+    with pytest.raises(ConfigError, match=r"accuracy \(max\).*loss \(min\)"):
+        checks.check([function("accuracy", "max"), function("loss", "min")], runs_dir)
+    checks.check([function("accuracy", "max"), function("accuracy", "max")], runs_dir)
 
 
 def test_a_config_that_passed_in_one_launch_is_not_checked_in_the_next(runs_dir: Path):

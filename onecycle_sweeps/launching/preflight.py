@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe, connection
@@ -16,9 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Literal
 
-from onecycle_sweeps.config import schema
+from onecycle_sweeps.config import function_node, schema
 from onecycle_sweeps.config.schema import Config, ConfigError
 from onecycle_sweeps.launching import pool
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.planning import Trial
 from onecycle_sweeps.terminal import in_one_line, with_traceback
 
@@ -68,15 +69,20 @@ class Preflight:
     def check(self, trials: Sequence[Trial], runs_dir: Path) -> None:
         """Raise ConfigError for the first trial that cannot take a step."""
         checks: dict[str, Check] = {}
+        headlines: dict[Measure, Config] = {}
         for trial in trials:
             # What a user's own function would do with a few samples is unknown; the plan has checked its parameters.
             if schema.LOOP in trial.config:
+                if trial.config["task"] == schema.TRAIN:
+                    headlines.setdefault(function_node.measure(trial.config), trial.config)
                 continue
             config = {key: value for key, value in trial.config.items() if key not in IRRELEVANT}
             # Sorted by model, so that each net is built once.
             key = json.dumps([config["model"], config["data"], config["batch_size"], config], sort_keys=True)
             if key not in self._passed:
                 checks[key] = Check(trial.config, str(runs_dir), self.elsewhere)
+        if line := _unlike(headlines):
+            raise ConfigError(line)
         if not checks:
             return
         refusal = self.perform([checks[key] for key in sorted(checks)])
@@ -95,7 +101,7 @@ def in_this_process(checks: Sequence[Check], begin: Callable[[Check], None] = la
     from onecycle_sweeps.config import nodes
     from onecycle_sweeps.trial.rehearsal import Rehearsal
 
-    rehearsal = Rehearsal()
+    rehearsal, headlines = Rehearsal(), dict[Measure, Config]()
     for check in checks:
         begin(check)
         config = check.config
@@ -103,10 +109,31 @@ def in_this_process(checks: Sequence[Check], begin: Callable[[Check], None] = la
             with nodes.environment(config):
                 cache = Path(check.runs_dir) / "data" / config["needs"]["data"]
                 facts = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
-                rehearsal.attempt(config, facts, elsewhere=check.elsewhere)
+                headline = rehearsal.attempt(config, facts, elsewhere=check.elsewhere)
         except (Exception, SystemExit) as error:
             return Refusal(in_one_line(error), with_traceback(error))
-    return None
+        if headline and config["task"] == schema.TRAIN:
+            headlines.setdefault(headline, config)
+    line = _unlike(headlines)
+    return Refusal(line) if line else None
+
+
+def _unlike(headlines: Mapping[Measure, Config]) -> str | None:
+    """Why trainings that are judged by these measures, each with the config of one of them, cannot be one sweep."""
+    if len({(headline.name, headline.goal) for headline in headlines}) < 2:
+        return None
+    named = (f"{headline.name} ({headline.goal}) of {_what(config)}" for headline, config in headlines.items())
+    return (
+        f"a sweep compares its trainings by one measure, and those of this one have several: {'; '.join(named)}. "
+        "Run a sweep for each, or choose a measure that all have: objective.headline=loss, or `measure` of a training "
+        "function"
+    )
+
+
+def _what(config: Config) -> str:
+    """What a trial trains, for a message."""
+    node = config[schema.LOOP] if schema.LOOP in config else config["data"]
+    return " ".join(str(node[key]) for key in ("_target_", "name", "path") if node.get(key))
 
 
 def in_a_fork(checks: Sequence[Check]) -> Refusal | None:

@@ -154,6 +154,12 @@ def _causes(outcomes: Iterable[Outcome], *statuses: str) -> tuple[tuple[str, str
 
 def _notes(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> Iterable[str]:
     trained = [o.entry for o in outcomes if o.entry.kind == TRAIN]
+    headlines = dict.fromkeys(o.headline.name for o in outcomes if o.entry.kind == TRAIN and o.resolved)
+    if len(headlines) > 1:
+        yield (
+            f"The trainings are judged by different measures, {' and '.join(headlines)}, and are compared by the first "
+            "only: run a sweep for each."
+        )
     policies = {entry.varies["policy"] for entry in trained}
     one_test = len({entry.needs for entry in trained}) == 1 and all(entry.needs for entry in trained)
     if len(policies) > 1 and one_test and not any("max_lr_scale" in entry.varies for entry in trained):

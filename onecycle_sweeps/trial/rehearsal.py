@@ -17,6 +17,7 @@ from onecycle_sweeps.datasets import Facts, transforms
 from onecycle_sweeps.images import ImageBatches, Split
 from onecycle_sweeps.images.augmentation import Draws, EpochWords
 from onecycle_sweeps.loop import Batches, Learner, evaluate, take_step
+from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Hyper
 from onecycle_sweeps.samples import SampleFacts
 from onecycle_sweeps.samples.nested import leaves
@@ -41,22 +42,23 @@ class Rehearsal:
         self._tried = ""
         self._learner: tuple[Learner, Batch] | None = None
 
-    def attempt(self, config: Config, facts: Facts, *, elsewhere: bool = False) -> None:
-        """Raise ValueError, in one line, for a trial that cannot take a step.
+    def attempt(self, config: Config, facts: Facts, *, elsewhere: bool = False) -> Measure | None:
+        """The measure that a trial is judged by; raises ValueError, in one line, if it cannot take a step.
 
-        A trial that will run `elsewhere` is accepted if it fails only because this machine has no GPU.
+        A trial that will run `elsewhere` is accepted, with None, if it fails only because this machine has no GPU.
         """
         try:
-            self._attempt(config, facts, "cpu")
+            return self._attempt(config, facts, "cpu")
         except ValueError as error:
             if config["device"] == "cpu":
                 raise
             if torch.cuda.is_available():
-                self._attempt(config, facts, "cuda")
-            elif not elsewhere or not NEEDS_GPU.search(str(error)):
+                return self._attempt(config, facts, "cuda")
+            if not elsewhere or not NEEDS_GPU.search(str(error)):
                 raise
+        return None
 
-    def _attempt(self, config: Config, facts: Facts, device: str) -> None:
+    def _attempt(self, config: Config, facts: Facts, device: str) -> Measure:
         node = config["optimizer"]
         with torch.random.fork_rng(devices=[]):
             learner, batch = self._trained(config, facts, device)
@@ -67,6 +69,7 @@ class Rehearsal:
             with _reporting("optimizer", "optimizer cannot take a step", node):
                 trained.train()
                 take_step(trained, [batch], has_gradients=True)
+        return learner.objective.measures[0]
 
     def _trained(self, config: Config, facts: Facts, device: str) -> tuple[Learner, Batch]:
         """A learner whose net has the gradients of a batch, and that batch."""
