@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from onecycle_sweeps.policies import Hyper, Policy
+from onecycle_sweeps.policies import Hyper, Policy, check_momentum
 
 SUSPICIOUS_CALLS = 100
 
@@ -150,7 +150,7 @@ class PolicyScheduler(LRScheduler):
     the optimizer's state, which has to be loaded as well.
     Raises ValueError, without changing the optimizer, if the policy sets a momentum that it does not have, and for
     param groups of different rates without the key, or of different momenta if the policy cycles the momentum; `step`
-    does so for a group that was added with another rate.
+    does so for a group that was added with another rate, and for a policy that has a momentum at some steps only.
     """
 
     # Calls of step() since the last optimizer step; None with an optimizer that does not call hooks.
@@ -159,12 +159,12 @@ class PolicyScheduler(LRScheduler):
     _in_sequence = False
 
     def __init__(self, optimizer: Optimizer, policy: Policy, last_epoch: int = -1) -> None:
-        self.policy = policy
-        check_groups(optimizer, policy(last_epoch + 1).momentum is not None)
+        self.policy, self._first = policy, policy(last_epoch + 1)
+        check_groups(optimizer, self._first.momentum is not None)
         groups = optimizer.param_groups
         rates = [lr.clone() if isinstance(lr := group["lr"], torch.Tensor) else lr for group in groups]
         self._own_momenta = [momentum_of(group) for group in groups]
-        apply(optimizer, policy(last_epoch + 1))
+        apply(optimizer, self._first)
         for group, rate in zip(groups, rates, strict=True):
             # Other schedulers of the optimizer multiply the rate that it was made with.
             group.setdefault("initial_lr", rate)
@@ -262,7 +262,9 @@ class PolicyScheduler(LRScheduler):
         return self.policy(self.last_epoch).lr
 
     def _apply(self) -> None:
-        apply(self.optimizer, self.policy(self.last_epoch))
+        hyper = self.policy(self.last_epoch)
+        check_momentum(type(self.policy).__name__, self._first, self.last_epoch, hyper)
+        apply(self.optimizer, hyper)
         self._last_lr = self.get_lr()
 
 

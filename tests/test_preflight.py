@@ -135,6 +135,7 @@ def test_a_transform_that_does_not_give_images_is_named_with_its_place(runs_dir:
         ("Negative", r"finite rates of at least 0, got lr=-\S+ at step 21$"),
         ("Bare", r"must return Hyper\(lr, momentum\), got 0\.1 at step 0$"),
         ("Heavy", r"must return momenta in \[0, 1\) or None, got momentum=1\.0 at step 0$"),
+        ("HalfHeavy", r"must give a momentum for every step or None .* got momentum=0\.5 .* and None at step 7$"),
         ("Divides", r"^ZeroDivisionError: .* \(users_mistakes\.py:\d+ in __call__\)$"),
         ("Shorter", r"must have the total_steps of the run, 110, got 109$"),
         ("Endless", r"must have the total_steps of the run, 110, got none$"),

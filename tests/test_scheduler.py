@@ -82,6 +82,22 @@ def test_momentum_stays_the_optimizers_where_the_policy_has_none() -> None:
         assert trained(optimizer, PolicyScheduler(optimizer, Constant(0.1, 3)), 3) == [Hyper(0.1, 0.7)] * 3
 
 
+def test_a_policy_that_has_a_momentum_at_some_steps_only_is_refused_where_it_has_none() -> None:
+    """The optimizer would keep the momentum of the step before, which is neither the policy's nor its own."""
+
+    class Half:
+        total_steps = 4
+
+        def __call__(self, step: int) -> Hyper:
+            return Hyper(0.1, 0.5 if step < 2 else None)
+
+    optimizer = sgd_or_adamw()
+    scheduler = PolicyScheduler(optimizer, Half())
+    trained(optimizer, scheduler, 1)
+    with pytest.raises(ValueError, match=r"^Half must give a momentum .* and None at step 2$"):
+        trained(optimizer, scheduler, 1)
+
+
 def test_policy_that_cycles_momentum_is_refused_where_there_is_none() -> None:
     optimizer = Adagrad([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     with pytest.raises(ValueError, match="Adagrad has neither momentum nor betas"):

@@ -133,6 +133,11 @@ class Heavy(Line):
         return Hyper(self.max_lr, 1.0)
 
 
+class HalfHeavy(Line):
+    def __call__(self, step: int) -> Any:
+        return Hyper(self.max_lr, 0.5 if step < 7 else None)
+
+
 class Divides(Line):
     def __call__(self, step: int) -> Any:
         return Hyper(self.max_lr / abs(step - 13))

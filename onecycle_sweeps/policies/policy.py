@@ -103,8 +103,23 @@ def check_policy(name: str, policy: Any, total_steps: int) -> None:
         got = "none" if length is None else repr(length)
         raise ValueError(f"{name} must have the total_steps of the run, {total_steps}, got {got}")
     ours = type(policy).__module__.startswith("onecycle_sweeps.policies")
+    first = policy(0)
     for step in _steps_to_check(total_steps, ours):
-        _check_values(name, step, policy(step))
+        values = policy(step)
+        _check_values(name, step, values)
+        check_momentum(name, first, step, values)
+
+
+def check_momentum(name: str, first: Hyper, step: int, values: Hyper) -> None:
+    """Raise ValueError if only one of two steps has a momentum: what the other would leave is that of the step before.
+
+    `first` is what the policy gave for the first step.
+    """
+    if (values.momentum is None) != (first.momentum is None):
+        raise ValueError(
+            f"{name} must give a momentum for every step or None for every step, got momentum={first.momentum} at the "
+            f"first step and {values.momentum} at step {step}"
+        )
 
 
 def _steps_to_check(total_steps: int, ours: bool) -> Iterable[int]:
