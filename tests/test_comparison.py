@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hand_made import entry, range_test_entry, training
 from onecycle_sweeps import report
 from onecycle_sweeps.report.standings import caption
 from onecycle_sweeps.report.statistics import spread
-from onecycle_sweeps.sweep import Entry, Sweep
+from onecycle_sweeps.sweep import PROBE, Entry, Sweep
 
 
 @pytest.fixture
@@ -123,3 +124,19 @@ def test_a_caption_names_a_test_only_where_one_was_made(tmp_path: Path, seeds: i
     for one, accuracy in zip(entries, (0.9, 0.91, 0.92, 0.95), strict=False):
         training(sweep.trial(one.signature), accuracy={4: accuracy})
     assert ("paired t-test" in caption(report.compare(sweep))) == (seeds == 2)
+
+
+@pytest.mark.parametrize("short_trainings", [True, False])
+def test_doubts_of_a_range_test_are_a_warning_unless_short_trainings_decided(tmp_path: Path, short_trainings: bool):
+    probe = Entry("probe", PROBE, {"policy": "onecycle"}, "range")
+    training = replace(hand_made.entry("one", "onecycle", 0), needs="probe" if short_trainings else "range")
+    made = hand_made.sweep(tmp_path, hand_made.range_test_entry(), *([probe] if short_trainings else []), training)
+    hand_made.training(made.trial("one"), accuracy={4: 0.9})
+    rate = {"suggestion/max_lr": 0.3}
+    warnings = ["the verdict is ambiguous: it is wide; try the grid max_lr=0.1,1 -m", "the data set has a duplicate"]
+    result = hand_made.a_result(kind="range_test", metrics=rate, verdict={"doubts": ["it is wide"]}, warnings=warnings)
+    for signature, ended in (("range", result), ("probe", hand_made.a_result(kind="probe", metrics=rate))):
+        hand_made.range_test(made.trial(signature), [(0.1, 2.0, 2.0), (1.0, 1.0, 1.5)], suggestions={"max_lr": 0.3})
+        made.trial(signature).write("result", ended)
+    said = [text for name, text in report.compare(made).warnings if name == "range test"]
+    assert said == (warnings[1:] if short_trainings else warnings)

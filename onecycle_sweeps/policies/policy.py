@@ -103,9 +103,9 @@ def check_policy(name: str, policy: Any, total_steps: int) -> None:
         got = "none" if length is None else repr(length)
         raise ValueError(f"{name} must have the total_steps of the run, {total_steps}, got {got}")
     ours = type(policy).__module__.startswith("onecycle_sweeps.policies")
-    first = policy(0)
+    first: Any = policy(0)
     for step in _steps_to_check(total_steps, ours):
-        values = policy(step)
+        values: Any = policy(step)
         _check_values(name, step, values)
         check_momentum(name, first, step, values)
 

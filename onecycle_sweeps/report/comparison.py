@@ -1,7 +1,7 @@
 """The comparison of a sweep's groups over their seeds, as plain data for table, page and files."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onecycle_sweeps.measures import LOSS, Measure
@@ -121,9 +121,7 @@ def compare(sweep: Sweep) -> Comparison:
         targets=tuple(sorted({t for o in outcomes if (t := o.entry.target) is not None})),
         failures=_causes(outcomes, FAILED, LOST),
         diverged=_causes(outcomes, DIVERGED),
-        warnings=tuple(
-            (o.name, warning) for o in outcomes for warning in (*o.started_again, *o.result.get("warnings", ()))
-        ),
+        warnings=tuple(_warnings(outcomes)),
         notes=(*published_notes(sweep.published), *_notes(outcomes, rows)),
         published=compare_published(sweep, outcomes, claims.claims),
         maps=maps,
@@ -150,6 +148,17 @@ def _row(group: Group, members: Sequence[Outcome]) -> Row:
 
 def _causes(outcomes: Iterable[Outcome], *statuses: str) -> tuple[tuple[str, str], ...]:
     return tuple((o.name, o.cause or "no cause recorded") for o in outcomes if o.status in statuses)
+
+
+def _warnings(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str]]:
+    """The warnings of each trial, without a range test's own doubts where short trainings decide in its place."""
+    decided = {o.entry.needs for o in outcomes if o.entry.kind == PROBE and o.finished}
+    decided -= {o.entry.needs for o in outcomes if o.entry.kind == TRAIN}
+    for outcome in outcomes:
+        settled = outcome.result.get("verdict", {}).get("doubts", ()) if outcome.entry.signature in decided else ()
+        for warning in (*outcome.started_again, *outcome.result.get("warnings", ())):
+            if not any(doubt in warning for doubt in settled):
+                yield outcome.name, warning
 
 
 def _notes(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> Iterable[str]:
