@@ -183,6 +183,22 @@ def test_a_step_of_ones_own_gives_the_verdict_of_the_loader(data: Examples) -> N
 
 
 @pytest.mark.slow
+def test_a_step_that_scales_its_gradients_gives_the_verdict_of_one_that_does_not(data: Examples) -> None:
+    (model, optimizer), scaler = made(), torch.amp.GradScaler("cpu")
+
+    def step(batch: Any) -> torch.Tensor:
+        loss = cross_entropy(model(batch[0]), batch[1])
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        scaler.update()
+        return loss
+
+    assert (
+        find_max_lr(model, optimizer, loader=data, step=step).max_lr == find_max_lr(*made(), cross_entropy, data).max_lr
+    )
+
+
+@pytest.mark.slow
 def test_batches_are_pairs_longer_tuples_or_dicts(data: Examples) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
