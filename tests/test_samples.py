@@ -178,6 +178,43 @@ def test_decimals_dates_and_durations_are_numbers_with_gaps():
     assert (gaps[1] > 0).all()
 
 
+MOMENTS = {
+    "days": (["2021-09-12", "2020-01-31"], "datetime64[s]"),
+    "times": (["2021-09-12 10:30:00", "2021-09-12T10:31"], "datetime64[us]"),
+    "zones": (["2021-09-12T10:30:00+02:00", "2021-09-12T10:31:00.5Z"], "datetime64[us, UTC]"),
+    "open ends": (["2021-09-12", "9999-12-31"], "datetime64[s]"),
+}
+
+
+@pytest.mark.parametrize(("words", "kind"), MOMENTS.values(), ids=MOMENTS)
+def test_dates_of_a_csv_file_are_those_of_the_same_table_in_parquet(tmp_path: Path, words: list[str], kind: str):
+    written = pandas.DataFrame({"day": [*words, None] * 20, "price": np.arange(60.0)})
+    written.to_csv(tmp_path / "a.csv", index=False)
+    dates = pandas.to_datetime(written["day"], utc=True, format="ISO8601")
+    dates = dates if "UTC" in kind else dates.dt.tz_localize(None)
+    written.assign(day=dates.astype(kind)).to_parquet(tmp_path / "a.parquet")
+    of_text, of_dates = (tabular.csv(str(tmp_path / name), "price") for name in ("a.csv", "a.parquet"))
+    assert rows.describe(of_text, HOLD_OUT).digest == rows.describe(of_dates, HOLD_OUT).digest
+    found, (doubt,) = table.encoded({"train": pandas.DataFrame(of_text.train.inputs)})
+    # Numbers, and where the gaps are.
+    assert found["train"].shape == (60, 2)
+    assert doubt == f"column day has dates ({', '.join(words)}), which are taken for numbers"
+    assert rows.describe(of_text, HOLD_OUT).doubts[0].startswith("column day has dates")
+
+
+def test_a_column_is_one_of_dates_if_it_is_in_all_parts():
+    train = pandas.DataFrame({"day": ["2021-09-12", "2020-01-31", None, "2020-02-02"] * 10})
+    as_dates = train.assign(day=pandas.to_datetime(train["day"]))
+    expected = table.encoded({"train": as_dates, "val": as_dates.head(9)})[0]["val"]
+    for one, other in ((train, train), (train, as_dates), (as_dates, train)):
+        found, doubts = table.encoded({"train": one, "val": other.head(9)})
+        assert np.array_equal(found["val"], expected) and len(doubts) == 1
+    empty = train.head(5).assign(day=None)
+    assert table.encoded({"train": train, "val": empty})[0]["val"].shape == (5, 2)
+    found, doubts = table.encoded({"train": train, "val": train.head(9).replace("2020-01-31", "in spring")})
+    assert found["val"].shape == (9, 4) and not doubts
+
+
 def test_a_table_is_standardised_by_its_training_part_and_fills_its_gaps():
     generator = np.random.default_rng(0)
     frame = pandas.DataFrame({"size": generator.normal(50, 9, 40), "town": generator.choice(["A", "B"], 40)})
@@ -226,12 +263,20 @@ def test_a_few_words_in_a_column_of_numbers_are_gaps_and_a_doubt():
     assert np.array_equal(found["train"], table.encoded({"train": empty.astype({"size": float})})[0]["train"])
     assert found["val"].shape == (10, 2)
     assert all(word in doubt for word in ("column size", "3 of 60", "?", "n/k"))
+    numbered = {part: frame.set_axis([0], axis=1) for part, frame in {"train": marked, "val": val}.items()}
+    assert np.array_equal(table.encoded(numbered)[0]["val"], found["val"])
 
 
 CODES = (
     ["1", "2", "3", "none"] * 15,
     [f"A{number % 7}" for number in range(60)],
     [f"0{number}" for number in range(20)] * 3,
+    ["2020-11", "2020-12", "2021-01"] * 20,
+    ["12-11", "12-12", "01-01"] * 20,
+    ["1.2.3", "1.10.0", "2.0.0"] * 20,
+    ["12.11.2020", "13.11.2020", "14.11.2020"] * 20,
+    ["2020-02-28", "2020-02-29", "2020-02-30"] * 20,
+    ["2020-02-28-A", "2020-02-28-B"] * 30,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ FEWEST_NUMBERS, MOST_MARKS = 10, 0.1
 # Numbers are clipped at this many standard deviations from the mean. A few rows at 45 of them made trainings diverge at
 # a rate that suited all other rows, and short trainings did not meet those rows.
 FURTHEST = 20.0
+# A text is a date if it has the day, and after it perhaps the time and the zone; 2020, 2020-11 and 12-11 are words.
+DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?)?", re.ASCII)
+DATES = ("date", "datetime", "datetime64")
 
 
 def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -28,8 +32,8 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
     Numbers are standardised and clipped at FURTHEST deviations, with the median in their gaps and a column of 0 and 1
     that says where these were. Words become one column each, gaps a word of their own; a word that the training part
     lacks has no column. A few words in a column of numbers, such as `?`, are gaps. Everything is fitted to the training
-    part. Dates and durations are numbers of seconds. Raises ValueError for numbers that are infinite, for values that
-    are neither numbers nor words, and if no column is left.
+    part. Dates and durations are numbers of seconds, and a column of ISO 8601 texts has dates. Raises ValueError for
+    numbers that are infinite, for values that are neither numbers nor words, and if no column is left.
     """
     from pandas.api.types import is_numeric_dtype
     from sklearn.compose import ColumnTransformer
@@ -37,8 +41,10 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+    parts = dict(parts)
+    doubts = _texts_as_dates(parts)
     parts = {part: _readable(frame) for part, frame in parts.items()}
-    doubts = _marks_as_gaps(parts)
+    doubts += _marks_as_gaps(parts)
     train, kept = parts["train"], dict[str, str]()
     for name in train.columns:
         column: Any = train[name]
@@ -105,18 +111,48 @@ def _prepared(frame: DataFrame, numbers: list[str], words: list[str]) -> DataFra
     return DataFrame(columns)
 
 
+def _texts_as_dates(parts: dict[str, DataFrame]) -> list[str]:
+    """Make dates of columns that have nothing but dates as texts in all parts, in place; returns a doubt for each.
+
+    A time without a zone is in UTC, as that of a date which is no text.
+    """
+    import pandas
+
+    doubts = []
+    for name in parts["train"].columns:
+        columns: dict[str, Any] = {part: frame[name] for part, frame in parts.items() if name in frame.columns}
+        columns = {part: column for part, column in columns.items() if column.notna().any()}
+        kinds = {part: pandas.api.types.infer_dtype(column, skipna=True) for part, column in columns.items()}
+        texts = [part for part, kind in kinds.items() if kind == "string"]
+        if not texts or not {*kinds.values()} <= {"string", *DATES}:
+            continue
+        if not all(DATE.fullmatch(text) for part in texts for text in columns[part].dropna()):
+            continue
+        found = {part: pandas.to_datetime(columns[part], utc=True, format="ISO8601", errors="coerce") for part in texts}
+        # The 30th of February is no date.
+        if any((dates.isna() & columns[part].notna()).any() for part, dates in found.items()):
+            continue
+        for part, dates in found.items():
+            parts[part] = _with_column(parts[part], name, dates)
+        shown = first_few(list(dict.fromkeys(columns[texts[0]].dropna())), 2)
+        doubts.append(f"column {name} has dates ({shown}), which are taken for numbers")
+    return doubts
+
+
 def _readable(frame: DataFrame) -> DataFrame:
     """The columns with decimals as floats, and dates and durations as seconds; gaps are NaN there."""
     import pandas
 
-    epoch, columns = pandas.Timestamp(0), {}
+    # In microseconds, because nanoseconds end in 2262, and an open end may be 9999-12-31.
+    epoch, columns = pandas.Timestamp(0).as_unit("us"), {}
     for name in frame.columns:
         column: Any = frame[name]
         kind = pandas.api.types.infer_dtype(column, skipna=True)
         if kind == "decimal":
             column = column.astype("float64")
-        elif kind in ("date", "datetime", "datetime64"):
-            column = (pandas.to_datetime(column, utc=True).dt.tz_localize(None) - epoch).dt.total_seconds()
+        elif kind in DATES:
+            dates = pandas.to_datetime(column, utc=True).dt.as_unit("us").dt.tz_localize(None)
+            column = (dates - epoch).dt.total_seconds()
         elif kind in ("timedelta", "timedelta64"):
             column = pandas.to_timedelta(column).dt.total_seconds()
         elif kind == "complex" or not column.map(pandas.api.types.is_scalar).all():
@@ -146,13 +182,20 @@ def _marks_as_gaps(parts: dict[str, DataFrame]) -> list[str]:
         if numbers.nunique() < FEWEST_NUMBERS or not 0 < len(words) <= MOST_MARKS * column.notna().sum():
             continue
         for part, frame in parts.items():
-            parts[part] = frame.assign(**{name: pandas.to_numeric(frame[name], errors="coerce")})
+            parts[part] = _with_column(frame, name, pandas.to_numeric(frame[name], errors="coerce"))
         shown = first_few(list(dict.fromkeys(words)))
         doubts.append(
             f"column {name} has numbers, and in {len(words)} of {len(column)} training rows words ({shown}), which are "
             "taken for gaps"
         )
     return doubts
+
+
+def _with_column(frame: DataFrame, name: Any, column: Any) -> DataFrame:
+    """The table with another column of that name, which need not be a text, as `assign` wants it."""
+    made = frame.copy(deep=False)
+    made[name] = column
+    return made
 
 
 def _refuse_infinite(parts: Mapping[str, DataFrame], name: str) -> None:
