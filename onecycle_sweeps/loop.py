@@ -299,7 +299,7 @@ def evaluate(learner: Learner, part: str) -> dict[str, float]:
     model.train(training)
     if (seen := found.get("count", 0)) != (size := learner.data.sizes[part]):
         raise RuntimeError(f"an evaluation must count each of {size} samples once, and counted {seen}")
-    return objective.values(found) | {name: float(meter.compute()) for name, meter in meters.items()}
+    return objective.values(found) | {name: meter.compute() for name, meter in meters.items()}
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

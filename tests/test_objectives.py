@@ -156,8 +156,52 @@ def test_any_metric_of_torchmetrics_can_be_the_headline():
     meter = objective.meters(torch.device("cpu"))["f1"]
     for some_outputs, wanted in zip(outputs.split(7), targets.split(7), strict=True):
         meter.update(*objective.predictions(some_outputs, wanted))
-    assert meter.compute().item() == close(oracle.f1_score(targets, outputs.argmax(1), average="macro"))
+    assert meter.compute() == close(oracle.f1_score(targets, outputs.argmax(1), average="macro"))
     assert objective.chance(targets) is None
+
+
+@pytest.mark.parametrize("places", [(), (4, 5)], ids=["classification", "segmentation"])
+def test_a_metric_of_two_classes_gets_the_probability_of_the_second(places: tuple[int, ...]):
+    from torchmetrics.classification import BinaryAUROC, BinaryF1Score
+
+    class Own(BinaryF1Score):
+        """One that a user derives."""
+
+    targets = torch.randint(2, (30, *places), generator=draws())
+    outputs = torch.randn(30, 2, *places, generator=draws(1))
+    metrics = {"f1": BinaryF1Score, "own": Own, "auroc": BinaryAUROC}
+    objective = Measured(Segmentation(2) if places else Classification(), metrics)
+    found = {}
+    for name, meter in objective.meters(torch.device("cpu")).items():
+        for some_outputs, wanted in zip(outputs.split(7), targets.split(7), strict=True):
+            meter.update(*objective.predictions(some_outputs, wanted))
+        found[name] = meter.compute()
+    wanted, second = targets.flatten(), (outputs[:, 1] - outputs[:, 0]).flatten()
+    f1 = oracle.f1_score(wanted, second > 0)
+    assert found == close({"f1": f1, "own": f1, "auroc": oracle.roc_auc_score(wanted, second)}, rel=1e-5)
+
+
+def test_a_metric_that_does_not_suit_the_objective_is_named_with_what_it_got():
+    from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
+
+    metrics = {
+        "two": BinaryF1Score,
+        "each": lambda: MulticlassF1Score(num_classes=3, average=None),
+    }
+    meters = Measured(Classification(), metrics).meters(torch.device("cpu"))
+    outputs, targets = torch.randn(6, 3, generator=draws()), torch.arange(6) % 3
+    shapes = r"outputs of shape \(6, 3\) and targets of shape \(6,\)"
+    with pytest.raises(ValueError, match=rf"^objective\.metrics\.two: BinaryF1Score cannot take {shapes}: .*"):
+        meters["two"].update(outputs, targets)
+    meters["each"].update(outputs, targets)
+    with pytest.raises(ValueError, match=r"each must give one number, got a tensor of shape \(3,\) .*average=macro"):
+        meters["each"].compute()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss"])
+def test_a_metric_has_a_name_of_its_own(name: str):
+    with pytest.raises(ValueError, match=rf"^objective\.metrics\.{name} must have another name: .* accuracy, loss$"):
+        Measured(Classification(), {name: lambda: None})
 
 
 def test_the_loss_can_be_the_headline_and_an_unknown_measure_cannot():

@@ -77,6 +77,19 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
         ([*optimizer("torch.optim.Muon"), "~optimizer.fused"], r"^optimizer .*: ValueError: Muon"),
         (["objective=regression"], r"needs values as targets, and each of these images has one class"),
         (["objective.headline=recall"], r"^objective\.headline must be one of accuracy, got recall"),
+        (
+            ["+objective.metrics.accuracy={_target_: users_mistakes.OfEachClass}"],
+            r"^objective\.metrics\.accuracy must have another name: the objective itself measures accuracy, loss$",
+        ),
+        (
+            ["+objective.metrics.each={_target_: users_mistakes.OfEachClass}", "objective.headline=each"],
+            r"^objective\.metrics\.each must give one number, got a tensor of shape \(10,\) from OfEachClass: ",
+        ),
+        (
+            ["+objective.metrics.two={_target_: users_mistakes.OfOneScore}"],
+            r"^objective\.metrics\.two: OfOneScore cannot take outputs of shape \(2, 10\) and targets of shape \(2,\)",
+        ),
+        (["objective._target_=users_mistakes.Twice"], r"^measures must have different names, .* accuracy, accuracy"),
         (["objective.class_weights=[1,2]"], r"class_weights must have 10 numbers, one for each class, got 2"),
         (["data=diabetes", "policy=constant", "model.widths=[0]"], r"widths must be .* got \[0\]"),
         (["data=python_docs", "objective=classification"], r"needs classes as targets: it is a text"),

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onecycle_sweeps.measures import ACCURACY, Measure
+from onecycle_sweeps.objectives.classification import Classification
 from onecycle_sweeps.policies import Hyper
 
 
@@ -100,6 +102,35 @@ class Older(torch.optim.SGD):
 
     def __init__(self, params: Any, lr: float, momentum: float = 0) -> None:
         super().__init__(params, lr, momentum)
+
+
+class OfEachClass:
+    """A measure with a value for each class, where one number is wanted."""
+
+    higher_is_better = True
+
+    def to(self, device: torch.device) -> "OfEachClass":
+        return self
+
+    def update(self, scores: Tensor, targets: Tensor) -> None:
+        self.means = scores.mean(0)
+
+    def compute(self) -> Tensor:
+        return self.means
+
+
+class OfOneScore(OfEachClass):
+    """A measure of one score for each sample."""
+
+    def update(self, scores: Tensor, targets: Tensor) -> None:
+        self.means = (scores - targets).mean()
+
+
+@dataclass(frozen=True)
+class Twice(Classification):
+    """An objective with two measures of one name."""
+
+    measures: tuple[Measure, ...] = (ACCURACY, ACCURACY)
 
 
 @dataclass(frozen=True)

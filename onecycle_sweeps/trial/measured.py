@@ -8,7 +8,51 @@ import torch
 from torch import Tensor
 
 from onecycle_sweeps.loop import Objective, Sums
-from onecycle_sweeps.measures import LOSS, Measure
+from onecycle_sweeps.measures import LOSS, Measure, recorded
+from onecycle_sweeps.terminal import in_one_line
+from onecycle_sweeps.validation import kind_of
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A metric in one evaluation, by its key in the config; a binary one gets the probability of the second class.
+
+    Its methods raise ValueError, in one line, for what the metric cannot take and for what is not one number.
+    """
+
+    key: str
+    metric: Any
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Count a batch."""
+        given = _second_of_two(outputs, targets) if _is_binary(self.metric) else outputs
+        try:
+            self.metric.update(given, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{self.key}: {_kind(self.metric)} cannot take {_described('outputs', given)} and "
+                f"{_described('targets', targets)}: {in_one_line(error)}; torchmetrics has Binary metrics for two "
+                "classes, Multiclass for more, Multilabel for labels"
+            ) from error
+
+    def compute(self) -> float:
+        """The value over all batches."""
+        try:
+            found = self.metric.compute()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{self.key}: {_kind(self.metric)} cannot be computed: {in_one_line(error)}") from error
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            apart = getattr(self.metric, "average", "macro") in (None, "none")
+            advice = f"{self.key}.average=macro gives their mean" if apart else "choose a metric that gives one"
+            got = _described("a tensor", found) if isinstance(found, Tensor) else kind_of(found)
+            kind = _kind(self.metric)
+            raise ValueError(f"{self.key} must give one number, got {got} from {kind}: {advice}") from error
 
 
 @dataclass(frozen=True)
@@ -16,7 +60,8 @@ class Measured:
     """An objective whose evaluations also update `metrics`, each made anew by its function for each evaluation.
 
     `headline` names the measure that comes first, by default the objective's own.
-    Raises ValueError for a headline that is no measure, and for a metric that does not say which values are better.
+    Raises ValueError for a headline that is no measure, and for a metric that has the name of another measure, or that
+    does not say which values are better.
     """
 
     objective: Objective
@@ -24,6 +69,11 @@ class Measured:
     headline: str | None = None
 
     def __post_init__(self) -> None:
+        own = [measure.name for measure in recorded(self.objective.measures)]
+        if taken := [name for name in self.metrics if name in own]:
+            raise ValueError(
+                f"objective.metrics.{taken[0]} must have another name: the objective itself measures {', '.join(own)}"
+            )
         names = [measure.name for measure in self.measures]
         if self.headline is not None and names[0] != self.headline:
             raise ValueError(f"objective.headline must be one of {', '.join(names)}, got {self.headline}")
@@ -36,9 +86,9 @@ class Measured:
             known = (LOSS, *(measure for measure in known if measure != LOSS))
         return tuple(sorted(known, key=lambda measure: measure.name != (self.headline or known[0].name)))
 
-    def meters(self, device: torch.device) -> dict[str, Any]:
+    def meters(self, device: torch.device) -> dict[str, Meter]:
         """The metrics of one evaluation, by name."""
-        return {name: make().to(device) for name, make in self.metrics.items()}
+        return {name: Meter(f"objective.metrics.{name}", make().to(device)) for name, make in self.metrics.items()}
 
     def predictions(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
         """What the metrics are updated with: outputs and targets as the objective presents them."""
@@ -70,7 +120,27 @@ class Measured:
 def _measure(name: str, metric: Any) -> Measure:
     higher = getattr(metric, "higher_is_better", None)
     if higher is None:
-        kind = type(metric).__name__
-        raise ValueError(f"objective.metrics.{name}: {kind} does not say whether higher values are better")
+        raise ValueError(f"objective.metrics.{name}: {_kind(metric)} does not say whether higher values are better")
     bounds = getattr(metric, "plot_lower_bound", None), getattr(metric, "plot_upper_bound", None)
     return Measure(name, "max" if higher else "min", is_fraction=bounds == (0.0, 1.0))
+
+
+def _is_binary(metric: Any) -> bool:
+    """Whether it is one of torchmetrics' metrics of two classes, or one of the user's that is derived from those."""
+    of_torchmetrics = [kind for kind in type(metric).mro() if kind.__module__.startswith("torchmetrics.")]
+    return any(kind.__name__.startswith("Binary") for kind in of_torchmetrics)
+
+
+def _second_of_two(outputs: Any, targets: Any) -> Any:
+    """The probability of the second class from scores (N, 2, ...) of targets (N, ...); other outputs as they are."""
+    both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    of_two = both and outputs.ndim == targets.ndim + 1 and outputs.shape[1] == 2
+    return outputs.softmax(1)[:, 1] if of_two else outputs
+
+
+def _kind(metric: Any) -> str:
+    return type(metric).__name__
+
+
+def _described(name: str, found: Any) -> str:
+    return f"{name} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"{name}, {kind_of(found)}"

@@ -17,7 +17,7 @@ from onecycle_sweeps.datasets import Facts, transforms
 from onecycle_sweeps.images import ImageBatches, Split
 from onecycle_sweeps.images.augmentation import Draws, EpochWords
 from onecycle_sweeps.loop import Batches, Learner, evaluate, take_step
-from onecycle_sweeps.measures import Measure
+from onecycle_sweeps.measures import Measure, as_records
 from onecycle_sweeps.policies import Hyper
 from onecycle_sweeps.samples import SampleFacts
 from onecycle_sweeps.samples.nested import leaves
@@ -88,6 +88,7 @@ def _with_gradients(config: Config, facts: Facts, device: str) -> tuple[Learner,
     with _reporting("objective", "objective cannot be built", build.objective_node(config)):
         offered = build.offered_by(config, facts)
         objective = build.make_objective(config, offered)
+        as_records(objective.measures)
     with _reporting("model", "model cannot be built", node):
         net = build.make_net(config, offered)
     if not isinstance(net, nn.Module):
