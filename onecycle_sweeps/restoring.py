@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from onecycle_sweeps import seeding
+from onecycle_sweeps import held_generators, seeding
 
 Undo = Callable[[], None]
-# Where a data loader keeps what draws its samples.
-PARTS_OF_A_LOADER = ("sampler", "batch_sampler", "dataset", "generator")
 
 
 @contextmanager
@@ -37,23 +35,9 @@ def restored(modules: Iterable[nn.Module], optimizer: Optimizer) -> Iterator[Non
 
 @contextmanager
 def generators_restored(loader: Any = None) -> Iterator[None]:
-    """A context after which the generators of Python, numpy and torch, and those of a data loader, are as before."""
-    own = [(one, one.get_state()) for one in _generators(loader)]
-    with seeding.generators_kept():
-        try:
-            yield
-        finally:
-            for one, state in own:
-                one.set_state(state)
-
-
-def _generators(loader: Any) -> list[torch.Generator]:
-    """torch's generators that a loader and its parts hold."""
-    parts = [loader]
-    for part in parts:
-        held = (getattr(part, name, None) for name in PARTS_OF_A_LOADER)
-        parts += [one for one in held if one is not None and not any(one is other for other in parts)]
-    return [part for part in parts if isinstance(part, torch.Generator)]
+    """A context after which the generators of Python, numpy and torch, and those in a data loader, are as before."""
+    with seeding.generators_kept(), held_generators.kept(held_generators.of_loader(loader)):
+        yield
 
 
 def _of_modules(parts: list[nn.Module], trained: list[Tensor]) -> Iterator[Undo]:

@@ -10,7 +10,7 @@ from imports import House
 # Imports run downwards only, or stay within one package.
 FLOORS = (
     ("files", "torch_internals", "terminal", "credentials", "measures", "validation", "machine", "memory", "seeding"),
-    ("onecycle_sweeps", "config", "command_line"),
+    ("onecycle_sweeps", "config", "command_line", "held_generators"),
     (
         "policies",
         "images",

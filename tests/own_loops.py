@@ -2,15 +2,16 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset, TensorDataset
 
 from nodes_code import PAUSE
 
@@ -325,3 +326,77 @@ def counting(run: Any, early: bool) -> None:
 
 def without_parameters() -> None:
     """No function that a trial could call."""
+
+
+class Shaken:
+    """A transform that adds noise from a generator of its own."""
+
+    def __init__(self, kind: str) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        drawn: dict[str, Callable[[], Any]] = {
+            "torch": lambda: torch.randn(4, generator=self.generator),
+            "numpy": np.random.default_rng(0).normal,
+            "numpy of old": np.random.RandomState(0).normal,
+            "python": partial(random.Random(0).gauss, 0, 1),
+        }
+        self.draw = drawn[kind]
+
+    def __call__(self, point: Tensor) -> Tensor:
+        return point + 0.1 * self.draw()
+
+
+class Shuffled(Sampler[int]):
+    """A sampler that orders samples by a generator of its own."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return 40
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rng.permutation(40).tolist())
+
+
+class Holding(Dataset[Any]):
+    """The 40 points, with noise from a generator that a transform holds."""
+
+    def __init__(self, kind: str = "numpy") -> None:
+        self.points, self.labels = points()
+        self.transforms = [Shaken(kind)]
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transforms[0](self.points[place]).float(), int(self.labels[place])
+
+
+KEPT = Holding()
+
+
+def holding(run: Any, kind: str, workers: int = 0) -> None:
+    """A right function whose loader reads the points through generators of its parts."""
+    model = net(8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    if kind == "sampler":
+        loader = DataLoader(TensorDataset(*points()), 4, sampler=Shuffled())
+    elif kind == "of the module":
+        loader = DataLoader(KEPT, 4)
+    else:
+        part = ConcatDataset([Subset(Holding(kind), range(20)), Subset(Holding(kind), range(20, 40))])
+        more: dict[str, Any] = {"num_workers": workers, "persistent_workers": True} if workers else {}
+        loader = DataLoader(part, 4, shuffle=True, **more)
+    if state := run.restore():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    for _, (inputs, labels) in run.steps(optimizer, loader, epochs=run.epochs):
+        loss = functional.cross_entropy(model(inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss)
+        if run.evaluation_due:
+            run.evaluated(**found(model))
+        run.checkpoint(model=model, optimizer=optimizer)
+    torch.save(model.state_dict(), run.folder / "model.pt")

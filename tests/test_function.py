@@ -1,12 +1,15 @@
 """A training function of the user's own as a trial: what it can do, and what it is told that it does wrong."""
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
+import own_loops
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config.schema import DEFAULT_EPOCHS, ConfigError
 from onecycle_sweeps.differences import difference
@@ -14,6 +17,7 @@ from onecycle_sweeps.outcome import look
 from onecycle_sweeps.policies import Linear, OneCycle
 from onecycle_sweeps.sweep import Entry
 from onecycle_sweeps.trial import Stopped, TrialFailed
+from onecycle_sweeps.trial.loader_batches import LoaderBatches
 from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import in_one_go, made, names, outcome, planned, request, series, stop_after, undisturbed
 
@@ -71,6 +75,61 @@ def test_one_that_saves_resumes_bit_for_bit(runs_dir: Path, beside: Path, steps:
     trial.run(folder)
     assert [attempt.start for attempt in journal.read(folder.journal).attempts] == [0, steps, 2 * steps]
     assert outcome(folder) == undisturbed(beside, *TRAIN, *more)
+
+
+HELD = ("torch", "numpy", "numpy of old", "python", "sampler")
+
+
+@pytest.mark.parametrize("steps", [10, 13])
+@pytest.mark.parametrize("kind", HELD)
+def test_one_resumes_bit_for_bit_with_generators_of_its_loaders_parts(
+    runs_dir: Path, beside: Path, kind: str, steps: int
+):
+    words = of("holding", f"+loop.kind={kind}")
+    folder = made(runs_dir, *words)
+    with pytest.raises(Stopped, match=f"saved at step {steps}"):
+        trial.run(folder, stop_after(steps))
+    assert trial.run(folder)["warnings"] == []
+    assert outcome(folder) == undisturbed(beside, *words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("taken", "told"), [(3, 0), (10, 1)])
+def test_worker_processes_that_live_on_from_epoch_to_epoch_are_doubtful_after_a_resume(taken: int, told: int):
+    loader = DataLoader(TensorDataset(torch.zeros(10)), num_workers=1, persistent_workers=True)
+    before = LoaderBatches(loader, 10, torch.device("cpu"))
+    assert len(list(islice(before.batches(), taken))) == taken
+    resumed = LoaderBatches(loader, 10, torch.device("cpu"))
+    next(resumed.batches(before.state()))
+    assert len([line for line in resumed.warnings if "persistent_workers" in line]) == told
+
+
+def test_a_generator_that_a_resumed_attempt_lacks_is_told():
+    dataset = own_loops.Holding()
+    before = LoaderBatches(DataLoader(dataset, 4), 10, torch.device("cpu"))
+    assert len(list(islice(before.batches(), 10))) == 10
+    state = before.state()
+    dataset.transforms = []
+    resumed = LoaderBatches(DataLoader(dataset, 4), 10, torch.device("cpu"))
+    with pytest.raises(IndexError):
+        next(resumed.batches(state))
+    (line,) = resumed.warnings
+    assert "dataset.transforms.0" in line
+
+
+def test_a_checkpoint_with_the_generators_of_samplers_alone_goes_on_as_it_would_have():
+    drawn, ours = torch.Generator().manual_seed(3), torch.device("cpu")
+    loader = DataLoader(TensorDataset(torch.arange(40)), 4, shuffle=True, generator=drawn)
+    whole = LoaderBatches(loader, 10, ours)
+    batches = whole.batches()
+    assert len(list(islice(batches, 13))) == 13
+    state = whole.state()
+    for name in ("at_start", "now"):
+        state[name] = state[name] | {"of_loader": [state[name]["of_loader"]["generator"]]}
+    expected = [batch for (batch,) in islice(batches, 20)]
+    drawn.manual_seed(4)
+    found = [batch for (batch,) in islice(LoaderBatches(loader, 10, ours).batches(state), 20)]
+    assert torch.equal(torch.stack(found), torch.stack(expected))
 
 
 def test_one_that_does_not_save_starts_again_and_says_so(runs_dir: Path, beside: Path):

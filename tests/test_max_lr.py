@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import LBFGS, SGD, AdamW, Optimizer
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import onecycle_sweeps
 from onecycle_sweeps import OneCycle, PolicyScheduler, find_max_lr
@@ -161,6 +161,24 @@ def test_a_loader_begins_anew_and_its_generator_is_as_before(data: Examples) -> 
     first = find_max_lr(*made(), cross_entropy, loader)
     assert torch.equal(drawn.get_state(), before)
     assert find_max_lr(*made(), cross_entropy, loader).max_lr == first.max_lr
+
+
+@pytest.mark.slow
+def test_generators_that_a_data_set_and_a_sampler_hold_are_as_before(data: Examples) -> None:
+    class Noisy(TensorDataset):
+        def __init__(self, *tensors: Tensor) -> None:
+            super().__init__(*tensors)
+            self.of_numpy, self.of_python = np.random.default_rng(0), [random.Random(0)]
+
+        def __getitem__(self, place: int) -> tuple[Tensor, ...]:
+            inputs, labels = super().__getitem__(place)
+            return inputs + 0.1 * self.of_numpy.normal() + 0.1 * self.of_python[0].random(), labels
+
+    noisy = Noisy(*(torch.cat(parts) for parts in zip(*data, strict=True)))
+    loader = DataLoader(Subset(noisy, range(96)), batch_size=32)
+    before = noisy.of_numpy.bit_generator.state, noisy.of_python[0].getstate()
+    find_max_lr(*made(), cross_entropy, loader)
+    assert (noisy.of_numpy.bit_generator.state, noisy.of_python[0].getstate()) == before
 
 
 @pytest.mark.slow

@@ -117,6 +117,13 @@ def test_the_type_of_floats_that_a_function_sets_is_its_own(runs_dir: Path, func
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_a_data_set_of_a_module_draws_the_same_in_the_first_trial_of_a_process_and_in_the_next(
+    runs_dir: Path, beside: Path
+):
+    words = (*OWN, "loop._target_=own_loops.holding", "+loop.kind=of the module")
+    assert in_one_go(runs_dir, *words) == in_one_go(beside, *words)
+
+
 def test_a_loss_that_is_changed_after_it_was_logged_is_recorded_as_it_was(runs_dir: Path, beside: Path, function):
     def losses(folder: Path, **settings: Any) -> list[float]:
         one = made(folder, *function(**settings))

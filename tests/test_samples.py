@@ -1,8 +1,10 @@
 """Rows, texts and items of datasets: what is read, split, refused and drawn."""
 
+import random
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +414,55 @@ def test_what_a_dataset_draws_follows_from_seed_and_step(workers: int):
     assert torch.equal(torch.rand(1), expected)
 
 
+class Held(Squares):
+    """Squares with noise from generators of its own; some are made when the first item is read."""
+
+    def __init__(self) -> None:
+        super().__init__(noise=False)
+        self.rng, self.others = np.random.default_rng(0), [random.Random(0), np.random.RandomState(0)]
+        self.generator = torch.Generator()
+        self.late: np.random.Generator | None = None
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        self.late = self.late or np.random.default_rng()
+        drawn = [self.rng.normal(), self.others[0].random(), self.others[1].normal(), self.late.normal()]
+        noise = torch.cat([torch.rand(1, generator=self.generator), torch.tensor(drawn).float()])
+        return super().__getitem__(place) | {"noise": noise}
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_a_dataset_draws_from_generators_of_its_own_follows_from_seed_and_step(workers: int):
+    facts = items.describe(Items(Held()), HOLD_OUT)
+    assert facts.doubts == ()
+
+    def drawn(start: int, seed: int, workers: int) -> torch.Tensor:
+        source = Items(Held(), workers=workers)
+        data = replace(items.load(source, HOLD_OUT, facts, torch.device("cpu"), "values"), batch_size=4)
+        batches = data.train_batches(seed, start)
+        return torch.cat([inputs["noise"] for (inputs, _), _ in zip(batches, range(start, 7), strict=False)])
+
+    whole = drawn(0, 1, 0)
+    assert torch.equal(drawn(3, 1, workers), whole[12:])
+    assert not torch.equal(drawn(3, 2, workers), whole[12:])
+    # Two generators do not draw the same.
+    assert len(whole.unique()) == whole.numel()
+
+
+@pytest.mark.slow
+def test_what_makes_a_batch_in_a_worker_draws_from_seed_and_step_too():
+    def collated(batch: list[Any]) -> Any:
+        inputs, label = torch.stack([one["x"] for one in batch]), torch.tensor([one["label"] for one in batch])
+        return inputs + torch.rand(1), label
+
+    source = Items(Squares(noise=False), collate=collated, workers=1)
+    data = replace(
+        items.load(source, HOLD_OUT, items.describe(source, HOLD_OUT), torch.device("cpu"), "values"), batch_size=4
+    )
+    (_, _), (expected, _) = islice(data.train_batches(1), 2)
+    ((found, _),) = islice(data.train_batches(1, 1), 1)
+    assert torch.equal(found, expected)
+
+
 def test_a_dataset_whose_items_change_after_it_was_described_is_refused():
     class Shifted(Squares):
         def __getitem__(self, place: int) -> dict[str, Any]:
@@ -429,6 +480,7 @@ def test_items_that_follow_from_no_seed_are_not_compared():
             return {"x": np.random.default_rng().normal(size=1), "label": float(place**2)}
 
     facts = items.describe(Items(Unseeded()), HOLD_OUT)
+    assert any("differ when they are read again" in doubt for doubt in facts.doubts)
     items.load(Items(Unseeded()), HOLD_OUT, facts, torch.device("cpu"), "values")
     with pytest.raises(ValueError, match="another length"):
         items.load(Items(Unseeded(19)), HOLD_OUT, facts, torch.device("cpu"), "values")

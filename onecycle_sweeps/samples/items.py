@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onecycle_sweeps import seeding
+from onecycle_sweeps import held_generators, seeding
 from onecycle_sweeps.samples import sample_facts as described
 from onecycle_sweeps.samples.nested import apart, changed, leaves
 from onecycle_sweeps.samples.sample_facts import SampleFacts, SplitRule
@@ -73,6 +73,14 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
         forms = whole.forms()
         of_targets, doubts = known(targets, usual)
         offered |= of_targets | {"class_values": targets.class_values()}
+    digest = _digest(source)
+    doubts += [
+        f"items of the {name} dataset differ when they are read again with the same seeds, so trials of one seed, "
+        "and a trial that was stopped, get other samples: draw from torch, NumPy or random, or from a generator in an "
+        "attribute of the dataset"
+        for name, part in source.parts().items()
+        if len(part) and _length(name, part) in digest.split(",")
+    ]
     samples = {name: [read[of].digests[place] for place in index] for name, (of, index) in divided.items()}
     doubts += described.leaks(samples, source.unit)
     return SampleFacts(
@@ -81,7 +89,7 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
         usual=usual,
         reason=reason,
         offered=offered,
-        digest=_digest(source),
+        digest=digest,
         doubts=tuple(doubts),
         forms=forms,
     )
@@ -179,7 +187,7 @@ class ItemBatches:
         from torch.utils.data import DataLoader
 
         loader = DataLoader(
-            _Seeded(self.source.parts()[self.index[part][0]]),  # type: ignore[arg-type]
+            _Seeded(self.source.parts()[self.index[part][0]], self.source.collate),  # type: ignore[arg-type]
             batch_sampler=_Sampler(drawn),  # type: ignore[arg-type]
             num_workers=self.source.workers,
             collate_fn=self.source.collate,
@@ -235,14 +243,22 @@ class ItemBatches:
 
 
 class _Seeded:
-    """A dataset that is asked for whole batches, and whose random draws follow from what comes with the positions."""
+    """A dataset that is asked for whole batches, and whose random draws follow from what comes with the positions.
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    Each worker process has its own copy, which finds and seeds the generators of that process.
+    """
+
+    def __init__(self, dataset: Any, collate: Any) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    @cached_property
+    def generators(self) -> Mapping[str, Any]:
+        """The generators that the dataset, and what makes batches of its items, hold."""
+        return held_generators.held(dataset=self.dataset, collate=self.collate)
 
     def __getitems__(self, asked: tuple[str, list[int]]) -> list[Any]:
         seed, positions = asked
-        with _drawing(seed):
+        with _drawing(seed, self.generators):
             if hasattr(self.dataset, "__getitems__"):
                 return self.dataset.__getitems__(positions)
             return [self.dataset[position] for position in positions]
@@ -260,19 +276,26 @@ class _Sampler:
 
 
 @contextmanager
-def _drawing(seed: str) -> Iterator[None]:
-    """A context in which torch, NumPy and Python draw from `seed`; torch's generator is restored after it."""
+def _drawing(seed: str, generators: Mapping[str, Any]) -> Iterator[None]:
+    """A context in which torch, NumPy, Python and a dataset's own generators draw from `seed`.
+
+    torch's generator is restored after it, except in a worker process, where no net draws from it and what makes a
+    batch of the items goes on drawing from `seed`.
+    """
     import torch
+    from torch.utils.data import get_worker_info
 
     generator, state = torch.default_generator, torch.get_rng_state()
     number = seeding.number(seed)
     generator.manual_seed(number)
     random.seed(number)
     np.random.seed(number % 2**32)
+    held_generators.seed(generators, seed)
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        if get_worker_info() is None:
+            torch.set_rng_state(state)
 
 
 @dataclass(frozen=True)
@@ -291,8 +314,9 @@ def _read(source: Items, name: str) -> _Read:
     and for inputs of several shapes, of which torch's own collate cannot make a batch.
     """
     dataset = source.parts()[name]
+    generators = held_generators.held(dataset=dataset)
     targets, digests, offered, first = [], [], {}, {}
-    with counting(f"reading the {name} dataset", len(dataset), source.unit) as count, _drawing(name):
+    with counting(f"reading the {name} dataset", len(dataset), source.unit) as count, _drawing(name, generators):
         for place in range(len(dataset)):
             try:
                 inputs, target = apart(dataset[place], source.label)
@@ -337,19 +361,29 @@ def _digest(source: Items, recorded: str = "") -> str:
     """
     digests = []
     for name, part in source.parts().items():
-        found = f"{name}:{len(part)}:"
+        found = _length(name, part)
         if found not in recorded.split(","):
+            if len(part):
+                # A dataset may create its generators when its first item is read.
+                with _drawing(name, {}):
+                    _ = part[0]
             once, again = (_digest_of_some(part, source.label) for _ in range(2))
             found += once if once == again else ""
         digests.append(found)
     return ",".join(digests)
 
 
+def _length(name: str, part: Any) -> str:
+    """The digest of a dataset whose items are not reproducible."""
+    return f"{name}:{len(part)}:"
+
+
 def _digest_of_some(dataset: Any, label: str | None) -> str:
     """A hash of items that lie evenly in a dataset."""
     arrays: list[np.ndarray] = []
+    generators = held_generators.held(dataset=dataset)
     for place in np.unique(np.linspace(0, len(dataset) - 1, SAMPLED).astype(int)).tolist() if len(dataset) else ():
-        with _drawing(str(place)):
+        with _drawing(str(place), generators):
             inputs, target = apart(dataset[place], label)
         arrays += [np.asarray(value) for value in (*leaves(inputs).values(), target)]
     return described.digest_of(arrays).hex()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from onecycle_sweeps import held_generators
 from onecycle_sweeps.trial.train import State, generators, set_generators
 
 
@@ -17,6 +18,7 @@ class LoaderBatches:
     per_epoch: how many batches of each epoch are taken; None takes all.
     epoch, taken: the epoch, and how many of its batches have been taken.
     at_start: the generators' states before the epoch's first batch, which decide the order of a shuffled loader.
+    warnings: why the batches after a checkpoint may be others than without it.
 
     When a training continues from a checkpoint, the earlier batches of its epoch are read again and dropped, so that
     the order of the epoch and the draws of the loader's processes are the same.
@@ -28,11 +30,13 @@ class LoaderBatches:
     epoch: int = 0
     taken: int = 0
     at_start: State = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def state(self) -> State:
         """What a checkpoint keeps."""
         now = self._generators()
-        return {"epoch": self.epoch, "taken": self.taken, "at_start": self.at_start, "now": now}
+        place = {"epoch": self.epoch, "taken": self.taken}
+        return {**place, "at_start": self.at_start, "now": now, "warnings": self.warnings}
 
     def batches(self, state: State | None = None) -> Iterator[Any]:
         """The batches from the start, or from where `state` was kept.
@@ -41,10 +45,15 @@ class LoaderBatches:
         """
         skipped = 0
         if state:
-            self.epoch, skipped = state["epoch"], state["taken"]
+            self.epoch, skipped, self.warnings = state["epoch"], state["taken"], list(state.get("warnings", ()))
             if self.loader is None or skipped == self.per_epoch:
-                self._set_generators(state["now"])
+                self._go_on(state)
                 self.epoch, skipped = self.epoch + bool(skipped), 0
+            if self.epoch and getattr(self.loader, "num_workers", 0) and getattr(self.loader, "persistent_workers", 0):
+                self._warn(
+                    "the loader's worker processes began anew in a resumed attempt, so what they draw at random in "
+                    "later epochs is not what it would have been: persistent_workers=False begins anew in each epoch"
+                )
         while self.loader is None:
             yield None
         while True:
@@ -57,7 +66,7 @@ class LoaderBatches:
                 if self.taken > skipped:
                     yield batch
                 elif self.taken == skipped and state:
-                    self._set_generators(state["now"])
+                    self._go_on(state)
             if not self.taken:
                 after = "has no batch" if self.epoch == 0 else f"has no batch left in epoch {self.epoch}"
                 raise ValueError(f"the loader {after}: give run.steps something that can be iterated again and again")
@@ -70,16 +79,26 @@ class LoaderBatches:
                 set_epoch(self.epoch)
 
     def _generators(self) -> State:
-        return generators(self.device) | {"of_loader": [one.get_state() for one in self._own_generators()]}
+        return generators(self.device) | {"of_loader": held_generators.states(held_generators.of_loader(self.loader))}
 
-    def _set_generators(self, state: State) -> None:
+    def _go_on(self, state: State) -> None:
+        """Bring all generators to where they were when the checkpoint was saved."""
+        if lacking := self._set_generators(state["now"]):
+            self._warn(
+                f"the loader's generator {', '.join(lacking)} was not there in a resumed attempt, so what it draws is "
+                "not what it would have been: create it with the loader's parts, not when the first sample is read"
+            )
+
+    def _set_generators(self, state: State) -> list[str]:
+        """Set all generators; returns the names of those of the loader that it lacks."""
         set_generators(state, self.device)
-        for own, kept in zip(self._own_generators(), state["of_loader"], strict=True):
-            own.set_state(kept)
+        found, states = held_generators.of_loader(self.loader), state["of_loader"]
+        if isinstance(states, list):
+            # A checkpoint of an earlier version has torch's generators of the loader and its samplers only.
+            named = [one for one in held_generators.OF_SAMPLERS if isinstance(found.get(one), torch.Generator)]
+            states = dict(zip(named, states, strict=True))
+        return held_generators.set_states(found, states)
 
-    def _own_generators(self) -> list[torch.Generator]:
-        """The generators of the loader and its samplers, each once."""
-        batch_sampler = getattr(self.loader, "batch_sampler", None)
-        samplers = (getattr(self.loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-        found = [getattr(part, "generator", None) for part in (self.loader, *samplers)]
-        return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
+    def _warn(self, line: str) -> None:
+        if line not in self.warnings:
+            self.warnings.append(line)

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from onecycle_sweeps import checkpoint
+from onecycle_sweeps import checkpoint, held_generators
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import StepTaken
 from onecycle_sweeps.measures import Measure
@@ -123,6 +123,8 @@ class Run:
         self._inner: torch.optim.Optimizer | None = None
         self._handles: list[Any] = []
         self._batches: LoaderBatches | None = None
+        # Undoes what the run leaves in the process.
+        self._after = ExitStack()
         self._accumulate = 1
         # The turn that the function is in, the last one that was recorded, and the losses of the step so far.
         self._turn: Turn | None = None
@@ -186,6 +188,8 @@ class Run:
             self._optimizer, self._inner, self._accumulate = optimizer, inner, accumulate
             self.asked_epochs, self.total_steps = epochs, policy.total_steps
             self._batches = LoaderBatches(loader, per_epoch and per_epoch * accumulate, self.device)
+            # Later trials of this process may read the same data set.
+            self._after.enter_context(held_generators.kept(held_generators.of_loader(loader)))
             self._watch(inner)
         return self._steps(policy, self._batches)
 
@@ -259,6 +263,11 @@ class Run:
 
     # What the trial calls
 
+    @property
+    def loader_warnings(self) -> list[str]:
+        """Why a resumed trial may have had other batches than one without a stop."""
+        return list(self._batches.warnings) if self._batches else []
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """The context in which the function is called; GradScalers say in it which updates they skip."""
@@ -274,6 +283,7 @@ class Run:
             yield
         finally:
             torch.amp.GradScaler.step = original
+            self._after.close()
             for handle in self._handles:
                 handle.remove()
 
