@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,50 @@ def test_a_range_test_of_several_seeds_needs_several_nets(runs_dir: Path, functi
         trial.run(made(runs_dir, *words, "task=range_test", "range_test.seeds=[0,1]", "range_test.steps=100"))
 
 
-def test_the_type_of_floats_that_a_function_sets_is_its_own(runs_dir: Path, function: Write):
-    words = function(inside="torch.set_default_dtype(torch.float64); model = model.double()")
-    with pytest.raises(TrialFailed):
-        trial.run(made(runs_dir, *words))
-    assert torch.get_default_dtype() == torch.float32
+SETTINGS = {
+    "torch.set_default_dtype(torch.float64); model = model.double()": torch.get_default_dtype,
+    "torch.set_default_device('meta')": torch.get_default_device,
+    "torch.set_autocast_enabled('cpu', True)": lambda: torch.is_autocast_enabled("cpu"),
+    "torch.set_autocast_dtype('cpu', torch.float16)": lambda: torch.get_autocast_dtype("cpu"),
+    "torch.set_autocast_enabled('cuda', True)": lambda: torch.is_autocast_enabled("cuda"),
+    "torch.set_autocast_cache_enabled(False)": torch.is_autocast_cache_enabled,
+    "torch.set_grad_enabled(False)": torch.is_grad_enabled,
+    "torch.set_float32_matmul_precision('medium')": torch.get_float32_matmul_precision,
+    "torch.use_deterministic_algorithms(True, warn_only=True)": torch.get_deterministic_debug_mode,
+    "torch.autograd.set_detect_anomaly(True)": torch.is_anomaly_enabled,
+    "torch.backends.cudnn.benchmark = True": lambda: torch.backends.cudnn.benchmark,
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_a_function_sets_in_torch_ends_with_it(runs_dir: Path, function: Write, setting: str):
+    before = SETTINGS[setting]()
+    # A trial may fail over a setting, or finish.
+    with suppress(TrialFailed):
+        trial.run(made(runs_dir, *function(inside=setting)))
+    assert SETTINGS[setting]() == before
+
+
+def test_what_a_net_sets_in_torch_does_not_reach_the_next_trial(runs_dir: Path, beside: Path, net: Write):
+    alone = in_one_go(runs_dir, *net())
+    autocast = (
+        "nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(torch.set_autocast_enabled('cpu', True) or 0))"
+    )
+    trial.run(made(beside, *net(model=autocast), "seed=1"))
+    assert in_one_go(beside, *net()) == alone
+
+
+def test_what_a_module_sets_in_torch_when_it_is_imported_holds_for_each_of_its_trials(
+    runs_dir: Path, function: Write, monkeypatch: pytest.MonkeyPatch
+):
+    folder = made(runs_dir, *function("torch.set_float32_matmul_precision('high')"))
+    torch.set_float32_matmul_precision("highest")
+    # The trial's process imports the module afresh, in the trial.
+    monkeypatch.delitem(sys.modules, "a_function")
+    trial.run(folder)
+    found = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    assert found == "high"
 
 
 def test_a_data_set_of_a_module_draws_the_same_in_the_first_trial_of_a_process_and_in_the_next(

@@ -14,7 +14,7 @@ from hydra.core.utils import env_override
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from onecycle_sweeps import seeding
+from onecycle_sweeps import seeding, torch_settings
 from onecycle_sweeps.config import keys
 from onecycle_sweeps.config.schema import CHECKED, ENV_SET, NOT_FOR_THE_LOADER, Config
 from onecycle_sweeps.terminal import in_one_line
@@ -122,12 +122,12 @@ def _imported(key: str, target: str, path: str) -> ModuleType | None:
     """The module, or None if it does not exist; raises ValueError, with the line of code, if its import fails.
 
     What it draws when it is imported is the same in each process, and whatever it draws or seeds changes nothing for
-    the trial that imports it first.
+    the trial that imports it first. What it sets in torch is set for later trials too.
     """
     if path in sys.modules:
         return sys.modules[path]
     try:
-        with seeding.generators_kept():
+        with seeding.generators_kept(), torch_settings.importing():
             seeding.seed_all(0)
             return importlib.import_module(path)
     except (Exception, SystemExit) as error:

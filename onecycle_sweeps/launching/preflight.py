@@ -97,7 +97,7 @@ class Preflight:
 
 def in_this_process(checks: Sequence[Check], begin: Callable[[Check], None] = lambda _: None) -> Refusal | None:
     """Perform checks here, which imports torch; returns the first refusal. `begin` is called before each check."""
-    from onecycle_sweeps import datasets
+    from onecycle_sweeps import datasets, torch_settings
     from onecycle_sweeps.config import nodes
     from onecycle_sweeps.trial.rehearsal import Rehearsal
 
@@ -106,7 +106,7 @@ def in_this_process(checks: Sequence[Check], begin: Callable[[Check], None] = la
         begin(check)
         config = check.config
         try:
-            with nodes.environment(config):
+            with nodes.environment(config), torch_settings.kept():
                 cache = Path(check.runs_dir) / "data" / config["needs"]["data"]
                 facts = datasets.prepare(nodes.loader(config), cache, **schema.split(config))
                 headline = rehearsal.attempt(config, facts, elsewhere=check.elsewhere)

@@ -7,8 +7,7 @@ The function has the loop. Its `Run` passes each step on to a course (`TrainingC
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onecycle_sweeps import checkpoint, files, journal, measures, provenance, range_test, seeding
+from onecycle_sweeps import checkpoint, files, journal, measures, provenance, range_test, seeding, torch_settings
 from onecycle_sweeps.config import function_node, nodes, schema
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import StepTaken
@@ -403,7 +402,8 @@ def _call(
         config=deepcopy(shown),
         folder=attempt.trial.path,
     )
-    with run.watched(), _default_dtype_kept():
+    # The process may run other trials, which must not get the settings of this function.
+    with run.watched(), torch_settings.kept():
         try:
             function(run, **given)
         except Exception as error:
@@ -421,16 +421,6 @@ def _call(
     if data is not None:
         data.check()
     return run, [] if data is None else list(data.warnings)
-
-
-@contextmanager
-def _default_dtype_kept() -> Iterator[None]:
-    """The process may run other trials, which must not get the type of floats that a function sets."""
-    dtype = torch.get_default_dtype()
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(dtype)
 
 
 def _by_name(attempt: RunningAttempt, config: Config, resolved: Resolved, seed: int) -> tuple[dict[str, Any], Any]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onecycle_sweeps import checkpoint, journal, provenance
+from onecycle_sweeps import checkpoint, journal, provenance, torch_settings
 from onecycle_sweeps.config import function_node, nodes, schema
 from onecycle_sweeps.config.schema import UNPACKED, Config, Packing
 from onecycle_sweeps.files import Unreadable
@@ -44,9 +44,11 @@ def run(
 
     `place`, where the attempt runs, is recorded with it; `packing` is for the seeds of a range test. Raises Busy while
     another process runs the trial, Stopped, after saving, once `stopped()` is true, Superseded when a later attempt has
-    begun, and TrialFailed with the cause, which is also recorded in the folder.
+    begun, and TrialFailed with the cause, which is also recorded in the folder. What the trial
+    sets in torch ends with it.
     """
-    return run_alone(running(trial, stopped, place, packing=packing))
+    with torch_settings.kept():
+        return run_alone(running(trial, stopped, place, packing=packing))
 
 
 def run_alone(training: Training) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from onecycle_sweeps import torch_settings
 from onecycle_sweeps.loop import StepTaken
 from onecycle_sweeps.packs import CannotPack, Pack, steps_from
 from onecycle_sweeps.trial.running import running
@@ -42,10 +43,11 @@ class Member:
 
     def finish(self) -> None:
         """Take the steps that are left alone."""
-        if self.outcome is None and self.ready:
-            self.advance(self.ready.alone())
-        while self.outcome is None:
-            self.advance()
+        with torch_settings.kept():
+            if self.outcome is None and self.ready:
+                self.advance(self.ready.alone())
+            while self.outcome is None:
+                self.advance()
 
 
 @dataclass
@@ -90,7 +92,13 @@ def run_together(
     same step; the others run alone, one after the other. `must_win`: nothing is packed unless a short measurement says
     that a packed step takes less time than its members' own.
     """
-    control = PackControl(stopped)
+    with torch_settings.kept():
+        return _run_together(trials, PackControl(stopped), place, must_win)
+
+
+def _run_together(
+    trials: Sequence[TrialFolder], control: PackControl, place: Mapping[str, str] | None, must_win: bool
+) -> list[dict[str, Any] | BaseException]:
     members = {trial.signature: Member(trial, copy_context()) for trial in trials}
     for _, member in sorted(members.items()):
         member.training = running(member.trial, partial(control.has_to_stop, member), place, control.clock)
