@@ -18,7 +18,7 @@ from onecycle_sweeps.policies import OneCycle, Policy
 from onecycle_sweeps.range_test import Judgement, OneSeed, Ramp, judge, median_of_peers, peers, smoothed, until_diverged
 from onecycle_sweeps.restoring import generators_restored, restored
 from onecycle_sweeps.samples.nested import apart
-from onecycle_sweeps.scheduler import apply, with_hooks
+from onecycle_sweeps.scheduler import apply, has_gradient, with_hooks
 from onecycle_sweeps.terminal import counting
 from onecycle_sweeps.validation import kind_of
 
@@ -396,7 +396,7 @@ def _steps(parts: Parts, ramp: Ramp) -> Iterator[Taken]:
                 raise ValueError(
                     f"step must not change the learning rate, but did at step {index}: leave out schedulers"
                 )
-            if index == 0 and not any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            if index == 0 and not has_gradient(optimizer):
                 raise ValueError("step must compute gradients by loss.backward(), but no parameter has one after it")
             return loss
 

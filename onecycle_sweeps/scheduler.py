@@ -268,6 +268,11 @@ class PolicyScheduler(LRScheduler):
         self._last_lr = self.get_lr()
 
 
+def has_gradient(optimizer: Optimizer) -> bool:
+    """Whether any parameter of the optimizer has a gradient."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
 def with_hooks(optimizer: Any) -> Optimizer | None:
     """The optimizer, or the one that it wraps, that calls hooks after loading a state; None if there is none."""
     seen: list[Any] = []

@@ -101,7 +101,8 @@ def mistaken(run: Any, mistake: str, at: int = 3) -> None:
     if mistake == "no length":
         loader = iter(loader)
     if mistake == "too short":
-        for _ in run.steps(optimizer, iter(loader), total_steps=10):
+        for _, (given, _) in run.steps(optimizer, iter(loader), total_steps=10):
+            model(given).sum().backward()
             optimizer.step()
             run.log(0.5)
             run.evaluated(accuracy=0.5)
@@ -111,6 +112,8 @@ def mistaken(run: Any, mistake: str, at: int = 3) -> None:
     for step, (given, wanted) in run.steps(optimizer, loader, epochs=run.epochs, accumulate=rounds):
         loss = functional.cross_entropy(model(given), wanted)
         loss.backward()
+        if mistake == "zeroes before its updates":
+            optimizer.zero_grad()
         here = step == at
         if not (here and mistake == "no update") and (run.update_due or mistake == "accumulates alone"):
             if here and mistake == "sets the rate":
@@ -316,8 +319,11 @@ def counting(run: Any, early: bool) -> None:
         if early:
             run.checkpoint(count=count, step=step)
         count += 1
-        run.log((weight**2).sum())
+        loss = (weight**2).sum()
+        loss.backward()
+        run.log(loss)
         optimizer.step()
+        optimizer.zero_grad()
         if not early:
             run.checkpoint(count=count, step=step)
         if run.evaluation_due:

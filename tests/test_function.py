@@ -176,6 +176,7 @@ MISTAKES = {
     "steps twice": "twice",
     "accumulates alone": "update_due",
     "no update": "did not step the optimizer in step 3",
+    "zeroes before its updates": "in step 0 without a gradient: .*zero_grad.*after it",
     "two updates": "stepped the optimizer twice in step 3",
     "sets the rate": "changed the rate .* to 0.5 .* step 3",
     "sets the momentum": "changed the momentum .* to 0.5 .* step 3",

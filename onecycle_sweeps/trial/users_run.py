@@ -17,7 +17,7 @@ from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import StepTaken
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Hyper, Policy
-from onecycle_sweeps.scheduler import apply, momentum_of, used, with_hooks
+from onecycle_sweeps.scheduler import apply, has_gradient, momentum_of, used, with_hooks
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.loader_batches import LoaderBatches
 from onecycle_sweeps.trial.optimizer import was_trained
@@ -382,17 +382,21 @@ class Run:
 
     def _watch(self, inner: torch.optim.Optimizer) -> None:
         self._handles += [
-            inner.register_step_pre_hook(lambda *_: self._before_update()),
+            inner.register_step_pre_hook(
+                # The first of the arguments is the optimizer.
+                lambda _, given, named: self._before_update(any(map(callable, (*given[1:], *named.values()))))
+            ),
             inner.register_step_post_hook(lambda *_: self._after_update()),
         ]
 
-    def _before_update(self) -> None:
+    def _before_update(self, has_closure: bool) -> None:
         # If the step of a class calls that of its parent class, the hooks run for both.
         self._depth += 1
         if self._depth > 1:
             return
         with self._keeping_errors():
             turn = self._turn
+            assert self._inner
             if turn is None:
                 when = "after its last step" if self._last else "before its first step"
                 raise self._mistake(f"stepped the optimizer {when}: leave that to the loop over run.steps")
@@ -405,6 +409,12 @@ class Run:
                 raise self._mistake(
                     f"stepped the optimizer twice in step {turn.step}: step it once in each step of run.steps; for "
                     "several batches a step there is accumulate=N"
+                )
+            # A closure computes the gradients in the update.
+            if self._last is None and not has_closure and not has_gradient(self._inner):
+                raise self._mistake(
+                    f"stepped the optimizer in step {turn.step} without a gradient: compute gradients by "
+                    "loss.backward() before optimizer.step(), and call optimizer.zero_grad() after it"
                 )
             turn.updates += 1
             self._check_rates(f"before its update in step {turn.step}")
