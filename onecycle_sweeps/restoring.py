@@ -25,7 +25,7 @@ def restored(modules: Iterable[nn.Module], optimizer: Optimizer) -> Iterator[Non
     gradient, and the optimizer works on a copy of its state. Copies of weights are kept in the CPU's memory.
     """
     parts = list(dict.fromkeys(part for module in modules for part in module.modules()))
-    optimizers = _nested(optimizer)
+    optimizers = nested_optimizers(optimizer)
     trained = [p for one in optimizers for group in one.param_groups for p in group["params"]]
     with ExitStack() as stack:
         for undo in chain(_of_modules(parts, trained), _of_optimizers(optimizers)):
@@ -89,7 +89,7 @@ def _extra_state(module: nn.Module) -> Any:
     return copy.deepcopy(module.get_extra_state()) if has_one else None
 
 
-def _nested(optimizer: Optimizer) -> list[Optimizer]:
+def nested_optimizers(optimizer: Optimizer) -> list[Optimizer]:
     """The optimizer, and those that it wraps."""
     found = [optimizer]
     for one in found:

@@ -211,6 +211,19 @@ class Descent(torch.optim.SGD):
         return super().step(closure)
 
 
+class Wrapped(torch.optim.Optimizer):
+    """An optimizer that has another one take its steps, on copies of its param groups."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        super().__init__([dict(group) for group in inner.param_groups], inner.defaults)
+        self.inner = inner
+
+    def step(self, closure: Any = None) -> Any:
+        for group, own in zip(self.inner.param_groups, self.param_groups, strict=True):
+            group.update(own)
+        return self.inner.step(closure)
+
+
 def unusual(run: Any, way: str) -> None:
     """A right function that does something in an unusual way."""
     inputs, labels = points()
@@ -231,6 +244,9 @@ def unusual(run: Any, way: str) -> None:
         optimizer = torch.optim.SGD(groups, **settings)
     if way == "later group":
         optimizer = torch.optim.SGD(model[:2].parameters(), **settings)
+    if way == "wrapped":
+        optimizer = Wrapped(optimizer)
+    beside = torch.optim.Adam(model[4].parameters(), lr=1e-3) if way == "second optimizer" else None
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -246,6 +262,8 @@ def unusual(run: Any, way: str) -> None:
         else:
             loss = closure()
             optimizer.step()
+        if beside:
+            beside.step()
         run.log(loss if way == "rate in a tensor" else loss.item())
         last = step == 11
         if run.evaluation_due and not (last and way == "evaluates after its loop"):

@@ -230,7 +230,7 @@ def test_what_could_not_be_loaded_again_is_refused_when_it_is_first_saved(runs_d
 
 
 WAYS = [
-    *("closure", "subclass", "rate in a tensor", "later group", "scaled groups"),
+    *("closure", "subclass", "wrapped", "rate in a tensor", "later group", "scaled groups"),
     *("evaluates after its loop", "leaves its loop in the last step"),
 ]
 
@@ -243,6 +243,12 @@ def test_an_unusual_way_is_no_mistake(runs_dir: Path, way: str):
     assert series(folder, "val/accuracy")[0] == [5, 11]
     plan = (Linear if policy else OneCycle)(0.1, 12)
     assert series(folder, journal.LR)[1] == [plan(step).lr for step in range(12)]
+
+
+def test_an_optimizer_whose_rate_does_not_follow_the_policy_is_told_once(runs_dir: Path):
+    _, result = run(runs_dir, *of("unusual", "+loop.way=second optimizer"))
+    (line,) = result["warnings"]
+    assert "Adam of 2 tensors, 10 numbers, in 12 of 12 steps" in line and "policy" in line
 
 
 def test_updates_that_a_grad_scaler_skips_are_counted(runs_dir: Path):

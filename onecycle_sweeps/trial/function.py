@@ -331,6 +331,12 @@ def _train(
     warnings += [*guards.without_drop(course.policy), *run.loader_warnings]
     if skipped := int(run.skipped):
         warnings.append(f"a GradScaler skipped {skipped} of {count} updates")
+    if run.others:
+        found = "; ".join(f"{what}, in {steps} of {count} steps" for what, steps in run.others.items())
+        warnings.append(
+            f"optimizers other than that of run.steps took updates ({found}), at rates that do not follow the policy: "
+            "unless that is meant, as for a second net, make their parameters param groups of the one optimizer"
+        )
     if run.outdated:
         warnings.append(
             f"{', '.join(sorted(run.outdated))} changed after run.checkpoint in the same turn, so a resume begins with "

@@ -2,21 +2,25 @@
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from onecycle_sweeps import checkpoint, held_generators
 from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import StepTaken
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Hyper, Policy
+from onecycle_sweeps.restoring import nested_optimizers
 from onecycle_sweeps.scheduler import apply, has_gradient, momentum_of, used, with_hooks
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.loader_batches import LoaderBatches
@@ -116,12 +120,16 @@ class Run:
         self.outdated: set[str] = set((course.state or {}).get("outdated", ()))
         # The number of updates that GradScalers skipped; on the device where a fused optimizer skips them there.
         self.skipped: int | Tensor = (course.state or {}).get("skipped", 0)
+        # In how many steps each optimizer beside that of `steps` has updated its parameters, by its description.
+        self.others: Counter[str] = Counter((course.state or {}).get("others", {}))
         self.asked_epochs: int | None = None
         self.total_steps = 0
         self._name, self._course, self._measure = name, course, measure
         self._optimizer: Any = None
         self._inner: torch.optim.Optimizer | None = None
         self._handles: list[Any] = []
+        # The last step in which each other optimizer took an update.
+        self._stepped: WeakKeyDictionary[torch.optim.Optimizer, int] = WeakKeyDictionary()
         self._batches: LoaderBatches | None = None
         # Undoes what the run leaves in the process.
         self._after = ExitStack()
@@ -387,7 +395,19 @@ class Run:
                 lambda _, given, named: self._before_update(any(map(callable, (*given[1:], *named.values()))))
             ),
             inner.register_step_post_hook(lambda *_: self._after_update()),
+            register_optimizer_step_pre_hook(lambda other, *_: self._note_other(other)),
         ]
+
+    def _note_other(self, other: torch.optim.Optimizer) -> None:
+        """Count the steps in which an optimizer that is no part of the run's takes updates."""
+        if self._turn is None or other in nested_optimizers(self._optimizer):
+            return
+        ours = {id(group) for group in self._optimizer.param_groups}
+        if any(id(group) in ours for group in other.param_groups) or self._stepped.get(other) == self._turn.step:
+            return
+        self._stepped[other] = self._turn.step
+        tensors = [p for group in other.param_groups for p in group["params"]]
+        self.others[f"{type(other).__name__} of {len(tensors)} tensors, {sum(p.numel() for p in tensors)} numbers"] += 1
 
     def _before_update(self, has_closure: bool) -> None:
         # If the step of a class calls that of its parent class, the hooks run for both.
@@ -454,7 +474,7 @@ class Run:
     def _state(self, offered: Mapping[str, Any]) -> State:
         assert self._batches
         kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in offered.items()}
-        told = {"skipped": int(self.skipped), "outdated": sorted(self.outdated)}
+        told = {"skipped": int(self.skipped), "outdated": sorted(self.outdated), "others": dict(self.others)}
         return {"function": kept, "batches": self._batches.state(), **told}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
