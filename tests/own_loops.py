@@ -348,6 +348,17 @@ def counting(run: Any, early: bool) -> None:
             run.evaluated(accuracy=count / 8)
 
 
+def yielding(run: Any, width: int = 8) -> Iterator[int]:
+    """A generator function, which trains nothing when it is called."""
+    train(run, width)
+    yield 0
+
+
+async def waiting(run: Any, width: int = 8) -> None:
+    """An async function, which trains nothing when it is called."""
+    train(run, width)
+
+
 def without_parameters() -> None:
     """No function that a trial could call."""
 

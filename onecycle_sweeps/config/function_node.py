@@ -20,6 +20,11 @@ TRAINERS = {
     "onecycle_sweeps.lightning.train": "Lightning's Trainer",
     "onecycle_sweeps.transformers.train": "Hugging Face's Trainer",
 }
+NOT_PLAIN = {
+    inspect.isgeneratorfunction: "a generator function (it has a yield)",
+    inspect.iscoroutinefunction: "an async function",
+    inspect.isasyncgenfunction: "an async generator function",
+}
 FRACTIONS = {measure.name: measure for measure in HEADLINES.values() if measure.is_fraction}
 
 
@@ -93,7 +98,13 @@ def bound(config: Config) -> Callable[..., Any]:
 def _node_and_given(config: Config) -> tuple[Config, tuple[str, ...]]:
     """The arguments in the node, and the names of those that the trial gives; ValueError if none can take the run."""
     target = config[LOOP]["_target_"]
-    takes = nodes.parameters(nodes.located(f"{LOOP}._target_", target))
+    function = nodes.located(f"{LOOP}._target_", target)
+    for is_one, kind in NOT_PLAIN.items():
+        if is_one(function):
+            raise ValueError(
+                f"{LOOP}._target_={target} must be a plain function, got {kind}: a call of it runs no step"
+            )
+    takes = nodes.parameters(function)
     node = {key: value for key, value in config[LOOP].items() if key not in FOR_THE_TRIAL or key in takes}
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     first = next(iter(takes.values()), None)
