@@ -51,9 +51,18 @@ def found(model: nn.Module) -> dict[str, float]:
 
 
 def train(
-    run: Any, width: int = 8, saves: bool = True, accumulate: int = 1, own: bool = False, its_epochs: int | None = None
+    run: Any,
+    width: int = 8,
+    saves: bool = True,
+    accumulate: int = 1,
+    own: bool = False,
+    its_epochs: int | None = None,
+    logs_all: bool = True,
 ) -> None:
-    """What a careful user writes; `own` gives the loader a generator of its own."""
+    """What a careful user writes; `own` gives the loader a generator of its own.
+
+    Without `logs_all` only the last loss of each step is logged.
+    """
     model = net(width)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     generator = torch.Generator().manual_seed(run.seed) if own else None
@@ -69,7 +78,8 @@ def train(
         if run.update_due:
             optimizer.step()
             optimizer.zero_grad()
-        run.log(loss)
+        if logs_all or run.update_due:
+            run.log(loss)
         if run.evaluation_due:
             now = found(model)
             best = max(best, now["accuracy"])

@@ -251,6 +251,17 @@ def test_an_optimizer_whose_rate_does_not_follow_the_policy_is_told_once(runs_di
     assert "Adam of 2 tensors, 10 numbers, in 12 of 12 steps" in line and "policy" in line
 
 
+@pytest.mark.parametrize("logs_all", [True, False])
+def test_a_step_of_several_batches_needs_the_loss_of_each(runs_dir: Path, logs_all: bool):
+    folder = made(runs_dir, *TRAIN, "+loop.accumulate=4", f"+loop.logs_all={logs_all}")
+    with pytest.raises(Stopped):
+        trial.run(folder, stop_after(3))
+    result = trial.run(folder)
+    # Of the 10 batches of an epoch 2 do not fill a step.
+    assert result["steps"] == 3 * 2
+    assert any("each turn of 6 of 6 steps" in line for line in result["warnings"]) is not logs_all
+
+
 def test_updates_that_a_grad_scaler_skips_are_counted(runs_dir: Path):
     folder, result = run(runs_dir, *of("scaled", "policy=constant"))
     assert result["warnings"] == ["a GradScaler skipped 1 of 10 updates"]

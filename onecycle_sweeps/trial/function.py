@@ -331,6 +331,11 @@ def _train(
     warnings += [*guards.without_drop(course.policy), *run.loader_warnings]
     if skipped := int(run.skipped):
         warnings.append(f"a GradScaler skipped {skipped} of {count} updates")
+    if run.partly_logged:
+        warnings.append(
+            f"run.log was not called in each turn of {run.partly_logged} of {count} steps, whose recorded loss is the "
+            "mean over the other batches only: call it once for each batch"
+        )
     if run.others:
         found = "; ".join(f"{what}, in {steps} of {count} steps" for what, steps in run.others.items())
         warnings.append(

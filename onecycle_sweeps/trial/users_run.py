@@ -122,6 +122,8 @@ class Run:
         self.skipped: int | Tensor = (course.state or {}).get("skipped", 0)
         # In how many steps each optimizer beside that of `steps` has updated its parameters, by its description.
         self.others: Counter[str] = Counter((course.state or {}).get("others", {}))
+        # The number of steps in which not every turn's loss was logged.
+        self.partly_logged: int = (course.state or {}).get("partly_logged", 0)
         self.asked_epochs: int | None = None
         self.total_steps = 0
         self._name, self._course, self._measure = name, course, measure
@@ -171,8 +173,9 @@ class Run:
 
         The length is given in epochs of the loader or as total_steps, for which the loader is repeated; without a
         loader the batches are None. A range test has its own number of steps. With `accumulate` a step has that many
-        turns, each with a batch, and the optimizer is stepped in the last turn (`update_due`). Training ends early if
-        it has diverged. Raises ValueError, in one line, for arguments that do not go together.
+        turns, each with a batch, and the optimizer is stepped in the last turn (`update_due`); batches of an epoch that
+        do not fill a step are left out. Training ends early if it has diverged. Raises ValueError, in one line, for
+        arguments that do not go together.
         """
         with self._keeping_errors():
             if self._inner is not None:
@@ -337,6 +340,7 @@ class Run:
         loss = self._mean_loss()
         if loss is None:
             raise self._mistake(f"must call run.log(loss) in each step, and did not in step {turn.step}")
+        self.partly_logged += len(self._losses) < self._accumulate
         if not turn.updates and turn.by_scaler:
             self.skipped += 1
         elif not turn.updates and torch.isfinite(loss):
@@ -475,6 +479,7 @@ class Run:
         assert self._batches
         kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in offered.items()}
         told = {"skipped": int(self.skipped), "outdated": sorted(self.outdated), "others": dict(self.others)}
+        told["partly_logged"] = self.partly_logged
         return {"function": kept, "batches": self._batches.state(), **told}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
