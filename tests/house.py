@@ -9,7 +9,18 @@ from imports import House
 
 # Imports run downwards only, or stay within one package.
 FLOORS = (
-    ("files", "torch_internals", "terminal", "credentials", "measures", "validation", "machine", "memory", "seeding", "torch_settings"),
+    (
+        "files",
+        "torch_internals",
+        "terminal",
+        "credentials",
+        "measures",
+        "validation",
+        "machine",
+        "memory",
+        "seeding",
+        "torch_settings",
+    ),
     ("onecycle_sweeps", "config", "command_line", "held_generators"),
     (
         "policies",
