@@ -49,6 +49,7 @@ def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(runs_dir: Path, be
         ("precision=bf16",),
         ("~model", "+model={_target_: users_code.WithDropout}"),
         ("~model", "+model={_target_: users_code.WithDraws}"),
+        ("~model", "+model={_target_: users_code.WithGenerator}"),
         ("policy=clr", "clip_norm=0.5", "label_smoothing=0.1"),
         ("policy=constant", "data.val_fraction=0.2"),
         ("policy=constant", "max_lr=10", "epochs=1"),

@@ -102,6 +102,30 @@ class WithDraws(nn.Module):
         return self.scores(images.flatten(1))
 
 
+class WithGenerator(nn.Module):
+    """A model whose layers add noise from generators of their own."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), Noise(0), nn.Linear(in_channels * 64, num_classes), Noise(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class Noise(nn.Module):
+    """A layer that adds noise in training."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training:
+            return inputs
+        return inputs + 0.3 * torch.randn(inputs.shape, generator=self.generator) + 0.1 * self.rng.normal()
+
+
 def drawn_images(count: int) -> Source:
     """A random data set, different at each call, from all three generators."""
     images = np.random.randint(0, 256, (count, 1, 8, 8), dtype=np.uint8)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onecycle_sweeps import checkpoint, files, journal
+from onecycle_sweeps import checkpoint, files, held_generators, journal
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import UNPACKED, Config, Packing
 from onecycle_sweeps.journal import Journal
@@ -33,6 +33,7 @@ BLOCK_STEPS = 1000
 # An epoch has diverged if its mean loss, and the losses of half of its steps, are above this many times the untrained
 # net's loss.
 DIVERGED_FACTOR = 3.0
+OF_TORCH = ("_parameters", "_buffers", "_modules", "state", "param_groups")
 
 
 class Stopped(Exception):
@@ -307,6 +308,7 @@ def save(attempt: RunningAttempt, learner: Learner, progress: TrainingState) -> 
         "averaged": learner.averaged and learner.averaged.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         **generators(device),
+        "of_learner": held_generators.states(_held(learner)),
     }
     attempt.trial.put("checkpoint.pt", checkpoint.packed(files.with_format(state)), attempt.number)
     attempt.journal.saved(step)
@@ -332,6 +334,17 @@ def set_generators(state: State, device: torch.device) -> None:
         torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)
 
 
+def _held(learner: Learner) -> dict[str, Any]:
+    """The generators of their own that net, optimizer and objective draw from."""
+    parts = {f"model.{name}": module for name, module in learner.model.named_modules()}
+    found: dict[str, Any] = {}
+    for name, part in (parts | {"optimizer": learner.optimizer, "objective": learner.objective}).items():
+        # What torch's classes keep in attributes with these names is large, and has no generator.
+        attributes = {key: value for key, value in getattr(part, "__dict__", {}).items() if key not in OF_TORCH}
+        found |= held_generators.held(**{name: attributes})
+    return found
+
+
 def restore(learner: Learner, state: State) -> TrainingState:
     """Bring the learner and the generators to a checkpoint's state."""
     learner.model.load_state_dict(state["model"])
@@ -339,6 +352,7 @@ def restore(learner: Learner, state: State) -> TrainingState:
     if learner.averaged is not None:
         learner.averaged.load_state_dict(state["averaged"])
     set_generators(state, learner.data.device)
+    held_generators.set_states(_held(learner), state.get("of_learner", {}))
     sums = {
         name: value.to(learner.data.device) if isinstance(value, torch.Tensor) else value
         for name, value in state["totals"].items()
