@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from math import ceil
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -46,7 +47,16 @@ class Schedule(Callback):
         asked = trainer.estimated_stepping_batches
         if asked == float("inf"):
             raise ValueError("a Trainer that is a trial must have max_epochs or max_steps, got neither")
-        total = self._steps.start(optimizer, int(asked))
+        if not trainer.enable_validation:
+            raise ValueError(
+                "a Trainer that is a trial must validate: it needs a validation_step, a validation loader, and a "
+                f"limit_val_batches above 0, got {trainer.limit_val_batches}"
+            )
+        batches = trainer.num_training_batches
+        in_epoch = None if batches == float("inf") else ceil(batches / trainer.accumulate_grad_batches)
+        total = self._steps.start(optimizer, int(asked), in_epoch)
+        # The run says after which steps there is a validation.
+        trainer.check_val_every_n_epoch = 1
         # The loader is repeated until the last step, also where a range test has more of them.
         trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, total
         trainer.should_stop = not self._steps.begin()
@@ -71,7 +81,8 @@ class Schedule(Callback):
             return
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:
-            self._steps.add(loss)
+            # Lightning has divided it, also in a last step of an epoch that has fewer batches.
+            self._steps.add(loss * trainer.accumulate_grad_batches)
         if trainer.global_step == self._global_step:
             return
         self._global_step = trainer.global_step

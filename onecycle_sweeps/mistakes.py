@@ -30,6 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from onecycle_sweeps import hydra_internals
+from onecycle_sweeps.command_line import CONF
 from onecycle_sweeps.config import keys, schema
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.hydra_internals import ConfigLoaderImpl, DefaultsList
@@ -149,6 +150,7 @@ class Loader(ConfigLoaderImpl):
             self._latest = config_name, list(overrides), run_mode
             config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
             self._latest_config = config
+            self._refuse_hidden(config)
             # A sweep's jobs are checked one by one, with their overrides.
             if run_mode == RunMode.RUN and not self._composes_jobs:
                 _check_keys(config)
@@ -172,6 +174,17 @@ class Loader(ConfigLoaderImpl):
                 if key.startswith(package) and found.path and _has(found.config, key.removeprefix(package)):
                     return f"{found.path.removeprefix('file://')}/{default.config_path.removesuffix('.yaml')}.yaml"
         return None
+
+    def _refuse_hidden(self, config: DictConfig) -> None:
+        """Raise ConfigError if a file of the user's has the name of a choice of the program, which comes before it."""
+        sources = [one.path for one in self.config_search_path.get_path() if one.path]
+        folders = [Path(path.removeprefix("file://")) for path in sources if path.startswith("file://")]
+        folders = [folder for folder in folders if folder.resolve() != CONF.resolve()]
+        for group, name in config.hydra.runtime.choices.items() if folders else ():
+            file = Path(group, f"{name}.yaml")
+            for own in folders:
+                if (CONF / file).is_file() and (own / file).is_file():
+                    raise ConfigError(f"{own / file} is hidden by this program's own {group}={name}: rename the file")
 
     def _refuse_several_choices(self, overrides: Sequence[str]) -> None:
         """Raise ConfigError for a list of choices in one group, which Hydra would merge into one config."""

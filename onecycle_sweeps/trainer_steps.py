@@ -1,7 +1,7 @@
 """The steps of a run or a policy for a trainer of another library, which has the loop and calls back."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,18 +17,24 @@ def is_run(by: Any) -> bool:
 
 
 class TrainerSteps:
-    """A run's steps, taken one by one: `begin` the next, then `log` its loss and maybe `evaluated` what was found."""
+    """A run's steps, taken one by one: `begin` the next, then `log` its loss and maybe `evaluated` what was found.
 
-    def __init__(self, run: Any) -> None:
-        self.run = run
+    `reduce` makes the loss of a step of those of its batches.
+    """
+
+    def __init__(self, run: Any, reduce: Callable[[Tensor], Tensor] = torch.mean) -> None:
+        self.run, self._reduce = run, reduce
         # Whether the evaluation after the current step is awaited, before the next one begins.
         self.awaits_evaluation = False
         self._steps: Iterator[Any] = iter(())
         self._losses: list[Tensor] = []
 
-    def start(self, optimizer: Any, total_steps: int) -> int:
-        """Give the run its optimizer; returns the number of steps to take, which a range test sets itself."""
-        self._steps = self.run.steps(optimizer, total_steps=total_steps)
+    def start(self, optimizer: Any, total_steps: int, steps_per_epoch: int | None) -> int:
+        """Give the run its optimizer; returns the number of steps to take, which a range test sets itself.
+
+        `steps_per_epoch` is None for a loader without a length.
+        """
+        self._steps = self.run.steps(optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
         return self.run.total_steps
 
     def begin(self) -> bool:
@@ -37,13 +43,13 @@ class TrainerSteps:
         return next(self._steps, None) is not None
 
     def add(self, loss: Tensor) -> None:
-        """Add the loss of a batch, already divided by the number of batches in a step."""
+        """Add the loss of a batch."""
         self._losses.append(loss.detach())
 
     def after_update(self) -> bool:
         """Log the step's loss after its update; returns whether to evaluate."""
         if self._losses:
-            self.run.log(torch.stack(self._losses).sum())
+            self.run.log(self._reduce(torch.stack(self._losses)))
         self._losses = []
         self.awaits_evaluation = self.run.evaluation_due
         return self.awaits_evaluation

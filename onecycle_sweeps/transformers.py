@@ -8,6 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.trainer import Trainer
 from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_utils import has_length
 
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.scheduler import apply, check_groups, used
@@ -15,6 +16,8 @@ from onecycle_sweeps.trainer_steps import TrainerSteps, is_run
 
 # Ends of the names under which a trainer reports times, which are no measures.
 TIMES = ("_runtime", "_per_second", "_time")
+# The number of epochs of TrainingArguments that were not given one.
+USUAL_EPOCHS = 3
 
 
 class Schedule(TrainerCallback):
@@ -23,11 +26,12 @@ class Schedule(TrainerCallback):
     A policy is called with `state.global_step`, so it has no state to be saved. `Schedule(run, trainer)` is made
     when the trainer is: the run's steps, losses and evaluations are recorded, its own number of steps is trained, and a
     range test ends where its loss diverges. Evaluations are those of the trainer, under their names without `eval_`.
-    Raises ValueError for a trainer with another seed than the run's.
+    Raises ValueError for a trainer with another seed or other epochs than the run's, and for one without a length.
     """
 
     def __init__(self, by: Policy | Any, trainer: Trainer | None = None) -> None:
-        self._steps = TrainerSteps(by) if is_run(by) else None
+        # The trainer divides each loss by the number of batches in its step.
+        self._steps = TrainerSteps(by, torch.sum) if is_run(by) else None
         self._policy: Any = by
         self._rate = 0.0
         if self._steps is not None:
@@ -48,10 +52,16 @@ class Schedule(TrainerCallback):
         trainer.training_step = training_step  # type: ignore[method-assign]
         trainer.create_optimizer()
         trainer.lr_scheduler = Unchanged(trainer.optimizer)  # type: ignore[arg-type]
-        asked = args.max_steps
-        if asked <= 0:
-            asked = ceil(run.epochs * ceil(len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps))
-        args.max_steps = steps.start(trainer.optimizer, asked)
+        asked, loader = args.max_steps, trainer.get_train_dataloader()
+        in_epoch = ceil(len(loader) / args.gradient_accumulation_steps) if has_length(loader) else None
+        if asked <= 0 and in_epoch is None:
+            raise ValueError("TrainingArguments must have max_steps, since the training data have no length")
+        if asked <= 0 and args.num_train_epochs not in (USUAL_EPOCHS, run.epochs):
+            raise ValueError(
+                f"TrainingArguments must have num_train_epochs=run.epochs, {run.epochs} in this trial, or max_steps, "
+                f"got num_train_epochs={args.num_train_epochs:g}"
+            )
+        args.max_steps = steps.start(trainer.optimizer, asked if asked > 0 else run.epochs * (in_epoch or 1), in_epoch)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """See transformers."""

@@ -30,6 +30,7 @@ FILES = {
         "# @package _global_\nwidths: {small: 16, large: 32}\nmodel:\n  channels: ['${widths.small}']\n"
     ),
     "conf/optimizer/rated.yaml": "_target_: torch.optim.SGD\nlr: 0.1\n",
+    "conf/policy/inv.yaml": "_target_: onecycle_sweeps.policies.Constant\nmax_lr: ${max_lr}\n",
     "conf/policy/bare.yaml": "max_lr: ${max_lr}\n",
 }
 
@@ -141,6 +142,8 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("--config-dir conf experiment=unused", "widths.large", "small"),
         ("--config-dir conf experiment=typo", "epoch", "conf/experiment/typo.yaml: unknown key"),
         ("--config-dir conf optimizer=sgd,rated seed=0 -m", "optimizer.lr", "conf/optimizer/rated.yaml: unknown key"),
+        ("--config-dir conf policy=inv", "policy=inv", "conf/policy/inv.yaml is hidden"),
+        ("--config-dir conf policy=constant,inv -m", "policy=inv", "conf/policy/inv.yaml is hidden"),
         ("+foo=1 --cfg job", "foo", "nothing reads it"),
         (
             "optimizer._target_=torch.optim.RMSprop +optimizer.alpha=0.9 max_lr=0.1",

@@ -365,6 +365,12 @@ def test_each_held_out_token_is_predicted_once_and_none_is_trained_on(context: i
         assert not held_out & set(torch.cat([inputs, targets], 1).flatten().tolist())
 
 
+def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path):
+    (tmp_path / "book[1].txt").write_text("a" * 50)
+    assert texts.read(str(tmp_path / "book[1].txt")) == "a" * 50
+    assert texts.read(str(tmp_path / "book*.txt")) == "a" * 50
+
+
 def test_a_text_that_is_shorter_than_its_windows_is_refused():
     with pytest.raises(ValueError, match=r"has 30 tokens, of which val_fraction=0\.3 holds out 9"):
         windows.describe(text_of(30, 12), SplitRule(0.3, 0, None))

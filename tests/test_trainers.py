@@ -145,13 +145,52 @@ def test_a_trainer_with_another_seed_is_refused(runs_dir: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("examples")
+def test_a_trainer_with_other_epochs_is_refused(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    sentences = importlib.import_module("sentences")
+    settings = sentences.TrainingArguments
+    folder = made(runs_dir, *IN_TRANSFORMERS, "epochs=1", "max_lr=0.01")
+    monkeypatch.setattr(sentences, "TrainingArguments", lambda **given: settings(**given | {"num_train_epochs": 2}))
+    with pytest.raises(TrialFailed, match=r"num_train_epochs=run\.epochs, 1 .* got num_train_epochs=2"):
+        trial.run(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
 def test_accumulated_batches_are_one_step(runs_dir: Path):
     folder, result = run(
         runs_dir, *IN_LIGHTNING, "+loop.trainer={accumulate_grad_batches: 2}", "max_lr=0.01", "epochs=2"
     )
     # The fifth batch of an epoch is a step of its own.
     assert result["steps"] == 6
-    assert all(1 < loss < 3 for loss in series(folder, journal.TRAIN_LOSS)[1][:2])
+    assert all(2 < loss < 3 for loss in series(folder, journal.TRAIN_LOSS)[1][:3])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        ((*IN_LIGHTNING, "+loop.trainer={max_steps: 20, accumulate_grad_batches: 2}"), 3),
+        ((*IN_LIGHTNING, "+loop.trainer={max_epochs: 2, check_val_every_n_epoch: 2}"), DIGITS),
+    ],
+    ids=["steps", "epochs"],
+)
+def test_an_epoch_is_that_of_the_loader_also_where_the_trainer_has_a_length_of_its_own(
+    runs_dir: Path, overrides: tuple[str, ...], steps: int
+):
+    """Of 20 steps, or of two epochs, and not of the ten epochs that a trial has by default."""
+    folder, result = run(runs_dir, *overrides, "policy=step", "policy.step_size=1", "max_lr=0.01", "epochs=10")
+    assert result["steps_per_epoch"] == steps
+    assert series(folder, journal.LR)[1][: 2 * steps] == pytest.approx([0.01] * steps + [0.001] * steps)
+    assert series(folder, "val/accuracy")[0][:2] == [steps - 1, 2 * steps - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
+def test_a_trainer_that_does_not_validate_is_refused(runs_dir: Path):
+    folder = made(runs_dir, *IN_LIGHTNING, "+loop.trainer={limit_val_batches: 0}", "max_lr=0.01", "epochs=1")
+    with pytest.raises(TrialFailed, match="limit_val_batches above 0, got 0"):
+        trial.run(folder)
 
 
 def in_lightning(

@@ -28,7 +28,11 @@ def python_docs(context: int = 64, by: str = "characters", tokenizer: str | None
 def read(path: str) -> str:
     """The files that a path or a pattern names, in the order of their names, with an empty line between them."""
     place = Path(path).expanduser()
-    found = sorted(place.glob("**/*.txt")) if place.is_dir() else sorted(map(Path, glob.glob(str(place))))
+    if place.is_dir():
+        found = sorted(place.glob("**/*.txt"))
+    else:
+        # The name of a file may look like a pattern.
+        found = [place] if place.is_file() else sorted(map(Path, glob.glob(str(place))))
     if not found:
         where = place.absolute()
         raise ValueError(f"data.path must name a text file or a folder of .txt files; there is none at {where}")

@@ -167,6 +167,7 @@ class Run:
         *,
         epochs: int | None = None,
         total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
         accumulate: int = 1,
     ) -> Iterator[tuple[int, Any]]:
         """Each step with its batch, from the last saved step on; rate and momentum are set before each step.
@@ -174,7 +175,8 @@ class Run:
         The length is given in epochs of the loader or as total_steps, for which the loader is repeated; without a
         loader the batches are None. A range test has its own number of steps. With `accumulate` a step has that many
         turns, each with a batch, and the optimizer is stepped in the last turn (`update_due`); batches of an epoch that
-        do not fill a step are left out. Training ends early if it has diverged. Raises ValueError, in one line, for
+        do not fill a step are left out. Where the loader has none, an epoch has `steps_per_epoch` steps, by default
+        the trial's share of all. Training ends early if it has diverged. Raises ValueError, in one line, for
         arguments that do not go together.
         """
         with self._keeping_errors():
@@ -195,7 +197,14 @@ class Run:
                     "not where its module is imported"
                 )
             total, per_epoch = self._length(loader, epochs, total_steps, accumulate)
-            policy = self._course.begin(optimizer, per_epoch or max(1, total // self._epochs), total)
+            if steps_per_epoch is not None and (
+                error := whole(1).error("run.steps(steps_per_epoch=...)", steps_per_epoch)
+            ):
+                raise ValueError(error)
+            if steps_per_epoch is not None and per_epoch is not None:
+                raise self._mistake("must give run.steps no steps_per_epoch, since its loader has a length")
+            in_epoch = per_epoch or steps_per_epoch or max(1, total // self._epochs)
+            policy = self._course.begin(optimizer, in_epoch, total)
             self._optimizer, self._inner, self._accumulate = optimizer, inner, accumulate
             self.asked_epochs, self.total_steps = epochs, policy.total_steps
             self._batches = LoaderBatches(loader, per_epoch and per_epoch * accumulate, self.device)
