@@ -74,6 +74,7 @@ def test_only_the_random_state_of_the_trials_own_gpu_is_saved_and_restored(monke
         model=torch.nn.Linear(1, 1),
         data=SimpleNamespace(device=mine, check=lambda: None),
         averaged=None,
+        objective=None,
     )
     learner.optimizer = torch.optim.SGD(learner.model.parameters(), lr=0.1)
     saved: dict[str, Any] = {}
