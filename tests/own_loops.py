@@ -106,6 +106,8 @@ def mistaken(run: Any, mistake: str, at: int = 3) -> None:
         optimizer.step()
     if mistake == "two lengths":
         run.steps(optimizer, loader, epochs=2, total_steps=3)
+    if mistake == "two epochs":
+        run.steps(optimizer, loader, total_steps=8, steps_per_epoch=4)
     if mistake == "no optimizer":
         run.steps(model, loader, epochs=2)
     if mistake == "no length":

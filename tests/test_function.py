@@ -170,6 +170,7 @@ MISTAKES = {
     "no steps": "run.steps",
     "stepped before": "before its first step",
     "two lengths": "either epochs or total_steps",
+    "two epochs": "no steps_per_epoch, since its loader has a length",
     "no optimizer": "optimizer",
     "no length": "no length",
     "too short": "no batch left",

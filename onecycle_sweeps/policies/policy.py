@@ -111,9 +111,9 @@ def check_policy(name: str, policy: Any, total_steps: int) -> None:
 
 
 def check_momentum(name: str, first: Hyper, step: int, values: Hyper) -> None:
-    """Raise ValueError if only one of two steps has a momentum: what the other would leave is that of the step before.
+    """Raise ValueError if a step has a momentum and the first step has none, or the other way round.
 
-    `first` is what the policy gave for the first step.
+    Where the policy gives none, the optimizer would keep the momentum of an earlier step.
     """
     if (values.momentum is None) != (first.momentum is None):
         raise ValueError(

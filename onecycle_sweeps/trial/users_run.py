@@ -175,9 +175,9 @@ class Run:
         The length is given in epochs of the loader or as total_steps, for which the loader is repeated; without a
         loader the batches are None. A range test has its own number of steps. With `accumulate` a step has that many
         turns, each with a batch, and the optimizer is stepped in the last turn (`update_due`); batches of an epoch that
-        do not fill a step are left out. Where the loader has none, an epoch has `steps_per_epoch` steps, by default
-        the trial's share of all. Training ends early if it has diverged. Raises ValueError, in one line, for
-        arguments that do not go together.
+        do not fill a step are left out. With a loader that has no length, and without a loader, an epoch has
+        `steps_per_epoch` steps, by default total_steps divided by the trial's epochs. Training ends early if it has
+        diverged. Raises ValueError, in one line, for arguments that do not go together.
         """
         with self._keeping_errors():
             if self._inner is not None:
@@ -196,13 +196,7 @@ class Run:
                     "trains a net that an earlier training of this process has trained: build the net in the function, "
                     "not where its module is imported"
                 )
-            total, per_epoch = self._length(loader, epochs, total_steps, accumulate)
-            if steps_per_epoch is not None and (
-                error := whole(1).error("run.steps(steps_per_epoch=...)", steps_per_epoch)
-            ):
-                raise ValueError(error)
-            if steps_per_epoch is not None and per_epoch is not None:
-                raise self._mistake("must give run.steps no steps_per_epoch, since its loader has a length")
+            total, per_epoch = self._length(loader, epochs, total_steps, steps_per_epoch, accumulate)
             in_epoch = per_epoch or steps_per_epoch or max(1, total // self._epochs)
             policy = self._course.begin(optimizer, in_epoch, total)
             self._optimizer, self._inner, self._accumulate = optimizer, inner, accumulate
@@ -376,12 +370,18 @@ class Run:
         turn.saver = None
 
     def _length(
-        self, loader: Iterable[Any] | None, epochs: int | None, total_steps: int | None, accumulate: int
+        self,
+        loader: Iterable[Any] | None,
+        epochs: int | None,
+        total_steps: int | None,
+        steps_per_epoch: int | None,
+        accumulate: int,
     ) -> tuple[int, int | None]:
         """The number of steps, and that of an epoch if the loader has a length."""
         if (epochs is None) is (total_steps is None):
             raise self._mistake("must give run.steps either epochs or total_steps")
         length = {"epochs": epochs} if total_steps is None else {"total_steps": total_steps}
+        length |= {} if steps_per_epoch is None else {"steps_per_epoch": steps_per_epoch}
         for name, value in {"accumulate": accumulate, **length}.items():
             if error := whole(1).error(f"run.steps({name}=...)", value):
                 raise ValueError(error)
@@ -392,6 +392,8 @@ class Run:
             size = None
         if size is not None and size < accumulate:
             raise self._mistake(f"must give run.steps a loader with a batch for each turn of a step, got {size}")
+        if size is not None and steps_per_epoch is not None:
+            raise self._mistake("must give run.steps no steps_per_epoch, since its loader has a length")
         per_epoch = None if size is None else size // accumulate
         if total_steps is not None:
             return total_steps, per_epoch
@@ -413,7 +415,7 @@ class Run:
 
     def _note_other(self, other: torch.optim.Optimizer) -> None:
         """Count the steps in which an optimizer that is no part of the run's takes updates."""
-        if self._turn is None or other in nested_optimizers(self._optimizer):
+        if self._turn is None or other is self._inner or other in nested_optimizers(self._optimizer):
             return
         ours = {id(group) for group in self._optimizer.param_groups}
         if any(id(group) in ours for group in other.param_groups) or self._stepped.get(other) == self._turn.step:
