@@ -45,6 +45,21 @@ def test_a_range_test_that_is_far_too_high_is_overruled_and_the_verdict_ambiguou
     assert found.grid[0] < 0.01 < found.grid[-1]
 
 
+@pytest.mark.parametrize(("steps", "word"), [(200, "ambiguous"), (400, "confident")])
+def test_trainings_that_are_longer_than_a_range_test_outweigh_it_where_they_ask_for_less(steps: int, word: str):
+    budget = 7 * steps
+    low = probes.search(Reading(0.3, 0.25, 0.36), 6000, budget, UNTRAINED, ("not every seed diverged",))
+    found = run_search(low, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.02)(one), one.steps))
+    assert max(one.steps for one in found.probed) == steps
+    assert (found.max_lr.rate, found.word) == (pytest.approx(0.02, rel=0.01), word)
+
+
+def test_trainings_of_any_length_that_ask_for_more_than_the_range_test_are_ambiguous():
+    high = probes.search(Reading(0.3, 0.25, 0.36), 6000, 2800, UNTRAINED, ())
+    found = run_search(high, lambda one: Probed(one.rate, one.steps, one.seed, bowl(2)(one), one.steps))
+    assert (found.max_lr.rate, found.word) == (0.3, "ambiguous")
+
+
 def test_a_doubt_of_the_range_test_is_settled_by_trainings_that_agree_with_it():
     assert find(bowl(0.1), 0.1, doubts=("not every seed diverged",)).word == "confident"
 
