@@ -21,6 +21,7 @@ def _name(rule: object) -> str:
     return getattr(rule, "__name__", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", house.RULES, ids=_name)
 def test_the_house_keeps_its_rules(rule, ours: House) -> None:
     assert list(rule(ours)) == []
@@ -120,6 +121,7 @@ def test_an_import_for_the_type_checker_loads_nothing(tmp_path: Path) -> None:
     assert len(list(house.a_library_stays_in_its_home(House(tmp_path)))) == 1
 
 
+@pytest.mark.slow
 def test_no_module_of_the_submitting_side_loads_torch_through_another_library(ours: House) -> None:
     modules = [module for module in ours.files if house.place(module) in house.TORCH_FREE]
     assert not {"torch", "torchvision"} & _loaded_by("-c", "import " + ", ".join(sorted(modules)))

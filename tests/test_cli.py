@@ -107,6 +107,7 @@ def test_runs_dir_locates_sweeps(
     assert cli.main(["status"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "line"),
     [

@@ -31,6 +31,7 @@ def test_a_compiled_net_takes_the_same_steps_up_to_rounding(runs_dir: Path, devi
         assert series(compiled, name)[1] == pytest.approx(series(plain, name)[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_net_that_cannot_be_compiled_ends_its_trial_in_one_line(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: Any) -> Any:
         raise NotImplementedError("no such kernel")

@@ -105,6 +105,7 @@ def test_a_mistake_is_told_in_hydras_words(ours: Composer, mistake: str):
     assert isinstance(wanted[0], type)
 
 
+@pytest.mark.slow
 def test_no_value_is_carried_from_one_job_to_the_next(ours: Composer):
     before = ours.compose(["policy=clr"])
     for override in VALUES:
@@ -112,6 +113,7 @@ def test_no_value_is_carried_from_one_job_to_the_next(ours: Composer):
         assert ours.compose(["policy=clr"]) == before, override
 
 
+@pytest.mark.slow
 def test_hydra_composes_many_jobs_once_for_each_of_four_policies(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch):
     ours, load, composed = composer(loader), loader.load_sweep_config, []
     monkeypatch.setattr(

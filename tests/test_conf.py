@@ -65,6 +65,7 @@ def test_the_defaults_pass_the_checks():
     assert composed().epochs == DEFAULT_EPOCHS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", OWN, ids=str)
 def test_every_file_composes_and_passes_the_checks(file: Path):
     check(config_with(file))
@@ -74,6 +75,7 @@ def test_the_keys_of_the_launchers_are_known_where_they_are_typed_without_their_
     assert [{*of_launcher} for of_launcher in keys.LAUNCHERS.values()] == [{*LOCAL_LAUNCHER}, {*KEYS}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", of_group("model", "data", "policy"), ids=str)
 def test_every_key_of_a_file_is_a_parameter_of_the_code_it_names(file: Path):
     group = str(file.parent)
@@ -85,6 +87,7 @@ def test_every_key_of_a_file_is_a_parameter_of_the_code_it_names(file: Path):
     signature.bind(**dict.fromkeys({*node, *(OFFERED[group] & signature.parameters.keys())} - {"_target_"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", of_group("policy"), ids=str)
 def test_every_policy_trains_as_planned(file: Path, runs_dir: Path):
     table = ("data=breast_cancer", "batch_size=20", "max_lr=0.1", "epochs=2")
@@ -182,6 +185,7 @@ def test_every_recipe_belongs_to_a_preset():
     assert used == there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_every_preset_is_planned_with_digits_in_place_of_its_data(preset: str, runs_dir: Path):
     plain, trials = composing.plain(composed()), []

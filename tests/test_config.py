@@ -91,6 +91,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", VALUES)
 def test_an_invalid_value_is_refused_with_key_bound_and_value(runs_dir: Path, override: str):
     key = override.partition("=")[0]
@@ -99,6 +100,7 @@ def test_an_invalid_value_is_refused_with_key_bound_and_value(runs_dir: Path, ov
     assert message.endswith(f", got {OverridesParser.create().parse_override(override).value()!r}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "key", "bound", "value"),
     [

@@ -51,6 +51,7 @@ def test_the_recorded_trajectory_is_the_planned_one_exactly(runs_dir: Path, devi
     assert losses[-1] < losses[0] / 2 and result["metrics"]["final/val_accuracy"] > 0.5
 
 
+@pytest.mark.slow
 @nets
 def test_a_deterministic_trial_repeats_its_bits(runs_dir: Path, beside: Path, device: str, net: tuple[str, ...]):
     asked = (*KEPT, *net, f"device={device}", "deterministic=true")

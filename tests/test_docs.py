@@ -162,6 +162,7 @@ def test_the_jobs_of_a_command_pass_the_checks_and_train(command: str, shared_ru
         assert folder.state().status == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ON_A_CLUSTER)
 def test_the_jobs_of_a_command_for_a_cluster_pass_the_checks(command: str, runs_dir: Path):
     for job in jobs(command):

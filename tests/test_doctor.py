@@ -182,6 +182,7 @@ def test_ctrl_c_cancels_the_probe(shared_cluster: Cluster, doctor_on_cluster: Do
     assert shared_cluster.run("squeue", "--noheader") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "about", "words"),
     [
@@ -198,6 +199,7 @@ def test_each_failure_is_reported_with_its_value(doctor: Doctor, typed: str, abo
     assert words in told[about]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "advice"),
     [

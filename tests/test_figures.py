@@ -81,6 +81,7 @@ def test_a_trial_without_a_step_has_no_trajectory(tmp_path: Path) -> None:
     assert not list(trial.path.glob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exp", "linear"])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_range_test_is_drawn_with_its_suggestions(tmp_path: Path, mode: str, seeds: int) -> None:
@@ -290,6 +291,7 @@ def test_a_linear_range_test_has_a_panel_of_its_own_for_what_was_evaluated(tmp_p
     assert len(range_tests.panels_of(exponential, "exp")) == len(canvas.figure_of(loss).axes) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_of_equal_lines_each_one_is_seen(tmp_path: Path, reverse: bool) -> None:
     from PIL import Image
@@ -310,6 +312,7 @@ def test_of_equal_lines_each_one_is_seen(tmp_path: Path, reverse: bool) -> None:
             assert (np.abs(pixels - wanted).max(axis=1) < 40).sum() > 20, (one, other)
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_are_drawn_as_such_and_in_no_mean(tmp_path: Path) -> None:
     finals = {"0.1": (0.9, math.nan), "0.3": (math.inf, math.nan), "1": (0.8, 0.7)}
     keys = [(rate, seed, epochs) for rate in finals for seed in (0, 1) for epochs in ("1", "2")]

@@ -164,6 +164,7 @@ def test_a_trial_whose_data_changed_since_it_was_planned_fails_in_one_line(
     assert folder.result() is None
 
 
+@pytest.mark.slow
 def test_a_training_whose_data_changed_after_its_range_test_fails(photos: Path, tmp_path: Path):
     folder = made(tmp_path / "runs", *asked(photos, "max_lr=auto", "range_test.steps=100"))
     trial.run(folder.sibling(folder.config()["needs"]["range_test"]))

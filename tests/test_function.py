@@ -62,6 +62,7 @@ def test_a_seed_repeats_and_another_one_does_not(runs_dir: Path, beside: Path):
 ACCUMULATING, WITH_GENERATOR = ("+loop.accumulate=2",), ("+loop.own=true",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "more"),
     [(1, ()), (5, ()), (7, ()), (4, ACCUMULATING), (5, ACCUMULATING), (7, WITH_GENERATOR), (10, WITH_GENERATOR)],
@@ -80,6 +81,7 @@ def test_one_that_saves_resumes_bit_for_bit(runs_dir: Path, beside: Path, steps:
 HELD = ("torch", "numpy", "numpy of old", "python", "sampler")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [10, 13])
 @pytest.mark.parametrize("kind", HELD)
 def test_one_resumes_bit_for_bit_with_generators_of_its_loaders_parts(
@@ -199,6 +201,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_in_one_line_that_names_the_function(runs_dir: Path, mistake: str):
     folder = made(runs_dir, *of("mistaken", f"+loop.mistake={mistake}"))
@@ -236,6 +239,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_an_unusual_way_is_no_mistake(runs_dir: Path, way: str):
     policy = ("policy=linear",) if way == "closure" else ()

@@ -101,6 +101,7 @@ def taken(stream: Iterator[StepTaken], totals: Totals, count: int) -> None:
         totals.add(step.sums)
 
 
+@pytest.mark.slow
 @nets
 def test_a_step_within_an_epoch_waits_for_nothing_and_copies_nothing(tmp_path: Path, asked: tuple[str, ...]):
     stream, totals = training(tmp_path, *asked)
@@ -110,6 +111,7 @@ def test_a_step_within_an_epoch_waits_for_nothing_and_copies_nothing(tmp_path: P
     assert seen.kernels and seen.waits == {} and seen.copies == {}
 
 
+@pytest.mark.slow
 @nets
 def test_an_epoch_begins_with_a_few_copies_whatever_its_length(tmp_path: Path, asked: tuple[str, ...]):
     stream, totals = training(tmp_path, *asked)

@@ -72,6 +72,7 @@ def test_a_selection_in_an_experiment_file_wins_over_the_program_and_a_typed_one
     assert composer("hydra/sweeper=basic").master.hydra.sweeper.params is None
 
 
+@pytest.mark.slow
 def test_only_a_job_with_settings_of_hydras_records_hydras_config(composer: Any):
     assert composer().compose(["policy=clr", "seed=3"]).hydra is None
     assert composer("hydra.launcher.workers=1", "hydra.job.name=mine").compose(["seed=3"]).hydra is None

@@ -251,6 +251,7 @@ def test_a_decoding_process_lives_no_longer_than_its_stream(photos: Path):
     assert decoding_processes() == []
 
 
+@pytest.mark.slow
 def test_a_killed_decoding_process_is_reported_with_its_signal(photos: Path):
     data, _ = prepared(photos, "undecoded")
     stream = batches(data.train, 4, 0)
@@ -260,6 +261,7 @@ def test_a_killed_decoding_process_is_reported_with_its_signal(photos: Path):
         list(islice(stream, 3))
 
 
+@pytest.mark.slow
 def test_a_missing_image_is_named_at_once(photos: Path):
     data, _ = prepared(photos, "undecoded")
     gone = photos / "train" / "ants" / "3.png"
@@ -311,6 +313,7 @@ def test_a_trial_ends_alike_kept_or_not_and_stopped_anywhere(photos: Path, tmp_p
     assert decoding_processes() == []
 
 
+@pytest.mark.slow
 def test_a_trial_whose_photographs_changed_fails_with_that_cause(photos: Path, tmp_path: Path):
     folder = made(tmp_path / "runs", *asked(photos, 0))
     (photos / "train" / "ants" / "3.png").unlink()

@@ -147,6 +147,7 @@ def recorded(made: list[tuple[int, list[tuple[int, bool, bool, float]]]]) -> Ite
         yield folder
 
 
+@pytest.mark.slow
 @given(attempts(), st.integers(0, 40), st.sampled_from([1, 40, 200, 1 << 16]))
 def test_reading_from_a_step_gives_what_the_whole_record_has_from_there(made, start: int, near: int):
     with recorded(made) as folder, pytest.MonkeyPatch.context() as patch:

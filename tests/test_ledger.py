@@ -83,6 +83,7 @@ def test_a_crash_before_any_write_of_the_ledger_loses_and_doubles_nothing(
     assert len(recorded.runs(made)) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_parent_run_is_gone_is_shipped_again(made: Sweep, tmp_path: Path):
     attempt(made.trial("a"), 0, 50)
     finish(made.trial("a"))
@@ -136,6 +137,7 @@ def test_a_ledger_of_format_0_belongs_to_the_experiment_that_it_filled(tmp_path:
     assert count(made) == before + 2
 
 
+@pytest.mark.slow
 def test_an_experiment_keeps_the_views_of_its_latest_sweeps_and_makes_an_older_one_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

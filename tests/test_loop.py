@@ -98,6 +98,7 @@ def bare_loop(
     return model, used, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [sgd, adamw])
 @pytest.mark.parametrize(
     "settings",
@@ -177,6 +178,7 @@ def test_an_evaluation_between_two_steps_changes_nothing(data: ImageBatches):
     assert same(weights(watched.model), weights(whole.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 20, 103, 1024])
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_an_evaluation_counts_as_a_plain_loop_over_the_samples_does(

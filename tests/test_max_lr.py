@@ -88,6 +88,7 @@ def found(data: Examples) -> Verdict:
     return find_max_lr(*made(), cross_entropy, data)
 
 
+@pytest.mark.slow
 def test_the_verdict_is_that_of_the_judge_on_the_ramp_of_a_trial(found: Verdict, data: Examples) -> None:
     model, optimizer = made()
     ramp, rates, losses = Ramp(1e-5, 10.0, 200), [], []
@@ -112,6 +113,7 @@ def test_the_verdict_is_that_of_the_judge_on_the_ramp_of_a_trial(found: Verdict,
     assert found.interval[0] <= found.max_lr <= found.interval[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("mode", ["fresh", "trained", "evaluation"])
 def test_everything_is_as_before(kind: str, mode: str, data: Examples) -> None:

@@ -233,6 +233,7 @@ def test_a_mistake_that_hydra_finds_is_one_line(typing: Typing, tmp_path: Path, 
     assert part in typing(*_words(typed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "key", "remedy"),
     [
@@ -279,6 +280,7 @@ def test_overrides_may_be_on_both_sides_of_an_option(tmp_path: Path):
     assert mistakes.checked_arguments(ordered) == ordered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed",
     [

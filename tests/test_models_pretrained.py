@@ -179,6 +179,7 @@ def test_a_body_that_is_not_frozen_does_not_keep_them(tmp_path: Path):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

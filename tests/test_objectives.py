@@ -89,6 +89,7 @@ def test_multilabel_f1_is_that_of_scikit_learn(average: str):
     assert objective.chance(wanted.float()) == close(max(scores))
 
 
+@pytest.mark.slow
 def test_the_perplexity_of_a_language_model_is_that_of_torchmetrics():
     from torchmetrics.text import Perplexity
 

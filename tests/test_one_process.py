@@ -77,6 +77,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["torch.manual_seed(0)", "torch.randn(3)"])
 @pytest.mark.parametrize("kind", ["function", "net"])
 def test_a_seed_means_the_same_in_the_first_trial_of_a_process_and_in_the_next(

@@ -90,6 +90,7 @@ HIGHER_IS_BETTER = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [*LOWER_IS_BETTER, *HIGHER_IS_BETTER])
 def test_the_goal_is_that_of_the_measure_whatever_follows_its_name(measure: str, tmp_path: Path, capsys: Any) -> None:
     rows = [f"{group},{mean + NOISE[i] / 100}" for group, mean in (("old", 2), ("lower", 1)) for i in range(4)]
@@ -184,6 +185,7 @@ RUNS_OF = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS_OF)
 def test_a_run_is_of_the_group_that_its_name_without_the_seed_says(run: str, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "wandb.csv").write_text(f"Step,other - val_loss,{run} - val_loss\n1,1,2\n")
@@ -419,6 +421,7 @@ def test_a_target_that_runs_have_missed_makes_a_bound(tmp_path: Path, capsys: An
     assert claim["speedup"]["ratio"] is None
 
 
+@pytest.mark.slow
 def test_the_page_of_a_comparison_says_what_the_terminal_says(tmp_path: Path, capsys: Any) -> None:
     path = curves(tmp_path, main=2.0, better=1.8)
     path.write_text(path.read_text().replace("main", "<b>main</b>"))

@@ -83,6 +83,7 @@ def test_fifty_packed_steps_are_those_of_the_unpacked_trainings(tmp_path: Path, 
         assert evaluate(pack.learners[place], "val") == pytest.approx(evaluate(alone[place], "val"), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_does_not_harm_the_others(tmp_path: Path, device: str):
     policies = (Constant(1e9, 20), Constant(0.01, 20), Constant(0.02, 20))
     alone, together = (learners(tmp_path / word, SMALL, device=device) for word in ("alone", "together"))
@@ -126,6 +127,7 @@ CANNOT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", CANNOT.values(), ids=CANNOT)
 def test_trainings_are_not_packed_if_it_would_change_them(tmp_path: Path, asked: tuple[str, ...]):
     together = learners(tmp_path, *asked, double=False)
@@ -148,6 +150,7 @@ def signatures(of: Sequence[TrialFolder]) -> list[str]:
     return sorted(folder.signature for folder in of)
 
 
+@pytest.mark.slow
 def test_packed_trials_have_the_records_of_unpacked_ones(runs_dir: Path, beside: Path, device: str):
     together, alone = folders(runs_dir, f"device={device}"), folders(beside, f"device={device}")
     results, expected = run_together(together), [trial.run(folder) for folder in alone]
@@ -165,6 +168,7 @@ def test_packed_trials_have_the_records_of_unpacked_ones(runs_dir: Path, beside:
         assert all(value.untyped_storage().nbytes() == value.nbytes for value in weights.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exp", "linear"])
 def test_the_packed_seeds_of_a_range_test_have_the_curves_of_unpacked_ones(
     runs_dir: Path, beside: Path, device: str, mode: str
@@ -186,6 +190,7 @@ def test_the_packed_seeds_of_a_range_test_have_the_curves_of_unpacked_ones(
     assert "packed_seeds" not in (alone.resolved() or {})
 
 
+@pytest.mark.slow
 def test_the_seeds_of_a_range_test_that_cannot_be_packed_are_as_without_packing(
     runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -201,6 +206,7 @@ def test_the_seeds_of_a_range_test_that_cannot_be_packed_are_as_without_packing(
     assert "not today" in refusing.log.read_text() and "packed_seeds" not in (refusing.resolved() or {})
 
 
+@pytest.mark.slow
 def test_a_seed_of_a_range_test_that_diverges_at_once_ends_alone(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     taken = Pack.step
 
@@ -229,6 +235,7 @@ def test_a_pack_that_was_stopped_goes_on_to_the_same_bits(runs_dir: Path, beside
     assert [outcome(folder) for folder in together] == [outcome(folder) for folder in undisturbed]
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_stopped_pack_goes_on_alone_and_says_so(runs_dir: Path):
     together = folders(runs_dir)
     run_together(together, stop_after(4))

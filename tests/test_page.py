@@ -198,6 +198,7 @@ def test_a_policy_that_cannot_be_built_here_is_named(tmp_path: Path) -> None:
     assert "Used equals planned" not in text
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_beside_it(sweep: Sweep) -> None:
     page = page_of(sweep)
     assert not {"img", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
@@ -359,6 +360,7 @@ def rate_lines(made: Sweep) -> str:
     return " ".join(page.rate_lines(compare(made)))
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_not_the_range_tests_is_not_said_to_be_from_it(default: Sweep, tmp_path: Path) -> None:
     assert "max_lr=0.3" in rate_lines(default) and "suggests max_lr=0.2" in rate_lines(default)
     assert "verdict of" not in rate_lines(default)
@@ -381,6 +383,7 @@ def test_the_figure_of_differences_says_what_a_row_of_two_names_is(default: Swee
     assert "the first minus the second" in " ".join(plot.panels[0].captions)
 
 
+@pytest.mark.slow
 def test_the_curves_are_said_to_be_of_the_measures_that_are_drawn(tmp_path: Path) -> None:
     """Of the regression, only the loss was evaluated on the way."""
     text = hand_made.page(KINDS["regression"](tmp_path)).read_text()

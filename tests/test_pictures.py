@@ -45,6 +45,7 @@ def test_a_command_that_fails_is_not_recorded(tmp_path: Path):
         recording.record(["sh", "-c", "echo gone; exit 3"], "sh", tmp_path, os.environ)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", policy_drawings.POLICIES)
 def test_each_policy_can_be_drawn_over_a_run(name: str):
     policy = policy_drawings.made(name)

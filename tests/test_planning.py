@@ -57,6 +57,7 @@ def test_what_cannot_change_the_result_has_no_part_in_the_signature(runs_dir: Pa
     assert signature(runs_dir, *AT_A_RATE, override) == signature(runs_dir, *AT_A_RATE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [

@@ -141,6 +141,7 @@ def built(name: str, total_steps: int, *overrides: str) -> Policy:
     return hydra.utils.instantiate(composed(f"+policy={name}", *overrides)["policy"], total_steps=total_steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_file_builds_a_policy_at_max_lr_and_lists_all_its_keys(name: str) -> None:
     keys = set(composed(f"+policy={name}")["policy"]) - {"_target_"}

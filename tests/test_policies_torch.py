@@ -43,6 +43,7 @@ def assert_equal(policy: Policy, expected: list[Hyper]) -> None:
         assert own == pytest.approx(hyper.momentum, rel=1e-9), f"momentum at step {step}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("cycle_momentum", [True, False])
 @pytest.mark.parametrize("anneal_strategy", ["cos", "linear"])

@@ -86,6 +86,7 @@ def test_what_a_worker_prints_goes_to_its_log_and_is_not_taken_for_an_answer(
     assert (made[0].folder / "worker-0.log").read_text() == "hello\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["busy", "stopped"])
 def test_a_trial_that_is_busy_or_was_stopped_goes_back_into_the_queue(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker, status: str

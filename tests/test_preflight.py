@@ -42,6 +42,7 @@ def refusal(runs_dir: Path, *overrides: str) -> str:
     return found.line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -202,6 +203,7 @@ def test_a_net_that_needs_a_gpu_is_not_refused_for_another_machine(runs_dir: Pat
     assert "NVIDIA" in refusal(runs_dir, *net("NeedsGpu"))
 
 
+@pytest.mark.slow
 def test_trainings_that_are_judged_by_different_measures_are_not_one_sweep(runs_dir: Path):
     def checks(*overrides: str) -> list[Check]:
         return [

@@ -69,6 +69,7 @@ def test_trainings_without_steps_enough_get_their_rate_from_the_range_test(runs_
     assert probed(runs_dir, *[(*job, "max_lr=0.1") for job in TWO])[0].rate_from is None
 
 
+@pytest.mark.slow
 def test_a_probe_that_has_a_result_serves_a_single_training_too(found: tuple[Path, Trial, TrialFolder]):
     runs_dir, trained, _ = found
     (alone,) = probed(runs_dir, (*SMALL, "seed=7"))
@@ -97,6 +98,7 @@ def test_the_training_uses_the_rate_of_its_probe_which_is_confident_or_says_why_
     assert (result["verdict"]["word"] == "ambiguous") is bool(result["verdict"]["doubts"]) is bool(result["warnings"])
 
 
+@pytest.mark.slow
 def test_each_short_training_follows_the_policy_from_its_first_step_to_its_last(
     found: tuple[Path, Trial, TrialFolder],
 ):
@@ -193,6 +195,7 @@ def test_the_report_has_a_line_and_a_figure_of_it_and_what_it_cost(found: tuple[
     assert (drawn := range_tests.probes_figure([probe])) and len(drawn.panels) == 1
 
 
+@pytest.mark.slow
 def test_a_training_function_is_probed_by_its_own_loop_and_measure(runs_dir: Path):
     jobs = [(*LOOP, "policy=constant", "epochs=30", "range_test.probe_share=1", f"seed={seed}") for seed in range(3)]
     trained, *_ = probed(runs_dir, *jobs)

@@ -170,6 +170,7 @@ def test_a_clear_test_is_called_confident() -> None:
     assert not any(ambiguous for _, ambiguous in verdicts(0.02))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["steep", "valley", "slide", "torch_lr_finder", "lightning"])
 def test_the_rules_of_peers_do_not_come_near(rule: str) -> None:
     hits = [near(_peer(shape, seed, rule), shape.steepest()) for shape in SHAPES.values() for seed in SEEDS]

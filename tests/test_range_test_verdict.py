@@ -24,6 +24,7 @@ def verdict(losses: list[float], lrs: list[float] | None = None) -> Judgement:
     return judge([OneSeed((lrs or LRS)[: len(losses)], losses)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_verdict_is_half_way_between_the_lowest_loss_and_divergence_and_half_of_that(
@@ -149,6 +150,7 @@ def readings(fall: float, noise: float, diverges_at: float = 0.5) -> list[Judgem
     return found
 
 
+@pytest.mark.slow
 def test_a_fall_within_the_noise_of_one_loss_is_read_and_never_trusted() -> None:
     (clear, *_), noisy = readings(0.4, 0.0), [one for one in readings(0.4, 0.5) if one]
     assert clear is not None and clear.word == "confident"
@@ -157,6 +159,7 @@ def test_a_fall_within_the_noise_of_one_loss_is_read_and_never_trusted() -> None
     assert np.median([one.max_lr.rate for one in noisy]) == pytest.approx(clear.max_lr.rate, rel=0.5)
 
 
+@pytest.mark.slow
 def test_of_a_test_that_is_all_noise_the_divergence_is_read_and_never_trusted() -> None:
     noisy = [one for one in readings(0.0, 0.3) if one]
     assert len(noisy) == 20
@@ -173,6 +176,7 @@ def test_a_loss_that_clearly_only_rises_is_refused_with_what_to_do() -> None:
             verdict(rising)
 
 
+@pytest.mark.slow
 def test_noise_without_a_fall_and_a_divergence_is_mostly_refused_and_never_trusted() -> None:
     by_chance = [one for one in readings(0.0, 0.3, diverges_at=100) if one]
     assert len(by_chance) <= 5
@@ -195,6 +199,7 @@ def test_an_onset_can_be_at_the_first_step() -> None:
     assert onset([], []) is None
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0, 1e30) | st.just(math.nan) | st.just(math.inf), min_size=1, max_size=120))
 def test_any_losses_give_a_rate_within_the_test_or_a_refusal(raw: list[float]) -> None:
     lrs = np.geomspace(1e-7, 10, len(raw) + 1).tolist()[:-1]

@@ -21,6 +21,7 @@ PEERS = {"minimum", "steep", "valley", "slide", "torch_lr_finder", "lightning"}
 READ = {"max_lr", "steepest", "lowest", "divergence"}
 
 
+@pytest.mark.slow
 def test_a_range_test_has_its_curve_and_a_suggestion_by_every_rule(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "task=range_test")
     result = trial.run(folder)
@@ -99,6 +100,7 @@ def test_the_smoothed_loss_that_is_recorded_ends_where_divergence_begins(runs_di
         assert curve.smoothed[:at] == pytest.approx(np.interp(curve.lr[:at], fit["lrs"], fit["losses"]))
 
 
+@pytest.mark.slow
 def test_an_ambiguous_range_test_says_so_and_suggests_a_grid(runs_dir: Path):
     folder = made(runs_dir, *AUTO, "task=range_test", "range_test.end_lr=0.05")
     result = trial.run(folder)
@@ -171,6 +173,7 @@ def test_a_rate_is_kept_when_its_range_test_is_deleted(runs_dir: Path):
     assert set(series(folder, "schedule/lr")[1]) == {resolved["max_lr"]}
 
 
+@pytest.mark.slow
 def test_a_training_whose_range_test_fails_says_which_and_why(runs_dir: Path):
     flat = ("range_test.start_lr=1e-12", "range_test.end_lr=1e-11")
     folder = made(runs_dir, *AUTO, *flat)
@@ -193,6 +196,7 @@ class TrainedBefore(MLP):
             weights.data.normal_(std=0.1, generator=drawn)
 
 
+@pytest.mark.slow
 def test_a_range_test_of_a_net_that_was_trained_before_is_never_confident(runs_dir: Path):
     for net, count in ((MLP, 0), (TrainedBefore, 1)):
         node = f"model._target_={net.__module__}.{net.__name__}"

@@ -110,6 +110,7 @@ def test_what_was_written_after_the_checkpoint_is_made_again(
     assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_a_torn_checkpoint_is_said_and_survived(runs_dir: Path, beside: Path, share: float):
     folder = interrupted(runs_dir, after=6)
@@ -175,6 +176,7 @@ def test_a_checkpoint_that_outlived_its_result_is_no_new_attempt_and_does_not_st
     assert not folder.checkpoint.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [4, STEPS])
 def test_an_attempt_that_was_superseded_replaces_nothing(runs_dir: Path, beside: Path, at: int):
     folder = interrupted(runs_dir, after=2)

@@ -87,6 +87,7 @@ def test_a_trial_whose_code_is_the_same_goes_on(users: Path, runs_dir: Path):
     assert [attempt.start for attempt in journal.read(folder.journal).attempts] == [0, 6]
 
 
+@pytest.mark.slow
 def test_a_rate_once_found_is_kept_when_the_trial_begins_again(users: Path, runs_dir: Path):
     folder = interrupted(runs_dir)
     resolved(folder, max_lr=0.07, threads=2)

@@ -21,6 +21,7 @@ def losses(runs_dir: Path, *overrides: str) -> list[float]:
     return series(folder, "train/loss")[1]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_weights_and_batches_to_every_policy(tmp_path: Path) -> None:
     constant, onecycle, step = (losses(tmp_path, f"policy={p}", *STILL) for p in ("constant", "onecycle", "step"))
     assert constant[0] == onecycle[0] == step[0]

@@ -188,6 +188,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "kind"), MOMENTS.values(), ids=MOMENTS)
 def test_dates_of_a_csv_file_are_those_of_the_same_table_in_parquet(tmp_path: Path, words: list[str], kind: str):
     written = pandas.DataFrame({"day": [*words, None] * 20, "price": np.arange(60.0)})

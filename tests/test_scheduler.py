@@ -107,6 +107,7 @@ def test_policy_that_cycles_momentum_is_refused_where_there_is_none() -> None:
     assert [hyper.momentum for hyper in trained(optimizer, scheduler, 3)] == [None] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize("done", range(21))
 def test_resume_at_any_step_equals_an_undisturbed_run(kind: str, done: int) -> None:
@@ -196,6 +197,7 @@ def test_torchs_sequence_follows_one_policy_after_the_other(kind: str, policies:
     assert trained(optimizer, in_sequence(optimizer, *policies), 30) == one_after_the_other(*policies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policies", SEQUENCES)
 @pytest.mark.parametrize("done", [0, 3, 9, 10, 11, 19, 20, 29])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -110,6 +110,7 @@ def test_shipping_again_changes_no_row_of_the_store(made: Sweep):
     assert whole_store(made) == before
 
 
+@pytest.mark.slow
 def test_points_wait_until_a_checkpoint_covers_them(made: Sweep):
     trial = made.trial("a")
     attempt(trial, 0, 100, saved=60)
@@ -407,6 +408,7 @@ def ship_another_trial(made: Sweep) -> None:
     tracking.ship(grown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [train_again, rewrite_the_report, ship_another_trial])
 def test_a_store_is_not_current_once_the_sweep_has_changed(complete: Sweep, change: Callable[[Sweep], None]):
     change(complete)

@@ -45,6 +45,7 @@ def refusal(made: Sweep, uri: str) -> str:
     return str(raised.value)
 
 
+@pytest.mark.slow
 def test_importing_tracking_loads_neither_mlflow_nor_its_database():
     names = ("mlflow", "sqlalchemy", "alembic", "torch")
     code = f"import sys, onecycle_sweeps.tracking; print([n for n in {names} if n in sys.modules])"

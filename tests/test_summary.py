@@ -23,6 +23,7 @@ def printed(made: Sweep, width: int, *, terminal: bool = True) -> list[str]:
     return out.getvalue().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_answer_comes_first_and_nothing_is_wider_than_the_terminal(kind: str, tmp_path: Path):
     made = KINDS[kind](tmp_path)
@@ -36,6 +37,7 @@ def test_the_answer_comes_first_and_nothing_is_wider_than_the_terminal(kind: str
         assert not any("…" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_terminal_there_is_a_line_for_the_answer_and_for_each_row(kind: str, tmp_path: Path):
     made = KINDS[kind](tmp_path)

@@ -147,6 +147,7 @@ def test_a_step_of_accumulated_batches_is_that_of_one_large_batch(runs_dir: Path
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_evaluated_is_the_running_mean_of_the_weights(runs_dir: Path):
     asked = (*SHORT, "data=diabetes", "batch_size=64")
     kept = [torch.load(_trained(runs_dir, *asked, f"ema_decay={decay}") / "model.pt") for decay in ("null", 0, 0.9)]

@@ -112,6 +112,7 @@ def test_a_finished_trial_returns_its_result_without_another_attempt(runs_dir: P
     assert {name: (folder.path / name).read_bytes() for name in files(folder)} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["constant", "step", "clr", "onecycle", "cosine", "wsd", "inv"])
 def test_the_recorded_trajectory_is_the_planned_one_exactly(runs_dir: Path, policy: str):
     folder = made(runs_dir, *SHORT, f"policy={policy}")
@@ -227,6 +228,7 @@ def test_an_epoch_at_three_times_the_first_loss_has_diverged(runs_dir: Path):
     assert series(folder, "val/accuracy")[0] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_lr", ["1e6", "10"])
 def test_when_losses_are_read_does_not_change_when_a_training_has_diverged(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch, max_lr: str

@@ -64,6 +64,7 @@ def test_a_body_at_the_heads_rate_is_one_group(runs_dir: Path):
     assert "lr_scale" not in group
 
 
+@pytest.mark.slow
 def test_the_trajectory_of_a_trial_is_the_heads(runs_dir: Path):
     folder = made(runs_dir, *SHORT, *SMALL, "optimizer.body_lr_scale=0.1")
     assert not [warning for warning in trial.run(folder)["warnings"] if warning.startswith("schedule/")]
@@ -124,6 +125,7 @@ def test_a_frozen_body_ends_the_same_when_it_was_stopped(runs_dir: Path, beside:
     assert outcome(folder) == undisturbed(beside, *asked)
 
 
+@pytest.mark.slow
 def test_images_are_normalised_for_the_trained_net_and_that_is_recorded(runs_dir: Path, weights_file: Path):
     folder = made(runs_dir, *SHORT, *SMALL, f"model.weights_file={weights_file}")
     trial.run(folder)

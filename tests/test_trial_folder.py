@@ -275,6 +275,7 @@ def test_records_without_a_format_are_shown_and_not_reused(tmp_path: Path):
         trial.run(whole.trial(whole.trials[0].signature))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", ["format", "empty"])
 def test_a_result_that_cannot_be_reused_is_made_again_with_a_remark(
     runs_dir: Path, beside: Path, capfd: pytest.CaptureFixture[str], spoil: str

@@ -179,6 +179,7 @@ def cosine(made: Optimizer) -> of_torch.LRScheduler:
     return of_torch.CosineAnnealingLR(made, TOTAL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "policy"), [(onecycle, POLICY), (cosine, Cosine(0.05, TOTAL, pct_warmup=0))])
 @pytest.mark.parametrize("with_policy", [True, False])
 def test_a_wrong_rate_after_a_resume_is_found(make: Any, policy: Policy, with_policy: bool) -> None:
@@ -388,6 +389,7 @@ OF_THE_DOCUMENTATION: dict[str, Callable[[Optimizer], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [(0.05, 0.05), (0.01, 0.1)])
 @pytest.mark.parametrize("batches", [1, 3])
 @pytest.mark.parametrize("name", OF_THE_DOCUMENTATION)

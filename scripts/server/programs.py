@@ -3,10 +3,12 @@
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from server_folder import ADMIN_PASSWORD, POSTGRES_PASSWORD, SECRET_KEY, ServerFolder
@@ -74,7 +76,12 @@ def start_mlflow(folder: ServerFolder) -> None:
     }
     health = [sys.executable, str(DOCKER / "healthy.py")]
     needed = {key: environment[key] for key in ("PUBLIC_HOST", "MLFLOW_PORT")}
-    folder.start("mlflow", [str(DOCKER / "serve")], environment, lambda: _succeeds(*health, environment=needed))
+
+    def answers() -> bool:
+        # A check is a process of its own, so it waits until somebody listens.
+        return _is_open(port) and _succeeds(*health, environment=needed)
+
+    folder.start("mlflow", [str(DOCKER / "serve")], environment, answers)
 
 
 PROGRAMS: dict[str, Callable[[ServerFolder], None]] = {"postgres": start_postgres, "mlflow": start_mlflow}
@@ -91,6 +98,12 @@ def _run(program: str, *arguments: str, text: str = "") -> None:
     done = subprocess.run(command, input=text, capture_output=True, text=True, cwd="/", check=False)
     if done.returncode:
         raise SystemExit(f"mlflow-server: {program} failed: {done.stderr.strip() or done.stdout}")
+
+
+def _is_open(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def _succeeds(program: str, *arguments: str, environment: dict[str, str] | None = None) -> bool:
