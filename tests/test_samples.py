@@ -265,9 +265,22 @@ def test_a_few_words_in_a_column_of_numbers_are_gaps_and_a_doubt():
     found, (doubt,) = table.encoded({"train": marked, "val": val})
     assert np.array_equal(found["train"], table.encoded({"train": empty.astype({"size": float})})[0]["train"])
     assert found["val"].shape == (10, 2)
-    assert all(word in doubt for word in ("column size", "3 of 60", "?", "n/k"))
+    assert all(word in doubt for word in ("column size", "6 of 70", "?", "n/k"))
     numbered = {part: frame.set_axis([0], axis=1) for part, frame in {"train": marked, "val": val}.items()}
     assert np.array_equal(table.encoded(numbered)[0]["val"], found["val"])
+
+
+def test_a_mark_in_the_held_out_part_alone_leaves_a_column_of_numbers():
+    values = np.random.default_rng(0).normal(50, 9, 70)
+    texts = pandas.DataFrame({"size": [f"{value:.1f}" for value in values]})
+    texts.loc[65, "size"] = "?"
+    found, (doubt,) = table.encoded({"train": texts.iloc[:60], "val": texts.iloc[60:]})
+    assert all(word in doubt for word in ("column size", "1 of 70", "?"))
+    rounded = values[:60].round(1)
+    assert found["train"] == pytest.approx((rounded - rounded.mean())[:, None] / rounded.std(), abs=1e-5)
+    assert found["val"].shape == (10, 1)
+    read_apart = {"train": texts.iloc[:60].astype(float), "val": texts.iloc[60:]}
+    assert np.array_equal(table.encoded(read_apart)[0]["val"], found["val"])
 
 
 CODES = (

@@ -174,19 +174,20 @@ def _marks_as_gaps(parts: dict[str, DataFrame]) -> list[str]:
 
     doubts = []
     for name in parts["train"].columns:
-        column: Any = parts["train"][name]
-        if pandas.api.types.is_numeric_dtype(column):
+        columns: dict[str, Any] = {part: frame[name] for part, frame in parts.items()}
+        if all(map(pandas.api.types.is_numeric_dtype, columns.values())):
             continue
-        numbers: Any = pandas.to_numeric(column, errors="coerce")
-        words = column[numbers.isna() & column.notna()]
-        if numbers.nunique() < FEWEST_NUMBERS or not 0 < len(words) <= MOST_MARKS * column.notna().sum():
+        # A mark may be in another part alone, and makes texts of the column's numbers in all parts.
+        numbers: dict[str, Any] = {part: pandas.to_numeric(one, errors="coerce") for part, one in columns.items()}
+        words = [word for part, one in columns.items() for word in one[numbers[part].isna() & one.notna()]]
+        known = sum(int(one.notna().sum()) for one in columns.values())
+        if numbers["train"].nunique() < FEWEST_NUMBERS or not 0 < len(words) <= MOST_MARKS * known:
             continue
         for part, frame in parts.items():
-            parts[part] = _with_column(frame, name, pandas.to_numeric(frame[name], errors="coerce"))
-        shown = first_few(list(dict.fromkeys(words)))
+            parts[part] = _with_column(frame, name, numbers[part])
+        shown, rows = first_few(list(dict.fromkeys(words))), sum(map(len, columns.values()))
         doubts.append(
-            f"column {name} has numbers, and in {len(words)} of {len(column)} training rows words ({shown}), which are "
-            "taken for gaps"
+            f"column {name} has numbers, and in {len(words)} of {rows} rows words ({shown}), which are taken for gaps"
         )
     return doubts
 
