@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from onecycle_sweeps.samples import Items, Part, Rows, Text, items, rows, table, windows
 from onecycle_sweeps.samples.sample_facts import SplitRule
+from onecycle_sweeps.samples.targets import Form
 from onecycle_sweeps.sources import array_files, tabular, texts
 
 HOLD_OUT = SplitRule(0.25, 0, None)
@@ -521,6 +522,28 @@ def test_targets_of_several_shapes_are_refused_unless_they_are_tokens():
             items.describe(Items(unlike), HOLD_OUT)
     tokens = [(np.ones(2), np.ones(2 + place % 2, int)) for place in range(12)]
     assert items.describe(Items(tokens), HOLD_OUT).usual == "language_model"
+
+
+FAR = 1.7e9 + 50 * np.random.default_rng(0).normal(size=40)
+
+
+@pytest.mark.parametrize(
+    ("targets", "form"),
+    [
+        ([number % 2 == 0 for number in range(40)], "classes"),
+        ([number % 3 + 1 for number in range(40)], "classes"),
+        ([2.0**25 + number % 3 for number in range(40)], "classes"),
+        (FAR.tolist(), "values"),
+        ((FAR // 1).astype(int).tolist(), "values"),
+    ],
+)
+def test_the_targets_of_a_dataset_are_those_of_the_same_rows(targets: Any, form: Form):
+    inputs = np.arange(80, dtype=np.float32).reshape(40, 2)
+    dataset, table_of_all = Items(list(zip(inputs, targets, strict=True))), Rows(Part(inputs, np.array(targets)))
+    of_items = items.load(dataset, HOLD_OUT, items.describe(dataset, HOLD_OUT), "cpu", form)
+    of_rows = rows.load(table_of_all, HOLD_OUT, rows.describe(table_of_all, HOLD_OUT), "cpu", form)
+    assert of_items.targets("val").dtype == of_rows.targets("val").dtype
+    assert torch.equal(of_items.targets("val"), of_rows.targets("val"))
 
 
 def test_an_item_that_cannot_be_read_or_put_in_a_batch_is_named():

@@ -210,35 +210,39 @@ class ItemBatches:
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the training targets, copied once: a copy in every step would wait for a GPU."""
+        """Mean and deviation of the training targets, in float64."""
         import torch
 
         mean, std = (
-            torch.tensor(self.facts.offered[name], device=self.device) for name in ("target_mean", "target_std")
+            torch.tensor(self.facts.offered[name], dtype=torch.float64) for name in ("target_mean", "target_std")
         )
         return mean, std
 
     def _formed(self, targets: Any) -> Any:
-        """The targets of a batch in the form that the objective takes."""
+        """The targets of a batch on the device, in the form that the objective takes.
+
+        They are formed before `_moved` makes float32 of them, in which large numbers that differ are equal.
+        """
         import torch
 
         if self.form == "classes":
             values = self.facts.offered["class_values"]
-            if isinstance(values[0], str):
+            if isinstance(values[0], str) and not isinstance(targets, torch.Tensor):
                 numbers = {value: number for number, value in enumerate(values)}
                 return torch.tensor([numbers[str(one)] for one in targets], device=self.device)
-            targets = self._moved(targets)
-            if values == list(range(len(values))):
-                return targets.long()
-            return torch.searchsorted(torch.tensor(values, device=self.device), targets)
+            # Booleans are words to the facts, and a tensor in a batch.
+            if isinstance(values[0], str) or values == list(range(len(values))):
+                return self._moved(targets.long())
+            known = torch.tensor(values, dtype=torch.float64 if isinstance(values[0], float) else torch.int64)
+            return self._moved(torch.searchsorted(known, targets.to("cpu", known.dtype)))
+        if self.form == "values":
+            mean, std = (one.reshape(targets.shape[1:]).to(targets.device) for one in self._moments)
+            return self._moved((targets.double() - mean) / std)
         targets = self._moved(targets)
         if self.form == "masks":
             return targets.long()
         if self.form == "labels":
             return targets.float()
-        if self.form == "values":
-            mean, std = (one.reshape(targets.shape[1:]) for one in self._moments)
-            return (targets.float() - mean) / std
         return targets
 
 
