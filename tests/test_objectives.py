@@ -65,7 +65,7 @@ def test_the_regression_of_images_measures_each_place():
     real, predicted = (one.flatten(1) * scale for one in (wanted, outputs))
     assert found["rmse"] == close(oracle.root_mean_squared_error(real, predicted), rel=1e-5)
     assert found["r2"] == close(oracle.r2_score(real, predicted), rel=1e-4)
-    assert torch.allclose(objective.predictions(outputs, wanted)[0].flatten(1), predicted)
+    assert torch.allclose(objective.predictions(outputs, wanted)[0].flatten(1).float(), predicted)
 
 
 def test_the_chance_level_of_a_regression_is_the_spread_of_its_targets():
@@ -159,6 +159,19 @@ def test_any_metric_of_torchmetrics_can_be_the_headline():
         meter.update(*objective.predictions(some_outputs, wanted))
     assert meter.compute() == close(oracle.f1_score(targets, outputs.argmax(1), average="macro"))
     assert objective.chance(targets) is None
+
+
+@pytest.mark.parametrize("mean", [0.0, 5e4])
+def test_a_metric_of_values_does_not_depend_on_how_far_they_are_from_zero(mean: float):
+    from torchmetrics import R2Score
+
+    targets = torch.randn(500, generator=draws())
+    outputs = targets + 0.5 * torch.randn(500, generator=draws(1))
+    objective = Measured(Regression([mean], [30.0]), {"of_torchmetrics": R2Score}, "of_torchmetrics")
+    meter = objective.meters(torch.device("cpu"))["of_torchmetrics"]
+    for some_outputs, wanted in zip(outputs.split(70), targets.split(70), strict=True):
+        meter.update(*objective.predictions(some_outputs, wanted))
+    assert meter.compute() == close(oracle.r2_score(targets, outputs), rel=0.01)
 
 
 @pytest.mark.parametrize("places", [(), (4, 5)], ids=["classification", "segmentation"])

@@ -74,10 +74,15 @@ class Regression:
         return {"loss": totals["loss"] / count} | found
 
     def predictions(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs and targets in the targets' own units, for a metric of torchmetrics."""
-        mean, std = (torch.tensor(list(one), device=targets.device) for one in (self.target_mean, self.target_std))
-        mean, std = mean.reshape(targets.shape[1:]), std.reshape(targets.shape[1:])
-        return _shaped(outputs, targets) * std + mean, targets * std + mean
+        """Outputs and targets in the targets' own units, for a metric of torchmetrics.
+
+        In float64, because metrics sum squares of values that may be far from zero, and then subtract.
+        """
+        mean, std = (
+            torch.tensor(list(one), dtype=torch.float64, device=targets.device).reshape(targets.shape[1:])
+            for one in (self.target_mean, self.target_std)
+        )
+        return _shaped(outputs, targets).double() * std + mean, targets.double() * std + mean
 
     def chance(self, targets: Tensor) -> float:
         """The RMSE of always predicting the mean."""
