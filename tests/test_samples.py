@@ -574,6 +574,14 @@ def test_arrays_have_parts_of_their_own_and_several_inputs(tmp_path: Path):
     assert rows.describe(source, SplitRule(0, 0, None)).val == 4
 
 
+@pytest.mark.parametrize("row", ["1,2,", "1,2,3", "first,1,2"])
+def test_rows_with_more_values_than_names_are_refused(tmp_path: Path, row: str):
+    file = tmp_path / "table.csv"
+    file.write_text(f"price,size\n{row}\n" + f"{row}0\n" * 4, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{file} .* 3 values.* 2 names"):
+        tabular.csv(str(file), "price")
+
+
 def test_a_table_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"data\.path must be .*; there is no file .*absent\.csv$"):
         tabular.csv(str(tmp_path / "absent.csv"), "price")

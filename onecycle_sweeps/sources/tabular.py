@@ -43,10 +43,19 @@ def _of_text(file: Path, **options: Any) -> DataFrame:
     """A text file of rows as a table, with one kind of values in each column.
 
     By default pandas reads in chunks, each with kinds of its own, and the code 00 is 0 where a chunk has only numbers.
+    Raises ValueError for rows with more values than there are names, of which pandas would make an index, so that each
+    column had the values of the next one.
     """
     import pandas
 
-    return pandas.read_csv(file, low_memory=False, **options)
+    frame = pandas.read_csv(file, low_memory=False, **options)
+    if not isinstance(frame.index, pandas.RangeIndex):
+        names = frame.shape[1]
+        raise ValueError(
+            f"its rows have {names + frame.index.nlevels} values, and its first line has {names} names: name each "
+            "column, or take a comma at the end of the rows away"
+        )
+    return frame
 
 
 def diabetes() -> Rows:
