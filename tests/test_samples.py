@@ -284,6 +284,25 @@ def test_a_mark_in_the_held_out_part_alone_leaves_a_column_of_numbers():
     assert np.array_equal(table.encoded(read_apart)[0]["val"], found["val"])
 
 
+def test_a_column_that_numbers_the_rows_is_a_doubt(tmp_path: Path):
+    file = tmp_path / "sorted.csv"
+    generator = np.random.default_rng(0)
+    frame = pandas.DataFrame({"size": generator.normal(size=60), "visits": generator.integers(0, 60, 60)})
+    frame.assign(kind=np.arange(60) // 20).to_csv(file)
+    (doubt,) = rows.describe(tabular.csv(str(file), "kind"), HOLD_OUT).doubts
+    assert "data.drop=[Unnamed: 0]" in doubt
+    assert not rows.describe(tabular.csv(str(file), "kind", drop=["Unnamed: 0"]), HOLD_OUT).doubts
+
+
+def test_whole_numbers_beyond_64_bits_are_numbers_and_all_different_ones_of_categories_are_named():
+    ids = pandas.DataFrame({"id": [2**70 + 2**40 * number for number in range(20)], "size": np.arange(20.0) % 7})
+    found, doubts = table.encoded({"train": ids})
+    assert found["train"][:, 0] == pytest.approx((np.arange(20) - 9.5) / np.arange(20).std(), abs=1e-5)
+    assert not doubts
+    _, (doubt,) = table.encoded({"train": ids.assign(id=pandas.Categorical(np.arange(20) + 500))})
+    assert all(word in doubt for word in ("column id is left out", "500"))
+
+
 CODES = (
     ["1", "2", "3", "none"] * 15,
     [f"A{number % 7}" for number in range(60)],

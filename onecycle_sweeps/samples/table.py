@@ -53,9 +53,15 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
         elif is_numeric_dtype(column):
             _refuse_infinite(parts, name)
             kept[name] = "number"
+            if _numbers_rows(column):
+                doubts.append(
+                    f"column {name} numbers the rows, and where they are sorted that tells the target: "
+                    f"data.drop=[{name}] leaves it out"
+                )
         elif column.nunique() == len(column):
             doubts.append(
-                f"column {name} is left out: it has a different word in each training row ({first_few(list(column))})"
+                f"column {name} is left out: it has a different word in each training row "
+                f"({first_few(list(map(str, column)))})"
             )
         else:
             kept[name] = "word"
@@ -140,7 +146,7 @@ def _texts_as_dates(parts: dict[str, DataFrame]) -> list[str]:
 
 
 def _readable(frame: DataFrame) -> DataFrame:
-    """The columns with decimals as floats, and dates and durations as seconds; gaps are NaN there."""
+    """The columns with decimals and numbers beyond 64 bits as floats, dates and durations as seconds; gaps are NaN."""
     import pandas
 
     # In microseconds, because nanoseconds end in 2262, and an open end may be 9999-12-31.
@@ -148,7 +154,7 @@ def _readable(frame: DataFrame) -> DataFrame:
     for name in frame.columns:
         column: Any = frame[name]
         kind = pandas.api.types.infer_dtype(column, skipna=True)
-        if kind == "decimal":
+        if kind == "decimal" or (kind == "integer" and column.dtype == object):
             column = column.astype("float64")
         elif kind in DATES:
             dates = pandas.to_datetime(column, utc=True).dt.as_unit("us").dt.tz_localize(None)
@@ -197,6 +203,15 @@ def _with_column(frame: DataFrame, name: Any, column: Any) -> DataFrame:
     made = frame.copy(deep=False)
     made[name] = column
     return made
+
+
+def _numbers_rows(column: Any) -> bool:
+    """Whether a column counts the rows of its file, as one that pandas writes unless told not to."""
+    from pandas.api.types import is_integer_dtype
+
+    if not is_integer_dtype(column.dtype) or not is_integer_dtype(column.index.dtype) or column.isna().any():
+        return False
+    return len(np.unique(column.to_numpy(np.int64) - column.index.to_numpy(np.int64))) == 1
 
 
 def _refuse_infinite(parts: Mapping[str, DataFrame], name: str) -> None:
