@@ -593,6 +593,17 @@ def test_arrays_have_parts_of_their_own_and_several_inputs(tmp_path: Path):
     assert rows.describe(source, SplitRule(0, 0, None)).val == 4
 
 
+@pytest.mark.parametrize("other", ["valid_", "dev_", ""])
+def test_arrays_of_a_part_by_another_name_are_refused(tmp_path: Path, other: str):
+    file = tmp_path / "series.npz"
+    arrays = {"train_x": np.ones((6, 3)), "train_y": np.arange(6) % 2, "names": np.arange(2)}
+    np.savez(file, **arrays)
+    assert array_files.load(str(file)).parts().keys() == {"train"}
+    np.savez(file, **arrays, **{f"{other}x": np.ones((4, 3)), f"{other}y": np.arange(4) % 2})
+    with pytest.raises(ValueError, match=rf"{file} has {other}x .* train_, val_, test_"):
+        array_files.load(str(file))
+
+
 @pytest.mark.parametrize("row", ["1,2,", "1,2,3", "first,1,2"])
 def test_rows_with_more_values_than_names_are_refused(tmp_path: Path, row: str):
     file = tmp_path / "table.csv"
