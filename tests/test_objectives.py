@@ -102,6 +102,21 @@ def test_the_perplexity_of_a_language_model_is_that_of_torchmetrics():
     assert found["bits_per_byte"] == close(loss / math.log(2) / 1.25, rel=1e-6)
 
 
+def test_places_without_a_token_to_predict_do_not_count():
+    outputs, targets = torch.randn(9, 6, 5, generator=draws()), torch.randint(5, (9, 6), generator=draws(1))
+    targets[:, 4:], targets[0, 1:] = -100, -100
+    kept = targets != -100
+    mean = cross_entropy(outputs[kept], targets[kept]).item()
+    assert measured(LanguageModel(), outputs, targets)["loss"] == close(mean)
+    loss, sums = LanguageModel().training(outputs, targets)
+    assert loss.item() == close(mean)
+    assert LanguageModel().values(sums)["loss"] == close(mean)
+    assert LanguageModel().chance(targets) == close(LanguageModel().chance(targets[kept]))
+    LanguageModel().check(outputs, targets, {})
+    with pytest.raises(ValueError, match="a score for each token"):
+        LanguageModel().check(outputs[:, 1:], targets, {})
+
+
 def test_the_chance_level_of_a_language_model_is_the_entropy_of_its_tokens():
     assert LanguageModel().chance(torch.tensor([0, 0, 1, 3])) == close(1.5 * math.log(2))
 

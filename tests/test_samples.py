@@ -543,6 +543,22 @@ def test_targets_of_several_shapes_are_refused_unless_they_are_tokens():
     assert items.describe(Items(tokens), HOLD_OUT).usual == "language_model"
 
 
+def padded(pairs: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of sentences of several lengths."""
+    inputs, targets = ([pair[side] for pair in pairs] for side in (0, 1))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(inputs, batch_first=True), pad(targets, batch_first=True, padding_value=-100)
+
+
+def test_the_targets_of_sentences_are_read_from_batches_of_several_lengths():
+    sentences = [torch.arange(2 + number // 390) for number in range(400)]
+    source, split = Items([(one[:-1], one[1:]) for one in sentences], collate=padded), SplitRule(0.75, 0, None)
+    batches = items.load(source, split, items.describe(source, split), "cpu", "raw")
+    assert len({targets.shape[1:] for _, targets in batches.part_batches("val")}) == 2
+    expected = sum(len(sentences[place]) - 1 for place in batches.index["val"][1])
+    assert (batches.targets("val") != -100).sum() == expected
+
+
 FAR = 1.7e9 + 50 * np.random.default_rng(0).normal(size=40)
 
 

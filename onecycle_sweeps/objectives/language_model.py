@@ -12,11 +12,15 @@ from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.objectives import precise
 from onecycle_sweeps.validation import number, require
 
+# The target of places that are not predicted, such as padding: torch's and transformers' own number for it.
+IGNORED = -100
+
 
 @dataclass(frozen=True)
 class LanguageModel:
     """Outputs are scores (N, T, vocabulary), targets the token that follows at each position, int64 (N, T).
 
+    Where a target is -100 nothing is predicted, and the place does not count.
     The loss is in nats a token. `bytes_per_token`, of the validation part's text in UTF-8, makes bits per byte of it,
     which compares vocabularies; None leaves that measure out. `label_smoothing` counts for the training loss alone.
     """
@@ -37,22 +41,22 @@ class LanguageModel:
 
     def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
         """The mean loss of a token, and its sum."""
-        loss = cross_entropy(*_flat(outputs, targets), label_smoothing=self.label_smoothing)
-        tokens = targets.numel()
+        loss = cross_entropy(*_flat(outputs, targets), ignore_index=IGNORED, label_smoothing=self.label_smoothing)
+        tokens = _predicted(targets)
         # With smoothing the training loss is no likelihood, and no perplexity follows from it.
         plain = {} if self.label_smoothing else {"loss": loss.detach() * tokens}
         return loss, {**plain, "tokens": tokens, "count": len(targets)}
 
     def evaluation(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor | int]:
         """The sum of the losses of all tokens, and how many there are."""
-        loss = cross_entropy(*_flat(outputs, targets), reduction="sum")
-        return {"loss": loss, "tokens": targets.numel(), "count": len(targets)}
+        loss = cross_entropy(*_flat(outputs, targets), ignore_index=IGNORED, reduction="sum")
+        return {"loss": loss, "tokens": _predicted(targets), "count": len(targets)}
 
     def values(self, totals: Mapping[str, Any]) -> dict[str, float]:
         """Loss, perplexity and bits per byte, where the loss was summed up."""
         if "loss" not in totals:
             return {}
-        loss = totals["loss"] / totals["tokens"]
+        loss = totals["loss"] / max(1, totals["tokens"])
         found = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
         if self.bytes_per_token is not None:
             found["bits_per_byte"] = loss / math.log(2) / self.bytes_per_token
@@ -64,18 +68,26 @@ class LanguageModel:
 
     def chance(self, targets: Tensor) -> float:
         """The loss of always giving each token its frequency in these targets."""
-        counts = targets.flatten().bincount().double()
+        counts = targets[targets != IGNORED].bincount().double()
         shares = counts[counts > 0] / counts.sum()
         return -(shares * shares.log()).sum().item()
 
     def check(self, outputs: Any, targets: Tensor, offered: Mapping[str, Any]) -> None:
-        """Raise ValueError unless the outputs are one tensor with a score for each token of the vocabulary."""
-        size = offered["vocab_size"]
+        """Raise ValueError unless the outputs are one tensor with a score for each token of the vocabulary.
+
+        A torch Dataset offers no `vocab_size`, and its net knows its own.
+        """
+        size = offered.get("vocab_size", 1)
         if isinstance(outputs, Tensor) and outputs.shape[:-1] == targets.shape and outputs.shape[-1] >= size:
             return
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-        wanted = (*targets.shape, size)
-        raise ValueError(f"must give a score for each token of the vocabulary, shape {wanted}, got {got}")
+        wanted = ", ".join(map(str, (*targets.shape, offered.get("vocab_size", "vocabulary"))))
+        raise ValueError(f"must give a score for each token of the vocabulary, shape ({wanted}), got {got}")
+
+
+def _predicted(targets: Tensor) -> Tensor:
+    """How many tokens are predicted."""
+    return (targets != IGNORED).sum()
 
 
 def _flat(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

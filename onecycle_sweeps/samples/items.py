@@ -157,10 +157,12 @@ class ItemBatches:
         return self._batches(part, ((f"{part},{at}", index[at : at + size]) for at in range(0, len(index), size)))
 
     def targets(self, part: str) -> Tensor:
-        """The targets of a part, read from its items."""
+        """The targets of a part, read from its items; one after the other where batches have several lengths."""
         import torch
 
-        return torch.cat([targets for _, targets in self.part_batches(part)])
+        found = [targets for _, targets in self.part_batches(part)]
+        alike = len({targets.shape[1:] for targets in found}) == 1
+        return torch.cat(found if alike else [targets.flatten() for targets in found])
 
     def few(self, count: int) -> ItemBatches:
         """These batches with only the first samples of each part, read in this process and as one batch."""
