@@ -38,13 +38,23 @@ def made(targets: Any, inputs: Any = None) -> Rows:
         ([True, False, False, True] * 5, "classification"),
         (list(range(20)) * 2, "classification"),
         (list(range(21)) * 2, "regression"),
+        ([float(number) for number in range(20)] * 2, "regression"),
         ([0.5, 1.5, 2.0, 2.0] * 5, "regression"),
         (np.eye(4, dtype=int)[[0, 1, 2, 3] * 5], "multilabel"),
+        (np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 5], "multilabel"),
+        (2 * np.eye(4, dtype=np.float32)[[0, 1, 2, 3] * 5], "regression"),
         (np.arange(20 * 9).reshape(20, 3, 3) % 4, "segmentation"),
+        (np.arange(20 * 9.0).reshape(20, 3, 3) % 4, "regression"),
     ],
 )
 def test_the_targets_suggest_an_objective(targets: Any, usual: str):
     assert rows.describe(made(targets), HOLD_OUT).usual == usual
+
+
+def test_words_among_numbers_to_predict_are_named():
+    prices = [f"{number / 2:g}" for number in range(30)] * 2
+    assert "?" in rows.describe(made([*prices[:-1], "?"]), HOLD_OUT).reason
+    assert "up" not in rows.describe(made(["1", "2", "up", "down"] * 5), HOLD_OUT).reason
 
 
 @pytest.mark.parametrize(

@@ -126,16 +126,19 @@ class Targets:
         """The usual objective for the targets of a whole source, and why."""
         train = np.concatenate(list(self.parts.values()))
         if self.words and train.ndim == 1:
-            return "classification", f"{self.label} has {len(self.words)} different words"
+            return "classification", f"{self.label} has {len(self.words)} different words{_mostly_numbers(self.words)}"
         whole = train.dtype.kind in "iub"
-        if train.ndim == 2 and whole and set(np.unique(train).tolist()) <= {0, 1}:
+        # In any type, because the usual loss of labels wants them as floats.
+        if train.ndim == 2 and set(np.unique(train).tolist()) <= {0, 1}:
             return "multilabel", f"{self.label} has {train.shape[1]} labels of 0 or 1"
         if train.ndim >= 3 and whole:
             fault = _fault_of_masks(train)
             return "segmentation", f"{self.label} {fault or f'has a class at each of {train.shape[1:]} places'}"
         if train.ndim == 1 and whole and (count := len(np.unique(train))) <= MOST_CLASSES:
             return "classification", f"{self.label} has {count} different whole numbers"
-        kind = "whole numbers" if whole else "numbers with fractions"
+        kind = "whole numbers"
+        if not whole:
+            kind = "numbers with fractions" if (train != np.round(train)).any() else "floating-point numbers"
         return "regression", f"{self.label} has {len(np.unique(train)):,} different {kind}"
 
     def class_names(self) -> tuple[str, ...] | None:
@@ -170,6 +173,21 @@ class Targets:
         if not self.are_numbers():
             raise ValueError(f"{self.label} has words ({first_few(self.words or ())}), which are no numbers to predict")
         return {part: array.astype(np.float64) for part, array in self.parts.items()}
+
+
+def _mostly_numbers(words: Sequence[str]) -> str:
+    """What to say of classes that are numbers but for a few words, such as marks for gaps; empty for others."""
+    others = [word for word in words if not _is_number(word)]
+    if not 0 < len(others) < len(words) / 2:
+        return ""
+    return f", which are numbers but for {first_few(others)}: take such rows out to predict numbers"
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return bool(np.isfinite(float(word)))
+    except ValueError:
+        return False
 
 
 def _refuse_shapes(arrays: Mapping[str, np.ndarray], label: str) -> None:
