@@ -415,6 +415,33 @@ def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path):
     assert texts.read(str(tmp_path / "book*.txt")) == "a" * 50
 
 
+def test_hidden_files_and_the_mark_of_an_encoding_are_no_text(tmp_path: Path):
+    for name, content in {"b.TXT": "b" * 9, "sub/c.txt": "c", ".ipynb_checkpoints/b-checkpoint.txt": "copy"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert texts.read(str(tmp_path)) == "b" * 9 + "\n\nc"
+    (tmp_path / "b.TXT").write_text("")
+    with pytest.raises(ValueError, match=r"data\.path .* is empty"):
+        texts.text(str(tmp_path / "b.TXT"))
+
+
+@pytest.mark.parametrize("unknown", ["[UNK]", None])
+def test_what_a_tokenizer_has_no_tokens_for_is_a_doubt(tmp_path: Path, unknown: str | None):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"[UNK]": 0, "a": 1, "b": 2}
+    known = models.WordLevel(words, unk_token=unknown) if unknown else models.BPE(words, [])
+    codec, file, book = Tokenizer(known), tmp_path / "tokenizer.json", tmp_path / "book.txt"
+    codec.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    codec.save(str(file))
+    book.write_text("a b\n" * 50, encoding="utf-8")
+    split = SplitRule(0.2, 0, None)
+    assert not windows.describe(texts.text(str(book), 8, tokenizer=str(file)), split).doubts
+    book.write_text("a b\n" * 50 + "c é", encoding="utf-8")
+    (doubt,) = windows.describe(texts.text(str(book), 8, tokenizer=str(file)), split).doubts
+    assert "2 of 203 characters" in doubt
+
+
 def test_a_text_that_is_shorter_than_its_windows_is_refused():
     with pytest.raises(ValueError, match=r"has 30 tokens, of which val_fraction=0\.3 holds out 9"):
         windows.describe(text_of(30, 12), SplitRule(0.3, 0, None))

@@ -23,13 +23,15 @@ EVALUATION_TOKENS = 2**14
 class Text:
     """A text as its loader read it: whole numbers below `vocab_size`, and how many bytes of UTF-8 each stands for.
 
-    `context` is how many tokens a window has; each but the first is predicted from those before it.
+    `context` is how many tokens a window has; each but the first is predicted from those before it. `doubts` has a
+    warning for each reason to distrust results on it.
     """
 
     tokens: np.ndarray
     sizes: np.ndarray
     vocab_size: int
     context: int
+    doubts: tuple[str, ...] = ()
 
 
 def describe(source: Text, split: SplitRule) -> SampleFacts:
@@ -57,6 +59,7 @@ def describe(source: Text, split: SplitRule) -> SampleFacts:
             "bytes_per_token": float(source.sizes[val[0] + 1 : val[1]].sum() / (len(tokens) - 1)),
         },
         digest=digest_of([source.tokens]).hex(),
+        doubts=source.doubts,
     )
 
 

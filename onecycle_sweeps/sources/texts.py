@@ -1,10 +1,13 @@
 """Texts for language models: files of the user's, and the documentation that Python ships."""
 
 import glob
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from onecycle_sweeps.fingerprints import walk
 from onecycle_sweeps.samples import Text
 from onecycle_sweeps.validation import one_of, require, whole
 
@@ -29,7 +32,8 @@ def read(path: str) -> str:
     """The files that a path or a pattern names, in the order of their names, with an empty line between them."""
     place = Path(path).expanduser()
     if place.is_dir():
-        found = sorted(place.glob("**/*.txt"))
+        # Without hidden files, such as the copies that Jupyter keeps of what is edited.
+        found = sorted(place / name for name in walk(place)[1] if name.lower().endswith(".txt"))
     else:
         # The name of a file may look like a pattern.
         found = [place] if place.is_file() else sorted(map(Path, glob.glob(str(place))))
@@ -39,7 +43,8 @@ def read(path: str) -> str:
     texts = []
     for file in found:
         try:
-            texts.append(file.read_text(encoding="utf-8"))
+            # Without the mark of its encoding that a file may begin with, which is no text.
+            texts.append(file.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} cannot be read as text in UTF-8: {error}") from error
     return "\n\n".join(texts)
@@ -47,6 +52,8 @@ def read(path: str) -> str:
 
 def _of(content: str, context: int, by: str, tokenizer: str | None) -> Text:
     require("context", context, whole(2))
+    if not content:
+        raise ValueError("data.path must name a text, and what it names is empty")
     require("by", by, one_of("characters", "bytes"))
     if tokenizer is not None:
         if by != "characters":
@@ -74,10 +81,31 @@ def _tokenized(content: str, context: int, tokenizer: str) -> Text:
     codec.no_truncation()
     codec.no_padding()
     encoded = codec.encode(content, add_special_tokens=False)
-    starts = np.array([start for start, _ in encoded.offsets] + [len(content)])
+    ids, offsets = np.array(encoded.ids, np.int32), np.array(encoded.offsets, np.int64).reshape(-1, 2)
+    starts = np.append(offsets[:, 0], len(content))
     points = np.frombuffer(content.encode("utf-32-le"), np.uint32)
     of_characters = 1 + sum((points >= bound).astype(np.int64) for bound in (0x80, 0x800, 0x10000))
     ends = np.concatenate([[0], np.cumsum(of_characters)])
     # A token stands for the text up to where the next one begins, so that spaces between tokens count.
     sizes = np.diff(ends[np.maximum.accumulate(starts)])
-    return Text(np.array(encoded.ids, np.int32), sizes, codec.get_vocab_size(), context)
+    lost = _lost(points, offsets[ids != _unknown(codec)])
+    doubt = f"the tokenizer has no tokens for {lost:,} of {len(points):,} characters, so bits per byte leave them out"
+    return Text(ids, sizes, codec.get_vocab_size(), context, (doubt,) if lost else ())
+
+
+def _unknown(codec: Any) -> int:
+    """The token of a tokenizer that stands for whatever it has none for; -1 if there is none."""
+    model = json.loads(codec.to_str())["model"]
+    found = model.get("unk_id")
+    if found is None and model.get("unk_token"):
+        found = codec.token_to_id(model["unk_token"])
+    return -1 if found is None else found
+
+
+def _lost(points: np.ndarray, offsets: np.ndarray) -> int:
+    """How many characters, given by their code points, lie in no token but are no spaces."""
+    changes = np.zeros(len(points) + 1, np.int64)
+    np.add.at(changes, offsets[:, 0], 1)
+    np.add.at(changes, offsets[:, 1], -1)
+    found, counts = np.unique(points[np.cumsum(changes[:-1]) == 0], return_counts=True)
+    return sum(int(count) for point, count in zip(found, counts, strict=True) if not chr(point).isspace())
