@@ -140,6 +140,23 @@ def test_mean_iou_is_over_all_pixels_and_leaves_ignored_ones_out():
     assert found["loss"] == close(cross_entropy(outputs, targets, ignore_index=255).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("objective", [Segmentation(3, 0.1), LanguageModel(0.1)])
+def test_a_batch_without_a_target_has_no_loss_and_any_other_that_of_torch(objective: Segmentation | LanguageModel):
+    of_pixels = isinstance(objective, Segmentation)
+    shape, ignored = ((4, 3, 5, 5), 255) if of_pixels else ((4, 5, 3), -100)
+    outputs = torch.randn(shape, generator=draws(), requires_grad=True)
+    targets = torch.randint(3, (4, 5, 5) if of_pixels else (4, 5), generator=draws(1))
+    targets[:2] = ignored
+    loss, _ = objective.training(outputs, targets)
+    scores = outputs if of_pixels else outputs.movedim(2, 1)
+    assert loss.item() == close(cross_entropy(scores, targets, ignore_index=ignored, label_smoothing=0.1).item())
+    loss, _ = objective.training(outputs, torch.full_like(targets, ignored))
+    loss.backward()
+    assert loss.item() == 0
+    assert outputs.grad is not None
+    assert not outputs.grad.any()
+
+
 @given(some.integers(1, 40), some.integers(1, 40))
 def test_measures_do_not_depend_on_the_size_of_a_batch(first: int, second: int):
     targets = torch.randint(5, (40,), generator=draws())

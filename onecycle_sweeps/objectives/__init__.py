@@ -2,8 +2,18 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 
 def precise(outputs: Tensor) -> Tensor:
     """The outputs in float32, or unchanged if they are more precise: losses and measures are computed in this type."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def mean_over(scores: Tensor, targets: Tensor, ignored: int, label_smoothing: float) -> Tensor:
+    """The mean cross-entropy of the targets that are not `ignored`; 0 if all are, for which torch's own mean is NaN.
+
+    Such a batch has nothing to learn from, which is no reason for a training to diverge.
+    """
+    loss = cross_entropy(scores, targets, ignore_index=ignored, label_smoothing=label_smoothing, reduction="sum")
+    return loss / (targets != ignored).sum().clamp(min=1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import LOSS, Measure
-from onecycle_sweeps.objectives import precise
+from onecycle_sweeps.objectives import mean_over, precise
 from onecycle_sweeps.validation import number, require
 
 # The target of places that are not predicted, such as padding: torch's and transformers' own number for it.
@@ -41,7 +41,7 @@ class LanguageModel:
 
     def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
         """The mean loss of a token, and its sum."""
-        loss = cross_entropy(*_flat(outputs, targets), ignore_index=IGNORED, label_smoothing=self.label_smoothing)
+        loss = mean_over(*_flat(outputs, targets), IGNORED, self.label_smoothing)
         tokens = _predicted(targets)
         # With smoothing the training loss is no likelihood, and no perplexity follows from it.
         plain = {} if self.label_smoothing else {"loss": loss.detach() * tokens}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import MEAN_IOU, Measure
-from onecycle_sweeps.objectives import precise
+from onecycle_sweeps.objectives import mean_over, precise
 from onecycle_sweeps.samples.targets import IGNORED
 from onecycle_sweeps.validation import number, require
 
@@ -38,7 +38,7 @@ class Segmentation:
     def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
         """The mean loss of a pixel, and the confusion of the classes."""
         scores = precise(outputs)
-        loss = cross_entropy(scores, targets, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
+        loss = mean_over(scores, targets, IGNORED, self.label_smoothing)
         return loss, {"confusion": self._confusion(scores.detach(), targets), "count": len(targets)}
 
     def evaluation(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor | int]:
