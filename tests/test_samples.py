@@ -415,6 +415,20 @@ def test_a_file_whose_name_looks_like_a_pattern_is_read(tmp_path: Path):
     assert texts.read(str(tmp_path / "book*.txt")) == "a" * 50
 
 
+def test_held_out_text_that_is_in_the_training_text_is_a_doubt(monkeypatch: pytest.MonkeyPatch):
+    drawn = np.random.default_rng(0).integers(0, 20, 6000)
+    split = SplitRule(0.25, 0, None)
+    facts = windows.describe(Text(drawn, np.ones(6000), 20, 16), split)
+    assert facts.doubts == ()
+    _, (start, end) = windows._divided(Text(drawn, np.ones(6000), 20, 16), split)
+    copied = drawn.copy()
+    first = 0 if start > 500 else end
+    copied[first + 5 : first + 5 + 4 * windows.STRETCH] = drawn[start : start + 4 * windows.STRETCH]
+    monkeypatch.setattr(windows, "SEARCHED", 100)
+    (doubt,) = windows.describe(Text(copied, np.ones(6000), 20, 16), split).doubts
+    assert "4 of 23" in doubt
+
+
 def test_hidden_files_and_the_mark_of_an_encoding_are_no_text(tmp_path: Path):
     for name, content in {"b.TXT": "b" * 9, "sub/c.txt": "c", ".ipynb_checkpoints/b-checkpoint.txt": "copy"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # How many tokens are evaluated at once.
 EVALUATION_TOKENS = 2**14
+# Held-out text is looked for in the training text in stretches of so many tokens, a power of two: as a rule, fewer
+# repeat themselves in any text. The training text is searched in pieces.
+STRETCH, SEARCHED = 64, 2**22
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def describe(source: Text, split: SplitRule) -> SampleFacts:
             "bytes_per_token": float(source.sizes[val[0] + 1 : val[1]].sum() / (len(tokens) - 1)),
         },
         digest=digest_of([source.tokens]).hex(),
-        doubts=source.doubts,
+        doubts=(*source.doubts, *_repeated(source.tokens, pieces, tokens)),
     )
 
 
@@ -173,3 +176,29 @@ def _divided(source: Text, split: SplitRule) -> tuple[list[tuple[int, int]], tup
             f"{length} tokens, of which val_fraction={split.val_fraction} holds out {held_out}"
         )
     return pieces, (start, start + held_out)
+
+
+def _repeated(tokens: np.ndarray, pieces: list[tuple[int, int]], held_out: np.ndarray) -> Iterator[str]:
+    """A warning if stretches of the held-out text, side by side, are in the training text too."""
+    wanted = _hashes(held_out)[::STRETCH]
+    found, beginnings = np.zeros(len(wanted), bool), np.zeros(2**22, bool)
+    beginnings[wanted >> 42] = True
+    for start, end in pieces:
+        for begin in range(start, end, SEARCHED):
+            there = _hashes(tokens[begin : min(end, begin + SEARCHED + STRETCH - 1)])
+            # Looked up by their first 22 bits before they are compared, which needs them sorted.
+            found |= np.isin(wanted, there[beginnings[there >> 42]])
+    if count := int(found.sum()):
+        yield f"{count} of {len(wanted)} stretches of {STRETCH} held-out tokens are in the training text too"
+
+
+def _hashes(tokens: np.ndarray) -> np.ndarray:
+    """A number for each stretch of tokens, uint64, from where each begins: two stretches joined are one twice as long.
+
+    A polynomial in an odd number, modulo 2**64.
+    """
+    hashes, factor, length = tokens.astype(np.uint64), 0x9E3779B97F4A7C15, 1
+    while length < STRETCH:
+        hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
+        factor, length = factor * factor % 2**64, 2 * length
+    return hashes
