@@ -349,6 +349,14 @@ def test_rows_that_two_parts_share_and_classes_that_a_part_lacks_are_doubts():
     assert any("the val part has no sample of class 1" in doubt for doubt in doubts)
 
 
+def test_a_class_with_a_large_number_is_named_by_all_its_digits():
+    codes = np.array([12345671, 12345672])
+    inputs = np.arange(4.0)[:, None]
+    source = Rows(Part(inputs, codes[[0, 1, 0, 1]]), val=Part(inputs + 9, codes[[0, 0, 0, 0]]))
+    (doubt,) = rows.describe(source, SplitRule(0, 0, None)).doubts
+    assert "12345672" in doubt
+
+
 def test_classes_are_kept_in_the_order_given():
     source = made(["a", "b", "c"] * 8)
     split = SplitRule(0.25, 0, (2, 0))

@@ -151,7 +151,7 @@ class Targets:
         if train.ndim >= 3:
             found = np.concatenate([array.ravel() for array in self.parts.values()])
             return None if _fault_of_masks(found) else tuple(map(str, range(int(found[found != IGNORED].max()) + 1)))
-        return tuple(f"{value:g}" for value in _distinct(self.parts))
+        return tuple(str(int(value)) for value in _distinct(self.parts))
 
     def class_values(self) -> list[Any] | None:
         """The value of each class, in order: words or numbers."""
