@@ -166,6 +166,18 @@ def test_measures_do_not_depend_on_the_size_of_a_batch(first: int, second: int):
     assert one["loss"] == close(two["loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("weights", [None, (10.0, 20.0, 50.0)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_shares_of_whole_samples_have_the_loss_of_their_class_numbers(
+    weights: tuple[float, ...] | None, smoothing: float
+):
+    objective = Classification(smoothing, class_weights=weights)
+    scores, classes = torch.randn(9, 3, generator=draws()), torch.arange(9) % 3
+    shares = torch.nn.functional.one_hot(classes, 3).float()
+    of_shares, of_classes = (objective.training(scores, targets)[0].item() for targets in (shares, classes))
+    assert of_shares == close(of_classes, rel=1e-6)
+
+
 def test_balanced_class_weights_are_those_of_scikit_learn():
     targets = torch.tensor([0] * 6 + [1] * 3 + [2])
     outputs = torch.randn(10, 3, generator=draws())

@@ -44,6 +44,9 @@ class Classification:
             weight = _on_device(_weights(self.class_weights, tuple(self.class_counts)), scores.device).to(scores.dtype)
         loss = cross_entropy(scores, targets, weight, label_smoothing=self.label_smoothing)
         if targets.ndim > 1:
+            if weight is not None:
+                # Of class numbers torch takes the weighted mean, and of shares the sum over the number of samples.
+                loss = loss * len(targets) / (targets @ weight.to(targets.dtype)).sum()
             targets = targets.argmax(1)
         return loss, {"correct": _correct(scores.detach(), targets), "count": len(targets)}
 
