@@ -437,6 +437,13 @@ def test_held_out_text_that_is_in_the_training_text_is_a_doubt(monkeypatch: pyte
     assert "4 of 23" in doubt
 
 
+def test_hardly_any_held_out_text_of_pythons_documentation_is_in_the_training_text():
+    source = texts.python_docs()
+    assert len(source.tokens) > 300_000
+    assert windows.describe(source, SplitRule(0.1, 0, None)).doubts == ()
+    assert windows.describe(source, SplitRule(0.2, 1, None)).doubts == ()
+
+
 def test_hidden_files_and_the_mark_of_an_encoding_are_no_text(tmp_path: Path):
     for name, content in {"b.TXT": "b" * 9, "sub/c.txt": "c", ".ipynb_checkpoints/b-checkpoint.txt": "copy"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
