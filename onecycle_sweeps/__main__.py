@@ -78,22 +78,25 @@ def _command() -> int:
         with suppress(OSError):
             pool.start_server()
     try:
-        one_trial()
+        status = one_trial()
         if "onecycle_sweeps.launching.commands" not in sys.modules:
             return 0
         from onecycle_sweeps.launching import commands
 
-        return commands.conclude_sweep()
+        return commands.conclude_sweep() or status
     finally:
         pool.stop_server()
 
 
-def one_trial() -> None:
-    """Let Hydra compose the config and run it as one trial; with -m Hydra calls its launcher instead."""
+def one_trial() -> int:
+    """Let Hydra compose the config and run it as one trial; with -m Hydra calls its launcher instead.
+
+    Returns 1 if the sweeper ended early, since a trial gave it no value.
+    """
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from onecycle_sweeps import hydra_internals, mistakes
+    from onecycle_sweeps import hydra_internals, hydra_job, mistakes
 
     @hydra.main(version_base=hydra_internals.VERSION_BASE, config_path=str(command_line.CONF), config_name="config")
     def run(config: "DictConfig") -> None:
@@ -102,8 +105,13 @@ def one_trial() -> None:
         commands.one_trial(config, HydraConfig.get())
 
     sys.argv[1:] = mistakes.checked_arguments(sys.argv[1:])
-    with mistakes.as_config_errors():
-        run()
+    try:
+        with mistakes.as_config_errors():
+            run()
+    except hydra_job.NoValue as error:
+        terminal.complain(str(error))
+        return terminal.FAILURE
+    return 0
 
 
 if __name__ == "__main__":

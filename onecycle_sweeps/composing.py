@@ -239,7 +239,7 @@ def _jobs(loader: ConfigLoader, config: DictConfig) -> list[list[str]]:
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
     # The last override of a key counts.
     last = {override.get_key_element(): override for override in parsed}
-    if config.hydra.sweeper._target_.endswith((".BasicSweeper", ".GridSweeper")):
+    if hydra_job.is_grid(config.hydra.sweeper):
         values = [[f"{key}={value}" for value in _values(override)] for key, override in last.items()]
         return [list(job) for job in product(*values)]
     ends = [(f"{key}={first}", f"{key}={final}") for key, o in last.items() for first, final in [_ends(o)]]

@@ -1,11 +1,12 @@
 """What Hydra does around a job, wherever the job runs: its environment, output folder, logging and callbacks."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra import version
 from hydra.conf import HydraConf
-from hydra.core.utils import JobRuntime, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +23,10 @@ DEFAULTS = {
 }
 # Long texts that no job reads.
 HELP = ("help", "hydra_help")
+
+
+class NoValue(Exception):
+    """A trial gave no value to the sweeper that learns from it, which may end with this error."""
 
 
 def asks_for_more(config: DictConfig) -> bool:
@@ -75,3 +80,22 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
     # The modules of callbacks are user code as well.
     with nodes.environment(config):
         run_job(lambda _: task(), whole, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_internals.job_context(whole))
+
+
+def returned(overrides: Sequence[str], value: float, sweeper: DictConfig) -> JobReturn:
+    """What a launch returns of a job to its sweeper.
+
+    A job without a value has failed: Optuna ends with a traceback if it is told NaN, and Nevergrad takes it for a loss.
+    A grid reads no values, and goes on.
+    """
+    if is_grid(sweeper) or not math.isnan(value):
+        return JobReturn(overrides, working_dir=".", status=JobStatus.COMPLETED, _return_value=value)
+    ends = sweeper.get("max_failure_rate", 1) < 1
+    remedy = "; to go on in spite of failures, add hydra.sweeper.max_failure_rate=1" if ends else ""
+    error = NoValue(f"the sweeper got no value of the trial {' '.join(overrides)}{remedy}")
+    return JobReturn(overrides, working_dir=".", status=JobStatus.FAILED, _return_value=error)
+
+
+def is_grid(sweeper: DictConfig) -> bool:
+    """Whether a sweeper runs every combination, and so learns nothing from the jobs' values."""
+    return sweeper._target_.endswith((".BasicSweeper", ".GridSweeper"))

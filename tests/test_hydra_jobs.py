@@ -1,5 +1,6 @@
 """Hydra's settings around jobs work or are refused: selections, environment, callbacks, folders."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 import hydra_code
 from onecycle_sweeps.composing import Composer
 from onecycle_sweeps.config.schema import ConfigError, check_env_set
-from onecycle_sweeps.hydra_job import DEFAULTS
+from onecycle_sweeps.hydra_job import DEFAULTS, NoValue, returned
 from onecycle_sweeps.launching.commands import direction_override
 from onecycle_sweeps.launching.execution import execute
 from onecycle_sweeps.planning import Planner, Request
@@ -150,6 +151,18 @@ def test_a_trial_with_settings_of_hydras_has_a_worker_of_its_own(folder: Path, m
     seen = drive(made, todo, places=1)
     assert {status for status, _ in seen.ended().values()} == {"finished"}
     assert seen.started == 3
+
+
+def test_a_trial_without_a_value_fails_a_search_and_not_a_grid():
+    job, search = ["max_lr=0.1", "seed=0"], {"_target_": "sweepers.Search"}
+    assert returned(job, 0.5, OmegaConf.create(search)).return_value == 0.5
+    assert math.isnan(returned(job, math.nan, OmegaConf.create({"_target_": "sweepers.GridSweeper"})).return_value)
+    for settings in ({"max_failure_rate": 0.5}, {"max_failure_rate": 1}, {}):
+        failed = returned(job, math.nan, OmegaConf.create(search | settings))
+        with pytest.raises(NoValue) as error:
+            _ = failed.return_value
+        assert "max_lr=0.1" in str(error.value)
+        assert ("max_failure_rate" in str(error.value)) == (settings == {"max_failure_rate": 0.5})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

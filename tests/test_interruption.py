@@ -221,7 +221,7 @@ def test_cancel_from_another_shell_ends_running_and_waiting_trials_of_a_backgrou
 
 
 def test_ctrl_c_before_anything_has_begun_exits_silently(monkeypatch: pytest.MonkeyPatch):
-    def interrupted() -> None:
+    def interrupted() -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(__main__, "one_trial", interrupted)

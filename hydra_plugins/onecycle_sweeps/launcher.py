@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -29,6 +29,7 @@ class Launcher(HydraLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs. A trial that failed does not fail the launch; the sweep lists it."""
+        from onecycle_sweeps import hydra_job
         from onecycle_sweeps.config.schema import ConfigError
         from onecycle_sweeps.launching import commands
 
@@ -37,10 +38,10 @@ class Launcher(HydraLauncher):
         requests = [self.composer.compose(typed, initial_job_idx + i) for i, typed in enumerate(job_overrides)]
         sweeper = self.config.hydra.sweeper
         # Only the trials of a sweeper that requests all its jobs at once are known from the start.
-        whole = sweeper._target_.endswith((".BasicSweeper", ".GridSweeper")) and sweeper.max_batch_size is None
+        whole = hydra_job.is_grid(sweeper) and sweeper.max_batch_size is None
         values = commands.sweep(requests, self.config.hydra, plain_settings(self.settings), sequential=not whole)
         return [
-            JobReturn(request.overrides, working_dir=".", status=JobStatus.COMPLETED, _return_value=value)
+            hydra_job.returned(request.overrides, value, sweeper)
             for request, value in zip(requests, values, strict=True)
         ]
 
