@@ -81,6 +81,21 @@ def typed(hydra: Any, part: str) -> list[str]:
     return list(map(str, found))
 
 
+def searches_seeds(hydra: Any) -> bool:
+    """Whether a sweeper that learns from values has several seeds to choose from."""
+    if hydra_job.is_grid(hydra.sweeper):
+        return False
+    seed = _swept(hydra, OverridesParser.create()).get("seed")
+    return seed is not None and seed.is_sweep_override()
+
+
+def _swept(hydra: Any, parser: OverridesParser) -> dict[str, Override]:
+    """The overrides that a sweeper gets, by key: those of its config, and those typed, which win."""
+    words = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+    parsed = parser.parse_overrides(words + typed(hydra, "task"))
+    return {override.get_key_element(): override for override in parsed}
+
+
 def launcher(config: DictConfig) -> Config:
     """The keys of hydra.launcher, as plain data."""
     content = OmegaConf.to_container(config.hydra.launcher, resolve=True)
@@ -234,11 +249,7 @@ def composed(asked: Namespace, *, jobs: bool) -> tuple[DictConfig, list[Request]
 
 def _jobs(loader: ConfigLoader, config: DictConfig) -> list[list[str]]:
     """The overrides of each job of a grid; for a search, whose jobs are unknown, the two ends of its space."""
-    words = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    words += typed(config.hydra, "task")
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    # The last override of a key counts.
-    last = {override.get_key_element(): override for override in parsed}
+    last = _swept(config.hydra, OverridesParser.create(config_loader=loader))
     if hydra_job.is_grid(config.hydra.sweeper):
         values = [[f"{key}={value}" for value in _values(override)] for key, override in last.items()]
         return [list(job) for job in product(*values)]

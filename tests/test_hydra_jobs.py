@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import hydra_code
-from onecycle_sweeps.composing import Composer
+from onecycle_sweeps.composing import Composer, searches_seeds
 from onecycle_sweeps.config.schema import ConfigError, check_env_set
 from onecycle_sweeps.hydra_job import DEFAULTS, NoValue, returned
 from onecycle_sweeps.launching.commands import direction_override
@@ -253,3 +253,20 @@ def test_an_optuna_that_minimises_is_warned_about_once(folder: Path):
     assert done.returncode == 0, done.stderr
     assert len(sweep_of(folder).trials) == 3
     assert done.stderr.count("hydra.sweeper.direction=maximize") == 1
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "params", "typed", "searched"),
+    [
+        ("Search", {}, ["seed=0,1,2", "max_lr=interval(0.1, 1)"], True),
+        ("Search", {"seed": "0,1,2"}, ["max_lr=0.1"], True),
+        ("Search", {"seed": "0,1,2"}, ["seed=4"], False),
+        ("Search", {}, ["max_lr=interval(0.1, 1)"], False),
+        ("GridSweeper", {"seed": "0,1,2"}, ["seed=0,1"], False),
+    ],
+)
+def test_a_search_that_may_pick_the_luckiest_seed_is_noticed(
+    sweeper: str, params: dict[str, str], typed: list[str], searched: bool
+):
+    hydra = {"sweeper": {"_target_": f"sweepers.{sweeper}", "params": params}, "overrides": {"task": typed}}
+    assert searches_seeds(OmegaConf.create(hydra)) == searched

@@ -95,8 +95,16 @@ def _check_hydra(hydra: Any, unread: tuple[str, ...], reason: str) -> None:
 
 
 def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
-    """Warn of a sweeper that optimises in the wrong direction, and of a typed hydra.sweep.dir: it gets no results."""
+    """Warn of a sweeper that optimises in the wrong direction or over seeds, and of a typed hydra.sweep.dir.
+
+    That folder gets no results.
+    """
     measure = _headline(config)
+    if composing.searches_seeds(hydra):
+        complain(
+            "the sweeper searches for the best seed as it does for other values, so that luck counts as merit: let it "
+            "search with one seed, and compare what it finds over seed=0,1,2 in a sweep without it"
+        )
     if config["task"] == TRAIN and measure and (override := direction_override(hydra.sweeper, measure.goal)):
         does, better = ("minimises", "higher") if measure.goal == "max" else ("maximises", "lower")
         complain(f"the sweeper {does}, but a {better} {measure.final_val} is better: add {override}")
