@@ -397,7 +397,10 @@ def _steps(parts: Parts, ramp: Ramp) -> Iterator[Taken]:
                     f"step must not change the learning rate, but did at step {index}: leave out schedulers"
                 )
             if index == 0 and not has_gradient(optimizer):
-                raise ValueError("step must compute gradients by loss.backward(), but no parameter has one after it")
+                raise ValueError(
+                    "after the first batch no parameter of the optimizer has a gradient: make the optimizer of the "
+                    "model's own parameters, and let a step of yours call loss.backward()"
+                )
             return loss
 
         if needs_closure:

@@ -384,6 +384,7 @@ def test_a_step_that_would_spoil_the_test_is_refused(misuse: str, data: Examples
             "a batch must have a key",
         ),
         (lambda model, optimizer, data: (model.requires_grad_(False), optimizer, cross_entropy, data), "frozen"),
+        (lambda model, optimizer, data: (made()[0], optimizer, cross_entropy, data), "optimizer of the model's own"),
         (lambda model, optimizer, data: (lambda seed: model, optimizer), "must make the optimizer"),
         (lambda model, optimizer, data: (lambda seed: model,), "seeds must be given"),
     ],
