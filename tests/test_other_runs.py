@@ -298,6 +298,19 @@ def test_what_was_guessed_and_what_differs_is_said(tmp_path: Path, capsys: Any) 
     assert "better" in shown.out and "Welch" in shown.out
 
 
+@pytest.mark.parametrize("state", ["crashed", "failed", "killed", "running"])
+def test_runs_that_did_not_finish_are_counted_and_said(state: str, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "table_of_wandb.csv"
+    ends = [("adam", "finished", 1.0), ("adam", state, 1.1), ("sgd", "finished", 2.0), ("sgd", "finished", 2.1)]
+    rows = [f"r{i},{end},{group},{value}" for i, (group, end, value) in enumerate(ends)]
+    path.write_text("\n".join(["Name,State,optimizer,val_loss", *rows]))
+    assert cli.main(["compare", str(path)]) == 1
+    assert "1 of the runs of adam did not finish" in (told := capsys.readouterr().err) and "of sgd" not in told
+    path.write_text(path.read_text().replace(state, "finished"))
+    assert cli.main(["compare", str(path)]) == 1
+    assert "did not finish" not in capsys.readouterr().err
+
+
 def diverging(folder: Path, last: list[str]) -> Path:
     """A CSV file of four good runs and four of a group `hot`, which are better until their last rows, as given."""
     lines = ["group,run,step,train_loss,val_loss,test_accuracy"]

@@ -27,6 +27,8 @@ GROUPS = ("group", "algorithm", "policy", "optimizer", "method", "variant", "Gro
 RUNS = ("run", "run_id", "run_name", "study", "trial", "replicate", "seed", "Name")
 STEPS = ("step", "_step", "global_step", "Step", "iteration", "epoch")
 MEASURES = ("val_loss", "eval_loss", "final/test_accuracy", "final/val_accuracy", "val_accuracy", "eval_accuracy")
+# How the run of a row ended, as W&B's table of runs has it, and what it says of runs that did not reach their end.
+STATE, UNFINISHED = ("State", "state"), ("crashed", "failed", "killed", "running", "pending", "preempted", "preempting")
 # A table with a row for each value names the measure in one column and has its value in another.
 NAME_OF_MEASURE, VALUE = "metric", "value"
 # Columns that are added: the name of a row's file as a group, where the row is from, its value as a number, and whether
@@ -336,6 +338,7 @@ def _runs(
     rows = _numbers(table, group, step, seed, column, note)
     found: list[LoggedRun] = []
     lost: dict[str, int] = {}
+    unfinished: dict[str, int] = {}
     repeated = 0
     for key, of_run in rows.groupby([group, *names] if names else [group, rows.index], sort=False, dropna=False):
         part = of_run.sort_values(step, kind="stable") if step else of_run
@@ -351,6 +354,8 @@ def _runs(
             lost[own] = lost.get(own, 0) + 1
             continue
         last, curve = known.iloc[-1], ()
+        if any(str(last.get(name)).lower() in UNFINISHED for name in STATE):
+            unfinished[own] = unfinished.get(own, 0) + 1
         if step is not None:
             by_step = dict(zip(known[step].tolist(), known[NUMBER].tolist(), strict=True))
             repeated += len(by_step) < len(known)
@@ -364,6 +369,11 @@ def _runs(
         note(f"{repeated} runs have several rows of one step, of which the last counts: does --run tell them apart?")
     for own, count in lost.items():
         note(f"left out, because they end without a finite {column}: {count} of the runs of {own}")
+    for own, count in unfinished.items():
+        note(
+            f"{count} of the runs of {own} did not finish, by the column of their state, and count with the last "
+            f"{column} that they have: take them out of the file if they should not"
+        )
     _tell_lengths(found, note)
     if seed and len({(run.group, run.seed) for run in found}) < len(found):
         raise Refused(f"--seed {seed} must tell the runs of a group apart, but several have the same")
