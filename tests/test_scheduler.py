@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import SGD, Adagrad, AdamW, Optimizer, RMSprop
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    CosineAnnealingLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    SequentialLR,
+)
 
 from onecycle_sweeps import trial
-from onecycle_sweeps.policies import CLR, Constant, Hyper, OneCycle, Policy
+from onecycle_sweeps.policies import CLR, Constant, Hyper, Linear, OneCycle, Policy
 from onecycle_sweeps.scheduler import PolicyScheduler, apply, is_adaptive, used
 from real_trials import SHORT, made
 
@@ -233,6 +240,25 @@ def test_a_policy_and_a_scheduler_of_torch_take_turns(policy_first: bool, order:
             (optimizer, sequence)[index].load_state_dict(states[index])
     rates += [hyper.lr for hyper in trained(optimizer, sequence, 5)]
     assert rates == pytest.approx([0.01] * 10 + cosine if policy_first else cosine + [0.01] * 10)
+
+
+@pytest.mark.parametrize("warmup_first", [True, False])
+def test_in_a_chain_it_acts_as_a_scheduler_of_torch_that_sets_the_rate(warmup_first: bool) -> None:
+    def rates(ours: bool) -> list[float]:
+        optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        # LinearLR multiplies the rate that it finds.
+        makers = [
+            lambda: (
+                PolicyScheduler(optimizer, Linear(0.5, 10, pct_warmup=0))
+                if ours
+                else LambdaLR(optimizer, lambda step: 1 - step / 10)
+            ),
+            lambda: LinearLR(optimizer, 0.1, 1.0, 4),
+        ]
+        parts: list[LRScheduler] = [make() for make in (reversed(makers) if warmup_first else makers)]
+        return [hyper.lr for hyper in trained(optimizer, ChainedScheduler(parts, optimizer), 9)]
+
+    assert rates(ours=True) == pytest.approx(rates(ours=False))
 
 
 def test_many_calls_without_an_optimizer_step_are_said() -> None:
