@@ -9,7 +9,7 @@ from onecycle_sweeps.images import Source, prepare
 from onecycle_sweeps.journal import Attempt, Block, Record
 from onecycle_sweeps.loop import recalibrated
 from onecycle_sweeps.measures import ACCURACY
-from onecycle_sweeps.policies import Constant, Policy, Step
+from onecycle_sweeps.policies import CLR, Constant, Policy, Step
 from onecycle_sweeps.trial import Stopped, guards
 from real_trials import learner_of, made, outcome, series, stop_after, undisturbed
 
@@ -166,9 +166,27 @@ def test_an_image_in_two_parts_and_a_class_that_a_part_lacks_are_doubted(tmp_pat
     ],
 )
 def test_a_step_decay_that_never_lowers_the_rate_is_said(policy: Policy, drops: bool):
-    lines = guards.without_drop(policy)
+    lines = guards.cut_short(policy)
     assert (not lines) is drops
     assert all("100" in line and "policy=constant" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("policy", "peaks"),
+    [
+        (CLR(0.4, 100, step_size_up=400), False),
+        (CLR(0.4, 100, step_size_up=100, mode="exp_range", gamma=0.99), False),
+        (CLR(0.4, 100, step_size_up=99), True),
+        (CLR(0.4, 100), True),
+        (CLR(0.4, 4), True),
+    ],
+)
+def test_a_cycle_that_never_comes_to_its_highest_rate_is_said(policy: CLR, peaks: bool):
+    rates = [policy(step).lr for step in range(policy.total_steps)]
+    assert (max(rates) == pytest.approx(policy.max_lr)) is peaks
+    lines = guards.cut_short(policy)
+    assert (not lines) is peaks
+    assert all(f"{100 * max(rates) / policy.max_lr:.2g} % of max_lr=0.4" in line for line in lines)
 
 
 def test_a_training_with_a_longer_recipes_milestones_has_the_warning(runs_dir: Path):

@@ -328,7 +328,7 @@ def _train(
     assert course.policy
     count = len(record.series(journal.LR)[0]) if course.cause else course.policy.total_steps
     warnings = [*notes_of(record), *warnings, *guards.off_plan(record, course.policy, resolved["momentum"], count)]
-    warnings += [*guards.without_drop(course.policy), *run.loader_warnings]
+    warnings += [*guards.cut_short(course.policy), *run.loader_warnings]
     if skipped := int(run.skipped):
         warnings.append(f"a GradScaler skipped {skipped} of {count} updates")
     if run.partly_logged:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from onecycle_sweeps import journal
 from onecycle_sweeps.measures import Measure
-from onecycle_sweeps.policies import Policy, Step
+from onecycle_sweeps.policies import CLR, Policy, Step
 
 # The train value is above chance from this share of the distance from chance to 1 on.
 LEARNED = 0.25
@@ -103,9 +103,15 @@ def _are_equal(evaluated: Evaluated) -> bool:
     return round(evaluated.train, 3) == round(evaluated.val, 3) < 1
 
 
-def without_drop(policy: Policy) -> list[str]:
-    """A warning about a step decay whose drops all lie beyond its end, as those of a longer recipe do."""
+def cut_short(policy: Policy) -> list[str]:
+    """A warning about a schedule of a longer recipe: a first rise or drop that lies beyond the end of the training."""
     last = policy.total_steps - 1
+    if isinstance(policy, CLR) and (rise := policy.step_sizes()[0]) > last:
+        share = max(policy(step).lr for step in range(last + 1)) / policy.max_lr
+        return [
+            f"policy=clr came to {100 * share:.2g} % of max_lr={policy.max_lr:.3g} at most: its first rise takes "
+            f"{rise} steps, and the training has {last + 1}"
+        ]
     if not isinstance(policy, Step) or policy.gamma == 1 or policy(last).lr < policy(0).lr:
         return []
     first = policy.step_size * policy.steps_per_epoch if policy.step_size else policy.drops()[0]

@@ -226,7 +226,7 @@ def train(
             attempt.trial.put("model.pt", checkpoint.packed(shown.model.state_dict()), attempt.number)
     count = len(record.series(journal.LR)[0]) if cause else policy.total_steps
     warnings = [*notes, *notes_of(record), *data.warnings, *guards.off_plan(record, policy, momentum, count)]
-    warnings += guards.without_drop(policy)
+    warnings += guards.cut_short(policy)
     chance = learner.objective.chance(data.targets("val"))
     if not cause:
         warnings += guards.doubts(
