@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from onecycle_sweeps import cli
-from onecycle_sweeps.other_runs import LoggedRun, RunsOfMeasure, judged
+from onecycle_sweeps.other_runs import LoggedRun, RunsOfMeasure, judged, logs
 
 NOISE = [-0.9, -0.4, 0.1, 0.3, 0.9, -0.2, 0.6, -0.6]
 
@@ -278,6 +278,13 @@ def test_the_runs_of_an_mlflow_experiment_are_compared(
     assert "steps to 0.45" in capsys.readouterr().out and (tmp_path / "made" / "curves.csv").exists()
     assert cli.main(["compare", "mlflow:other"]) == 2
     assert "mine" in capsys.readouterr().err
+    experiment = client.create_experiment("named", artifact_location=str(tmp_path))
+    for name in RUNS_OF:
+        run = client.create_run(experiment, run_name=name)
+        client.log_metric(run.info.run_id, "val_loss", 1.0)
+        client.set_terminated(run.info.run_id)
+    (found,) = logs.read(["mlflow:named"], logs.Asked(), lambda _: None)
+    assert {run.name: run.group for run in found.runs} == RUNS_OF
 
 
 def test_what_was_guessed_and_what_differs_is_said(tmp_path: Path, capsys: Any) -> None:

@@ -174,7 +174,7 @@ def _of_mlflow(experiment: str, note: Note) -> list[dict[str, Any]]:
     for run in tracking.logged_runs(experiment):
         # A trial that several sweeps share has a run in each.
         if (trial := run.get("signature")) is None or trial not in trials:
-            runs.append(run)
+            runs.append(run | {"group": run["group"] or _group_of(run["run"])})
             trials.add(trial)
     finished = [run for run in runs if run[tracking.RUN_STATUS] == "FINISHED"]
     if len(finished) < len(runs):

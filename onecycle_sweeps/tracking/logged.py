@@ -1,7 +1,6 @@
 """The runs of any MLflow experiment, whoever logged them."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,8 +18,8 @@ RUN_ID = "mlflow_run_id"
 def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
     """Each run as a row: its name, params, tags and last metrics; MLFLOW_TRACKING_URI names the store.
 
-    `group` is the tag or param of that name or `policy`, else the run's name without a number at its end. Raises
-    ValueError if there is no such experiment, StoreUnreachable if the store cannot be used.
+    `group` is the tag or param of that name or `policy`, None if there is neither.
+    Raises ValueError if there is no such experiment, StoreUnreachable if the store cannot be used.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
     with connected(uri) as client:
@@ -35,8 +34,8 @@ def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
                 row = {**run.data.params, **_own(run.data.tags), **run.data.metrics}
                 if row.get("kind") not in OTHER_KINDS:
                     name = run.info.run_name or run.info.run_id
-                    group = row.get("group") or row.get("policy") or re.sub(r"[\s_-]*(seed[\s_=-]*)?\d+$", "", name)
-                    yield {**row, "run": name, "group": group or name, **_facts(run.info)}
+                    group = row.get("group") or row.get("policy")
+                    yield {**row, "run": name, "group": group, **_facts(run.info)}
             token = page.token
             if not token:
                 return
