@@ -170,13 +170,11 @@ def _of_csv(path: Path) -> "pandas.DataFrame":
 
 def _of_mlflow(experiment: str, note: Note) -> list[dict[str, Any]]:
     """The finished runs of an experiment; others are counted."""
-    runs, trials = [], set()
-    for run in tracking.logged_runs(experiment):
-        # A trial that several sweeps share has a run in each.
-        if (trial := run.get("signature")) is None or trial not in trials:
-            runs.append(run | {"group": run["group"] or _group_of(run["run"])})
-            trials.add(trial)
-    finished = [run for run in runs if run[tracking.RUN_STATUS] == "FINISHED"]
+    runs: dict[Any, dict[str, Any]] = {}
+    for number, run in enumerate(tracking.logged_runs(experiment)):
+        # A trial that several sweeps share has a run in each, of which the latest counts.
+        runs[run.get("signature", number)] = run | {"group": run["group"] or _group_of(run["run"])}
+    finished = [run for run in runs.values() if run[tracking.RUN_STATUS] == "FINISHED"]
     if len(finished) < len(runs):
         note(f"left out, because they have not finished: {len(runs) - len(finished)} of the runs of {experiment}")
     if not finished:

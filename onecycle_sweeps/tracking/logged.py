@@ -16,7 +16,9 @@ RUN_ID = "mlflow_run_id"
 
 
 def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
-    """Each run as a row: its name, params, tags and last metrics; MLFLOW_TRACKING_URI names the store.
+    """Each run as a row, the earliest first: its name, params, tags and last metrics.
+
+    MLFLOW_TRACKING_URI names the store.
 
     `group` is the tag or param of that name or `policy`, None if there is neither.
     Raises ValueError if there is no such experiment, StoreUnreachable if the store cannot be used.
@@ -29,7 +31,10 @@ def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
             raise ValueError(f"there is no MLflow experiment {experiment} in {uri}; it has {known}")
         token = None
         while True:
-            page = client.search_runs([found.experiment_id], max_results=1000, page_token=token)
+            # By default MLflow's latest run comes first.
+            page = client.search_runs(
+                [found.experiment_id], max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+            )
             for run in page:
                 row = {**run.data.params, **_own(run.data.tags), **run.data.metrics}
                 if row.get("kind") not in OTHER_KINDS:
