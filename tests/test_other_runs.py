@@ -283,7 +283,11 @@ def test_the_runs_of_an_mlflow_experiment_are_compared(
         run = client.create_run(experiment, run_name=name)
         client.log_metric(run.info.run_id, "val_loss", 1.0)
         client.set_terminated(run.info.run_id)
-    (found,) = logs.read(["mlflow:named"], logs.Asked(), lambda _: None)
+        for param, value in (("width", len(name)), ("data.seed", name), ("depth", 2)):
+            client.log_param(run.info.run_id, param, value)
+    notes: list[str] = []
+    (found,) = logs.read(["mlflow:named"], logs.Asked(), notes.append)
+    assert any("differ in width," in line for line in notes)
     assert {run.name: run.group for run in found.runs} == RUNS_OF
 
 

@@ -34,7 +34,7 @@ NAME_OF_MEASURE, VALUE = "metric", "value"
 # Columns that are added: the name of a row's file as a group, where the row is from, its value as a number, and whether
 # it has one, which need not be finite.
 FILE, SOURCE, NUMBER, LOGGED = "_file", "_source", "_number", "_logged"
-ADDED = (FILE, SOURCE)
+ADDED = (FILE, SOURCE, tracking.RUN_PARAMS)
 # What a column of numbers has where a value is absent, and where it is not a number. Other columns have these as words.
 ABSENT = ("", "na", "n/a", "#n/a", "#na", "<na>", "none", "null")
 NOT_A_NUMBER = re.compile(r"[+-]?(?:nan|1\.#(?:ind|qnan))", re.IGNORECASE)
@@ -267,6 +267,7 @@ def _measured(
         note(f"compare assumes {told}")
     if not asked.group:
         _note_numbered(table, group, note)
+    _note_mixed(table, group, note)
     for name, column, rows in chosen:
         about = note if len(chosen) == 1 else partial(_note_of, name, note)
         histories = _histories(rows, column) if step is None else {}
@@ -283,6 +284,20 @@ def _note_numbered(table: "pandas.DataFrame", group: str, note: Note) -> None:
         bare = [one for one in numbered if not SAYS_SEED.search(one)]
         if len(bare) > 1:
             note(f"{first_few(bare)} are taken for runs of one group, {name}: rename them if they are groups")
+
+
+def _note_mixed(table: "pandas.DataFrame", group: str, note: Note) -> None:
+    """Say which of MLflow's params differ within a group, apart from seeds: its runs are no repetitions of one run."""
+    if tracking.RUN_PARAMS not in table.columns:
+        return
+    params = dict.fromkeys(name for names in table[tracking.RUN_PARAMS].dropna() for name in names)
+    asked = [name for name in params if name != group and "seed" not in name.lower()]
+    counts = table.groupby(group, sort=False)[asked].nunique() if asked else {}
+    if differing := [name for name in asked if max(counts[name].tolist()) > 1]:
+        note(
+            f"runs of one group differ in {first_few(differing)}, and are compared as if they repeated one training: "
+            "name another column with --group, or keep them in experiments of their own"
+        )
 
 
 def _note_of(measure: str, note: Note, line: str) -> None:

@@ -1,6 +1,7 @@
 """Fills MLflow from the journals, and knows where its UI shows a sweep. MLflow itself is imported on first use."""
 
 from onecycle_sweeps.tracking.logged import RUN_ID as RUN_ID
+from onecycle_sweeps.tracking.logged import RUN_PARAMS as RUN_PARAMS
 from onecycle_sweeps.tracking.logged import RUN_STATUS as RUN_STATUS
 from onecycle_sweeps.tracking.logged import histories as histories
 from onecycle_sweeps.tracking.logged import logged_runs as logged_runs

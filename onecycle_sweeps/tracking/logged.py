@@ -13,6 +13,8 @@ OTHER_KINDS = ("sweep", "range_test", "probe")
 RUN_STATUS = "run_status"
 # The key of a run's id.
 RUN_ID = "mlflow_run_id"
+# The key of the names of a run's params.
+RUN_PARAMS = "mlflow_params"
 
 
 def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
@@ -40,7 +42,8 @@ def logged_runs(experiment: str) -> Iterator[dict[str, Any]]:
                 if row.get("kind") not in OTHER_KINDS:
                     name = run.info.run_name or run.info.run_id
                     group = row.get("group") or row.get("policy")
-                    yield {**row, "run": name, "group": group, **_facts(run.info)}
+                    params = list(run.data.params)
+                    yield {**row, "run": name, "group": group, **_facts(run.info), RUN_PARAMS: params}
             token = page.token
             if not token:
                 return
