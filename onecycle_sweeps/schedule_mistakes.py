@@ -300,7 +300,7 @@ def _explained(seen: Observed, policy: Policy, planned_of_all: Floats) -> Mistak
             "resume",
             f"after the resume at step {start + wrong} the rate{of_group} was {found}, and {wanted} was planned",
         )
-    if len(set(rates.tolist())) == 1:
+    if len(set(rates.tolist())) == 1 and len(set(planned.tolist())) > 1:
         return Mistake(
             "per epoch",
             f"the rate{of_group} stayed {rates[0]:.4g} at all {seen.count} steps: nothing stepped a schedule",

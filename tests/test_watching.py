@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim import lr_scheduler as of_torch
 from torch.optim.swa_utils import SWALR
 
-from onecycle_sweeps import CLR, Cosine, OneCycle, PolicyScheduler, Step, watch
+from onecycle_sweeps import CLR, Constant, Cosine, OneCycle, PolicyScheduler, Step, watch
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.watching import ScheduleWarning, Seen
 
@@ -292,6 +292,16 @@ def test_a_schedule_that_is_ahead_or_scaled_is_found() -> None:
             made.step()
     assert kinds(seen) == ["rate"] and "ahead of the plan" in str(seen.mistakes[0])
     assert "2 times the planned" in str(loop(POLICY, lambda made: onecycle(made, max_lr=1.0)).mistakes[0])
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [lambda made: PolicyScheduler(made, Constant(0.1, TOTAL)), lambda made: of_torch.ConstantLR(made, factor=1.0)],
+    ids=["ours", "torch's"],
+)
+def test_another_constant_rate_than_the_planned_one_is_not_a_schedule_that_nothing_stepped(scheduler: Any) -> None:
+    (mistake,) = loop(Constant(0.4, TOTAL), scheduler, made=optimizer(0.1)).mistakes
+    assert mistake.kind == "rate" and "0.25 times" in str(mistake)
 
 
 def test_mistakes_are_said_at_the_end_or_at_once() -> None:
