@@ -201,6 +201,7 @@ def test_a_key_that_nothing_reads_is_refused_with_the_one_that_was_meant(
         ("epochs=${nope} -m", "epochs cannot be resolved: there is no key nope"),
         ("runs_dir=${oc.env:NOPE}", "runs_dir cannot be resolved: Environment variable 'NOPE' not found"),
         ("runs_dir=/dev/null/runs -m", "runs_dir: /dev/null/runs/sweeps cannot be made (Not a directory)"),
+        ("runs_dir=/dev/null/runs max_lr=0.1", "runs_dir: /dev/null/runs cannot be made (Not a directory)"),
         ("epochs=${epochs}", "epochs cannot be resolved"),
         ("epochs=ü", "quote its value, 'epochs=\"ü\"'"),
         ("data.classes=[3,7", "a ] is missing"),

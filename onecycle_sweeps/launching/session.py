@@ -89,6 +89,7 @@ class Session:
 
         Raises ConfigError, before anything runs, if one of them cannot run.
         """
+        _check_runs_dir(self.runs_dir)
         trials = self.plan(requests)
         self._trials += trials
         todo, reused, flaws = self._record(trials)
@@ -116,7 +117,7 @@ class Session:
 
     def resume(self, recorded: Sweep, run: Run) -> None:
         """Run the unfinished trials of a recorded sweep by their configs on disk; nothing is planned again."""
-        _check_locks(self.runs_dir)
+        _check_runs_dir(self.runs_dir)
         own = {key: getattr(self.sweep, key) for key in ("cwd", "git_commit", "tracking_uri", "experiment", "launcher")}
         self.sweep = replace(recorded, **own)
         self.sweep.save()
@@ -198,7 +199,6 @@ class Session:
 
         Returns the entries to be run, those whose results are reused, and lines on records that cannot be used.
         """
-        _check_locks(self.runs_dir)
         entries = sweep.entries(self._trials)
         if not self.sweep.sequential:
             self.sweep = replace(self.sweep, id=sweep.identity(entry.signature for entry in entries))
@@ -281,9 +281,16 @@ def _other_code(sweep: Sweep) -> str | None:
     return f"{change}: {line}"
 
 
-def _check_locks(runs_dir: Path) -> None:
-    """Raise ConfigError for a folder on a file system without locks, on which every trial would fail."""
-    runs_dir.mkdir(parents=True, exist_ok=True)
+def _check_runs_dir(runs_dir: Path) -> None:
+    """Make the folder.
+
+    Raises ConfigError if that cannot be done, and on a file system without locks, on which every trial would fail.
+    """
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        line = f"runs_dir: {error.filename} cannot be made ({error.strerror}): name another folder"
+        raise ConfigError(line) from error
     try:
         files.check_locks(runs_dir)
     except files.NoLocks as error:
