@@ -112,6 +112,11 @@ def test_a_large_loss_has_no_more_digits_than_it_is_worth(tmp_path: Path) -> Non
     assert "3.02e+09" in printed(sweep, 200, False) and "0000" not in printed(sweep, 200, False)
 
 
+@pytest.mark.parametrize("loss", [1.9e-6, -4.2e-5, 0.00123])
+def test_a_small_loss_is_no_zero(loss: float) -> None:
+    assert float(tables.loss_words(loss)) == pytest.approx(loss, rel=0.005)
+
+
 def test_a_measure_without_bounds_has_no_value_for_a_diverged_trial(tmp_path: Path) -> None:
     rmse = {"measures": [{"name": "rmse", "goal": "min"}]}
     sweep = hand_made.sweep(tmp_path, entry("a", "step", 0), entry("b", "clr", 0))

@@ -28,7 +28,7 @@ NOTHING = "-"
 # The colour of each standing on a terminal.
 COLOURS = {FINISHED: "green", RUNNING: "cyan", DIVERGED: "yellow", CANCELLED: "magenta", FAILED: "red", LOST: "red"}
 NO_CAUSE = "no cause recorded"
-LARGE_LOSS = 1e4
+SMALL_LOSS, LARGE_LOSS = 0.01, 1e4
 # In a sweep with more trials than this, each trial is one line, whatever the width of the terminal.
 MOST_FOLDED = 300
 Cells = tuple[list[str], list[list[str]]]
@@ -301,7 +301,9 @@ def steps(row: Row) -> str:
 
 
 def loss_words(value: float) -> str:
-    """A loss with four decimals, or if it is large, with six digits."""
+    """A loss with four decimals, or if it is large or small, with six or three digits."""
+    if 0 < abs(value) < SMALL_LOSS:
+        return f"{value:.3g}"
     return f"{value:.4f}" if abs(value) < LARGE_LOSS else f"{value:.6g}"
 
 
