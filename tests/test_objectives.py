@@ -178,6 +178,24 @@ def test_the_shares_of_whole_samples_have_the_loss_of_their_class_numbers(
     assert of_shares == close(of_classes, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("objective", "shape", "dim", "targets"),
+    [
+        (Classification(), (2, 3), 1, torch.tensor([0, 2])),
+        (Segmentation(3), (2, 3, 4, 4), 1, torch.zeros(2, 4, 4, dtype=torch.long)),
+        (LanguageModel(), (2, 5, 3), -1, torch.zeros(2, 5, dtype=torch.long)),
+    ],
+)
+def test_a_net_that_ends_in_a_softmax_is_refused(
+    objective: Objective, shape: tuple[int, ...], dim: int, targets: Tensor
+):
+    offered, scores = {"num_classes": 3, "vocab_size": 3}, torch.randn(shape, generator=draws())
+    for sound in (scores, scores.log_softmax(dim), scores.sigmoid(), torch.zeros(shape)):
+        objective.check(sound, targets, offered)
+    with pytest.raises(ValueError, match="softmax"):
+        objective.check(scores.softmax(dim), targets, offered)
+
+
 def test_balanced_class_weights_are_those_of_scikit_learn():
     targets = torch.tensor([0] * 6 + [1] * 3 + [2])
     outputs = torch.randn(10, 3, generator=draws())

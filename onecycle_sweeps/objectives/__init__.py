@@ -17,3 +17,18 @@ def mean_over(scores: Tensor, targets: Tensor, ignored: int, label_smoothing: fl
     """
     loss = cross_entropy(scores, targets, ignore_index=ignored, label_smoothing=label_smoothing, reduction="sum")
     return loss / (targets != ignored).sum().clamp(min=1)
+
+
+def refuse_probabilities(scores: Tensor, dim: int) -> None:
+    """Raise ValueError for class scores that are probabilities along `dim`, those of a net that ends in a softmax.
+
+    The cross-entropy takes the softmax itself. Of a second one, no loss is far below that of chance.
+    """
+    if scores.shape[dim] < 2 or not scores.numel():
+        return
+    values = precise(scores)
+    if (values >= 0).all() and torch.allclose(values.sum(dim), values.new_ones(()), atol=1e-3):
+        raise ValueError(
+            "must return scores of any size, and its scores of each sample are probabilities, which sum up to 1: "
+            "leave out the softmax at its end, which is part of the loss"
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import ACCURACY, Measure
-from onecycle_sweeps.objectives import precise
+from onecycle_sweeps.objectives import precise, refuse_probabilities
 from onecycle_sweeps.validation import kind_of, number, require
 
 
@@ -70,13 +70,17 @@ class Classification:
         return targets.bincount().max().item() / len(targets)
 
     def check(self, outputs: Any, targets: Tensor, offered: Mapping[str, Any]) -> None:
-        """Raise ValueError unless the outputs are one tensor with a score for each class of each sample."""
+        """Raise ValueError unless the outputs are one tensor with a score for each class of each sample.
+
+        Probabilities are no scores.
+        """
         count, classes = len(targets), offered["num_classes"]
         wanted = f"must return {classes} scores for each sample, one for each class of the data"
         if not isinstance(outputs, Tensor):
             raise ValueError(f"{wanted}, in one tensor of shape ({count}, {classes}), got {kind_of(outputs)}")
         if outputs.shape != (count, classes):
             raise ValueError(f"{wanted}, in one tensor of shape ({count}, {classes}), got {tuple(outputs.shape)}")
+        refuse_probabilities(outputs, 1)
 
 
 def _weights(given: Sequence[float] | str | None, counts: tuple[int, ...]) -> tuple[float, ...]:

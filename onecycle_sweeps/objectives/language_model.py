@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import LOSS, Measure
-from onecycle_sweeps.objectives import mean_over, precise
+from onecycle_sweeps.objectives import mean_over, precise, refuse_probabilities
 from onecycle_sweeps.validation import number, require
 
 # The target of places that are not predicted, such as padding: torch's and transformers' own number for it.
@@ -79,7 +79,7 @@ class LanguageModel:
         """
         size = offered.get("vocab_size", 1)
         if isinstance(outputs, Tensor) and outputs.shape[:-1] == targets.shape and outputs.shape[-1] >= size:
-            return
+            return refuse_probabilities(outputs, -1)
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         wanted = ", ".join(map(str, (*targets.shape, offered.get("vocab_size", "vocabulary"))))
         raise ValueError(f"must give a score for each token of the vocabulary, shape ({wanted}), got {got}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import MEAN_IOU, Measure
-from onecycle_sweeps.objectives import mean_over, precise
+from onecycle_sweeps.objectives import mean_over, precise, refuse_probabilities
 from onecycle_sweeps.samples.targets import IGNORED
 from onecycle_sweeps.validation import number, require
 
@@ -73,6 +73,7 @@ class Segmentation:
         if not isinstance(outputs, Tensor) or outputs.shape != wanted:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
             raise ValueError(f"must give a score for each class of each pixel, shape {wanted}, got {got}")
+        refuse_probabilities(outputs, 1)
 
     def _confusion(self, scores: Tensor, targets: Tensor) -> Tensor:
         """How many pixels of each class (rows) were given each class (columns), flat, int64 (classes * classes,)."""
