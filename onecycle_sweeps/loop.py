@@ -128,8 +128,11 @@ class Learner:
     compiled: Callable[..., Any] | None = None
 
     def train(self) -> None:
-        """Set the net to training mode, and an optimizer that tells training from evaluation (schedule-free)."""
+        """Set the nets to training mode, and an optimizer that tells training from evaluation (schedule-free)."""
         self.model.train()
+        if self.averaged is not None:
+            # Its modes are those of the net, of which a part may be frozen.
+            self.averaged.train()
         if train := getattr(self.optimizer, "train", None):
             train()
 

@@ -10,7 +10,7 @@ from torchvision import models
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.config.schema import ConfigError
 from onecycle_sweeps.images import Facts
-from onecycle_sweeps.loop import Learner, steps
+from onecycle_sweeps.loop import Learner, batch_norms, evaluated, steps
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.trial import Stopped, TrialFailed, build
 from onecycle_sweeps.trial_folder import TrialFolder
@@ -123,6 +123,28 @@ def test_a_frozen_body_ends_the_same_when_it_was_stopped(runs_dir: Path, beside:
         trial.run(folder, stop_after(6))
     trial.run(folder)
     assert outcome(folder) == undisturbed(beside, *asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("model.freeze=body", "bn_recalibrate=true")], ids=["tuned", "frozen"])
+def test_the_running_mean_of_a_fine_tuned_net_ends_the_same_when_it_was_stopped(
+    runs_dir: Path, beside: Path, weights_file: Path, more: tuple[str, ...]
+):
+    asked = (*KEPT, f"model.weights_file={weights_file}", "ema_decay=0.9", *more)
+    folder = made(runs_dir, *asked)
+    with pytest.raises(Stopped):
+        trial.run(folder, stop_after(6))
+    trial.run(folder)
+    assert outcome(folder) == undisturbed(beside, *asked)
+
+
+def test_the_running_mean_of_a_frozen_body_recalibrates_no_norm_of_the_body(runs_dir: Path, weights_file: Path):
+    asked = (*SHORT, *SMALL, f"model.weights_file={weights_file}", "model.freeze=body", "ema_decay=0.9")
+    one = learner(made(runs_dir, *asked))
+    next(steps(one, OneCycle(0.1, 10)))
+    with evaluated(one) as shown:
+        assert shown.model is not one.model
+        assert not batch_norms(shown.model)
 
 
 @pytest.mark.slow

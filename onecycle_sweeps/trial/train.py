@@ -349,8 +349,11 @@ def restore(learner: Learner, state: State) -> TrainingState:
     """Bring the learner and the generators to a checkpoint's state."""
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
-    if learner.averaged is not None:
-        learner.averaged.load_state_dict(state["averaged"])
+    if (averaged := learner.averaged) is not None:
+        # A net may name its tensors itself, which torch's load_state_dict of the outer module would ignore.
+        kept = dict(state["averaged"])
+        averaged.n_averaged.copy_(kept.pop("n_averaged"))
+        averaged.module.load_state_dict({name.removeprefix("module."): value for name, value in kept.items()})
     set_generators(state, learner.data.device)
     held_generators.set_states(_held(learner), state.get("of_learner", {}))
     sums = {
