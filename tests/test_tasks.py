@@ -10,14 +10,15 @@ from sklearn.metrics import root_mean_squared_error
 
 from onecycle_sweeps import journal, seeding, trial
 from onecycle_sweeps.config.schema import ConfigError
+from onecycle_sweeps.loop import steps
 from onecycle_sweeps.models.gpt import GPT
 from onecycle_sweeps.models.mlp import MLP
 from onecycle_sweeps.models.unet import UNet
 from onecycle_sweeps.planning import Planner
-from onecycle_sweeps.policies import OneCycle
+from onecycle_sweeps.policies import Constant, OneCycle
 from onecycle_sweeps.scheduler import apply
 from onecycle_sweeps.trial import Stopped, build
-from real_trials import composed, made, outcome, planned, request, series, stop_after, undisturbed
+from real_trials import composed, learner_of, made, outcome, planned, request, series, stop_after, undisturbed
 
 SHORT = ("epochs=2", "max_lr=0.01", "precision=fp32", "save_model=true", "checkpoint_minutes=1e-9")
 SMALL_GPT = ("data=text", "data.path={book}", "model.depth=1", "model.width=8", "model.heads=2", "data.context=32")
@@ -154,6 +155,15 @@ def test_what_is_evaluated_is_the_running_mean_of_the_weights(runs_dir: Path):
     plain, followed, averaged = (one["layers.1.weight"] for one in kept)
     assert torch.allclose(plain, followed)
     assert not torch.allclose(plain, averaged)
+
+
+def test_the_running_mean_keeps_whole_numbers_such_as_indices(runs_dir: Path):
+    one = learner_of(made(runs_dir, *SHORT, "ema_decay=0.9"))
+    for net in (one.model, one.averaged.module):
+        net.register_buffer("places", torch.arange(200))
+    for _ in steps(one, Constant(0.1, 3)):
+        pass
+    assert one.averaged.module.places.tolist() == list(range(200))
 
 
 def _trained(runs_dir: Path, *overrides: str) -> Path:

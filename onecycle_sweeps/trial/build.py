@@ -25,8 +25,8 @@ from typing import Any
 from zlib import crc32
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from onecycle_sweeps import datasets, fingerprints, images, measures, provenance, seeding
 from onecycle_sweeps.config import nodes, schema
@@ -353,10 +353,21 @@ def make_mixing(config: Config, offered: Mapping[str, Any]) -> Mixing | None:
 
 
 def _averaged(net: nn.Module, decay: float | None) -> AveragedModel | None:
-    """A copy of the net for the running mean of its weights and statistics."""
+    """A copy of the net for the running mean of its weights and statistics; whole numbers are those of the net."""
     if decay is None:
         return None
-    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    mean = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(averaged: PARAM_LIST, latest: PARAM_LIST, count: Tensor | int) -> None:
+        if averaged[0].is_floating_point() or averaged[0].is_complex():
+            mean(averaged, latest, count)
+            return
+        # torch rounds a mean of whole numbers down, and an index that never changes would become another one.
+        for one, other in zip(averaged, latest, strict=True):
+            one.copy_(other)
+
+    return AveragedModel(net, multi_avg_fn=update, use_buffers=True)
 
 
 def on_device(net: nn.Module, device: str, *, channels_last: bool = True) -> nn.Module:
