@@ -1,5 +1,6 @@
 """Trials of every task: what they compute, and that an interruption anywhere changes no bit of it."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 from sklearn.datasets import load_diabetes
 from sklearn.metrics import root_mean_squared_error
+from torch import nn
+from torchvision import models
 
 from onecycle_sweeps import journal, seeding, trial
 from onecycle_sweeps.config.schema import ConfigError
@@ -185,18 +188,36 @@ def test_only_matrices_of_hidden_layers_are_for_muon_and_biases_have_no_decay():
 
 
 def test_the_rate_decays_from_layer_to_layer():
-    net = GPT(11, 8, depth=3, width=8, heads=2, tied=False)
-    node = {"_target_": "torch.optim.AdamW", "layer_decay": 0.5}
-    scales = {
-        name: group.get("lr_scale", 1)
-        for group in build.make_optimizer(node, net).param_groups
-        for parameter in group["params"]
-        for name, other in net.named_parameters()
-        if other is parameter
-    }
+    scales = _scales(GPT(11, 8, depth=3, width=8, heads=2, tied=False))
     assert scales["head.weight"] == 1
     assert [scales[f"blocks.{number}.qkv.weight"] for number in range(3)] == [0.125, 0.25, 0.5]
     assert scales["tokens.weight"] == 0.0625
+
+
+def test_the_rate_decays_from_layer_to_layer_whatever_lies_between_them():
+    scales = _scales(MLP(4, 1, widths=(8, 8), dropout=0.1))
+    assert [scales[f"layers.{place}.weight"] for place in (1, 4, 7)] == [0.25, 0.5, 1]
+    normed = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 8), nn.LayerNorm(8))
+    assert list(_scales(normed).values()) == [0.5, 0.5, 0.5, 0.5, 1, 1, 1, 1]
+
+
+def test_the_rate_decays_from_layer_to_layer_where_these_have_names():
+    layers = OrderedDict[str, nn.Module]((f"layer_{name}", nn.Linear(4, 4, bias=False)) for name in "abc")
+    assert list(_scales(nn.Sequential(layers)).values()) == [0.25, 0.5, 1]
+
+
+def test_the_rate_decays_from_layer_to_layer_over_the_stages_of_a_net():
+    scales = _scales(models.resnet18(weights=None))
+    places = ["conv1", "layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1", "layer4.1.conv2", "fc"]
+    assert [scales[f"{place}.weight"] for place in places] == [0.5**above for above in (9, 8, 7, 6, 1, 0)]
+
+
+def _scales(net: nn.Module) -> dict[str, float]:
+    """The factor of the rate of each parameter at a decay of 0.5."""
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    groups = build.make_optimizer({"_target_": "torch.optim.AdamW", "layer_decay": 0.5}, net).param_groups
+    found = {names[id(one)]: group.get("lr_scale", 1) for group in groups for one in group["params"]}
+    return {name: found[name] for name in names.values()}
 
 
 @pytest.mark.parametrize(

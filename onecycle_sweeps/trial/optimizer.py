@@ -1,6 +1,7 @@
 """Builds the optimizer of a config node for a net: its param groups, and how it takes a closure."""
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -100,24 +101,33 @@ def _of_body(net: nn.Module, trained: dict[str, nn.Parameter], scale: float) -> 
 
 
 def _of_layers(net: nn.Module, trained: dict[str, nn.Parameter], decay: float) -> dict[str, float]:
-    """decay ** (layers above) for each parameter: the net's longest list of modules has its layers.
+    """decay ** (layers above) for each parameter.
 
-    What comes before the list counts as the layer below, and what comes after it as the layer above.
+    The layers are those of the net's longest list of modules and of all lists whose names differ from its name only in
+    numbers (layer1, layer2). A part without a matrix, such as a norm, belongs to the layer before it. What comes before
+    the first layer counts as the layer below, and what comes after the last list as the layer above.
     """
     lists = {name: part for name, part in net.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)}
-    name, layers = max(lists.items(), key=lambda item: len(item[1]), default=("", []))
-    if len(layers) < 2:
+    longest = max(lists, key=lambda name: len(lists[name]), default="")
+    depth_of, last = dict[str, int](), 0
+    for name, part in lists.items():
+        if _without_numbers(name) == _without_numbers(longest):
+            for place, layer in part.named_children():
+                last += any(parameter.ndim > 1 for parameter in layer.parameters())
+                depth_of[f"{name}.{place}.".lstrip(".")] = last
+    if last < 2:
         raise ValueError(f"optimizer.layer_decay must be 1 for a model without a list of layers, got {decay}")
-    prefix = f"{name}." if name else ""
-    depths, depth = {}, 0
-    for parameter in trained:
-        if parameter.startswith(prefix) and (number := parameter.removeprefix(prefix).split(".")[0]).isdigit():
-            depth = int(number) + 1
-        elif depth:
-            depth = len(layers) + 1
+    depths, depth = dict[str, int](), 0
+    for parameter, _ in net.named_parameters():
+        above = last + 1 if depth >= last else depth
+        depth = next((at for start, at in depth_of.items() if parameter.startswith(start)), above)
         depths[parameter] = depth
-    top = max(depths.values())
-    return {parameter: decay ** (top - depth) for parameter, depth in depths.items()}
+    top = max(depths[parameter] for parameter in trained)
+    return {parameter: decay ** (top - depths[parameter]) for parameter in trained}
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\d+", "", name)
 
 
 def _hidden_matrices(net: nn.Module) -> set[int]:
