@@ -110,6 +110,19 @@ def test_shipping_again_changes_no_row_of_the_store(made: Sweep):
     assert whole_store(made) == before
 
 
+def test_a_picture_that_is_drawn_after_the_trial_was_shipped_arrives(made: Sweep):
+    trial = made.trial("a")
+    attempt(trial, 0, 30)
+    finish(trial)
+    tracking.ship(made)
+    (trial.path / "lr_momentum.png").write_bytes(b"a picture")
+    assert tracking.is_due(made)
+    tracking.ship(made)
+    (run_id,) = [run["id"] for run in runs(made).values() if run["tags"].get("signature") == "a"]
+    assert "lr_momentum.png" in [file.path for file in client(made).list_artifacts(run_id)]
+    assert not tracking.is_due(made)
+
+
 @pytest.mark.slow
 def test_points_wait_until_a_checkpoint_covers_them(made: Sweep):
     trial = made.trial("a")

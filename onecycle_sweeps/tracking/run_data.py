@@ -57,7 +57,16 @@ def has_run(outcome: Outcome) -> bool:
 
 def standing(outcome: Outcome) -> list[Any]:
     """What the ledger compares: it changes whenever the store may lack something of the trial."""
-    return [outcome.status, outcome.cause, outcome.attempts, outcome.written]
+    # The pictures of a trial are drawn after its end.
+    sizes = [_size(outcome.folder.path / name) for name in ARTIFACTS] if outcome.status in trial_folder.ENDED else []
+    return [outcome.status, outcome.cause, outcome.attempts, outcome.written, sizes]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def first_attempt(outcome: Outcome) -> float:
