@@ -110,6 +110,7 @@ def test_a_choice_that_cannot_work_is_named_with_its_value(runs_dir: Path, overr
         ("Pair", r"\b10 scores.* shape \(2, 10\), got a tuple of 2$"),
         ("Named", r"\b10 scores.* got a dict of 1$"),
         ("TooManyClasses", r"\b10 scores.* got \(2, 11\)$"),
+        ("Shapeless", r"^model\._target_=users_mistakes\.Shapeless .*scores\.weight .*lazy module .*constructor"),
         ("Untrainable", r"^model\._target_=users_mistakes\.Untrainable .*parameter"),
         ("Larger", r"images of shape \(2, 1, 8, 8\): RuntimeError: .* \(users_mistakes\.py:\d+ in forward\)"),
         ("Detached", r"cannot be trained .*RuntimeError: element 0 of tensors does not require grad"),

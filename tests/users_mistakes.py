@@ -46,6 +46,12 @@ class Untrainable(Net):
         self.requires_grad_(False)
 
 
+class Shapeless(Net):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes)
+        self.scores = nn.LazyLinear(num_classes)
+
+
 class Larger(Net):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels * 2, num_classes)

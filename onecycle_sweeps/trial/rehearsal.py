@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from onecycle_sweeps import datasets, scheduler
 from onecycle_sweeps.config import nodes, schema
@@ -93,6 +94,11 @@ def _with_gradients(config: Config, facts: Facts, device: str) -> tuple[Learner,
         net = build.make_net(config, offered)
     if not isinstance(net, nn.Module):
         raise ValueError(f"model._target_={node['_target_']} must make a torch.nn.Module, got {kind_of(net)}")
+    if lazy := [name for name, one in net.named_parameters() if is_lazy(one)]:
+        raise ValueError(
+            f"model._target_={node['_target_']} must know the shapes of its parameters, and {lazy[0]} is of a lazy "
+            "module that was not called: call it in the constructor, with zeros in the shape of a batch"
+        )
     with _reporting("model", "model.normalisation must be the means and deviations of the channels", node):
         data = _few(config, facts, getattr(net, "normalisation", None), device)
     if not any(p.requires_grad for p in net.parameters()):
