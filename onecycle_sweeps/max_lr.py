@@ -327,16 +327,11 @@ def _loss(model: nn.Module, loss_fn: Callable[..., Any] | None, batch: Any) -> A
 
 
 def _number(loss: Any) -> float:
-    """The loss as a number. Raises ValueError for anything else, and for one that is negative."""
+    """The loss as a number. Raises ValueError for anything else."""
     if isinstance(loss, Tensor) and loss.numel() == 1:
         loss = loss.item()
     if isinstance(loss, bool) or not isinstance(loss, Real):
         raise ValueError(f"step must return the loss, one number, got {_kind(loss)}")
-    if loss < 0:
-        raise ValueError(
-            f"the loss must be at least 0, got {float(loss):.4g}: a range test ends where it is 4 times its lowest "
-            "value; add a constant to it"
-        )
     return float(loss)
 
 

@@ -340,6 +340,21 @@ def blobs(run: Any) -> None:
             run.evaluated(accuracy=(model(given).argmax(1) == wanted).float().mean())
 
 
+def density(run: Any) -> None:
+    """A function whose loss, a negative log-likelihood, falls below 0."""
+    inputs, _ = points()
+    spread = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([spread], lr=0.1)
+    for _ in run.steps(optimizer, total_steps=20 * run.epochs):
+        loss = (spread + 0.5 * (0.01 * inputs / spread.exp()) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(loss)
+        if run.evaluation_due:
+            run.evaluated(loss=loss.item())
+
+
 def counting(run: Any, early: bool) -> None:
     """A function that counts its steps, and saves the count before or after it changes."""
     weight = nn.Parameter(torch.ones(1))

@@ -316,6 +316,14 @@ def test_a_range_test_that_was_stopped_starts_again(runs_dir: Path):
     assert trial.run(folder)["status"] == "finished"
 
 
+def test_a_loss_that_may_be_negative_is_trained_and_has_no_range_test(runs_dir: Path):
+    density = ("loop=function", "loop.measure=loss", "loop.goal=min", "loop._target_=own_loops.density")
+    _, result = run(runs_dir, *density, "max_lr=1", "epochs=2")
+    assert result["status"] == "finished" and result["metrics"]["final/val_loss"] < 0
+    with pytest.raises(TrialFailed, match=r"at least 0, got -.* add a constant"):
+        run(runs_dir, *density, "task=range_test")
+
+
 def test_a_loss_can_be_its_headline_and_a_file_of_a_parameter_counts_by_its_content(runs_dir: Path, tmp_path: Path):
     text = tmp_path / "book.txt"
     text.write_text("so we beat on, boats against the current " * 20)

@@ -349,13 +349,19 @@ def scheduling(model: nn.Module, optimizer: Optimizer, batch: Any) -> Tensor:
     return loss
 
 
+def below_zero(model: nn.Module, _: Optimizer, batch: Any) -> Tensor:
+    loss = cross_entropy(model(batch[0]), batch[1]) - 100
+    loss.backward()
+    return loss
+
+
 MISUSES = {
     "an update of its own": (stepping, r"must not call optimizer\.step"),
     "a scheduler": (scheduling, "must not change the learning rate"),
     "no gradients": (lambda model, _, batch: cross_entropy(model(batch[0]), batch[1]), r"loss\.backward"),
     "no loss": (lambda *_: None, "must return the loss, one number, got a NoneType"),
     "a loss per sample": (lambda *_: torch.zeros(4), r"got a tensor of shape \(4,\)"),
-    "a negative loss": (lambda *_: -1.0, "at least 0, got -1"),
+    "a negative loss": (below_zero, r"at least 0, got -9"),
 }
 
 

@@ -90,6 +90,12 @@ def test_a_first_batch_without_the_samples_that_have_most_of_the_loss_is_no_dive
     assert len(list(until_diverged(Seen(i, loss) for i, loss in enumerate(losses)))) == len(losses)
 
 
+def test_a_loss_that_falls_below_zero_is_refused_and_no_divergence() -> None:
+    losses = [0.5 - 0.02 * i for i in range(100)]
+    with pytest.raises(ValueError, match=r"at least 0, got -0\.02"):
+        list(until_diverged(Seen(i, loss) for i, loss in enumerate(losses)))
+
+
 def test_a_test_that_never_diverges_runs_to_its_end() -> None:
     assert len(list(until_diverged(Seen(i, 2.3) for i in range(100)))) == 100
 

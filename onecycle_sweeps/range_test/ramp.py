@@ -91,7 +91,8 @@ def until_diverged(steps: Iterable[S]) -> Iterator[tuple[S, float]]:
 
     A step diverges if its loss is not finite, or if the smoothed loss is above 4 times the lowest smoothed loss so far
     (fastai's rule, for losses that cannot be negative). The mean of the first MIN_POINTS losses is not judged: where a
-    few samples have most of the loss, it rises by more than that when the first of them comes.
+    few samples have most of the loss, it rises by more than that when the first of them comes. Raises ValueError for a
+    negative loss.
     """
     descent = Descent()
     for step in steps:
@@ -113,9 +114,15 @@ class Descent:
     lowest: float = math.inf
 
     def after(self, loss: SupportsFloat) -> "Descent":
-        """The losses with one more."""
+        """The losses with one more; raises ValueError for a negative one, for which the rule has no meaning."""
+        value = float(loss)
+        if value < 0:
+            raise ValueError(
+                f"the loss of a range test must be at least 0, got {value:.4g}: the test ends where it is "
+                f"{DIVERGED_ABOVE:g} times its lowest value; add a constant to it, or set max_lr yourself"
+            )
         lowest = min(self.lowest, self.smoothed) if self.count >= MIN_POINTS else math.inf
-        return Descent(self.count + 1, BETA * self.average + (1 - BETA) * float(loss), lowest)
+        return Descent(self.count + 1, BETA * self.average + (1 - BETA) * value, lowest)
 
     @property
     def smoothed(self) -> float:
