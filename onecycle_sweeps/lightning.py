@@ -25,6 +25,7 @@ class Schedule(Callback):
         self._steps = TrainerSteps(by) if is_run(by) else None
         self._policy: Any = by
         self._global_step = 0
+        self._accumulate = 1
         self._on_sigterm: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -38,6 +39,7 @@ class Schedule(Callback):
             name, count = type(pl_module).__name__, len(trainer.optimizers)
             raise ValueError(f"{name}.configure_optimizers must return one optimizer for a Schedule, got {count}")
         optimizer, self._global_step = trainer.optimizers[0], trainer.global_step
+        self._accumulate = trainer.accumulate_grad_batches
         if self._steps is None:
             check_groups(optimizer, self._policy(0).momentum is not None)
             return
@@ -47,6 +49,8 @@ class Schedule(Callback):
         asked = trainer.estimated_stepping_batches
         if asked == float("inf"):
             raise ValueError("a Trainer that is a trial must have max_epochs or max_steps, got neither")
+        if asked < 0:
+            raise ValueError("a Trainer that is a trial must have max_steps if its training data have no length")
         if not trainer.enable_validation:
             raise ValueError(
                 "a Trainer that is a trial must validate: it needs a validation_step, a validation loader, and a "
@@ -79,11 +83,21 @@ class Schedule(Callback):
         """See Lightning."""
         if self._steps is None:
             return
+        if trainer.accumulate_grad_batches != self._accumulate:
+            raise ValueError(
+                f"accumulate_grad_batches must stay {self._accumulate} in a trial, whose length follows from it, got "
+                f"{trainer.accumulate_grad_batches}: give it to the Trainer in place of a callback"
+            )
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:
             # Lightning has divided it, also in a last step of an epoch that has fewer batches.
             self._steps.add(loss * trainer.accumulate_grad_batches)
         if trainer.global_step == self._global_step:
+            if not pl_module.automatic_optimization:
+                raise ValueError(
+                    f"{type(pl_module).__name__} must step its optimizer in each batch, by which a trial's length is "
+                    f"counted, and did not in batch {batch_idx}: take larger batches in place of accumulating gradients"
+                )
             return
         self._global_step = trainer.global_step
         due = self._steps.after_update()

@@ -47,9 +47,10 @@ class TrainerSteps:
         self._losses.append(loss.detach())
 
     def after_update(self) -> bool:
-        """Log the step's loss after its update; returns whether to evaluate."""
-        if self._losses:
-            self.run.log(self._reduce(torch.stack(self._losses)))
+        """Log the step's loss after its update; returns whether to evaluate. Raises ValueError if there is no loss."""
+        if not self._losses:
+            raise ValueError("training_step must return the loss, and returned none in a whole step")
+        self.run.log(self._reduce(torch.stack(self._losses)))
         self._losses = []
         self.awaits_evaluation = self.run.evaluation_due
         return self.awaits_evaluation

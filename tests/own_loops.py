@@ -122,6 +122,8 @@ def mistaken(run: Any, mistake: str, at: int = 3) -> None:
         run.steps(optimizer, loader, epochs=2)
     rounds = 2 if mistake == "accumulates alone" else 1
     for step, (given, wanted) in run.steps(optimizer, loader, epochs=run.epochs, accumulate=rounds):
+        if step == at and mistake == "stops early":
+            break
         loss = functional.cross_entropy(model(given), wanted)
         loss.backward()
         if mistake == "zeroes before its updates":

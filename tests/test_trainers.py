@@ -193,6 +193,70 @@ def test_a_trainer_that_does_not_validate_is_refused(runs_dir: Path):
         trial.run(folder)
 
 
+class Unfit:
+    """What a module or its trainer may be that is no trial."""
+
+    @staticmethod
+    def manual(module: Any) -> None:
+        def step(batch: Any, batch_idx: int) -> torch.Tensor:
+            loss = torch.nn.functional.cross_entropy(module.layers(batch[0]), batch[1])
+            module.manual_backward(loss)
+            if batch_idx % 2:
+                module.optimizers().step()
+            return loss
+
+        module.automatic_optimization, module.training_step = False, step
+
+    @staticmethod
+    def silent(module: Any) -> None:
+        step = module.training_step
+
+        def training_step(batch: Any, batch_idx: int) -> None:
+            module.manual_backward(step(batch, batch_idx))
+            module.optimizers().step()
+
+        module.automatic_optimization, module.training_step = False, training_step
+
+    @staticmethod
+    def accumulating(module: Any) -> Any:
+        from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+        del module
+        return GradientAccumulationScheduler({0: 1, 1: 2})
+
+    @staticmethod
+    def stopping(module: Any) -> Any:
+        from lightning.pytorch.callbacks import EarlyStopping
+
+        del module
+        return EarlyStopping("val_loss", min_delta=100.0, patience=1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
+@pytest.mark.parametrize(
+    ("unfit", "message"),
+    [
+        (Unfit.manual, "must step its optimizer in each batch, .* not in batch 0"),
+        (Unfit.silent, "training_step must return the loss"),
+        (Unfit.accumulating, "accumulate_grad_batches must stay 1 .* got 2"),
+        (Unfit.stopping, "left its loop after 10 of 20 steps"),
+    ],
+)
+def test_a_training_whose_steps_are_not_those_of_the_policy_is_refused(
+    lightning: Any, runs_dir: Path, unfit: Callable[[Any], Any], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    ours, fit = importlib.import_module("onecycle_sweeps.lightning"), lightning.Trainer.fit
+
+    def unfit_fit(trainer: Any, module: Any, **data: Any) -> None:
+        trainer.callbacks += filter(None, [unfit(module)])
+        fit(trainer, module, **data)
+
+    monkeypatch.setattr(ours.Trainer, "fit", unfit_fit)
+    with pytest.raises(TrialFailed, match=message):
+        run(runs_dir, *IN_LIGHTNING, "max_lr=0.01", "epochs=4")
+
+
 def in_lightning(
     lightning: Any, scheduled: Callable[[Any], Any], folder: Path, resumed: Path | None = None, **settings: Any
 ) -> tuple[Any, list[Hyper]]:

@@ -307,13 +307,17 @@ class Run:
             raise self.raised
         if self._inner is None:
             raise self._mistake("returned without a step: its loop must be over run.steps")
-        if self._turn is not None:
+        if self._turn is not None and (self._turn.logged or self._turn.updates):
             # The function has left its loop in this turn, which may be the last one.
             self._end_turn()
+        self._turn = None
         done = self._last.step + 1 if self._last else self._course.start
         self._ended = self._ended or self._course.has_diverged()
         if not self._ended and done < self.total_steps:
-            raise self._mistake(f"left its loop after {done} of {self.total_steps} steps")
+            raise self._mistake(
+                f"left its loop after {done} of {self.total_steps} steps: a trial takes all of them, so leave out what "
+                "stops a training early"
+            )
         if not self._ended and self._last and self._last.found is None and self._course.must_evaluate(done):
             raise self._mistake(f"must call run.evaluated after its last step, {done - 1}")
 
