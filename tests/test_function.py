@@ -1,13 +1,14 @@
 """A training function of the user's own as a trial: what it can do, and what it is told that it does wrong."""
 
 import re
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler, TensorDataset
 
 import own_loops
 from onecycle_sweeps import journal, trial
@@ -132,6 +133,34 @@ def test_a_checkpoint_with_the_generators_of_samplers_alone_goes_on_as_it_would_
     drawn.manual_seed(4)
     found = [batch for (batch,) in islice(LoaderBatches(loader, 10, ours).batches(state), 20)]
     assert torch.equal(torch.stack(found), torch.stack(expected))
+
+
+class Bucketed(Sampler[list[int]]):
+    """Batches whose order follows from the epoch alone."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        drawn = torch.randperm(8, generator=torch.Generator().manual_seed(self.epoch))
+        yield from drawn.view(4, 2).tolist()
+
+
+def around_a_sampler() -> Sampler[list[int]]:
+    return BatchSampler(DistributedSampler(range(8), 1, 0), 2, drop_last=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [Bucketed, around_a_sampler])
+def test_a_batch_sampler_is_told_which_epoch_begins(make: Any):
+    loader = DataLoader(range(8), batch_sampler=make())  # type: ignore[arg-type]
+    drawn = [batch.tolist() for batch in islice(LoaderBatches(loader, None, torch.device("cpu")).batches(), 8)]
+    again = make()
+    for epoch in (0, 1):
+        again.set_epoch(epoch) if make is Bucketed else again.sampler.set_epoch(epoch)
+        assert drawn[4 * epoch : 4 * epoch + 4] == list(again)
+    assert drawn[:4] != drawn[4:]
 
 
 def test_one_that_does_not_save_starts_again_and_says_so(runs_dir: Path, beside: Path):

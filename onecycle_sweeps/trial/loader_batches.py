@@ -74,7 +74,9 @@ class LoaderBatches:
 
     def _begin_epoch(self) -> None:
         """Tell a sampler or a data set that orders itself by epoch which one begins."""
-        for part in (getattr(self.loader, "sampler", None), getattr(self.loader, "dataset", None), self.loader):
+        batch_sampler = getattr(self.loader, "batch_sampler", None)
+        samplers = (getattr(self.loader, "sampler", None), getattr(batch_sampler, "sampler", None), batch_sampler)
+        for part in (*samplers, getattr(self.loader, "dataset", None), self.loader):
             if set_epoch := getattr(part, "set_epoch", None):
                 set_epoch(self.epoch)
 
