@@ -156,6 +156,30 @@ def test_a_trainer_with_other_epochs_is_refused(runs_dir: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("examples")
+def test_a_trainer_with_several_evaluations_records_all_and_logs_the_rates_used(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sentences, logged = importlib.import_module("sentences"), list[float]()
+    settings, trainer = sentences.TrainingArguments, sentences.Trainer
+
+    class Logging(trainer):
+        def __init__(self, *arguments: Any, eval_dataset: Any, **parts: Any) -> None:
+            super().__init__(*arguments, eval_dataset={"all": eval_dataset, "few": [eval_dataset[0]]}, **parts)
+
+        def log(self, logs: dict[str, float], *more: Any) -> None:
+            logged.extend([logs["learning_rate"]] if "learning_rate" in logs else [])
+            super().log(logs, *more)
+
+    monkeypatch.setattr(sentences, "Trainer", Logging)
+    monkeypatch.setattr(sentences, "TrainingArguments", lambda **given: settings(**given, logging_steps=1))
+    folder, result = run(runs_dir, *IN_TRANSFORMERS, "loop.measure=few_loss", "epochs=2", "max_lr=0.01")
+    assert set(result["metrics"]) == {"seconds", "final/val_all_loss", "final/val_few_loss", "best/val_few_loss"}
+    assert result["metrics"]["final/val_all_loss"] != result["metrics"]["final/val_few_loss"]
+    assert logged == series(folder, journal.LR)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("examples")
 def test_accumulated_batches_are_one_step(runs_dir: Path):
     folder, result = run(
         runs_dir, *IN_LIGHTNING, "+loop.trainer={accumulate_grad_batches: 2}", "max_lr=0.01", "epochs=2"
