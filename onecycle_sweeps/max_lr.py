@@ -260,6 +260,11 @@ def _parts(model: Any, optimizer: Any, loss_fn: Any, loader: Any, step: Any) -> 
         raise ValueError("a loader, with loss_fn if the model does not return its loss, or step must be given")
     if step is not None and loss_fn is not None:
         raise ValueError("loss_fn and step exclude each other: step computes the loss itself")
+    if loss_fn is not None and (isinstance(loss_fn, type) or not callable(loss_fn)):
+        got = f"the class {loss_fn.__name__}" if isinstance(loss_fn, type) else kind_of(loss_fn)
+        raise ValueError(f"loss_fn must be a function of outputs and targets, such as nn.CrossEntropyLoss(), got {got}")
+    if loader is not None and not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise ValueError(f"loader must give batches, as a DataLoader or a list does, got {kind_of(loader)}")
     modules = (model, loss_fn) if isinstance(loss_fn, nn.Module) else (model,)
     if step is not None and loader is None:
         return Parts(model, optimizer, step, None, modules)
@@ -317,6 +322,8 @@ def _loss(model: nn.Module, loss_fn: Callable[..., Any] | None, batch: Any) -> A
         except ValueError as error:
             raise ValueError(f"{str(error).replace('a sample', 'a batch')}; or give step") from None
         outputs = _called(model, inputs)
+        if isinstance(outputs, dict):
+            outputs = outputs.get("logits", outputs)
         loss = loss_fn(getattr(outputs, "logits", outputs), targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise ValueError(f"the loss must be a tensor of one number, got {_kind(loss)}")

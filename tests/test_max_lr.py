@@ -236,6 +236,10 @@ def test_batches_are_pairs_longer_tuples_or_dicts(data: Examples) -> None:
         def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
             return {"loss": cross_entropy(self.net(inputs), labels)}
 
+    class WithLogits(Two):
+        def forward(self, inputs: Tensor, more: Any = None) -> Any:
+            return {"hidden": inputs, "logits": super().forward(inputs, more)}
+
     def result(kind: type[nn.Module], batches: Any, loss: Any = cross_entropy) -> float:
         torch.manual_seed(0)
         model = kind()
@@ -247,6 +251,7 @@ def test_batches_are_pairs_longer_tuples_or_dicts(data: Examples) -> None:
     assert result(Two, [{"inputs": inputs, "label": labels} for inputs, labels in data]) == rate
     assert result(WithLoss, [{"inputs": inputs, "labels": labels} for inputs, labels in data], None) == rate
     assert result(WithLoss, data, None) == rate
+    assert result(WithLogits, data) == rate
 
 
 def test_param_groups_keep_the_ratios_of_their_rates(data: Examples) -> None:
@@ -380,6 +385,9 @@ def test_a_step_that_would_spoil_the_test_is_refused(misuse: str, data: Examples
     [
         (lambda model, optimizer, data: (model, optimizer), "a loader"),
         (lambda model, optimizer, data: (model, [1], cross_entropy, data), "torch.optim.Optimizer"),
+        (lambda model, optimizer, data: (model, optimizer, data, cross_entropy), "loss_fn must be .* got a list"),
+        (lambda model, optimizer, data: (model, optimizer, nn.MSELoss, data), "got the class MSELoss"),
+        (lambda model, optimizer, data: (model, optimizer, cross_entropy, 16), "loader must give batches"),
         (lambda model, optimizer, data: ("model", optimizer, cross_entropy, data), "torch.nn.Module"),
         (lambda model, optimizer, data: (model, optimizer, cross_entropy, []), "no batch in its first pass"),
         (lambda model, optimizer, data: (model, optimizer, cross_entropy, iter(data)), "no batch in its second pass"),
