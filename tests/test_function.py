@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,29 @@ def test_a_batch_sampler_is_told_which_epoch_begins(make: Any):
         again.set_epoch(epoch) if make is Bucketed else again.sampler.set_epoch(epoch)
         assert drawn[4 * epoch : 4 * epoch + 4] == list(again)
     assert drawn[:4] != drawn[4:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [True, False])
+def test_processes_of_its_loader_that_are_stopped_with_it_are_no_failure(
+    runs_dir: Path, beside: Path, asked: bool, monkeypatch: pytest.MonkeyPatch
+):
+    folder, ended, read = made(runs_dir, *TRAIN, "checkpoint_minutes=1e-9"), list[bool](), own_loops.Noisy.__getitem__
+    reads = count()
+
+    def killed(data: own_loops.Noisy, place: int) -> Any:
+        if next(reads) == 50:
+            ended.append(asked)
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+        return read(data, place)
+
+    monkeypatch.setattr(own_loops.Noisy, "__getitem__", killed)
+    with pytest.raises(Stopped if asked else TrialFailed, match="pid 7"):
+        trial.run(folder, lambda: any(ended))
+    assert folder.state().status == ("waiting" if asked else "failed")
+    trial.run(folder)
+    assert journal.read(folder.journal).attempts[1].start == 12
+    assert outcome(folder) == undisturbed(beside, *TRAIN)
 
 
 def test_one_that_does_not_save_starts_again_and_says_so(runs_dir: Path, beside: Path):

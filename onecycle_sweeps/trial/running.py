@@ -26,6 +26,8 @@ log = logging.getLogger("onecycle_sweeps")
 WAIT_SECONDS = 0.2
 # How many attempts of other machines a file system's list may not show yet.
 MOST_UNSEEN = 8
+# How torch's error begins where a process that reads for a loader has died.
+LOST_WORKER = "DataLoader worker"
 # The folders of the trials whose logs get what is logged in this context.
 _LOGGED: ContextVar[tuple[Path, ...]] = ContextVar("logged", default=())
 
@@ -118,11 +120,14 @@ def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State 
         record.sync()
         trial.write("result", result, attempt=number)
     except (Stopped, Superseded) as reason:
-        log.info("attempt %d stops: %s", number, reason)
-        with suppress(OSError):
-            record.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
+        _note_end(attempt, reason)
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as error:
+        if attempt.stopped() and str(error).startswith(LOST_WORKER):
+            # What stops a trial, such as a service that ends, may have sent its signal to each process.
+            reason = Stopped(f"stopped with the processes of its loader, and goes on where it last saved: {error}")
+            _note_end(attempt, reason)
+            raise reason from error
         # Only the trial's own code raises the last two: Ctrl-C reaches only the launching process.
         raise _failed(trial, number, error, record) from error
     log.info("trial %s %s: %s", trial.signature, result["status"], result["cause"] or result["metrics"])
@@ -139,6 +144,12 @@ def _conclude(attempt: RunningAttempt, config: Config, code: Code, state: State 
         except OSError as error:
             log.error("the result is written, but the checkpoint or the journal could not be closed: %s", error)
     return result
+
+
+def _note_end(attempt: RunningAttempt, reason: Stopped | Superseded) -> None:
+    log.info("attempt %d stops: %s", attempt.number, reason)
+    with suppress(OSError):
+        attempt.journal.end("stopped" if isinstance(reason, Stopped) else "superseded", str(reason))
 
 
 def _drive(attempt: RunningAttempt, config: Config, code: Code, state: State | None) -> Training:
