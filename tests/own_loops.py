@@ -271,6 +271,8 @@ def unusual(run: Any, way: str) -> None:
     for step, _ in run.steps(optimizer, total_steps=6 * run.epochs):
         if way == "later group" and step == 5:
             optimizer.add_param_group({"params": model[4].parameters(), "lr_scale": 0.1})
+        if way == "evaluates before its updates" and run.evaluation_due:
+            run.evaluated(**found(model))
         if way == "closure":
             loss = optimizer.step(closure)
         else:
@@ -280,7 +282,11 @@ def unusual(run: Any, way: str) -> None:
             beside.step()
         run.log(loss if way == "rate in a tensor" else loss.item())
         last = step == 11
-        if run.evaluation_due and not (last and way == "evaluates after its loop"):
+        if (
+            run.evaluation_due
+            and way != "evaluates before its updates"
+            and not (last and way == "evaluates after its loop")
+        ):
             run.evaluated(**found(model))
         if last and way == "leaves its loop in the last step":
             break

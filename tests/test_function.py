@@ -309,6 +309,12 @@ def test_an_optimizer_whose_rate_does_not_follow_the_policy_is_told_once(runs_di
     assert "Adam of 2 tensors, 10 numbers, in 12 of 12 steps" in line and "policy" in line
 
 
+def test_evaluations_before_the_update_of_their_step_are_told(runs_dir: Path):
+    _, result = run(runs_dir, *of("unusual", "+loop.way=evaluates before its updates"))
+    (line,) = result["warnings"]
+    assert "run.evaluated was called 2 times before the update" in line
+
+
 @pytest.mark.parametrize("logs_all", [True, False])
 def test_a_step_of_several_batches_needs_the_loss_of_each(runs_dir: Path, logs_all: bool):
     folder = made(runs_dir, *TRAIN, "+loop.accumulate=4", f"+loop.logs_all={logs_all}")

@@ -336,6 +336,11 @@ def _train(
             f"run.log was not called in each turn of {run.partly_logged} of {count} steps, whose recorded loss is the "
             "mean over the other batches only: call it once for each batch"
         )
+    if run.evaluated_early:
+        warnings.append(
+            f"run.evaluated was called {run.evaluated_early} times before the update of its step, so that these values "
+            "are those of the net before this step: evaluate after optimizer.step()"
+        )
     if run.others:
         found = "; ".join(f"{what}, in {steps} of {count} steps" for what, steps in run.others.items())
         warnings.append(

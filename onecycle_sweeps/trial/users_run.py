@@ -124,6 +124,8 @@ class Run:
         self.others: Counter[str] = Counter((course.state or {}).get("others", {}))
         # The number of steps in which not every turn's loss was logged.
         self.partly_logged: int = (course.state or {}).get("partly_logged", 0)
+        # The number of evaluations that came before the update of their step.
+        self.evaluated_early: int = (course.state or {}).get("evaluated_early", 0)
         self.asked_epochs: int | None = None
         self.total_steps = 0
         self._name, self._course, self._measure = name, course, measure
@@ -245,6 +247,7 @@ class Run:
             if turn.found is not None:
                 raise self._mistake(f"called run.evaluated twice after step {turn.step}")
             turn.found = self._checked(found)
+            self.evaluated_early += not (turn.updates or turn.by_scaler)
             if self._turn is None:
                 self._course.evaluate(turn.step, turn.found)
 
@@ -494,7 +497,7 @@ class Run:
         assert self._batches
         kept = {key: value.state_dict() if hasattr(value, "state_dict") else value for key, value in offered.items()}
         told = {"skipped": int(self.skipped), "outdated": sorted(self.outdated), "others": dict(self.others)}
-        told["partly_logged"] = self.partly_logged
+        told |= {"partly_logged": self.partly_logged, "evaluated_early": self.evaluated_early}
         return {"function": kept, "batches": self._batches.state(), **told}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
