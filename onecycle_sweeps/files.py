@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar
+from weakref import WeakSet
 
 # The format of every file that is written. A file that names no format was written before there were formats, and has
 # format 0.
@@ -234,13 +235,26 @@ def check_format(path: Path, found: Any) -> None:
         raise UnknownFormat(f"{path} has format {found}, and {known}: use the version that wrote it")
 
 
+# A process that is forked, such as one that reads for a DataLoader, would have the locks of its parent until it ends.
+_locked: WeakSet[IO[bytes]] = WeakSet()
+
+
+def _close_locks() -> None:
+    for file in list(_locked):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_locks)
+
+
 def lock(
     path: Path, *, seconds: float | None = None, shared: bool = False, give_up: Callable[[], bool] = never
 ) -> IO[bytes]:
     """Lock the file at `path`, which is made if it is missing, until the returned file is closed or the process ends.
 
-    Waits for at most `seconds`, by default without a limit, or until `give_up()` is true; then raises AlreadyLocked.
-    Raises NoLocks where the file system does not support locks. Replacing or removing the file breaks the lock.
+    A process that is forked meanwhile has no part in the lock. Waits for at most `seconds`, by default without a limit,
+    or until `give_up()` is true; then raises AlreadyLocked. Raises NoLocks where the file system has no locks.
+    Replacing or removing the file breaks the lock.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -249,6 +263,7 @@ def lock(
         try:
             locked = _try_lock(file, path, shared)
             if locked and _is_at(file, path):
+                _locked.add(file)
                 return file
         except BaseException:
             file.close()

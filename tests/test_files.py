@@ -46,6 +46,23 @@ def test_bytes_that_are_no_text_are_damage(tmp_path: Path):
         files.read_json(tmp_path / "a.json")
 
 
+def test_a_lock_ends_with_the_process_that_took_it_whatever_that_has_forked(tmp_path: Path):
+    held, (reader, writer) = files.lock(tmp_path / "lock"), os.pipe()
+    if not (child := os.fork()):
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    try:
+        with pytest.raises(files.AlreadyLocked):
+            files.lock(tmp_path / "lock", seconds=0)
+        held.close()
+        files.lock(tmp_path / "lock", seconds=1).close()
+    finally:
+        os.close(writer)
+        os.close(reader)
+        os.waitpid(child, 0)
+
+
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 def test_a_file_system_without_locks_is_refused_in_one_line(runs_dir: Path, monkeypatch: pytest.MonkeyPatch, code: int):
     asked = request(runs_dir, *KEPT)

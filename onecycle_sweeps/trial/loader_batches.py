@@ -1,6 +1,6 @@
 """The batches of a user's own loader, epoch after epoch; they can begin at any batch, with the same random draws."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -38,7 +38,7 @@ class LoaderBatches:
         place = {"epoch": self.epoch, "taken": self.taken}
         return {**place, "at_start": self.at_start, "now": now, "warnings": self.warnings}
 
-    def batches(self, state: State | None = None) -> Iterator[Any]:
+    def batches(self, state: State | None = None) -> Generator[Any]:
         """The batches from the start, or from where `state` was kept.
 
         Raises ValueError for a loader without a batch, and for an iterator that has come to its end.

@@ -329,6 +329,8 @@ class Run:
     def _steps(self, policy: Policy, batches: LoaderBatches) -> Iterator[tuple[int, Any]]:
         with self._keeping_errors():
             found = batches.batches(self._course.state and self._course.state["batches"])
+            # The traceback of an error would keep the processes that read for the loader.
+            self._after.callback(found.close)
             for step in range(self._course.start, policy.total_steps):
                 for number in range(self._accumulate):
                     batch = next(found)
