@@ -34,6 +34,9 @@ class Schedule(TrainerCallback):
         self._steps = TrainerSteps(by, torch.sum) if is_run(by) else None
         self._policy: Any = by
         self._rate = 0.0
+        # What the evaluations of a step have found so far, and how many of them there are.
+        self._found: list[dict[str, float]] = []
+        self._evaluations = 1
         if self._steps is not None:
             if trainer is None:
                 raise ValueError("Schedule(run, trainer) needs the trainer, whose losses it records")
@@ -50,6 +53,8 @@ class Schedule(TrainerCallback):
             return loss
 
         trainer.training_step = training_step  # type: ignore[method-assign]
+        # The trainer evaluates each of several data sets by itself.
+        self._evaluations = len(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else 1
         trainer.create_optimizer()
         trainer.lr_scheduler = Unchanged(trainer.optimizer)  # type: ignore[arg-type]
         asked, loader = args.max_steps, trainer.get_train_dataloader()
@@ -91,7 +96,11 @@ class Schedule(TrainerCallback):
         """See transformers."""
         if self._steps is None or not self._steps.awaits_evaluation:
             return
-        found = {name: value for name, value in (metrics or {}).items() if not name.endswith(TIMES)}
+        self._found.append({name: value for name, value in (metrics or {}).items() if not name.endswith(TIMES)})
+        if len(self._found) < self._evaluations:
+            return
+        found = {name: value for one in self._found for name, value in one.items()}
+        self._found = []
         if not self._steps.evaluated(found):
             control.should_training_stop = True
 
@@ -108,6 +117,10 @@ class Unchanged(LRScheduler):
     def get_lr(self) -> list[float | torch.Tensor]:
         """The rates of the param groups."""
         return [group["lr"] for group in self.optimizer.param_groups]
+
+    def get_last_lr(self) -> list[float | torch.Tensor]:
+        """The rates that the last step had, which the trainer logs; a run sets those of the next one after it."""
+        return self.get_lr()
 
 
 def train(run: Any, trainer: Callable[[Any], Trainer]) -> None:
