@@ -91,6 +91,7 @@ def test_report_writes_its_files_and_prints_the_table(mixed: Sweep, capsys: pyte
         assert len(list(csv.DictReader(file))) == len(mixed.trials)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [[], ["5weeb1d0"], ["5wee"], ["runs/sweeps/5weeb1d0"], ["runs/sweeps/5weeb1d0/"]])
 def test_a_sweep_is_the_latest_or_an_id_or_a_prefix_or_a_path(
     mixed: Sweep, name: list[str], capsys: pytest.CaptureFixture[str]
@@ -453,6 +454,7 @@ def test_resume_says_that_a_search_goes_no_further(
     assert taken_up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, "", "format: 7\n"])
 def test_resume_names_the_missing_config_of_a_trial(
     tmp_path: Path, content: str | None, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
@@ -478,6 +480,7 @@ def test_files_that_were_moved_with_the_sweep_are_found(tmp_path: Path):
     assert paths.moved({"data": {"root": str(before)}}, before, now)["data"]["root"] == str(now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["sync", "ui", "resume"])
 def test_a_missing_database_is_named_and_not_created(
     tmp_path: Path, verb: str, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]

@@ -168,6 +168,7 @@ def test_every_preset_sweeps_without_a_flag_and_each_of_its_jobs_passes_the_chec
         check(config(preset, *job))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_every_published_row_is_one_of_the_presets_own(preset: str):
     facts = read(config(preset)["published"])
@@ -211,6 +212,7 @@ def test_published_figures_do_not_change_a_signature(runs_dir: Path):
     assert planner.plan(Request(with_figures)).signature == planner.plan(Request(bare)).signature
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["mnist_sample", "superconvergence_small"])
 def test_presets_whose_data_exists_are_planned_unchanged(preset: str, runs_dir: Path, real_data: Path):
     planner = Planner(runs_dir)
@@ -245,6 +247,7 @@ def test_the_piecewise_run_of_super_convergence_drops_at_50000_and_70000_of_8000
     assert ends == pytest.approx([0.35, 0.35, 0.035, 0.035, 0.0035, 0.0035])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "momentum", "weight_decay"),
     [

@@ -313,6 +313,7 @@ def links() -> list[tuple[str, str]]:
     return [(page, link) for page in pages for link in dict.fromkeys(re.findall(r"\]\((?!http)([^)]+)\)", text(page)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "link"), links())
 def test_a_link_leads_to_a_file_and_to_a_heading_that_is_there(page: str, link: str):
     path, _, anchor = link.partition("#")

@@ -216,6 +216,7 @@ def test_a_server_that_refuses_is_reported_with_what_to_do(doctor: Doctor, statu
     assert advice in told["tracking"]
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_reported_without_its_password(doctor: Doctor):
     status, told = doctor(f"tracking.uri=http://me:hunter2@127.0.0.1:{unused_port()}")
     assert status == 1
@@ -262,6 +263,7 @@ def test_the_doctor_accepts_the_overrides_of_a_sweep(doctor: Doctor, tmp_path: P
     assert (status, told["trial"]) == (0, "ok: it has 1437 training and 360 validation samples, and can take a step")
 
 
+@pytest.mark.slow
 def test_the_doctor_checks_every_trial_of_a_sweep_and_the_ends_of_a_search(doctor: Doctor, tmp_path: Path):
     search = "_target_: mine.Search\nparams: {batch_size: 'range(64, 2000)'}\n"
     write(tmp_path, {"my/hydra/sweeper/search.yaml": search})

@@ -92,6 +92,7 @@ def test_a_range_test_is_drawn_with_its_suggestions(tmp_path: Path, mode: str, s
     assert size(path)[0] == 750
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "end", [(5.0, math.nan, math.nan), (5.0, math.inf, math.inf), (5.0, 1e300, 1e299)], ids=["nan", "inf", "huge"]
 )

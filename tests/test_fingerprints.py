@@ -250,6 +250,7 @@ def test_data_of_a_users_own_loader_is_identified_by_the_files_below_root(tmp_pa
     assert planned(runs_dir, *overrides(f"+data.root={tmp_path / 'c'}")).signature == second.signature
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys",
     [
@@ -313,6 +314,7 @@ def test_files_that_this_program_writes_into_a_data_folder_do_not_count(tmp_path
     assert planned(Path("runs"), *overrides).signature != first.signature
 
 
+@pytest.mark.slow
 def test_photographs_in_the_working_folder_are_separate_from_its_runs(photos: Path, monkeypatch):
     monkeypatch.chdir(photos)
     overrides = asked(Path(), "data.root=.")

@@ -112,6 +112,7 @@ def test_a_failure_that_could_only_be_written_to_the_journal_is_known(runs_dir: 
     assert folder.state() == TrialState(FAILED, str(raised.value))
 
 
+@pytest.mark.slow
 def test_a_log_that_does_not_fit_on_the_disk_costs_no_result(
     runs_dir: Path, beside: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -160,6 +160,7 @@ def test_a_step_is_taken_when_it_is_drawn_and_none_after_the_loop_is_left(data: 
     assert len(updates) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1, 6, 13])
 def test_a_loop_that_goes_on_at_a_step_equals_one_that_was_not_left(data: ImageBatches, start: int):
     whole, parts, policy = made(data), made(data), OneCycle(0.1, TOTAL)

@@ -151,6 +151,7 @@ def test_a_grey_image_is_a_grey_photograph_to_the_net(tmp_path: Path):
     assert torch.equal(untrained(values), untrained.net(values.expand(-1, 3, -1, -1)))
 
 
+@pytest.mark.slow
 def test_other_numbers_of_channels_are_refused(timm: Any):
     with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
         torchvision_model(4, 7, SMALL)

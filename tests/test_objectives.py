@@ -121,6 +121,7 @@ def test_the_chance_level_of_a_language_model_is_the_entropy_of_its_tokens():
     assert LanguageModel().chance(torch.tensor([0, 0, 1, 3])) == close(1.5 * math.log(2))
 
 
+@pytest.mark.slow
 def test_mean_iou_is_over_all_pixels_and_leaves_ignored_ones_out():
     from torchmetrics.segmentation import MeanIoU
 

@@ -127,6 +127,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_what_a_function_sets_in_torch_ends_with_it(runs_dir: Path, function: Write, setting: str):
     before = SETTINGS[setting]()

@@ -466,6 +466,7 @@ def test_the_page_of_a_comparison_says_what_the_terminal_says(tmp_path: Path, ca
     assert page.count("<svg") > 2
 
 
+@pytest.mark.slow
 def test_a_page_of_runs_without_steps_has_their_ends(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "ends.csv"
     path.write_text("group,run,score\n" + "\n".join(f"{g},{i},{n}" for g in "ab" for i, n in enumerate(NOISE)))
@@ -584,6 +585,7 @@ def published(real_data: Path) -> Iterator[Path]:
     yield real_data / "public_runs"
 
 
+@pytest.mark.slow
 def test_the_direction_of_each_published_measure_is_right(published: Path, capsys: Any) -> None:
     _, claims = compared(capsys, published / "algoperf_v05.csv")
     goals = {"loss": -1, "wer": -1, "ssim": 1, "accuracy": 1, "mean_average_precision": 1, "bleu": 1}

@@ -62,13 +62,8 @@ def packed(of: Sequence[Learner], policies: Sequence[Policy] = POLICIES) -> Pack
     return Pack(of, policies, [Totals() for _ in of])
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        pytest.param(asked, id=name, marks=() if name in ("nesterov", "AdamW") else pytest.mark.slow)
-        for name, asked in OPTIMIZERS.items()
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_fifty_packed_steps_are_those_of_the_unpacked_trainings(tmp_path: Path, device: str, asked: tuple[str, ...]):
     alone, together = (learners(tmp_path / word, SMALL, *asked, device=device) for word in ("alone", "together"))
     taken = [list(steps(learner, policy)) for learner, policy in zip(alone, POLICIES, strict=True)]
@@ -222,7 +217,8 @@ def test_a_seed_of_a_range_test_that_diverges_at_once_ends_alone(runs_dir: Path,
     assert places == list(range(len(places))) and again > 61 and len(rates) - again == 61
 
 
-@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adamw"])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_pack_that_was_stopped_goes_on_to_the_same_bits(runs_dir: Path, beside: Path, device: str, optimizer: str):
     asked = (f"optimizer={optimizer}", "max_lr=0.01", "model.dropout=0.2", "epochs=3", f"device={device}")
     asked = (*asked, *(["deterministic=true"] if device == "cuda" else []))
@@ -252,6 +248,7 @@ def test_a_trial_of_a_stopped_pack_goes_on_alone_and_says_so(runs_dir: Path):
         assert series(folder, "train/loss")[0] == list(range(10))
 
 
+@pytest.mark.slow
 def test_each_member_ends_in_its_own_way(runs_dir: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys.modules[run_together.__module__], "CANCEL_CHECK_SECONDS", 0)
     fine, diverging = (made(runs_dir, *SHORT, "model=mlp", f"max_lr={rate}") for rate in (0.1, 1e9))
@@ -314,6 +311,7 @@ def test_an_error_in_a_packed_step_is_the_cause_of_each_member(runs_dir: Path, m
         assert folder.last_failure()["cause"] == str(found)
 
 
+@pytest.mark.slow
 def test_a_net_with_lazy_python_state_trains_alone(runs_dir: Path, caplog: pytest.LogCaptureFixture):
     asked = ("~model", "+model={_target_: test_pack.Branching}")
     together = [made(runs_dir, *SHORT, *asked, f"seed={seed}") for seed in (0, 1)]

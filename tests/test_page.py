@@ -208,6 +208,7 @@ def test_the_page_needs_nothing_beside_it(sweep: Sweep) -> None:
     assert beside == {path.name for path in sweep.report.iterdir()} - {report.PAGE}
 
 
+@pytest.mark.slow
 def test_the_only_script_of_the_page_is_ours_and_its_hash_alone_is_allowed_to_run(sweep: Sweep) -> None:
     text = (sweep.report / report.PAGE).read_text()
     assert re.findall(r"<script\b[^>]*>(.*?)</script>", text, flags=re.DOTALL) == [SCRIPT.read_text()]
@@ -376,6 +377,7 @@ def test_the_caption_says_where_diverged_trials_stand_in_the_order(tmp_path: Pat
     assert "accuracy 0" in caption and "t-test" not in caption, "no pair of two seeds was tested"
 
 
+@pytest.mark.slow
 def test_the_figure_of_differences_says_what_a_row_of_two_names_is(default: Sweep) -> None:
     comparison = compare(default)
     groups = figures.shown_groups([row.group for row in comparison.rows], comparison.outcomes)

@@ -36,6 +36,7 @@ def range_test(runs_dir: Path, *overrides: str) -> str:
     return test.signature
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [
@@ -255,6 +256,7 @@ def test_one_momentum_that_no_training_uses_is_reported_too(runs_dir: Path):
     assert line.startswith("optimizer.momentum=0.8 changes no training under policy=onecycle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "jobs",
     [

@@ -150,6 +150,7 @@ def test_file_builds_a_policy_at_max_lr_and_lists_all_its_keys(name: str) -> Non
     assert keys == {field.name for field in dataclasses.fields(policy)} - ADDED_BY_THE_TRIAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("onecycle_")])
 def test_file_states_the_defaults_of_its_class(name: str) -> None:
     policy: Any = built(name, 950)

@@ -75,6 +75,7 @@ def made(tmp_path: Path, runs_dir: Path) -> tuple[Sweep, list[Entry]]:
 ONE_SLOT = pool.slots("cpu", 1, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_what_a_worker_prints_goes_to_its_log_and_is_not_taken_for_an_answer(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
 ):
@@ -114,6 +115,7 @@ def test_a_worker_that_leaves_on_sigterm_does_not_fail_its_trial(
     assert seen.sweep.trial(made[1][0].signature).failure() is None
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_reported_in_one_line_with_its_log(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
 ):
@@ -263,6 +265,7 @@ def test_a_worker_that_closes_its_pipe_but_lives_on_is_killed_and_replaced(
     assert not Path(f"/proc/{first}").exists()
 
 
+@pytest.mark.slow
 def test_the_end_of_a_worker_is_noticed_even_if_its_child_holds_the_pipe_open(
     made: tuple[Sweep, list[Entry]], fake_worker: FakeWorker
 ):

@@ -87,6 +87,7 @@ def test_jobs_are_submitted_in_the_order_of_what_they_wait_for(runs_dir: Path):
 # Running
 
 
+@pytest.mark.slow
 def test_the_training_uses_the_rate_of_its_probe_which_is_confident_or_says_why_not(
     found: tuple[Path, Trial, TrialFolder],
 ):

@@ -63,6 +63,7 @@ def descent(x: np.ndarray) -> np.ndarray:
     return 2.3 - 1.6 / (1 + np.exp(-20 * (x - 0.35))) + np.where(x > 0.8, np.expm1(15 * (x - 0.8)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start_lr", "end_lr", "mode"),
     [

@@ -96,6 +96,7 @@ def test_an_attempt_that_is_asked_to_leave_at_its_last_step_finishes(runs_dir: P
     assert trial.run(folder, stop_after(STEPS))["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_what_was_written_after_the_checkpoint_is_made_again(
     runs_dir: Path, beside: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -132,6 +133,7 @@ def test_a_line_torn_after_the_checkpoint_is_said_and_costs_nothing(runs_dir: Pa
     assert outcome(folder) == undisturbed(beside, *KEPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train/loss", "val/accuracy"])
 def test_a_line_torn_before_the_checkpoint_is_said_and_its_steps_are_made_again(
     runs_dir: Path, beside: Path, name: str

@@ -46,6 +46,7 @@ def test_a_seed_is_that_of_python_and_numpy_too(runs_dir: Path, beside: Path) ->
     assert in_one_go(beside, *model, "seed=1")["weights"] != first["weights"]
 
 
+@pytest.mark.slow
 def test_a_range_test_comes_out_the_same_where_the_net_draws_from_python_and_numpy(
     runs_dir: Path, beside: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_two_setups_at_once_install_once(checkout: Checkout) -> None:
     first.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [

@@ -135,6 +135,7 @@ def test_points_wait_until_a_checkpoint_covers_them(made: Sweep):
     assert stored(made, "a") == written(trial, 1)
 
 
+@pytest.mark.slow
 def test_a_trial_without_a_checkpoint_has_a_run_without_points(made: Sweep):
     attempt(made.trial("a"), 0, 30)
     with made.trial("a").lock():
@@ -211,6 +212,7 @@ def test_a_trial_with_an_unreadable_journal_is_shipped_once_as_lost(made: Sweep)
     assert not tracking.is_due(made)
 
 
+@pytest.mark.slow
 def test_shipping_stops_between_two_batches_when_its_time_is_up_and_says_what_is_left(made: Sweep):
     attempt(made.trial("a"), 0, 1000)
     finish(made.trial("a"))
@@ -390,6 +392,7 @@ def opened() -> Iterator[list[Path]]:
     is_open = False
 
 
+@pytest.mark.slow
 def test_an_unchanged_sqlite_store_is_known_to_be_complete_without_mlflow(complete: Sweep):
     code = f"""
 import sys, pathlib

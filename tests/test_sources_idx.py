@@ -160,6 +160,7 @@ def test_real_idx_data_equals_torchvisions_own_tensors(real_data, tmp_path, name
     assert math.isclose(facts.std[0], pixels.std(dtype=np.float64), rel_tol=1e-12)
 
 
+@pytest.mark.slow
 def test_fashion_mnist_has_the_published_statistics(real_data, tmp_path):
     source = partial(idx.load, str(real_data), "FashionMNIST")
     facts = prepare(source, tmp_path / "cache", val_fraction=0, split_seed=0, classes=None)
@@ -170,6 +171,7 @@ def test_fashion_mnist_has_the_published_statistics(real_data, tmp_path):
 OF_IMAGES = [file for file in sorted((CONF / "data").glob("*.yaml")) if "\naugment:" in file.read_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", OF_IMAGES, ids=lambda file: file.stem)
 def test_every_yaml_of_images_uses_the_whole_official_parts(file: Path):
     node = composed(f"data={file.stem}").data

@@ -148,6 +148,7 @@ def test_at_a_stricter_level_the_detectable_effect_has_eighty_percent_power_too(
     assert detectable_effect(pairs, level) > detectable_effect(pairs)
 
 
+@pytest.mark.slow
 @given(st.lists(SAMPLES, min_size=1, max_size=6))
 def test_an_interval_at_holms_level_leaves_out_zero_exactly_where_the_adjusted_p_is_below_the_level(
     samples: list[list[tuple[float, float]]],

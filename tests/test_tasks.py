@@ -118,6 +118,7 @@ def test_a_trial_stopped_at_any_step_ends_as_one_that_was_not(
     assert outcome(folder) == undisturbed(beside, *SHORT, *overrides)
 
 
+@pytest.mark.slow
 def test_the_target_of_a_table_is_settled_before_the_signature(runs_dir: Path, houses: Path):
     asked = ("data=csv", f"data.path={houses}", "max_lr=0.01", "batch_size=32")
     price = planned(runs_dir, *asked, "data.label=price")
@@ -267,6 +268,7 @@ def test_a_gpts_gradients_are_those_of_double_precision_in_any_other():
     assert 1e-4 < errors[2] < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["python_docs", "shakespeare"])
 def test_nets_for_texts_are_trained_by_adamw_unless_another_optimizer_is_typed(data: str):
     assert composed(f"data={data}").optimizer._target_ == "torch.optim.AdamW"

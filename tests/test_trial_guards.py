@@ -91,6 +91,7 @@ def test_statistics_that_lag_are_doubted_and_recalibrated_ones_are_not(runs_dir:
     assert mended["ended"]["warnings"] == []
 
 
+@pytest.mark.slow
 def test_recalibration_changes_what_is_evaluated_and_nothing_of_the_training(runs_dir: Path):
     plain = undisturbed(runs_dir, *LAGGING)
     mended = undisturbed(runs_dir, *LAGGING, "bn_recalibrate=true")

@@ -20,7 +20,7 @@ EVALUATION_TOKENS = 2**14
 # Held-out text is looked for in the training text in stretches of so many tokens, a power of two: as a rule, fewer
 # repeat themselves in any text. A share of them that repeat, such as licences, is no reason for a warning. The training
 # text is searched in pieces.
-STRETCH, HARMLESS, SEARCHED = 64, 0.01, 2**22
+STRETCH, HARMLESS, SEARCHED = 64, 0.02, 2**22
 
 
 @dataclass(frozen=True)
