@@ -24,13 +24,13 @@ def text(path: str, context: int = 64, by: str = "characters", tokenizer: str | 
 def python_docs(context: int = 64, by: str = "characters", tokenizer: str | None = None) -> Text:
     """Python's own help texts (pydoc_data.topics), a third of a megabyte of English that needs no download.
 
-    Topics repeat each other's paragraphs, of which a held-out part would have many from the training part: each is
-    there once.
+    Topics repeat each other's paragraphs, so that much of what is held out would be in the training text as well: each
+    paragraph is there once.
     """
     from pydoc_data.topics import topics
 
-    paragraphs = (text for name in sorted(topics) for text in topics[name].split("\n\n"))
-    return _of("\n\n".join({text.strip(): text for text in paragraphs}.values()), context, by, tokenizer)
+    paragraphs = (paragraph for name in sorted(topics) for paragraph in topics[name].split("\n\n"))
+    return _of("\n\n".join({one.strip(): one for one in paragraphs}.values()), context, by, tokenizer)
 
 
 def read(path: str) -> str:
