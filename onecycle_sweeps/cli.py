@@ -145,7 +145,7 @@ def status(which: Sweep) -> int:
     report.show_status(which, Console(highlight=False))
     if is_own(which.folder) and not jobs.goes_on_alone(which, least=1):
         complain(
-            "trials that wait for room among your jobs are submitted by status --watch: the sweep has no job that could"
+            "trials wait for room among your jobs, and no job of the sweep is left to submit them: run status --watch"
         )
     return 0
 

@@ -105,7 +105,7 @@ class Record:
     def missing(self, steps: int, evaluated: set[int]) -> str | None:
         """What is missing of the first `steps` steps and the evaluations after `evaluated` steps; None if complete."""
         if not (self.covers(TRAIN_LOSS, steps) and self.covers(LR, steps)):
-            return f"not every step below {steps}"
+            return f"gaps in its steps below {steps}"
         found = {b.step + 1 for b in self.blocks if any(map(is_of_val, b.metrics))}
         if missing := sorted(evaluated - found):
             return f"no evaluation after step {missing[0] - 1}"

@@ -95,8 +95,9 @@ class Schedule(Callback):
         if trainer.global_step == self._global_step:
             if not pl_module.automatic_optimization:
                 raise ValueError(
-                    f"{type(pl_module).__name__} must step its optimizer in each batch, by which a trial's length is "
-                    f"counted, and did not in batch {batch_idx}: take larger batches in place of accumulating gradients"
+                    f"{type(pl_module).__name__} must step its optimizer in each batch, since a trial counts its "
+                    f"steps by batches, but did not in batch {batch_idx}: take larger batches in place of "
+                    "accumulating gradients"
                 )
             return
         self._global_step = trainer.global_step

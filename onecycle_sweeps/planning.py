@@ -283,8 +283,8 @@ class Planner:
         foreign = [one["_target_"] for _, one in keys.targets(node) if not one["_target_"].startswith(OURS)]
         if foreign and not (named.prints or afresh or was_read) and folder.is_dir():
             self.remarks.append(
-                f"the data of {foreign[0]} is what an earlier command read: no key of data names a file or folder, so "
-                "changes go unnoticed; rerun=true reads it again, and +data.files=[PATH] names the files that it reads"
+                f"the data of {foreign[0]} is used as an earlier command read it: no key of data names a file or "
+                "folder, so changes go unnoticed; rerun=true reads it again, and +data.files=[PATH] names its files"
             )
         facts = datasets.prepare(load, folder, check=check, afresh=afresh, **schema.split(config))
         self._read.add(cache)

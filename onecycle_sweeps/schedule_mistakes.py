@@ -223,13 +223,13 @@ def _missed(one: Positions, done: int, total: int) -> Mistake | None:
         )
     if taken < end - 1 and done >= total:
         return Mistake(
-            "horizon", f"{one.name} took only {taken} of its {end} steps: its horizon must be that of the loop"
+            "horizon", f"{one.name} took only {taken} of its {end} steps: plan it for as many as the loop has"
         )
     if taken > end:
         back = " and swings back up" if one.swings else ""
         return Mistake(
             "horizon",
-            f"{one.name} ends after {end} steps{back}, and took {taken}: its horizon must be that of the loop",
+            f"{one.name} ends after {end} steps{back}, but took {taken}: plan it for as many as the loop has",
         )
     return None
 
@@ -412,8 +412,8 @@ def _swing(seen: Observed) -> Mistake | None:
     at = int(np.argmin(rates))
     return Mistake(
         "horizon",
-        f"the rate fell to {rates[at]:.3g} at step {seen.start + at} and swung back up to {rise[-1]:.3g}: the horizon "
-        "of the schedule must be that of the loop",
+        f"the rate fell to {rates[at]:.3g} at step {seen.start + at} and swung back up to {rise[-1]:.3g}: plan the "
+        "schedule for as many steps as the loop has",
     )
 
 

@@ -171,7 +171,7 @@ class TrialFolder:
         if end < result["steps"]:
             raise Damaged(f"the journal in {self.journal} is damaged: it ends at step {end} of {result['steps']}")
         if self.resolved() is None:
-            raise Damaged(f"{self.path / 'resolved.json'} is missing, which records the result's rate and code")
+            raise Damaged(f"{self.path / 'resolved.json'}, the record of the result's rate and code, is missing")
 
     def unusable(self) -> Unreadable | None:
         """Why the records of earlier attempts cannot be reused or continued; None if they can."""
@@ -430,10 +430,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         try:
             content = yaml.load(data, Loader=LOADER)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise Damaged(f"{path} is damaged (no YAML)") from error
+            raise Damaged(f"{path} is damaged (not YAML)") from error
         found = files.split_format(path, content)[1]
         if _sum_is_right(data) is False:
-            raise Damaged(f"{path} is damaged (not as it was written)")
+            raise Damaged(f"{path} is damaged (its checksum does not match)")
         return found
 
     return files.once_whole(path.parent, read)

@@ -212,7 +212,7 @@ def test_dates_of_a_csv_file_are_those_of_the_same_table_in_parquet(tmp_path: Pa
     found, (doubt,) = table.encoded({"train": pandas.DataFrame(of_text.train.inputs)})
     # Numbers, and where the gaps are.
     assert found["train"].shape == (60, 2)
-    assert doubt == f"column day has dates ({', '.join(words)}), which are taken for numbers"
+    assert doubt == f"column day has dates ({', '.join(words)}), which count as numbers"
     assert rows.describe(of_text, HOLD_OUT).doubts[0].startswith("column day has dates")
 
 

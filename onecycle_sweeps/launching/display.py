@@ -60,7 +60,7 @@ class Display:
         if self.reused:
             found = f"{self.reused} of {len(self.sweep.trials)} results"
             since = f", though code has changed since ({', '.join(self.changed)})" if self.changed else ""
-            self._print(f"{found} were there already and are reused{since}: rerun=true makes them again")
+            self._print(f"{found} were there already and are reused{since}: rerun=true trains them again")
         if self._live:
             self._live.start()
         return self

@@ -300,7 +300,7 @@ def main(path: Path) -> None:
     """On the node: answer the question at `path`, in a file beside it."""
     question = files.read_json(path)
     if question is None:
-        raise FileNotFoundError(f"{path}, the doctor's question, is not visible from {HOST}")
+        raise FileNotFoundError(f"{path}, which the doctor has just written, is not visible from {HOST}")
     findings = [asdict(finding) for finding in _findings_on_node(question)]
     files.write_json(path.with_name("answer.json"), {"host": HOST, "findings": findings})
 

@@ -131,7 +131,7 @@ class Worker:
     def ending(self) -> str:
         """How the process ended, in a line."""
         if self._was_killed:
-            return f"the worker closed its pipe and lived on, so it was killed after {END_SECONDS:g} s"
+            return f"the worker closed its pipe but did not exit, so it was killed after {END_SECONDS:g} s"
         return f"the worker {how_it_ended(self.process.exitcode)}"
 
     def leave(self) -> None:
@@ -311,7 +311,7 @@ def start_process(
         except (EOFError, ConnectionError) as error:
             if attempt == 2:
                 raise OSError(
-                    "the process that forks workers died: is there memory left, and may another process be started?"
+                    "the process that starts workers died: check for free memory and for a limit on processes"
                 ) from error
         else:
             break

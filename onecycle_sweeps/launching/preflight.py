@@ -124,7 +124,7 @@ def _unlike(headlines: Mapping[Measure, Config]) -> str | None:
         return None
     named = (f"{headline.name} ({headline.goal}) of {_what(config)}" for headline, config in headlines.items())
     return (
-        f"a sweep compares its trainings by one measure, and those of this one have several: {'; '.join(named)}. "
+        f"a sweep compares its trainings by one measure, but this one's have several: {'; '.join(named)}. "
         "Run a sweep for each, or choose a measure that all have: objective.headline=loss, or `measure` of a training "
         "function"
     )

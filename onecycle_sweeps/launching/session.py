@@ -165,7 +165,7 @@ class Session:
             return remarks, [f"report: {page}", *rest]
         shown = max(1, room - 1)
         more = len(remarks) - shown
-        told = f"report, with {more} further remark{'s' * (more > 1)} that the next line prints: {page}"
+        told = f"report, with {more} more remark{'s' * (more > 1)}, which the next command prints: {page}"
         return remarks[:shown], [told, f"{invocation()} report {which}", *rest]
 
     def close(self) -> None:

@@ -29,6 +29,6 @@ def refuse_probabilities(scores: Tensor, dim: int) -> None:
     values = precise(scores)
     if (values >= 0).all() and torch.allclose(values.sum(dim), values.new_ones(()), atol=1e-3):
         raise ValueError(
-            "must return scores of any size, and its scores of each sample are probabilities, which sum up to 1: "
+            "must return scores of any size, but its scores of each sample are probabilities, which sum to 1: "
             "leave out the softmax at its end, which is part of the loss"
         )

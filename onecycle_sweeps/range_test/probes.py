@@ -174,7 +174,7 @@ def _found(
     doubts: list[str] = []
     if best in (min(scores), max(scores)):
         side = "lowest" if best == min(scores) else "highest"
-        doubts.append(f"the {side} rate of the short trainings, {start.rate * 2.0**best:.2g}, was the best")
+        doubts.append(f"the best rate, {start.rate * 2.0**best:.2g}, is the {side} that the short trainings tried")
     # A training that takes no sample twice cannot memorise: its samples may just be easier than those of val.
     trained = last[best].trained if last[best].steps > epoch else None
     if trained is not None and scores[best] - trained > MEMORISED * way:
@@ -197,7 +197,7 @@ def _found(
         is_outweighed = at < start.rate and last[best].steps >= OUTWEIGHING
         if not is_outweighed and scores.get(0, math.inf) - scores[best] > FLAT * way:
             doubts.append(
-                f"the range test found {start.rate:.2g} and short trainings {at:.2g}, a factor of {factor:.1f}"
+                f"the range test found {start.rate:.2g}, but short trainings {at:.2g}, a factor of {factor:.1f} apart"
             )
         # A rate far above the range test's may be at the edge of stability, where longer trainings diverge.
         at = min(at, start.rate)

@@ -55,8 +55,8 @@ PROBE_LEGEND = (
     ("range test", BEGAN_FROM),
 )
 PROBE_CAPTION = (
-    "Each dot is a short training by the policy itself, to its end. Shaded: the interval of max_lr. An adaptive "
-    "optimizer, and a policy that stays near its peak, get half of the rate that the trainings say. A training that "
+    "Each dot is a complete short training by the policy itself. Shaded: the interval of max_lr. With an adaptive "
+    "optimizer, or a policy that stays near its peak, max_lr is half of the rate that was found. A training that "
     "diverged has no dot."
 )
 MOST_PROBES = 12

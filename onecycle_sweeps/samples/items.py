@@ -75,9 +75,9 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
         offered |= of_targets | {"class_values": targets.class_values()}
     digest = _digest(source)
     doubts += [
-        f"items of the {name} dataset differ when they are read again with the same seeds, so trials of one seed, "
-        "and a trial that was stopped, get other samples: draw from torch, NumPy or random, or from a generator in an "
-        "attribute of the dataset"
+        f"items of the {name} dataset differ when they are read again with the same seeds, so trials of one seed get "
+        "different samples, and so does a trial that was stopped: draw from torch, NumPy or random, or from a "
+        "generator in an attribute of the dataset"
         for name, part in source.parts().items()
         if len(part) and _length(name, part) in digest.split(",")
     ]

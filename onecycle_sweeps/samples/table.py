@@ -55,7 +55,7 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
             kept[name] = "number"
             if _numbers_rows(column):
                 doubts.append(
-                    f"column {name} numbers the rows, and where they are sorted that tells the target: "
+                    f"column {name} numbers the rows, which gives away the target if they are sorted: "
                     f"data.drop=[{name}] leaves it out"
                 )
         elif column.nunique() == len(column):
@@ -97,7 +97,7 @@ def _clipped(found: Mapping[str, np.ndarray], frames: Mapping[str, DataFrame], n
             shown = first_few([f"{value:g}" for value in values])
             doubts.append(
                 f"column {name} has {len(values)} value{'s' * (len(values) > 1)} more than {FURTHEST:g} standard "
-                f"deviations from the mean ({shown}), clipped there: mend or drop what is an error"
+                f"deviations from the mean ({shown}), clipped there: correct or drop those that are errors"
             )
         for array in found.values():
             np.clip(array[:, at], -FURTHEST, FURTHEST, out=array[:, at])
@@ -141,7 +141,7 @@ def _texts_as_dates(parts: dict[str, DataFrame]) -> list[str]:
         for part, dates in found.items():
             parts[part] = _with_column(parts[part], name, dates)
         shown = first_few(list(dict.fromkeys(columns[texts[0]].dropna())), 2)
-        doubts.append(f"column {name} has dates ({shown}), which are taken for numbers")
+        doubts.append(f"column {name} has dates ({shown}), which count as numbers")
     return doubts
 
 
@@ -193,7 +193,7 @@ def _marks_as_gaps(parts: dict[str, DataFrame]) -> list[str]:
             parts[part] = _with_column(frame, name, numbers[part])
         shown, rows = first_few(list(dict.fromkeys(words))), sum(map(len, columns.values()))
         doubts.append(
-            f"column {name} has numbers, and in {len(words)} of {rows} rows words ({shown}), which are taken for gaps"
+            f"column {name} has numbers, but words in {len(words)} of {rows} rows ({shown}), which count as gaps"
         )
     return doubts
 

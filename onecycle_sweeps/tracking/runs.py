@@ -151,7 +151,7 @@ class Runs:
         if not self.ledger.parent:
             return run_data.shortened(description, limit)
         # A link is no text from which credentials have to be taken.
-        links, room, left = [f"[all curves over each other]({ui.overlay_page(self.sweep)})"], LINKS_LENGTH, 0
+        links, room, left = [f"[all curves together]({ui.overlay_page(self.sweep)})"], LINKS_LENGTH, 0
         for name, run_id in self._named_runs():
             link = f"[{name}]({ui.run_page(self.sweep, run_id)})"
             room -= len(link)
@@ -324,7 +324,8 @@ def check_store(sweep: Sweep) -> None:
     nearby = [folder / file.name for folder in (sweep.runs_dir.parent, sweep.runs_dir, Path.cwd())]
     uri = next((f"sqlite:///{found}" for found in nearby if found.is_file()), "sqlite:///...")
     raise StoreUnreachable(
-        f"{file}, the database of sweep {sweep.id}, is missing: say where it is, or is to be, by tracking.uri={uri}"
+        f"{file}, the database of sweep {sweep.id}, is missing: type where it is, or where to make another, as "
+        f"tracking.uri={uri}"
     )
 
 

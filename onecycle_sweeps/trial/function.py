@@ -333,13 +333,13 @@ def _train(
         warnings.append(f"a GradScaler skipped {skipped} of {count} updates")
     if run.partly_logged:
         warnings.append(
-            f"run.log was not called in each turn of {run.partly_logged} of {count} steps, whose recorded loss is the "
-            "mean over the other batches only: call it once for each batch"
+            f"in {run.partly_logged} of {count} steps run.log was not called for every batch, so the recorded loss is "
+            "the mean over the others only: call it once for each batch"
         )
     if run.evaluated_early:
         warnings.append(
-            f"run.evaluated was called {run.evaluated_early} times before the update of its step, so that these values "
-            "are those of the net before this step: evaluate after optimizer.step()"
+            f"run.evaluated was called {run.evaluated_early} times before the update of its step, so its values are "
+            "those of the net before that step: evaluate after optimizer.step()"
         )
     if run.others:
         found = "; ".join(f"{what}, in {steps} of {count} steps" for what, steps in run.others.items())
@@ -353,7 +353,7 @@ def _train(
             "an earlier value: call run.checkpoint after the change, or give it an object with a state_dict"
         )
     if run.asked_epochs not in (None, config["epochs"]):
-        warnings.append(f"epochs={config['epochs']} was asked for, and the function trained {run.asked_epochs}")
+        warnings.append(f"epochs={config['epochs']} was asked for, but the function trained {run.asked_epochs}")
     elif not run.knows_epochs and config["epochs"] != schema.DEFAULT_EPOCHS:
         warnings.append(
             f"epochs={config['epochs']} does not change how long {function_node.name(config)} trains, which does not "

@@ -51,8 +51,8 @@ class LoaderBatches:
                 self.epoch, skipped = self.epoch + bool(skipped), 0
             if self.epoch and getattr(self.loader, "num_workers", 0) and getattr(self.loader, "persistent_workers", 0):
                 self._warn(
-                    "the loader's worker processes began anew in a resumed attempt, so what they draw at random in "
-                    "later epochs is not what it would have been: persistent_workers=False begins anew in each epoch"
+                    "the loader's worker processes began anew when the trial went on, so their random draws in later "
+                    "epochs are not those of a training that was not stopped: use persistent_workers=False"
                 )
         while self.loader is None:
             yield None
@@ -87,8 +87,9 @@ class LoaderBatches:
         """Bring all generators to where they were when the checkpoint was saved."""
         if lacking := self._set_generators(state["now"]):
             self._warn(
-                f"the loader's generator {', '.join(lacking)} was not there in a resumed attempt, so what it draws is "
-                "not what it would have been: create it with the loader's parts, not when the first sample is read"
+                f"the loader's generator {', '.join(lacking)} was not there when the trial went on, so its draws are "
+                "not those of a training that was not stopped: create it with the loader's parts, not when the first "
+                "sample is read"
             )
 
     def _set_generators(self, state: State) -> list[str]:

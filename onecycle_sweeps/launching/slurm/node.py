@@ -95,7 +95,7 @@ def _submit_waiting(found: Sweep) -> None:
             for line in waiting.submit(found, give_up=give_up):
                 print(line, file=sys.stderr)
         except (client.SlurmError, PermissionError, Unreadable) as error:
-            print(f"what waits was not submitted: {error}", file=sys.stderr)
+            print(f"the trials that wait were not submitted: {error}", file=sys.stderr)
 
 
 def _reason_not_to_run(trial: TrialFolder, submission: Submission) -> str | None:

@@ -20,8 +20,8 @@ IN_FLIGHT_PAUSE = 1.0
 ROOM_SECONDS = 10.0
 # Who submits what waits for room where jobs cannot, by the setting `wait`.
 WATCHED = {
-    True: "this command submits what waits, and status --watch does once this command has ended",
-    False: "status --watch has to submit what waits, since a single job of the sweep still counts when it ends",
+    True: "this command submits them, or status --watch if this command has ended",
+    False: "status --watch has to submit them, since the only job of the sweep still counts while it ends",
 }
 
 
