@@ -1,4 +1,4 @@
-"""Which learning-rate policy, and which maximum rate, is best for a model on its data: sweeps that answer it."""
+"""Sweeps that find out which learning-rate policy, and which maximum rate, is best for a model on its data."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""Functions on a GPU that are captured as a CUDA graph and replayed, and a learner that computes its gradients so.
+"""Functions on a GPU that are captured as a CUDA graph and replayed, and a learner that computes its gradients by one.
 
 In the step of a small net the GPU waits for Python to start its kernels; a replay starts all of them at once.
-What Python itself decides during a step is frozen in a graph, so a net that decides anything trains without one.
+What Python decides during a step is frozen in a graph, so a net whose Python code makes decisions trains without one.
 """
 
 import logging

@@ -83,7 +83,7 @@ def run(hydra: Mapping[str, Any], config: Mapping[str, Any], job_id: str | None,
 
 
 def returned(overrides: Sequence[str], value: float, sweeper: DictConfig) -> JobReturn:
-    """What a launch returns of a job to its sweeper.
+    """What a launch returns to its sweeper for a job.
 
     A job without a value has failed: Optuna ends with a traceback if it is told NaN, and Nevergrad takes it for a loss.
     A grid reads no values, and goes on.

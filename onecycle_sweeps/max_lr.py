@@ -170,7 +170,7 @@ def find_max_lr(
     The rate rises from start_lr to end_lr in `steps` steps, or until the loss diverges or is not finite. By default it
     rises to 10 for SGD and to 1 for other optimizers.
 
-    A batch of the loader is (inputs, targets), a longer tuple whose last element are the targets, or a dict with the
+    A batch of the loader is (inputs, targets), a longer tuple whose last element is the targets, or a dict with the
     targets under labels, label, target or y. It is moved to the model's device, and the loss is
     loss_fn(model(inputs), targets). Without loss_fn the model gets the whole batch and returns its loss, as those of
     transformers do. The loader begins anew where it ends.

@@ -108,7 +108,7 @@ def is_adaptive(optimizer: Optimizer) -> bool:
 
 
 def _length_of_a_step(optimizer: Optimizer, size: float) -> float:
-    """How far the tenth step by gradients of one size leads, 0 if it cannot be taken. RAdam's first ones are SGD's."""
+    """The length of the tenth step with gradients of one size, as RAdam's first ones are SGD's; 0 if it fails."""
     kind = type(optimizer)
     # The rate may be 0 so far, and fused kernels may need a GPU.
     ours = {"lr": 1e-3, "fused": False, "capturable": False}

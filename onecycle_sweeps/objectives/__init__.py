@@ -22,7 +22,7 @@ def mean_over(scores: Tensor, targets: Tensor, ignored: int, label_smoothing: fl
 def refuse_probabilities(scores: Tensor, dim: int) -> None:
     """Raise ValueError for class scores that are probabilities along `dim`, those of a net that ends in a softmax.
 
-    The cross-entropy takes the softmax itself. Of a second one, no loss is far below that of chance.
+    The cross-entropy takes the softmax itself; after a second one, no loss can be far below that of chance.
     """
     if scores.shape[dim] < 2 or not scores.numel():
         return

@@ -38,7 +38,7 @@ ADDED = (FILE, SOURCE, tracking.RUN_PARAMS)
 # What a column of numbers has where a value is absent, and where it is not a number. Other columns have these as words.
 ABSENT = ("", "na", "n/a", "#n/a", "#na", "<na>", "none", "null")
 NOT_A_NUMBER = re.compile(r"[+-]?(?:nan|1\.#(?:ind|qnan))", re.IGNORECASE)
-# What in a measure's name tells its goal, each with a number behind it or not: `fid50k`, `map50`.
+# What in a measure's name tells its goal; some have a number behind them: `fid50k`, `map50`.
 GOALS: dict[Goal, str] = {
     "min": r"loss|error|\berr|err\b|perplexity|brier|distance|divergence|rmse|nll|bpc|seconds|time|"
     r"\b(?:wer|cer|eer|ece|fid|kid|fvd|lpips|ppl|n?mse|msle|s?mape|n?mae|bp[bd]|crps|kl)(?:\d+k?)?\b",

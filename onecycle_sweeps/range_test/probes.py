@@ -18,21 +18,21 @@ SEED = 1_000_003
 FEWEST, FEWEST_OF_LAST = 20, 30
 # The rates of the first trainings, which are about half as long, as powers of 2 times the range test's rate.
 FIRST = (1, -1, -3, -5)
-# The last trainings are at the best of these rates and an octave below and above it. At most so many more follow:
-# beyond the best one where it is at the end, and else at the range test's own rate.
+# The last trainings are at the best of these rates and an octave below and above it. At most this many more follow:
+# beyond the best rate if it is the lowest or highest of them, else at the range test's own rate.
 FURTHER = 2
-# The rates that the range test and the trainings found agree within this factor. Beyond it, the lower one is as sure if
-# a short training at the range test's rate lost at most this share of the way from the untrained net's score.
+# The rates that the range test and the trainings found agree within this factor. Beyond it, the lower one is confident
+# too if a short training at the range test's rate lost at most this share of the way from the untrained net's score.
 AGREEING, FLAT = 2.5, 0.03
-# Short trainings of so many steps outweigh a range test, which has 200 by default, where they ask for less: with 380
-# steps they asked for 1/94 to 1/4 of its rate, and trainings of 6,000 steps lost at most 0.8 % at what they found. With
-# 128 steps, those of a language model lost up to 2.3 %.
+# Short trainings of at least this many steps outweigh a range test, which has 200 by default, if they find a lower
+# rate: with 380 steps they found 1/94 to 1/4 of its rate, at which trainings of 6,000 steps lost at most 0.8 %. At the
+# rates that short trainings of 128 steps found, a language model lost up to 2.3 %.
 OUTWEIGHING = 300
 # The share of the way from the untrained net's score to the best one's within which two scores are as good as equal.
 ALIKE = 0.01
-# Short trainings and the range test find rates that are too high for a policy that stays near its peak for more than
-# this share of its steps, since what is tolerated for 40 steps may be too high for hundreds, and for an adaptive
-# optimizer, whose steps do not shorten with the gradient: these get the second share of the rate.
+# The rate that was found is multiplied by the second number in two cases where it is too high: for a policy that stays
+# near its peak for more than this share of its steps, since what does no harm in 40 steps may do so in hundreds, and
+# for an adaptive optimizer, whose steps do not get shorter as the gradient does.
 LONG, SAFER = 0.25, 0.5
 
 

@@ -15,7 +15,7 @@ from onecycle_sweeps.range_test.fit import Curve, fit, fit_evenly
 from onecycle_sweeps.range_test.ramp import MIN_POINTS, Floats, checked, first
 
 MOST_RATES = 12
-# How many neighbours a running median is of; a wide one is for scatter, and for levels amid much scatter.
+# The number of values in a running median; the wide one is for scatter, and for levels amid much scatter.
 MEDIAN_OF, WIDE = 5, 21
 # Shares of the measure's rise at which Smith reads base_lr and max_lr, and the least rise that is enough for that; of a
 # measure that is no fraction, as a share of its first value.

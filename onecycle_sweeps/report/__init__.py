@@ -1,4 +1,4 @@
-"""What came of a sweep or of a trial: tables, figures and files."""
+"""The results of a sweep or of a trial: tables, figures and files."""
 
 from collections.abc import Iterator
 from pathlib import Path

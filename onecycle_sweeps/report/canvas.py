@@ -34,7 +34,7 @@ SOLID, DASHED, THIN = 2.6, 1.6, 0.9
 BLACK, GREY, GRID, MUTED, PAPER = "#000000", "#B0B0B0", "#E4E4E4", "#606060", "#FFFFFF"
 # How much of a colour its shades have, from the lightest to the darkest.
 SHADES = (0.36, 0.48, 0.6, 0.72, 0.84)
-# Sizes in inches: of a panel, of the space around what stands in it, and of lines of text in the files.
+# Sizes in inches: of a panel, of the space around its content, and of lines of text in the files.
 PANEL_WIDTH, PANEL_HEIGHT = 5.0, 3.0
 SPACE, LINE = 0.07, 0.19
 STEP = ticks.STEP

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A column of words becomes at most this many columns of numbers; rarer words share one.
 MOST_WORDS = 100
-# A column with at least so many different numbers is one of numbers if at most this share of its values are words.
+# A column with at least this many different numbers, and with words as at most this share of its values, has numbers.
 FEWEST_NUMBERS, MOST_MARKS = 10, 0.1
 # Numbers are clipped at this many standard deviations from the mean. A few rows at 45 of them made trainings diverge at
 # a rate that suited all other rows, and short trainings did not meet those rows.

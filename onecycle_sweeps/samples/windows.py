@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 # How many tokens are evaluated at once.
 EVALUATION_TOKENS = 2**14
-# Held-out text is looked for in the training text in stretches of so many tokens, a power of two: as a rule, fewer
-# repeat themselves in any text. A share of them that repeat, such as licences, is no reason for a warning. The training
-# text is searched in pieces.
+# Held-out text is looked for in the training text in stretches of this many tokens, a power of two: shorter ones repeat
+# in almost any text. There is no warning if at most this share of them repeat, such as licences. The training text is
+# searched in pieces.
 STRETCH, HARMLESS, SEARCHED = 64, 0.02, 2**22
 
 

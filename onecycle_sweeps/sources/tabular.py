@@ -42,9 +42,9 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
 def _of_text(file: Path, **options: Any) -> DataFrame:
     """A text file of rows as a table, with one kind of values in each column.
 
-    By default pandas reads in chunks, each with kinds of its own, and the code 00 is 0 where a chunk has only numbers.
-    Raises ValueError for rows with more values than there are names, of which pandas would make an index, so that each
-    column had the values of the next one.
+    By default pandas reads in chunks and decides on the kind of values in each: the code 00 becomes 0 in a chunk that
+    has only numbers. Raises ValueError for rows with more values than there are names: pandas would take the first
+    values as an index, so that each name gets the values of another column.
     """
     import pandas
 

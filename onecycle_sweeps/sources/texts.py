@@ -48,7 +48,7 @@ def read(path: str) -> str:
     texts = []
     for file in found:
         try:
-            # Without the mark of its encoding that a file may begin with, which is no text.
+            # utf-8-sig leaves out a byte order mark, with which a file may begin.
             texts.append(file.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} cannot be read as text in UTF-8: {error}") from error

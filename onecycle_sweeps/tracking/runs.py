@@ -147,10 +147,10 @@ class Runs:
             self.client.log_batch(run_id, metrics, (), [RunTag(key, value) for key, value in tags.items()])
 
     def _with_links(self, description: str, limit: int) -> str:
-        """A description, of at most so many characters, with links to the sweep's runs below its first paragraph."""
+        """A description of at most `limit` characters, with links to the sweep's runs below its first paragraph."""
         if not self.ledger.parent:
             return run_data.shortened(description, limit)
-        # A link is no text from which credentials have to be taken.
+        # Links have no credentials, so they need not be removed from them.
         links, room, left = [f"[all curves together]({ui.overlay_page(self.sweep)})"], LINKS_LENGTH, 0
         for name, run_id in self._named_runs():
             link = f"[{name}]({ui.run_page(self.sweep, run_id)})"

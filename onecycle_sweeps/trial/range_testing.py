@@ -23,8 +23,8 @@ EVALUATIONS = 20
 # ramp, to see whether the net memorises its samples.
 MANY_EPOCHS = 5
 TRAINED_BEFORE = (
-    "the net begins with trained weights (they are the same for every seed), on which range tests asked for 3 to 9 "
-    "times too much"
+    "the net begins with trained weights (they are the same for every seed), for which range tests found rates 3 to 9 "
+    "times too high"
 )
 
 

@@ -17,7 +17,7 @@ from onecycle_sweeps.launching.slurm.submissions import ENDED, Submission
 from onecycle_sweeps.sweep import Sweep
 from onecycle_sweeps.trial_folder import LOST, QUEUED, RUNNING, STOPPED, TrialFolder, is_own
 
-# After so many attempts in a row that saved no later step, a trial has failed.
+# A trial has failed once this many attempts in a row have saved no later step.
 MAX_FUTILE_ATTEMPTS = 4
 TAIL_BYTES = 4096
 # Why the cluster has ended a job whose trial may go on, by SLURM's state.
@@ -28,7 +28,7 @@ INTERRUPTIONS = {
 }
 # How long it may take until a node's last writes are visible here: longer if SLURM says that the job completed.
 LAG_SECONDS, COMPLETED_LAG_SECONDS = 1.0, 8.0
-# A job that SLURM does not know for so long is considered gone.
+# A job that SLURM has not known for this long is considered gone.
 MISSING_SECONDS = 30.0
 
 
@@ -105,9 +105,9 @@ def open_jobs(sweep: Sweep) -> Iterator[OpenJob]:
 
 
 def goes_on_alone(sweep: Sweep, least: int = 2) -> bool:
-    """Whether what waits for room, if anything does, is submitted by the jobs that are there: `least` at least.
+    """Whether nothing waits for room, or at least `least` jobs of the sweep are left, which submit what waits.
 
-    A job that ends counts itself until it has ended, so the only one of a user finds no room for the next.
+    The cluster counts a job until it has ended, so a user's only job finds no room for the next one.
     """
     return not submissions.postponed(sweep) or len(list(islice(open_jobs(sweep), least))) == least
 

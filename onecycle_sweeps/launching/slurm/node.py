@@ -37,7 +37,7 @@ from onecycle_sweeps.trial_folder import FAILED, STOPPED, TrialFolder  # noqa: E
 STOPPED_STATUS = 75
 SHIPPING_SECONDS = 10.0
 GRACE_SECONDS = 20.0
-# How long a job that ends waits for the lock of submissions, and then for room for another job: it still counts itself.
+# How long a job that ends waits for the lock of submissions, and then for room for another job: it still counts too.
 LOCK_SECONDS, ROOM_SECONDS = 60.0, 10.0
 # How long to wait for an earlier job that has the trial's lock: after a cancellation it may still be saving.
 BUSY_SECONDS, BUSY_PAUSE = 120.0, 1.0

@@ -14,12 +14,12 @@ from onecycle_sweeps.validation import NULL, SWITCH, Allowed, list_of, number, t
 Settings = Mapping[str, Any]
 
 LAUNCHER = "hydra/launcher=slurm"
-# A job gets the signal to save so long before its time limit, or a tenth of a short limit before: SLURM may send it up
-# to a minute early.
+# A job gets the signal to save this long before its time limit, or after nine tenths of a short limit. SLURM may send
+# it up to a minute early.
 NOTICE_SECONDS, NOTICE_SHARE = 120, 0.1
 NEVER_PARAMETERS = ("array", "dependency", "job-name", "name", "output", "error", "signal", "chdir", "time", "export")
-# Keys that the program reads itself, or that submitit has under another name. Those that submitit has not are options
-# of sbatch.
+# Keys that the program reads itself, or that submitit has under another name. Those that submitit lacks are options of
+# sbatch.
 READ_HERE = ("wait", "dry_run", "timeout_min", "mem_gb", "array_size")
 # The time limit of the job that writes the report, and for how many trials it gets a minute more.
 REPORT_MINUTES, TRIALS_PER_MINUTE = 10, 200
@@ -86,7 +86,7 @@ def notice(timeout_min: int) -> int:
 
 
 def light(settings: Settings, trials: int) -> dict[str, Any]:
-    """The settings of the job that writes the report on so many trials: one core, no GPU, and what they need.
+    """The settings of the job that writes the report: one core, no GPU, and the time and memory that the trials need.
 
     Its time limit is at most that of a trial, which the cluster accepts; without `mem_gb` the cluster decides.
     """

@@ -17,7 +17,7 @@ from onecycle_sweeps.launching.slurm import options
 from onecycle_sweeps.launching.slurm.options import Settings
 from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Entry, Sweep
 
-# So long after the record was written, the sbatch of a launching process that died may still be running.
+# For this long after the record was written, the sbatch of a launching process that died may still be running.
 IN_FLIGHT_SECONDS = 30.0
 # The status of a job in job.json after its end, or while its trial waits for room among the user's jobs.
 ENDED = "ended"
@@ -112,7 +112,7 @@ class Submission:
 def exclusive(sweep: Sweep, *, seconds: float | None = None) -> Iterator[bool]:
     """Hold the lock under which jobs of this RUNS_DIR are submitted and updated; yields whether it is held.
 
-    It yields False if another process has the lock for so many seconds, by default without a limit.
+    It yields False if another process keeps the lock for `seconds`; by default it waits without a limit.
     """
     try:
         lock = files.lock(sweep.runs_dir / "sweeps" / "jobs.lock", seconds=seconds)

@@ -18,7 +18,7 @@ QUERY_SECONDS, MAX_QUERY_SECONDS, QUERY_SHARE, QUERY_PAUSE = 3.0, 30.0, 0.01, 5.
 IN_FLIGHT_PAUSE = 1.0
 # How long the job that writes the report waits for the place of the last job, which may still be ending.
 ROOM_SECONDS = 10.0
-# Who submits what waits for room where jobs cannot, by the setting `wait`.
+# Who submits the trials that wait for room if jobs cannot, by the setting `wait`.
 WATCHED = {
     True: "this command submits them, or status --watch if this command has ended",
     False: "status --watch has to submit them, since the only job of the sweep still counts while it ends",
