@@ -138,7 +138,7 @@ class Verdict:
 
     def _notes(self) -> Iterator[str]:
         if len(set(self.lr_scales)) > 1:
-            yield f"of the param groups, each with its factor: {', '.join(f'{scale:.3g}' for scale in self.lr_scales)}"
+            yield f"factors of the param groups: {', '.join(f'{scale:.3g}' for scale in self.lr_scales)}"
         yield from (f"doubt: {doubt}" for doubt in self.doubts)
         if self.doubts:
             yield f"rates to try: {', '.join(f'{rate:g}' for rate in self.grid)}"

@@ -151,7 +151,9 @@ class TrialFolder:
             return TrialState(WAITING, job.get("cause") or (attempts[-1].cause if attempts else None))
         if attempts[-1].end == FAILED:
             return TrialState(FAILED, attempts[-1].cause)
-        return TrialState(LOST, f"attempt {attempts[-1].number} on {attempts[-1].host} left no result and no reason")
+        return TrialState(
+            LOST, f"attempt {attempts[-1].number} on {attempts[-1].host} ended without recording a result or a reason"
+        )
 
     def checked_result(self) -> Mapping[str, Any]:
         """The result, empty if there is none; raises Unreadable if a record that belongs to it is missing or damaged.

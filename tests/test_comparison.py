@@ -71,7 +71,7 @@ def test_each_failure_and_divergence_is_listed_with_its_cause(mixed: Sweep) -> N
     comparison = report.compare(mixed)
     (failed, why), (lost, how) = comparison.failures
     assert (failed, why) == ("clr max_lr=0.3 seed=2", "the disk is full")
-    assert lost == "wsd max_lr=0.3 seed=1" and "left no result" in how
+    assert lost == "wsd max_lr=0.3 seed=1" and "without recording a result" in how
     assert comparison.diverged == (("clr max_lr=0.3 seed=1", "the loss is nan at step 2"),)
     assert comparison.warnings == (("step max_lr=0.3 seed=0", "schedule/lr is off"),)
 

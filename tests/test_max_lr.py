@@ -271,7 +271,7 @@ def test_param_groups_keep_the_ratios_of_their_rates(data: Examples) -> None:
     assert verdict.lr_scales == pytest.approx((0.1, 1.0))
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.1]
     assert not any("lr_scale" in group for group in optimizer.param_groups)
-    assert "each with its factor: 0.1, 1" in repr(verdict)
+    assert "factors of the param groups: 0.1, 1" in repr(verdict)
 
 
 def test_a_scheduler_that_begins_at_zero_does_not_hide_the_rates(data: Examples) -> None:

@@ -106,7 +106,7 @@ def test_an_ambiguous_range_test_says_so_and_suggests_a_grid(runs_dir: Path):
     result = trial.run(folder)
     assert result["verdict"]["word"] == "ambiguous"
     (warning,) = [line for line in result["warnings"] if "raise range_test.end_lr" in line]
-    assert "; try the grid max_lr=" in warning
+    assert "; train at the grid max_lr=" in warning
     assert warning in folder.log.read_text()
 
 

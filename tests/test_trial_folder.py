@@ -99,7 +99,7 @@ def test_a_trial_whose_attempt_did_not_end_is_lost(folder: TrialFolder):
     assert lost.status == "lost"
     assert lost.cause is not None
     assert lost.cause.startswith("attempt 2 on ")
-    assert lost.cause.endswith(" left no result and no reason")
+    assert lost.cause.endswith(" ended without recording a result or a reason")
 
 
 def test_following_a_trial_reads_what_its_journal_has_gained_and_sees_what_a_fresh_look_sees(

@@ -337,14 +337,14 @@ def _as_planned(groups: ShownGroups) -> str:
     steps = sum(len(example.outcome.used.lr.steps) for example in examples)
     sentences: list[str] = []
     if off:
-        sentences.append(f"Used and planned differ: {'; '.join(off)}.")
+        sentences.append(f"The rate or momentum that was used is not the planned one: {'; '.join(off)}.")
     elif examples:
         are_shown = all(groups.styles[group].highlighted for group in groups.examples)
-        trials = f"the {len(examples)} trial{'s' * (len(examples) > 1)} shown"
+        trials = f"the {len(examples)} trials shown" if len(examples) > 1 else "the trial shown"
         whose = trials if are_shown else f"one trial of each of {len(examples)} groups"
-        sentences.append(f"Used equals planned, bit for bit, at every one of the {steps} steps taken by {whose}.")
+        sentences.append(f"Rate and momentum were as planned, bit for bit, at each of the {steps} steps of {whose}.")
     if unknown:
-        sentences.append(f"No plan to compare with: {few(unknown, UNKNOWN_SHOWN)}.")
+        sentences.append(f"What was planned is unknown: {few(unknown, UNKNOWN_SHOWN)}.")
     return " ".join(sentences)
 
 

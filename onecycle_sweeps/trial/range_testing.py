@@ -222,4 +222,5 @@ def _metrics(verdict: range_test.Judgement, tests: list[range_test.OneSeed], pla
 def ambiguous(verdict: Judgement | Found) -> list[str]:
     """A warning for each reason why the verdict is ambiguous, with the rates to try."""
     grid = ",".join(f"{rate:g}" for rate in verdict.grid)
-    return [f"the verdict is ambiguous: {doubt}; try the grid max_lr={grid} -m" for doubt in verdict.doubts]
+    about = "the verdict is ambiguous, so the rate may be far off"
+    return [f"{about}: {doubt}; train at the grid max_lr={grid} -m" for doubt in verdict.doubts]
