@@ -209,8 +209,8 @@ def picks(found: Sequence[Family], headline: Measure, *, on_val: bool) -> Iterat
         )
     elif picked and len({family.tried for family in found}) > 1:
         yield (
-            "The rates were picked on other samples than those quoted, but on the same trainings, of which a policy "
-            "that tried more rates had more to pick from: other seeds at the picked rates would remove this doubt."
+            "The rates were picked on other samples than those quoted, but from the same trainings, and a policy that "
+            "tried more rates had more of them to pick from: other seeds at the picked rates would remove this doubt."
         )
     edges = [(family, edge) for family in picked if (edge := _edge(family))]
     if at_edge := in_settings((f"{family.name} took the {edge}", group_name(family.setting)) for family, edge in edges):

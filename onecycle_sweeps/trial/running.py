@@ -212,7 +212,7 @@ def _usable_checkpoint(trial: TrialFolder, config: Config, code: Code) -> tuple[
         return None, [_warned(f"{error}: the trial starts again from step 0")]
     record = journal.read(trial.journal)
     if record.torn:
-        log.warning("%d lines of the journal in %s are torn", record.torn, trial.journal)
+        log.warning("%d lines of the journal in %s are incomplete and left out", record.torn, trial.journal)
     if state is None:
         steps = max((block.end for block in record.blocks), default=0)
         if schema.LOOP in config and config["task"] == schema.TRAIN and steps:
