@@ -174,7 +174,7 @@ def _found(
     doubts: list[str] = []
     if best in (min(scores), max(scores)):
         side = "lowest" if best == min(scores) else "highest"
-        doubts.append(f"the best rate, {start.rate * 2.0**best:.2g}, is the {side} that the short trainings tried")
+        doubts.append(f"the best rate, {start.rate * 2.0**best:.2g}, is the {side} of the longer short trainings")
     # A training that takes no sample twice cannot memorise: its samples may just be easier than those of val.
     trained = last[best].trained if last[best].steps > epoch else None
     if trained is not None and scores[best] - trained > MEMORISED * way:

@@ -20,8 +20,8 @@ IN_FLIGHT_PAUSE = 1.0
 ROOM_SECONDS = 10.0
 # Who submits the trials that wait for room if jobs cannot, by the setting `wait`.
 WATCHED = {
-    True: "this command submits them, or status --watch if this command has ended",
-    False: "status --watch has to submit them, since the only job of the sweep still counts while it ends",
+    True: "this command submits what waits, or status --watch if this command has ended",
+    False: "status --watch has to submit what waits, since the only job of the sweep still counts while it ends",
 }
 
 
