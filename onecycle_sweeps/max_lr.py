@@ -18,7 +18,7 @@ from onecycle_sweeps.policies import OneCycle, Policy
 from onecycle_sweeps.range_test import Judgement, OneSeed, Ramp, judge, median_of_peers, peers, smoothed, until_diverged
 from onecycle_sweeps.restoring import generators_restored, restored
 from onecycle_sweeps.samples.nested import apart
-from onecycle_sweeps.scheduler import apply, has_gradient, with_hooks
+from onecycle_sweeps.scheduler import apply, has_gradient, nested_optimizers, that_update
 from onecycle_sweeps.terminal import counting
 from onecycle_sweeps.validation import kind_of
 
@@ -347,7 +347,7 @@ def _kind(loss: Any) -> str:
 
 
 def _ramp(optimizer: Optimizer, start_lr: float | None, end_lr: float | None, steps: int) -> Ramp:
-    is_sgd = isinstance(with_hooks(optimizer) or optimizer, torch.optim.SGD)
+    is_sgd = any(isinstance(one, torch.optim.SGD) for one in nested_optimizers(optimizer))
     start, end = ENDS_OF_SGD if is_sgd else ENDS_OF_OTHERS
     try:
         return Ramp(start if start_lr is None else start_lr, end if end_lr is None else end_lr, steps)
@@ -429,12 +429,11 @@ def _no_update(optimizer: Optimizer) -> Iterator[None]:
     def refuse(*_: Any) -> None:
         raise ValueError("step must not call optimizer.step(): find_max_lr updates after it")
 
-    inner = with_hooks(optimizer)
-    handle = inner.register_step_pre_hook(refuse) if inner else None
+    handles = [one.register_step_pre_hook(refuse) for one in that_update(optimizer)]
     try:
         yield
     finally:
-        if handle:
+        for handle in handles:
             handle.remove()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from onecycle_sweeps import held_generators, seeding
+from onecycle_sweeps.scheduler import nested_optimizers
 
 Undo = Callable[[], None]
 
@@ -87,14 +88,6 @@ def _distinct(tensor: Tensor) -> Tensor:
 def _extra_state(module: nn.Module) -> Any:
     has_one = type(module).get_extra_state is not nn.Module.get_extra_state
     return copy.deepcopy(module.get_extra_state()) if has_one else None
-
-
-def nested_optimizers(optimizer: Optimizer) -> list[Optimizer]:
-    """The optimizer, and those that it wraps."""
-    found = [optimizer]
-    for one in found:
-        found += [held for held in vars(one).values() if isinstance(held, Optimizer) and held not in found]
-    return found
 
 
 def _of_optimizers(optimizers: list[Optimizer]) -> Iterator[Undo]:

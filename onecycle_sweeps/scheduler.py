@@ -187,7 +187,8 @@ class PolicyScheduler(LRScheduler):
 
         if inner := with_hooks(self.optimizer):
             self._calls_without_step = 1
-            inner.register_step_post_hook(note_step)
+            for one in that_update(inner):
+                one.register_step_post_hook(note_step)
             inner.register_load_state_dict_post_hook(apply_policy)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -283,3 +284,16 @@ def with_hooks(optimizer: Any) -> Optimizer | None:
         seen.append(optimizer)
         optimizer = getattr(optimizer, "optimizer", None)
     return None
+
+
+def nested_optimizers(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizer, and those that it wraps."""
+    found = [optimizer]
+    for one in found:
+        found += [held for held in vars(one).values() if isinstance(held, Optimizer) and held not in found]
+    return found
+
+
+def that_update(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimizer and those that it wraps, if they call hooks: SAM may call the step of its inner one only."""
+    return [one for one in nested_optimizers(optimizer) if with_hooks(one) is one]

@@ -25,7 +25,7 @@ from onecycle_sweeps.schedule_mistakes import (
     planned_rates,
     steps_of,
 )
-from onecycle_sweeps.scheduler import reference, scale_of, used, with_hooks
+from onecycle_sweeps.scheduler import nested_optimizers, reference, scale_of, that_update, used, with_hooks
 from onecycle_sweeps.validation import kind_of, whole
 
 if TYPE_CHECKING:
@@ -54,16 +54,20 @@ class Seen:
     _said: set[Kind] = field(default_factory=set, repr=False)
     _off: int = field(default=0, repr=False)
     _is_over: bool = field(default=False, repr=False)
+    # How deeply calls of a step are nested: a class may call that of its parent, or of an optimizer that it wraps.
+    _depth: int = field(default=0, repr=False)
 
     def __enter__(self) -> Self:
         inner = with_hooks(self.optimizer)
         if inner is None:
             raise ValueError(f"{type(self.optimizer).__name__} calls no hooks, so that its steps cannot be watched")
         self._first_rates = self._rates_in_use()
-        self._handles = [
-            inner.register_step_pre_hook(lambda *_: self._record()),
-            inner.register_load_state_dict_post_hook(lambda _: self._loads.append(len(self._rates))),
-        ]
+        self._handles = [inner.register_load_state_dict_post_hook(lambda _: self._loads.append(len(self._rates)))]
+        for one in that_update(inner):
+            self._handles += [
+                one.register_step_pre_hook(lambda *_: self._before_update()),
+                one.register_step_post_hook(lambda *_: self._after_update()),
+            ]
         return self
 
     def __exit__(
@@ -133,6 +137,14 @@ class Seen:
     def _rates_in_use(self) -> tuple[float, ...]:
         return tuple(float(group["lr"]) for group in self.optimizer.param_groups)
 
+    def _before_update(self) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            self._record()
+
+    def _after_update(self) -> None:
+        self._depth -= 1
+
     def _record(self) -> None:
         rates = self._rates_in_use()
         hyper = used(self.optimizer)
@@ -158,7 +170,7 @@ class Seen:
 
     def _find_schedulers(self) -> None:
         """Find torch's schedulers that hold this optimizer; the optimizer itself does not know them."""
-        for one in _schedulers_of(self.optimizer, with_hooks(self.optimizer)):
+        for one in _schedulers_of(*nested_optimizers(self.optimizer)):
             self._positions.setdefault(id(one), (one, []))
 
     def _note_positions(self) -> None:
@@ -210,9 +222,8 @@ def watch(optimizer: Optimizer, plan: Policy | int, *, start: int = 0, at_once: 
     return Seen(optimizer, plan, start, at_once)
 
 
-def _schedulers_of(*optimizers: Optimizer | None) -> Iterator[LRScheduler]:
+def _schedulers_of(*known: Optimizer) -> Iterator[LRScheduler]:
     """All of torch's schedulers that hold one of the optimizers."""
-    known = [optimizer for optimizer in optimizers if optimizer is not None]
     holders = gc.get_referrers(*known)
     # An object may keep its attributes in a dict; the dict then refers to the optimizer, and the object to the dict.
     attributes = [one for one in holders if type(one) is dict and any(one.get("optimizer") is own for own in known)]

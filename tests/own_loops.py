@@ -238,6 +238,21 @@ class Wrapped(torch.optim.Optimizer):
         return self.inner.step(closure)
 
 
+class Sharp(torch.optim.Optimizer):
+    """SAM as it is mostly written: an inner optimizer takes its updates, in methods of other names than `step`."""
+
+    def __init__(self, params: Any, **settings: Any) -> None:
+        super().__init__(params, settings)
+        self.inner = torch.optim.SGD(self.param_groups, **settings)
+        self.param_groups = self.inner.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        raise AssertionError("a closure is needed")
+
+    def second_step(self) -> None:
+        self.inner.step()
+
+
 def unusual(run: Any, way: str) -> None:
     """A right function that does something in an unusual way."""
     inputs, labels = points()
@@ -260,6 +275,8 @@ def unusual(run: Any, way: str) -> None:
         optimizer = torch.optim.SGD(model[:2].parameters(), **settings)
     if way == "wrapped":
         optimizer = Wrapped(optimizer)
+    if way == "inner":
+        optimizer = Sharp(model.parameters(), **settings)
     beside = torch.optim.Adam(model[4].parameters(), lr=1e-3) if way == "second optimizer" else None
 
     def closure() -> Tensor:
@@ -277,7 +294,7 @@ def unusual(run: Any, way: str) -> None:
             loss = optimizer.step(closure)
         else:
             loss = closure()
-            optimizer.step()
+            (optimizer.second_step if way == "inner" else optimizer.step)()
         if beside:
             beside.step()
         run.log(loss if way == "rate in a tensor" else loss.item())

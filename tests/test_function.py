@@ -287,7 +287,7 @@ def test_what_could_not_be_loaded_again_is_refused_when_it_is_first_saved(runs_d
 
 
 WAYS = [
-    *("closure", "subclass", "wrapped", "rate in a tensor", "later group", "scaled groups"),
+    *("closure", "subclass", "wrapped", "inner", "rate in a tensor", "later group", "scaled groups"),
     *("evaluates after its loop", "leaves its loop in the last step"),
 ]
 

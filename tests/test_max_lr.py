@@ -21,6 +21,7 @@ import onecycle_sweeps
 from onecycle_sweeps import OneCycle, PolicyScheduler, find_max_lr
 from onecycle_sweeps.max_lr import Verdict
 from onecycle_sweeps.range_test import OneSeed, Ramp, judge, until_diverged
+from own_loops import Sharp
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -419,12 +420,14 @@ def test_a_test_without_a_verdict_names_the_arguments_of_the_call(data: Examples
     assert "raise end_lr" in str(refusal.value) and "range_test." not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "sharp"])
 def test_the_ramp_has_the_ends_of_the_programs_own(name: str, data: Examples) -> None:
-    node = yaml.safe_load((ROOT / "conf" / "optimizer" / f"{name}.yaml").read_text())["range_test"]
+    file = "sgd" if name == "sharp" else name
+    node = yaml.safe_load((ROOT / "conf" / "optimizer" / f"{file}.yaml").read_text())["range_test"]
     model, _ = made()
-    kind = {"sgd": SGD, "adamw": AdamW}[name]
-    rates = find_max_lr(model, kind(model.parameters(), lr=0.1), cross_entropy, data, steps=100).tests[0].lrs
+    optimizer = {"sgd": SGD, "adamw": AdamW, "sharp": Sharp}[name](model.parameters(), lr=0.1)
+    optimizer.step = getattr(optimizer, "second_step", optimizer.step)
+    rates = find_max_lr(model, optimizer, cross_entropy, data, steps=100).tests[0].lrs
     whole = Ramp(float(node["start_lr"]), float(node["end_lr"]), 100)
     assert list(rates) == [whole(step).lr for step in range(len(rates))]
 

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import SWALR
 from onecycle_sweeps import CLR, Constant, Cosine, OneCycle, PolicyScheduler, Step, watch
 from onecycle_sweeps.policies import Policy
 from onecycle_sweeps.watching import ScheduleWarning, Seen
+from own_loops import Descent, Sharp
 
 EPOCHS, BATCHES = 10, 8
 TOTAL = EPOCHS * BATCHES
@@ -71,6 +72,14 @@ def loop(
 def test_a_right_loop_has_no_mistake(plan: Policy | int) -> None:
     assert kinds(loop(plan, onecycle)) == []
     assert kinds(loop(plan, lambda made: PolicyScheduler(made, POLICY))) == []
+
+
+@pytest.mark.parametrize("kind", [Descent, Sharp])
+def test_an_update_counts_once_whichever_steps_take_it(kind: Any) -> None:
+    made = kind([torch.nn.Parameter(torch.zeros(1))], lr=0.05, momentum=0.9)
+    made.step = getattr(made, "second_step", made.step)
+    seen = loop(POLICY, lambda made: PolicyScheduler(made, POLICY), made=made)
+    assert kinds(seen) == [] and seen.observed.count == TOTAL
 
 
 @pytest.mark.parametrize("plan", [POLICY, TOTAL])

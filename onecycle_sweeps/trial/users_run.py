@@ -20,8 +20,15 @@ from onecycle_sweeps.config.schema import Config
 from onecycle_sweeps.loop import StepTaken
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.policies import Hyper, Policy
-from onecycle_sweeps.restoring import nested_optimizers
-from onecycle_sweeps.scheduler import apply, has_gradient, momentum_of, used, with_hooks
+from onecycle_sweeps.scheduler import (
+    apply,
+    has_gradient,
+    momentum_of,
+    nested_optimizers,
+    that_update,
+    used,
+    with_hooks,
+)
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.trial.loader_batches import LoaderBatches
 from onecycle_sweeps.trial.optimizer import was_trained
@@ -413,14 +420,15 @@ class Run:
     # The optimizer
 
     def _watch(self, inner: torch.optim.Optimizer) -> None:
-        self._handles += [
-            inner.register_step_pre_hook(
-                # The first of the arguments is the optimizer.
-                lambda _, given, named: self._before_update(any(map(callable, (*given[1:], *named.values()))))
-            ),
-            inner.register_step_post_hook(lambda *_: self._after_update()),
-            register_optimizer_step_pre_hook(lambda other, *_: self._note_other(other)),
-        ]
+        self._handles.append(register_optimizer_step_pre_hook(lambda other, *_: self._note_other(other)))
+        for one in that_update(inner):
+            self._handles += [
+                one.register_step_pre_hook(
+                    # The first of the arguments is the optimizer.
+                    lambda _, given, named: self._before_update(any(map(callable, (*given[1:], *named.values()))))
+                ),
+                one.register_step_post_hook(lambda *_: self._after_update()),
+            ]
 
     def _note_other(self, other: torch.optim.Optimizer) -> None:
         """Count the steps in which an optimizer that is no part of the run's takes updates."""
@@ -434,7 +442,7 @@ class Run:
         self.others[f"{type(other).__name__} of {len(tensors)} tensors, {sum(p.numel() for p in tensors)} numbers"] += 1
 
     def _before_update(self, has_closure: bool) -> None:
-        # If the step of a class calls that of its parent class, the hooks run for both.
+        # If the step of a class calls that of its parent class, or of an optimizer within, hooks run for both.
         self._depth += 1
         if self._depth > 1:
             return
