@@ -25,6 +25,8 @@ DEEPEST, MOST_OBJECTS, MOST_ELEMENTS = 8, 1000, 64
 # Where loaders and samplers have torch's generators, perhaps as properties.
 OF_SAMPLERS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
 PARTS_OF_A_LOADER = ("sampler", "batch_sampler", "dataset")
+# What torch's modules and optimizers keep in attributes with these names is large, and has no generator.
+OF_TORCH = ("_parameters", "_buffers", "_modules", "state", "param_groups")
 HOLDS_NONE = (str, bytes, int, float, complex, type(None), type, ModuleType, np.ndarray, np.generic)
 
 
@@ -57,6 +59,16 @@ def of_loader(loader: Any) -> dict[str, Generator]:
     """The generators that a data loader and its parts hold, by names such as `sampler.generator`."""
     parts = {name: _at(loader, name) for name in (*OF_SAMPLERS, *PARTS_OF_A_LOADER)}
     return held(**parts, loader=loader)
+
+
+def of_net(model: Any, **others: Any) -> dict[str, Generator]:
+    """The generators that a model's modules and what trains it hold, by names such as `model.0.generator`."""
+    parts = {f"model.{name}": module for name, module in model.named_modules()}
+    found: dict[str, Generator] = {}
+    for name, part in (parts | others).items():
+        attributes = {key: value for key, value in getattr(part, "__dict__", {}).items() if key not in OF_TORCH}
+        found |= held(**{name: attributes})
+    return found
 
 
 def _at(one: Any, path: str) -> Any:

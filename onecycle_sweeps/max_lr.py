@@ -193,7 +193,10 @@ def find_max_lr(
         for make in makers:
             parts = make()
             ramp = _ramp(parts.optimizer, start_lr, end_lr, steps)
-            with generators_restored(parts.loader), restored(parts.modules, parts.optimizer):
+            with (
+                generators_restored(parts.loader, parts.modules, parts.optimizer),
+                restored(parts.modules, parts.optimizer),
+            ):
                 scales = _scale_groups(parts.optimizer)
                 taken = [taken for taken, _ in until_diverged(_counted(_steps(parts, ramp), count))]
             tests.append(OneSeed([one.lr for one in taken], [one.loss for one in taken]))

@@ -35,9 +35,12 @@ def restored(modules: Iterable[nn.Module], optimizer: Optimizer) -> Iterator[Non
 
 
 @contextmanager
-def generators_restored(loader: Any = None) -> Iterator[None]:
-    """A context after which the generators of Python, numpy and torch, and those in a data loader, are as before."""
-    with seeding.generators_kept(), held_generators.kept(held_generators.of_loader(loader)):
+def generators_restored(
+    loader: Any = None, modules: Iterable[nn.Module] = (), optimizer: Optimizer | None = None
+) -> Iterator[None]:
+    """A context after which the generators of Python, numpy and torch, and those that the parts hold, are as before."""
+    held = held_generators.of_loader(loader) | held_generators.of_net(nn.ModuleList(modules), optimizer=optimizer)
+    with seeding.generators_kept(), held_generators.kept(held):
         yield
 
 

@@ -167,7 +167,7 @@ def test_a_loader_begins_anew_and_its_generator_is_as_before(data: Examples) -> 
 
 
 @pytest.mark.slow
-def test_generators_that_a_data_set_and_a_sampler_hold_are_as_before(data: Examples) -> None:
+def test_generators_that_a_data_set_and_a_model_hold_are_as_before(data: Examples) -> None:
     class Noisy(TensorDataset):
         def __init__(self, *tensors: Tensor) -> None:
             super().__init__(*tensors)
@@ -179,9 +179,16 @@ def test_generators_that_a_data_set_and_a_sampler_hold_are_as_before(data: Examp
 
     noisy = Noisy(*(torch.cat(parts) for parts in zip(*data, strict=True)))
     loader = DataLoader(Subset(noisy, range(96)), batch_size=32)
-    before = noisy.of_numpy.bit_generator.state, noisy.of_python[0].getstate()
-    find_max_lr(*made(), cross_entropy, loader)
-    assert (noisy.of_numpy.bit_generator.state, noisy.of_python[0].getstate()) == before
+    model, optimizer = made()
+    drawn = torch.Generator()
+    model.register_forward_hook(lambda *given: given[2] + 0 * torch.rand(1, generator=drawn))
+
+    def states() -> list[Any]:
+        return [noisy.of_numpy.bit_generator.state, noisy.of_python[0].getstate(), drawn.get_state().tolist()]
+
+    before = states()
+    find_max_lr(model, optimizer, cross_entropy, loader)
+    assert states() == before
 
 
 @pytest.mark.slow

@@ -33,7 +33,6 @@ BLOCK_STEPS = 1000
 # An epoch has diverged if its mean loss, and the losses of half of its steps, are above this many times the untrained
 # net's loss.
 DIVERGED_FACTOR = 3.0
-OF_TORCH = ("_parameters", "_buffers", "_modules", "state", "param_groups")
 
 
 class Stopped(Exception):
@@ -336,13 +335,7 @@ def set_generators(state: State, device: torch.device) -> None:
 
 def _held(learner: Learner) -> dict[str, Any]:
     """The generators of their own that net, optimizer and objective draw from."""
-    parts = {f"model.{name}": module for name, module in learner.model.named_modules()}
-    found: dict[str, Any] = {}
-    for name, part in (parts | {"optimizer": learner.optimizer, "objective": learner.objective}).items():
-        # What torch's classes keep in attributes with these names is large, and has no generator.
-        attributes = {key: value for key, value in getattr(part, "__dict__", {}).items() if key not in OF_TORCH}
-        found |= held_generators.held(**{name: attributes})
-    return found
+    return held_generators.of_net(learner.model, optimizer=learner.optimizer, objective=learner.objective)
 
 
 def restore(learner: Learner, state: State) -> TrainingState:
