@@ -56,7 +56,10 @@ class TrainerSteps:
         return self.awaits_evaluation
 
     def evaluated(self, found: Mapping[str, Any]) -> bool:
-        """Record the values of an evaluation, without the prefix of their names, and begin the next step as `begin`."""
-        names = {name: OF_EVALUATION.sub("", name) for name in found if OF_EVALUATION.match(name)}
+        """Record the values of an evaluation, without the prefix of their names, and begin the next step as `begin`.
+
+        Lightning gives names such as `val_loss/dataloader_idx_1` to the values of several loaders.
+        """
+        names = {name: OF_EVALUATION.sub("", name).replace("/", "_") for name in found if OF_EVALUATION.match(name)}
         self.run.evaluated(**{short: found[name] for name, short in names.items()})
         return self.begin()

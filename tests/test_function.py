@@ -247,6 +247,7 @@ MISTAKES = {
     "no headline": "the measure accuracy",
     "per cent": r"fraction in \[0, 1\]",
     "no number": "numbers",
+    "odd name": "a measure's name must consist of .* got 'acc@5'",
     "evaluates twice": "twice after step 4",
     "goes on": "after its last step",
     "again": "twice",

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from onecycle_sweeps import journal, trial
 from onecycle_sweeps.policies import Hyper, OneCycle
 from onecycle_sweeps.scheduler import PolicyScheduler, used
+from onecycle_sweeps.trainer_steps import TrainerSteps
 from onecycle_sweeps.trial import Stopped, TrialFailed
 from onecycle_sweeps.trial_folder import TrialFolder
 from real_trials import made, series, stop_after
@@ -152,6 +154,12 @@ def test_a_trainer_with_other_epochs_is_refused(runs_dir: Path, monkeypatch: pyt
     monkeypatch.setattr(sentences, "TrainingArguments", lambda **given: settings(**given | {"num_train_epochs": 2}))
     with pytest.raises(TrialFailed, match=r"num_train_epochs=run\.epochs, 1 .* got num_train_epochs=2"):
         trial.run(folder)
+
+
+def test_the_values_of_several_loaders_have_names_of_measures():
+    found = dict[str, float]()
+    TrainerSteps(SimpleNamespace(evaluated=found.update)).evaluated({"val_loss/dataloader_idx_1": 0.5, "loss": 1.0})
+    assert found == {"loss_dataloader_idx_1": 0.5}
 
 
 @pytest.mark.slow

@@ -529,12 +529,16 @@ class Run:
         values = {}
         for name, value in found.items():
             try:
-                values[Measure(name, "max").name] = float(value)
+                known = Measure(name, "max").name
+            except ValueError as error:
+                raise self._mistake(f"must give run.evaluated other names: {error}") from error
+            try:
+                values[known] = float(value)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise self._mistake(f"must give run.evaluated numbers, got {name}={value!r}") from error
         value = values[self._measure.name]
         if self._measure.is_fraction and not (0 <= value <= 1 or math.isnan(value)):
-            raise self._mistake(f"must give run.evaluated {self._measure.name} as a fraction in [0, 1], got {value:g}")
+            raise self._mistake(f"must give run.evaluated {self._measure.name} as a fraction in [0, 1], got {value}")
         return values
 
     def _mean_loss(self) -> Tensor | None:
