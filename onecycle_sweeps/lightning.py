@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
-from onecycle_sweeps.policies import Policy
+from onecycle_sweeps.policies import Policy, checked
 from onecycle_sweeps.scheduler import apply, check_groups, used
 from onecycle_sweeps.trainer_steps import TrainerSteps, is_run
 
@@ -41,7 +41,7 @@ class Schedule(Callback):
         optimizer, self._global_step = trainer.optimizers[0], trainer.global_step
         self._accumulate = trainer.accumulate_grad_batches
         if self._steps is None:
-            check_groups(optimizer, self._policy(0).momentum is not None)
+            check_groups(optimizer, checked(self._policy, 0).momentum is not None)
             return
         if self._on_sigterm and threading.current_thread() is threading.main_thread():
             # On SIGTERM a trial saves and stops; Lightning's own handler would make it fail.
@@ -68,7 +68,7 @@ class Schedule(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """See Lightning."""
         if self._steps is None:
-            apply(trainer.optimizers[0], self._policy(trainer.global_step))
+            apply(trainer.optimizers[0], checked(self._policy, trainer.global_step))
             if trainer.logger:
                 hyper = used(trainer.optimizers[0])
                 values = {"schedule/lr": hyper.lr, "schedule/momentum": hyper.momentum}

@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
-from onecycle_sweeps.policies import Hyper, Policy, check_momentum
+from onecycle_sweeps.policies import Hyper, Policy, checked
 
 SUSPICIOUS_CALLS = 100
 
@@ -150,7 +150,8 @@ class PolicyScheduler(LRScheduler):
     the optimizer's state, which has to be loaded as well.
     Raises ValueError, without changing the optimizer, if the policy sets a momentum that it does not have, and for
     param groups of different rates without the key, or of different momenta if the policy cycles the momentum; `step`
-    does so for a group that was added with another rate, and for a policy that has a momentum at some steps only.
+    does so for a group that was added with another rate, for a policy that has a momentum at some steps only, and for
+    one whose rate is negative or not finite.
     """
 
     # Calls of step() since the last optimizer step; None with an optimizer that does not call hooks.
@@ -159,12 +160,12 @@ class PolicyScheduler(LRScheduler):
     _in_sequence = False
 
     def __init__(self, optimizer: Optimizer, policy: Policy, last_epoch: int = -1) -> None:
-        self.policy, self._first = policy, policy(last_epoch + 1)
-        check_groups(optimizer, self._first.momentum is not None)
+        self.policy, first = policy, checked(policy, last_epoch + 1)
+        check_groups(optimizer, first.momentum is not None)
         groups = optimizer.param_groups
         rates = [lr.clone() if isinstance(lr := group["lr"], torch.Tensor) else lr for group in groups]
         self._own_momenta = [momentum_of(group) for group in groups]
-        apply(optimizer, self._first)
+        apply(optimizer, first)
         for group, rate in zip(groups, rates, strict=True):
             # Other schedulers of the optimizer multiply the rate that it was made with.
             group.setdefault("initial_lr", rate)
@@ -260,12 +261,10 @@ class PolicyScheduler(LRScheduler):
 
     @property
     def _rate(self) -> float:
-        return self.policy(self.last_epoch).lr
+        return checked(self.policy, self.last_epoch).lr
 
     def _apply(self) -> None:
-        hyper = self.policy(self.last_epoch)
-        check_momentum(type(self.policy).__name__, self._first, self.last_epoch, hyper)
-        apply(self.optimizer, hyper)
+        apply(self.optimizer, checked(self.policy, self.last_epoch))
         self._last_lr = self.get_lr()
 
 

@@ -10,7 +10,7 @@ from transformers.trainer import Trainer
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import has_length
 
-from onecycle_sweeps.policies import Policy
+from onecycle_sweeps.policies import Policy, checked
 from onecycle_sweeps.scheduler import apply, check_groups, used
 from onecycle_sweeps.trainer_steps import TrainerSteps, is_run
 
@@ -71,14 +71,14 @@ class Schedule(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """See transformers."""
         if self._steps is None:
-            check_groups(given["optimizer"], self._policy(0).momentum is not None)
+            check_groups(given["optimizer"], checked(self._policy, 0).momentum is not None)
         else:
             control.should_training_stop = not self._steps.begin()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """See transformers."""
         if self._steps is None:
-            apply(given["optimizer"], self._policy(state.global_step))
+            apply(given["optimizer"], checked(self._policy, state.global_step))
             self._rate = used(given["optimizer"]).lr
         elif self._steps.awaits_evaluation:
             # There was no evaluation; the run reports that as a mistake.

@@ -105,6 +105,30 @@ def test_a_policy_that_has_a_momentum_at_some_steps_only_is_refused_where_it_has
         trained(optimizer, scheduler, 1)
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (Hyper(float("nan")), "Second must return finite rates of at least 0, got lr=nan at step 1"),
+        (Hyper(-0.1), "got lr=-0.1 at step 1"),
+        (Hyper(0.1, 1.0), r"momenta in \[0, 1\) or None"),
+        (0.1, r"must return Hyper\(lr, momentum\), got 0.1"),
+    ],
+)
+def test_values_that_no_optimizer_can_use_are_refused_at_their_step(second: Any, message: str) -> None:
+    class Second:
+        total_steps = 4
+
+        def __call__(self, step: int) -> Any:
+            return second if step == 1 else Hyper(0.1, getattr(second, "momentum", None) and 0.5)
+
+    optimizer = sgd_or_adamw()
+    scheduler = PolicyScheduler(optimizer, Second())
+    with pytest.raises(ValueError, match=message):
+        trained(optimizer, scheduler, 1)
+    with pytest.raises(ValueError, match=message):
+        PolicyScheduler(optimizer, Second(), last_epoch=0)
+
+
 def test_policy_that_cycles_momentum_is_refused_where_there_is_none() -> None:
     optimizer = Adagrad([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     with pytest.raises(ValueError, match="Adagrad has neither momentum nor betas"):

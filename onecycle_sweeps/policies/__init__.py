@@ -3,7 +3,7 @@
 from onecycle_sweeps.policies.clr import CLR
 from onecycle_sweeps.policies.decay import Constant, Inv, Step
 from onecycle_sweeps.policies.onecycle import OneCycle
-from onecycle_sweeps.policies.policy import Compressed, Hyper, Policy, check_momentum, check_policy, near_peak
+from onecycle_sweeps.policies.policy import Compressed, Hyper, Policy, check_policy, checked, near_peak
 from onecycle_sweeps.policies.warmup import Cosine, Linear, Wsd
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "Policy",
     "Step",
     "Wsd",
-    "check_momentum",
     "check_policy",
+    "checked",
     "near_peak",
 ]

@@ -11,6 +11,7 @@ from onecycle_sweeps.validation import number, require, whole
 MOST_STEPS, SAMPLED_STEPS = 10_000, 1000
 # This program's policies are tested to keep their bounds, so a few steps are enough.
 SAMPLED_STEPS_OF_OURS = 50
+RATE, MOMENTUM = number(at_least=0), number(at_least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,19 @@ def check_policy(name: str, policy: Any, total_steps: int) -> None:
     for step in _steps_to_check(total_steps, ours):
         values: Any = policy(step)
         _check_values(name, step, values)
-        check_momentum(name, first, step, values)
+        _check_momentum(name, first, step, values)
 
 
-def check_momentum(name: str, first: Hyper, step: int, values: Hyper) -> None:
+def checked(policy: Policy, step: int) -> Hyper:
+    """The policy's values of a step; raises ValueError, naming the policy's class, for values that cannot be used."""
+    name, first, values = type(policy).__name__, policy(0), policy(step)
+    for at, found in ((0, first), (step, values)):
+        _check_values(name, at, found)
+    _check_momentum(name, first, step, values)
+    return values
+
+
+def _check_momentum(name: str, first: Hyper, step: int, values: Hyper) -> None:
     """Raise ValueError if a step has a momentum and the first step has none, or the other way round.
 
     Where the policy gives none, the optimizer would keep the momentum of an earlier step.
@@ -132,9 +142,9 @@ def _steps_to_check(total_steps: int, ours: bool) -> Iterable[int]:
 def _check_values(name: str, step: int, values: Any) -> None:
     if not hasattr(values, "lr") or not hasattr(values, "momentum"):
         raise ValueError(f"{name} must return Hyper(lr, momentum), got {values!r} at step {step}")
-    if not number(at_least=0).accepts(values.lr):
+    if not RATE.accepts(values.lr):
         raise ValueError(f"{name} must return finite rates of at least 0, got lr={values.lr!r} at step {step}")
-    if values.momentum is not None and not number(at_least=0, below=1).accepts(values.momentum):
+    if values.momentum is not None and not MOMENTUM.accepts(values.momentum):
         raise ValueError(
             f"{name} must return momenta in [0, 1) or None, got momentum={values.momentum!r} at step {step}"
         )
