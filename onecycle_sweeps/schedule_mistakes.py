@@ -80,7 +80,7 @@ class Foreign:
 class Observed:
     """What was seen of a loop.
 
-    rates, momenta: of each optimizer step, (steps, groups) and (steps,); a momentum is NaN if the optimizer has none.
+    rates, momenta: of each optimizer step and param group, (steps, groups); a momentum is NaN if the group has none.
     first_rates: the rate of each group when the watch began.
     scales: the `lr_scale` of each group.
     reference: the group that stands for all of them, unscaled if there is one.
@@ -117,7 +117,7 @@ def mistakes(seen: Observed, plan: Policy | int) -> list[Mistake]:
     """What is wrong with the schedule that was seen, at most one of each kind, the most telling first."""
     if not seen.count:
         return [one for one in [_length(seen, steps_of(plan))] if one is not None]
-    checks = [_flattened(seen), _loaded(seen), *_of_schedulers(seen, plan)]
+    checks = [_unusable(seen), _flattened(seen), _loaded(seen), *_of_schedulers(seen, plan)]
     checks += [_off_policy(seen, plan), _momentum(seen, plan)] if callable(plan) else []
     checks += [_bounce(seen, steps_of(plan)), _swing(seen), _length(seen, steps_of(plan))]
     found: dict[Kind, Mistake] = {}
@@ -141,6 +141,20 @@ def _close(one: Floats, other: Floats) -> NDArray[np.bool_]:
 
 def planned_rates(policy: Policy, steps: Sequence[int]) -> Floats:
     return np.array([policy(step).lr for step in steps])
+
+
+def _unusable(seen: Observed) -> Mistake | None:
+    """A rate that is negative or not a number."""
+    highest = float(np.max(np.abs(seen.rates), initial=0, where=np.isfinite(seen.rates)))
+    wrong = ~(np.isfinite(seen.rates) & (seen.rates >= -OF_THE_HIGHEST * highest))
+    if not wrong.any():
+        return None
+    step, group = (int(index) for index in np.argwhere(wrong)[0])
+    return Mistake(
+        "rate",
+        f"the rate{seen.of_group(group)} at step {seen.start + step} was {seen.rates[step, group]:.4g}, with which "
+        "torch trains on: a rate must be a finite number of at least 0",
+    )
 
 
 def _flattened(seen: Observed) -> Mistake | None:
@@ -204,10 +218,10 @@ def _of_schedulers(seen: Observed, plan: Policy | int) -> Iterator[Mistake | Non
             )
         elif one.end is not None and seen.is_over:
             yield _missed(one, done, total)
-        if one.leaves_momentum and seen.count > 1 and seen.momenta[0] > 0:
+        momentum = seen.momenta[0, seen.reference]
+        if one.leaves_momentum and seen.count > 1 and momentum > 0:
             yield Mistake(
-                "momentum",
-                f"{one.name} moved the rate, but the momentum stayed {seen.momenta[0]:g}: set cycle_momentum",
+                "momentum", f"{one.name} moved the rate, but the momentum stayed {momentum:g}: set cycle_momentum"
             )
 
 
@@ -277,11 +291,14 @@ def _explained(seen: Observed, policy: Policy, planned_of_all: Floats) -> Mistak
     found, wanted = _apart(rates[wrong], planned[wrong])
 
     def fits(index: Callable[[int], int], since: int = 0) -> bool:
-        """Whether the rate of each step is the policy's at `index(step)`; steps beyond its end are left out."""
+        """Whether the rate of each step is the policy's at `index(step)`; steps beyond its end are left out.
+
+        The first step whose rate is not the planned one must be among them.
+        """
         steps = [(step, max(0, index(step))) for step in range(since, seen.count)]
         within = [(step, other) for step, other in steps if other < len(whole)]
         own, others = [step for step, _ in within], [other for _, other in within]
-        return len(within) >= min(3, len(steps)) and bool(_close(rates[own], whole[others]).all())
+        return wrong in own and len(within) >= min(3, len(steps)) and bool(_close(rates[own], whole[others]).all())
 
     if wrong and fits(lambda s: s - wrong, wrong):
         return Mistake(
@@ -362,16 +379,22 @@ def _momentum(seen: Observed, policy: Policy) -> Mistake | None:
     span = f"{wanted[0]:.3g} to {wanted.min():.3g}"
     if np.isnan(seen.momenta).any():
         return Mistake("momentum", f"the policy moves the momentum from {span}, and the optimizer has none")
-    if np.ptp(seen.momenta) < 1e-6 and len(set(seen.rates[:, seen.reference].tolist())) > 1:
-        return Mistake("momentum", f"the momentum stayed {seen.momenta[0]:.3g}, and {span} was planned")
+    stays = np.ptp(seen.momenta, axis=0) < 1e-6
+    if stays.any() and len(set(seen.rates[:, seen.reference].tolist())) > 1:
+        group = int(np.argmax(stays))
+        own, of_group = seen.momenta[0, group], "" if stays.all() else seen.of_group(group)
+        return Mistake("momentum", f"the momentum{of_group} stayed {own:.3g}, and {span} was planned")
     end = min(seen.count, policy.total_steps - seen.start)
     planned_lrs = seen.scales[seen.reference] * planned_rates(policy, range(seen.start, seen.start + end))
     rates_agree = _close(seen.rates[:end, seen.reference], planned_lrs).all()
-    wrong = np.abs(seen.momenta - wanted)[:end] > 1e-5
+    wrong = np.abs(seen.momenta - wanted[:, None])[:end] > 1e-5
     if rates_agree and wrong.any():
-        at = int(np.argmax(wrong))
-        found, right = _apart(seen.momenta[at], wanted[at])
-        return Mistake("momentum", f"the momentum of step {seen.start + at} was {found}, and {right} was planned")
+        at, group = (int(index) for index in np.argwhere(wrong)[0])
+        of_group = "" if wrong[at].all() else seen.of_group(group)
+        found, right = _apart(seen.momenta[at, group], wanted[at])
+        return Mistake(
+            "momentum", f"the momentum{of_group} at step {seen.start + at} was {found}, and {right} was planned"
+        )
     return None
 
 

@@ -25,7 +25,7 @@ from onecycle_sweeps.schedule_mistakes import (
     planned_rates,
     steps_of,
 )
-from onecycle_sweeps.scheduler import nested_optimizers, reference, scale_of, that_update, used, with_hooks
+from onecycle_sweeps.scheduler import momentum_of, nested_optimizers, reference, scale_of, that_update, with_hooks
 from onecycle_sweeps.validation import kind_of, whole
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Seen:
     start: int = 0
     at_once: bool = False
     _rates: list[tuple[float, ...]] = field(default_factory=list, repr=False)
-    _momenta: list[float] = field(default_factory=list, repr=False)
+    _momenta: list[tuple[float, ...]] = field(default_factory=list, repr=False)
     _first_rates: tuple[float, ...] = field(default=(), repr=False)
     _loads: list[int] = field(default_factory=list, repr=False)
     _positions: dict[int, tuple[LRScheduler, list[int]]] = field(default_factory=dict, repr=False)
@@ -94,7 +94,7 @@ class Seen:
         scales = tuple(scale_of(group) for group in self.optimizer.param_groups[:width])
         return Observed(
             rates=np.array([rates[:width] for rates in self._rates]).reshape(-1, width),
-            momenta=np.array(self._momenta),
+            momenta=np.array([momenta[:width] for momenta in self._momenta]).reshape(-1, width),
             first_rates=self._first_rates[:width],
             scales=scales,
             reference=reference(scales),
@@ -147,11 +147,11 @@ class Seen:
 
     def _record(self) -> None:
         rates = self._rates_in_use()
-        hyper = used(self.optimizer)
+        momenta = map(momentum_of, self.optimizer.param_groups)
         if not self._rates:
             self._find_schedulers()
         self._rates.append(rates)
-        self._momenta.append(math.nan if hyper.momentum is None else hyper.momentum)
+        self._momenta.append(tuple(math.nan if momentum is None else momentum for momentum in momenta))
         self._note_positions()
         self._check_source(rates)
         if self.at_once and self._is_time(rates):
@@ -237,8 +237,10 @@ def _last_rates(scheduler: LRScheduler, otherwise: Sequence[float]) -> list[floa
 
 
 def _are_close(rates: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
-    pairs = zip(rates, others, strict=False)
-    return all(math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12) for one, other in pairs)
+    return all(
+        math.isclose(one, other, rel_tol=tolerance, abs_tol=1e-12) or (math.isnan(one) and math.isnan(other))
+        for one, other in zip(rates, others, strict=False)
+    )
 
 
 def _positions_of(scheduler: LRScheduler, positions: Sequence[int]) -> Positions:

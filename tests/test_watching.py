@@ -161,6 +161,22 @@ def test_momentum_is_found_where_only_the_rate_is_set() -> None:
     ]
 
 
+@pytest.mark.parametrize("group", [0, 1])
+def test_a_single_group_whose_momentum_stays_is_found_and_named(group: int) -> None:
+    made = optimizer(0.05, 0.05)
+    made.register_step_pre_hook(lambda *_: made.param_groups[group].update(momentum=0.9))
+    (mistake,) = loop(POLICY, lambda made: PolicyScheduler(made, POLICY), made=made).mistakes
+    assert mistake.kind == "momentum" and f"of param group {group} stayed 0.9" in str(mistake)
+
+
+@pytest.mark.parametrize("plan", [Constant(0.05, TOTAL), TOTAL])
+@pytest.mark.parametrize("rate", [-0.01, float("nan")])
+def test_a_rate_that_is_negative_or_not_a_number_is_found(rate: float, plan: Policy | int) -> None:
+    seen = loop(plan, lambda made: of_torch.LambdaLR(made, lambda step: rate / 0.05 if step > 50 else 1.0))
+    (mistake,) = seen.mistakes
+    assert mistake.kind == "rate" and str(mistake).startswith(f"the rate at step 51 was {rate}, with which")
+
+
 def resumed(
     restored: tuple[str, ...], plan: Policy | int, make: Callable[[Optimizer], Any] = onecycle, **options: Any
 ) -> Seen:
@@ -311,6 +327,11 @@ def test_a_schedule_that_is_ahead_or_scaled_is_found() -> None:
 def test_another_constant_rate_than_the_planned_one_is_not_a_schedule_that_nothing_stepped(scheduler: Any) -> None:
     (mistake,) = loop(Constant(0.4, TOTAL), scheduler, made=optimizer(0.1)).mistakes
     assert mistake.kind == "rate" and "0.25 times" in str(mistake)
+
+
+def test_a_drop_late_in_a_constant_schedule_is_no_schedule_that_runs_too_fast() -> None:
+    (mistake,) = loop(Constant(0.05, TOTAL), lambda made: of_torch.StepLR(made, 51)).mistakes
+    assert str(mistake) == "the rate at step 51 was 0.005, and 0.05 was planned"
 
 
 def test_mistakes_are_said_at_the_end_or_at_once() -> None:
