@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -236,8 +236,12 @@ def _makers(
         )
     if any(given is not None for given in (optimizer, loss_fn, loader, step)):
         raise ValueError("a function that makes the model must make the optimizer, loss_fn, loader or step as well")
-    if not seeds:
-        raise ValueError("seeds must be given with a function that makes the model, such as seeds=(0, 1, 2)")
+    found = list(seeds) if isinstance(seeds, Iterable) else []
+    if not found or len(set(found)) < len(found) or not all(isinstance(seed, Integral) for seed in found):
+        raise ValueError(
+            "seeds must be given with a function that makes the model, whole numbers that differ such as "
+            f"seeds=(0, 1, 2), got {seeds!r}"
+        )
 
     def parts(seed: int) -> Parts:
         seeding.seed_all(seed)
@@ -251,7 +255,7 @@ def _makers(
         loss_fn, loader, step = (None, None, *rest) if len(rest) == 1 else (*rest, None)
         return _parts(made, with_optimizer, loss_fn, loader, step)
 
-    return [lambda seed=seed: parts(seed) for seed in seeds]
+    return [lambda seed=seed: parts(seed) for seed in found]
 
 
 def _parts(model: Any, optimizer: Any, loss_fn: Any, loader: Any, step: Any) -> Parts:

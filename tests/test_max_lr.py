@@ -416,6 +416,12 @@ def test_arguments_that_do_not_fit_are_refused(arguments: Any, message: str, dat
         find_max_lr(*arguments(*made(), data))
 
 
+@pytest.mark.parametrize("seeds", [3, "ab", (), (0, 0), (0.5,)])
+def test_seeds_must_be_whole_numbers_that_differ(seeds: Any) -> None:
+    with pytest.raises(ValueError, match=r"seeds must be .* such as seeds=\(0, 1, 2\), got"):
+        find_max_lr(lambda seed: (*made(), cross_entropy, []), seeds=seeds)
+
+
 def test_a_ramp_that_is_too_short_names_the_argument(data: Examples) -> None:
     with pytest.raises(ValueError, match=r"^steps of a range test must be at least 100, got 50"):
         find_max_lr(*made(), cross_entropy, data, steps=50)

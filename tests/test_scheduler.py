@@ -129,6 +129,12 @@ def test_values_that_no_optimizer_can_use_are_refused_at_their_step(second: Any,
         PolicyScheduler(optimizer, Second(), last_epoch=0)
 
 
+@pytest.mark.parametrize("policy", [OneCycle, 0.1])
+def test_what_cannot_be_called_with_a_step_is_refused(policy: Any) -> None:
+    with pytest.raises(ValueError, match=r"policy must be called with a step, .* got "):
+        PolicyScheduler(sgd_or_adamw(), policy)
+
+
 def test_policy_that_cycles_momentum_is_refused_where_there_is_none() -> None:
     optimizer = Adagrad([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     with pytest.raises(ValueError, match="Adagrad has neither momentum nor betas"):

@@ -113,6 +113,10 @@ def check_policy(name: str, policy: Any, total_steps: int) -> None:
 
 def checked(policy: Policy, step: int) -> Hyper:
     """The policy's values of a step; raises ValueError, naming the policy's class, for values that cannot be used."""
+    if isinstance(policy, type) or not callable(policy):
+        raise ValueError(
+            f"policy must be called with a step, as OneCycle(max_lr=0.1, total_steps=1000) is, got {policy!r}"
+        )
     name, first, values = type(policy).__name__, policy(0), policy(step)
     for at, found in ((0, first), (step, values)):
         _check_values(name, at, found)
