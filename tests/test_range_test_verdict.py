@@ -190,7 +190,8 @@ def test_a_test_that_rises_at_once_is_refused_with_what_to_do() -> None:
 
 
 def test_a_test_that_breaks_within_its_first_steps_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"at least 16 steps before it diverges, got [01]: lower range_test\.start_lr"):
+    advice = r"lower range_test\.start_lr and, in mode linear, range_test\.end_lr; raise"
+    with pytest.raises(ValueError, match=rf"at least 16 steps before it diverges, got [01]: {advice}"):
         verdict([2.3, 90.0, math.nan])
 
 

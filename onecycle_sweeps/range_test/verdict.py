@@ -276,7 +276,7 @@ def _read(rates: Floats, losses: Floats) -> SeedRates:
     if before.sum() < MIN_POINTS:
         raise ValueError(
             f"a range test must have at least {MIN_POINTS} steps before it diverges, got {before.sum()}: lower "
-            "range_test.start_lr, raise range_test.steps, or set max_lr yourself"
+            "range_test.start_lr and, in mode linear, range_test.end_lr; raise range_test.steps; or set max_lr yourself"
         )
     noise = _noise(losses[:at])
     whole, descent = _fitted(rates, losses, at)
