@@ -98,13 +98,11 @@ def momentum_of(group: dict[str, Any]) -> float | None:
 def is_adaptive(optimizer: Optimizer) -> bool:
     """Whether its steps are about as long for large gradients as for small ones, as Adam's are.
 
-    It is tried on weights of its own; False where that fails, as for an optimizer that needs a closure. Of an optimizer
-    that wraps another one, as accelerate's do, the inner one is tried.
+    It is tried on weights of its own; False where that fails, as for an optimizer that needs a closure. Those that it
+    wraps, as accelerate's and SAM do, are tried too.
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    lengths = [_length_of_a_step(optimizer, size) for size in (1.0, 100.0)]
-    return 0 < lengths[1] < 10 * lengths[0]
+    lengths = ([_length_of_a_step(one, size) for size in (1.0, 100.0)] for one in nested_optimizers(optimizer))
+    return any(0 < of_large < 10 * of_small for of_small, of_large in lengths)
 
 
 def _length_of_a_step(optimizer: Optimizer, size: float) -> float:

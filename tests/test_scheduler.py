@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import (
 from onecycle_sweeps import trial
 from onecycle_sweeps.policies import CLR, Constant, Hyper, Linear, OneCycle, Policy
 from onecycle_sweeps.scheduler import PolicyScheduler, apply, is_adaptive, used
+from own_loops import Wrapped
 from real_trials import SHORT, made
 
 POLICY = OneCycle(0.5, 20)
@@ -515,4 +516,6 @@ def test_an_adaptive_optimizer_is_known_by_its_steps(kind: str, expected: bool) 
 
 def test_an_optimizer_of_ones_own_is_tried_as_well_and_one_that_fails_is_not_adaptive() -> None:
     assert is_adaptive(SmallSteps([torch.zeros(1)], 0.1))
+    assert is_adaptive(Wrapped(AdamW([torch.zeros(1)])))
+    assert not is_adaptive(Wrapped(SGD([torch.zeros(1)])))
     assert not is_adaptive(type("Fails", (SGD,), {"step": lambda self: 1 / 0})([torch.zeros(1)], lr=0.1))
