@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -412,11 +412,12 @@ def _steps(parts: Parts, ramp: Ramp) -> Iterator[Taken]:
                 )
             return loss
 
-        if needs_closure:
-            optimizer.step(gradients)
-        else:
-            gradients()
-            optimizer.step()
+        with _first_update(optimizer) if index == 0 else nullcontext():
+            if needs_closure:
+                optimizer.step(gradients)
+            else:
+                gradients()
+                optimizer.step()
         yield Taken(hyper.lr, losses[0])
 
 
@@ -442,6 +443,26 @@ def _no_update(optimizer: Optimizer) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _first_update(optimizer: Optimizer) -> Iterator[None]:
+    """Refuse an optimizer that takes no update although all gradients are finite, as accelerate's may."""
+    taken: list[Any] = []
+    handles = [one.register_step_post_hook(lambda *_: taken.append(None)) for one in that_update(optimizer)]
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in trained[:1]]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    same = all(torch.equal(p, own) for p, own in zip(trained, before, strict=False))
+    if same and not taken and all(p.grad is None or bool(p.grad.isfinite().all()) for p in trained):
+        raise ValueError(
+            "optimizer.step() took no update after the first step: where accelerate accumulates gradients, call "
+            "accelerator.backward() for all batches of an update in one step, without accelerator.accumulate()"
+        )
 
 
 def _smoothed_to_the_end(one: OneSeed) -> list[float]:

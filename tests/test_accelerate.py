@@ -12,6 +12,7 @@ import torch
 from torch.optim import SGD, AdamW
 from torch.utils.data import DataLoader, TensorDataset
 
+from onecycle_sweeps.max_lr import find_max_lr
 from onecycle_sweeps.policies import OneCycle
 from onecycle_sweeps.scheduler import PolicyScheduler, is_adaptive
 
@@ -101,6 +102,21 @@ def test_the_optimizer_that_accelerate_wraps_is_tried_whether_it_is_adaptive(
     wrapped = accelerate.Accelerator(cpu=True).prepare(plain)
     assert wrapped is not plain
     assert is_adaptive(wrapped) is expected
+
+
+def test_a_range_test_whose_optimizer_waits_for_more_gradients_is_refused() -> None:
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    net = torch.nn.Linear(2, 1)
+    model, optimizer = accelerator.prepare(net, SGD(net.parameters(), lr=1.0))
+
+    def step() -> torch.Tensor:
+        with accelerator.accumulate(model):
+            loss = model(torch.ones(4, 2)).square().mean()
+            accelerator.backward(loss)
+            return loss
+
+    with pytest.raises(ValueError, match=r"took no update .* without accelerator\.accumulate"):
+        find_max_lr(model, optimizer, step=step)
 
 
 def in_one_process(folder: Path) -> None:
