@@ -156,6 +156,8 @@ class PolicyScheduler(LRScheduler):
     _calls_without_step: int | None = None
     # Whether a SequentialLR, which takes back the first step of its schedulers, tells it when to set the rate.
     _in_sequence = False
+    # The step whose values were checked last, and these values.
+    _known: tuple[int, Hyper] | None = None
 
     def __init__(self, optimizer: Optimizer, policy: Policy, last_epoch: int = -1) -> None:
         self.policy, first = policy, checked(policy, last_epoch + 1)
@@ -259,10 +261,16 @@ class PolicyScheduler(LRScheduler):
 
     @property
     def _rate(self) -> float:
-        return checked(self.policy, self.last_epoch).lr
+        return self._hyper().lr
+
+    def _hyper(self) -> Hyper:
+        """The policy's values at this step; a step asks for them several times, and checks them once."""
+        if self._known is None or self._known[0] != self.last_epoch:
+            self._known = self.last_epoch, checked(self.policy, self.last_epoch)
+        return self._known[1]
 
     def _apply(self) -> None:
-        apply(self.optimizer, checked(self.policy, self.last_epoch))
+        apply(self.optimizer, self._hyper())
         self._last_lr = self.get_lr()
 
 
