@@ -187,6 +187,10 @@ def find_max_lr(
     Raises ValueError for arguments that do not fit together, for a loss that is negative, and if the curve allows no
     verdict.
     """
+    if not callable(policy) or hasattr(policy, "total_steps"):
+        raise ValueError(
+            f"policy must be a class of policies, such as Cosine, which makes one of max_lr, got {policy!r}"
+        )
     makers = _makers(model, optimizer, loss_fn, loader, step, seeds)
     tests, scales = [], (1.0,)
     with generators_restored(), counting("range test", steps * len(makers), "steps") as count:

@@ -422,6 +422,12 @@ def test_seeds_must_be_whole_numbers_that_differ(seeds: Any) -> None:
         find_max_lr(lambda seed: (*made(), cross_entropy, []), seeds=seeds)
 
 
+@pytest.mark.parametrize("policy", [OneCycle(0.1, 100), "cosine"])
+def test_a_policy_that_makes_none_is_refused_before_the_test(policy: Any) -> None:
+    with pytest.raises(ValueError, match="policy must be a class of policies"):
+        find_max_lr(*made(), cross_entropy, [], policy=policy)
+
+
 def test_a_ramp_that_is_too_short_names_the_argument(data: Examples) -> None:
     with pytest.raises(ValueError, match=r"^steps of a range test must be at least 100, got 50"):
         find_max_lr(*made(), cross_entropy, data, steps=50)
