@@ -40,8 +40,14 @@ GROUPS = (*schema.BUILT, "task", *schema.GLOBAL_GROUPS)
 # Options that choose what Hydra does, of which a command can have one.
 MODES = ("run", "multirun", "cfg", "info", "shell_completion")
 SWEEPER_KEYS = ("params", "max_batch_size")
-# Choices that other packages of Hydra's provide.
-PACKAGES = {f"hydra/sweeper={name}": f"hydra-{name}-sweeper" for name in ("optuna", "ax", "nevergrad")}
+# Choices that other packages of Hydra's provide, with what to do for them. Once a package is installed that cannot be
+# imported, no program that uses Hydra starts.
+PACKAGES = {"hydra/sweeper=optuna": "it needs hydra-optuna-sweeper: pip install hydra-optuna-sweeper"} | {
+    f"hydra/sweeper={name}": (
+        f"hydra-{name}-sweeper 1.2.0, the newest, cannot be imported by Python 3.11 and newer: use hydra/sweeper=optuna"
+    )
+    for name in ("ax", "nevergrad")
+}
 ADD_M, ONE_VALUE = "add -m to try each of them", "one is needed here"
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
@@ -263,8 +269,8 @@ class Loader(ConfigLoaderImpl):
                 break
             if self._is_choice(override) and self._chooses(f"{override.key_or_group}/{override.value()}", missing):
                 where = f" in {override.key_or_group}/{override.value()}.yaml"
-        if (package := PACKAGES.get(f"{group}={name}")) and name not in self._options(group):
-            return f"{group}={name}{where} needs {package}: pip install {package}"
+        if (remedy := PACKAGES.get(f"{group}={name}")) and name not in self._options(group):
+            return f"{group}={name}{where}: {remedy}"
         line, known = f"{group}={name}{where}: there is no such choice", self._choices(group)
         if near := keys.nearest(name, self._options(group)):
             return f"{line}; did you mean {near}? {known[0].upper()}{known[1:]}"

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import hydra_code
 from onecycle_sweeps.composing import Composer, searches_seeds
 from onecycle_sweeps.config.schema import ConfigError, check_env_set
 from onecycle_sweeps.hydra_job import DEFAULTS, NoValue, returned
-from onecycle_sweeps.launching.commands import direction_override
+from onecycle_sweeps.launching.commands import check_sweep, direction_override
 from onecycle_sweeps.launching.execution import execute
 from onecycle_sweeps.planning import Planner, Request
 from onecycle_sweeps.sweep import Sweep
@@ -241,6 +242,17 @@ def test_a_sweeps_jobs_have_their_environment_callbacks_and_folders(folder: Path
 )
 def test_the_override_that_corrects_a_sweepers_direction_is_found(goal: Any, node: dict[str, Any], instead: str | None):
     assert direction_override(OmegaConf.create(node), goal) == instead
+
+
+@pytest.mark.parametrize(("directions", "refused"), [(["maximize"], False), (["maximize", "minimize"], True)])
+def test_a_sweeper_with_several_directions_is_refused(
+    directions: list[str], refused: bool, capsys: pytest.CaptureFixture[str]
+):
+    job = {"chdir": False, "env_set": {}, "env_copy": []}
+    hydra = {"sweeper": {"direction": directions}, "overrides": {"hydra": [], "task": []}, "job": job}
+    with pytest.raises(SystemExit) if refused else nullcontext():
+        check_sweep(OmegaConf.create(hydra))
+    assert ("hydra.sweeper.direction has 2 directions" in capsys.readouterr().err) == refused
 
 
 @pytest.mark.slow

@@ -153,6 +153,7 @@ def typing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         ("optimizer._target_=torch.optim.Adagrad max_lr=0.1", "optimizer.momentum", "Adagrad takes lr_decay"),
         ("+hydra.callbacks.mine={_target_: nowhere.Mine}", "hydra.callbacks.mine", "nowhere.Mine"),
         ("hydra/sweeper=optuna -m", "hydra/sweeper=optuna", "pip install hydra-optuna-sweeper"),
+        ("hydra/sweeper=ax -m", "hydra/sweeper=ax", "use hydra/sweeper=optuna"),
         ("status +foo=1", "foo", "nothing reads it"),
         ("status epochs=3", "epochs=3", "leave it out"),
         ("report hydra.launcher.workers=2", "hydra.launcher.workers=2", "leave it out"),

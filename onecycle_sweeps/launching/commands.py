@@ -79,6 +79,12 @@ def check_sweep(hydra: Any) -> None:
     """Exit with one line if an override of Hydra's own config has no effect on this program's sweeps."""
     with errors_in_one_line():
         _check_hydra(hydra, TRIAL_KEYS, "is for one trial: leave out -m, or set hydra.sweep.dir")
+        directions = hydra.sweeper.get("direction")
+        if isinstance(directions, Sequence) and not isinstance(directions, str) and len(directions) > 1:
+            raise ConfigError(
+                f"hydra.sweeper.direction has {len(directions)} directions, but a trial gives the sweeper one value, "
+                "that of the headline measure: name one"
+            )
         schema.check_env_set(name for name in hydra.job.env_set if name not in hydra.job.env_copy)
 
 
