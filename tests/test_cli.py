@@ -485,13 +485,13 @@ def test_files_that_were_moved_with_the_sweep_are_found(tmp_path: Path):
 def test_a_missing_database_is_named_and_not_created(
     tmp_path: Path, verb: str, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):
-    made = hand_made.sweep(tmp_path)
+    made = hand_made.sweep(there := tmp_path / "a b")
     gone = tmp_path / "gone" / "mlflow.db"
     replace(made, tracking_uri=f"sqlite:///{gone}").save()
-    (tmp_path / "mlflow.db").write_bytes(b"")
+    (there / "mlflow.db").write_bytes(b"")
     assert cli.main([verb, f"runs_dir={made.runs_dir}"]) == 2
     line = capsys.readouterr().err
-    assert str(gone) in line and f"tracking.uri=sqlite:///{tmp_path}/mlflow.db" in line
+    assert str(gone) in line and f"'tracking.uri=sqlite:///{there}/mlflow.db'" in line
     assert not gone.parent.exists()
     gone.parent.mkdir()
     known = {f"sqlite:///{gone}": {"onecycle_sweeps": {"token": "t", "experiment": "1"}}}

@@ -1,5 +1,6 @@
 """A sweep's runs in MLflow: created once, found again after a crash, and updated to what the trials' records say."""
 
+import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -323,9 +324,9 @@ def check_store(sweep: Sweep) -> None:
         return
     nearby = [folder / file.name for folder in (sweep.runs_dir.parent, sweep.runs_dir, Path.cwd())]
     uri = next((f"sqlite:///{found}" for found in nearby if found.is_file()), "sqlite:///...")
+    typed = shlex.quote(f"tracking.uri={uri}")
     raise StoreUnreachable(
-        f"{file}, the database of sweep {sweep.id}, is missing: type where it is, or where to make another, as "
-        f"tracking.uri={uri}"
+        f"{file}, the database of sweep {sweep.id}, is missing: type where it is, or where to make another, as {typed}"
     )
 
 
