@@ -171,6 +171,7 @@ class Planner:
             if trial.config["task"] == TRAIN and test and trial.config["range_test"].get(schema.PROBE_SHARE):
                 sharing.setdefault(self._probe(trial, test, 1).signature, []).append(number)
         costs: list[int] = []
+        replaced: set[str] = set()
         for numbers in sharing.values():
             first = trials[numbers[0]]
             assert first.rate_from
@@ -180,6 +181,9 @@ class Planner:
             costs += [cost] if cost else []
             for number in numbers:
                 trial = trials[number]
+                is_repeated = cost and not trial.config["rerun"]
+                if is_repeated and TrialFolder(self.runs_dir / trial.signature).state().has_result:
+                    replaced.add(trial.signature)
                 found[number] = self._trial(trial.config, trial.request, self._data_of(trial.config), probe)
         if costs:
             trained = {one.signature: one.config for one in found if one.config["task"] == TRAIN}
@@ -187,6 +191,11 @@ class Planner:
             self._remark(
                 f"max_lr=auto: short trainings find the rate{'s' * (len(costs) > 1)}, in at most {sum(costs)} steps, "
                 f"{100 * sum(costs) / whole:.2g} % of those of all trainings (range_test.probe_share)"
+            )
+        if replaced:
+            self._remark(
+                f"{len(replaced)} finished training{'s' * (len(replaced) > 1)} at the range test's rate will be "
+                "repeated at the rate that short trainings find: range_test.probe_share=0 keeps the range test's rate"
             )
         return found
 

@@ -11,12 +11,13 @@ from onecycle_sweeps.config.schema import PROBE, RANGE_TEST, TRAIN
 from onecycle_sweeps.launching.slurm.submissions import job_arrays
 from onecycle_sweeps.measures import ACCURACY, LOSS, Measure
 from onecycle_sweeps.outcome import look
-from onecycle_sweeps.planning import Trial
+from onecycle_sweeps.planning import Planner, Trial
 from onecycle_sweeps.policies import Compressed
 from onecycle_sweeps.report import range_tests
 from onecycle_sweeps.trial import Stopped, probing
 from onecycle_sweeps.trial_folder import TrialFolder
-from real_trials import create, probed, series, stop_after
+from real_trials import create, probed, request, series, stop_after
+from recorded import attempt, finish
 
 # 5 steps an epoch: two trainings of 120 steps, of which all may go into a probe of 240, are enough for one.
 SMALL = ("data=breast_cancer", "batch_size=80", "epochs=24", "range_test.probe_share=1", "policy=onecycle")
@@ -61,6 +62,16 @@ def test_a_probe_is_for_a_policy_a_length_and_an_objective(runs_dir: Path, overr
 def test_more_seeds_change_neither_the_probe_nor_the_trainings_that_there_are(runs_dir: Path):
     few, more = probed(runs_dir, *TWO), probed(runs_dir, *TWO, (*SMALL, "seed=2"))
     assert [one.signature for one in few] == [one.signature for one in more[:2]]
+
+
+def test_finished_trainings_that_get_another_rate_by_more_seeds_are_told(runs_dir: Path):
+    (alone,) = probed(runs_dir, TWO[0])
+    folder = create(runs_dir, alone)
+    attempt(folder, 0, 120, end="finished", config=folder.config())
+    finish(folder)
+    planner = Planner(runs_dir)
+    planner.with_probes([planner.plan(request(runs_dir, *job)) for job in TWO])
+    assert planner.remarks[-1].startswith("1 finished training at the range test's rate will be repeated")
 
 
 def test_trainings_without_steps_enough_get_their_rate_from_the_range_test(runs_dir: Path):
