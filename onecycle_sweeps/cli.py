@@ -98,7 +98,7 @@ def _parsers() -> Mapping[str, argparse.ArgumentParser]:
 
 
 def _carry_out(verb: str, asked: argparse.Namespace) -> int:
-    names = [argument for argument in asked.overrides if is_verb(argument)]
+    names = [argument for argument in asked.overrides if is_verb(argument) or sweep.is_folder(argument)]
     if len(names) > (most := 0 if verb in WITHOUT_SWEEP else 1):
         return _mistake(f"{verb} takes {'one' if most else 'no'} sweep, got {len(names)}: {' '.join(names)}")
     overrides = [argument for argument in asked.overrides if argument not in names]

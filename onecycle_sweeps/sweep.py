@@ -145,13 +145,18 @@ def _entry(record: dict[str, Any]) -> Entry:
     return Entry(**{"target": target, **record, "also": tuple(record.get("also", ()))})
 
 
+def is_folder(path: str) -> bool:
+    """Whether this is the path of a sweep's folder, which may have a `=` as an override has."""
+    return (Path(path) / "sweep.json").is_file()
+
+
 def find(runs_dir: Path, name: str | None = None, on_skipped: Callable[[str], object] | None = None) -> Sweep:
     """The sweep with an id, a prefix of one, or a path; without a name the latest.
 
     Without a name, sweeps with an unreadable record are skipped, and `on_skipped` is called with the reason.
     Raises LookupError if none or several match, Unreadable if the record of the named one is unreadable.
     """
-    if name and (Path(name) / "sweep.json").is_file():
+    if name and is_folder(name):
         return load(Path(name).resolve())
     known = [path.parent for path in (runs_dir / "sweeps").glob("*/sweep.json")]
     matching = [path for path in known if path.name.startswith(name or "")]

@@ -3,6 +3,7 @@
 import codecs
 import errno
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -21,6 +22,8 @@ PACKAGE = Path(__file__).resolve().parent
 OURS = (PACKAGE, PACKAGE.parent / "hydra_plugins")
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED = ("site-packages", "dist-packages")
+# Hydra's grammar takes other characters for its own, or has no place for them.
+UNQUOTED = re.compile(r"[\w/.:@%+ -]+", re.ASCII)
 SILENT_SECONDS, TICK_SECONDS = 1.0, 0.2
 
 
@@ -119,6 +122,11 @@ def invocation() -> str:
     found = shutil.which("python")
     same = found is not None and Path(found).parent == Path(sys.executable).parent
     return f"{'python' if same else shlex.quote(sys.executable)} -m onecycle_sweeps"
+
+
+def typed(key: str, value: str) -> str:
+    """An override as it is typed in a shell, with the quotes that the shell and Hydra's grammar need."""
+    return shlex.quote(f"{key}={value}" if UNQUOTED.fullmatch(value) else f'{key}="{value}"')
 
 
 def wants_tracebacks() -> bool:

@@ -92,10 +92,13 @@ def test_report_writes_its_files_and_prints_the_table(mixed: Sweep, capsys: pyte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [[], ["5weeb1d0"], ["5wee"], ["runs/sweeps/5weeb1d0"], ["runs/sweeps/5weeb1d0/"]])
+@pytest.mark.parametrize(
+    "name", [[], ["5weeb1d0"], ["5wee"], ["runs/sweeps/5weeb1d0"], ["runs/sweeps/5weeb1d0/"], ["lr=0.1/5weeb1d0"]]
+)
 def test_a_sweep_is_the_latest_or_an_id_or_a_prefix_or_a_path(
     mixed: Sweep, name: list[str], capsys: pytest.CaptureFixture[str]
 ):
+    Path("lr=0.1").symlink_to("runs/sweeps")
     assert cli.main(["status", *name]) == 0
     assert "sweep 5weeb1d0" in capsys.readouterr().out
 
@@ -346,13 +349,13 @@ def test_resume_trains_the_recorded_trials_in_the_folder_that_the_sweep_was_move
 def test_the_commands_that_resume_suggests_work_in_the_folder_that_it_was_typed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    made = waiting(tmp_path / "project")
-    shutil.move(with_store(tmp_path) / "mlflow.db", tmp_path / "project")
+    made = waiting(tmp_path / "a=b")
+    shutil.move(with_store(tmp_path) / "mlflow.db", tmp_path / "a=b")
     typed_in: list[Path] = []
     monkeypatch.setattr(commands, "resume", lambda which, launcher, folder: typed_in.append(folder) or 0)
-    for folder, told in ((tmp_path, f" runs_dir={made.runs_dir}"), (tmp_path / "project", "")):
+    for folder, told in ((tmp_path, f""" 'runs_dir="{made.runs_dir}"'"""), (tmp_path / "a=b", "")):
         monkeypatch.chdir(folder)
-        assert cli.main(["resume", f"runs_dir={made.runs_dir}"]) == 0
+        assert cli.main(["resume", f'runs_dir="{made.runs_dir}"']) == 0
         assert Path.cwd() == Path(made.cwd), "resume goes on in the folder of the sweep"
         session.say_how_to_resume(made, typed_in[-1])
         assert capsys.readouterr().out.endswith(f" resume {made.id}{told}\n")
@@ -485,17 +488,17 @@ def test_files_that_were_moved_with_the_sweep_are_found(tmp_path: Path):
 def test_a_missing_database_is_named_and_not_created(
     tmp_path: Path, verb: str, taken_up: list[tuple[Sweep, Any]], capsys: pytest.CaptureFixture[str]
 ):
-    made = hand_made.sweep(there := tmp_path / "a b")
+    made = hand_made.sweep(there := tmp_path / "a, ü")
     gone = tmp_path / "gone" / "mlflow.db"
     replace(made, tracking_uri=f"sqlite:///{gone}").save()
     (there / "mlflow.db").write_bytes(b"")
-    assert cli.main([verb, f"runs_dir={made.runs_dir}"]) == 2
+    assert cli.main([verb, f'runs_dir="{made.runs_dir}"']) == 2
     line = capsys.readouterr().err
-    assert str(gone) in line and f"'tracking.uri=sqlite:///{there}/mlflow.db'" in line
+    assert str(gone) in line and f"'tracking.uri=\"sqlite:///{there}/mlflow.db\"'" in line
     assert not gone.parent.exists()
     gone.parent.mkdir()
     known = {f"sqlite:///{gone}": {"onecycle_sweeps": {"token": "t", "experiment": "1"}}}
     replace(made, tracking_uri=f"sqlite:///{gone}", experiment="onecycle_sweeps").save()
     (made.folder / "tracking.json").write_text(json.dumps(known))
-    assert cli.main([verb, f"runs_dir={made.runs_dir}"]) == 2
+    assert cli.main([verb, f'runs_dir="{made.runs_dir}"']) == 2
     assert str(gone) in capsys.readouterr().err

@@ -25,7 +25,7 @@ from onecycle_sweeps.launching.slurm import jobs
 from onecycle_sweeps.outcome import sweeper_value
 from onecycle_sweeps.planning import Planner, Request, Trial
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry, Sweep
-from onecycle_sweeps.terminal import FAILURE, invocation, say
+from onecycle_sweeps.terminal import FAILURE, invocation, say, typed
 from onecycle_sweeps.trial_folder import Busy, EarlierVersion, TrialFolder
 
 Run = Callable[[Sweep, Sequence[Entry]], Generator[Event]]
@@ -258,18 +258,18 @@ def say_how_to_watch(sweep: Sweep, typed_in: Path) -> None:
 
 def _named(sweep: Sweep, typed_in: Path) -> str:
     """What to type after a verb, in this folder, to name the sweep: its id and the overrides that locate it."""
-    typed = dict(override.split("=", 1) for override in sweep.command if "=" in override)
-    needed = {}
+    given = dict(override.split("=", 1) for override in sweep.command if "=" in override)
+    needed = []
     if sweep.runs_dir != typed_in / "runs":
-        runs_dir = typed.get("runs_dir", "")
+        runs_dir = given.get("runs_dir", "")
         is_relative = runs_dir and typed_in / runs_dir == sweep.runs_dir
-        needed["runs_dir"] = runs_dir if is_relative else str(sweep.runs_dir)
+        needed.append(typed("runs_dir", runs_dir if is_relative else str(sweep.runs_dir)))
     uri, experiment = "tracking.uri", "tracking.experiment"
-    if uri in typed and paths.absolute_uri(typed[uri], typed_in) == sweep.tracking_uri:
-        needed[uri] = typed[uri]
-    if typed.get(experiment) == sweep.experiment:
-        needed[experiment] = sweep.experiment
-    return " ".join([sweep.id, *(shlex.quote(f"{key}={value}") for key, value in needed.items())])
+    if uri in given and paths.absolute_uri(given[uri], typed_in) == sweep.tracking_uri:
+        needed.append(typed(uri, given[uri]))
+    if given.get(experiment) == sweep.experiment:
+        needed.append(typed(experiment, sweep.experiment))
+    return " ".join([sweep.id, *needed])
 
 
 def _other_code(sweep: Sweep) -> str | None:

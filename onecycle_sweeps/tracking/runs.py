@@ -1,6 +1,5 @@
 """A sweep's runs in MLflow: created once, found again after a crash, and updated to what the trials' records say."""
 
-import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from onecycle_sweeps.credentials import address
 from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.outcome import Outcome, glance, with_history
 from onecycle_sweeps.sweep import Sweep
+from onecycle_sweeps.terminal import typed
 from onecycle_sweeps.tracking import ledger, run_data, ui
 from onecycle_sweeps.tracking.ledger import Ledger, RunFile, RunRecord
 from onecycle_sweeps.tracking.run_data import BATCH, MLFLOW_STATUS, TAG_LENGTH, Point
@@ -324,9 +324,9 @@ def check_store(sweep: Sweep) -> None:
         return
     nearby = [folder / file.name for folder in (sweep.runs_dir.parent, sweep.runs_dir, Path.cwd())]
     uri = next((f"sqlite:///{found}" for found in nearby if found.is_file()), "sqlite:///...")
-    typed = shlex.quote(f"tracking.uri={uri}")
+    how = typed("tracking.uri", uri)
     raise StoreUnreachable(
-        f"{file}, the database of sweep {sweep.id}, is missing: type where it is, or where to make another, as {typed}"
+        f"{file}, the database of sweep {sweep.id}, is missing: type where it is, or where to make another, as {how}"
     )
 
 
