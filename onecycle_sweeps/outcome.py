@@ -244,7 +244,7 @@ def with_history(outcome: Outcome) -> Outcome:
 
 
 def with_series(outcome: Outcome, *, with_trajectory: bool = False) -> Outcome:
-    """The outcome with the series of its journal; a trial whose journal lacks part of its result becomes lost."""
+    """The outcome with the series of its journal; a trial whose records lack part of its result becomes lost."""
     if not outcome.history:
         return outcome
     trained, result = outcome.entry.kind == TRAIN, outcome.result
@@ -252,6 +252,9 @@ def with_series(outcome: Outcome, *, with_trajectory: bool = False) -> Outcome:
         record = journal.read(outcome.folder.journal, result.get("attempt"))
         if missing := _missing(record, outcome):
             raise Damaged(f"the journal in {outcome.folder.journal} is damaged: it has {missing}")
+        if trained and outcome.finished and outcome.final is None:
+            final = outcome.headline.final_val
+            raise Damaged(f"{outcome.folder.path / 'result.json'} is damaged: it has no {final}")
     except Unreadable as error:
         return _lost(outcome, error)
     return replace(

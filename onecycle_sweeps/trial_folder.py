@@ -270,7 +270,13 @@ class TrialFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The trial's result; None while there is none."""
-        return files.read_json(self.path / "result.json", RESULT)
+        if (result := files.read_json(path := self.path / "result.json", RESULT)) is None:
+            return None
+        if result["status"] not in (FINISHED, DIVERGED):
+            raise Damaged(f"{path} is damaged (no whole 'status')")
+        if not all(isinstance(value, (int, float)) for value in result["metrics"].values()):
+            raise Damaged(f"{path} is damaged (no whole 'metrics')")
+        return result
 
     def failure(self) -> dict[str, Any] | None:
         """Why the last attempt failed; None if it did not fail."""

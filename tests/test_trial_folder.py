@@ -257,6 +257,17 @@ def test_a_trial_whose_journal_lacks_a_line_is_lost(pair: sweep.Sweep, key: str)
     assert [outcome.status for outcome in report.compare(pair).outcomes][-1] == "lost"
 
 
+@pytest.mark.parametrize(
+    ("field", "edited"),
+    [("status", "done"), ("metrics", {}), *(("metrics", {"final/val_accuracy": value}) for value in (None, "0.9"))],
+)
+def test_a_trial_whose_result_was_edited_into_none_is_lost(pair: sweep.Sweep, field: str, edited: Any):
+    path = pair.trial("onecycle1").path / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: edited}))
+    outcome = report.compare(pair).outcomes[-1]
+    assert outcome.status == "lost" and str(path) in str(outcome.cause)
+
+
 def test_a_journal_of_an_unknown_format_is_not_called_damaged(pair: sweep.Sweep):
     path = pair.trial("onecycle1").journal / "0001.jsonl"
     path.write_text(path.read_text().replace('{"format":1', '{"format":7', 1))
