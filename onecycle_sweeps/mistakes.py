@@ -5,6 +5,7 @@ exceptions becomes a ConfigError: `Loader._message` looks for the mistake in the
 """
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -48,6 +49,8 @@ PACKAGES = {"hydra/sweeper=optuna": "it needs hydra-optuna-sweeper: pip install 
     )
     for name in ("ax", "nevergrad")
 }
+# The file in which Hydra records a sweep's config.
+SWEEPS_FILE = "multirun.yaml"
 ADD_M, ONE_VALUE = "add -m to try each of them", "one is needed here"
 BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
@@ -102,11 +105,13 @@ def as_config_errors() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_in_one_line(error)) from error
     except OSError as error:
-        # Hydra makes the folder of a sweep before anything of ours runs.
-        folder = loaders[-1].sweep_folder() if loaders else Path()
-        if error.filename is None or Path(error.filename) not in (folder, *folder.parents):
+        # Hydra makes the folder of a sweep, and a file in it, before anything of ours runs.
+        folder = loaders[-1].sweep_folder().absolute() if loaders else Path()
+        made = folder / SWEEPS_FILE if error.filename is None else Path(error.filename).absolute()
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if made not in (folder / SWEEPS_FILE, folder, *folder.parents) or (error.filename is None and not is_full):
             raise
-        line = f"runs_dir: {error.filename} cannot be made ({error.strerror}): name another folder"
+        line = f"runs_dir: {error.filename or made} cannot be made ({error.strerror}): name another folder"
         raise ConfigError(line) from error
 
 

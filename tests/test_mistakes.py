@@ -16,6 +16,7 @@ from program import write
 
 Typing = Callable[..., str]
 FILES = {
+    "taken/sweeps/multirun.yaml/file": "",
     "conf/experiment/typo.yaml": "# @package _global_\nepoch: 3\n",
     "conf/experiment/deep.yaml": "# @package _global_\nrange_test: {num_it: 300}\ntracking: {run_name: x}\n",
     "conf/experiment/choice.yaml": "# @package _global_\ndefaults: [override /policy: onecyle]\n",
@@ -202,6 +203,7 @@ def test_a_key_that_nothing_reads_is_refused_with_the_one_that_was_meant(
         ("epochs=${nope} -m", "epochs cannot be resolved: there is no key nope"),
         ("runs_dir=${oc.env:NOPE}", "runs_dir cannot be resolved: Environment variable 'NOPE' not found"),
         ("runs_dir=/dev/null/runs -m", "runs_dir: /dev/null/runs/sweeps cannot be made (Not a directory)"),
+        ("runs_dir=taken -m", "taken/sweeps/multirun.yaml cannot be made (Is a directory)"),
         ("runs_dir=/dev/null/runs max_lr=0.1", "runs_dir: /dev/null/runs cannot be made (Not a directory)"),
         ("epochs=${epochs}", "epochs cannot be resolved"),
         ("epochs=ü", "quote its value, 'epochs=\"ü\"'"),

@@ -308,8 +308,11 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except ConfigError as error:
         sys.exit(refuse(error))
-    except (pool.WorkerLost, SlurmError, Unreadable, OSError) as error:
+    except (pool.WorkerLost, SlurmError, Unreadable) as error:
         complain(str(error))
+        sys.exit(FAILURE)
+    except OSError as error:
+        complain(in_one_line(error))
         sys.exit(FAILURE)
 
 
