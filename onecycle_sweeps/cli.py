@@ -186,8 +186,9 @@ def write_report(which: Sweep) -> int:
     _refresh_jobs(which)
     _report_earlier(which)
     comparison = report.compare(which)
-    page, *others = report.write(comparison)
+    # Another user's sweep can be read where its report cannot be written.
     report.show(comparison, Console(highlight=False))
+    page, *others = report.write(comparison)
     say(f"report (with {len(others)} files beside it): {page}")
     return 0
 

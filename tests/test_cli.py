@@ -103,6 +103,14 @@ def test_a_sweep_is_the_latest_or_an_id_or_a_prefix_or_a_path(
     assert "sweep 5weeb1d0" in capsys.readouterr().out
 
 
+def test_a_report_that_cannot_be_written_is_printed_all_the_same(mixed: Sweep, capsys: pytest.CaptureFixture[str]):
+    shutil.rmtree(mixed.report, ignore_errors=True)
+    mixed.report.write_text("")
+    assert cli.main(["report"]) == 2
+    printed = capsys.readouterr()
+    assert "final val accuracy" in printed.out and str(mixed.report) in printed.err
+
+
 def test_runs_dir_locates_sweeps(
     mixed: Sweep, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ):
