@@ -367,6 +367,9 @@ def test_the_commands_that_resume_suggests_work_in_the_folder_that_it_was_typed_
         assert Path.cwd() == Path(made.cwd), "resume goes on in the folder of the sweep"
         session.say_how_to_resume(made, typed_in[-1])
         assert capsys.readouterr().out.endswith(f" resume {made.id}{told}\n")
+        # The same command would have a sequential sweeper choose other trials.
+        session.say_how_to_continue(replace(made, sequential=True), typed_in[-1])
+        assert f" resume {made.id}{told}\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -227,9 +227,13 @@ class Session:
         self.sweep.trial(trial.signature).create(trial.config, trial.request.hydra)
 
 
-def say_how_to_continue(sweep: Sweep, _: Path) -> None:
-    """Say how to continue after an interruption: by the same command."""
-    say(f"stopped; {_saved(sweep)}. To continue:")
+def say_how_to_continue(sweep: Sweep, typed_in: Path) -> None:
+    """Say how to continue after an interruption: by the same command, which lets a sequential sweeper choose anew."""
+    if sweep.sequential and sweep.trials:
+        say(f"stopped; {_saved(sweep)}. To finish the trials that had begun, and to start the sweeper again:")
+        say(f"{invocation()} resume {_named(sweep, typed_in)}")
+    else:
+        say(f"stopped; {_saved(sweep)}. To continue:")
     say(f"{invocation()} {shlex.join(sweep.command)}")
 
 
