@@ -4,7 +4,7 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -337,14 +337,21 @@ def clock(record: journal.Record, seconds: float | None = None) -> dict[int, flo
 
 
 def _spans(record: journal.Record) -> Iterator[tuple[float, float, list[tuple[int, float]]]]:
-    """For each attempt with steps in the record: when it began, the time of its last block, its evaluations' times."""
+    """For each attempt with steps in the record: when it began, the time of its last block, its evaluations' times.
+
+    Where the clock was set back, the times go on from the block before, so that only the time of one block is lost.
+    """
     ends = [attempt.start for attempt in record.attempts[1:]]
     for i, attempt in enumerate(record.attempts):
         stop = min(ends[i:], default=None)
         kept = [block for block in attempt.blocks if stop is None or block.step < stop]
         if kept:
-            evaluated = [(b.step, b.time) for b in kept if any(map(measures.is_of_val, b.metrics))]
-            yield attempt.time, kept[-1].time, evaluated
+            gaps = (max(later - earlier, 0.0) for earlier, later in pairwise([attempt.time, *(b.time for b in kept)]))
+            times = [attempt.time + passed for passed in accumulate(gaps)]
+            evaluated = [
+                (b.step, time) for b, time in zip(kept, times, strict=True) if any(map(measures.is_of_val, b.metrics))
+            ]
+            yield attempt.time, times[-1], evaluated
 
 
 def sweeper_value(trial: TrialFolder) -> float:

@@ -37,6 +37,11 @@ def test_time_between_attempts_and_repeated_steps_do_not_count(tmp_path: Path) -
     assert clock(journal.read(tmp_path), seconds=9.0) == {9: 2.0, 19: 5.0, 29: 9.0}
 
 
+def test_a_clock_that_is_set_back_loses_the_time_of_one_block(tmp_path: Path) -> None:
+    attempt(tmp_path, 1, 0, 100.0, [(9, 103.0), (19, 50.0), (29, 54.0)])
+    assert clock(journal.read(tmp_path)) == {9: 3.0, 19: 3.0, 29: 7.0}
+
+
 @pytest.mark.parametrize("seconds", [None, 3.0])
 def test_a_trial_without_an_evaluation_has_no_clock(tmp_path: Path, seconds: float | None) -> None:
     attempt(tmp_path, 1, 0, 100.0, [])
