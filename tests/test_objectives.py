@@ -4,6 +4,7 @@ torchmetrics takes seconds to import, also in processes that run other tests: it
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
 import sklearn.metrics as oracle
@@ -195,6 +196,24 @@ def test_a_net_that_ends_in_a_softmax_is_refused(
         objective.check(sound, targets, offered)
     with pytest.raises(ValueError, match="softmax"):
         objective.check(scores.softmax(dim), targets, offered)
+
+
+@pytest.mark.parametrize(
+    ("objective", "ends"),
+    [
+        (Multilabel(), (torch.sigmoid, lambda logits: logits.T.sigmoid().half().T)),
+        (Regression((0.0,), (1.0,)), (torch.sigmoid, torch.tanh, torch.relu, torch.nn.functional.softplus)),
+    ],
+)
+def test_a_net_whose_last_function_bounds_its_outputs_is_refused(
+    objective: Objective, ends: Sequence[Callable[[Tensor], Tensor]]
+):
+    values = torch.rand(2, 3, generator=draws(), requires_grad=True)
+    for sound in (values, values.sigmoid() * 2, values.detach().sigmoid()):
+        objective.check(sound, torch.zeros(2, 3), {})
+    for end in ends:
+        with pytest.raises(ValueError, match=r"leave out the (sigmoid|tanh|relu|softplus) at its end"):
+            objective.check(end(values), torch.zeros(2, 3), {})
 
 
 def test_balanced_class_weights_are_those_of_scikit_learn():

@@ -1,8 +1,13 @@
 """Objectives: what a step minimises and an evaluation measures, one file a task (`loop.Objective` is the protocol)."""
 
+import re
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+# What autograd calls operations that change the shape or the type of outputs, but none of their values.
+RESHAPING = re.compile("(Unsafe)?View|(Un)?Squeeze|Permute|Transpose|T|Select|Slice|ToCopy|Clone|Alias")
 
 
 def precise(outputs: Tensor) -> Tensor:
@@ -32,3 +37,18 @@ def refuse_probabilities(scores: Tensor, dim: int) -> None:
             "must return scores of any size, but its scores of each sample are probabilities, which sum to 1: "
             "leave out the softmax at its end, which is part of the loss"
         )
+
+
+def refuse_ending(outputs: Tensor, functions: tuple[str, ...], why: str) -> None:
+    """Raise ValueError for outputs that one of autograd's `functions` has computed, such as Sigmoid, as the last one.
+
+    A few values between 0 and 1 would be no proof: an untrained net has such outputs by chance.
+    """
+    node, name = outputs.grad_fn, ""
+    while node is not None:
+        name = node.name().rpartition("Backward")[0]
+        if not RESHAPING.fullmatch(name):
+            break
+        node = node.next_functions[0][0]
+    if name in functions:
+        raise ValueError(f"must return {why}: leave out the {name.lower()} at its end")

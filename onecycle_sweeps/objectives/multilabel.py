@@ -8,8 +8,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from onecycle_sweeps.measures import F1, Measure
-from onecycle_sweeps.objectives import precise
+from onecycle_sweeps.objectives import precise, refuse_ending
 from onecycle_sweeps.validation import number, one_of, require
+
+# The last functions of nets that return probabilities, by autograd's names.
+ENDS = ("Sigmoid", "Hardsigmoid", "Softmax")
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,14 @@ class Multilabel:
         return max(_micro(sorted(present, reverse=True), number, count) for number in range(1, len(present) + 1))
 
     def check(self, outputs: Any, targets: Tensor, offered: Mapping[str, Any]) -> None:
-        """Raise ValueError unless the outputs are one tensor with a logit for each label of each sample."""
+        """Raise ValueError unless the outputs are one tensor with a logit for each label of each sample.
+
+        Probabilities are no logits: the loss takes the sigmoid itself.
+        """
         if not isinstance(outputs, Tensor) or outputs.shape != targets.shape:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
             raise ValueError(f"must give a logit for each label, shape {tuple(targets.shape)}, got {got}")
+        refuse_ending(outputs, ENDS, "logits of any size, because the sigmoid is part of the loss")
 
     def _counts(self, logits: Tensor, wanted: Tensor) -> dict[str, Tensor | int]:
         """The right predictions and the errors of each label, and how many samples have an error."""

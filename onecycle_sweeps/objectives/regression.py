@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
 from onecycle_sweeps.measures import RMSE, Measure
-from onecycle_sweeps.objectives import precise
+from onecycle_sweeps.objectives import precise, refuse_ending
 from onecycle_sweeps.validation import number, one_of, require
 
 LOSSES = {"mse": mse_loss, "l1": l1_loss, "huber": huber_loss}
+# The last functions of nets that cannot return each standardised target, by autograd's names.
+ENDS = ("Sigmoid", "Hardsigmoid", "Softmax", "Tanh", "Relu", "Softplus")
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,13 @@ class Regression:
         return _mean(s * d for s, d in zip(self.target_std, deviations, strict=True))
 
     def check(self, outputs: Any, targets: Tensor, offered: Mapping[str, Any]) -> None:
-        """Raise ValueError unless the outputs are one tensor with a number for each target."""
+        """Raise ValueError unless the outputs are one tensor with a number for each target.
+
+        A net whose last function bounds the numbers cannot predict targets whose mean is 0 and whose deviation is 1.
+        """
         wanted = tuple(targets.shape)
         if isinstance(outputs, Tensor) and (outputs.shape == wanted or outputs.shape == (*wanted, 1)):
-            return
+            return refuse_ending(outputs, ENDS, "numbers of any size and sign, because targets are standardised")
         got = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise ValueError(f"must give {len(self.target_mean)} number(s) for each sample, shape {wanted}, got {got}")
 
