@@ -133,6 +133,22 @@ def test_what_parts_lack_of_labels_and_masks_are_doubts():
     )
 
 
+def test_a_part_of_which_no_place_counts_is_refused():
+    inputs = np.arange(24.0).reshape(12, 2)
+    tokens = np.arange(60).reshape(12, 5)
+    for targets, ignored in ((tokens, -100), (MASKS, 255)):
+        source = Rows(Part(inputs, targets), Part(inputs + 0.5, np.full_like(targets, ignored)))
+        with pytest.raises(
+            ValueError, match=f"the target of the val part must have places that count.* {ignored} ever"
+        ):
+            rows.describe(source, SplitRule(0, 0, None))
+    sentences = [(np.ones(2), np.arange(2 + place % 2)) for place in range(12)]
+    unpredicted = [(one + 1, np.full_like(target, -100)) for one, target in sentences]
+    items.describe(Items(sentences, val=[*unpredicted, sentences[0]]), SplitRule(0, 0, None))
+    with pytest.raises(ValueError, match="is -100 everywhere, which is ignored"):
+        items.describe(Items(sentences, val=unpredicted), SplitRule(0, 0, None))
+
+
 def test_the_ignored_class_of_a_dataset_stays_as_it_is():
     masks = np.where(MASKS == 1, 255, MASKS)
     source = Items([(torch.zeros(1, 4, 4) + place, mask) for place, mask in enumerate(masks)])

@@ -10,10 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from onecycle_sweeps.measures import LOSS, Measure
 from onecycle_sweeps.objectives import mean_over, precise, refuse_probabilities
+from onecycle_sweeps.samples.targets import UNPREDICTED
 from onecycle_sweeps.validation import number, require
-
-# The target of places that are not predicted, such as padding: torch's and transformers' own number for it.
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class LanguageModel:
 
     def training(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor | int]]:
         """The mean loss of a token, and its sum."""
-        loss = mean_over(*_flat(outputs, targets), IGNORED, self.label_smoothing)
+        loss = mean_over(*_flat(outputs, targets), UNPREDICTED, self.label_smoothing)
         tokens = _predicted(targets)
         # With smoothing the training loss is no likelihood, and no perplexity follows from it.
         plain = {} if self.label_smoothing else {"loss": loss.detach() * tokens}
@@ -49,7 +47,7 @@ class LanguageModel:
 
     def evaluation(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor | int]:
         """The sum of the losses of all tokens, and how many there are."""
-        loss = cross_entropy(*_flat(outputs, targets), ignore_index=IGNORED, reduction="sum")
+        loss = cross_entropy(*_flat(outputs, targets), ignore_index=UNPREDICTED, reduction="sum")
         return {"loss": loss, "tokens": _predicted(targets), "count": len(targets)}
 
     def values(self, totals: Mapping[str, Any]) -> dict[str, float]:
@@ -68,7 +66,7 @@ class LanguageModel:
 
     def chance(self, targets: Tensor) -> float:
         """The loss of always giving each token its frequency in these targets."""
-        counts = targets[targets != IGNORED].bincount().double()
+        counts = targets[targets != UNPREDICTED].bincount().double()
         shares = counts[counts > 0] / counts.sum()
         return -(shares * shares.log()).sum().item()
 
@@ -87,7 +85,7 @@ class LanguageModel:
 
 def _predicted(targets: Tensor) -> Tensor:
     """How many tokens are predicted."""
-    return (targets != IGNORED).sum()
+    return (targets != UNPREDICTED).sum()
 
 
 def _flat(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from onecycle_sweeps import held_generators, seeding
 from onecycle_sweeps.samples import sample_facts as described
 from onecycle_sweeps.samples.nested import apart, changed, leaves
 from onecycle_sweeps.samples.sample_facts import SampleFacts, SplitRule
-from onecycle_sweeps.samples.targets import Form, Targets, known
+from onecycle_sweeps.samples.targets import Form, Targets, known, refuse_unpredicted
 from onecycle_sweeps.terminal import counting, in_one_line
 
 if TYPE_CHECKING:
@@ -66,13 +66,18 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
     label = source.label or "the target"
     offered, doubts, forms = read["train"].offered, [], ()
     usual, reason = "language_model", f"{label} has several lengths"
-    if all(one.targets is not None for one in read.values()):
-        whole = Targets.of({name: one.targets for name, one in read.items()}, label)
+    arrays = {name: one.targets for name, one in read.items() if isinstance(one.targets, np.ndarray)}
+    if len(arrays) == len(read):
+        whole = Targets.of(arrays, label)
         targets = whole.at(divided)
         usual, reason = whole.usual()
         forms = whole.forms()
         of_targets, doubts = known(targets, usual)
         offered |= of_targets | {"class_values": targets.class_values()}
+    else:
+        refuse_unpredicted(
+            {name: [read[of].targets[place] for place in index] for name, (of, index) in divided.items()}, label
+        )
     digest = _digest(source)
     doubts += [
         f"items of the {name} dataset differ when they are read again with the same seeds, so trials of one seed get "
@@ -306,9 +311,12 @@ def _drawing(seed: str, generators: Mapping[str, Any]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of a dataset: its targets (None: of several shapes), each item's digest, and what nets ask for."""
+    """What was read of a dataset: its targets, each item's digest, and what nets ask for.
 
-    targets: np.ndarray | None
+    The targets are a list if they have several shapes.
+    """
+
+    targets: np.ndarray | list[np.ndarray]
     digests: list[bytes]
     offered: dict[str, Any]
 
@@ -347,7 +355,7 @@ def _read(source: Items, name: str) -> _Read:
         raise ValueError(
             f"the targets of the {name} dataset must have one shape or be tokens: {shapes[0]}, {shapes[1]}"
         )
-    return _Read(np.stack(targets) if alike else None, digests, offered)
+    return _Read(np.stack(targets) if alike else targets, digests, offered)
 
 
 def _offered(inputs: Any) -> dict[str, Any]:

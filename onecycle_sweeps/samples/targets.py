@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ Form = Literal["classes", "masks", "labels", "values", "raw"]
 # The class of places that count neither for the loss nor for a measure (PASCAL VOC's border).
 IGNORED = 255
 MOST_MASK_CLASSES = 4096
+# The target of places that a language model does not predict, such as padding: torch's and transformers' own number.
+UNPREDICTED = -100
 # Targets that are more than this many standard deviations from the mean cause a warning.
 FAR_OUT = 20.0
 
@@ -244,11 +246,24 @@ def _readable(array: np.ndarray, what: str) -> np.ndarray:
     return array
 
 
+def refuse_unpredicted(parts: Mapping[str, Iterable[np.ndarray]], label: str) -> None:
+    """Raise ValueError for a part whose samples have tokens as targets of which none counts: its loss would be 0."""
+    for part, samples in parts.items():
+        if all(one.ndim and one.dtype.kind in "iu" and (one == UNPREDICTED).all() for one in samples):
+            raise ValueError(_ignored(label, part, UNPREDICTED))
+
+
+def _ignored(label: str, part: str, number: int) -> str:
+    return f"{label} of the {part} part must have places that count, and is {number} everywhere, which is ignored"
+
+
 def known(targets: Targets, usual: str) -> tuple[dict[str, Any], list[str]]:
     """What nets and objectives may ask for of the training targets, and a doubt for each part that lacks a class.
 
-    Raises ValueError for numbers that are so large that their deviation is infinite.
+    Raises ValueError for numbers that are so large that their deviation is infinite, and for a part of masks or tokens
+    in which no place counts.
     """
+    refuse_unpredicted(targets.parts, targets.label)
     offered: dict[str, Any] = {}
     doubts: list[str] = []
     if names := targets.class_names():
@@ -258,7 +273,7 @@ def known(targets: Targets, usual: str) -> tuple[dict[str, Any], list[str]]:
         if usual in ("classification", "segmentation"):
             doubts += missing_classes(numbers, names)
         if usual == "segmentation":
-            doubts += _unlabelled(numbers)
+            doubts += _unlabelled(numbers, targets.label)
     if targets.are_numbers():
         columns = targets.values()["train"]
         columns = columns.reshape(len(columns), -1)
@@ -274,9 +289,14 @@ def known(targets: Targets, usual: str) -> tuple[dict[str, Any], list[str]]:
     return offered, doubts
 
 
-def _unlabelled(masks: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """A warning for each part with masks that are ignored everywhere; a batch of such masks alone has no loss."""
+def _unlabelled(masks: Mapping[str, np.ndarray], label: str) -> Iterator[str]:
+    """A warning for each part with masks that are ignored everywhere; a batch of such masks alone has no loss.
+
+    Raises ValueError for a part that has nothing else.
+    """
     for part, numbers in masks.items():
+        if (numbers == IGNORED).all():
+            raise ValueError(_ignored(label, part, IGNORED))
         if count := int((numbers == IGNORED).reshape(len(numbers), -1).all(1).sum()):
             yield f"{count} of {len(numbers)} {part} masks are {IGNORED} everywhere, which is ignored"
 
