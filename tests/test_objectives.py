@@ -278,13 +278,21 @@ def test_a_metric_of_two_classes_gets_the_probability_of_the_second(places: tupl
 
 
 def test_a_metric_that_does_not_suit_the_objective_is_named_with_what_it_got():
-    from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
+    from torchmetrics.classification import BinaryF1Score, MulticlassF1Score, MulticlassHingeLoss
+
+    class Percent(MulticlassF1Score):
+        def compute(self) -> Tensor:
+            return 100 * super().compute()
 
     metrics = {
         "two": BinaryF1Score,
         "each": lambda: MulticlassF1Score(num_classes=3, average=None),
+        "percent": lambda: Percent(num_classes=3),
+        "hinge": lambda: MulticlassHingeLoss(num_classes=3),
     }
-    meters = Measured(Classification(), metrics).meters(torch.device("cpu"))
+    objective = Measured(Classification(), metrics)
+    assert [one.name for one in objective.measures if one.is_fraction] == ["accuracy", "two", "each", "percent"]
+    meters = objective.meters(torch.device("cpu"))
     outputs, targets = torch.randn(6, 3, generator=draws()), torch.arange(6) % 3
     shapes = r"outputs of shape \(6, 3\) and targets of shape \(6,\)"
     with pytest.raises(ValueError, match=rf"^objective\.metrics\.two: BinaryF1Score cannot take {shapes}: .*"):
@@ -292,6 +300,9 @@ def test_a_metric_that_does_not_suit_the_objective_is_named_with_what_it_got():
     meters["each"].update(outputs, targets)
     with pytest.raises(ValueError, match=r"each must give one number, got a tensor of shape \(3,\) .*average=macro"):
         meters["each"].compute()
+    meters["percent"].update(targets, targets)
+    with pytest.raises(ValueError, match=r"percent must be between 0 and 1, as its plot bounds say, got 100 from Perc"):
+        meters["percent"].compute()
 
 
 @pytest.mark.parametrize("name", ["accuracy", "loss"])

@@ -1,5 +1,7 @@
 """An objective with further measures: any metric of torchmetrics, and the headline that the config names."""
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +14,11 @@ from onecycle_sweeps.measures import LOSS, Measure, recorded
 from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.validation import kind_of
 
+# Metrics of torchmetrics that have values outside of their plot bounds 0 and 1.
+BEYOND = re.compile("CohenKappa|ExplainedVariance|HingeLoss|StructuralSimilarity|UniversalImageQuality")
+# Areas and means of many numbers in float32 may exceed 1 by this much.
+SLACK = 1e-3
+
 
 @dataclass(frozen=True)
 class Meter:
@@ -22,6 +29,7 @@ class Meter:
 
     key: str
     metric: Any
+    is_fraction: bool = False
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Count a batch."""
@@ -46,13 +54,19 @@ class Meter:
         except Exception as error:
             raise ValueError(f"{self.key}: {_kind(self.metric)} cannot be computed: {in_one_line(error)}") from error
         try:
-            return float(found)
+            value = float(found)
         except (TypeError, ValueError, RuntimeError) as error:
             apart = getattr(self.metric, "average", "macro") in (None, "none")
             advice = f"{self.key}.average=macro gives their mean" if apart else "choose a metric that gives one"
             got = _described("a tensor", found) if isinstance(found, Tensor) else kind_of(found)
             kind = _kind(self.metric)
             raise ValueError(f"{self.key} must give one number, got {got} from {kind}: {advice}") from error
+        if self.is_fraction and not (-SLACK <= value <= 1 + SLACK or math.isnan(value)):
+            raise ValueError(
+                f"{self.key} must be between 0 and 1, as its plot bounds say, got {value:g} from {_kind(self.metric)}: "
+                "return a fraction, or leave out plot_lower_bound and plot_upper_bound"
+            )
+        return value
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,10 @@ class Measured:
 
     def meters(self, device: torch.device) -> dict[str, Meter]:
         """The metrics of one evaluation, by name."""
-        return {name: Meter(f"objective.metrics.{name}", make().to(device)) for name, make in self.metrics.items()}
+        made = {name: make().to(device) for name, make in self.metrics.items()}
+        return {
+            name: Meter(f"objective.metrics.{name}", one, _measure(name, one).is_fraction) for name, one in made.items()
+        }
 
     def predictions(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
         """What the metrics are updated with: outputs and targets as the objective presents them."""
@@ -122,13 +139,18 @@ def _measure(name: str, metric: Any) -> Measure:
     if higher is None:
         raise ValueError(f"objective.metrics.{name}: {_kind(metric)} does not say whether higher values are better")
     bounds = getattr(metric, "plot_lower_bound", None), getattr(metric, "plot_upper_bound", None)
-    return Measure(name, "max" if higher else "min", is_fraction=bounds == (0.0, 1.0))
+    is_fraction = bounds == (0.0, 1.0) and not any(map(BEYOND.search, _of_torchmetrics(metric)))
+    return Measure(name, "max" if higher else "min", is_fraction)
 
 
 def _is_binary(metric: Any) -> bool:
     """Whether it is one of torchmetrics' metrics of two classes, or one of the user's that is derived from those."""
-    of_torchmetrics = [kind for kind in type(metric).mro() if kind.__module__.startswith("torchmetrics.")]
-    return any(kind.__name__.startswith("Binary") for kind in of_torchmetrics)
+    return any(kind.startswith("Binary") for kind in _of_torchmetrics(metric))
+
+
+def _of_torchmetrics(metric: Any) -> list[str]:
+    """The names of torchmetrics' classes that a metric is of, or that its class is derived from."""
+    return [kind.__name__ for kind in type(metric).mro() if kind.__module__.startswith("torchmetrics.")]
 
 
 def _second_of_two(outputs: Any, targets: Any) -> Any:
