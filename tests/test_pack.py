@@ -316,8 +316,11 @@ def test_a_net_with_lazy_python_state_trains_alone(runs_dir: Path, caplog: pytes
     asked = ("~model", "+model={_target_: test_pack.Branching}")
     together = [made(runs_dir, *SHORT, *asked, f"seed={seed}") for seed in (0, 1)]
     caplog.set_level(logging.INFO)
-    assert all(isinstance(one, dict) and one["status"] == "finished" for one in run_together(together))
-    assert all("not packed: " in folder.log.read_text() for folder in together)
+    reasons: list[str] = []
+    ended = run_together(together, refused=reasons.append)
+    assert all(isinstance(one, dict) and one["status"] == "finished" for one in ended)
+    assert len(reasons) == 1
+    assert all(f"not packed: {reasons[0]}" in folder.log.read_text() for folder in together)
     assert all("packed" not in (folder.resolved() or {}) for folder in together)
 
 

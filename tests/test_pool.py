@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker, spawn
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -97,6 +98,36 @@ def test_a_trial_that_is_busy_or_was_stopped_goes_back_into_the_queue(
         orders.recv(); answers.send([FINISHED]); until_closed()
     """)
     assert [e.status for e in drive(*made, places=1).events] == ["running", "running", "finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("packed", "batch_sizes", "said"),
+    [
+        (2, (32, 32, 32, 32), ["not packed: the data are decoded"]),
+        (
+            2,
+            (32, 64),
+            [
+                "packed=2 has packed nothing: trainings are packed that differ in seed, policy and rate alone, "
+                "after they are divided among the workers, of which there are 1"
+            ],
+        ),
+        ("auto", (32, 64), []),
+    ],
+)
+def test_news_say_why_trials_are_not_packed(
+    tmp_path: Path, fake_worker: FakeWorker, workers: WorkerPool, packed: Any, batch_sizes: tuple[int], said: list[str]
+):
+    fake_worker("""
+        answers.send(READY)
+        while order := orders.recv():
+            count = len(order[0])
+            answers.send([Execution("finished", not_packed="the data are decoded" if count > 1 else None)] * count)
+    """)
+    asked = [(*QUICK, f"seed={seed}", f"batch_size={size}") for seed, size in enumerate(batch_sizes)]
+    events = list(pool.run(workers, *planned(tmp_path, *asked), ONE_SLOT, packed))
+    assert [event.news for event in events if event.news] == said
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -60,8 +61,10 @@ def execute_together(folders: Sequence[TrialFolder], stopped: Callable[[], bool]
     memory.collect_as_usual()
     todo = [folder for folder in folders if not folder.is_cancelled()]
     ended = dict.fromkeys((folder.signature for folder in folders), Execution(CANCELLED))
-    for folder, outcome in zip(todo, trial.run_together(todo, stopped, must_win=packing.must_win), strict=True):
-        execution = _ended(outcome)
+    reasons: list[str] = []
+    outcomes = trial.run_together(todo, stopped, must_win=packing.must_win, refused=reasons.append)
+    for folder, outcome in zip(todo, outcomes, strict=True):
+        execution = replace(_ended(outcome), not_packed=None if packing.must_win else next(iter(reasons), None))
         if execution.status in (STOPPED, BUSY) and folder.is_cancelled():
             execution = Execution(CANCELLED)
         elif execution.status not in UNFINISHED:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onecycle_sweeps import machine, memory, terminal
-from onecycle_sweeps.config.schema import UNPACKED, Packing
+from onecycle_sweeps.config.schema import TRAIN, UNPACKED, Packing
 from onecycle_sweeps.launching.queue import LEFT_STATUS, READY, Event, Execution, Queue
 from onecycle_sweeps.sweep import Entry, Sweep
 from onecycle_sweeps.trial_folder import RUNNING, STOPPED, TrialFolder
@@ -209,6 +209,7 @@ def run(
     """
     packing = Packing(MOST_PACKED, must_win=True) if packed == "auto" else Packing(packed)
     queue = Queue(sweep, trials, packing.most)
+    given_together, said = False, set[str]()
     try:
         pool.grow(sweep, environments)
         yield Event(places=len(environments))
@@ -217,6 +218,7 @@ def run(
             for worker in pool.workers:
                 if worker.is_free() and (entries := queue.take(sum(one.is_free() for one in pool.workers))):
                     folders = [sweep.trial(entry.signature) for entry in entries]
+                    given_together |= len(entries) > 1
                     given = worker.give(entries, folders, packing)
                     for entry in entries:
                         if given:
@@ -225,22 +227,35 @@ def run(
                             queue.record(entry, Execution(STOPPED))
             pool.wait(TICK_SECONDS)
             for worker in pool.workers:
-                yield from _take_answers(queue, worker)
+                yield from _take_answers(queue, worker, said)
             yield Event()
+        if not (packing.must_win or given_together) and min(packing.most, _trainings(trials)) > 1:
+            yield Event(
+                news=f"packed={packing.most} has packed nothing: trainings are packed that differ in seed, policy and "
+                f"rate alone, after they are divided among the workers, of which there are {len(environments)}"
+            )
     except BaseException:
         pool.leave()
         raise
 
 
-def _take_answers(queue: Queue, worker: Worker) -> Generator[Event]:
+def _trainings(trials: Sequence[Entry]) -> int:
+    return sum(entry.kind == TRAIN for entry in trials)
+
+
+def _take_answers(queue: Queue, worker: Worker, said: set[str]) -> Generator[Event]:
     """Record what a worker has answered; if it has died, its trial fails and another process takes its place.
 
-    The trials of a pack run again, each by itself, which shows which of them ends its process.
+    The trials of a pack run again, each by itself, which shows which of them ends its process. `said` has the reasons
+    that were given for trials that are not packed, each of which is news once.
     """
     ended = worker.has_ended()
     for executions in worker.receive():
         entries, worker.entries = worker.entries, ()
         for entry, execution in zip(entries, executions, strict=False):
+            if (reason := execution.not_packed) and reason not in said:
+                said.add(reason)
+                yield Event(news=f"not packed: {reason}")
             if event := queue.record(entry, execution):
                 yield event
     if not ended:

@@ -25,10 +25,14 @@ LEFT_STATUS = 128 + signal.SIGTERM
 
 @dataclass(frozen=True)
 class Execution:
-    """How one execution of a trial ended: with a result's status, or failed, cancelled, or one of UNFINISHED."""
+    """How one execution of a trial ended: with a result's status, or failed, cancelled, or one of UNFINISHED.
+
+    `not_packed` is why it did not run in the pack for which it was meant.
+    """
 
     status: str
     cause: str | None = None
+    not_packed: str | None = None
 
 
 @dataclass(frozen=True)

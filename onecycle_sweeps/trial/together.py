@@ -85,26 +85,31 @@ def run_together(
     place: Mapping[str, str] | None = None,
     *,
     must_win: bool = False,
+    refused: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any] | BaseException]:
     """The result of each trial, or the exception that `run` would raise for it.
 
     Trials that have not begun are packed, and so are the members of a pack that was stopped, if all of them are at the
     same step; the others run alone, one after the other. `must_win`: nothing is packed unless a short measurement says
-    that a packed step takes less time than its members' own.
+    that a packed step takes less time than its members' own. `refused` is called with the reason why some are not.
     """
     with torch_settings.kept():
-        return _run_together(trials, PackControl(stopped), place, must_win)
+        return _run_together(trials, PackControl(stopped), place, must_win, refused)
 
 
 def _run_together(
-    trials: Sequence[TrialFolder], control: PackControl, place: Mapping[str, str] | None, must_win: bool
+    trials: Sequence[TrialFolder],
+    control: PackControl,
+    place: Mapping[str, str] | None,
+    must_win: bool,
+    refused: Callable[[str], None],
 ) -> list[dict[str, Any] | BaseException]:
     members = {trial.signature: Member(trial, copy_context()) for trial in trials}
     for _, member in sorted(members.items()):
         member.training = running(member.trial, partial(control.has_to_stop, member), place, control.clock)
         member.advance()
     for group in _groups([member for _, member in sorted(members.items()) if member.outcome is None]):
-        _run_pack(group, control, must_win)
+        _run_pack(group, control, must_win, refused)
     for _, member in sorted(members.items()):
         member.finish()
     return [members[trial.signature].outcome or {} for trial in trials]
@@ -123,7 +128,7 @@ def _groups(members: Sequence[Member]) -> list[list[Member]]:
     ]
 
 
-def _run_pack(members: Sequence[Member], control: PackControl, must_win: bool) -> None:
+def _run_pack(members: Sequence[Member], control: PackControl, must_win: bool, refused: Callable[[str], None]) -> None:
     """Take the members' steps together until all have ended; leaves them as they are if they cannot be packed."""
     readies = [member.ready for member in members if member.ready]
     learners, policies = [one.learner for one in readies], [one.policy for one in readies]
@@ -132,6 +137,7 @@ def _run_pack(members: Sequence[Member], control: PackControl, must_win: bool) -
     except CannotPack as reason:
         for member in members:
             member.context.run(log.info, "not packed: %s", reason)
+        refused(str(reason))
         return
     names = tuple(member.trial.signature for member in members)
     boxes: list[list[StepTaken]] = [[] for _ in members]
