@@ -14,7 +14,7 @@ import hand_made
 import real_trials
 from onecycle_sweeps.journal import Journal
 from onecycle_sweeps.launching import estimate
-from onecycle_sweeps.launching.slurm import client, dry_run, options, submissions, watch
+from onecycle_sweeps.launching.slurm import client, options, submissions, watch
 from onecycle_sweeps.launching.slurm.sbatch import Sbatch
 from onecycle_sweeps.launching.slurm.submissions import JobArray, Submission, job_arrays
 from onecycle_sweeps.sweep import RANGE_TEST, TRAIN, Entry
@@ -236,7 +236,10 @@ def test_without_an_estimate_the_death_of_the_timing_process_is_given(runs_dir: 
 
 @pytest.mark.parametrize(("asked", "count"), [(None, 0), (0, 0), (2, 2), ("4", 4), ("a100:2", 2), ("a100", 1)])
 def test_gpus_are_counted_as_slurm_reads_them(asked: int | str | None, count: int):
-    assert dry_run.gpus_requested({"gpus_per_node": asked}) == count
+    settings = {"gpus_per_node": asked}
+    assert options.gpus_requested(settings) == count
+    line = options.idle_gpus(settings)
+    assert line is None if count < 2 else line and f"each trial uses one of the {count} GPUs of hydra.launcher" in line
 
 
 def test_submitit_has_the_private_functions_that_are_used():

@@ -121,6 +121,13 @@ def _warn_of_hydra(hydra: Any, config: Mapping[str, Any]) -> None:
         )
 
 
+def _warn_of_idle_gpus(launcher: LauncherKeys) -> None:
+    from onecycle_sweeps.launching.slurm import options
+
+    if line := options.idle_gpus(launcher):
+        complain(line)
+
+
 def _headline(config: Mapping[str, Any]) -> Measure | None:
     """The measure that a sweeper optimises; None if it depends on the data or on the user's code."""
     if config.get(schema.LOOP):
@@ -164,6 +171,9 @@ def sweep(requests: Sequence[Request], hydra: Any, launcher: LauncherKeys, *, se
             raise ConfigError(f"hydra.launcher.{key} gives no results to a sweeper that learns from them")
         if not _sessions:
             _warn_of_hydra(hydra, config)
+            # A training function of the user's may use all of them.
+            if on_slurm and not config.get(schema.LOOP):
+                _warn_of_idle_gpus(launcher)
         checks = Preflight(preflight.in_a_fresh_process, elsewhere=True) if on_slurm else Preflight(preflight.in_a_fork)
         if dry:
             from onecycle_sweeps.launching.slurm import dry_run

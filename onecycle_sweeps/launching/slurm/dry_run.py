@@ -1,6 +1,5 @@
 """A dry run: prints the trials of a sweep, the sbatch file of each job array, and an estimate of the time they take."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from onecycle_sweeps.launching.preflight import Preflight
 from onecycle_sweeps.launching.session import Session
 from onecycle_sweeps.launching.slurm import client, jobs, sbatch, submissions
 from onecycle_sweeps.launching.slurm.client import SlurmError
-from onecycle_sweeps.launching.slurm.options import Settings
+from onecycle_sweeps.launching.slurm.options import Settings, gpus_requested
 from onecycle_sweeps.launching.slurm.submissions import JobArray
 from onecycle_sweeps.planning import Request, Trial
 from onecycle_sweeps.sweep import PROBE, RANGE_TEST, TRAIN, Sweep
@@ -97,9 +96,3 @@ def _estimate(runs_dir: Path, trials: Sequence[Trial], settings: Settings) -> st
 def _rounded(number: float) -> str:
     """A number with two significant digits, never as a power of ten."""
     return f"{float(f'{number:.2g}'):f}".rstrip("0").rstrip(".") if number < 100 else f"{number:.0f}"
-
-
-def gpus_requested(settings: Settings) -> int:
-    """How many GPUs `gpus_per_node` requests, such as `2` or `a100:2`."""
-    count = str(settings["gpus_per_node"] or 0).rpartition(":")[2]
-    return int(count) if re.fullmatch(r"\d+", count) else 1

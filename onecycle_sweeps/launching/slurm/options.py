@@ -1,6 +1,7 @@
 """The keys of hydra/launcher=slurm: their bounds, and the parameters of submitit that they become."""
 
 import inspect
+import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -58,6 +59,22 @@ def check(settings: Settings) -> None:
     for program in ("sbatch", "srun", "squeue"):
         if not settings["dry_run"] and shutil.which(program) is None:
             raise ConfigError(f"{LAUNCHER} needs {program}, which is not on the PATH here: run this on a login node")
+
+
+def gpus_requested(settings: Settings) -> int:
+    """How many GPUs `gpus_per_node` requests, such as `2` or `a100:2`."""
+    count = str(settings["gpus_per_node"] or 0).rpartition(":")[2]
+    return int(count) if re.fullmatch(r"\d+", count) else 1
+
+
+def idle_gpus(settings: Settings) -> str | None:
+    """A warning if each trial requests more GPUs than the one that it uses."""
+    if (count := gpus_requested(settings)) < 2:
+        return None
+    return (
+        f"each trial uses one of the {count} GPUs of hydra.launcher.gpus_per_node={settings['gpus_per_node']}, and the "
+        "others stay idle: with gpus_per_node=1, as many trials run at once as there are GPUs"
+    )
 
 
 def parameters(settings: Settings) -> dict[str, Any]:
