@@ -45,10 +45,15 @@ def test_a_range_test_that_is_far_too_high_is_overruled_and_the_verdict_ambiguou
     assert found.grid[0] < 0.01 < found.grid[-1]
 
 
-@pytest.mark.parametrize(("steps", "word"), [(200, "ambiguous"), (400, "confident")])
-def test_trainings_that_are_longer_than_a_range_test_outweigh_it_where_they_ask_for_less(steps: int, word: str):
+@pytest.mark.parametrize(
+    ("steps", "ramp", "word"),
+    [(200, 100, "ambiguous"), (299, 200, "ambiguous"), (300, 200, "confident"), (400, 400, "ambiguous")],
+)
+def test_trainings_that_are_longer_than_a_range_test_outweigh_it_where_they_ask_for_less(
+    steps: int, ramp: int, word: str
+):
     budget = 7 * steps
-    low = probes.search(Reading(0.3, 0.25, 0.36), 6000, budget, UNTRAINED, ("not every seed diverged",))
+    low = probes.search(Reading(0.3, 0.25, 0.36), 6000, budget, UNTRAINED, ("not every seed diverged",), ramp=ramp)
     found = run_search(low, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.02)(one), one.steps))
     assert max(one.steps for one in found.probed) == steps
     assert (found.max_lr.rate, found.word) == (pytest.approx(0.02, rel=0.01), word)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onecycle_sweeps import journal, sweep, trial
+from onecycle_sweeps import checkpoint, journal, sweep, trial
 from onecycle_sweeps.config import nodes
 from onecycle_sweeps.config.schema import PROBE, RANGE_TEST, TRAIN
 from onecycle_sweeps.launching.slurm.submissions import job_arrays
@@ -160,6 +160,8 @@ def test_a_probe_that_was_stopped_goes_on_behind_its_last_whole_training_to_the_
         trial.run(other, stop_after(90))
     saved = journal.attempts(other.journal)[-1].saved
     assert 0 < saved < 90
+    state = checkpoint.load(other.checkpoint)
+    assert state and state["asked_for"]["ramp"] == other.config()["range_test"]["steps"]
     trial.run(other)
     whole, again = folder.result(), other.result()
     assert whole and again and again["verdict"] == whole["verdict"]

@@ -24,10 +24,10 @@ FURTHER = 2
 # The rates that the range test and the trainings found agree within this factor. Beyond it, the lower one is confident
 # too if a short training at the range test's rate lost at most this share of the way from the untrained net's score.
 AGREEING, FLAT = 2.5, 0.03
-# Short trainings of at least this many steps outweigh a range test, which has 200 by default, if they find a lower
-# rate: with 380 steps they found 1/94 to 1/4 of its rate, at which trainings of 6,000 steps lost at most 0.8 %. At the
-# rates that short trainings of 128 steps found, a language model lost up to 2.3 %.
-OUTWEIGHING = 300
+# Short trainings of at least this many steps, and this many times the range test's, outweigh it if they find a lower
+# rate: with 380 steps they found 1/94 to 1/4 of the rate of one of 200 steps, at which trainings of 6,000 steps lost at
+# most 0.8 %. At the rates that short trainings of 128 steps found, a language model lost up to 2.3 %.
+OUTWEIGHING, LONGER = 300, 1.5
 # The share of the way from the untrained net's score to the best one's within which two scores are as good as equal.
 ALIKE = 0.01
 # The rate that was found is multiplied by the second number in two cases where it is too high: for a policy that stays
@@ -119,13 +119,14 @@ def search(
     near_peak: float = 0.0,
     adaptive: bool = False,
     epoch: int = 0,
+    ramp: int = 0,
 ) -> Generator[Probe, Probed, Found]:
     """Ask for short trainings, each with the result of the one before, and return what they found.
 
     `start` is what the range test found for trainings of `steps` steps, with its `doubts`; it is returned as it is if
     the `budget`, in steps, is too small. `untrained` is the score of the untrained net, `near_peak` the share of the
-    policy's steps whose rate is close to its peak, `adaptive` whether the optimizer is, and `epoch` the number of steps
-    that take each sample once.
+    policy's steps whose rate is close to its peak, `adaptive` whether the optimizer is, `epoch` the number of steps
+    that take each sample once, and `ramp` the number of steps of the range test.
     """
     if (found := lengths(budget, steps)) is None:
         return Found(start, start.rate, (), tuple(doubts))
@@ -147,7 +148,7 @@ def search(
         else:
             break
         last[further] = yield Probe(start.rate * 2.0**further, longest, SEED + 1)
-    found = _found(start, [*probed, *last.values()], last, untrained, doubts, epoch)
+    found = _found(start, [*probed, *last.values()], last, untrained, doubts, epoch, ramp)
     if near_peak <= LONG and not (adaptive and found.agrees):
         return found
     lowered = Reading(SAFER * found.max_lr.rate, SAFER * found.max_lr.low, found.max_lr.high)
@@ -161,6 +162,7 @@ def _found(
     untrained: float,
     of_range_test: Sequence[str],
     epoch: int,
+    ramp: int,
 ) -> Found:
     scores = {power: one.score for power, one in last.items()}
     best = min(scores, key=lambda power: scores[power])
@@ -194,7 +196,7 @@ def _found(
     factor = max(at / start.rate, start.rate / at)
     agrees = factor <= AGREEING
     if not agrees:
-        is_outweighed = at < start.rate and last[best].steps >= OUTWEIGHING
+        is_outweighed = at < start.rate and last[best].steps >= max(OUTWEIGHING, LONGER * ramp)
         if not is_outweighed and scores.get(0, math.inf) - scores[best] > FLAT * way:
             doubts.append(
                 f"the range test found {start.rate:.2g}, but short trainings {at:.2g}, a factor of {factor:.1f} apart"

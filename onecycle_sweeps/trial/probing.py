@@ -146,6 +146,7 @@ def _asked_for(config: Config, tested: Mapping[str, Any], judged: Measure, untra
         "near_peak": near_peak(policy),
         "adaptive": untrained.is_adaptive,
         "epoch": untrained.epoch,
+        "ramp": config["range_test"]["steps"],
     }
 
 
