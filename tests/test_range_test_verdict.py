@@ -1,6 +1,8 @@
 """The verdict of a range test, on made-up tests whose truth is known."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,5 +238,9 @@ def test_an_accuracy_that_rises_to_the_end_of_a_ramp_is_no_confident_verdict() -
     )
     early = OneSeed(lrs, falling, lrs[9::10], [0.1, 0.5, 0.8, *[0.9] * 17])
     assert not any("val accuracy" in doubt for doubt in judge([early]).doubts)
+    assert not any("first evaluation" in doubt for doubt in judge([early]).doubts)
+    before = np.interp(lrs, [0, 0.1, 3], [2.3, 0.6, 0.5]).tolist()
+    (doubt,) = (one for one in judge([replace(early, losses=before)]).doubts if "first evaluation" in one)
+    assert re.fullmatch(r"\d\d % of the descent .* first evaluation, at 0\.14: lower range_test\.end_lr", doubt)
     with pytest.raises(ValueError, match=r"at least 6 times before it diverges, got 4: lower range_test\.end_lr"):
         judge([OneSeed(lrs, falling, lrs[9:40:10], [0.1, 0.2, 0.3, 0.4])])
