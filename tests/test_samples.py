@@ -750,3 +750,24 @@ def test_a_column_that_a_table_lacks_is_named(tmp_path: Path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n3,4\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"data\.label=price must be a column of .* which has x, y"):
         tabular.csv(str(tmp_path / "a.csv"), "price")
+
+
+def test_a_name_that_a_table_has_twice_is_no_label_and_cannot_be_dropped(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeffx,x,y,y\n1,2,3,3\n3,4,5,5\n", encoding="utf-8")
+    twice = "must be one column of .*, which has 2 of this name: rename"
+    with pytest.raises(ValueError, match=rf"data\.label=y {twice}"):
+        tabular.csv(str(path), "y")
+    with pytest.raises(ValueError, match=rf"data\.drop=x {twice}"):
+        tabular.csv(str(path), "y.1", ["x"])
+
+
+def test_the_index_of_a_parquet_file_is_no_column(tmp_path: Path):
+    indexed = pandas.DataFrame({"id": [7, 8, 9], "x": [2, 1, 3], "y": [1.5, 2.0, 0.5]}).set_index("id")
+    indexed.to_parquet(tmp_path / "a.parquet")
+    assert list(pandas.DataFrame(tabular.csv(str(tmp_path / "a.parquet"), "y").train.inputs).columns) == ["x"]
+    # It neither hides that a column numbers the rows.
+    indexed.assign(row=[0, 1, 2]).to_parquet(tmp_path / "b.parquet")
+    split = SplitRule(0.34, 0, None)
+    doubts = rows.describe(tabular.csv(str(tmp_path / "b.parquet"), "y", ["x"]), split).doubts
+    assert any("column row numbers the rows" in doubt for doubt in doubts)

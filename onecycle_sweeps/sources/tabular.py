@@ -24,7 +24,14 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
     if not file.is_file():
         raise ValueError(f"data.path must be the path of a CSV or Parquet file; there is no file {file.absolute()}")
     try:
-        frame = pandas.read_parquet(file) if file.suffix in (".parquet", ".pq") else _of_text(file)
+        if file.suffix in (".parquet", ".pq"):
+            # An index is no column: it may be what pandas counted, a number of each row, or a date.
+            frame = pandas.read_parquet(file).reset_index(drop=True)
+            header = list(map(str, frame.columns))
+        else:
+            frame = _of_text(file)
+            # As it is written: pandas calls a second y y.1, which would be an input.
+            header = pandas.read_csv(file, header=None, nrows=1, dtype=str).iloc[0].tolist()
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a table: {' '.join(str(error).split())}") from error
     frame.columns = frame.columns.map(str)
@@ -32,6 +39,11 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
         if missing := [name for name in names if name not in frame.columns]:
             raise ValueError(
                 f"{key}={missing[0]} must be a column of {file}, which has {first_few(list(frame.columns))}"
+            )
+        if twice := [name for name in names if header.count(name) > 1]:
+            raise ValueError(
+                f"{key}={twice[0]} must be one column of {file}, which has {header.count(twice[0])} of this name: "
+                "rename the others, or take them out"
             )
     inputs = frame.drop(columns=[label, *(drop or [])])
     if inputs.empty:
