@@ -353,8 +353,26 @@ def test_targets_that_have_most_of_the_loss_are_a_doubt():
     values = np.random.default_rng(0).normal(size=4000)
     assert not rows.describe(made(values), HOLD_OUT).doubts
     values[::800] = 3000.0
-    (doubt,) = rows.describe(made(values), HOLD_OUT).doubts
-    assert all(word in doubt for word in ("column y", "3000", "20 standard deviations", "objective.loss=huber"))
+    for doubt in rows.describe(made(values), HOLD_OUT).doubts:
+        assert all(word in doubt for word in ("column y", "3000", "20 standard deviations", "objective.loss=huber"))
+    few = np.random.default_rng(0).normal(size=100)
+    source = Rows(Part(np.arange(100.0)[:, None], few), Part(np.arange(4.0)[:, None] + 0.5, np.array([0, 1, 2, 1e9])))
+    (doubt,) = rows.describe(source, SplitRule(0, 0, None)).doubts
+    assert "the target has 1 val value more than 20 standard deviations from the mean (1e+09)" in doubt
+
+
+def test_numbers_that_a_few_far_out_make_nearly_equal_are_a_doubt():
+    """In 100 rows, no value is more than 10 deviations from the mean."""
+    values = np.random.default_rng(0).normal(size=100)
+    skewed = np.exp(2 * values)
+    frame = pandas.DataFrame({"x": values, "skewed": skewed})
+    assert not rows.describe(Rows(Part(frame, skewed), Part(frame + 0.1, skewed)), SplitRule(0, 0, None)).doubts
+    values[3] = 1e6
+    source = Rows(Part(frame.assign(x=values), values), Part(frame + 0.1, skewed))
+    doubts = rows.describe(source, SplitRule(0, 0, None)).doubts
+    assert len(doubts) == 2
+    for doubt, name in zip(doubts, ("column x", "the target"), strict=True):
+        assert f"{name} has training values from -2" in doubt and "to 1e+06, and half of them lie between -0." in doubt
 
 
 def test_rows_that_two_parts_share_and_classes_that_a_part_lacks_are_doubts():

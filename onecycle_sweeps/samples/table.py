@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onecycle_sweeps.samples.targets import is_squeezed, squeezed
 from onecycle_sweeps.terminal import first_few
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
 
 
 def _clipped(found: Mapping[str, np.ndarray], frames: Mapping[str, DataFrame], numbers: Sequence[str]) -> list[str]:
-    """Clip the first columns of each part, which are those of numbers; a doubt for each that has some too far out."""
+    """Clip the first columns of each part, which are those of numbers; a doubt for each that has some far out."""
     doubts = []
     for at, name in enumerate(numbers):
         far = {part: np.abs(array[:, at]) > FURTHEST for part, array in found.items()}
@@ -99,6 +100,9 @@ def _clipped(found: Mapping[str, np.ndarray], frames: Mapping[str, DataFrame], n
                 f"column {name} has {len(values)} value{'s' * (len(values) > 1)} more than {FURTHEST:g} standard "
                 f"deviations from the mean ({shown}), clipped there: correct or drop those that are errors"
             )
+        train = frames["train"][name].dropna().to_numpy()
+        if not len(values) and is_squeezed(train):
+            doubts.append(f"column {name} has {squeezed(train)}: mend what is an error, or take the logarithm")
         for array in found.values():
             np.clip(array[:, at], -FURTHEST, FURTHEST, out=array[:, at])
     return doubts

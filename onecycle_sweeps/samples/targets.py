@@ -30,6 +30,9 @@ MOST_MASK_CLASSES = 4096
 UNPREDICTED = -100
 # Targets that are more than this many standard deviations from the mean cause a warning.
 FAR_OUT = 20.0
+# As do columns whose middle half lies within this share of their deviation, which a few values have made large: in few
+# rows, no value is many deviations from the mean.
+SQUEEZED = 0.05
 
 
 @dataclass(frozen=True)
@@ -240,9 +243,8 @@ def _readable(array: np.ndarray, what: str) -> np.ndarray:
     values = array.ravel().tolist()
     odd = next((one for one in values if not isinstance(one, str | bytes | int | float)), None)
     if array.dtype.kind in "mMcV" or odd is not None:
-        raise ValueError(
-            f"{what} must have numbers or words to be predicted, got {kind} values such as {odd or values[0]}"
-        )
+        shown = values[0] if odd is None else odd
+        raise ValueError(f"{what} must have numbers or words to be predicted, got {kind} values such as {shown}")
     return array
 
 
@@ -284,7 +286,7 @@ def known(targets: Targets, usual: str) -> tuple[dict[str, Any], list[str]]:
         if usual == "multilabel":
             doubts += _absent_labels(targets.parts)
         if usual == "regression":
-            doubts += _far_out(targets.label, columns, std)
+            doubts += _far_out(targets.label, targets.values(), columns.mean(0), std)
         offered |= {"target_mean": columns.mean(0).tolist(), "target_std": np.where(std > 0, std, 1.0).tolist()}
     return offered, doubts
 
@@ -301,15 +303,35 @@ def _unlabelled(masks: Mapping[str, np.ndarray], label: str) -> Iterator[str]:
             yield f"{count} of {len(numbers)} {part} masks are {IGNORED} everywhere, which is ignored"
 
 
-def _far_out(label: str, columns: np.ndarray, std: np.ndarray) -> Iterator[str]:
-    """A warning if some training targets (N, places) are so far from the mean that a squared loss depends on them."""
-    far = np.abs(columns - columns.mean(0)) > FAR_OUT * std
-    if count := int(far.sum()):
-        shown = first_few([f"{value:g}" for value in columns[far]])
-        yield (
-            f"{label} has {count} training value{'s' * (count > 1)} more than {FAR_OUT:g} standard deviations "
-            f"from the mean ({shown}), which weigh much in a squared loss: try objective.loss=huber or their logarithm"
-        )
+def _far_out(label: str, parts: Mapping[str, np.ndarray], mean: np.ndarray, std: np.ndarray) -> Iterator[str]:
+    """Warnings if some targets are so far from the training mean that a squared loss and the RMSE depend on them."""
+    for part, values in parts.items():
+        columns = values.reshape(len(values), -1)
+        far = np.abs(columns - mean) > FAR_OUT * std
+        if count := int(far.sum()):
+            shown = first_few([f"{value:g}" for value in columns[far]])
+            yield (
+                f"{label} has {count} {part} value{'s' * (count > 1)} more than {FAR_OUT:g} standard deviations from "
+                f"the mean ({shown}), which weigh much in a squared loss and the RMSE: try objective.loss=huber, the "
+                "headline mae, or their logarithm"
+            )
+        elif part == "train" and values.ndim == 1 and is_squeezed(values):
+            yield f"{label} has {squeezed(values)}: try their logarithm, unless some are errors"
+
+
+def is_squeezed(values: np.ndarray) -> bool:
+    """Whether a few values are so far out that the others, standardised, are nearly equal."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return 0 < high - low < SQUEEZED * values.std()
+
+
+def squeezed(values: np.ndarray) -> str:
+    """What to say of numbers that are squeezed."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return (
+        f"training values from {values.min():g} to {values.max():g}, and half of them lie between {low:g} and "
+        f"{high:g}, which standardised is nearly the same"
+    )
 
 
 def _absent_labels(parts: Mapping[str, np.ndarray]) -> Iterator[str]:
