@@ -349,6 +349,14 @@ def test_a_column_of_codes_stays_one_of_words(words: list[str]):
     assert not doubts
 
 
+def test_numbers_that_are_written_with_other_signs_are_a_doubt():
+    prices = [f"{1000 + number % 30:,}" for number in range(60)]
+    for written in (prices, [f"1/{1 + number % 28}/2021" for number in range(60)]):
+        _, (doubt,) = table.encoded({"train": pandas.DataFrame({"when": written})})
+        assert "column when has " in doubt and "different words of digits and signs (1" in doubt
+    assert "signs that numbers have not (1,000, 1,001 and 28 more)" in rows.describe(made(prices), HOLD_OUT).reason
+
+
 def test_targets_that_have_most_of_the_loss_are_a_doubt():
     values = np.random.default_rng(0).normal(size=4000)
     assert not rows.describe(made(values), HOLD_OUT).doubts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onecycle_sweeps.samples.targets import is_squeezed, squeezed
+from onecycle_sweeps.samples.targets import are_digits_and_signs, is_squeezed, squeezed
 from onecycle_sweeps.terminal import first_few
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ def encoded(parts: Mapping[str, DataFrame]) -> tuple[dict[str, np.ndarray], list
             )
         else:
             kept[name] = "word"
+            if are_digits_and_signs(found := column.dropna().astype(str).unique().tolist()):
+                doubts.append(
+                    f"column {name} has {len(found)} different words of digits and signs ({first_few(found, 2)}), "
+                    "which are taken for words: write numbers as 1234.5 and dates as 2021-09-12"
+                )
     if not kept:
         raise ValueError("no column of the table is left to predict from")
     numbers = [name for name, kind in kept.items() if kind == "number"]

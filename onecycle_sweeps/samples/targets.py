@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from onecycle_sweeps.terminal import first_few
 
 # Whole numbers with at most this many different values are classes, unless an objective is typed.
 MOST_CLASSES = 20
+DIGITS_AND_SIGNS = re.compile(r"[\d\W]*\d[\d\W]*")
 # What pandas calls Python's numbers, and what they become.
 NUMBERS = {
     "decimal": np.float64,
@@ -182,10 +184,17 @@ class Targets:
 
 def _mostly_numbers(words: Sequence[str]) -> str:
     """What to say of classes that are numbers but for a few words, such as marks for gaps; empty for others."""
+    if are_digits_and_signs(words):
+        return f", which have signs that numbers have not ({first_few(words, 2)}): write 1234.5 to predict numbers"
     others = [word for word in words if not _is_number(word)]
     if not 0 < len(others) < len(words) / 2:
         return ""
     return f", which are numbers but for {first_few(others)}: take such rows out to predict numbers"
+
+
+def are_digits_and_signs(words: Collection[str]) -> bool:
+    """Whether so many different words, such as 1,234 and $12, are more likely numbers or dates than codes."""
+    return len(words) > MOST_CLASSES and all(map(DIGITS_AND_SIGNS.fullmatch, words))
 
 
 def _is_number(word: str) -> bool:
