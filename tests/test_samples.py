@@ -1,6 +1,7 @@
 """Rows, texts and items of datasets: what is read, split, refused and drawn."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -639,6 +640,29 @@ def test_equal_samples_of_nested_objects_are_found_by_their_content():
     assert not any("among the training" in doubt for doubt in items.describe(Items(nested), HOLD_OUT).doubts)
     twice = items.describe(Items(nested, val=nested[:4]), SplitRule(0, 0, None)).doubts
     assert any("4 of 4 val samples are among the training samples" in doubt for doubt in twice)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        lambda a, b, y: (a, b, y),
+        lambda a, b, y: ((a, b), y),
+        lambda a, b, y: (a.tolist(), b, y.tolist()),
+        lambda a, b, y: [(a, b.tolist()), y.astype(bool).tolist()],
+        lambda a, b, y: {"y": y.tolist(), "a": a.tolist(), "b": b},
+        lambda a, b, y: ({"a": a, "b": b.tolist()}, y),
+    ],
+)
+def test_lists_of_numbers_and_tuples_of_inputs_are_those_of_arrays(item: Callable[..., Any]):
+    drawn = np.random.default_rng(0)
+    arrays = [(drawn.normal(size=4), drawn.normal(size=2), np.array([1, place % 2, 0])) for place in range(12)]
+    source = Items([item(*one) for one in arrays])
+    data = items.load(source, HOLD_OUT, items.describe(source, HOLD_OUT), torch.device("cpu"), "labels")
+    ((inputs, targets),) = replace(data, batch_size=1).part_batches("val")
+    of, index = data.index["val"]
+    first, second = inputs.values() if isinstance(inputs, dict) else inputs
+    for found, place in ((first, 0), (second, 1), (targets, 2)):
+        assert torch.equal(found, torch.tensor(np.stack([arrays[at][place] for at in index]), dtype=torch.float32)), of
 
 
 def test_targets_of_several_shapes_are_refused_unless_they_are_tokens():

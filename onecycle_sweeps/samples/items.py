@@ -194,7 +194,7 @@ class ItemBatches:
         from torch.utils.data import DataLoader
 
         loader = DataLoader(
-            _Seeded(self.source.parts()[self.index[part][0]], self.source.collate),  # type: ignore[arg-type]
+            _Seeded(self.source.parts()[self.index[part][0]], self.source),  # type: ignore[arg-type]
             batch_sampler=_Sampler(drawn),  # type: ignore[arg-type]
             num_workers=self.source.workers,
             collate_fn=self.source.collate,
@@ -259,8 +259,8 @@ class _Seeded:
     Each worker process has its own copy, which finds and seeds the generators of that process.
     """
 
-    def __init__(self, dataset: Any, collate: Any) -> None:
-        self.dataset, self.collate = dataset, collate
+    def __init__(self, dataset: Any, source: Items) -> None:
+        self.dataset, self.collate, self.label = dataset, source.collate, source.label
 
     @cached_property
     def generators(self) -> Mapping[str, Any]:
@@ -271,8 +271,29 @@ class _Seeded:
         seed, positions = asked
         with _drawing(seed, self.generators):
             if hasattr(self.dataset, "__getitems__"):
-                return self.dataset.__getitems__(positions)
-            return [self.dataset[position] for position in positions]
+                items = self.dataset.__getitems__(positions)
+            else:
+                items = [self.dataset[position] for position in positions]
+        return items if self.collate else [_unnested(item, self.label) for item in items]
+
+
+def _unnested(item: Any, label: str | None) -> Any:
+    """An item as torch's collate has to get it: with arrays for lists of numbers, and inputs that are no tuple in it.
+
+    Of a list it would make one of a batch of each number, and of a tuple a list, which is one argument.
+    """
+    inputs, target = apart(item, label)
+    inputs, target = changed(inputs, _array), _array(target)
+    if isinstance(item, dict):
+        return {name: inputs.get(name, target) for name in item}
+    return (*inputs, target) if isinstance(inputs, tuple) else (inputs, target)
+
+
+def _array(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    array = np.asarray(value)
+    return array if array.dtype.kind in "iufb" else value
 
 
 class _Sampler:
