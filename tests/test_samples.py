@@ -802,6 +802,12 @@ def test_a_column_that_a_table_lacks_is_named(tmp_path: Path):
         tabular.csv(str(tmp_path / "a.csv"), "price")
 
 
+def test_a_name_that_is_a_number_is_a_name(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("0,1,2\n5,6,7\n7,8,9\n", encoding="utf-8")
+    read = tabular.csv(str(tmp_path / "a.csv"), 2, [1])
+    assert (list(pandas.DataFrame(read.train.inputs).columns), read.train.targets.tolist()) == (["0"], [7, 9])
+
+
 def test_a_name_that_a_table_has_twice_is_no_label_and_cannot_be_dropped(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("\ufeffx,x,y,y\n1,2,3,3\n3,4,5,5\n", encoding="utf-8")

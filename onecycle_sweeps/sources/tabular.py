@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
+def csv(path: str, label: str | float, drop: list[str | float] | None = None) -> Rows:
     """A CSV or Parquet file, whose column `label` is predicted from the others but those in `drop`.
+
+    A typed name such as 2 arrives as a number.
 
     Raises ValueError, in one line, for a file that is missing or no table, and for a column that it does not have.
     """
     import pandas
 
-    file = Path(path).expanduser()
+    file, label, dropped = Path(path).expanduser(), str(label), list(map(str, drop or []))
     if not file.is_file():
         raise ValueError(f"data.path must be the path of a CSV or Parquet file; there is no file {file.absolute()}")
     try:
@@ -35,7 +37,7 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a table: {' '.join(str(error).split())}") from error
     frame.columns = frame.columns.map(str)
-    for key, names in (("data.label", [label]), ("data.drop", drop or [])):
+    for key, names in (("data.label", [label]), ("data.drop", dropped)):
         if missing := [name for name in names if name not in frame.columns]:
             raise ValueError(
                 f"{key}={missing[0]} must be a column of {file}, which has {first_few(list(frame.columns))}"
@@ -45,7 +47,7 @@ def csv(path: str, label: str, drop: list[str] | None = None) -> Rows:
                 f"{key}={twice[0]} must be one column of {file}, which has {header.count(twice[0])} of this name: "
                 "rename the others, or take them out"
             )
-    inputs = frame.drop(columns=[label, *(drop or [])])
+    inputs = frame.drop(columns=[label, *dropped])
     if inputs.empty:
         raise ValueError(f"{file} must have rows, and a column beside data.label={label} to predict from")
     return Rows(Part(inputs, frame[label].to_numpy()), label=f"column {label}")
