@@ -150,6 +150,20 @@ def test_a_part_of_which_no_place_counts_is_refused():
         items.describe(Items(sentences, val=unpredicted), SplitRule(0, 0, None))
 
 
+def test_tokens_that_are_to_be_predicted_from_themselves_are_a_doubt():
+    tokens = np.random.default_rng(0).integers(9, size=(12, 6))
+    ids, following = tokens[:, :-1], tokens[:, 1:]
+    padded = np.where(np.arange(5) < 3, ids, -100)
+    for targets, said in ((ids, True), (padded, True), (following, False), (np.where(padded < 0, padded, 1), False)):
+        dataset = [
+            {"ids": one, "mask": np.ones_like(one), "labels": target} for one, target in zip(ids, targets, strict=True)
+        ]
+        of_items = items.describe(Items(dataset), HOLD_OUT).doubts
+        of_rows = rows.describe(Rows(Part({"ids": ids}, targets)), HOLD_OUT).doubts
+        for doubts in (of_items, of_rows):
+            assert any("the target is the same as inputs[ids] in all training samples" in one for one in doubts) == said
+
+
 def test_the_ignored_class_of_a_dataset_stays_as_it_is():
     masks = np.where(MASKS == 1, 255, MASKS)
     source = Items([(torch.zeros(1, 4, 4) + place, mask) for place, mask in enumerate(masks)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,7 @@ from onecycle_sweeps import held_generators, seeding
 from onecycle_sweeps.samples import sample_facts as described
 from onecycle_sweeps.samples.nested import apart, changed, leaves
 from onecycle_sweeps.samples.sample_facts import SampleFacts, SplitRule
-from onecycle_sweeps.samples.targets import Form, Targets, known, refuse_unpredicted
+from onecycle_sweeps.samples.targets import Form, Targets, copied, copies, known, refuse_unpredicted
 from onecycle_sweeps.terminal import counting, in_one_line
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
             {name: [read[of].targets[place] for place in index] for name, (of, index) in divided.items()}, label
         )
     digest = _digest(source)
+    doubts += copies(label, read["train"].repeated)
     doubts += [
         f"items of the {name} dataset differ when they are read again with the same seeds, so trials of one seed get "
         "different samples, and so does a trial that was stopped: draw from torch, NumPy or random, or from a "
@@ -334,12 +335,13 @@ def _drawing(seed: str, generators: Mapping[str, Any]) -> Iterator[None]:
 class _Read:
     """What was read of a dataset: its targets, each item's digest, and what nets ask for.
 
-    The targets are a list if they have several shapes.
+    The targets are a list if they have several shapes. `repeated` are inputs that they are the same as.
     """
 
     targets: np.ndarray | list[np.ndarray]
     digests: list[bytes]
     offered: dict[str, Any]
+    repeated: Sequence[str]
 
 
 def _read(source: Items, name: str) -> _Read:
@@ -351,6 +353,7 @@ def _read(source: Items, name: str) -> _Read:
     dataset = source.parts()[name]
     generators = held_generators.held(dataset=dataset)
     targets, digests, offered, first = [], [], {}, {}
+    repeated: set[str] | None = None
     with counting(f"reading the {name} dataset", len(dataset), source.unit) as count, _drawing(name, generators):
         for place in range(len(dataset)):
             try:
@@ -367,6 +370,7 @@ def _read(source: Items, name: str) -> _Read:
                     )
                 described.refuse_not_finite(array, f"{at} of item {place} of the {name} dataset")
             targets.append(np.asarray(target))
+            repeated = copied(arrays, targets[-1]) if repeated is None else repeated & copied(arrays, targets[-1])
             digests.append(described.digest_of(arrays.values()))
             offered = offered or _offered(inputs)
             count(1)
@@ -376,7 +380,7 @@ def _read(source: Items, name: str) -> _Read:
         raise ValueError(
             f"the targets of the {name} dataset must have one shape or be tokens: {shapes[0]}, {shapes[1]}"
         )
-    return _Read(np.stack(targets) if alike else targets, digests, offered)
+    return _Read(np.stack(targets) if alike else targets, digests, offered, sorted(repeated or ()))
 
 
 def _offered(inputs: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from onecycle_sweeps.samples import sample_facts as described
 from onecycle_sweeps.samples.nested import changed, leaves
 from onecycle_sweeps.samples.sample_facts import SampleFacts, SplitRule
 from onecycle_sweeps.samples.table import encoded
-from onecycle_sweeps.samples.targets import Form, Targets, known
+from onecycle_sweeps.samples.targets import Form, Targets, copied, copies, known
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +70,7 @@ def describe(source: Rows, split: SplitRule) -> SampleFacts:
     offered, lacking = known(targets, usual)
     doubts += lacking
     doubts += described.leaks({part: _digests(one) for part, one in inputs.items()}, source.unit)
+    doubts += copies(whole.label, sorted(copied(leaves(inputs["train"]), targets.parts["train"])))
     doubts += described.passed_over(source.skipped, source.unit)
     return SampleFacts(
         **{"test": 0} | {part: len(one) for part, one in targets.parts.items()},

@@ -264,6 +264,24 @@ def refuse_unpredicted(parts: Mapping[str, Iterable[np.ndarray]], label: str) ->
             raise ValueError(_ignored(label, part, UNPREDICTED))
 
 
+def copied(inputs: Mapping[str, np.ndarray], target: np.ndarray) -> set[str]:
+    """Which inputs, each by its name, the target repeats at all of its places that count, if it has tokens."""
+    if target.dtype.kind not in "iu" or not target.ndim:
+        return set()
+    counts = target != UNPREDICTED
+    alike = (name for name, one in inputs.items() if one.shape == target.shape and one.dtype.kind in "iu")
+    return {name for name in alike if (inputs[name] == target)[counts].all()}
+
+
+def copies(label: str, names: Iterable[str]) -> Iterator[str]:
+    """A warning for each input that the targets of all training samples repeat: such a loss falls to 0."""
+    for name in names:
+        yield (
+            f"{label} is the same as {name} in all training samples, and a language model is to predict the token that "
+            "follows at each place: shift it by one"
+        )
+
+
 def _ignored(label: str, part: str, number: int) -> str:
     return f"{label} of the {part} part must have places that count, and is {number} everywhere, which is ignored"
 
