@@ -116,6 +116,15 @@ def test_mean_and_std_are_those_of_the_training_part_only(tmp_path, channels):
     assert (data.facts.in_channels, data.facts.height, data.facts.width) == (channels, 5, 6)
 
 
+def test_images_of_few_values_are_a_doubt(tmp_path):
+    """As those of 12 bits in files of 16 are, whose upper byte is below 16."""
+    source = made(channels=3)
+    dim = dataclasses.replace(source, train_images=np.asarray(source.train_images) // 16)
+    assert not prepared(tmp_path / "bright", source).facts.doubts
+    (doubt,) = prepared(tmp_path / "dim", dim).facts.doubts
+    assert doubt.startswith("the training images are nearly black: their mean is 7.")
+
+
 def test_normalised_training_images_have_mean_0_and_deviation_1_in_every_channel(tmp_path):
     data = prepared(tmp_path, made(channels=3))
     images = data.normalise(data.train.images)

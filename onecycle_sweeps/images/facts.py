@@ -20,6 +20,8 @@ from onecycle_sweeps.terminal import first_few
 
 # Images are summed in chunks of about this many bytes.
 CHUNK_BYTES = 2**23
+# Images whose mean and three deviations stay below this value of 255 have hardly more than as many values.
+DARK = 24
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _describe(folder: Path, val_fraction: float, split_seed: int, classes: tuple
         split_seed=split_seed,
         classes=classes,
         class_counts=tuple(int((labels == number).sum()) for number in names),
-        doubts=(*doubts(folder, parts, names), *about_skipped(skipped)),
+        doubts=(*doubts(folder, parts, names), *_dark(mean, std), *about_skipped(skipped)),
         skipped=sum(map(len, skipped.values())),
     )
 
@@ -193,6 +195,15 @@ def doubts(folder: Path, parts: Mapping[str, SplitPart], classes: Mapping[int, s
         shared = 0 if name == "train" else sum(one in trained_on for one in _fingerprints(folder, part))
         if shared:
             yield f"{shared} of {len(part.index)} {name} images are also training images"
+
+
+def _dark(means: Sequence[float], stds: Sequence[float]) -> Iterator[str]:
+    """A warning if images have few of the 256 values, as those of 12 bits in files of 16 have."""
+    if all(mean + 3 * std < DARK for mean, std in zip(means, stds, strict=True)):
+        yield (
+            f"the training images are nearly black: their mean is {max(means):.2g} of 255, with a deviation of "
+            f"{max(stds):.2g}. Of values of 16 bits the upper byte is kept: rescale images that use a part of the range"
+        )
 
 
 def about_skipped(skipped: Mapping[str, Sequence[str]]) -> Iterator[str]:
