@@ -538,6 +538,14 @@ def test_a_token_beyond_the_vocabulary_is_refused():
         windows.describe(Text(np.arange(4), np.ones(4), 3, 2), SplitRule(0.5, 0, None))
 
 
+def test_a_text_of_one_token_and_numbers_beyond_int64_are_refused():
+    with pytest.raises(ValueError, match="must have different tokens, and has one only"):
+        windows.describe(Text(np.zeros(99), np.ones(99), 1, 2), SplitRule(0.5, 0, None))
+    beyond = np.full((12, 2), 2**63, np.uint64)
+    with pytest.raises(ValueError, match=r"must be below 2\*\*63, got 9223372036854775808: save them as float64"):
+        rows.describe(Rows(Part(beyond, np.arange(12.0))), HOLD_OUT)
+
+
 def test_bytes_are_those_of_utf_8(tmp_path: Path):
     (tmp_path / "book.txt").write_text("aé€😀" * 50, encoding="utf-8")
     characters, of_bytes = (texts.text(str(tmp_path / "book.txt"), context=4, by=by) for by in ("characters", "bytes"))

@@ -219,6 +219,8 @@ def _taken(array: np.ndarray, positions: np.ndarray) -> np.ndarray:
     taken = np.ascontiguousarray(array if whole else array[positions])
     if taken.dtype.kind not in "iufb":
         raise ValueError(f"inputs must be arrays of numbers, got {taken.dtype}")
+    if taken.dtype == np.uint64 and taken.max(initial=0) >= 2**63:
+        raise ValueError(f"whole numbers of inputs must be below 2**63, got {taken.max()}: save them as float64")
     if taken.dtype.kind == "f":
         # Numbers that are too large for float32 become infinite, and are refused later with all that are not finite.
         with np.errstate(over="ignore"):

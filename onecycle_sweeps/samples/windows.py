@@ -41,12 +41,15 @@ class Text:
 def describe(source: Text, split: SplitRule) -> SampleFacts:
     """The facts of one split of a text, whose samples are windows.
 
-    Raises ValueError for a text that is shorter than its windows need, and for a token beyond the vocabulary.
+    Raises ValueError for a text that is shorter than its windows need or of one token, and for a token beyond the
+    vocabulary.
     """
     if split.classes is not None:
         raise ValueError("classes must be null for a text, which has none")
     if (largest := int(source.tokens.max(initial=0))) >= source.vocab_size:
         raise ValueError(f"tokens must be below the vocabulary's size {source.vocab_size}, got {largest}")
+    if len(source.tokens) and (source.tokens == source.tokens[0]).all():
+        raise ValueError("the text must have different tokens, and has one only: nothing to learn")
     pieces, val = _divided(source, split)
     tokens = source.tokens[slice(*val)]
     return SampleFacts(
