@@ -31,7 +31,7 @@ from tracking_server import ROOT, Server
 ENDLESS = ("policy=constant", "max_lr=0.01", "epochs=100000", "batch_size=64", "model.channels=[4,8,8]")
 ENDLESS += ("optimizer._target_=users_code.Clocked", "checkpoint_minutes=0.01")
 # The least number of steps during a fault, and without one.
-STEPS = 100
+STEPS = 40
 SECONDS = 120.0
 # A step takes milliseconds, and a step that waits for the tracker takes as long as the fault.
 STALL_SECONDS = 3.0

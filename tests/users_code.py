@@ -75,7 +75,7 @@ class Clocked(torch.optim.SGD):
     It waits a little in each step, so that a training without end leaves the processor to others.
     """
 
-    PAUSE = 0.01
+    PAUSE = 0.03
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
