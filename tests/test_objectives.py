@@ -278,7 +278,12 @@ def test_a_metric_of_two_classes_gets_the_probability_of_the_second(places: tupl
 
 
 def test_a_metric_that_does_not_suit_the_objective_is_named_with_what_it_got():
-    from torchmetrics.classification import BinaryF1Score, MulticlassF1Score, MulticlassHingeLoss
+    from torchmetrics.classification import (
+        BinaryF1Score,
+        MulticlassF1Score,
+        MulticlassHingeLoss,
+        MulticlassMatthewsCorrCoef,
+    )
 
     class Percent(MulticlassF1Score):
         def compute(self) -> Tensor:
@@ -289,6 +294,7 @@ def test_a_metric_that_does_not_suit_the_objective_is_named_with_what_it_got():
         "each": lambda: MulticlassF1Score(num_classes=3, average=None),
         "percent": lambda: Percent(num_classes=3),
         "hinge": lambda: MulticlassHingeLoss(num_classes=3),
+        "mcc": lambda: MulticlassMatthewsCorrCoef(num_classes=3),
     }
     objective = Measured(Classification(), metrics)
     assert [one.name for one in objective.measures if one.is_fraction] == ["accuracy", "two", "each", "percent"]
@@ -303,6 +309,8 @@ def test_a_metric_that_does_not_suit_the_objective_is_named_with_what_it_got():
     meters["percent"].update(targets, targets)
     with pytest.raises(ValueError, match=r"percent must be between 0 and 1, as its plot bounds say, got 100 from Perc"):
         meters["percent"].compute()
+    meters["mcc"].update((targets + 1) % 3, targets)
+    assert meters["mcc"].compute() == pytest.approx(-0.5)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "loss"])

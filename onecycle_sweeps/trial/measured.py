@@ -15,7 +15,11 @@ from onecycle_sweeps.terminal import in_one_line
 from onecycle_sweeps.validation import kind_of
 
 # Metrics of torchmetrics that have values outside of their plot bounds 0 and 1.
-BEYOND = re.compile("CohenKappa|ExplainedVariance|HingeLoss|StructuralSimilarity|UniversalImageQuality")
+BEYOND = re.compile(
+    "CohenKappa|MatthewsCorrCoef|KendallRankCorrCoef|CosineSimilarity|ExplainedVariance|AdjustedMutualInfo|HingeLoss|"
+    "CoverageError|ErrorRate|Edit|SpectralAngle|StructuralSimilarity|UniversalImageQuality|PerceptualImagePatch|"
+    "KernelInception|ObjectiveIntelligibility"
+)
 # Areas and means of many numbers in float32 may exceed 1 by this much.
 SLACK = 1e-3
 
