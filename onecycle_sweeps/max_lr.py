@@ -187,7 +187,7 @@ def find_max_lr(
     Raises ValueError for arguments that do not fit together, for a loss that is negative, and if the curve allows no
     verdict.
     """
-    if not callable(policy) or hasattr(policy, "total_steps"):
+    if not callable(policy) or (hasattr(policy, "total_steps") and not isinstance(policy, type)):
         raise ValueError(
             f"policy must be a class of policies, such as Cosine, which makes one of max_lr, got {policy!r}"
         )

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 import onecycle_sweeps
 from onecycle_sweeps import OneCycle, PolicyScheduler, find_max_lr
 from onecycle_sweeps.max_lr import Verdict
+from onecycle_sweeps.policies import Hyper
 from onecycle_sweeps.range_test import OneSeed, Ramp, judge, until_diverged
 from own_loops import Sharp
 
@@ -428,9 +430,20 @@ def test_a_policy_that_makes_none_is_refused_before_the_test(policy: Any) -> Non
         find_max_lr(*made(), cross_entropy, [], policy=policy)
 
 
+@dataclass(frozen=True)
+class Always:
+    """A policy whose class has total_steps, as its default."""
+
+    max_lr: float
+    total_steps: int = 100
+
+    def __call__(self, step: int) -> Hyper:
+        return Hyper(self.max_lr, None)
+
+
 def test_a_ramp_that_is_too_short_names_the_argument(data: Examples) -> None:
     with pytest.raises(ValueError, match=r"^steps of a range test must be at least 100, got 50"):
-        find_max_lr(*made(), cross_entropy, data, steps=50)
+        find_max_lr(*made(), cross_entropy, data, steps=50, policy=Always)
 
 
 def test_a_test_without_a_verdict_names_the_arguments_of_the_call(data: Examples) -> None:
