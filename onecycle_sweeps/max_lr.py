@@ -451,7 +451,10 @@ def _no_update(optimizer: Optimizer) -> Iterator[None]:
 
 @contextmanager
 def _first_update(optimizer: Optimizer) -> Iterator[None]:
-    """Refuse an optimizer that takes no update although all gradients are finite, as accelerate's may."""
+    """Refuse an optimizer that takes no update although all gradients are finite, as accelerate's may.
+
+    Without hooks nothing is known: a first update may be too small to change a weight.
+    """
     taken: list[Any] = []
     handles = [one.register_step_post_hook(lambda *_: taken.append(None)) for one in that_update(optimizer)]
     trained = [p for group in optimizer.param_groups for p in group["params"]]
@@ -462,7 +465,7 @@ def _first_update(optimizer: Optimizer) -> Iterator[None]:
         for handle in handles:
             handle.remove()
     same = all(torch.equal(p, own) for p, own in zip(trained, before, strict=False))
-    if same and not taken and all(p.grad is None or bool(p.grad.isfinite().all()) for p in trained):
+    if handles and same and not taken and all(p.grad is None or bool(p.grad.isfinite().all()) for p in trained):
         raise ValueError(
             "optimizer.step() took no update after the first step: where accelerate accumulates gradients, call "
             "accelerator.backward() for all batches of an update in one step, without accelerator.accumulate()"

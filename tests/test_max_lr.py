@@ -490,3 +490,26 @@ def test_the_public_names_are_imported_on_use() -> None:
 def _no_display(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MPLBACKEND", "agg")
     yield
+
+
+class Hookless(Optimizer):
+    """Optimizers as one, which does not call the constructor of torch's class, and so has no hooks."""
+
+    def __init__(self, *parts: Optimizer) -> None:
+        self.parts, self.defaults, self.state = parts, {}, {}  # type: ignore[assignment]
+        self.param_groups = [group for part in parts for group in part.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def step(self, closure: Any = None) -> Any:
+        for part in self.parts:
+            part.step()
+
+
+@pytest.mark.slow
+def test_an_optimizer_without_hooks_is_not_said_to_take_no_update(data: Examples) -> None:
+    model, _ = made()
+    unused = nn.Parameter(torch.ones(1))
+    find_max_lr(model, Hookless(SGD([unused, *model.parameters()], lr=0.1)), cross_entropy, data, steps=100)
