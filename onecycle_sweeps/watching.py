@@ -54,8 +54,8 @@ class Seen:
     _said: set[Kind] = field(default_factory=set, repr=False)
     _off: int = field(default=0, repr=False)
     _is_over: bool = field(default=False, repr=False)
-    # How deeply calls of a step are nested: a class may call that of its parent, or of an optimizer that it wraps.
-    _depth: int = field(default=0, repr=False)
+    # The optimizer in whose step others are nested: a class may call that of its parent, or of one that it wraps.
+    _stepping: Optimizer | None = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
         inner = with_hooks(self.optimizer)
@@ -65,8 +65,8 @@ class Seen:
         self._handles = [inner.register_load_state_dict_post_hook(lambda _: self._loads.append(len(self._rates)))]
         for one in that_update(inner):
             self._handles += [
-                one.register_step_pre_hook(lambda *_: self._before_update()),
-                one.register_step_post_hook(lambda *_: self._after_update()),
+                one.register_step_pre_hook(lambda of, *_: self._before_update(of)),
+                one.register_step_post_hook(lambda of, *_: self._after_update(of)),
             ]
         return self
 
@@ -137,13 +137,15 @@ class Seen:
     def _rates_in_use(self) -> tuple[float, ...]:
         return tuple(float(group["lr"]) for group in self.optimizer.param_groups)
 
-    def _before_update(self) -> None:
-        self._depth += 1
-        if self._depth == 1:
+    def _before_update(self, one: Optimizer) -> None:
+        # After a step that failed, this is still its optimizer: the loop's second try is the same step.
+        if self._stepping is None:
+            self._stepping = one
             self._record()
 
-    def _after_update(self) -> None:
-        self._depth -= 1
+    def _after_update(self, one: Optimizer) -> None:
+        if one is self._stepping:
+            self._stepping = None
 
     def _record(self) -> None:
         rates = self._rates_in_use()

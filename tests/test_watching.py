@@ -82,6 +82,19 @@ def test_an_update_counts_once_whichever_steps_take_it(kind: Any) -> None:
     assert kinds(seen) == [] and seen.observed.count == TOTAL
 
 
+def test_a_step_that_fails_and_is_taken_again_counts_once() -> None:
+    made = optimizer()
+    with watch(made, POLICY) as seen:
+        schedule = PolicyScheduler(made, POLICY)
+        for step in range(TOTAL):
+            if step == 3:
+                with pytest.raises(ZeroDivisionError):
+                    made.step(lambda: 1 / 0)
+            made.step()
+            schedule.step()
+    assert kinds(seen) == [] and seen.observed.count == TOTAL
+
+
 @pytest.mark.parametrize("plan", [POLICY, TOTAL])
 def test_a_step_per_epoch_where_one_per_batch_was_planned_is_found(plan: Policy | int) -> None:
     seen = loop(plan, onecycle, each="epoch")
