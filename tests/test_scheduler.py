@@ -130,6 +130,20 @@ def test_values_that_no_optimizer_can_use_are_refused_at_their_step(second: Any,
         PolicyScheduler(optimizer, Second(), last_epoch=0)
 
 
+def test_a_decay_that_goes_on_below_zero_after_its_end_is_not_refused() -> None:
+    class Decay:
+        total_steps = 4
+
+        def __call__(self, step: int) -> Hyper:
+            return Hyper((0.1, 0.05, 0.02, -1e-18, -0.02, -0.04)[step], None)
+
+    optimizer = sgd_or_adamw()
+    scheduler = PolicyScheduler(optimizer, Decay())
+    trained(optimizer, scheduler, 4)
+    with pytest.raises(ValueError, match=r"got lr=-0.04 at step 5"):
+        trained(optimizer, scheduler, 1)
+
+
 @pytest.mark.parametrize("policy", [OneCycle, 0.1])
 def test_what_cannot_be_called_with_a_step_is_refused(policy: Any) -> None:
     with pytest.raises(ValueError, match=r"policy must be called with a step, .* got "):

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from onecycle_sweeps.validation import number, require, whole
+from onecycle_sweeps.validation import Allowed, number, require, whole
 
 # In a run of more than MOST_STEPS steps, a user's own policy is checked at about SAMPLED_STEPS of them.
 MOST_STEPS, SAMPLED_STEPS = 10_000, 1000
 # This program's policies are tested to keep their bounds, so a few steps are enough.
 SAMPLED_STEPS_OF_OURS = 50
 RATE, MOMENTUM = number(at_least=0), number(at_least=0, below=1)
+# In a loop of the user's, a decay to 0 may by rounding end a little below it.
+ROUNDED_RATE = number(at_least=-1e-12)
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,18 @@ def check_policy(name: str, policy: Any, total_steps: int) -> None:
 
 
 def checked(policy: Policy, step: int) -> Hyper:
-    """The policy's values of a step; raises ValueError, naming the policy's class, for values that cannot be used."""
+    """The policy's values of a step; raises ValueError, naming the policy's class, for values that cannot be used.
+
+    Those of the step after the last one may be any: schedulers ask for them when training is over.
+    """
     if isinstance(policy, type) or not callable(policy):
         raise ValueError(
             f"policy must be called with a step, as OneCycle(max_lr=0.1, total_steps=1000) is, got {policy!r}"
         )
     name, first, values = type(policy).__name__, policy(0), policy(step)
     for at, found in ((0, first), (step, values)):
-        _check_values(name, at, found)
+        if at != getattr(policy, "total_steps", None):
+            _check_values(name, at, found, ROUNDED_RATE)
     _check_momentum(name, first, step, values)
     return values
 
@@ -143,10 +149,10 @@ def _steps_to_check(total_steps: int, ours: bool) -> Iterable[int]:
     return sorted({round(i * (total_steps - 1) / intervals) for i in range(intervals + 1)})
 
 
-def _check_values(name: str, step: int, values: Any) -> None:
+def _check_values(name: str, step: int, values: Any, rate: Allowed = RATE) -> None:
     if not hasattr(values, "lr") or not hasattr(values, "momentum"):
         raise ValueError(f"{name} must return Hyper(lr, momentum), got {values!r} at step {step}")
-    if not RATE.accepts(values.lr):
+    if not rate.accepts(values.lr):
         raise ValueError(f"{name} must return finite rates of at least 0, got lr={values.lr!r} at step {step}")
     if values.momentum is not None and not MOMENTUM.accepts(values.momentum):
         raise ValueError(
