@@ -354,6 +354,7 @@ CODES = (
     ["12.11.2020", "13.11.2020", "14.11.2020"] * 20,
     ["2020-02-28", "2020-02-29", "2020-02-30"] * 20,
     ["2020-02-28-A", "2020-02-28-B"] * 30,
+    [f"{number:05d}" for number in range(30)] * 2,
 )
 
 
@@ -370,6 +371,8 @@ def test_numbers_that_are_written_with_other_signs_are_a_doubt():
         _, (doubt,) = table.encoded({"train": pandas.DataFrame({"when": written})})
         assert "column when has " in doubt and "different words of digits and signs (1" in doubt
     assert "signs that numbers have not (1,000, 1,001 and 28 more)" in rows.describe(made(prices), HOLD_OUT).reason
+    codes = [f"{number % 30}" for number in range(60)]
+    assert rows.describe(made(codes), HOLD_OUT).reason.endswith("30 different words")
 
 
 def test_targets_that_have_most_of_the_loss_are_a_doubt():

@@ -193,8 +193,12 @@ def _mostly_numbers(words: Sequence[str]) -> str:
 
 
 def are_digits_and_signs(words: Collection[str]) -> bool:
-    """Whether so many different words, such as 1,234 and $12, are more likely numbers or dates than codes."""
-    return len(words) > MOST_CLASSES and all(map(DIGITS_AND_SIGNS.fullmatch, words))
+    """Whether so many different words, such as 1,234 and $12, are more likely numbers or dates than codes.
+
+    Words that are numbers as they are, such as 00501, were meant as words.
+    """
+    alike = len(words) > MOST_CLASSES and all(map(DIGITS_AND_SIGNS.fullmatch, words))
+    return alike and not all(map(_is_number, words))
 
 
 def _is_number(word: str) -> bool:
