@@ -690,6 +690,13 @@ def test_lists_of_numbers_and_tuples_of_inputs_are_those_of_arrays(item: Callabl
         assert torch.equal(found, torch.tensor(np.stack([arrays[at][place] for at in index]), dtype=torch.float32)), of
 
 
+def test_an_input_that_is_a_list_of_arrays_stays_a_list():
+    source = Items([([torch.ones(3) * place, np.ones(3)], place % 2) for place in range(12)])
+    data = items.load(source, HOLD_OUT, items.describe(source, HOLD_OUT), torch.device("cpu"), "classes")
+    ((views, _),) = data.part_batches("val")
+    assert isinstance(views, list) and [tuple(one.shape) for one in views] == [(len(data.index["val"][1]), 3)] * 2
+
+
 def test_targets_of_several_shapes_are_refused_unless_they_are_tokens():
     ragged = [(np.ones(2), np.ones(2 + place % 2)) for place in range(12)]
     masks = [(np.ones(2), np.ones((2, 2 + place % 2), int)) for place in range(12)]

@@ -291,7 +291,8 @@ def _unnested(item: Any, label: str | None) -> Any:
 
 
 def _array(value: Any) -> Any:
-    if not isinstance(value, list):
+    """A list of numbers as an array; a list of arrays or tensors, such as two views of an image, stays one."""
+    if not isinstance(value, list) or any(hasattr(one, "dtype") and one.ndim for one in value):
         return value
     array = np.asarray(value)
     return array if array.dtype.kind in "iufb" else value
