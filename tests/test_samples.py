@@ -154,6 +154,8 @@ def test_tokens_that_are_to_be_predicted_from_themselves_are_a_doubt():
     tokens = np.random.default_rng(0).integers(9, size=(12, 6))
     ids, following = tokens[:, :-1], tokens[:, 1:]
     padded = np.where(np.arange(5) < 3, ids, -100)
+    of_masks = rows.describe(Rows(Part(MASKS, MASKS)), HOLD_OUT)
+    assert of_masks.usual == "segmentation" and not any("the same as" in doubt for doubt in of_masks.doubts)
     for targets, said in ((ids, True), (padded, True), (following, False), (np.where(padded < 0, padded, 1), False)):
         dataset = [
             {"ids": one, "mask": np.ones_like(one), "labels": target} for one, target in zip(ids, targets, strict=True)

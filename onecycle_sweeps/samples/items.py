@@ -79,7 +79,7 @@ def describe(source: Items, split: SplitRule) -> SampleFacts:
             {name: [read[of].targets[place] for place in index] for name, (of, index) in divided.items()}, label
         )
     digest = _digest(source)
-    doubts += copies(label, read["train"].repeated)
+    doubts += copies(label, read["train"].repeated, usual)
     doubts += [
         f"items of the {name} dataset differ when they are read again with the same seeds, so trials of one seed get "
         "different samples, and so does a trial that was stopped: draw from torch, NumPy or random, or from a "

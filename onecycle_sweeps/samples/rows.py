@@ -70,7 +70,7 @@ def describe(source: Rows, split: SplitRule) -> SampleFacts:
     offered, lacking = known(targets, usual)
     doubts += lacking
     doubts += described.leaks({part: _digests(one) for part, one in inputs.items()}, source.unit)
-    doubts += copies(whole.label, sorted(copied(leaves(inputs["train"]), targets.parts["train"])))
+    doubts += copies(whole.label, sorted(copied(leaves(inputs["train"]), targets.parts["train"])), usual)
     doubts += described.passed_over(source.skipped, source.unit)
     return SampleFacts(
         **{"test": 0} | {part: len(one) for part, one in targets.parts.items()},

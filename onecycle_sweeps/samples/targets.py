@@ -277,9 +277,12 @@ def copied(inputs: Mapping[str, np.ndarray], target: np.ndarray) -> set[str]:
     return {name for name in alike if (inputs[name] == target)[counts].all()}
 
 
-def copies(label: str, names: Iterable[str]) -> Iterator[str]:
-    """A warning for each input that the targets of all training samples repeat: such a loss falls to 0."""
-    for name in names:
+def copies(label: str, names: Iterable[str], usual: str) -> Iterator[str]:
+    """A warning for each input that the targets of all training samples repeat: such a loss falls to 0.
+
+    Without a `usual` objective that tokens have, they are masks or labels.
+    """
+    for name in names if usual in ("language_model", "regression") else ():
         yield (
             f"{label} is the same as {name} in all training samples, and a language model is to predict the token that "
             "follows at each place: shift it by one"
