@@ -842,14 +842,18 @@ def test_a_name_that_is_a_number_is_a_name(tmp_path: Path):
     assert (list(pandas.DataFrame(read.train.inputs).columns), read.train.targets.tolist()) == (["0"], [7, 9])
 
 
-def test_a_name_that_a_table_has_twice_is_no_label_and_cannot_be_dropped(tmp_path: Path):
+def test_a_name_that_a_table_has_twice_is_no_label_and_is_dropped_with_the_others_only(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text("\ufeffx,x,y,y\n1,2,3,3\n3,4,5,5\n", encoding="utf-8")
     twice = "must be one column of .*, which has 2 of this name: rename"
-    with pytest.raises(ValueError, match=rf"data\.label=y {twice}"):
+    with pytest.raises(ValueError, match=rf"data\.label=y {twice} .*data\.drop=\[y\.1\]$"):
         tabular.csv(str(path), "y")
     with pytest.raises(ValueError, match=rf"data\.drop=x {twice}"):
         tabular.csv(str(path), "y.1", ["x"])
+    read = tabular.csv(str(path), "y", ["y.1"])
+    assert list(pandas.DataFrame(read.train.inputs).columns) == ["x", "x.1"]
+    with pytest.raises(ValueError, match="a column beside"):
+        tabular.csv(str(path), "y", ["x", "x.1", "y.1"])
 
 
 def test_the_index_of_a_parquet_file_is_no_column(tmp_path: Path):

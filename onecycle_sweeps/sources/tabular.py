@@ -42,10 +42,11 @@ def csv(path: str, label: str | float, drop: list[str | float] | None = None) ->
             raise ValueError(
                 f"{key}={missing[0]} must be a column of {file}, which has {first_few(list(frame.columns))}"
             )
-        if twice := [name for name in names if header.count(name) > 1]:
+        others = {name: {f"{name}.{number}" for number in range(1, header.count(name))} for name in names}
+        if twice := [name for name in names if not others[name] <= {*dropped}]:
             raise ValueError(
                 f"{key}={twice[0]} must be one column of {file}, which has {header.count(twice[0])} of this name: "
-                "rename the others, or take them out"
+                f"rename the others, or leave them out by data.drop=[{','.join(sorted(others[twice[0]]))}]"
             )
     inputs = frame.drop(columns=[label, *dropped])
     if inputs.empty:
