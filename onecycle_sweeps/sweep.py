@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -147,7 +148,8 @@ def _entry(record: dict[str, Any]) -> Entry:
 
 def is_folder(path: str) -> bool:
     """Whether this is the path of a sweep's folder, which may have a `=` as an override has."""
-    return (Path(path) / "sweep.json").is_file()
+    # Path.is_file raises OSError for an override that is longer than a file's name may be.
+    return os.path.isfile(os.path.join(path, "sweep.json"))
 
 
 def find(runs_dir: Path, name: str | None = None, on_skipped: Callable[[str], object] | None = None) -> Sweep:

@@ -99,7 +99,7 @@ def test_a_sweep_is_the_latest_or_an_id_or_a_prefix_or_a_path(
     mixed: Sweep, name: list[str], capsys: pytest.CaptureFixture[str]
 ):
     Path("lr=0.1").symlink_to("runs/sweeps")
-    assert cli.main(["status", *name]) == 0
+    assert cli.main(["status", *name, f"tracking.experiment={'long' * 80}"]) == 0
     assert "sweep 5weeb1d0" in capsys.readouterr().out
 
 
