@@ -16,9 +16,9 @@ from onecycle_sweeps.trial.probing import run_search
 UNTRAINED, STEPS, BUDGET = 3.0, 2000, 900
 
 
-def bowl(best: float, *, stable: float = math.inf) -> Callable[[Probe], float]:
-    """Scores whose loss is 1 at the best rate and rises by a tenth for each octave; infinite from `stable` on."""
-    return lambda probe: math.inf if probe.rate >= stable else 1 + 0.1 * math.log2(probe.rate / best) ** 2
+def bowl(best: float, *, stable: float = math.inf, rise: float = 0.1) -> Callable[[Probe], float]:
+    """Scores that are 1 at the best rate, and more by `rise` an octave beside it; infinite from `stable` on."""
+    return lambda probe: math.inf if probe.rate >= stable else 1 + rise * math.log2(probe.rate / best) ** 2
 
 
 def find(score: Callable[[Probe], float], start: float, *, budget: int = BUDGET, doubts: tuple[str, ...] = ()) -> Found:
@@ -46,17 +46,22 @@ def test_a_range_test_that_is_far_too_high_is_overruled_and_the_verdict_ambiguou
 
 
 @pytest.mark.parametrize(
-    ("steps", "ramp", "word"),
-    [(200, 100, "ambiguous"), (299, 200, "ambiguous"), (300, 200, "confident"), (400, 400, "ambiguous")],
+    ("steps", "ramp", "lost", "word"),
+    [
+        *((200, 100, 9, "ambiguous"), (299, 200, 9, "ambiguous"), (300, 200, 9, "confident")),
+        *((400, 400, 9, "ambiguous"), (400, 400, 2, "confident"), (300, 200, 11, "ambiguous")),
+    ],
 )
 def test_trainings_that_are_longer_than_a_range_test_outweigh_it_where_they_ask_for_less(
-    steps: int, ramp: int, word: str
+    steps: int, ramp: int, lost: int, word: str
 ):
-    budget = 7 * steps
-    low = probes.search(Reading(0.3, 0.25, 0.36), 6000, budget, UNTRAINED, ("not every seed diverged",), ramp=ramp)
-    found = run_search(low, lambda one: Probed(one.rate, one.steps, one.seed, bowl(0.02)(one), one.steps))
+    # Four octaves below the range test's rate, at which `lost` per cent of the way are lost.
+    best, rise = 0.3 / 16, lost / 100 * (UNTRAINED - 1) / 16
+    low = probes.search(Reading(0.3, 0.25, 0.36), 6000, 7 * steps, UNTRAINED, ("not every seed diverged",), ramp=ramp)
+    score = bowl(best, rise=rise)
+    found = run_search(low, lambda one: Probed(one.rate, one.steps, one.seed, score(one), one.steps))
     assert max(one.steps for one in found.probed) == steps
-    assert (found.max_lr.rate, found.word) == (pytest.approx(0.02, rel=0.01), word)
+    assert (found.max_lr.rate, found.word) == (pytest.approx(best, rel=0.01), word)
 
 
 def test_trainings_of_any_length_that_ask_for_more_than_the_range_test_are_ambiguous():

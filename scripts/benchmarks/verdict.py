@@ -21,12 +21,14 @@ from onecycle_sweeps.measures import Measure
 from onecycle_sweeps.planning import Planner, Trial
 from onecycle_sweeps.report.range_tests import PEERS
 from onecycle_sweeps.trial import build
-from onecycle_sweeps.trial_folder import FINISHED, TrialFolder
+from onecycle_sweeps.trial_folder import TrialFolder
 
 # Trainings that are compared, those that choose the best of the grid, and range tests.
 SEEDS, GRID_SEEDS, RANGE_TEST_SEEDS = (0, 1, 2), (10, 11), (0, 1, 2)
 # The share of the way from the untrained net to the best of the grid that a verdict may lose, in per cent.
 TOLERANCE = 1.0
+# A training that loses this much, in per cent, has diverged, or learnt and forgotten.
+COLLAPSED = 50.0
 SGD, ADAMW = "optimizer=sgd", "optimizer=adamw"
 
 
@@ -188,7 +190,7 @@ def measured(work: Sweeps, pair: Pair) -> tuple[list[Cell], list[Verdict]]:
     work.run("max_lr=auto", f"range_test.seeds={','.join(f'[{seed}]' for seed in RANGE_TEST_SEEDS)}", _seeds())
     measure, untrained = _untrained(work, pair.grid[0])
     chosen = [(work.score(measure, work.at(rate, GRID_SEEDS)), rate) for rate in pair.grid]
-    best, top = _best_of_grid(work, measure, sorted(chosen, reverse=measure.goal == "max"))
+    best, top = _best_of_grid(work, measure, untrained, sorted(chosen, reverse=measure.goal == "max"))
     verdicts, suggestions = [], dict[str, float]()
     for seed in RANGE_TEST_SEEDS:
         trained = work.planned(*(("max_lr=auto", f"range_test.seeds=[{seed}]", f"seed={one}") for one in SEEDS))
@@ -217,17 +219,18 @@ def measured(work: Sweeps, pair: Pair) -> tuple[list[Cell], list[Verdict]]:
     ], verdicts
 
 
-def _best_of_grid(work: Sweeps, measure: Measure, chosen: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def _best_of_grid(
+    work: Sweeps, measure: Measure, untrained: float, chosen: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
     """The best rate of the grid and its score with SEEDS, from scores and rates, best first.
 
-    A rate at which one of these trainings diverges is passed over: nothing would be lost against it.
+    A rate at which one of these trainings diverges, or loses most of the way, is passed over: nothing would be lost
+    against it.
     """
-    for _, rate in chosen:
+    for score, rate in chosen:
         work.run(f"max_lr={rate:g}", _seeds())
         trained = work.at(rate, SEEDS)
-        if all(
-            (TrialFolder(work.runs_dir / one.signature).result() or {}).get("status") == FINISHED for one in trained
-        ):
+        if all(_lost(measure, untrained, score, work.score(measure, [one])) < COLLAPSED for one in trained):
             return rate, work.score(measure, trained)
     raise ValueError("at each rate of the grid a training diverges: lower the grid")
 
