@@ -372,7 +372,7 @@ def test_numbers_that_are_written_with_other_signs_are_a_doubt():
     for written in (prices, [f"1/{1 + number % 28}/2021" for number in range(60)]):
         _, (doubt,) = table.encoded({"train": pandas.DataFrame({"when": written})})
         assert "column when has " in doubt and "different words of digits and signs (1" in doubt
-    assert "signs that numbers have not (1,000, 1,001 and 28 more)" in rows.describe(made(prices), HOLD_OUT).reason
+    assert "not written as numbers (1,000, 1,001 and 28 more)" in rows.describe(made(prices), HOLD_OUT).reason
     codes = [f"{number % 30}" for number in range(60)]
     assert rows.describe(made(codes), HOLD_OUT).reason.endswith("30 different words")
 

@@ -20,7 +20,7 @@ from onecycle_sweeps.terminal import first_few
 
 # Images are summed in chunks of about this many bytes.
 CHUNK_BYTES = 2**23
-# Images whose mean and three deviations stay below this value of 255 have hardly more than as many values.
+# Images are nearly black if the mean plus three deviations, and so nearly all values, stay below this of 255.
 DARK = 24
 
 

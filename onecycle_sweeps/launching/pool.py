@@ -231,8 +231,9 @@ def run(
             yield Event()
         if not (packing.must_win or given_together) and min(packing.most, _trainings(trials)) > 1:
             yield Event(
-                news=f"packed={packing.most} has packed nothing: trainings are packed that differ in seed, policy and "
-                f"rate alone, after they are divided among the workers, of which there are {len(environments)}"
+                news=f"packed={packing.most} has packed nothing: trainings are divided among the workers "
+                f"({len(environments)} here), and packed if they differ only in seed, policy, rate, momentum and "
+                "weight decay"
             )
     except BaseException:
         pool.leave()

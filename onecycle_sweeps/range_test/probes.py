@@ -25,8 +25,8 @@ FURTHER = 2
 # too if a short training at the range test's rate lost at most this share of the way from the untrained net's score.
 AGREEING, FLAT = 2.5, 0.03
 # Short trainings of at least this many steps, and this many times the range test's, may lose more at its rate if they
-# find a lower one: with 380 steps they lost up to 7 %, and trainings of 6,000 steps lost at most 0.8 % at the rate that
-# was found. Where they lost 12 or 13 %, those lost 1.6 %, and with 128 steps a language model's lost up to 2.3 %.
+# find a lower one: with 380 steps they lost up to 6 %, and trainings of 6,000 steps lost at most 0.8 % at the rate that
+# was found. Where they lost 11 or 12 %, those lost 1.7 %, and with 128 steps a language model's lost up to 2.3 %.
 OUTWEIGHING, LONGER, FLAT_OF_LONG = 300, 1.5, 0.1
 # The share of the way from the untrained net's score to the best one's within which two scores are as good as equal.
 ALIKE = 0.01

@@ -185,7 +185,7 @@ class Targets:
 def _mostly_numbers(words: Sequence[str]) -> str:
     """What to say of classes that are numbers but for a few words, such as marks for gaps; empty for others."""
     if are_digits_and_signs(words):
-        return f", which have signs that numbers have not ({first_few(words, 2)}): write 1234.5 to predict numbers"
+        return f", which are not written as numbers ({first_few(words, 2)}): write 1234.5 to predict numbers"
     others = [word for word in words if not _is_number(word)]
     if not 0 < len(others) < len(words) / 2:
         return ""
